@@ -1,0 +1,8 @@
+"""The one exception that means: the user can fix this."""
+
+
+class UserError(Exception):
+    """A mistake in the input of a run. The message is one clear sentence that ends with the remedy.
+
+    Entry points print it without a traceback and exit with status 1.
+    """
