@@ -1,0 +1,5 @@
+"""Codecs: data ↔ latent."""
+
+from oboro.codec.identity import Identity
+
+__all__ = ["Identity"]

@@ -1,0 +1,120 @@
+"""Averages of the weights over training: several profiles at once, updated in float32."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+class Profile(ABC):
+    """beta_n, the share of the old average that update n = 1, 2, … keeps: avg ← beta_n avg + (1 - beta_n) weights."""
+
+    @abstractmethod
+    def beta(self, n: int) -> float:
+        """In [0, 1); beta(1) = 0 starts the average at the first weights it sees."""
+
+
+class ConstantDecay(Profile):
+    """beta_n = min(decay, n / (n + warmup)) for n > 1, with the time constant growing like n / warmup at first.
+
+    Without the ramp a decay of 0.9999 would hold on to the random initial weights for tens of thousands of steps. The
+    form is that of TensorFlow's ``ExponentialMovingAverage`` (1 + n) / (10 + n), with its 10 as ``warmup`` + 1.
+    """
+
+    def __init__(self, decay: float = 0.9999, warmup: float = 9.0):
+        self.decay = decay
+        self.warmup = warmup
+
+    def beta(self, n: int) -> float:
+        return 0.0 if n == 1 else min(self.decay, n / (n + self.warmup))
+
+
+class PowerFunction(Profile):
+    """beta_n = (1 - 1/n)^{gamma + 1}: weight i of n counts as i^gamma, so the average is as long as training allows.
+
+    ``std`` is the standard deviation of that profile as a share of training,
+    std = sqrt((gamma + 1) / ((gamma + 2)² (gamma + 3))) (Karras et al. 2024, arXiv:2312.02696, eq. 3 and eq. 126).
+    Raises ``ValueError`` unless 0 < std < sqrt(1/12), the value of the plain mean.
+    """
+
+    def __init__(self, std: float = 0.1):
+        if not 0 < std < 12**-0.5:
+            raise ValueError(f"std of a power-function average lies in (0, 0.2887), got {std}")
+        self.gamma = gamma_from_std(std)
+
+    def beta(self, n: int) -> float:
+        return (1 - 1 / n) ** (self.gamma + 1)
+
+
+def gamma_from_std(std: float) -> float:
+    """The root gamma > 0 of (gamma + 1) / ((gamma + 2)² (gamma + 3)) = std², by bisection."""
+    low, high = 0.0, 1e9
+    for _ in range(200):
+        gamma = (low + high) / 2
+        low, high = (gamma, high) if (gamma + 1) / ((gamma + 2) ** 2 * (gamma + 3)) > std**2 else (low, gamma)
+    return gamma
+
+
+class EMA:
+    """Averages of the parameters of one module under every profile, by name; the first profile is the default.
+
+    The averages are float32 whatever the type of the weights. Buffers are not averaged.
+    """
+
+    def __init__(self, profiles: Mapping[str, Profile]):
+        if not profiles:
+            raise ValueError("EMA needs at least one profile")
+        self.profiles = dict(profiles)
+        self.updates = 0
+        self.averages: dict[str, list[Tensor]] = {}
+
+    @property
+    def default(self) -> str:
+        return next(iter(self.profiles))
+
+    @torch.no_grad()
+    def start(self, module: nn.Module) -> None:
+        """Bind to ``module``: averages begin as copies on its device, or move there when they were loaded before."""
+        for name in self.profiles:
+            old = self.averages.get(name, list(module.parameters()))
+            pairs = zip(old, module.parameters(), strict=True)
+            self.averages[name] = [a.detach().to(p.device, torch.float32, copy=True) for a, p in pairs]
+
+    @torch.no_grad()
+    def update(self, module: nn.Module) -> None:
+        """One step of every average towards the weights of ``module``."""
+        self.updates += 1
+        weights = [p.detach().float() for p in module.parameters()]
+        for name, profile in self.profiles.items():
+            torch._foreach_lerp_(self.averages[name], weights, 1 - profile.beta(self.updates))
+
+    @contextmanager
+    @torch.no_grad()
+    def applied(self, module: nn.Module, profile: str | None = None) -> Iterator[None]:
+        """Inside the context ``module`` holds the averages; the raw weights come back on every way out."""
+        averages = self.averages[profile or self.default]
+        raw = [p.detach().clone() for p in module.parameters()]
+        try:
+            for p, average in zip(module.parameters(), averages, strict=True):
+                p.copy_(average)
+            yield
+        finally:
+            for p, value in zip(module.parameters(), raw, strict=True):
+                p.copy_(value)
+
+    def state_dict(self, module: nn.Module) -> dict:
+        """``{"updates": n, "averages": {profile: {parameter name: tensor}}}``, with the names of ``module``."""
+        names = [name for name, _ in module.named_parameters()]
+        return {
+            "updates": self.updates,
+            "averages": {k: dict(zip(names, v, strict=True)) for k, v in self.averages.items()},
+        }
+
+    def load_state_dict(self, state: dict, module: nn.Module) -> None:
+        """Raises ``KeyError`` when a profile or a parameter of ``module`` is missing in ``state``."""
+        names = [name for name, _ in module.named_parameters()]
+        self.updates = state["updates"]
+        self.averages = {k: [state["averages"][k][name] for name in names] for k in self.profiles}
+        self.start(module)

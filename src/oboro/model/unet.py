@@ -1,0 +1,154 @@
+"""The U-Net of DDPM, improved DDPM, DDPM++ and ADM."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from oboro.denoiser import Cond
+from oboro.errors import UserError
+from oboro.model.layers import (
+    Downsample,
+    LabelEmbedding,
+    NoiseEmbedding,
+    ResidualBlock,
+    SelfAttention,
+    Upsample,
+    group_norm,
+    zero,
+)
+
+
+class Stage(nn.Module):
+    """A residual block, with or without self-attention after it."""
+
+    def __init__(self, block: ResidualBlock, attention: SelfAttention | None = None):
+        super().__init__()
+        self.block = block
+        self.attention = attention or nn.Identity()
+
+    def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
+        return self.attention(self.block(h, embedding))
+
+
+class UNet(nn.Module):
+    """F(x (B, C, H, W), c_noise (B,), cond) ↦ (B, C, H, W), with H and W multiples of ``stride``.
+
+    Level l has ``channels * channel_mult[l]`` channels at 1/2^l of the resolution and ``blocks`` residual blocks on
+    the way down, one more on the way up, where every activation of the way down is concatenated. Ho et al. 2020
+    (arXiv:2006.11239, app. B); Dhariwal & Nichol 2021 (arXiv:2105.05233, sec. 3) add ``scale_shift``,
+    ``residual_resample`` (up- and downsampling inside residual blocks) and heads of 64 channels.
+
+    ``attention_levels`` are levels, not pixel sizes: level 1 of a 32×32 image is 16×16. ``num_classes`` > 0 adds a
+    class embedding; ``cond`` may then hold ``label`` (B,), where -1, like a missing key, means no label.
+    ``checkpointing`` recomputes each stage in the backward pass: less memory for about a third more time.
+    Convolutions that end a residual branch, and the last one, start at zero.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int = 128,
+        channel_mult: Sequence[int] = (1, 2, 2, 2),
+        blocks: int = 2,
+        attention_levels: Sequence[int] = (1,),
+        head_channels: int = 64,
+        dropout: float = 0.0,
+        num_classes: int = 0,
+        scale_shift: bool = True,
+        residual_resample: bool = False,
+        checkpointing: bool = False,
+    ):
+        super().__init__()
+        levels = len(channel_mult)
+        if not all(0 <= level < levels for level in attention_levels):
+            raise UserError(
+                f"model.attention_levels={list(attention_levels)} names a level that does not exist; "
+                f"with {levels} entries in model.channel_mult use levels 0 to {levels - 1}."
+            )
+        self.stride = 2 ** (levels - 1)
+        self.num_classes = num_classes
+        self.checkpointing = checkpointing
+        embedding = 4 * channels
+        self.noise = NoiseEmbedding(channels, embedding)
+        self.label = LabelEmbedding(num_classes, embedding) if num_classes else None
+
+        def block(c_in: int, c_out: int, resample: nn.Module | None = None) -> ResidualBlock:
+            return ResidualBlock(
+                c_in, c_out, embedding, dropout=dropout, scale_shift=scale_shift, resample=resample
+            )
+
+        def stage(c_in: int, level: int) -> Stage:
+            c = channels * channel_mult[level]
+            return Stage(block(c_in, c), SelfAttention(c, head_channels) if level in attention_levels else None)
+
+        self.first = nn.Conv2d(in_channels, channels, 3, padding=1)
+        self.down = nn.ModuleList()
+        c, skips = channels, [channels]
+        for level in range(levels):
+            for _ in range(blocks):
+                self.down.append(stage(c, level))
+                c = channels * channel_mult[level]
+                skips.append(c)
+            if level < levels - 1:
+                half = nn.AvgPool2d(2)
+                self.down.append(Stage(block(c, c, half)) if residual_resample else Resample(Downsample(c)))
+                skips.append(c)
+
+        self.middle = nn.ModuleList([Stage(block(c, c), SelfAttention(c, head_channels)), Stage(block(c, c))])
+
+        self.up = nn.ModuleList()  # one list of stages for every skip connection
+        for level in reversed(range(levels)):
+            for i in range(blocks + 1):
+                stages = nn.ModuleList([stage(c + skips.pop(), level)])
+                c = channels * channel_mult[level]
+                if level > 0 and i == blocks:
+                    double = nn.Upsample(scale_factor=2.0)
+                    stages.append(Stage(block(c, c, double)) if residual_resample else Resample(Upsample(c)))
+                self.up.append(stages)
+        self.last = nn.Sequential(group_norm(c), nn.SiLU(), zero(nn.Conv2d(c, in_channels, 3, padding=1)))
+
+    def _run(self, stage: nn.Module, h: Tensor, embedding: Tensor) -> Tensor:
+        if self.checkpointing and torch.is_grad_enabled():
+            return checkpoint(stage, h, embedding, use_reentrant=False)
+        return stage(h, embedding)
+
+    def _embedding(self, c_noise: Tensor, cond: Cond) -> Tensor:
+        unknown = set(cond) - ({"label"} if self.label else set())
+        if unknown:
+            raise ValueError(f"UNet(num_classes={self.num_classes}) does not read cond keys {sorted(unknown)}")
+        embedding = self.noise(c_noise)
+        if self.label:
+            dropped = torch.full(c_noise.shape, -1, dtype=torch.int64, device=c_noise.device)
+            embedding = embedding + self.label(cond.get("label", dropped))
+        return embedding
+
+    def forward(self, x: Tensor, c_noise: Tensor, cond: Cond) -> Tensor:
+        """Raises ``ValueError`` for a key of ``cond`` that the network does not read, or an H×W it cannot halve."""
+        if x.shape[-1] % self.stride or x.shape[-2] % self.stride:
+            raise ValueError(f"{tuple(x.shape[-2:])} cannot be halved down to 1/{self.stride}")
+        embedding = self._embedding(c_noise, cond)
+        h = self.first(x)
+        skips = [h]
+        for stage in self.down:
+            h = self._run(stage, h, embedding)
+            skips.append(h)
+        for stage in self.middle:
+            h = self._run(stage, h, embedding)
+        for stages in self.up:
+            h = torch.cat([h, skips.pop()], 1)
+            for stage in stages:
+                h = self._run(stage, h, embedding)
+        return self.last(h)
+
+
+class Resample(nn.Module):
+    """A resizing layer in the place of a stage; the embedding does not reach it."""
+
+    def __init__(self, layer: nn.Module):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
+        return self.layer(h)

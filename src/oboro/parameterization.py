@@ -1,0 +1,107 @@
+"""What the network predicts, and how its output becomes the clean image.
+
+Every known choice is a linear target ``F = p x + q eps`` with p, q functions of (alpha, sigma). One formula inverts
+them all: ``D = c_skip x_t + c_out F`` with ``c_skip = q / (q alpha - p sigma)`` and
+``c_out = -sigma / (q alpha - p sigma)``. Hence a parameterization is the pair (p, q).
+
+The p, q below do not change when (alpha, sigma) are scaled together, up to the factor that cancels in ``c_out``, and
+the network sees ``c_in x_t`` and ``c_noise``, both functions of log-SNR alone. So sampling may use another schedule
+than training did.
+"""
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Coefficients(NamedTuple):
+    """D(x_t) = c_skip x_t + c_out F(c_in x_t, c_noise)."""
+
+    c_skip: Tensor
+    c_out: Tensor
+    c_in: Tensor
+    c_noise: Tensor
+
+
+class Parameterization(ABC):
+    """(alpha, sigma) ↦ (p, q) of the target F = p x + q eps.
+
+    ``sigma_data`` is the standard deviation of the data, used in ``c_in = 1 / sqrt(alpha² sigma_data² + sigma²)``, which
+    gives the network an input of unit variance. With sigma_data = 1 and a variance-preserving schedule c_in = 1, as in
+    DDPM. ``c_noise = log(sigma / alpha) / 4`` (EDM, arXiv:2206.00364, table 1), with |log_snr| held below 20 so that
+    it stays finite where a schedule ends without signal.
+    """
+
+    sigma_data: float
+
+    def __init__(self, sigma_data: float = 1.0):
+        self.sigma_data = sigma_data
+
+    @abstractmethod
+    def target_weights(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """(p, q), of the shape of ``alpha``."""
+
+    def target(self, x: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """F = p x + q eps."""
+        p, q = self.target_weights(alpha, sigma)
+        return p * x + q * eps
+
+    def __call__(self, alpha: Tensor, sigma: Tensor) -> Coefficients:
+        p, q = self.target_weights(alpha, sigma)
+        determinant = q * alpha - p * sigma
+        c_in = torch.rsqrt((alpha * self.sigma_data) ** 2 + sigma**2)
+        log_snr = 2 * (torch.log(alpha) - torch.log(sigma))
+        return Coefficients(q / determinant, -sigma / determinant, c_in, -log_snr.clamp(-20, 20) / 8)
+
+
+class Eps(Parameterization):
+    """The noise: F = eps. DDPM (Ho et al. 2020, arXiv:2006.11239, eq. 14). Undefined where alpha = 0."""
+
+    def target_weights(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.zeros_like(alpha), torch.ones_like(alpha)
+
+
+class X0(Parameterization):
+    """The clean image itself: F = x. Undefined where sigma = 0."""
+
+    def target_weights(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.ones_like(alpha), torch.zeros_like(alpha)
+
+
+class V(Parameterization):
+    """F = (alpha eps - sigma x) / sqrt(alpha² + sigma²).
+
+    Salimans & Ho 2022 (arXiv:2202.00512, app. D). The root is 1 on the variance-preserving schedules of that paper; it
+    makes the target the same on every other one.
+    """
+
+    def target_weights(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        r = torch.sqrt(alpha**2 + sigma**2)
+        return -sigma / r, alpha / r
+
+
+class Velocity(Parameterization):
+    """F = eps - x, the velocity of the straight path from data to noise.
+
+    Rectified flow (arXiv:2209.03003, eq. 1) and flow matching (arXiv:2210.02747), with time running towards noise.
+    """
+
+    def target_weights(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        return -torch.ones_like(alpha), torch.ones_like(alpha)
+
+
+class EDM(Parameterization):
+    """F = (sigma x / sigma_data - alpha sigma_data eps) / sqrt(alpha² sigma_data² + sigma²), of unit variance.
+
+    The linear form of the preconditioning of Karras et al. 2022 (arXiv:2206.00364, table 1, column "Ours"):
+    with r² = sigma² + alpha² sigma_data² it has c_skip = alpha sigma_data² / r² and c_out = sigma sigma_data / r.
+    """
+
+    def __init__(self, sigma_data: float = 0.5):
+        super().__init__(sigma_data)
+
+    def target_weights(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        r = torch.sqrt((alpha * self.sigma_data) ** 2 + sigma**2)
+        return sigma / (self.sigma_data * r), -alpha * self.sigma_data / r
