@@ -2,11 +2,24 @@
 
 import hashlib
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
+
+Progress = Callable[[int, int], None]
+"""Called with (images done, images in all)."""
+
+
+class Images(Protocol):
+    """Anything indexable that holds uint8 images: ``len(images)``, ``images[a:b]`` -> uint8 (b - a, C, H, W)."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: slice, /) -> Tensor: ...
 
 
 class Extractor(ABC):
@@ -52,6 +65,17 @@ def require_images(images: Tensor) -> None:
             "an extractor takes uint8 images (B, C, H, W) with C = 1 or 3, "
             f"got {str(images.dtype).removeprefix('torch.')} {tuple(images.shape)}"
         )
+
+
+def extract(extractor: Extractor, images: Images, chunk: int = 250, progress: Progress | None = None) -> Tensor:
+    """Features (n, dim), float32, on the CPU, of all ``images``, in chunks of ``chunk`` from the first to the last."""
+    features = torch.empty(len(images), extractor.dim)
+    for start in range(0, len(images), chunk):
+        rows = features[start : start + chunk]
+        rows.copy_(extractor(images[start : start + len(rows)]))
+        if progress is not None:
+            progress(start + len(rows), len(images))
+    return features
 
 
 def file_digest(path: Path) -> str:

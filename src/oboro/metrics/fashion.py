@@ -66,9 +66,7 @@ class Fashion(Extractor):
     def prepare(self) -> None:
         """The weights ship with the package; raises ``UserError`` if ``weights_path`` names a file that is missing."""
         if not self.path.is_file():
-            raise UserError(
-                f"the classifier weights {self.path} are missing: install the package again or fix the path"
-            )
+            raise UserError(f"the classifier weights {self.path} are missing: reinstall the package or fix the path")
 
     def load(self, device: torch.device | str) -> None:
         """Read the weights (once) and put them on ``device``."""
