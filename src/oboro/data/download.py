@@ -1,0 +1,68 @@
+"""Fetch a file of known content."""
+
+import hashlib
+import os
+import urllib.request
+from collections.abc import Sequence
+from http.client import HTTPException
+from pathlib import Path
+
+from rich.progress import Progress
+
+from oboro.data.cache import beside, writing
+from oboro.errors import UserError
+
+_TIMEOUT = 30  # seconds without a byte
+_PIECE = 2**18
+
+
+def sha256_of(path: Path) -> str:
+    """Hexadecimal SHA-256 of the file at ``path``."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def download(urls: Sequence[str], target: Path, *, size: int, sha256: str, remedy: str) -> None:
+    """Put the file of ``size`` bytes and digest ``sha256`` at ``target``, from the first of ``urls`` that has it.
+
+    Nothing reaches ``target`` unverified, at most ``size`` bytes are read, and a target that is already right is kept.
+    Raises ``UserError`` that ends with ``remedy`` where no address works.
+    """
+    if target.is_file() and sha256_of(target) == sha256:
+        return
+    with writing(target.parent):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = beside(target)
+    failures = []
+    try:
+        for url in urls:
+            failure = _fetch(url, temporary, size, sha256)
+            if failure is None:
+                with writing(target.parent):
+                    os.replace(temporary, target)
+                return
+            failures.append(f"{url}: {failure}")
+    finally:
+        temporary.unlink(missing_ok=True)
+    raise UserError(f"cannot download {target.name} ({'; '.join(failures)}); {remedy}")
+
+
+def _fetch(url: str, path: Path, size: int, sha256: str) -> str | None:
+    """Write what ``url`` gives to ``path``; None, or why it is not the wanted content."""
+    with writing(path.parent):
+        file = path.open("wb")
+    digest, received = hashlib.sha256(), 0
+    try:
+        with file, urllib.request.urlopen(url, timeout=_TIMEOUT) as response, Progress(transient=True) as progress:
+            task = progress.add_task(url.rsplit("/", 1)[-1], total=size)
+            while piece := response.read(min(_PIECE, size - received + 1)):
+                received += len(piece)
+                if received > size:
+                    return f"larger than the {size} bytes expected"
+                digest.update(piece)
+                with writing(path.parent):
+                    file.write(piece)
+                progress.update(task, completed=received)
+    except (OSError, HTTPException) as error:
+        return str(error) or type(error).__name__
+    return None if digest.hexdigest() == sha256 else f"wrong checksum after {received} bytes"

@@ -1,0 +1,95 @@
+"""The order of the images, as batch samplers that yield ``(indices, flips)``."""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+from torch.utils.data import Sampler
+
+from oboro.errors import UserError
+from oboro.seeding import generator
+
+Selection = tuple[Tensor, Tensor | None]
+
+
+class TrainStream(Sampler):
+    """The infinite global stream of training images, or one rank's share of it.
+
+    Position j of the stream is image ``permutation_e[j mod n]`` of epoch ``e = j // n``, mirrored if bit ``j mod n`` of
+    the epoch is set; permutation and bits are pure functions of ``(seed, e)``. Optimizer step k consumes positions
+    [k·batch_size, (k+1)·batch_size): micro-batch m of rank r takes the b positions from ``((k·A + m)·world + r)·b``
+    with A micro-batches per step and ``b = batch_size / (A·world)``. So the union over ranks and micro-batches does not
+    depend on either. Flips are None without ``flip``.
+
+    ``start()`` is asked at the beginning of each iteration for the micro-batches that every rank has consumed.
+    Raises ``UserError`` where ``batch_size`` does not divide.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        batch_size: int,
+        seed: int,
+        *,
+        flip: bool = False,
+        world: int = 1,
+        rank: int = 0,
+        accumulate: int = 1,
+        start: Callable[[], int] = lambda: 0,
+    ):
+        parts = world * accumulate
+        if batch_size % parts:
+            nearest = max(1, round(batch_size / parts)) * parts
+            raise UserError(
+                f"data.batch_size={batch_size} does not divide by {world} devices times {accumulate} accumulated "
+                f"micro-batches; set data.batch_size={nearest}"
+            )
+        self.micro_batch_size = batch_size // parts
+        self._size, self._seed, self._flip = size, seed, flip
+        self._world, self._rank, self._start = world, rank, start
+        self._epoch: tuple[int, Tensor, Tensor] | None = None
+
+    def positions(self, first: int, last: int) -> Selection:
+        """Images (last − first,) int64 and mirror bits at the positions [first, last) of the global stream."""
+        indices, flips = [], []
+        while first < last:
+            epoch, offset = divmod(first, self._size)
+            count = min(self._size - offset, last - first)
+            permutation, bits = self._draw(epoch)
+            indices.append(permutation[offset : offset + count])
+            flips.append(bits[offset : offset + count])
+            first += count
+        return torch.cat(indices), torch.cat(flips) if self._flip else None
+
+    def _draw(self, epoch: int) -> tuple[Tensor, Tensor]:
+        if self._epoch is None or self._epoch[0] != epoch:
+            order = torch.randperm(self._size, generator=generator(self._seed, "order", epoch))
+            bits = torch.randint(2, (self._size,), generator=generator(self._seed, "flip", epoch), dtype=torch.uint8)
+            self._epoch = epoch, order, bits.bool()
+        return self._epoch[1:]
+
+    def __iter__(self) -> Iterator[Selection]:
+        micro_batch, b = self._start(), self.micro_batch_size
+        while True:
+            first = (micro_batch * self._world + self._rank) * b
+            yield self.positions(first, first + b)
+            micro_batch += 1
+
+
+class Chunks(Sampler):
+    """Every one of ``size`` images once, in order, in chunks of ``chunk``; chunk k belongs to rank ``k mod world``.
+
+    The chunks do not depend on ``world``, so neither does the result of a model on them. Ranks may differ in their
+    number of chunks: sum losses and counts, and let no collective happen inside the validation step.
+    """
+
+    def __init__(self, size: int, chunk: int, *, world: int = 1, rank: int = 0):
+        self._starts = range(rank * chunk, size, world * chunk)
+        self._size, self._chunk = size, chunk
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def __iter__(self) -> Iterator[Selection]:
+        for start in self._starts:
+            yield torch.arange(start, min(start + self._chunk, self._size)), None
