@@ -1,0 +1,155 @@
+import json
+import os
+import pickle
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from oboro.data.cache import Block, ImageArray, build, default_folder, open_cached
+from oboro.errors import UserError
+
+SHAPE = (1, 4, 4)
+IMAGES = np.random.default_rng(0).integers(0, 256, (12, *SHAPE), dtype=np.uint8)
+
+
+def blocks():
+    for start in range(0, 12, 5):
+        part = slice(start, start + 5)
+        yield Block(IMAGES[part], np.arange(12)[part] % 3, [f"図 {i}" for i in range(12)][part])
+
+
+def leftovers(folder):
+    return [p.name for p in folder.parent.iterdir() if p != folder]
+
+
+def test_what_is_read_is_what_was_decoded(tmp_path):
+    cached = build(tmp_path / "a", SHAPE, blocks())
+    assert cached.shape == (12, *SHAPE)
+    assert np.array_equal(cached.labels, np.arange(12) % 3) and cached.labels.dtype == np.int64
+    assert cached.captions == [f"図 {i}" for i in range(12)]
+    assert np.array_equal(np.load(tmp_path / "a" / "images.npy"), IMAGES)
+    assert leftovers(tmp_path / "a") == []
+
+
+def test_array_reads_its_rows(tmp_path):
+    array = ImageArray(build(tmp_path / "a", SHAPE, blocks()), np.array([9, 2, 5]))
+    assert len(array) == 3 and array.shape == (3, *SHAPE)
+    for indices in (torch.tensor([2, 0]), [2, 0], slice(1, 3), np.array([1])):
+        rows = np.array([9, 2, 5])[indices.numpy() if isinstance(indices, torch.Tensor) else indices]
+        assert torch.equal(array[indices], torch.from_numpy(IMAGES[rows]))
+    copy = pickle.loads(pickle.dumps(array))
+    assert torch.equal(copy[[0, 1, 2]], array[[0, 1, 2]])
+    big = ImageArray(
+        build(tmp_path / "b", (1, 256, 256), iter([Block(np.zeros((4, 1, 256, 256), np.uint8))])), np.arange(4)
+    )
+    assert big[[0]].sum() == 0 and len(pickle.dumps(big)) < 10_000  # what is mapped stays out
+
+
+def test_a_batch_can_be_changed_without_changing_the_data(tmp_path):
+    array = ImageArray(build(tmp_path / "a", SHAPE, blocks()), np.arange(12))
+    array[[0]].zero_()
+    array[slice(0, 2)].zero_()
+    assert torch.equal(array[[0, 1]], torch.from_numpy(IMAGES[:2]))
+
+
+def test_fingerprint_follows_the_content_alone(tmp_path):
+    one = build(tmp_path / "a", SHAPE, blocks()).fingerprint
+    assert (
+        one
+        == build(
+            tmp_path / "b", SHAPE, iter([Block(IMAGES, np.arange(12) % 3, [f"図 {i}" for i in range(12)])])
+        ).fingerprint
+    )
+    others = [
+        Block(IMAGES[::-1], np.arange(12) % 3, [f"図 {i}" for i in range(12)]),
+        Block(IMAGES, np.arange(12) % 4, [f"図 {i}" for i in range(12)]),
+        Block(IMAGES, np.arange(12) % 3, [f"図{i}" for i in range(12)]),
+        Block(IMAGES, np.arange(12) % 3),
+        Block(IMAGES),
+    ]
+    found = {build(tmp_path / f"c{i}", SHAPE, iter([block])).fingerprint for i, block in enumerate(others)}
+    assert len(found | {one}) == 6
+    cached = open_cached(tmp_path / "a")
+    assert ImageArray(cached, np.arange(5)).fingerprint != ImageArray(cached, np.arange(1, 6)).fingerprint
+
+
+def truncate(folder):
+    os.truncate(folder / "images.npy", 200)
+
+
+def shorten_labels(folder):
+    np.save(folder / "labels.npy", np.arange(3))
+
+
+def other_shape(folder):
+    np.save(folder / "images.npy", IMAGES.reshape(12, 1, 2, 8))
+
+
+def half_meta(folder):
+    (folder / "meta.json").write_text('{"shape": [12')
+
+
+def no_labels(folder):
+    (folder / "labels.npy").unlink()
+
+
+def fewer_captions(folder):
+    (folder / "captions.json").write_text(json.dumps(["one"]))
+
+
+@pytest.mark.parametrize("damage", [truncate, shorten_labels, other_shape, half_meta, no_labels, fewer_captions])
+def test_a_damaged_cache_is_noticed_and_built_again(tmp_path, damage):
+    folder = tmp_path / "a"
+    build(folder, SHAPE, blocks())
+    damage(folder)
+    assert open_cached(folder) is None
+    assert build(folder, SHAPE, blocks()).shape == (12, *SHAPE)
+    assert np.array_equal(np.load(folder / "images.npy"), IMAGES)
+    assert leftovers(folder) == []
+
+
+def test_failure_while_decoding_leaves_nothing(tmp_path):
+    def broken():
+        yield Block(IMAGES)
+        raise UserError("stop")
+
+    with pytest.raises(UserError, match="stop"):
+        build(tmp_path / "cache" / "a", SHAPE, broken())
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_processes_that_race_agree(tmp_path, damaged):
+    folder = tmp_path / "a"
+    if damaged:
+        build(folder, SHAPE, blocks())
+        half_meta(folder)
+    together, results = threading.Barrier(4), []
+
+    def slow():
+        yield from blocks()
+        together.wait()  # all four have decoded before the first one is done
+
+    threads = [threading.Thread(target=lambda: results.append(build(folder, SHAPE, slow()))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 4 and len({cached.fingerprint for cached in results}) == 1
+    assert leftovers(folder) == []
+
+
+def test_unwritable_cache_is_a_user_error_with_the_remedy(tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(UserError, match=r"set data\.cache_dir="):
+        build(tmp_path / "file" / "a", SHAPE, blocks())
+
+
+def test_default_folder_follows_the_xdg_convention(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert default_folder() == tmp_path / "oboro"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert default_folder() == tmp_path / ".cache" / "oboro"

@@ -1,0 +1,177 @@
+import json
+import os
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from oboro.data import ImageFolder
+from oboro.errors import UserError
+
+
+def paint(path, value=0, mode="L"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, (4, 4), value).save(path)
+
+
+def load(tmp_path, **keywords):
+    keywords = {"channels": 1, "resolution": 4, "validation": 0, **keywords}
+    data = ImageFolder(root=str(tmp_path / "root"), cache_dir=str(tmp_path / "cache"), **keywords)
+    data.prepare_data()
+    data.setup()
+    return data
+
+
+def values(data):
+    return data.train_images[:][:, 0, 0, 0].tolist()
+
+
+def test_flat_folder_is_read_in_natural_order(tmp_path):
+    for i in (10, 2, 1, 33):
+        paint(tmp_path / "root" / f"img{i}.png", i)
+    paint(tmp_path / "root" / "more" / "deeper" / "a.WEBP".lower(), 77)
+    paint(tmp_path / "root" / ".hidden.png", 99)
+    (tmp_path / "root" / "notes.txt").write_text("not an image")
+    data = load(tmp_path)
+    assert values(data) == [1, 2, 10, 33, 77]
+    assert data.train_labels is None and data.train_captions is None and data.label_frequencies is None
+
+
+def test_class_folders_are_labels_in_natural_order(tmp_path):
+    for name, value in [("class10/a.png", 10), ("class2/deep/a.png", 2), ("class2/b.png", 3), ("class1/a.png", 1)]:
+        paint(tmp_path / "root" / name, value)
+    data = load(tmp_path, num_classes=3)
+    assert values(data) == [1, 3, 2, 10]
+    assert data.train_labels.tolist() == [0, 1, 1, 2] and data.train_labels.dtype == torch.int64
+    assert data.label_frequencies.tolist() == [0.25, 0.5, 0.25] and data.label_frequencies.dtype == torch.float64
+    batch = next(iter(data.train_dataloader()))
+    assert torch.equal(batch["label"], data.train_labels[batch["index"]])
+    ignored = load(tmp_path)
+    assert ignored.train_labels is None and "label" not in next(iter(ignored.train_dataloader()))
+
+
+def test_number_of_classes_has_to_be_that_of_the_data(tmp_path):
+    for i in range(7):
+        paint(tmp_path / "root" / str(i) / "a.png", i)
+    with pytest.raises(UserError, match=r"7 classes, not 10; set data\.num_classes=7$"):
+        load(tmp_path, num_classes=10)
+    paint(tmp_path / "root" / "a.png")
+    with pytest.raises(UserError, match=r"no labels; set data\.num_classes=0$"):
+        load(tmp_path, num_classes=7)
+
+
+def describe(tmp_path, *rows):
+    text = "\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows)
+    (tmp_path / "root" / "metadata.jsonl").write_text(text, encoding="utf-8")
+
+
+def test_captions_and_labels_of_metadata_stay_with_their_images(tmp_path):
+    for i in range(12):
+        paint(tmp_path / "root" / "images" / f"{i}.png", i)
+    rows = [{"file_name": f"images/{i}.png", "text": f"朧 {i}", "label": i % 2} for i in reversed(range(11))]
+    describe(tmp_path, *rows, "")
+    data = load(tmp_path, num_classes=2, validation=4)
+    assert sorted(values(data) + data.validation_images[:][:, 0, 0, 0].tolist()) == list(range(11))
+    assert data.train_captions == [f"朧 {value}" for value in values(data)]
+    assert data.train_labels.tolist() == [value % 2 for value in values(data)]
+    assert data.validation_captions == [f"朧 {value}" for value in data.validation_images[:][:, 0, 0, 0]]
+    assert data.validation_labels.tolist() == [int(value) % 2 for value in data.validation_images[:][:, 0, 0, 0]]
+
+
+def test_a_missing_caption_is_empty(tmp_path):
+    paint(tmp_path / "root" / "0.png", 0)
+    paint(tmp_path / "root" / "1.png", 1)
+    describe(tmp_path, {"file_name": "0.png"}, {"file_name": "1.png", "text": "one"})
+    assert load(tmp_path).train_captions == ["", "one"]
+
+
+@pytest.mark.parametrize(
+    ("row", "problem"),
+    [
+        ("{", "line 2 .* not JSON"),
+        ({"text": "a"}, "line 2 .* no file_name"),
+        ({"file_name": "../secret.png"}, "line 2 .* not below the folder"),
+        ({"file_name": "/secret.png"}, "line 2 .* not below the folder"),
+        ({"file_name": "0.png"}, "line 2 .* appears twice"),
+        ({"file_name": "1.png", "label": "cat"}, "line 2 .* not a class number"),
+        ({"file_name": "1.png", "label": -1}, "line 2 .* not a class number"),
+        ({"file_name": "1.png", "text": 3}, "line 2 .* not a string"),
+        ({"file_name": "1.png", "label": 3}, "no label for 0.png"),
+    ],
+)
+def test_mistakes_in_metadata_are_located(tmp_path, row, problem):
+    paint(tmp_path / "root" / "0.png")
+    describe(tmp_path, {"file_name": "0.png"}, row)
+    with pytest.raises(UserError, match=problem):
+        load(tmp_path)
+
+
+def test_unreadable_images_are_named_skipped_and_do_not_shift_labels(tmp_path):
+    for i in range(6):
+        paint(tmp_path / "root" / str(i % 2) / f"{i}.png", i)
+    whole = (tmp_path / "root" / "1" / "3.png").read_bytes()
+    (tmp_path / "root" / "1" / "3.png").write_bytes(whole[:-30])
+    (tmp_path / "root" / "0" / "2.png").write_bytes(b"")
+    with pytest.warns(UserWarning, match=r"2 of 6 images .*: 0/2\.png \(.*1/3\.png \(.*left out"):
+        data = load(tmp_path, num_classes=2)
+    assert values(data) == [0, 4, 1, 5] and data.train_labels.tolist() == [0, 0, 1, 1]
+    (tmp_path / "root" / "1" / "3.png").write_bytes(whole)
+    (tmp_path / "root" / "0" / "2.png").unlink()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        assert values(load(tmp_path)) == [0, 4, 1, 3, 5]
+
+
+def test_mostly_unreadable_is_refused(tmp_path):
+    paint(tmp_path / "root" / "0.png")
+    for i in range(1, 3):
+        (tmp_path / "root" / f"{i}.jpg").write_bytes(b"not a picture")
+    with pytest.raises(UserError, match=r"2 of 3 images .* cannot be read: 1\.jpg .*; repair or remove them"):
+        load(tmp_path)
+    assert list((tmp_path / "cache" / "data").iterdir()) == []
+
+
+def test_no_folder_no_images_and_no_lines_say_so(tmp_path):
+    with pytest.raises(UserError, match=r"does not exist; set data\.root=<folder of images>"):
+        load(tmp_path)
+    (tmp_path / "root").write_text("")
+    with pytest.raises(UserError, match=r"is a file; set data\.root=<folder of images>"):
+        load(tmp_path)
+    (tmp_path / "root").unlink()
+    (tmp_path / "root" / "empty").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"holds no .*; set data\.root=<folder of images>"):
+        load(tmp_path)
+    describe(tmp_path)
+    with pytest.raises(UserError, match="names no images"):
+        load(tmp_path)
+
+
+def test_cache_is_used_until_a_file_or_an_option_changes(tmp_path):
+    for i in range(3):
+        paint(tmp_path / "root" / f"{i}.png", i)
+    first = load(tmp_path)
+    (built,) = (tmp_path / "cache" / "data").iterdir()
+    stamp = (built / "images.npy").stat().st_mtime_ns
+    assert load(tmp_path, seed=7, batch_size=2, validation=1).fingerprint == first.fingerprint
+    assert (built / "images.npy").stat().st_mtime_ns == stamp
+    assert load(tmp_path, resolution=[2, 4]).train_images.shape == (3, 1, 2, 4)
+    size = os.path.getsize(tmp_path / "root" / "1.png")
+    paint(tmp_path / "root" / "1.png", 3)
+    assert os.path.getsize(tmp_path / "root" / "1.png") == size  # the time alone tells
+    changed = load(tmp_path)
+    assert values(changed) == [0, 3, 2] and changed.fingerprint != first.fingerprint
+
+
+def test_fingerprint_survives_a_copy(tmp_path):
+    for name in ("here", "there"):
+        paint(tmp_path / name / "root" / "0.png", 5)
+        os.utime(tmp_path / name / "root" / "0.png", (len(name), len(name)))
+    assert load(tmp_path / "here").fingerprint == load(tmp_path / "there").fingerprint
+
+
+def test_many_files_keep_their_order_over_blocks(tmp_path):
+    for i in range(300):
+        paint(tmp_path / "root" / f"{i}.png", i % 256)
+    assert np.array_equal(values(load(tmp_path)), np.arange(300) % 256)
