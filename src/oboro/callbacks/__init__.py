@@ -1,0 +1,10 @@
+"""Callbacks: one event, one output each. A callback says when, a function elsewhere says what."""
+
+from oboro.callbacks.checkpoints import Checkpoints
+from oboro.callbacks.progress import Progress
+from oboro.callbacks.sample_grid import SampleGrid
+from oboro.callbacks.sample_metrics import SampleMetrics
+from oboro.callbacks.summary import Summary
+from oboro.callbacks.throughput import Throughput
+
+__all__ = ["Checkpoints", "Progress", "SampleGrid", "SampleMetrics", "Summary", "Throughput"]

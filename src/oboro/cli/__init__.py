@@ -1,0 +1,8 @@
+"""The entry points: what train.py, sample.py and evaluate.py call."""
+
+from oboro.cli.evaluate import evaluate
+from oboro.cli.run import run
+from oboro.cli.sample import sample
+from oboro.cli.train import train
+
+__all__ = ["evaluate", "run", "sample", "train"]

@@ -6,12 +6,16 @@ import torch
 from torch import Tensor
 
 from oboro.denoiser import Cond
+from oboro.errors import UserError
 
 
 class Unconditional:
-    """batch ↦ {}."""
+    """batch ↦ {}. ``num_classes`` is 0, for networks that ask every conditioner."""
 
-    num_classes = 0
+    def __init__(self, num_classes: int = 0):
+        if num_classes != 0:
+            raise UserError("conditioner=unconditional has no classes; use conditioner=label for labelled data.")
+        self.num_classes = num_classes
 
     def __call__(self, batch: dict[str, Tensor], generator: torch.Generator) -> Cond:
         return {}

@@ -104,11 +104,11 @@ class Denoising:
         # Uniform on the odd multiples of 2^-25, so that neither end is ever drawn.
         u = torch.rand(len(x), generator=generator, device=generator.device) + 2**-25
         eps = torch.randn(x.shape, generator=generator, device=generator.device)
-        t = self.time.quantile(u.to(x.device), denoiser.schedule).clamp(T_MIN, 1).to(x.dtype)
-        return self.at(denoiser, x, cond, t, eps.to(x))
+        return self.at_quantile(denoiser, x, cond, u.to(x), eps.to(x))
 
-    def at(self, denoiser: Denoiser, x: Tensor, cond: Cond, t: Tensor, eps: Tensor) -> Tensor:
-        """Loss (B,) at the given times (B,) and noise (B, ...)."""
+    def at_quantile(self, denoiser: Denoiser, x: Tensor, cond: Cond, u: Tensor, eps: Tensor) -> Tensor:
+        """Loss (B,) at the quantiles ``u`` (B,) of p(t) and the noise ``eps`` (B, ...)."""
+        t = self.time.quantile(u, denoiser.schedule).clamp(T_MIN, 1)
         alpha, sigma = denoiser.schedule(t)
         x_t = expand_as(alpha, x) * x + expand_as(sigma, x) * eps
         error = (denoiser(x_t, t, cond) - x).square().flatten(1).mean(1)

@@ -75,9 +75,7 @@ class UNet(nn.Module):
         self.label = LabelEmbedding(num_classes, embedding) if num_classes else None
 
         def block(c_in: int, c_out: int, resample: nn.Module | None = None) -> ResidualBlock:
-            return ResidualBlock(
-                c_in, c_out, embedding, dropout=dropout, scale_shift=scale_shift, resample=resample
-            )
+            return ResidualBlock(c_in, c_out, embedding, dropout=dropout, scale_shift=scale_shift, resample=resample)
 
         def stage(c_in: int, level: int) -> Stage:
             c = channels * channel_mult[level]

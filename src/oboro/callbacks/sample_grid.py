@@ -1,0 +1,68 @@
+"""A picture of what the model draws."""
+
+from pathlib import Path
+
+import numpy as np
+from lightning import Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from PIL import Image
+from torch import Tensor
+from torchvision.utils import make_grid
+
+from oboro import distributed
+from oboro.callbacks.evaluation import Evaluation
+from oboro.data import to_uint8
+from oboro.task import Diffusion
+
+TILE = 64  # small images are enlarged by a whole factor to at least this many pixels
+
+
+def grid_image(images: Tensor, columns: int) -> Image.Image:
+    """uint8 images (N, C, H, W), C = 1, 3 or 4, in rows of ``columns`` on white, small ones enlarged pixel by pixel."""
+    factor = max(1, -(-TILE // max(images.shape[-2:])))
+    large = images.repeat_interleave(factor, -2).repeat_interleave(factor, -1)
+    grid = make_grid(large, columns, padding=2, pad_value=255).permute(1, 2, 0).numpy()
+    return Image.fromarray(grid[..., 0] if images.shape[1] == 1 else grid)
+
+
+def columns_for(n: int, num_classes: int) -> int:
+    """A column per class where there are few classes, else a square."""
+    return num_classes if 1 < num_classes <= 16 else round(n**0.5)
+
+
+class SampleGrid(Evaluation):
+    """Samples 0..n-1 of the averaged weights at a fixed seed, class i mod num_classes: ``folder/step-XXXXXXXX.png``
+    and TensorBoard's ``samples``."""
+
+    def __init__(self, folder: str, every_n_steps: int, n: int = 64, seed: int = 0, chunk: int = 100):
+        super().__init__(every_n_steps)
+        self.folder = Path(folder)
+        self.n = n
+        self.seed = seed
+        self.chunk = min(chunk, n)
+
+    def evaluate(self, trainer: Trainer, task: Diffusion) -> None:
+        shape = trainer.datamodule.image_shape
+
+        def draw(ids: list[int]) -> Tensor:
+            with trainer.precision_plugin.forward_context():
+                return to_uint8(task.generate(ids, self.seed, task.conditioner.for_samples(ids, None), shape))
+
+        training = task.training
+        task.eval()
+        try:
+            with task.averaged():
+                images = distributed.map_samples(self.n, self.chunk, draw, task.device)
+        finally:
+            task.train(training)
+        if trainer.is_global_zero:
+            picture = grid_image(images, columns_for(self.n, task.conditioner.num_classes))
+            self.folder.mkdir(parents=True, exist_ok=True)
+            picture.save(self.folder / f"step-{trainer.global_step:08d}.png")
+            self._to_tensorboard(trainer, picture)
+
+    def _to_tensorboard(self, trainer: Trainer, picture: Image.Image) -> None:
+        pixels = np.asarray(picture.convert("RGB"))
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_image("samples", pixels, trainer.global_step, dataformats="HWC")

@@ -1,0 +1,57 @@
+"""The table at the end of a run."""
+
+import time
+from pathlib import Path
+
+from lightning import Callback, Trainer
+from rich.console import Console
+from rich.table import Table
+
+from oboro.callbacks.sample_metrics import SampleMetrics
+from oboro.callbacks.throughput import Throughput
+from oboro.evaluation import plain
+from oboro.task import Diffusion
+
+
+class Summary(Callback):
+    """What was trained, how long it took, how good it is and where the files are; printed by rank 0.
+
+    Must come last in the list of callbacks.
+    """
+
+    def __init__(self, folder: str):
+        self.folder = Path(folder)
+
+    def on_train_start(self, trainer: Trainer, task: Diffusion) -> None:
+        self._start, self._first = time.perf_counter(), trainer.global_step
+
+    def on_train_end(self, trainer: Trainer, task: Diffusion) -> None:
+        if trainer.is_global_zero:
+            Console().print(self._table(trainer, task, time.perf_counter() - self._start))
+
+    def _table(self, trainer: Trainer, task: Diffusion, seconds: float) -> Table:
+        data, denoiser = trainer.datamodule, task.denoiser
+        parameters = sum(p.numel() for p in denoiser.parameters())
+        table = Table(show_header=False, title="trained", title_justify="left")
+        table.add_row(
+            "model",
+            f"{type(denoiser.network).__name__}, {parameters / 1e6:.2f} M parameters, "
+            f"{type(denoiser.parameterization).__name__} on {type(denoiser.schedule).__name__}",
+        )
+        c, h, w = data.image_shape
+        table.add_row("data", f"{type(data).__name__}, {len(data.train_images):,} training images of {c}×{h}×{w}")
+        steps = trainer.global_step - self._first
+        table.add_row("training", f"{steps:,} steps of {data.batch_size}, {steps * data.batch_size:,} images")
+        speed = "".join(f", {c.images_per_second:.0f} images/s" for c in trainer.callbacks if isinstance(c, Throughput))
+        table.add_row("time", f"{int(seconds) // 60} min {int(seconds) % 60:02d} s with evaluation{speed}")
+        if "val/loss" in trainer.callback_metrics:
+            table.add_row("val/loss", f"{float(trainer.callback_metrics['val/loss']):.4f}  (averaged weights)")
+        for callback in trainer.callbacks:
+            if isinstance(callback, SampleMetrics):
+                for name, value in callback.values.items():
+                    how = f"{callback.protocol.n} samples, {plain(task.sampler)}, {plain(task.guidance)}"
+                    table.add_row(name, f"{value:.3f}  ({how}, EMA {task.ema.default})")
+        for what in ("samples", "checkpoints", "metrics.jsonl"):
+            if (self.folder / what).exists():
+                table.add_row(what, str(self.folder / what))
+        return table

@@ -1,0 +1,55 @@
+"""How fast training is, and where its time goes."""
+
+import time
+from typing import Any
+
+from lightning import Callback, Trainer
+
+from oboro.callbacks.evaluation import Evaluation
+from oboro.task import Diffusion
+
+
+class Throughput(Callback):
+    """Images per second of training, and the shares of wall-clock time in data, step and evaluation.
+
+    ``step`` is from the start to the end of a training batch; ``evaluation`` is validation and every ``Evaluation``
+    callback; ``data`` is the rest: fetching a batch, moving it to the device, the loop itself. images/s leaves
+    evaluation out. On accelerators work is queued, so ``data`` is what the host waited beside it.
+    """
+
+    def __init__(self, every_n_steps: int = 50):
+        self.every_n_steps = every_n_steps
+        self._validation = 0.0
+        self._step = 0.0
+        self._mark = (0.0, 0.0, 0.0, 0)
+        self.images_per_second = float("nan")
+
+    def _now(self, trainer: Trainer) -> tuple[float, float, float, int]:
+        evaluation = self._validation + sum(c.seconds for c in trainer.callbacks if isinstance(c, Evaluation))
+        return time.perf_counter(), evaluation, self._step, trainer.global_step
+
+    def on_train_start(self, trainer: Trainer, task: Diffusion) -> None:
+        self._mark = self._now(trainer)
+
+    def on_train_batch_start(self, trainer: Trainer, task: Diffusion, batch: Any, batch_idx: int) -> None:
+        self._batch_start = time.perf_counter()
+
+    def on_train_batch_end(self, trainer: Trainer, task: Diffusion, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self._step += time.perf_counter() - self._batch_start
+        now = self._now(trainer)
+        wall, evaluation, step, steps = (b - a for a, b in zip(self._mark, now, strict=True))
+        if steps < self.every_n_steps or wall <= 0:
+            return
+        self._mark = now
+        self.images_per_second = steps * trainer.datamodule.batch_size / max(wall - evaluation, 1e-9)
+        task.log("images/s", self.images_per_second, prog_bar=True, logger=False)
+        shares = {"data": wall - evaluation - step, "step": step, "evaluation": evaluation}
+        values = {f"time/{k}": v / wall for k, v in shares.items()}
+        for logger in trainer.loggers:
+            logger.log_metrics({"images_per_second": self.images_per_second, **values}, trainer.global_step)
+
+    def on_validation_start(self, trainer: Trainer, task: Diffusion) -> None:
+        self._validation_start = time.perf_counter()
+
+    def on_validation_end(self, trainer: Trainer, task: Diffusion) -> None:
+        self._validation += time.perf_counter() - self._validation_start

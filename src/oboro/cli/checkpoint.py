@@ -1,0 +1,96 @@
+"""Checkpoints carry their configuration: a path is all that sampling and evaluation need."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.core.config_store import ConfigStore
+from hydra.utils import instantiate
+
+from oboro.errors import UserError
+from oboro.task import Diffusion
+
+FROM_CHECKPOINT = ("sampler", "guidance", "metrics", "data")
+# What a configuration that came with a file may name; anything else could run code of the file's author.
+TRUSTED = ("oboro.", "torch.optim.")
+
+
+def load_checkpoint(path: str | Path) -> dict[str, Any]:
+    """The checkpoint at ``path``, tensors on the CPU. Raises ``UserError`` if it is missing or not one of ours."""
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise UserError(f"there is no checkpoint {path}; give the path of a .ckpt file that train.py wrote.")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as error:
+        raise UserError(f"{path} is damaged or no checkpoint at all; use another .ckpt file.") from error
+    if not isinstance(checkpoint, dict) or not {"config", "ema", "state_dict"} <= set(checkpoint):
+        raise UserError(f"{path} was not written by oboro; give a .ckpt file that train.py wrote.")
+    refuse_foreign_targets(checkpoint["config"], path)
+    return checkpoint
+
+
+def refuse_foreign_targets(node: Any, path: Path) -> None:
+    """Raises ``UserError`` where a ``_target_`` of the task, the data or the metrics is not ours."""
+
+    def walk(value: Any) -> None:
+        if isinstance(value, dict):
+            target = str(value.get("_target_", "oboro."))
+            if not target.startswith(TRUSTED):
+                raise UserError(f"{path} wants to call {target}, which is not part of oboro; do not use this file.")
+            for child in value.values():
+                walk(child)
+        elif isinstance(value, list):
+            for child in value:
+                walk(child)
+
+    for key in ("task", *FROM_CHECKPOINT):
+        walk(node.get(key, {}))
+
+
+def build_task(checkpoint: dict[str, Any], **parts: Any) -> Diffusion:
+    """The task of a checkpoint with its weights and averages; ``parts`` (sampler, guidance) replace its own."""
+    config = {**checkpoint["config"]["task"], **parts}
+    task = instantiate(config, _convert_="all")
+    restore(task, checkpoint)
+    return task.eval().requires_grad_(False)
+
+
+def restore(task: Diffusion, checkpoint: dict[str, Any]) -> None:
+    """Raises ``UserError`` when the weights belong to another model."""
+    check_fits(task, checkpoint)
+    task.load_state_dict(checkpoint["state_dict"])
+    task.on_load_checkpoint(checkpoint)
+
+
+def check_fits(task: Diffusion, checkpoint: dict[str, Any]) -> None:
+    """Raises ``UserError`` that names the first weight which is missing, superfluous or of another shape."""
+    here, there = task.state_dict(), checkpoint["state_dict"]
+    for name in [*here, *(k for k in there if k not in here)]:
+        shapes = [tuple(state[name].shape) if name in state else "absent" for state in (there, here)]
+        if shapes[0] != shapes[1]:
+            raise UserError(
+                f"the checkpoint is of another model: {name} is {shapes[0]} in the file and {shapes[1]} here; "
+                "choose the model=... options that the checkpoint was trained with."
+            )
+    missing = set(task.ema.profiles) - set(checkpoint["ema"]["averages"])
+    if missing:
+        raise UserError(f"the checkpoint has no weights averaged as {sorted(missing)}; choose its own ema=... option.")
+
+
+def offer_checkpoint(arguments: list[str]) -> None:
+    """Make the sampler, guidance, metrics and data of ``checkpoint=PATH`` the options called ``from_checkpoint``.
+
+    So that ``sample.py checkpoint=PATH sampler.steps=10`` changes one value of what the checkpoint was trained with.
+    Without such an argument the options are empty, which is enough for ``--help``.
+    """
+    paths = [p for a in arguments if a.startswith("checkpoint=") for p in a.removeprefix("checkpoint=").split(",")]
+    configs = [load_checkpoint(p.strip("'\""))["config"] for p in paths]
+    for group in FROM_CHECKPOINT:
+        nodes = [c[group] for c in configs]
+        if any(node != nodes[0] for node in nodes):
+            raise UserError(
+                f"these checkpoints differ in their {group}; sweep over checkpoints of one setting, or name {group}=..."
+            )
+        ConfigStore.instance().store("from_checkpoint", nodes[0] if nodes else {}, group=group)

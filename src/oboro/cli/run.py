@@ -1,0 +1,107 @@
+"""Errors as a user meets them: one line that says what is wrong and what to do, and a non-zero exit status."""
+
+import errno
+import functools
+import os
+import re
+import sys
+from collections.abc import Callable
+from difflib import get_close_matches
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from oboro.cli.checkpoint import offer_checkpoint
+from oboro.errors import UserError
+
+CONF = Path(sys.argv[0]).resolve().parent / "conf"
+CANNOT_WRITE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOSPC}
+
+
+def run(main: Callable[[], None]) -> None:
+    """Call a ``hydra.main`` function; a mistake of the user ends in one line on stderr and exit status 1.
+
+    ``debug=default`` or ``HYDRA_FULL_ERROR=1`` show the traceback. Other exceptions are ours and always do.
+    """
+    traceback = "debug=default" in sys.argv or "traceback=true" in sys.argv or "HYDRA_FULL_ERROR" in os.environ
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come to us instead of Hydra's own report
+    try:
+        offer_checkpoint(sys.argv[1:])
+        main()
+    except Exception as error:
+        message = explain(error)
+        if traceback or message is None:
+            raise
+        raise SystemExit(f"error: {message}" if is_first_process() else 1) from None
+
+
+def task_function(f: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
+    """Ends a single run at once with its message, before Hydra adds lines; a sweep goes on with its next job."""
+
+    @functools.wraps(f)
+    def wrapped(config: DictConfig) -> None:
+        try:
+            f(config)
+        except Exception as error:
+            message = explain(error)
+            if message is None or config.get("traceback") or HydraConfig.get().mode == RunMode.MULTIRUN:
+                raise
+            raise SystemExit(f"error: {message}" if is_first_process() else 1) from None
+
+    return wrapped
+
+
+def is_first_process() -> bool:
+    """Ranks started by Lightning repeat the mistakes of the first one; they stay silent."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
+def explain(error: BaseException) -> str | None:
+    """The one line for a user's mistake; None for anything else."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, UserError):
+            return str(cause)
+        if isinstance(cause, OSError) and cause.errno in CANNOT_WRITE:
+            return f"cannot write {cause.filename}: {cause.strerror}; choose another folder with hydra.run.dir=..."
+        cause = cause.__cause__ or cause.__context__
+    text = " ".join(str(error).split())
+    if isinstance(error, MisconfigurationException):
+        return text
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return explain_config(text)
+    return None
+
+
+def explain_config(text: str) -> str:
+    """Hydra's message in one line, with the option or key that was probably meant."""
+    if option := re.search(r"Could not find '([\w/]+)/([^/']*)'", text):
+        group, name = option.groups()
+        options = sorted(p.stem for p in (CONF / group).glob("*.yaml"))
+        return f"{group}={name} does not exist; choose {group}={'|'.join(options)}.{meant(name, options, f'{group}=')}"
+    if key := re.search(r"Could not override '([^']+)'", text):
+        name = key.group(1)
+        if "No match in the defaults list" in text:
+            return f"there is no group {name}; `python {Path(sys.argv[0]).name} --help` lists groups and options."
+        return f"there is no key {name}; `python {Path(sys.argv[0]).name} --cfg job` lists them.{meant_key(name)}"
+    if missing := re.search(r"Missing mandatory value: ([\w.]+)", text):
+        return f"{missing.group(1)} has no value; set {missing.group(1)}=..."
+    return text
+
+
+def meant(name: str, names: list[str], prefix: str = "") -> str:
+    close = get_close_matches(name, names, 1)
+    return f" Did you mean {prefix}{close[0]}?" if close else ""
+
+
+def meant_key(key: str) -> str:
+    """The keys of the option files of ``key``'s group that resemble its last part."""
+    group, _, name = key.rpartition(".")
+    files = list((CONF / group).glob("*.yaml")) if group else [CONF / f"{Path(sys.argv[0]).stem}.yaml"]
+    names = {m for file in files if file.is_file() for m in re.findall(r"^(\w+):", file.read_text(), re.M)}
+    return meant(name, sorted(names - {"defaults", "_target_"}), f"{group}." if group else "")

@@ -1,0 +1,59 @@
+"""python train.py"""
+
+import logging
+import warnings
+from typing import Any
+
+import lightning
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from oboro.cli.checkpoint import check_fits, load_checkpoint
+from oboro.cli.device import resolve_precision
+from oboro.cli.run import task_function
+from oboro.data import ImageData
+from oboro.errors import UserError
+from oboro.task import Diffusion
+
+STORED = ("task", "data", "metrics", "sampler", "guidance", "trainer", "seed")
+
+
+@task_function
+def train(config: DictConfig) -> None:
+    """Build what the configuration names, check that it fits together, train, and leave the results in ``output_dir``."""
+    quiet()
+    config.trainer.precision = resolve_precision(str(config.trainer.precision), str(config.trainer.accelerator))
+    plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    lightning.seed_everything(config.seed, verbose=False)  # initial weights, the same on every rank
+    data: ImageData = instantiate(plain["data"], _convert_="all")
+    task: Diffusion = instantiate(plain["task"], _convert_="all")
+    task.config = {key: plain[key] for key in STORED}
+    check(task, data)
+    if config.resume:
+        check_fits(task, load_checkpoint(config.resume))
+    callbacks = list(instantiate(plain["callbacks"], _convert_="all").values())
+    loggers = list(instantiate(plain["logger"], _convert_="all").values())
+    trainer = instantiate(plain["trainer"], callbacks=callbacks, logger=loggers, _convert_="all")
+    trainer.fit(task, data, ckpt_path=config.resume, weights_only=True)
+
+
+def check(task: Diffusion, data: ImageData) -> None:
+    """Raises ``UserError`` for an image size that the network cannot halve."""
+    _, height, width = task.codec.latent_shape(data.image_shape)
+    stride = task.denoiser.network.stride
+    if height % stride or width % stride:
+        good = [max(round(side / stride), 1) * stride for side in (height, width)]
+        size = good[0] if good[0] == good[1] else f"[{good[0]},{good[1]}]".replace(" ", "")
+        raise UserError(
+            f"the network halves images down to 1/{stride} and {height}×{width} is not a multiple of {stride}; "
+            f"set data.resolution={size} or a model with fewer levels (model.channel_mult)."
+        )
+
+
+def quiet() -> None:
+    """Advice of the libraries that does not apply: the loader needs no workers, CPU training is meant."""
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", ".*GPU available but not used.*")
+    warnings.filterwarnings("ignore", ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*")

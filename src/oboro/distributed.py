@@ -1,0 +1,94 @@
+"""What ranks share; the only module that imports ``torch.distributed``.
+
+Evaluation works in fixed chunks of sample ids. Chunk k belongs to rank k mod world, every chunk has the same shape
+(the last one is padded by repeating its last id), and results are put in the order of their ids. So a value does not
+depend, bit for bit, on the number of ranks: batch *shapes* change convolutions by 1e-7, companions in a batch do not.
+"""
+
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def chunks(n: int, size: int) -> Iterator[list[int]]:
+    """The id chunks of this rank among 0..n-1, each of exactly ``size`` ids; all ranks get the same number of chunks.
+
+    Ids past the end are -1: no sample, or the padding of the last chunk.
+    """
+    world = world_size()
+    rounds = -(-n // (size * world))
+    for k in range(rank(), rounds * world, world):
+        yield [i if i < n else -1 for i in range(k * size, (k + 1) * size)]
+
+
+def gather_rows(ids: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """``ids`` (B,) and ``rows`` (B, ...) of all ranks, those with id < 0 dropped, sorted by id.
+
+    Every rank must call it and every rank gets the same answer; B may differ between ranks.
+    """
+    if world_size() > 1:
+        sizes = [torch.zeros(1, dtype=torch.int64, device=ids.device) for _ in range(world_size())]
+        dist.all_gather(sizes, torch.tensor([len(ids)], device=ids.device))
+        longest = int(max(sizes))
+        padding = longest - len(ids)
+        ids = torch.cat([ids, ids.new_full((padding,), -1)])
+        rows = torch.cat([rows, rows.new_zeros(padding, *rows.shape[1:])])
+        all_ids = [torch.empty_like(ids) for _ in range(world_size())]
+        all_rows = [torch.empty_like(rows) for _ in range(world_size())]
+        dist.all_gather(all_ids, ids.contiguous())
+        dist.all_gather(all_rows, rows.contiguous())
+        ids, rows = torch.cat(all_ids), torch.cat(all_rows)
+    kept = ids >= 0
+    ids, rows = ids[kept], rows[kept]
+    order = torch.argsort(ids)
+    return ids[order], rows[order]
+
+
+def map_samples(
+    n: int, size: int, f: Callable[[list[int]], Tensor], device: torch.device, done: Callable[[int], None] | None = None
+) -> Tensor:
+    """Rows ``f(ids)`` of all samples 0..n-1 in order, on the CPU of every rank.
+
+    ``f`` gets exactly ``size`` ids and returns one row for each. Ranks meet after each chunk, so none waits longer
+    than a chunk takes. ``done(n)`` is told how many samples are finished. Raises ``RuntimeError`` if an id is missing.
+    """
+    found, rows = [], []
+    finished = 0
+    for ids in chunks(n, size):
+        last = max(max(ids), 0)
+        chunk = f([i if i >= 0 else last for i in ids])
+        chunk_ids, chunk_rows = gather_rows(torch.tensor(ids, device=device), chunk.to(device))
+        found.append(chunk_ids.cpu())
+        rows.append(chunk_rows.cpu())
+        finished += len(chunk_ids)
+        if done:
+            done(finished)
+    ids, order = torch.sort(torch.cat(found))
+    if not torch.equal(ids, torch.arange(n)):
+        raise RuntimeError(f"expected the sample ids 0..{n - 1} once each, got {len(ids)} ids")
+    return torch.cat(rows)[order]
+
+
+def first_rank_first() -> "FirstRankFirst":
+    """``with first_rank_first():`` rank 0 runs the block (and fills a cache), then the others do."""
+    return FirstRankFirst()
+
+
+class FirstRankFirst:
+    def __enter__(self) -> None:
+        if world_size() > 1 and rank() > 0:
+            dist.barrier()
+
+    def __exit__(self, *exc: object) -> None:
+        if world_size() > 1 and rank() == 0:
+            dist.barrier()

@@ -1,0 +1,96 @@
+"""Optimizers with their learning-rate schedule: ``lr * warm-up(step) * decay(step / max_steps)``."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from math import cos, pi
+
+import torch
+from torch import nn
+
+
+class Decay(ABC):
+    """Share of training done, in [0, 1] ↦ factor of the learning rate."""
+
+    @abstractmethod
+    def __call__(self, done: float) -> float: ...
+
+
+class Constant(Decay):
+    """1 throughout."""
+
+    def __call__(self, done: float) -> float:
+        return 1.0
+
+
+class LinearDecay(Decay):
+    """1 - done."""
+
+    def __call__(self, done: float) -> float:
+        return 1.0 - done
+
+
+class CosineDecay(Decay):
+    """(1 + cos(pi done)) / 2 (Loshchilov & Hutter 2017, arXiv:1608.03983, eq. 5, one period)."""
+
+    def __call__(self, done: float) -> float:
+        return (1.0 + cos(pi * done)) / 2
+
+
+class Optimizer(ABC):
+    """Learning rate ``lr``, reached linearly over ``warmup_steps`` updates, then shaped by ``decay``."""
+
+    def __init__(self, lr: float, warmup_steps: int, decay: Decay):
+        self.lr = lr
+        self.warmup_steps = warmup_steps
+        self.decay = decay
+
+    @abstractmethod
+    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        """The torch optimizer at the full learning rate."""
+
+    def factor(self, step: int, max_steps: int) -> float:
+        """min(1, (step + 1) / warmup_steps) * decay(step / max_steps); without an end (max_steps < 1), done stays 0."""
+        done = min(step / max_steps, 1.0) if max_steps > 0 else 0.0
+        return min(1.0, (step + 1) / max(self.warmup_steps, 1)) * self.decay(done)
+
+    def __call__(
+        self, parameters: Iterable[nn.Parameter], max_steps: int
+    ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
+        optimizer = self.build(parameters)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.factor(step, max_steps))
+        return optimizer, schedule
+
+
+class Adam(Optimizer):
+    """Kingma & Ba 2015 (arXiv:1412.6980)."""
+
+    def __init__(
+        self, lr: float, warmup_steps: int, decay: Decay, betas: Sequence[float] = (0.9, 0.999), eps: float = 1e-8
+    ):
+        super().__init__(lr, warmup_steps, decay)
+        self.betas = tuple(betas)
+        self.eps = eps
+
+    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        return torch.optim.Adam(parameters, lr=self.lr, betas=self.betas, eps=self.eps)
+
+
+class AdamW(Optimizer):
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019, arXiv:1711.05101)."""
+
+    def __init__(
+        self,
+        lr: float,
+        warmup_steps: int,
+        decay: Decay,
+        betas: Sequence[float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.01,
+    ):
+        super().__init__(lr, warmup_steps, decay)
+        self.betas = tuple(betas)
+        self.eps = eps
+        self.weight_decay = weight_decay
+
+    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(parameters, lr=self.lr, betas=self.betas, eps=self.eps, weight_decay=self.weight_decay)

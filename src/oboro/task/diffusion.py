@@ -1,0 +1,120 @@
+"""Training of a denoiser: the LightningModule that wraps it and its averaged weights."""
+
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor
+
+from oboro import distributed
+from oboro.codec import Identity
+from oboro.conditioner import Label, Unconditional
+from oboro.denoiser import Cond, Denoiser
+from oboro.ema import EMA
+from oboro.generate import generate
+from oboro.guidance import ClassifierFree, Unguided
+from oboro.loss import Denoising
+from oboro.optimizer import Optimizer
+from oboro.sampler import Sampler
+from oboro.seeding import SampleNoise, generator
+
+GOLDEN = 0.6180339887498949
+LEVELS = 4
+
+
+class Diffusion(lightning.LightningModule):
+    """``denoiser`` trained by ``loss`` on ``codec.encode(image)`` under ``conditioner``, averaged by ``ema``.
+
+    Training noise is a function of (seed, step, rank), validation noise of (seed, image), samples of (seed, id).
+    ``compile`` compiles the network in place, which keeps the names of its weights.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        codec: Identity,
+        conditioner: Unconditional | Label,
+        loss: Denoising,
+        guidance: Unguided | ClassifierFree,
+        sampler: Sampler,
+        ema: EMA,
+        optimizer: Optimizer,
+        seed: int = 0,
+        compile: bool = False,
+    ):
+        super().__init__()
+        self.denoiser = denoiser
+        self.codec = codec.requires_grad_(False)
+        self.conditioner = conditioner
+        self.loss = loss
+        self.guidance = guidance
+        self.sampler = sampler
+        self.ema = ema
+        self.optimizer = optimizer
+        self.seed = seed
+        self.config: dict[str, Any] = {}  # the composed run, stored in every checkpoint
+        if compile:
+            self.denoiser.network.compile()
+
+    def on_fit_start(self) -> None:
+        self.ema.start(self.denoiser)
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        micro = batch_idx % self.trainer.accumulate_grad_batches
+        g = generator(self.seed, "train", self.global_step, micro, self.global_rank, device=self.device)
+        x = self.codec.encode(batch["image"])
+        loss = self.loss(self.denoiser, x, self.conditioner(batch, g), g).mean()
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        self.ema.update(self.denoiser)
+
+    def on_validation_epoch_start(self) -> None:
+        self._validation: list[tuple[Tensor, Tensor]] = []
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Loss of the averaged weights at frozen (t, eps): t at the quantile frac((i + 1/2) phi) of p(t) for image i."""
+        index, x = batch["index"], self.codec.encode(batch["image"])
+        u = ((index.cpu() + 0.5).double() * GOLDEN) % 1.0
+        eps = SampleNoise(self.seed, (index + 2**32).tolist())(x)
+        with self.averaged():
+            loss = self.loss.at_quantile(self.denoiser, x, self.conditioner.keep(batch), u.to(x), eps)
+        level = (u * LEVELS).long().to(loss.device)
+        self._validation.append((index, torch.stack([loss.double(), level.double()], 1)))
+
+    def on_validation_epoch_end(self) -> None:
+        ids, rows = (torch.cat(column) for column in zip(*self._validation, strict=True))
+        _, rows = distributed.gather_rows(ids, rows)
+        loss, level = rows.unbind(1)
+        self.log("val/loss", loss.mean(), prog_bar=True)
+        self.log_dict({f"val/loss_noise{k}": loss[level == k].mean() for k in range(LEVELS) if (level == k).any()})
+
+    def averaged(self, profile: str | None = None):
+        """Context in which the denoiser holds its averaged weights."""
+        return self.ema.applied(self.denoiser, profile)
+
+    def generate(self, ids: list[int], seed: int, cond: Cond, image_shape: tuple[int, int, int]) -> Tensor:
+        """Images (len(ids), C, H, W) in [-1, 1] from the current weights, with the task's guidance and sampler."""
+        return generate(
+            self.guidance(self.denoiser),
+            self.sampler,
+            self.codec,
+            ids=ids,
+            seed=seed,
+            cond=cond,
+            latent_shape=self.codec.latent_shape(image_shape),
+            device=self.device,
+        )
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        optimizer, schedule = self.optimizer(self.denoiser.parameters(), self.trainer.max_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["ema"] = self.ema.state_dict(self.denoiser)
+        checkpoint["config"] = self.config
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.ema.load_state_dict(checkpoint["ema"], self.denoiser)
