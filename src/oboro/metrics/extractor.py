@@ -2,7 +2,8 @@
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
@@ -67,9 +68,16 @@ def require_images(images: Tensor) -> None:
         )
 
 
+@contextmanager
+def exact(device: torch.device) -> Iterator[None]:
+    """No gradients, and no autocast: the precision a run trains in must not change what it is measured with."""
+    with torch.no_grad(), torch.autocast(device.type, enabled=False):
+        yield
+
+
 def extract(extractor: Extractor, images: Images, chunk: int = 250, progress: Progress | None = None) -> Tensor:
     """Features (n, dim), float32, on the CPU, of all ``images``, in chunks of ``chunk`` from the first to the last."""
-    features = torch.empty(len(images), extractor.dim)
+    features = torch.empty(len(images), extractor.dim, dtype=torch.float32)
     for start in range(0, len(images), chunk):
         rows = features[start : start + chunk]
         rows.copy_(extractor(images[start : start + len(rows)]))

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from oboro.errors import UserError
-from oboro.metrics.extractor import Extractor, file_digest, require_images
+from oboro.metrics.extractor import Extractor, exact, file_digest, require_images
 
 WEIGHTS = Path(__file__).parent / "assets" / "fashion_classifier.safetensors"
 PIXEL_MEAN, PIXEL_STD = 0.2860, 0.3530  # of the 60,000 training images, pixels in [0, 1]
@@ -78,18 +78,18 @@ class Fashion(Extractor):
         self._device = torch.device(device)
         self._network.to(self._device)
 
-    @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         """Features (B, 128), float32, non-negative, of uint8 ``images`` (B, C, H, W)."""
         require_images(images)
         if self._network is None:
             self.load(images.device)
-        return self._network(standardise(images.to(self._device)))
+        with exact(self._device):
+            return self._network(standardise(images.to(self._device)))
 
     def classify(self, images: Tensor) -> Tensor:
         """Logits (B, 10) over the ten classes of Fashion-MNIST, in the data set's order."""
         features = self(images)
-        with torch.no_grad():
+        with exact(self._device):
             return self._network.head(features)
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from oboro.errors import UserError
-from oboro.metrics.extractor import Extractor, file_digest, require_images
+from oboro.metrics.extractor import Extractor, exact, file_digest, require_images
 
 TIMEOUT = 30.0  # seconds without a byte
 
@@ -69,13 +69,13 @@ class Inception(Extractor):
         self._device = torch.device(device)
         self._network.to(self._device)
 
-    @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         """Features (B, 2048), float32, of uint8 ``images`` (B, C, H, W)."""
         require_images(images)
         if self._network is None:
             self.load(images.device)
-        (features,) = self._network(images.to(self._device).expand(-1, 3, -1, -1))
+        with exact(self._device):
+            (features,) = self._network(images.to(self._device).expand(-1, 3, -1, -1))
         return features
 
     def _missing(self, reason: str) -> UserError:
