@@ -101,13 +101,13 @@ class Denoising:
 
     def __call__(self, denoiser: Denoiser, x: Tensor, cond: Cond, generator: torch.Generator) -> Tensor:
         """Loss (B,) of ``x`` (B, ...); t and eps are drawn from ``generator``, on its own device."""
-        # Uniform on the odd multiples of 2^-25, so that neither end is ever drawn.
-        u = torch.rand(len(x), generator=generator, device=generator.device) + 2**-25
+        u = torch.rand(len(x), generator=generator, device=generator.device)
         eps = torch.randn(x.shape, generator=generator, device=generator.device)
         return self.at_quantile(denoiser, x, cond, u.to(x), eps.to(x))
 
     def at_quantile(self, denoiser: Denoiser, x: Tensor, cond: Cond, u: Tensor, eps: Tensor) -> Tensor:
         """Loss (B,) at the quantiles ``u`` (B,) of p(t) and the noise ``eps`` (B, ...)."""
+        u = u.clamp(2**-25, 1 - 2**-24)  # a normal quantile is infinite at either end, and inf / inf on the way to t NaN
         t = self.time.quantile(u, denoiser.schedule).clamp(T_MIN, 1)
         alpha, sigma = denoiser.schedule(t)
         x_t = expand_as(alpha, x) * x + expand_as(sigma, x) * eps
