@@ -124,7 +124,8 @@ class Heun(Sampler):
     """Trapezoid rule on d(x / alpha) / d(sigma / alpha) = eps̃(x), with eps̃ = (x_t - alpha_t D) / sigma_t.
 
     The deterministic sampler of EDM (Karras et al. 2022, arXiv:2206.00364, algorithm 1) for any schedule. A step that
-    ends in data, or starts where no signal is left, is a single DDIM step; the order remains 2.
+    ends in data, or starts where no signal is left, is a single DDIM step. One such step costs no order, except for the
+    last one on ``VP``: there sigma is proportional to the root of t, and its error of sigma² is one of first order.
     """
 
     order = 2
