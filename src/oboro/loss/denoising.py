@@ -107,7 +107,7 @@ class Denoising:
 
     def at_quantile(self, denoiser: Denoiser, x: Tensor, cond: Cond, u: Tensor, eps: Tensor) -> Tensor:
         """Loss (B,) at the quantiles ``u`` (B,) of p(t) and the noise ``eps`` (B, ...)."""
-        u = u.clamp(2**-25, 1 - 2**-24)  # a normal quantile is infinite at either end, and inf / inf on the way to t NaN
+        u = u.clamp(2**-25, 1 - 2**-24)  # normal quantiles are infinite at both ends, and inf / inf on the way to t NaN
         t = self.time.quantile(u, denoiser.schedule).clamp(T_MIN, 1)
         alpha, sigma = denoiser.schedule(t)
         x_t = expand_as(alpha, x) * x + expand_as(sigma, x) * eps
