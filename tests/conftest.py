@@ -1,0 +1,141 @@
+"""What all tests share: one thread, and every configured schedule, parameterization and sampler as a fixture.
+
+The three fixtures run over the option files of their group, so that a new option is held to the laws without a change
+of the tests. Numbers are float64 unless a test is about single precision, and draws come from generators of their own.
+"""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+
+from oboro.denoiser import GaussianDenoiser
+from oboro.model import UNet
+from oboro.schedule import Linear
+
+torch.set_num_threads(1)
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+
+
+def configured(group: str) -> dict:
+    """The object that each option of a config group describes, by the name of the option."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        names = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+        return {name: instantiate(compose(overrides=[f"+{group}={name}"])[group], _convert_="all") for name in names}
+
+
+def draws_noise(sampler) -> bool:
+    """Whether a sampler asks for fresh noise on the way: then it solves no ODE and has no order of convergence."""
+    calls = []
+
+    def noise(like):
+        calls.append(like)
+        return torch.zeros_like(like)
+
+    schedule = Linear()
+    sampler = with_steps(sampler, 3)
+    sampler(GaussianDenoiser(0.0, 1.0, schedule), torch.ones(1, 1), {}, noise)
+    return bool(calls)
+
+
+def with_steps(sampler, steps: int):
+    """The same sampler with another number of steps."""
+    clone = object.__new__(type(sampler))
+    clone.__dict__ = {**sampler.__dict__, "steps": steps}
+    return clone
+
+
+SCHEDULES = configured("schedule")
+PARAMETERIZATIONS = configured("parameterization")
+SAMPLERS = configured("sampler")
+STOCHASTIC = {name for name, sampler in SAMPLERS.items() if draws_noise(sampler)}
+
+
+@pytest.fixture(params=SCHEDULES)
+def schedule(request):
+    return SCHEDULES[request.param]
+
+
+@pytest.fixture
+def schedules():
+    """All of them, by option name, where a law is about two."""
+    return SCHEDULES
+
+
+@pytest.fixture(params=PARAMETERIZATIONS)
+def parameterization(request):
+    return PARAMETERIZATIONS[request.param]
+
+
+@pytest.fixture
+def parameterizations():
+    return PARAMETERIZATIONS
+
+
+@pytest.fixture(params=SAMPLERS)
+def sampler(request):
+    return SAMPLERS[request.param]
+
+
+@pytest.fixture(params=[name for name in SAMPLERS if name not in STOCHASTIC])
+def ode_sampler(request):
+    """A sampler that draws no noise."""
+    return SAMPLERS[request.param]
+
+
+@pytest.fixture(params=sorted(STOCHASTIC))
+def sde_sampler(request):
+    return SAMPLERS[request.param]
+
+
+@pytest.fixture
+def rng() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture
+def normal(rng):
+    """``normal(2, 3)``: float64 standard normal numbers, others at each call."""
+    return lambda *shape: torch.randn(*shape, generator=rng, dtype=torch.float64)
+
+
+@pytest.fixture
+def randomise():
+    """Give every parameter of a module, those that start at zero too, random values of a size that keeps activations."""
+
+    def randomise(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
+        g = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for name, p in module.named_parameters():
+                draw = torch.randn(p.shape, generator=g, dtype=torch.float64)
+                if p.ndim > 1:
+                    p.copy_(draw / p[0].numel() ** 0.5)
+                else:
+                    p.copy_(0.1 * draw + (1.0 if "norm" in name and "weight" in name else 0.0))
+        return module
+
+    return randomise
+
+
+@pytest.fixture
+def small_unet(randomise):
+    """``small_unet(num_classes=3)``: a two-level U-Net of 8 and 16 channels with random weights, in eval mode."""
+
+    def make(in_channels: int = 1, dtype: torch.dtype = torch.float64, seed: int = 0, **keywords) -> UNet:
+        settings = {"channels": 8, "channel_mult": (1, 2), "blocks": 1, "attention_levels": (1,), "head_channels": 8}
+        with torch.random.fork_rng():  # the initial weights, which are replaced, come from the global generator
+            network = UNet(in_channels, **{**settings, **keywords})
+        return randomise(network, seed).to(dtype).eval()
+
+    return make
+
+
+@pytest.fixture
+def global_generator_unread():
+    """For ``pytest.mark.usefixtures``: fails a test in which something reads torch's global generator."""
+    before = torch.get_rng_state()
+    yield
+    assert torch.equal(torch.get_rng_state(), before)
