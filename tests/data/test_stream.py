@@ -49,6 +49,7 @@ def test_half_of_the_positions_are_mirrored_and_not_the_same_images_each_epoch()
         indices, flips = stream.positions(10_000 * epoch, 10_000 * (epoch + 1))
         mirrored[epoch][indices] = flips
         assert abs(flips.double().mean() - 0.5) < 0.02  # four standard deviations
+    assert not torch.equal(stream.positions(0, 10_000)[1], stream.positions(10_000, 20_000)[1])
     assert abs((mirrored[0] == mirrored[1]).double().mean() - 0.5) < 0.02
 
 
