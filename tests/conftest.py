@@ -104,7 +104,7 @@ def normal(rng):
 
 @pytest.fixture
 def randomise():
-    """Give every parameter of a module, those that start at zero too, random values of a size that keeps activations."""
+    """Give every parameter of a module, also those that start at zero, random values that keep activations in size."""
 
     def randomise(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
         g = torch.Generator().manual_seed(seed)
