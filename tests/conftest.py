@@ -4,6 +4,7 @@ The three fixtures run over the option files of their group, so that a new optio
 of the tests. Numbers are float64 unless a test is about single precision, and draws come from generators of their own.
 """
 
+from copy import copy
 from pathlib import Path
 
 import pytest
@@ -36,16 +37,16 @@ def draws_noise(sampler) -> bool:
         return torch.zeros_like(like)
 
     schedule = Linear()
-    sampler = with_steps(sampler, 3)
+    sampler = of_steps(sampler, 3)
     sampler(GaussianDenoiser(0.0, 1.0, schedule), torch.ones(1, 1), {}, noise)
     return bool(calls)
 
 
-def with_steps(sampler, steps: int):
+def of_steps(sampler, steps: int):
     """The same sampler with another number of steps."""
-    clone = object.__new__(type(sampler))
-    clone.__dict__ = {**sampler.__dict__, "steps": steps}
-    return clone
+    sampler = copy(sampler)
+    sampler.steps = steps
+    return sampler
 
 
 SCHEDULES = configured("schedule")
@@ -89,6 +90,12 @@ def ode_sampler(request):
 @pytest.fixture(params=sorted(STOCHASTIC))
 def sde_sampler(request):
     return SAMPLERS[request.param]
+
+
+@pytest.fixture
+def with_steps():
+    """``with_steps(sampler, 5)``: the same sampler with another number of steps."""
+    return of_steps
 
 
 @pytest.fixture

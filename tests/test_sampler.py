@@ -1,0 +1,331 @@
+from itertools import pairwise
+from math import exp, expm1, inf, log, log2, sqrt
+
+import pytest
+import torch
+
+from oboro.denoiser import GaussianDenoiser
+from oboro.errors import UserError
+from oboro.sampler import DATA, DDIM, DPMSolverPP, Heun, Node, ddim_step, nodes, uniform_nodes
+from oboro.schedule import VP, Cosine, Karras, Linear
+from oboro.seeding import SampleNoise
+
+pytestmark = pytest.mark.usefixtures("global_generator_unread")
+
+MEAN, STD = 0.3, 0.7
+STEPS = [1, 2, 5]
+
+
+def gaussian(schedule):
+    return GaussianDenoiser(MEAN, STD, schedule)
+
+
+def grid(schedule, start, end, steps):
+    return nodes(schedule, torch.linspace(start, end, steps + 1, dtype=torch.float64).tolist())
+
+
+def no_noise(like):
+    raise AssertionError("a sampler of the ODE asked for noise")
+
+
+class Counter:
+    """A denoiser that counts its evaluations and keeps its times."""
+
+    def __init__(self, denoiser):
+        self.denoiser, self.schedule, self.times = denoiser, denoiser.schedule, []
+
+    def __call__(self, x_t, t, cond):
+        self.times.append(float(t[0]))
+        return self.denoiser(x_t, t, cond)
+
+
+# --- the grid
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5, 18])
+def test_grid_starts_at_noise_and_ends_in_exact_data(schedule, steps):
+    nodes_ = uniform_nodes(schedule, steps)
+    assert len(nodes_) == steps + 1
+    assert nodes_[0].t == 1
+    assert nodes_[-1] == DATA == (0, 1, 0)
+    assert all(s.t < t.t for t, s in pairwise(nodes_[:-1]))
+    assert all(s.sigma / s.alpha < (t.sigma / t.alpha if t.alpha else inf) for t, s in pairwise(nodes_))
+    widths = torch.tensor([n.t for n in nodes_[:-1]]).diff()
+    torch.testing.assert_close(widths, widths[:1].expand_as(widths))
+
+
+def test_grid_visits_the_last_noise_level_where_it_is_positive(schedule):
+    last = uniform_nodes(schedule, 6)[-2]
+    sigma_0 = float(schedule.sigma(torch.zeros((), dtype=torch.float64)))
+    if sigma_0 > 0:
+        assert last.t == 0 and last.sigma == sigma_0
+    else:
+        assert last.t == pytest.approx(1 / 6)
+
+
+def test_grid_of_karras_is_that_of_edm():
+    rho, n = 7, 18
+    sigmas = [(80 ** (1 / rho) + i / (n - 1) * (0.002 ** (1 / rho) - 80 ** (1 / rho))) ** rho for i in range(n)] + [0]
+    assert [node.sigma for node in uniform_nodes(Karras(), n)] == pytest.approx(sigmas, rel=1e-10)
+
+
+def test_nodes_are_the_schedule_in_double_precision(schedule):
+    for node in grid(schedule, 0.9, 0.1, 4):
+        alpha, sigma = schedule(torch.tensor(node.t, dtype=torch.float64))
+        assert (node.alpha, node.sigma) == (float(alpha), float(sigma))
+        assert 2 * node.half_log_snr == pytest.approx(
+            float(schedule.log_snr(torch.tensor(node.t, dtype=torch.float64)))
+        )
+    assert Node(1, 0, 1).half_log_snr == -inf and DATA.half_log_snr == inf
+
+
+def test_no_steps_is_a_mistake_of_the_user(sampler):
+    for steps in (0, -1):
+        with pytest.raises(UserError, match=r"at least one step.*set sampler\.steps"):
+            type(sampler)(steps=steps)
+
+
+# --- laws of every sampler
+
+
+@pytest.mark.parametrize("steps", STEPS)
+def test_evaluations_are_as_many_as_announced(sampler, schedule, normal, steps, with_steps):
+    sampler, counter = with_steps(sampler, steps), Counter(gaussian(schedule))
+    sampler(counter, schedule.prior(normal(2, 1)), {}, lambda like: normal(*like.shape))
+    assert len(counter.times) == sampler.evaluations(schedule)
+    assert counter.times[0] == 1
+    assert all(0 <= t <= 1 for t in counter.times)
+
+
+def test_order_of_convergence_is_as_declared(ode_sampler, schedule):
+    """Between t = 0.95 and 0.05, against the exact probability flow of a Gaussian."""
+    denoiser, x = gaussian(schedule), torch.tensor([[-1.3], [0.4], [2.0]], dtype=torch.float64)
+    x = x * schedule.sigma(torch.tensor(0.95, dtype=torch.float64))
+    t, s = (torch.full((3,), v, dtype=torch.float64) for v in (0.95, 0.05))
+    exact = denoiser.flow(x, t, s)
+    coarse, fine = (
+        (ode_sampler.solve(denoiser, x, grid(schedule, 0.95, 0.05, steps), {}, no_noise) - exact).abs().max()
+        for steps in (160, 320)
+    )
+    assert log2(coarse / fine) == pytest.approx(ode_sampler.order, abs=0.15)
+
+
+def error_of_whole_run(sampler, schedule):
+    """Distance of a run from t = 1 to data from its limit; D of the last noise level where a schedule stops there."""
+    denoiser = gaussian(schedule)
+    x_T = schedule.prior(torch.tensor([[-1.3], [0.4], [2.0]], dtype=torch.float64))
+    one, zero = torch.ones(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
+    limit = denoiser(denoiser.flow(x_T, one, zero), zero, {})
+    return float((sampler(denoiser, x_T, {}, no_noise) - limit).abs().max())
+
+
+def test_a_whole_run_converges_to_the_exact_flow(ode_sampler, schedule, with_steps):
+    """With the declared order where the noise ends above zero. Elsewhere the last step into data may cost some."""
+    errors = [error_of_whole_run(with_steps(ode_sampler, steps), schedule) for steps in (40, 160, 320)]
+    if schedule.sigma(torch.zeros(())) > 0:
+        assert log2(errors[1] / errors[2]) == pytest.approx(ode_sampler.order, abs=0.15)
+    assert log2(errors[0] / errors[2]) / 3 > 0.9  # never less than first order
+    assert errors[2] < (0.02 if ode_sampler.order == 1 else 1e-3)
+
+
+def test_only_the_ratio_of_noise_to_signal_matters(ode_sampler, schedules, normal):
+    """Nodes of equal log-SNR give equal x / alpha on every schedule."""
+    z = normal(4, 3)
+    log_snr = torch.linspace(-6, 4, 8, dtype=torch.float64)
+    results = []
+    for schedule in schedules.values():
+        nodes_ = nodes(schedule, schedule.t_from_log_snr(log_snr).tolist())
+        x = ode_sampler.solve(gaussian(schedule), nodes_[0].alpha * z, nodes_, {}, no_noise)
+        results.append(x / nodes_[-1].alpha)
+    for x in results[1:]:
+        torch.testing.assert_close(x, results[0], rtol=1e-9, atol=1e-9)
+
+
+def test_a_certain_denoiser_is_obeyed_at_once(sampler, schedule, normal, with_steps):
+    """Where D does not depend on x_t, every number of steps ends in D."""
+    target = normal(3, 2)
+
+    class Certain:
+        def __init__(self, schedule):
+            self.schedule = schedule
+
+        def __call__(self, x_t, t, cond):
+            return target
+
+    for steps in (1, 2, 7):
+        out = with_steps(sampler, steps)(
+            Certain(schedule), schedule.prior(normal(3, 2)), {}, lambda like: normal(*like.shape)
+        )
+        torch.testing.assert_close(out, target, rtol=1e-12, atol=1e-12)
+
+
+def test_one_step_returns_the_denoised_noise(sampler, schedule, normal, with_steps):
+    x_T, denoiser = schedule.prior(normal(3, 2)), gaussian(schedule)
+    out = with_steps(sampler, 1)(denoiser, x_T, {}, no_noise)
+    torch.testing.assert_close(out, denoiser(x_T, torch.ones(3, dtype=torch.float64), {}), rtol=1e-12, atol=1e-12)
+
+
+def test_samples_do_not_depend_on_their_companions(sampler, schedule, with_steps):
+    sampler, denoiser = with_steps(sampler, 5), gaussian(schedule)
+
+    def run(ids):
+        noise = SampleNoise(0, ids)
+        x_T = schedule.prior(noise(torch.empty(len(ids), 1, 4, 4)))
+        return sampler(denoiser, x_T, {}, noise)
+
+    together = run([3, 1, 4, 15])
+    assert torch.equal(run([4, 3]), together[[2, 0]])
+
+
+def test_the_condition_reaches_the_denoiser(sampler, normal, with_steps):
+    seen, cond = [], {"label": torch.arange(2)}
+
+    class Listening:
+        schedule = Linear()
+
+        def __call__(self, x_t, t, cond):
+            seen.append(cond)
+            return 0 * x_t
+
+    with_steps(sampler, 3)(Listening(), normal(2, 1), cond, lambda like: normal(*like.shape))
+    assert all(c is cond for c in seen) and len(seen) >= 3
+
+
+def test_ancestral_sampling_draws_from_the_data_distribution(sde_sampler, schedule, normal, with_steps):
+    """Mean and standard deviation within five standard errors, and 1 % for the finite number of steps."""
+    n = 20_000
+    out = with_steps(sde_sampler, 400)(gaussian(schedule), schedule.prior(normal(n, 1)), {}, lambda x: normal(*x.shape))
+    assert float(out.mean()) == pytest.approx(MEAN, abs=5 * STD / n**0.5)
+    assert float(out.std()) == pytest.approx(STD, abs=5 * STD / (2 * n) ** 0.5 + 0.01 * STD)
+
+
+# --- DDIM
+
+
+def test_ddim_on_the_linear_schedule_is_eulers_method_for_the_velocity(normal):
+    schedule, x = Linear(), normal(5, 2)
+    denoiser, nodes_ = gaussian(schedule), grid(Linear(), 1.0, 0.1, 9)
+    expected = x
+    for t, s in pairwise(nodes_):
+        velocity = (expected - denoiser(expected, torch.full((5,), t.t, dtype=torch.float64), {})) / t.t
+        expected = expected + (s.t - t.t) * velocity
+    torch.testing.assert_close(DDIM(eta=0.0).solve(denoiser, x, nodes_, {}, no_noise), expected)
+
+
+def test_ddim_is_eulers_method_in_noise_over_signal(schedule, normal):
+    """d(x/alpha) = eps d(sigma/alpha) with eps held over the step (arXiv:2010.02502, eq. 14)."""
+    x, denoiser = normal(5, 2), gaussian(schedule)
+    t, s = nodes(schedule, [0.8, 0.7])
+    eps = (x - t.alpha * denoiser(x, torch.full((5,), 0.8, dtype=torch.float64), {})) / t.sigma
+    expected = s.alpha * (x / t.alpha + (s.sigma / s.alpha - t.sigma / t.alpha) * eps)
+    torch.testing.assert_close(DDIM(eta=0.0).solve(denoiser, x, [t, s], {}, no_noise), expected)
+
+
+@pytest.mark.parametrize("eta", [0.3, 1.0])
+def test_ddim_is_the_posterior_of_ddpm(eta, normal):
+    """Mean and variance of q(x_s | x_t, x0) from betas (arXiv:2006.11239, eq. 7); eta² times that variance."""
+    x, denoiser = normal(5, 2), gaussian(VP())
+    abar_t, abar_s = (float(VP().alpha(torch.tensor(v, dtype=torch.float64))) ** 2 for v in (0.6, 0.58))
+    beta = 1 - abar_t / abar_s
+    variance = beta * (1 - abar_s) / (1 - abar_t)
+    x0 = denoiser(x, torch.full((5,), 0.6, dtype=torch.float64), {})
+
+    def step(z):
+        return DDIM(eta=eta).solve(denoiser, x, nodes(VP(), [0.6, 0.58]), {}, lambda like: torch.full_like(like, z))
+
+    torch.testing.assert_close(step(1.0) - step(0.0), torch.full_like(x, eta * sqrt(variance)), rtol=1e-10, atol=1e-10)
+    if eta == 1:
+        mean = sqrt(abar_s) * beta / (1 - abar_t) * x0 + sqrt(1 - beta) * (1 - abar_s) / (1 - abar_t) * x
+    else:  # arXiv:2010.02502, eq. 12
+        eps = (x - sqrt(abar_t) * x0) / sqrt(1 - abar_t)
+        mean = sqrt(abar_s) * x0 + sqrt(1 - abar_s - eta**2 * variance) * eps
+    torch.testing.assert_close(step(0.0), mean, rtol=1e-10, atol=1e-10)
+
+
+def test_ddim_with_endless_eta_renoises_the_denoised_image(schedule, normal):
+    """Multistep consistency sampling: x_s = alpha_s D + sigma_s z."""
+    x, z, denoiser = normal(5, 2), normal(5, 2), gaussian(schedule)
+    t, s = nodes(schedule, [0.8, 0.5])
+    x0 = denoiser(x, torch.full((5,), 0.8, dtype=torch.float64), {})
+    out = DDIM(eta=1e6).solve(denoiser, x, [t, s], {}, lambda like: z)
+    torch.testing.assert_close(out, s.alpha * x0 + s.sigma * z)
+
+
+def test_the_step_keeps_the_noise_that_the_denoised_image_implies(schedule, normal):
+    x0, eps = normal(5, 2), normal(5, 2)
+    t, s = nodes(schedule, [0.9, 0.4])
+    moved = ddim_step(t.alpha * x0 + t.sigma * eps, x0, t, s)
+    torch.testing.assert_close(moved, s.alpha * x0 + s.sigma * eps, rtol=1e-10, atol=1e-10)
+
+
+# --- Heun
+
+
+def test_heun_on_karras_is_algorithm_1_of_edm(normal):
+    """arXiv:2206.00364, algorithm 1, written in sigma alone."""
+    n, rho, denoiser = 18, 7, gaussian(Karras())
+    sigmas = [(80 ** (1 / rho) + i / (n - 1) * (0.002 ** (1 / rho) - 80 ** (1 / rho))) ** rho for i in range(n)] + [0]
+
+    def D(x, sigma):
+        return MEAN + STD**2 / (STD**2 + sigma**2) * (x - MEAN)
+
+    x = x_T = 80 * normal(5, 2)
+    for i in range(n):
+        d = (x - D(x, sigmas[i])) / sigmas[i]
+        x_next = x + (sigmas[i + 1] - sigmas[i]) * d
+        if sigmas[i + 1] != 0:
+            d_next = (x_next - D(x_next, sigmas[i + 1])) / sigmas[i + 1]
+            x_next = x + (sigmas[i + 1] - sigmas[i]) * (d + d_next) / 2
+        x = x_next
+    torch.testing.assert_close(Heun(n)(denoiser, x_T, {}, no_noise), x, rtol=1e-9, atol=1e-9)
+
+
+def test_heun_evaluates_35_times_in_18_steps_of_edm():
+    assert Heun(18).evaluations(Karras()) == 35  # arXiv:2206.00364, table 2: NFE 35 on CIFAR-10
+
+
+# --- DPM-Solver++
+
+
+def test_dpm_solver_pp_is_algorithm_2_of_its_paper(schedule, normal):
+    """arXiv:2211.01095, algorithm 2, with the paper's r_i = h_{i-1} / h_i; data is denoised in a last Euler step."""
+    x, denoiser, nodes_ = normal(5, 2), gaussian(schedule), grid(schedule, 0.9, 0.2, 6)
+    lam = [log(n.alpha / n.sigma) for n in nodes_]
+    h = [None, *(b - a for a, b in pairwise(lam))]
+
+    def model(x, node):
+        return denoiser(x, torch.full((5,), node.t, dtype=torch.float64), {})
+
+    q = [model(x, nodes_[0])]
+    expected = nodes_[1].sigma / nodes_[0].sigma * x - nodes_[1].alpha * (exp(-h[1]) - 1) * q[0]
+    for i in range(2, 7):
+        q.append(model(expected, nodes_[i - 1]))
+        r = h[i - 1] / h[i]
+        D = (1 + 1 / (2 * r)) * q[i - 1] - 1 / (2 * r) * q[i - 2]
+        expected = nodes_[i].sigma / nodes_[i - 1].sigma * expected - nodes_[i].alpha * (exp(-h[i]) - 1) * D
+    out = DPMSolverPP(6).solve(denoiser, x, nodes_, {}, no_noise)
+    torch.testing.assert_close(out, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_dpm_solver_pp_takes_the_first_step_as_the_exponential_integrator(schedule, normal):
+    """Exact where D is constant over the step, which makes it DDIM."""
+    x, denoiser = normal(5, 2), gaussian(schedule)
+    pair = nodes(schedule, [0.8, 0.6])
+    ours, ddim = (s.solve(denoiser, x, pair, {}, no_noise) for s in (DPMSolverPP(1), DDIM(1, eta=0.0)))
+    torch.testing.assert_close(ours, ddim, rtol=1e-10, atol=1e-10)
+
+
+def test_dpm_solver_pp_extrapolates_a_denoiser_linear_in_log_snr(normal):
+    """For D(lambda) = c lambda the scheme holds D at the middle of the step: known for even steps in lambda."""
+    schedule, h = Cosine(), 0.5
+    t = schedule.t_from_log_snr(2 * torch.tensor([-1.0, -0.5, 0.0], dtype=torch.float64)).tolist()
+
+    class LinearInLambda:
+        def __call__(self, x_t, t, cond):
+            return (schedule.log_snr(t) / 2)[:, None].expand_as(x_t)
+
+    grid_ = nodes(schedule, t)
+    x = normal(5, 2)
+    first = grid_[1].sigma / grid_[0].sigma * x - grid_[1].alpha * expm1(-h) * -1.0
+    expected = grid_[2].sigma / grid_[1].sigma * first - grid_[2].alpha * expm1(-h) * -0.25
+    torch.testing.assert_close(DPMSolverPP(2).solve(LinearInLambda(), x, grid_, {}, no_noise), expected)
