@@ -1,0 +1,97 @@
+import pytest
+import torch
+from torch import nn
+
+from oboro.codec import Identity
+from oboro.denoiser import Denoiser
+from oboro.generate import generate
+from oboro.guidance import ClassifierFree
+from oboro.parameterization import EDM
+from oboro.sampler import DDIM
+from oboro.schedule import Karras, expand_as
+
+pytestmark = pytest.mark.usefixtures("global_generator_unread")
+
+LABELS = torch.arange(100) % 3
+
+
+class Elementwise(nn.Module):
+    """A network whose samples cannot meet: arithmetic without sums gives the same bits in every batch shape."""
+
+    def forward(self, x, c_noise, cond):
+        return torch.tanh(x + expand_as(cond["label"].to(x.dtype), x) / 3 - expand_as(c_noise, x))
+
+
+@pytest.fixture
+def draw(sampler, with_steps):
+    def draw(ids, seed=0, network=None):
+        return generate(
+            Denoiser(network or Elementwise(), Karras(), EDM()),
+            with_steps(sampler, 4),
+            Identity(1),
+            ids=ids,
+            seed=seed,
+            cond={"label": LABELS[ids]},
+            latent_shape=(1, 8, 8),
+            device=torch.device("cpu"),
+        )
+
+    return draw
+
+
+def test_image_i_is_a_function_of_seed_and_id(draw):
+    images = draw([0, 1, 2, 3, 40])
+    assert torch.equal(draw([40, 2]), images[[4, 2]])
+    assert torch.equal(draw([0, 1, 2, 3, 40]), images)
+    assert not torch.equal(draw([40, 2], seed=1), images[[4, 2]])
+    assert not torch.equal(images[0], images[3])  # of one class
+
+
+def test_with_a_unet_companions_do_not_matter_at_equal_shape(draw, small_unet):
+    network = small_unet(num_classes=3, dtype=torch.float32)
+    first, second = draw([0, 1, 2, 3], network=network), draw([3, 7, 0, 9], network=network)
+    assert torch.equal(first[[0, 3]], second[[2, 0]])
+
+
+def test_images_are_single_precision_in_their_range_without_a_graph(draw):
+    images = draw([0, 1])
+    assert images.dtype == torch.float32 and images.shape == (2, 1, 8, 8)
+    assert images.abs().max() <= 1
+    assert not images.requires_grad
+
+
+def test_values_beyond_the_range_of_an_image_are_cut():
+    class Bright(nn.Module):
+        schedule = Karras()
+
+        def forward(self, x_t, t, cond):
+            return torch.full_like(x_t, 3.0)
+
+    keywords = {"ids": [0], "seed": 0, "cond": {}, "latent_shape": (1, 2, 2), "device": torch.device("cpu")}
+    assert (generate(Bright(), DDIM(2), Identity(1), **keywords) == 1).all()
+
+
+def test_guidance_changes_the_image_but_not_the_noise_it_starts_from(small_unet, sampler, with_steps):
+    denoiser = Denoiser(small_unet(num_classes=3, dtype=torch.float32), Karras(), EDM())
+    keywords = {
+        "ids": [4, 5],
+        "seed": 0,
+        "cond": {"label": LABELS[[4, 5]]},
+        "latent_shape": (1, 8, 8),
+        "device": torch.device("cpu"),
+    }
+    seen = []
+
+    class Spy:
+        schedule = denoiser.schedule
+
+        def __call__(self, x_t, t, cond):
+            seen.append(x_t)
+            return denoiser(x_t, t, cond)
+
+    results = [
+        generate(d, with_steps(sampler, 2), Identity(1), **keywords) for d in (Spy(), ClassifierFree(3.0)(Spy()))
+    ]
+    assert not torch.equal(*results)
+    starts = [x for x in seen if torch.equal(x, seen[0])]
+    assert len(starts) == 3  # once unguided, twice guided

@@ -1,0 +1,91 @@
+from itertools import pairwise
+from math import cos, pi
+
+import pytest
+import torch
+
+from oboro.optimizer import Adam, AdamW, Constant, CosineDecay, Decay, LinearDecay, Optimizer
+
+
+@pytest.fixture(params=[Constant(), LinearDecay(), CosineDecay()], ids=lambda d: type(d).__name__)
+def decay(request):
+    return request.param
+
+
+def rates(optimizer: Optimizer, max_steps: int, steps: int) -> list[float]:
+    """The learning rate of each of ``steps`` updates."""
+    weight = torch.nn.Parameter(torch.ones(1))
+    torch_optimizer, schedule = optimizer([weight], max_steps)
+    used = []
+    for _ in range(steps):
+        used.append(torch_optimizer.param_groups[0]["lr"])
+        weight.grad = torch.ones(1)
+        torch_optimizer.step()
+        schedule.step()
+    return used
+
+
+def test_decays_written_out():
+    for done in (0.0, 0.25, 0.5, 1.0):
+        assert Constant()(done) == 1
+        assert LinearDecay()(done) == 1 - done
+        assert CosineDecay()(done) == pytest.approx((1 + cos(pi * done)) / 2)
+
+
+@pytest.mark.parametrize("decay", [cls() for cls in Decay.__subclasses__()], ids=lambda d: type(d).__name__)
+def test_every_decay_starts_at_the_full_rate_and_never_rises(decay):
+    factors = [decay(i / 100) for i in range(101)]
+    assert factors[0] == 1
+    assert all(b <= a for a, b in pairwise(factors))
+    assert factors[-1] >= 0
+
+
+def test_the_rate_is_warm_up_times_decay(decay):
+    used = rates(AdamW(0.01, warmup_steps=4, decay=decay), max_steps=10, steps=10)
+    warmup = [0.25, 0.5, 0.75, 1, 1, 1, 1, 1, 1, 1]
+    assert used == pytest.approx([0.01 * warmup[i] * decay(i / 10) for i in range(10)])
+
+
+def test_without_warm_up_the_first_update_is_at_the_full_rate(decay):
+    assert rates(Adam(0.01, warmup_steps=0, decay=decay), 10, 1) == [0.01]
+
+
+def test_no_update_is_wasted():
+    """Neither the first update, of a warm-up, nor the last one, of a decay to zero, has the rate 0."""
+    used = rates(Adam(0.01, warmup_steps=5, decay=LinearDecay()), 10, 10)
+    assert used[0] == pytest.approx(0.002) and used[-1] == pytest.approx(0.001)
+
+
+def test_a_run_without_end_stays_at_the_full_rate(decay):
+    assert rates(Adam(0.01, warmup_steps=2, decay=decay), -1, 5) == pytest.approx([0.005, 0.01, 0.01, 0.01, 0.01])
+
+
+def test_past_the_end_the_rate_stays_at_its_last_value(decay):
+    optimizer = Adam(0.01, warmup_steps=0, decay=decay)
+    assert optimizer.factor(15, 10) == optimizer.factor(10, 10) == decay(1.0)
+
+
+def test_adam_makes_the_step_of_its_paper():
+    """arXiv:1412.6980, algorithm 1: the first step is lr in the direction of the sign of the gradient."""
+    weight = torch.nn.Parameter(torch.tensor([1.0, -1.0]))
+    optimizer, _ = Adam(0.1, 0, Constant())([weight], 10)
+    weight.grad = torch.tensor([3.0, -0.01])
+    optimizer.step()
+    torch.testing.assert_close(weight.data, torch.tensor([0.9, -0.9]), atol=1e-5, rtol=0)
+
+
+def test_adamw_decays_weights_apart_from_the_gradient():
+    """arXiv:1711.05101, algorithm 2: with zero gradient the weight shrinks by 1 - lr * weight_decay."""
+    weight = torch.nn.Parameter(torch.tensor([2.0]))
+    optimizer, _ = AdamW(0.1, 0, Constant(), weight_decay=0.5)([weight], 10)
+    weight.grad = torch.zeros(1)
+    optimizer.step()
+    torch.testing.assert_close(weight.data, torch.tensor([2.0 * (1 - 0.05)]))
+
+
+def test_options_reach_the_torch_optimizer():
+    weight = torch.nn.Parameter(torch.ones(1))
+    group = AdamW(0.1, 0, Constant(), [0.8, 0.9], 1e-6, 0.3)([weight], 10)[0].param_groups[0]
+    assert (group["betas"], group["eps"], group["weight_decay"]) == ((0.8, 0.9), 1e-6, 0.3)
+    group = Adam(0.1, 0, Constant(), [0.8, 0.9], 1e-6)([weight], 10)[0].param_groups[0]
+    assert (group["betas"], group["eps"], group["weight_decay"]) == ((0.8, 0.9), 1e-6, 0)

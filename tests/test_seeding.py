@@ -1,0 +1,80 @@
+import pytest
+import torch
+from scipy import stats
+
+from oboro.seeding import SampleNoise, derive_seed, generator
+
+pytestmark = pytest.mark.usefixtures("global_generator_unread")
+
+
+@pytest.mark.parametrize(
+    ("key", "seed"),
+    [
+        ((0, "train"), 1440870746343162602),
+        ((0, "train", 0), 3205788069637787994),
+        ((1, "train", 0), 4845178344220397643),
+        ((0, "sample", 12, 3), 4749994252526776036),
+        ((2**40, "order", 2**33), 6627294671420245526),
+        ((-1, "朧", -7), 7582868498554699917),
+    ],
+)
+def test_seeds_never_change(key, seed):
+    """Frozen values: with others, no number of an earlier run could be reproduced."""
+    assert derive_seed(*key) == seed
+
+
+def test_keys_do_not_collide():
+    keys = [(s, w, *i) for s in (0, 1, 11) for w in ("a", "b", "1") for i in ((), (0,), (1,), (1, 1), (11,), (1, 0))]
+    assert len({derive_seed(*key) for key in keys}) == len(keys)
+
+
+def test_seeds_fit_a_generator():
+    seeds = [derive_seed(0, "x", i) for i in range(1000)]
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert max(seeds) > 2**62  # all 63 bits are used
+
+
+def test_a_generator_is_a_function_of_its_key():
+    draws = [torch.rand(4, generator=generator(*key)) for key in ((3, "a", 1), (3, "a", 1), (3, "a", 2), (4, "a", 1))]
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2]) and not torch.equal(draws[0], draws[3])
+
+
+def test_numpy_and_tensor_indices_are_numbers():
+    assert derive_seed(0, "x", torch.tensor(5)) == derive_seed(0, "x", 5)
+
+
+def test_row_i_depends_on_seed_id_and_number_of_the_draw_alone():
+    noise = SampleNoise(7, [5, 0, 123456])
+    first, second = noise(torch.empty(3, 2, 4, 4)), noise(torch.empty(3, 2, 4, 4))
+    assert not torch.equal(first, second)
+    for ids in ([0], [123456, 5], [5, 9, 0, 1, 2]):
+        other = SampleNoise(7, ids)
+        for draw in (first, second):
+            rows = other(torch.empty(len(ids), 2, 4, 4))
+            for position, i in enumerate(ids):
+                if i in (5, 0, 123456):
+                    assert torch.equal(rows[position], draw[[5, 0, 123456].index(i)])
+    assert not torch.equal(SampleNoise(8, [5])(torch.empty(1, 2, 4, 4))[0], first[0])
+
+
+def test_the_draw_does_not_depend_on_the_type():
+    """Drawn in single precision and converted, so that half precision sees the same noise."""
+    full = SampleNoise(0, [1, 2])(torch.empty(2, 3, 4))
+    for dtype in (torch.bfloat16, torch.float64):
+        converted = SampleNoise(0, [1, 2])(torch.empty(2, 3, 4, dtype=dtype))
+        assert torch.equal(converted, full.to(dtype))
+
+
+def test_noise_is_standard_normal_and_independent_between_samples_and_draws():
+    noise = SampleNoise(0, range(200))
+    first, second = noise(torch.empty(200, 100)), noise(torch.empty(200, 100))
+    assert stats.kstest(torch.cat([first, second]).flatten().numpy(), "norm").pvalue > 1e-3
+    n = first.numel() ** 0.5
+    assert abs((first * second).sum() / n) < 4
+    assert abs((first[1:] * first[:-1]).sum() / n) < 4
+
+
+def test_as_many_rows_as_ids():
+    with pytest.raises(ValueError, match="3 sample ids cannot fill a batch of 2"):
+        SampleNoise(0, [1, 2, 3])(torch.empty(2, 4))
