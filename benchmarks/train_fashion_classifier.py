@@ -9,6 +9,7 @@ The test images choose nothing: the weights of the last epoch are the ones writt
 
 import argparse
 import gzip
+import json
 import math
 import time
 from pathlib import Path
@@ -141,12 +142,13 @@ def main() -> None:
     reached = accuracy(network, test_images, test_labels)
     settings = ("epochs", "batch_size", "lr", "weight_decay", "dropout", "shift", "erase", "seed")
     command = " ".join(f"--{name.replace('_', '-')} {getattr(args, name)}" for name in settings)
-    metadata = {
+    origin = {
         "dataset": "Fashion-MNIST, 60,000 training images",
-        "test_accuracy": f"{reached:.4f}",
+        "test_accuracy": round(reached, 4),
         "command": f"python benchmarks/train_fashion_classifier.py {command}",
         "layers": "oboro.metrics.fashion.FashionNetwork, batch normalisation folded, float16",
     }
+    metadata = {"origin": json.dumps(origin)}  # one key: safetensors writes several in random order
     save_file(stored, args.out, metadata)
     print(f"test accuracy {reached:.4f} (float16 weights), {args.out} {args.out.stat().st_size / 1e6:.2f} MB")
 
