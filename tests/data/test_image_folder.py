@@ -175,3 +175,12 @@ def test_many_files_keep_their_order_over_blocks(tmp_path):
     for i in range(300):
         paint(tmp_path / "root" / f"{i}.png", i % 256)
     assert np.array_equal(values(load(tmp_path)), np.arange(300) % 256)
+
+
+def test_metadata_is_read_again_when_it_changes_and_its_order_does_not_matter(tmp_path):
+    for i in (2, 10):
+        paint(tmp_path / "root" / f"{i}.png", i)
+    describe(tmp_path, {"file_name": "10.png", "text": "ten"}, {"file_name": "2.png", "text": "two"})
+    assert (values(load(tmp_path)), load(tmp_path).train_captions) == ([2, 10], ["two", "ten"])
+    describe(tmp_path, {"file_name": "10.png", "text": "10"}, {"file_name": "2.png", "text": "two"})
+    assert load(tmp_path).train_captions == ["two", "10"]
