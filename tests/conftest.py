@@ -55,6 +55,12 @@ SAMPLERS = configured("sampler")
 STOCHASTIC = {name for name, sampler in SAMPLERS.items() if draws_noise(sampler)}
 
 
+@pytest.fixture(scope="session")
+def conf() -> Path:
+    """The folder of the configuration."""
+    return CONF
+
+
 @pytest.fixture(params=SCHEDULES)
 def schedule(request):
     return SCHEDULES[request.param]

@@ -1,0 +1,146 @@
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from oboro import distributed
+from oboro.codec import Identity
+from oboro.denoiser import Denoiser
+from oboro.generate import generate
+from oboro.model import UNet
+from oboro.parameterization import EDM
+from oboro.sampler import DDIM
+from oboro.schedule import Karras
+
+CPU = torch.device("cpu")
+CASES = [(7, 3), (2, 3), (9, 1), (6, 2)]  # (samples, chunk): a padded chunk, an idle rank, one each, even
+
+
+def draw_all(network, n, chunk):
+    """Samples 0..n-1 by ancestral sampling, on all ranks, and the progress that was announced."""
+
+    def draw(ids):
+        cond = {"label": torch.tensor(ids) % 3}
+        denoiser, sampler = Denoiser(network, Karras(), EDM()), DDIM(2, eta=1.0)
+        shape = (1, 8, 8)
+        return generate(denoiser, sampler, Identity(1), ids=ids, seed=0, cond=cond, latent_shape=shape, device=CPU)
+
+    progress = []
+    return distributed.map_samples(n, chunk, draw, CPU, progress.append), progress
+
+
+def on_ranks(rank, folder, network):
+    """What each of three processes runs: all of them together, then the first two. Results go to files."""
+    torch.set_num_threads(1)
+    for world in (3, 2):
+        if rank < world:
+            dist.init_process_group("gloo", f"file://{folder}/meeting{world}", rank=rank, world_size=world)
+            assert (distributed.rank(), distributed.world_size()) == (rank, world)
+            torch.save(what_ranks_do(rank, folder / f"order{world}", network), folder / f"{world}.{rank}.pt")
+            dist.destroy_process_group()
+
+
+def what_ranks_do(rank, order, network):
+    samples = [draw_all(network, n, chunk) for n, chunk in CASES]
+    ragged = distributed.gather_rows(torch.arange(rank + 1) * 10 + rank, torch.full((rank + 1, 2), float(rank)))
+    with distributed.first_rank_first():
+        seen = order.exists()
+        order.touch()
+    return samples, ragged, seen
+
+
+@pytest.fixture(scope="module")
+def network():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = UNet(1, 8, (1, 2), 1, (1,), 8, num_classes=3)
+        for p in network.parameters():
+            torch.nn.init.normal_(p, std=0.2)
+    return network.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def alone(network):
+    return [draw_all(network, n, chunk) for n, chunk in CASES]
+
+
+@pytest.fixture(scope="module")
+def results(network, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ranks")
+    mp.spawn(on_ranks, (folder, network), 3)
+    return folder
+
+
+@pytest.fixture(params=[2, 3])
+def ranks(request, results):
+    """(samples, ragged rows, seen) of each of two or three processes."""
+    world = request.param
+    return [torch.load(results / f"{world}.{rank}.pt", weights_only=True) for rank in range(world)]
+
+
+def test_samples_are_the_same_bits_on_any_number_of_processes(ranks, alone):
+    for samples, _, _ in ranks:
+        for (ours, progress), (expected, _), (n, _) in zip(samples, alone, CASES, strict=True):
+            assert torch.equal(ours, expected)
+            assert progress[-1] == n and progress == sorted(progress)
+
+
+def test_samples_alone_are_those_of_their_ids(network, alone):
+    """In chunks of equal shape; the padding of the last chunk does not matter."""
+    three, single = alone[CASES.index((7, 3))][0], alone[CASES.index((9, 1))][0]
+    assert len(three) == 7 and len(three.unique(dim=0)) == 7
+    torch.testing.assert_close(three, single[:7], rtol=1e-4, atol=1e-4)
+    assert torch.equal(draw_all(network, 6, 3)[0], three[:6])
+
+
+def test_ragged_rows_are_gathered_in_the_order_of_their_ids(ranks):
+    world = len(ranks)
+    rows = sorted((10 * i + r, r) for r in range(world) for i in range(r + 1))
+    for _, (ids, values), _ in ranks:
+        assert ids.tolist() == [i for i, _ in rows]
+        assert values[:, 0].tolist() == [r for _, r in rows]
+
+
+def test_the_first_rank_goes_first(ranks):
+    assert [seen for _, _, seen in ranks] == [False] + [True] * (len(ranks) - 1)
+
+
+# --- without processes
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 5])
+@pytest.mark.parametrize(("n", "size"), [(7, 3), (2, 3), (12, 3), (1, 1), (10, 4)])
+def test_chunks_of_all_ranks_cover_each_id_once_in_equal_shapes(n, size, world, monkeypatch):
+    monkeypatch.setattr(distributed, "world_size", lambda: world)
+    per_rank = []
+    for rank in range(world):
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        per_rank.append(list(distributed.chunks(n, size)))
+    assert len({len(chunks) for chunks in per_rank}) == 1  # none waits for a rank that has stopped
+    assert all(len(chunk) == size for chunks in per_rank for chunk in chunks)
+    ids = [i for chunks in per_rank for chunk in chunks for i in chunk if i >= 0]
+    assert sorted(ids) == list(range(n))
+    for rank, chunks in enumerate(per_rank):  # chunk k, the same ids for every world, is on rank k mod world
+        for i, chunk in enumerate(chunks):
+            k = i * world + rank
+            assert chunk == [j if j < n else -1 for j in range(k * size, (k + 1) * size)]
+
+
+def test_the_function_gets_real_ids_in_full_chunks():
+    seen = []
+
+    def f(ids):
+        seen.append(ids)
+        return torch.tensor(ids)
+
+    assert distributed.map_samples(7, 3, f, CPU).tolist() == list(range(7))
+    assert seen == [[0, 1, 2], [3, 4, 5], [6, 6, 6]]
+
+
+@pytest.mark.parametrize(
+    "chunks", [[[0, 1], [3, -1]], [[0, 1], [1, 2], [3, -1]], [[0, 1]]], ids=["lost", "twice", "short"]
+)
+def test_a_missing_or_repeated_id_raises(chunks, monkeypatch):
+    monkeypatch.setattr(distributed, "chunks", lambda n, size: chunks)
+    with pytest.raises(RuntimeError, match=r"sample ids 0\.\.3 once each"):
+        distributed.map_samples(4, 2, torch.tensor, CPU)
