@@ -22,7 +22,7 @@ class Denoises(Protocol):
 
 
 class Denoiser(nn.Module):
-    """x̂0 = c_skip x_t + c_out F(c_in x_t, c_noise, cond) with the coefficients of ``parameterization`` at (alpha_t, sigma_t).
+    """x̂0 = c_skip x_t + c_out F(c_in x_t, c_noise, cond), with the coefficients at (alpha_t, sigma_t).
 
     Raises ``UserError`` where the parameterization is undefined at an end of the schedule (eps without signal).
     """
@@ -35,8 +35,8 @@ class Denoiser(nn.Module):
         end = parameterization(*schedule(torch.ones(1, dtype=torch.float64)))
         if not all(bool(c.isfinite()) for c in end):
             raise UserError(
-                f"{type(parameterization).__name__} is undefined at t = 1 of {type(schedule).__name__}, where no signal is "
-                "left; choose parameterization=v, velocity or edm, or schedule=vp."
+                f"{type(parameterization).__name__} is undefined at t = 1 of {type(schedule).__name__}, where no "
+                "signal is left; choose parameterization=v, velocity or edm, or schedule=vp."
             )
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:

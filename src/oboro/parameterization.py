@@ -28,8 +28,8 @@ class Coefficients(NamedTuple):
 class Parameterization(ABC):
     """(alpha, sigma) ↦ (p, q) of the target F = p x + q eps.
 
-    ``sigma_data`` is the standard deviation of the data, used in ``c_in = 1 / sqrt(alpha² sigma_data² + sigma²)``, which
-    gives the network an input of unit variance. With sigma_data = 1 and a variance-preserving schedule c_in = 1, as in
+    ``sigma_data`` is the standard deviation of the data in ``c_in = 1 / sqrt(alpha² sigma_data² + sigma²)``, giving
+    the network an input of unit variance. With sigma_data = 1 and a variance-preserving schedule c_in = 1, as in
     DDPM. ``c_noise = log(sigma / alpha) / 4`` (EDM, arXiv:2206.00364, table 1), with |log_snr| held below 20 so that
     it stays finite where a schedule ends without signal.
     """

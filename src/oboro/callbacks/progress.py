@@ -4,8 +4,8 @@ from typing import Any
 
 from lightning import Trainer
 from lightning.pytorch.callbacks import ProgressBar
-from rich.console import Console
 from rich import progress
+from rich.console import Console
 
 from oboro.task import Diffusion
 
@@ -21,13 +21,18 @@ class Progress(ProgressBar):
         self.refresh_every_n_steps = refresh_every_n_steps
         self._console = Console()
         self._progress: progress.Progress | None = None
+        self._enabled = True  # Lightning disables the bar on every rank but the first
+
+    def enable(self) -> None:
+        self._enabled = True
+
+    def disable(self) -> None:
+        self._enabled = False
 
     def on_train_start(self, trainer: Trainer, task: Diffusion) -> None:
-        if not trainer.is_global_zero:
+        if not (self._enabled and self._console.is_terminal):
             return
         total = trainer.max_steps if trainer.max_steps > 0 else None
-        if not self._console.is_terminal:
-            return
         self._progress = progress.Progress(
             progress.TextColumn("[bold]training"),
             progress.BarColumn(),
@@ -42,7 +47,7 @@ class Progress(ProgressBar):
 
     def on_train_batch_end(self, trainer: Trainer, task: Diffusion, outputs: Any, batch: Any, batch_idx: int) -> None:
         step = trainer.global_step
-        if not trainer.is_global_zero:
+        if not self._enabled:
             return
         if self._progress is None:
             if step % max(trainer.max_steps // 10, 1) == 0:

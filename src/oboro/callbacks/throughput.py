@@ -22,31 +22,37 @@ class Throughput(Callback):
         self._validation = 0.0
         self._step = 0.0
         self._mark = (0.0, 0.0, 0.0, 0)
-        self.images_per_second = float("nan")
 
     def _now(self, trainer: Trainer) -> tuple[float, float, float, int]:
         evaluation = self._validation + sum(c.seconds for c in trainer.callbacks if isinstance(c, Evaluation))
         return time.perf_counter(), evaluation, self._step, trainer.global_step
 
     def on_train_start(self, trainer: Trainer, task: Diffusion) -> None:
-        self._mark = self._now(trainer)
+        self._mark = self._first = self._last = self._now(trainer)
+
+    @property
+    def average(self) -> float:
+        """Images per second from the start of training to its latest batch, without evaluation."""
+        wall, evaluation, _, steps = (b - a for a, b in zip(self._first, self._last, strict=True))
+        return steps * self._batch_size / max(wall - evaluation, 1e-9)
 
     def on_train_batch_start(self, trainer: Trainer, task: Diffusion, batch: Any, batch_idx: int) -> None:
         self._batch_start = time.perf_counter()
 
     def on_train_batch_end(self, trainer: Trainer, task: Diffusion, outputs: Any, batch: Any, batch_idx: int) -> None:
         self._step += time.perf_counter() - self._batch_start
-        now = self._now(trainer)
+        self._last = now = self._now(trainer)
+        self._batch_size = trainer.datamodule.batch_size
         wall, evaluation, step, steps = (b - a for a, b in zip(self._mark, now, strict=True))
         if steps < self.every_n_steps or wall <= 0:
             return
         self._mark = now
-        self.images_per_second = steps * trainer.datamodule.batch_size / max(wall - evaluation, 1e-9)
-        task.log("images/s", self.images_per_second, prog_bar=True, logger=False)
+        speed = steps * self._batch_size / max(wall - evaluation, 1e-9)
+        task.log("images/s", speed, prog_bar=True, logger=False)
         shares = {"data": wall - evaluation - step, "step": step, "evaluation": evaluation}
         values = {f"time/{k}": v / wall for k, v in shares.items()}
         for logger in trainer.loggers:
-            logger.log_metrics({"images_per_second": self.images_per_second, **values}, trainer.global_step)
+            logger.log_metrics({"images_per_second": speed, **values}, trainer.global_step)
 
     def on_validation_start(self, trainer: Trainer, task: Diffusion) -> None:
         self._validation_start = time.perf_counter()

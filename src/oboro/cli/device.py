@@ -15,8 +15,8 @@ def device_type(accelerator: str) -> str:
 
 
 def resolve_precision(precision: str, accelerator: str) -> str:
-    """``auto``: bfloat16 autocast where the device multiplies in it (CUDA from Ampere on, CPUs with AVX512-BF16 or AMX),
-    else float32. Anything else as it is."""
+    """``auto``: bfloat16 autocast where the device multiplies in it (CUDA from Ampere on, CPUs with AVX512-BF16 or
+    AMX), else float32. Anything else as it is."""
     if precision != "auto":
         return precision
     device = device_type(accelerator)

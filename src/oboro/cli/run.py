@@ -10,11 +10,11 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from oboro.cli.checkpoint import offer_checkpoint
 from oboro.errors import UserError
@@ -73,6 +73,11 @@ def explain(error: BaseException) -> str | None:
     text = " ".join(str(error).split())
     if isinstance(error, MisconfigurationException):
         return text
+    if isinstance(error, MissingMandatoryValue) and error.full_key:
+        return f"{error.full_key} has no value; set {error.full_key}=..."
+    if isinstance(error, InstantiationException) and error.__cause__ is not None:
+        where = re.search(r"full_key: (\S+)", str(error))
+        return f"{where.group(1) if where else 'trainer'} cannot be built: {error.__cause__}; change its values."
     if isinstance(error, HydraException | OmegaConfBaseException):
         return explain_config(text)
     return None
@@ -89,8 +94,6 @@ def explain_config(text: str) -> str:
         if "No match in the defaults list" in text:
             return f"there is no group {name}; `python {Path(sys.argv[0]).name} --help` lists groups and options."
         return f"there is no key {name}; `python {Path(sys.argv[0]).name} --cfg job` lists them.{meant_key(name)}"
-    if missing := re.search(r"Missing mandatory value: ([\w.]+)", text):
-        return f"{missing.group(1)} has no value; set {missing.group(1)}=..."
     return text
 
 
@@ -100,8 +103,10 @@ def meant(name: str, names: list[str], prefix: str = "") -> str:
 
 
 def meant_key(key: str) -> str:
-    """The keys of the option files of ``key``'s group that resemble its last part."""
+    """The key in the option files of ``key``'s group, or the group or key at the root, that resembles its last part."""
     group, _, name = key.rpartition(".")
     files = list((CONF / group).glob("*.yaml")) if group else [CONF / f"{Path(sys.argv[0]).stem}.yaml"]
     names = {m for file in files if file.is_file() for m in re.findall(r"^(\w+):", file.read_text(), re.M)}
+    if not group:
+        names |= {p.name for p in CONF.iterdir() if p.is_dir()}
     return meant(name, sorted(names - {"defaults", "_target_"}), f"{group}." if group else "")

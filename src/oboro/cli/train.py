@@ -20,7 +20,7 @@ STORED = ("task", "data", "metrics", "sampler", "guidance", "trainer", "seed")
 
 @task_function
 def train(config: DictConfig) -> None:
-    """Build what the configuration names, check that it fits together, train, and leave the results in ``output_dir``."""
+    """Build what the configuration names, check that it fits together, train; results go to ``output_dir``."""
     quiet()
     config.trainer.precision = resolve_precision(str(config.trainer.precision), str(config.trainer.accelerator))
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
@@ -38,7 +38,12 @@ def train(config: DictConfig) -> None:
 
 
 def check(task: Diffusion, data: ImageData) -> None:
-    """Raises ``UserError`` for an image size that the network cannot halve."""
+    """Raises ``UserError`` for an image size that the network cannot halve, or labels that the data does not have."""
+    if task.conditioner.num_classes not in (0, data.num_classes):
+        raise UserError(
+            f"the conditioner has {task.conditioner.num_classes} classes and the data {data.num_classes}; "
+            "set data.num_classes alone, conditioner.num_classes follows it."
+        )
     _, height, width = task.codec.latent_shape(data.image_shape)
     stride = task.denoiser.network.stride
     if height % stride or width % stride:
@@ -52,8 +57,9 @@ def check(task: Diffusion, data: ImageData) -> None:
 
 def quiet() -> None:
     """Advice of the libraries that does not apply: the loader needs no workers, CPU training is meant."""
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    for name in ("pytorch.utilities.rank_zero", "fabric.utilities.rank_zero", "fabric.utilities.distributed"):
+        logging.getLogger(f"lightning.{name}").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*GPU available but not used.*")
+    warnings.filterwarnings("ignore", ".*It is recommended to use `self.log.*sync_dist=True.*")  # already gathered
     warnings.filterwarnings("ignore", ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*")

@@ -65,6 +65,9 @@ class Diffusion(lightning.LightningModule):
         x = self.codec.encode(batch["image"])
         loss = self.loss(self.denoiser, x, self.conditioner(batch, g), g).mean()
         self.log("train/loss", loss, prog_bar=True)
+        self.log(
+            "step", self.global_step + 1.0
+        )  # what loggers use: optimizer steps done, where Lightning counts from 0
         return loss
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -72,10 +75,11 @@ class Diffusion(lightning.LightningModule):
         self.ema.update(self.denoiser)
 
     def on_validation_epoch_start(self) -> None:
-        self._validation: list[tuple[Tensor, Tensor]] = []
+        nothing = torch.empty(0, dtype=torch.int64, device=self.device)  # a rank may get no validation batch
+        self._validation = [(nothing, torch.empty(0, 2, dtype=torch.float64, device=self.device))]
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Loss of the averaged weights at frozen (t, eps): t at the quantile frac((i + 1/2) phi) of p(t) for image i."""
+        """Loss of the averaged weights, image i at the quantile frac((i + 1/2) phi) of p(t) and its own frozen eps."""
         index, x = batch["index"], self.codec.encode(batch["image"])
         u = ((index.cpu() + 0.5).double() * GOLDEN) % 1.0
         eps = SampleNoise(self.seed, (index + 2**32).tolist())(x)
@@ -89,6 +93,7 @@ class Diffusion(lightning.LightningModule):
         _, rows = distributed.gather_rows(ids, rows)
         loss, level = rows.unbind(1)
         self.log("val/loss", loss.mean(), prog_bar=True)
+        self.log("step", float(self.global_step))
         self.log_dict({f"val/loss_noise{k}": loss[level == k].mean() for k in range(LEVELS) if (level == k).any()})
 
     def averaged(self, profile: str | None = None):
