@@ -32,7 +32,7 @@ class Denoiser(nn.Module):
         self.network = network
         self.schedule = schedule
         self.parameterization = parameterization
-        end = parameterization(*schedule(torch.ones(1, dtype=torch.float64)))
+        end = parameterization(*schedule(torch.ones(1, dtype=torch.float64, device="cpu")))
         if not all(bool(c.isfinite()) for c in end):
             raise UserError(
                 f"{type(parameterization).__name__} is undefined at t = 1 of {type(schedule).__name__}, where no "

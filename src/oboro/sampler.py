@@ -45,7 +45,7 @@ DATA = Node(0.0, 1.0, 0.0)
 
 def nodes(schedule: Schedule, times: Sequence[float]) -> list[Node]:
     """The grid at the given times, evaluated in float64."""
-    t = torch.tensor(times, dtype=torch.float64)
+    t = torch.tensor(times, dtype=torch.float64, device="cpu")
     alpha, sigma = schedule(t)
     return [Node(*row) for row in zip(t.tolist(), alpha.tolist(), sigma.tolist(), strict=True)]
 

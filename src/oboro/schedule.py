@@ -6,7 +6,7 @@ inverse, and ``add_noise``. All maps are elementwise, keep the type of ``t`` and
 """
 
 from abc import ABC, abstractmethod
-from math import pi
+from math import log, pi
 
 import torch
 from torch import Tensor
@@ -46,7 +46,7 @@ class Schedule(ABC):
 
     def prior(self, eps: Tensor) -> Tensor:
         """Where sampling starts: ``x_1 = sigma_1 eps``, with the residual signal alpha_1 x neglected."""
-        return eps * float(self.sigma(torch.ones((), dtype=torch.float64)))
+        return eps * float(self.sigma(torch.ones((), dtype=torch.float64, device="cpu")))
 
 
 class Linear(Schedule):
@@ -152,7 +152,7 @@ class VE(Schedule):
 
     def __init__(self, sigma_min: float = 0.01, sigma_max: float = 50.0):
         self.sigma_min = sigma_min
-        self.log_ratio = float(torch.log(torch.tensor(sigma_max / sigma_min, dtype=torch.float64)))
+        self.log_ratio = log(sigma_max / sigma_min)
 
     def alpha(self, t: Tensor) -> Tensor:
         return torch.ones_like(t)
@@ -164,4 +164,4 @@ class VE(Schedule):
         return -2 * torch.log(self.sigma(t))
 
     def t_from_log_snr(self, log_snr: Tensor) -> Tensor:
-        return (-log_snr / 2 - torch.log(torch.full_like(log_snr, self.sigma_min))) / self.log_ratio
+        return (-log_snr / 2 - log(self.sigma_min)) / self.log_ratio
