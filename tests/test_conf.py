@@ -1,0 +1,215 @@
+"""The laws of the configuration: an option names its class, a selected group is used, an experiment builds."""
+
+import inspect
+import re
+from copy import deepcopy
+from functools import cache
+from itertools import chain
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import get_class, instantiate
+from omegaconf import OmegaConf
+
+from oboro.cli.checkpoint import offer_checkpoint
+from oboro.parameterization import Parameterization
+from oboro.sampler import Sampler
+from oboro.schedule import Schedule
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+CLASSLESS = ("experiment", "debug")  # these change a run; the others configure one class each
+OPTIONS = sorted((path.parent.name, path.stem) for path in CONF.glob("*/*.yaml"))
+
+
+def over(options):
+    """Run a test over (group, name) pairs."""
+    options = list(options)
+    return pytest.mark.parametrize(("group", "name"), options, ids=["=".join(option) for option in options])
+
+
+each_class_option = over(option for option in OPTIONS if option[0] not in CLASSLESS)
+
+
+@cache
+def compose_once(overrides: tuple[str, ...]):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("train", [*overrides, "output_dir=outputs", "data.root=pictures"])
+
+
+def composed(*overrides: str):
+    """The configuration of ``python train.py OVERRIDES``."""
+    return deepcopy(compose_once(overrides))
+
+
+def choosing(group: str, name: str) -> list[str]:
+    """The overrides that choose an option, with what it cannot do without."""
+    if group in ("callbacks", "logger"):
+        return [f"{group}=[{name}]"]
+    needs = {"parameterization=eps": ["schedule=vp"]}
+    return [f"{group}={name}", *needs.get(f"{group}={name}", [])]
+
+
+def plain(config) -> dict:
+    """Everything resolved, as ``train.py`` does; the trainer on the CPU."""
+    config.trainer.precision, config.trainer.accelerator = "32-true", "cpu"
+    return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+
+
+def build(node):
+    """The objects of a node, its networks without memory."""
+    with torch.device("meta"):
+        return instantiate(node, _convert_="all")
+
+
+def nodes(value):
+    """Every dictionary with a ``_target_``, at any depth."""
+    if isinstance(value, dict):
+        if "_target_" in value:
+            yield value
+        yield from chain.from_iterable(nodes(child) for child in value.values())
+    elif isinstance(value, list):
+        yield from chain.from_iterable(nodes(child) for child in value)
+
+
+def option_node(group: str, name: str):
+    config = composed(*choosing(group, name))
+    return config[group][name] if group in ("callbacks", "logger") else config[group]
+
+
+# --- first law: each option names its class
+
+
+@each_class_option
+def test_an_option_names_its_class(group, name):
+    """conf/<group>/<name>.yaml configures oboro.<group>.<Name>; a variant has a longer name."""
+    module, _, cls = option_node(group, name)._target_.rpartition(".")
+    stem, cls = name.replace("_", ""), cls.lower()
+    if module.startswith("lightning."):  # a foreign class: trainer=default, logger=tensorboard
+        assert cls.startswith(stem) or name == "default"
+    else:
+        assert module == f"oboro.{group}"
+        assert stem.startswith(cls)
+
+
+@each_class_option
+def test_an_option_fits_on_a_screen(group, name):
+    if group != "task":  # the wiring
+        assert len((CONF / group / f"{name}.yaml").read_text().splitlines()) <= 25
+
+
+@pytest.mark.parametrize("family", [Schedule, Parameterization, Sampler], ids=lambda c: c.__name__)
+def test_every_class_has_an_option(family):
+    group = family.__module__.rpartition(".")[2]
+    named = {option_node(group, name)._target_ for g, name in OPTIONS if g == group}
+    assert named == {f"{cls.__module__}.{cls.__name__}" for cls in family.__subclasses__()}
+
+
+# --- second law: every selected group is used
+
+
+def wiring() -> str:
+    return "\n".join((CONF / group / f"{name}.yaml").read_text() for group, name in OPTIONS if group not in CLASSLESS)
+
+
+def test_every_selected_group_is_used_by_the_wiring():
+    task = (CONF / "task" / "diffusion.yaml").read_text()
+    groups = re.findall(r"^  - (?:override )?/(\w+):", task, re.M)
+    chosen_by_data = re.findall(r"^  - /\w+@_global_\.(\w+):", wiring(), re.M)
+    assert len(groups) >= 10 and set(chosen_by_data) == {"conditioner", "metrics"}
+    used = set(re.findall(r"\$\{(\w+)[.}]", wiring()))
+    assert set(groups) | set(chosen_by_data) <= used
+
+
+def test_every_folder_is_a_group_that_an_entry_point_selects():
+    config = composed()
+    entries = "\n".join((CONF / f"{entry}.yaml").read_text() for entry in ("train", "sample", "evaluate"))
+    for group in {group for group, _ in OPTIONS}:
+        assert group in config or re.search(rf"^  - {group}:", entries, re.M)
+
+
+def test_the_task_is_wired_to_every_argument_of_its_constructor():
+    task = composed().task
+    assert set(task) - {"_target_"} == set(inspect.signature(get_class(task._target_)).parameters)
+
+
+# --- third law: every shipped experiment builds
+
+
+@pytest.mark.parametrize("name", [name for group, name in OPTIONS if group == "experiment"])
+def test_experiments_build(name):
+    config = plain(composed(f"experiment={name}"))
+    task = build(config["task"])
+    for node in ("callbacks", "logger", "trainer"):
+        instantiate(config[node], _convert_="all")
+    sides = config["data"]["resolution"]
+    for side in sides if isinstance(sides, list) else [sides]:
+        assert side % task.denoiser.network.stride == 0
+
+
+# --- and what follows from them
+
+
+@over(option for option in OPTIONS if option[0] != "experiment")
+def test_options_build_with_arguments_that_exist(group, name):
+    """A misspelt key fails: YAML repeats the signature, and everything but the data, which is on disk, is built."""
+    config = plain(composed(*choosing(group, name)))
+    for node in nodes(config):
+        arguments = {k: v for k, v in node.items() if k not in ("_target_", "_convert_")}
+        inspect.signature(get_class(node["_target_"])).bind_partial(**arguments)
+    parts = {"task", "callbacks", "logger", "trainer", "metrics"} & set(config)
+    for part in parts:
+        build(config[part])
+    if group not in CLASSLESS and group not in ("data", *parts):
+        build(config[group])
+
+
+def test_a_misspelt_argument_fails():
+    config = composed("+sampler.stepz=3")
+    with pytest.raises(Exception, match="stepz"):
+        build(plain(config)["task"])
+
+
+def test_the_network_is_built_once():
+    """``${model}`` twice would make two networks: the task has the parameters of one."""
+    config = plain(composed())
+    task, network = build(config["task"]), build(config["model"])
+    size = sum(p.numel() for p in network.parameters())
+    assert size > 0 and sum(p.numel() for p in task.parameters()) == size
+    text = wiring()
+    assert text.count("${model}") == text.count("${codec}") == text.count("${ema}") == 1
+
+
+def test_one_value_has_one_owner():
+    config = plain(composed("data=cifar10", "conditioner=label", "data.num_classes=7", "seed=5"))
+    assert config["model"]["in_channels"] == config["codec"]["channels"] == config["data"]["channels"] == 3
+    assert config["task"]["denoiser"]["network"]["num_classes"] == config["conditioner"]["num_classes"] == 7
+    assert config["task"]["seed"] == config["data"]["seed"] == 5
+
+
+def test_data_chooses_condition_and_metric_until_told_otherwise():
+    chosen = composed("data=cifar10")
+    assert chosen.conditioner._target_.endswith("Unconditional") and "Inception" in str(chosen.metrics)
+    told = composed("data=cifar10", "conditioner=label", "metrics=unmeasured")
+    assert told.conditioner._target_.endswith("Label") and told.metrics._target_.endswith("Unmeasured")
+
+
+def test_a_variant_changes_only_what_it_names():
+    base, variant = composed("data=fashion_mnist").data, composed("data=fashion_mnist_10k").data
+    assert {key for key in base if base[key] != variant[key]} == {"part", "validation"}
+    assert composed("sampler=ddim_ancestral").sampler == {"_target_": "oboro.sampler.DDIM", "steps": 1000, "eta": 1.0}
+
+
+@pytest.mark.parametrize("entry", ["sample", "evaluate"])
+def test_the_other_entry_points_compose(entry):
+    offer_checkpoint([])  # the options called from_checkpoint
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose(entry, ["checkpoint=last.ckpt", "output_dir=outputs", "sampler=ddim", "sampler.steps=3"])
+    assert build(OmegaConf.to_container(config, resolve=True)["sampler"]).steps == 3
+
+
+@pytest.mark.parametrize("override", ["sampler=euler", "smapler=ddim", "sampler.step=3", "trainer.max_step=3"])
+def test_wrong_options_groups_and_keys_fail(override):
+    with pytest.raises(Exception, match="Could not"):
+        composed(override)
