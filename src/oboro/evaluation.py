@@ -28,7 +28,7 @@ def reference(metric: Metric, data: ImageData, device: torch.device) -> Any:
     """What ``metric`` compares with: the training images, summarised on rank 0 first and then read from the cache."""
     metric.load(device)
     with distributed.first_rank_first():
-        return metric.reference(data.train_images, data.fingerprint, "train", data.cache_dir)
+        return metric.reference(data.train_images, data.train_images.fingerprint, "train", data.cache_dir)
 
 
 def evaluate(
@@ -67,7 +67,7 @@ def describe(task: Diffusion, metric: Metric, against: Any, data: ImageData, pro
     """Everything that two numbers must share to be compared, in plain values."""
     profile = protocol.ema or task.ema.default
     return {
-        **metric.protocol(protocol.n, against, data.fingerprint, "train"),
+        **metric.protocol(protocol.n, against, data.train_images.fingerprint, "train"),
         "seed": protocol.seed,
         "chunk": protocol.chunk,
         "ema": profile,

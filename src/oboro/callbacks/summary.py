@@ -42,10 +42,12 @@ class Summary(Callback):
         table.add_row("data", f"{type(data).__name__}, {len(data.train_images):,} training images of {c}×{h}×{w}")
         steps = trainer.global_step - self._first
         table.add_row("training", f"{steps:,} steps of {data.batch_size}, {steps * data.batch_size:,} images")
-        speed = "".join(
-            f", {c.average:.0f} images/s in training" for c in trainer.callbacks if isinstance(c, Throughput)
-        )
-        table.add_row("time", f"{int(seconds) // 60} min {int(seconds) % 60:02d} s with evaluation{speed}")
+        whole = f"{int(seconds) // 60} min {int(seconds) % 60:02d} s"
+        for callback in trainer.callbacks:
+            if isinstance(callback, Throughput):
+                training, _ = callback.total()
+                whole += f", {training:.0f} s without evaluation, {steps * data.batch_size / training:.0f} images/s"
+        table.add_row("time", whole)
         if "val/loss" in trainer.callback_metrics:
             table.add_row("val/loss", f"{float(trainer.callback_metrics['val/loss']):.4f}  (averaged weights)")
         for callback in trainer.callbacks:

@@ -30,11 +30,14 @@ class Throughput(Callback):
     def on_train_start(self, trainer: Trainer, task: Diffusion) -> None:
         self._mark = self._first = self._last = self._now(trainer)
 
-    @property
-    def average(self) -> float:
-        """Images per second from the start of training to its latest batch, without evaluation."""
+    def total(self) -> tuple[float, int]:
+        """Seconds of training without evaluation, and optimizer steps, from the start to the latest batch."""
         wall, evaluation, _, steps = (b - a for a, b in zip(self._first, self._last, strict=True))
-        return steps * self._batch_size / max(wall - evaluation, 1e-9)
+        return max(wall - evaluation, 1e-9), steps
+
+    def on_train_end(self, trainer: Trainer, task: Diffusion) -> None:
+        for logger in trainer.loggers:
+            logger.log_metrics({"training_seconds": self.total()[0]}, trainer.global_step)
 
     def on_train_batch_start(self, trainer: Trainer, task: Diffusion, batch: Any, batch_idx: int) -> None:
         self._batch_start = time.perf_counter()

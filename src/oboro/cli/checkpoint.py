@@ -60,7 +60,7 @@ def restore(task: Diffusion, checkpoint: dict[str, Any]) -> None:
     """Raises ``UserError`` when the weights belong to another model."""
     check_fits(task, checkpoint)
     task.load_state_dict(checkpoint["state_dict"])
-    task.on_load_checkpoint(checkpoint)
+    task.ema.load_state_dict(checkpoint["ema"], task.denoiser)
 
 
 def check_fits(task: Diffusion, checkpoint: dict[str, Any]) -> None:

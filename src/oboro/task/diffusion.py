@@ -123,3 +123,16 @@ class Diffusion(lightning.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.ema.load_state_dict(checkpoint["ema"], self.denoiser)
+        align_batches(checkpoint, self.trainer.accumulate_grad_batches)
+
+
+def align_batches(checkpoint: dict[str, Any], accumulate: int) -> None:
+    """Restate Lightning's batch counters as whole optimizer steps of ``accumulate`` batches each.
+
+    Else the first step after a resume is short when the accumulation changed, or when the file was written mid-step.
+    """
+    batches = checkpoint["global_step"] * accumulate
+    progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+    for count in (progress["current"], progress["total"]):
+        lag = count["ready"] != count["completed"] and count["processed"] == count["ready"]
+        count.update(ready=batches, started=batches, processed=batches, completed=batches - lag)
