@@ -82,17 +82,21 @@ def test_every_activation_on_the_way_down_arrives_on_the_way_up(variant, small_u
 
 
 @each_variant
-@pytest.mark.parametrize("size", [(8, 8), (28, 28), (4, 12), (16, 8)])
-def test_any_size_that_can_be_halved(variant, small_unet, normal, size):
+@pytest.mark.parametrize("size", [(8, 8), (28, 28), (4, 12), (16, 8), (7, 5), (27, 30)])
+def test_any_size_works(variant, small_unet, normal, size):
+    """Odd sizes are halved upwards; every pixel of the input, the last row and column too, reaches the output."""
     network = small_unet(in_channels=3, **variant)
-    out = network(normal(1, 3, *size), torch.zeros(1, dtype=torch.float64), {})
+    x = normal(1, 3, *size).requires_grad_()
+    out = network(x, torch.zeros(1, dtype=torch.float64), {})
     assert out.shape == (1, 3, *size) and out.std() > 0
+    (gradient,) = torch.autograd.grad(out.square().sum(), x)
+    assert gradient.ne(0).all()
 
 
-@pytest.mark.parametrize("size", [(9, 8), (8, 6), (2, 4)])
+@pytest.mark.parametrize("size", [(3, 8), (8, 2), (1, 1)])
 def test_a_size_that_cannot_be_halved_is_refused(small_unet, normal, size):
     network = small_unet(channel_mult=(1, 2, 2))
-    assert network.stride == 4
+    assert network.min_size == 4
     with pytest.raises(ValueError, match="cannot be halved down to 1/4"):
         network(normal(1, 1, *size), torch.zeros(1, dtype=torch.float64), {})
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from hydra.core.config_store import ConfigStore
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 
 from oboro.errors import UserError
 from oboro.task import Diffusion
@@ -31,21 +31,37 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def refuse_foreign_targets(node: Any, path: Path) -> None:
-    """Raises ``UserError`` where a ``_target_`` of the task, the data or the metrics is not ours."""
+    """Raises ``UserError`` where the task, the data or the metrics hold more than plain values and classes of ours.
+
+    Interpolations are refused too: they could make a ``_target_`` after the check, and ``train.py`` resolves them.
+    """
 
     def walk(value: Any) -> None:
         if isinstance(value, dict):
-            target = str(value.get("_target_", "oboro."))
-            if not target.startswith(TRUSTED):
-                raise UserError(f"{path} wants to call {target}, which is not part of oboro; do not use this file.")
+            if "_target_" in value and not is_trusted(value["_target_"]):
+                raise UserError(
+                    f"{path} wants to call {value['_target_']}, which is not a class of oboro; do not use this file."
+                )
             for child in value.values():
                 walk(child)
         elif isinstance(value, list):
             for child in value:
                 walk(child)
+        elif not isinstance(value, str | int | float | None) or (isinstance(value, str) and "${" in value):
+            raise UserError(f"{path} has {value!r} in its configuration, no plain value; do not use this file.")
 
     for key in ("task", *FROM_CHECKPOINT):
         walk(node.get(key, {}))
+
+
+def is_trusted(target: Any) -> bool:
+    """Whether ``target`` names a class defined in ``TRUSTED``; ``oboro.errors.os.system`` would only pass through."""
+    if not isinstance(target, str) or not target.startswith(TRUSTED):
+        return False
+    try:
+        return get_class(target).__module__.startswith(TRUSTED)
+    except Exception:  # no class, or no such name
+        return False
 
 
 def build_task(checkpoint: dict[str, Any], **parts: Any) -> Diffusion:

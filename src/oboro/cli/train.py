@@ -33,7 +33,8 @@ def train(config: DictConfig) -> None:
         check_fits(task, load_checkpoint(config.resume))
     callbacks = list(instantiate(plain["callbacks"], _convert_="all").values())
     loggers = list(instantiate(plain["logger"], _convert_="all").values())
-    trainer = instantiate(plain["trainer"], callbacks=callbacks, logger=loggers, _convert_="all")
+    settings = in_steps(plain["trainer"])
+    trainer = instantiate(settings, callbacks=callbacks, logger=loggers, _convert_="all")
     trainer.fit(task, data, ckpt_path=config.resume, weights_only=True)
 
 
@@ -45,13 +46,11 @@ def check(task: Diffusion, data: ImageData) -> None:
             "set data.num_classes alone, conditioner.num_classes follows it."
         )
     _, height, width = task.codec.latent_shape(data.image_shape)
-    stride = task.denoiser.network.stride
-    if height % stride or width % stride:
-        good = [max(round(side / stride), 1) * stride for side in (height, width)]
-        size = good[0] if good[0] == good[1] else f"[{good[0]},{good[1]}]".replace(" ", "")
+    least = task.denoiser.network.min_size
+    if min(height, width) < least:
         raise UserError(
-            f"the network halves images down to 1/{stride} and {height}×{width} is not a multiple of {stride}; "
-            f"set data.resolution={size} or a model with fewer levels (model.channel_mult)."
+            f"the network halves images down to 1/{least} and {height}×{width} cannot be halved that often; "
+            f"set data.resolution to {least} or more, or fewer levels with model.channel_mult."
         )
 
 

@@ -1,4 +1,4 @@
-"""Networks. A network is F(x, c_noise, cond) and declares ``stride``: by what H and W must divide."""
+"""Networks. A network is F(x, c_noise, cond) and declares ``min_size``: the least H and W."""
 
 from oboro.model.unet import UNet
 

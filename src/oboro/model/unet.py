@@ -33,10 +33,11 @@ class Stage(nn.Module):
 
 
 class UNet(nn.Module):
-    """F(x (B, C, H, W), c_noise (B,), cond) ↦ (B, C, H, W), with H and W multiples of ``stride``.
+    """F(x (B, C, H, W), c_noise (B,), cond) ↦ (B, C, H, W), for any H and W of at least ``min_size``.
 
     Level l has ``channels * channel_mult[l]`` channels at 1/2^l of the resolution and ``blocks`` residual blocks on
-    the way down, one more on the way up, where every activation of the way down is concatenated. Ho et al. 2020
+    the way down, one more on the way up, where every activation of the way down is concatenated. An odd size is halved
+    upwards, 7 to 4, and the row and column too many are cut off on the way up. Ho et al. 2020
     (arXiv:2006.11239, app. B); Dhariwal & Nichol 2021 (arXiv:2105.05233, sec. 3) add ``scale_shift``,
     ``residual_resample`` (up- and downsampling inside residual blocks) and heads of 64 channels.
 
@@ -67,7 +68,7 @@ class UNet(nn.Module):
                 f"model.attention_levels={list(attention_levels)} names a level that does not exist; "
                 f"with {levels} entries in model.channel_mult use levels 0 to {levels - 1}."
             )
-        self.stride = 2 ** (levels - 1)
+        self.min_size = 2 ** (levels - 1)
         self.num_classes = num_classes
         self.checkpointing = checkpointing
         embedding = 4 * channels
@@ -90,7 +91,7 @@ class UNet(nn.Module):
                 c = channels * channel_mult[level]
                 skips.append(c)
             if level < levels - 1:
-                half = nn.AvgPool2d(2)
+                half = nn.AvgPool2d(2, ceil_mode=True)
                 self.down.append(Stage(block(c, c, half)) if residual_resample else Resample(Downsample(c)))
                 skips.append(c)
 
@@ -124,8 +125,8 @@ class UNet(nn.Module):
 
     def forward(self, x: Tensor, c_noise: Tensor, cond: Cond) -> Tensor:
         """Raises ``ValueError`` for a key of ``cond`` that the network does not read, or an H×W it cannot halve."""
-        if x.shape[-1] % self.stride or x.shape[-2] % self.stride:
-            raise ValueError(f"{tuple(x.shape[-2:])} cannot be halved down to 1/{self.stride}")
+        if min(x.shape[-2:]) < self.min_size:
+            raise ValueError(f"{tuple(x.shape[-2:])} cannot be halved down to 1/{self.min_size}")
         embedding = self._embedding(c_noise, cond)
         h = self.first(x)
         skips = [h]
@@ -135,7 +136,8 @@ class UNet(nn.Module):
         for stage in self.middle:
             h = self._run(stage, h, embedding)
         for stages in self.up:
-            h = torch.cat([h, skips.pop()], 1)
+            skip = skips.pop()
+            h = torch.cat([h[..., : skip.shape[-2], : skip.shape[-1]], skip], 1)
             for stage in stages:
                 h = self._run(stage, h, embedding)
         return self.last(h)
