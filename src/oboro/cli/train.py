@@ -54,6 +54,13 @@ def check(task: Diffusion, data: ImageData) -> None:
         )
 
 
+def in_steps(trainer: dict[str, Any]) -> dict[str, Any]:
+    """The settings with ``val_check_interval``, which Lightning counts in micro-batches, meant in optimizer steps."""
+    interval = trainer["val_check_interval"]
+    counted = interval * trainer["accumulate_grad_batches"] if isinstance(interval, int) else interval
+    return {**trainer, "val_check_interval": counted}
+
+
 def quiet() -> None:
     """Advice of the libraries that does not apply: the loader needs no workers, CPU training is meant."""
     for name in ("pytorch.utilities.rank_zero", "fabric.utilities.rank_zero", "fabric.utilities.distributed"):
