@@ -16,7 +16,7 @@ from oboro.guidance import ClassifierFree, Unguided
 from oboro.loss import Denoising
 from oboro.optimizer import Optimizer
 from oboro.sampler import Sampler
-from oboro.seeding import SampleNoise, generator
+from oboro.seeding import SampleNoise, derive_seed, generator
 
 GOLDEN = 0.6180339887498949
 LEVELS = 4
@@ -61,7 +61,9 @@ class Diffusion(lightning.LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         micro = batch_idx % self.trainer.accumulate_grad_batches
-        g = generator(self.seed, "train", self.global_step, micro, self.global_rank, device=self.device)
+        indices = (self.global_step, micro, self.global_rank)
+        g = generator(self.seed, "train", *indices, device=self.device)
+        torch.manual_seed(derive_seed(self.seed, "dropout", *indices))  # layers read the global generator
         x = self.codec.encode(batch["image"])
         loss = self.loss(self.denoiser, x, self.conditioner(batch, g), g).mean()
         self.log("train/loss", loss, prog_bar=True)
