@@ -23,15 +23,17 @@ CONF = Path(sys.argv[0]).resolve().parent / "conf"
 CANNOT_WRITE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOSPC}
 
 
-def run(main: Callable[[], None]) -> None:
+def run(main: Callable[[], None], from_checkpoint: bool = False) -> None:
     """Call a ``hydra.main`` function; a mistake of the user ends in one line on stderr and exit status 1.
 
+    ``from_checkpoint``: the options of that name are made from the argument ``checkpoint=PATH``.
     ``debug=default`` or ``HYDRA_FULL_ERROR=1`` show the traceback. Other exceptions are ours and always do.
     """
     traceback = "debug=default" in sys.argv or "traceback=true" in sys.argv or "HYDRA_FULL_ERROR" in os.environ
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come to us instead of Hydra's own report
     try:
-        offer_checkpoint(sys.argv[1:])
+        if from_checkpoint:
+            offer_checkpoint(sys.argv[1:])
         main()
     except Exception as error:
         message = explain(error)
