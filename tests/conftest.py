@@ -55,7 +55,7 @@ SAMPLERS = configured("sampler")
 STOCHASTIC = {name for name, sampler in SAMPLERS.items() if draws_noise(sampler)}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def conf() -> Path:
     """The folder of the configuration."""
     return CONF

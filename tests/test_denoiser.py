@@ -90,15 +90,15 @@ def test_a_batch_may_mix_times(schedule, small_unet, normal):
     torch.testing.assert_close(together, alone, rtol=1e-9, atol=1e-9)
 
 
-def test_the_answer_has_the_type_of_the_question(normal):
+def test_half_precision_of_the_network_does_not_reach_the_input(normal):
     class Half(nn.Module):
         def forward(self, x, c_noise, cond):
             return x.bfloat16()
 
     x_t, t = normal(2, 1, 4, 4).float(), torch.tensor([0.2, 0.8])
-    out = Denoiser(Half(), Linear(), V())(x_t, t, {})
-    assert out.dtype == torch.float32
-    assert not torch.equal(out, out.bfloat16().float())  # combined in the type of x_t, not in that of the network
+    c = V()(*Linear()(expand_as(t, x_t)))
+    expected = c.c_skip * x_t + c.c_out * (c.c_in * x_t).bfloat16().float()
+    torch.testing.assert_close(Denoiser(Half(), Linear(), V())(x_t, t, {}), expected, rtol=1e-6, atol=1e-6)
 
 
 # --- the exact denoiser of a Gaussian
