@@ -1,0 +1,168 @@
+"""What the documents say exists: their links, the files they name, and the commands they show."""
+
+import itertools
+import os
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from oboro.cli.checkpoint import offer_checkpoint
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(ROOT.glob("docs/*.md"))
+FENCE = re.compile(r"^(```|~~~)[^\n]*\n(.*?)^\1[ \t]*$", re.M | re.S)
+ENTRIES = ("train", "sample", "evaluate")
+
+each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+
+
+def prose(text: str) -> str:
+    return FENCE.sub("", text)
+
+
+def links(text: str) -> list[tuple[str, str]]:
+    """(path, anchor) of every relative link and image, in Markdown or HTML."""
+    targets = re.findall(r"\]\(\s*<?([^)\s>]+)", prose(text)) + re.findall(r'(?:src|href)="([^"]+)"', prose(text))
+    return [tuple((target + "#").split("#")[:2]) for target in targets if not re.match(r"[a-z]+:", target)]
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors that GitHub gives to headings."""
+    headings = re.findall(r"^#+\s+(.+?)\s*$", prose(text), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def named_files(text: str) -> list[str]:
+    """Code spans that look like a file or a folder of the repository: under one of its folders, no placeholder."""
+    folders = {p.name for p in ROOT.iterdir() if p.is_dir() and not p.name.startswith(".")} - {"outputs"}
+    spans = re.findall(r"(?<!`)`([^`\n]+)`(?!`)", prose(text))
+    paths = [s for s in spans if re.fullmatch(r"[\w.\-/]+", s) and "..." not in s]
+    under_a_folder = [p for p in paths if "/" in p and p.split("/")[0] in folders]
+    at_the_root = [p for p in paths if re.fullmatch(r"\w+\.(py|md|toml)", p) and not p.startswith("_")]
+    return under_a_folder + at_the_root
+
+
+def command_lines(text: str) -> list[str]:
+    """Lines of the code blocks, fenced or indented, with continued lines joined, and code spans."""
+    fenced = [body for _, body in FENCE.findall(text)]
+    indented = re.findall(r"^ {4}(.+)$", prose(text), re.M)
+    spans = re.findall(r"`(python [^`\n]+)`", prose(text))
+    return "\n".join([*fenced, *indented, *spans]).replace("\\\n", " ").splitlines()
+
+
+def commands(text: str) -> list[tuple[str, list[str]]]:
+    """(entry point, overrides) of the ``python train.py`` lines that can be composed without a file of the reader's.
+
+    Sweeps are split into their runs. Lines with ``...`` are examples of form.
+    """
+    found = []
+    for line in command_lines(text):
+        match = re.search(r"(?:python|torchrun)\b[^#|]*?\b(train|sample|evaluate)\.py\b([^#|>&;]*)", line)
+        if match and "..." not in line and "…" not in line and not re.search(r"--(help|cfg|info)\b", line):
+            words = [os.path.expandvars(w) for w in shlex.split(match[2]) if w not in ("-m", "--multirun")]
+            found += [(match[1], list(run)) for run in itertools.product(*map(sweep, words))]
+    return found
+
+
+def sweep(override: str) -> list[str]:
+    """``a=1,2`` as ``a=1`` and ``a=2``; commas inside of brackets, braces and quotes stay."""
+    key, equals, value = override.partition("=")
+    parts, depth = [""], 0
+    for character in value:
+        depth += (character in "([{") - (character in ")]}")
+        if character == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return [key + equals + part for part in parts]
+
+
+def composed(entry: str, overrides: list[str]):
+    offer_checkpoint([])  # the options called from_checkpoint, empty: keys below them cannot be checked here
+    known = [o for o in overrides if not o.startswith("hydra.") and not needs_checkpoint(entry, o, overrides)]
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return compose(entry, [*known, "output_dir=outputs"])
+
+
+def needs_checkpoint(entry: str, override: str, overrides: list[str]) -> bool:
+    """Whether a key lies below a group that only the checkpoint fills."""
+    group = override.lstrip("+~").partition("=")[0].partition(".")
+    return entry != "train" and bool(group[1]) and not any(o.startswith(f"{group[0]}=") for o in overrides)
+
+
+COMMANDS = [
+    pytest.param(entry, overrides, id=f"{document.stem}: {entry} {' '.join(overrides)}".strip())
+    for document in DOCUMENTS
+    for entry, overrides in commands(document.read_text())
+]
+
+
+@each_document
+def test_relative_links_lead_to_files_and_headings(document):
+    for path, anchor in links(document.read_text()):
+        target = (document.parent / path).resolve() if path else document
+        assert target.exists(), f"{document.name} links to {path}"
+        if anchor:
+            assert anchor in anchors(target.read_text()), f"{document.name} links to {path}#{anchor}"
+
+
+@each_document
+def test_files_that_are_named_exist(document):
+    missing = [path for path in named_files(document.read_text()) if not (ROOT / path).exists()]
+    assert missing == []
+
+
+@pytest.mark.parametrize(("entry", "overrides"), COMMANDS)
+def test_commands_compose(entry, overrides):
+    composed(entry, overrides)
+
+
+# --- the checks themselves bite
+
+SHOWN = """
+```bash
+python train.py model=unet_small \\
+  trainer.max_steps=10    # a comment
+python train.py -m schedule=linear,cosine 'model.channel_mult=[1,2]'
+python sample.py checkpoint=last.ckpt sampler.steps=10 n=4
+python train.py data=...
+```
+See [there](docs/nowhere.md#top), `src/oboro/nothing.py`, `conf/<group>/<name>.yaml` and [a site](https://a.b/c).
+"""
+
+
+def test_commands_are_found_and_sweeps_split():
+    assert commands(SHOWN) == [
+        ("train", ["model=unet_small", "trainer.max_steps=10"]),
+        ("train", ["schedule=linear", "model.channel_mult=[1,2]"]),
+        ("train", ["schedule=cosine", "model.channel_mult=[1,2]"]),
+        ("sample", ["checkpoint=last.ckpt", "sampler.steps=10", "n=4"]),
+    ]
+    for entry, overrides in commands(SHOWN):
+        composed(entry, overrides)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "python train.py sampler=euler",
+        "python train.py smapler=ddim",
+        "python train.py trainer.max_step=3",
+        "python train.py -m schedule=linear,cosin",
+        "python sample.py checkpoint=last.ckpt count=3",
+        "python evaluate.py checkpoint=last.ckpt sampler=ddim sampler.step=3",
+    ],
+)
+def test_wrong_commands_are_noticed(line):
+    with pytest.raises(Exception, match=r"(?i)could not"):
+        for entry, overrides in commands(f"```\n{line}\n```"):
+            composed(entry, overrides)
+
+
+def test_links_and_files_are_found():
+    assert links(SHOWN) == [("docs/nowhere.md", "top")]
+    assert named_files(SHOWN) == ["src/oboro/nothing.py"]
+    assert anchors("# The eight nouns\n## Set up, `now`") == {"the-eight-nouns", "set-up-now"}
