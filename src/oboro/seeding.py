@@ -37,3 +37,11 @@ class SampleNoise:
             raise ValueError(f"{len(self._generators)} sample ids cannot fill a batch of {len(like)}")
         rows = [torch.randn(like.shape[1:], generator=g) for g in self._generators]
         return torch.stack(rows).to(like)
+
+
+def low_discrepancy(ids: Tensor) -> Tensor:
+    """frac((i + 1/2) / golden ratio) in [0, 1), float64 on the CPU, for int64 ``ids`` of any shape.
+
+    The points of any run of n ids spread evenly, with discrepancy O(log n / n), and point i depends on i alone.
+    """
+    return ((ids.cpu() + 0.5).double() * 0.6180339887498949) % 1.0

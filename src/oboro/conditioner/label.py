@@ -7,9 +7,9 @@ from torch import Tensor
 
 from oboro.denoiser import Cond
 from oboro.errors import UserError
+from oboro.seeding import low_discrepancy
 
 DROPPED = -1
-_GOLDEN = 0.6180339887498949
 
 
 class Label:
@@ -42,12 +42,10 @@ class Label:
         """Labels of generated samples, a function of the sample id alone.
 
         ``None``: class i mod num_classes, for pictures. With class ``frequencies`` (num_classes,): the quantile of
-        their distribution at the fractional part of (i + 1/2) times the golden ratio, so that any run of ids has
-        them in proportion with an error of O(log n / n).
+        their distribution at ``seeding.low_discrepancy(i)``, so that any run of ids has them in proportion.
         """
         i = torch.tensor(list(ids), dtype=torch.int64)
         if frequencies is None:
             return {"label": i % self.num_classes}
         cumulative = torch.cumsum(frequencies.double() / frequencies.sum(), 0)
-        u = ((i + 0.5).double() * _GOLDEN) % 1.0
-        return {"label": torch.searchsorted(cumulative, u, right=True).clamp(max=self.num_classes - 1)}
+        return {"label": torch.searchsorted(cumulative, low_discrepancy(i), right=True).clamp(max=self.num_classes - 1)}

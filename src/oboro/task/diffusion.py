@@ -16,9 +16,8 @@ from oboro.guidance import ClassifierFree, Unguided
 from oboro.loss import Denoising
 from oboro.optimizer import Optimizer
 from oboro.sampler import Sampler
-from oboro.seeding import SampleNoise, derive_seed, generator
+from oboro.seeding import SampleNoise, derive_seed, generator, low_discrepancy
 
-GOLDEN = 0.6180339887498949
 LEVELS = 4
 
 
@@ -67,9 +66,7 @@ class Diffusion(lightning.LightningModule):
         x = self.codec.encode(batch["image"])
         loss = self.loss(self.denoiser, x, self.conditioner(batch, g), g).mean()
         self.log("train/loss", loss, prog_bar=True)
-        self.log(
-            "step", self.global_step + 1.0
-        )  # what loggers use: optimizer steps done, where Lightning counts from 0
+        self.log("step", self.global_step + 1.0)  # for loggers: steps done, where Lightning counts from 0
         return loss
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -78,22 +75,22 @@ class Diffusion(lightning.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         nothing = torch.empty(0, dtype=torch.int64, device=self.device)  # a rank may get no validation batch
-        self._validation = [(nothing, torch.empty(0, 2, dtype=torch.float64, device=self.device))]
+        self._validation = [(nothing, torch.empty(0, 2, device=self.device))]
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Loss of the averaged weights, image i at the quantile frac((i + 1/2) phi) of p(t) and its own frozen eps."""
+        """Loss of the averaged weights, image i at a quantile of p(t) and an eps of its own, both frozen."""
         index, x = batch["index"], self.codec.encode(batch["image"])
-        u = ((index.cpu() + 0.5).double() * GOLDEN) % 1.0
+        u = low_discrepancy(index)
         eps = SampleNoise(self.seed, (index + 2**32).tolist())(x)
         with self.averaged():
             loss = self.loss.at_quantile(self.denoiser, x, self.conditioner.keep(batch), u.to(x), eps)
         level = (u * LEVELS).long().to(loss.device)
-        self._validation.append((index, torch.stack([loss.double(), level.double()], 1)))
+        self._validation.append((index, torch.stack([loss.float(), level.float()], 1)))
 
     def on_validation_epoch_end(self) -> None:
         ids, rows = (torch.cat(column) for column in zip(*self._validation, strict=True))
         _, rows = distributed.gather_rows(ids, rows)
-        loss, level = rows.unbind(1)
+        loss, level = rows.cpu().double().unbind(1)
         self.log("val/loss", loss.mean(), prog_bar=True)
         self.log("step", float(self.global_step))
         self.log_dict({f"val/loss_noise{k}": loss[level == k].mean() for k in range(LEVELS) if (level == k).any()})
