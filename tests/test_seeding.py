@@ -1,8 +1,10 @@
+from math import log
+
 import pytest
 import torch
 from scipy import stats
 
-from oboro.seeding import SampleNoise, derive_seed, generator
+from oboro.seeding import SampleNoise, derive_seed, generator, low_discrepancy
 
 pytestmark = pytest.mark.usefixtures("global_generator_unread")
 
@@ -78,3 +80,18 @@ def test_noise_is_standard_normal_and_independent_between_samples_and_draws():
 def test_as_many_rows_as_ids():
     with pytest.raises(ValueError, match="3 sample ids cannot fill a batch of 2"):
         SampleNoise(0, [1, 2, 3])(torch.empty(2, 4))
+
+
+@pytest.mark.parametrize(("first", "n"), [(0, 10), (0, 1000), (123, 50), (10**6, 5000), (2**40, 1000)])
+def test_low_discrepancy_points_of_any_run_are_even(first, n):
+    """The number of points below any value is right to within log n; independent draws would miss by the root of n."""
+    u = low_discrepancy(torch.arange(first, first + n)).sort().values
+    rank = torch.arange(n, dtype=torch.float64)
+    assert torch.maximum((n * u - rank).abs(), (n * u - rank - 1).abs()).max() < 1 + log(n)
+    assert (u >= 0).all() and (u < 1).all() and u.dtype == torch.float64
+
+
+def test_low_discrepancy_point_i_depends_on_i_alone():
+    ids = torch.tensor([[5, 0], [7, 3]])
+    assert torch.equal(low_discrepancy(ids).flatten(), low_discrepancy(torch.arange(8))[ids.flatten()])
+    assert float(low_discrepancy(torch.tensor(0))) == pytest.approx(0.5 / ((1 + 5**0.5) / 2), abs=1e-15)
