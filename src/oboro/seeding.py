@@ -44,4 +44,4 @@ def low_discrepancy(ids: Tensor) -> Tensor:
 
     The points of any run of n ids spread evenly, with discrepancy O(log n / n), and point i depends on i alone.
     """
-    return ((ids.cpu() + 0.5).double() * 0.6180339887498949) % 1.0
+    return (ids.cpu().double() + 0.5) * 0.6180339887498949 % 1.0
