@@ -1,0 +1,84 @@
+"""Interruptions and evaluation leave no trace in what is learned."""
+
+import pytest
+import runs
+
+SIX = ("trainer.max_steps=6", "callbacks.checkpoints.every_n_steps=3", runs.NO_EVALUATION)
+EVERY_STEP = (
+    "callbacks=[sample_metrics,sample_grid,checkpoints,throughput]",
+    "callbacks.sample_metrics.every_n_steps=1",
+    "callbacks.sample_grid.every_n_steps=1",
+    "callbacks.checkpoints.every_n_steps=1",
+    "callbacks.throughput.every_n_steps=1",
+    "trainer.val_check_interval=1",
+)
+LEARNED = ("state_dict", "ema", "optimizer_states", "lr_schedulers", "global_step")
+
+
+def learned(run: runs.Run) -> dict:
+    checkpoint = run.checkpoint()
+    return {key: checkpoint[key] for key in LEARNED}
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """``straight(*overrides)``: six steps without interruption, with the same overrides made once."""
+    made = {}
+
+    def straight(*overrides):
+        if overrides not in made:
+            made[overrides] = runs.train(tmp_path_factory.mktemp("straight"), *SIX, *overrides)
+        return made[overrides]
+
+    return straight
+
+
+@pytest.mark.parametrize(
+    ("overrides", "batches"),
+    [((), 0), (("model.dropout=0.5", "trainer.accumulate_grad_batches=2"), 1), (("data.num_workers=1",), 0)],
+    ids=["plain", "dropout and accumulation", "workers"],
+)
+def test_a_run_that_was_cut_off_ends_as_if_it_had_not_been(straight, tmp_path, overrides, batches):
+    """Cut off in step 5, after the checkpoint of step 3; weights, averages, optimizer and learning rate bit for bit."""
+    cut = f"+callbacks.cut={{_target_: recorder.PowerCut, step: 4, batches: {batches}}}"
+    first = [*SIX, *overrides, cut]
+    interrupted = runs.call("train.py", *runs.outputs(tmp_path / "cut", *runs.toy(*first)), cwd=tmp_path)
+    assert interrupted.status == 1 and "the power is gone" in interrupted.stderr
+    interrupted = runs.Run(1, "", "", tmp_path / "cut")
+    assert interrupted.checkpoint()["global_step"] == 3
+    resumed = runs.train(tmp_path / "resumed", *SIX, *overrides, f"resume={interrupted.last}")
+    assert list(resumed.logged("train/loss")) == [4, 5, 6]
+    assert runs.equal(learned(resumed), learned(straight(*overrides)))
+    losses = straight(*overrides).logged("train/loss")
+    assert resumed.logged("train/loss") == {step: losses[step] for step in (4, 5, 6)}
+
+
+def test_workers_do_not_change_what_is_learned(straight):
+    assert runs.equal(learned(straight("data.num_workers=1")), learned(straight()))
+
+
+def test_evaluation_does_not_change_what_is_learned(straight, tmp_path):
+    """Samples, metrics, pictures, checkpoints and validation after every step against none of them."""
+    watched = runs.train(tmp_path, *SIX, *EVERY_STEP)
+    assert len(watched.logged("fd_fashion_20")) == len(watched.logged("val/loss")) == 6
+    assert len(list((tmp_path / "samples").iterdir())) == 6
+    assert runs.equal(learned(watched), learned(straight()))
+    assert watched.logged("train/loss") == straight().logged("train/loss")
+
+
+def test_dropout_does_not_read_what_evaluation_or_data_left_behind(straight, tmp_path):
+    dropout = ("model.dropout=0.5", "trainer.accumulate_grad_batches=2")
+    watched = runs.train(tmp_path, *SIX, *EVERY_STEP, *dropout)
+    assert runs.equal(learned(watched), learned(straight(*dropout)))
+    assert not runs.equal(learned(watched), learned(straight()))
+
+
+def test_the_averages_are_not_the_weights(straight):
+    """Else the laws above would say little about them."""
+    checkpoint = straight().checkpoint()
+    raw = {k.removeprefix("denoiser."): v for k, v in checkpoint["state_dict"].items()}
+    averages = checkpoint["ema"]["averages"]
+    assert set(averages) == {"std010", "std005"} and checkpoint["ema"]["updates"] == 6
+    for a in averages.values():
+        assert a.keys() == raw.keys() and not runs.equal(a, raw)
+    assert not runs.equal(*averages.values())

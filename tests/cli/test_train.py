@@ -1,0 +1,87 @@
+"""Training as a user starts it: what it writes, and where."""
+
+import math
+
+import pytest
+import runs
+from PIL import Image
+
+EXPERIMENTS = sorted(path.stem for path in (runs.ROOT / "conf/experiment").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_trains_at_toy_size(name, tmp_path, cifar10_root):
+    """Everything but the sizes as shipped; Inception's weights cannot be had offline."""
+    sizes = [f"data.root={cifar10_root}", f"data.cache_dir={tmp_path}", "data.validation=8", "metrics=unmeasured"]
+    often = ["trainer.val_check_interval=2", "callbacks.throughput.every_n_steps=1"]
+    run = runs.train(tmp_path / "run", f"experiment={name}", *sizes, *often)
+    losses = run.logged("train/loss")
+    assert list(losses) == [1, 2] and all(map(math.isfinite, losses.values()))
+    assert math.isfinite(run.logged("val/loss")[2])
+    assert run.checkpoint()["global_step"] == 2
+    with Image.open(run.folder / "samples/step-00000002.png") as picture:
+        assert picture.mode == "RGB" and len(picture.getcolors(1 << 20)) > 100  # noise, not a single colour
+    assert not any(name.startswith(("fid", "fd")) for row in run.rows for name in row)
+
+
+def test_a_run_leaves_its_files_in_one_folder(trained):
+    assert {path.name for path in trained.folder.iterdir()} == {
+        ".hydra",
+        "checkpoints",
+        "metrics.jsonl",
+        "samples",
+        "train.log",
+    }
+    assert {path.name for path in (trained.folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert "fd_fashion_20" in (trained.folder / "train.log").read_text()
+
+
+def test_a_run_ends_with_a_table_of_what_it_did(trained):
+    for word in ("9,976 training images", "2 steps of 8", "fd_fashion_20", "20 samples", "steps=2)", "EMA std010"):
+        assert word in trained.stdout
+    assert f"{trained.logged('fd_fashion_20')[2]:.3f}" in trained.stdout
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_lines_of_metrics_count_optimizer_steps_and_their_images(tmp_path, accumulate):
+    often = ["trainer.val_check_interval=2", "callbacks.sample_metrics.every_n_steps=2"]
+    often += ["callbacks.throughput.every_n_steps=1", "callbacks=[throughput,sample_metrics]"]
+    run = runs.train(tmp_path, f"trainer.accumulate_grad_batches={accumulate}", "trainer.max_steps=4", *often)
+    assert all(row.keys() > {"step", "images", "seconds"} for row in run.rows)
+    assert all(type(row["step"]) is int and row["images"] == row["step"] * 8 for row in run.rows)
+    seconds = [row["seconds"] for row in run.rows]
+    assert seconds == sorted(seconds) and seconds[0] > 0
+    assert list(run.logged("train/loss")) == [1, 2, 3, 4]
+    assert list(run.logged("fd_fashion_20")) == [2, 4]
+    assert list(run.logged("val/loss")) == [2, 4]
+    assert {row["images"] for row in run.rows} == {8, 16, 24, 32}
+
+
+def test_seeds_are_runs_of_their_own(tmp_path):
+    seeds = {"a": 5, "b": 5, "c": 6}
+    a, b, c = (runs.train(tmp_path / k, f"seed={v}", runs.NO_EVALUATION).checkpoint() for k, v in seeds.items())
+    assert runs.equal(a["state_dict"], b["state_dict"])
+    assert not runs.equal(a["state_dict"], c["state_dict"])
+
+
+def test_a_sweep_makes_a_run_of_each_value(tmp_path):
+    fixed = runs.toy(runs.NO_EVALUATION)
+    run = runs.call("train.py", "-m", "schedule=linear,cosine", f"hydra.sweep.dir={tmp_path}", *fixed, cwd=tmp_path)
+    runs.succeeded(run)
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["0", "1"]
+    jobs = [runs.Run(0, "", "", tmp_path / job) for job in "01"]
+    named = [job.checkpoint()["config"]["task"]["denoiser"]["schedule"]["_target_"] for job in jobs]
+    assert named == ["oboro.schedule.Linear", "oboro.schedule.Cosine"]
+    assert all(list(job.logged("train/loss")) == [1, 2] for job in jobs)
+    assert jobs[0].logged("train/loss") != jobs[1].logged("train/loss")
+
+
+@pytest.mark.slow
+def test_the_first_command_works_in_an_empty_folder(tmp_path):
+    """In a process of its own: nothing on stderr, outputs below the folder where it was typed."""
+    run = runs.succeeded(runs.shell("train.py", *runs.toy("logger=[jsonl,tensorboard]"), cwd=tmp_path))
+    assert "Traceback" not in run.stderr and len(run.stderr.splitlines()) <= 2  # the warning about 20 samples
+    assert run.stdout.startswith("step 1/2") and "fd_fashion_20" in run.stdout
+    (folder,) = (tmp_path / "outputs").glob("*/*")
+    assert {"checkpoints", "samples", "metrics.jsonl", "tensorboard", "train.log"} <= {p.name for p in folder.iterdir()}
+    assert any((folder / "tensorboard").glob("events*"))

@@ -1,0 +1,80 @@
+"""The values of the published recipes, from the papers."""
+
+import pytest
+import runs
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+EXPERIMENTS = sorted(path.stem for path in (runs.ROOT / "conf/experiment").glob("*.yaml"))
+
+
+def published(name: str) -> tuple[dict, torch.nn.Module]:
+    """The configuration as shipped and its task, on the meta device."""
+    with initialize_config_dir(str(runs.ROOT / "conf"), version_base="1.3"):
+        config = compose("train", [f"experiment={name}", "output_dir=outputs"])
+    config = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    with torch.device("meta"):
+        return config, instantiate(config["task"], _convert_="all")
+
+
+def images(config: dict) -> int:
+    return config["trainer"]["max_steps"] * config["data"]["batch_size"]
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_what_every_recipe_shares(name):
+    config, task = published(name)
+    assert config["task"]["denoiser"]["network"]["in_channels"] == 3
+    assert config["callbacks"]["sample_metrics"]["n"] == 50_000
+    assert config["metrics"]["extractor"]["_target_"] == "oboro.metrics.Inception"
+    assert config["data"]["flip"] is True
+    assert type(task.optimizer).__name__ == "Adam"
+
+
+def test_ddpm():
+    """Ho et al. 2020, section 4 and appendix B."""
+    config, task = published("ddpm_cifar10")
+    assert sum(p.numel() for p in task.parameters()) == 35_746_307
+    assert (config["data"]["batch_size"], config["trainer"]["max_steps"]) == (128, 800_000)
+    assert config["data"]["validation"] == 0  # FID against all 50,000 training images
+    assert (task.optimizer.lr, task.optimizer.warmup_steps) == (2e-4, 5000)
+    assert {task.optimizer.factor(step, 800_000) for step in (5000, 400_000, 799_999)} == {1.0}
+    assert [p.decay for p in task.ema.profiles.values()] == [0.9999]
+    assert config["trainer"]["gradient_clip_val"] == 1.0
+    dropouts = {m.p for m in task.modules() if isinstance(m, torch.nn.Dropout)}
+    assert dropouts == {0.1}
+    assert (task.sampler.steps, task.sampler.eta) == (1000, 1.0)
+    assert config["schedule"] == {"_target_": "oboro.schedule.VP", "beta_min": 0.1, "beta_max": 20.0}
+    assert type(task.denoiser.parameterization).__name__ == "Eps"
+    assert type(task.loss.weighting).__name__ == "Uniform" and type(task.loss.time).__name__ == "UniformT"
+    assert task.conditioner.num_classes == 0
+
+
+def test_edm():
+    """Karras et al. 2022, table 1 and appendix F."""
+    config, task = published("edm_cifar10")
+    assert images(config) == 200_000_000 and config["data"]["batch_size"] == 512
+    assert task.optimizer.lr == 1e-3
+    assert task.optimizer.warmup_steps * 512 == pytest.approx(10_000_000, rel=1e-4)
+    (average,) = task.ema.profiles.values()
+    assert average.decay ** (500_000 / 512) == pytest.approx(0.5, rel=2e-3)
+    assert task.sampler.evaluations(task.denoiser.schedule) == 35
+    assert (task.loss.time.mean, task.loss.time.std, task.loss.weighting.sigma_data) == (-1.2, 1.2, 0.5)
+    schedule = {"_target_": "oboro.schedule.Karras", "sigma_min": 0.002, "sigma_max": 80.0, "rho": 7.0}
+    assert config["schedule"] == schedule
+    assert task.conditioner.num_classes == 10 and task.conditioner.dropout == 0.0
+    assert {m.p for m in task.modules() if isinstance(m, torch.nn.Dropout)} == {0.13}
+
+
+def test_flow_matching():
+    """Lipman et al. 2023, section 6 and appendix E."""
+    config, task = published("flow_cifar10")
+    assert (config["data"]["batch_size"], config["trainer"]["max_steps"]) == (256, 391_000)
+    assert (task.optimizer.lr, task.optimizer.warmup_steps) == (5e-4, 45_000)
+    assert task.optimizer.factor(390_999, 391_000) < 1e-5
+    assert config["model"]["channels"] == 256 and config["model"]["head_channels"] == 64
+    assert config["model"]["channel_mult"] == [1, 2, 2, 2] and config["model"]["blocks"] == 2
+    assert type(task.denoiser.parameterization).__name__ == "Velocity"
+    assert {m.p for m in task.modules() if isinstance(m, torch.nn.Dropout)} == {0.0}
