@@ -10,6 +10,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from oboro.cli.checkpoint import offer_checkpoint
+from oboro.cli.run import expand_home
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(ROOT.glob("docs/*.md"))
@@ -62,7 +63,7 @@ def commands(text: str) -> list[tuple[str, list[str]]]:
     for line in command_lines(text):
         match = re.search(r"(?:python|torchrun)\b[^#|]*?\b(train|sample|evaluate)\.py\b([^#|>&;]*)", line)
         if match and "..." not in line and "…" not in line and not re.search(r"--(help|cfg|info)\b", line):
-            words = [os.path.expandvars(w) for w in shlex.split(match[2]) if w not in ("-m", "--multirun")]
+            words = [expand_home(os.path.expandvars(w)) for w in shlex.split(match[2]) if w not in ("-m", "--multirun")]
             found += [(match[1], list(run)) for run in itertools.product(*map(sweep, words))]
     return found
 

@@ -1,4 +1,6 @@
-"""Every random draw is a pure function of ``(seed, what, indices)``; nothing reads the global generator.
+"""Every random draw is a pure function of ``(seed, what, indices)``.
+
+Nothing reads the global generator but dropout, and the Task seeds it for every batch.
 
 So a resumed run needs no saved generator state, evaluation cannot change training, and generated sample ``i`` is the
 same on one device or eight.

@@ -31,6 +31,7 @@ def run(main: Callable[[], None], from_checkpoint: bool = False) -> None:
     """
     traceback = "debug=default" in sys.argv or "traceback=true" in sys.argv or "HYDRA_FULL_ERROR" in os.environ
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come to us instead of Hydra's own report
+    sys.argv[1:] = [expand_home(argument) for argument in sys.argv[1:]]
     try:
         if from_checkpoint:
             offer_checkpoint(sys.argv[1:])
@@ -40,6 +41,12 @@ def run(main: Callable[[], None], from_checkpoint: bool = False) -> None:
         if traceback or message is None:
             raise
         raise SystemExit(f"error: {message}" if is_first_process() else 1) from None
+
+
+def expand_home(argument: str) -> str:
+    """``data.root=~/photos`` with the home folder: shells leave it as it is, and Hydra's grammar has no ``~``."""
+    key, equals, value = argument.partition("=")
+    return key + equals + os.path.expanduser(value) if value.startswith("~/") else argument
 
 
 def task_function(f: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
