@@ -33,7 +33,7 @@ def evaluate(config: DictConfig) -> None:
             metric.prepare()
             data.prepare_data()
     data.setup()
-    protocol = evaluation.Protocol(n=config.n, seed=config.seed, chunk=min(config.chunk, config.n), ema=config.ema)
+    protocol = evaluation.Protocol(n=config.n, seed=config.seed, chunk=min(config.chunk, config.n), ema=config.profile)
     against = evaluation.reference(metric, data, task.device)
     start_time = time.perf_counter()
     with Progress(console=Console(stderr=True), transient=True, disable=not fabric.is_global_zero) as bar:

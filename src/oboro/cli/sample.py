@@ -29,8 +29,8 @@ def start(config: DictConfig, devices: int) -> tuple[dict[str, Any], Diffusion, 
     checkpoint = load_checkpoint(config.checkpoint)
     parts = {key: OmegaConf.to_container(config[key], resolve=True) for key in ("sampler", "guidance")}
     task = build_task(checkpoint, **parts)
-    if config.ema is not None and config.ema not in task.ema.profiles:
-        raise UserError(f"there is no average {config.ema}; choose ema={'|'.join(task.ema.profiles)}.")
+    if config.profile is not None and config.profile not in task.ema.profiles:
+        raise UserError(f"there is no average {config.profile}; choose profile={'|'.join(task.ema.profiles)}.")
     precision = resolve_precision(
         str(config.precision or checkpoint["config"]["trainer"]["precision"]), config.accelerator
     )
@@ -66,7 +66,7 @@ def sample(config: DictConfig) -> None:
     shape = (data["channels"], *((size, size) if isinstance(size, int) else size))
     (folder / "images").mkdir(parents=True, exist_ok=True)
     drawn: list[Tensor] = []
-    with task.averaged(config.ema):
+    with task.averaged(config.profile):
         for first in track(range(0, config.n, config.chunk), "sampling", console=Console(stderr=True)):
             ids = list(range(first, min(first + config.chunk, config.n)))
             # Every chunk has the same shape, so that sample i does not change with n.
