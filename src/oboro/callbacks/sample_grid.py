@@ -12,6 +12,7 @@ from torchvision.utils import make_grid
 from oboro import distributed
 from oboro.callbacks.evaluation import Evaluation
 from oboro.data import to_uint8
+from oboro.errors import UserError
 from oboro.task import Diffusion
 
 TILE = 64  # small images are enlarged by a whole factor to at least this many pixels
@@ -36,6 +37,11 @@ class SampleGrid(Evaluation):
 
     def __init__(self, folder: str, every_n_steps: int, n: int = 64, seed: int = 0, chunk: int = 100):
         super().__init__(every_n_steps)
+        if n < 1 or chunk < 1:
+            raise UserError(
+                f"{n} samples in chunks of {chunk} make no picture; set callbacks.sample_grid.n=1 or more and "
+                "callbacks.sample_grid.chunk=1 or more."
+            )
         self.folder = Path(folder)
         self.n = n
         self.seed = seed

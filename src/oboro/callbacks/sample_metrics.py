@@ -8,6 +8,7 @@ from lightning import Trainer
 
 from oboro import evaluation
 from oboro.callbacks.evaluation import Evaluation
+from oboro.errors import UserError
 from oboro.metrics import Metric
 from oboro.task import Diffusion
 
@@ -23,6 +24,11 @@ class SampleMetrics(Evaluation):
 
     def __init__(self, metric: Metric, every_n_steps: int, n: int = 2000, seed: int = 0, chunk: int = 100):
         super().__init__(every_n_steps)
+        if n < 2 or chunk < 1:
+            raise UserError(
+                f"{n} samples in chunks of {chunk} measure nothing; set callbacks.sample_metrics.n=2 or more and "
+                "callbacks.sample_metrics.chunk=1 or more."
+            )
         self.metric = metric
         self.protocol = evaluation.Protocol(n=n, seed=seed, chunk=min(chunk, n))
         self.values: dict[str, float] = {}
