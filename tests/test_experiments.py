@@ -1,11 +1,12 @@
 """The values of the published recipes, from the papers."""
 
 import pytest
-import runs
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+
+import runs
 
 EXPERIMENTS = sorted(path.stem for path in (runs.ROOT / "conf/experiment").glob("*.yaml"))
 

@@ -2,10 +2,10 @@ import hashlib
 from pathlib import Path
 
 import pytest
-import runs
 import torch
 from hydra.utils import instantiate
 
+import runs
 from oboro.data import cifar10
 
 

@@ -1,6 +1,7 @@
 """Interruptions and evaluation leave no trace in what is learned."""
 
 import pytest
+
 import runs
 
 SIX = ("trainer.max_steps=6", "callbacks.checkpoints.every_n_steps=3", runs.NO_EVALUATION)
@@ -78,7 +79,7 @@ def test_the_averages_are_not_the_weights(straight):
     checkpoint = straight().checkpoint()
     raw = {k.removeprefix("denoiser."): v for k, v in checkpoint["state_dict"].items()}
     averages = checkpoint["ema"]["averages"]
-    assert set(averages) == {"std010", "std005"} and checkpoint["ema"]["updates"] == 6
+    assert len(averages) == 2 and checkpoint["ema"]["updates"] == 6
     for a in averages.values():
         assert a.keys() == raw.keys() and not runs.equal(a, raw)
     assert not runs.equal(*averages.values())

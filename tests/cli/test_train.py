@@ -3,8 +3,9 @@
 import math
 
 import pytest
-import runs
 from PIL import Image
+
+import runs
 
 EXPERIMENTS = sorted(path.stem for path in (runs.ROOT / "conf/experiment").glob("*.yaml"))
 
@@ -37,7 +38,7 @@ def test_a_run_leaves_its_files_in_one_folder(trained):
 
 
 def test_a_run_ends_with_a_table_of_what_it_did(trained):
-    for word in ("9,976 training images", "2 steps of 8", "fd_fashion_20", "20 samples", "steps=2)", "EMA std010"):
+    for word in ("9,976 training images", "2 steps of 8", "fd_fashion_20", "20 samples", "Heun(steps=2)", "EMA std0"):
         assert word in trained.stdout
     assert f"{trained.logged('fd_fashion_20')[2]:.3f}" in trained.stdout
 
