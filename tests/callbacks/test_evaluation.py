@@ -1,0 +1,111 @@
+"""When evaluation happens, and what the callbacks that do it leave behind."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+import runs
+from oboro.callbacks import Checkpoints, SampleGrid
+from oboro.callbacks.evaluation import Evaluation
+from oboro.callbacks.sample_grid import columns_for, grid_image
+
+
+class Noted(Evaluation):
+    def __init__(self, every_n_steps):
+        super().__init__(every_n_steps)
+        self.steps = []
+
+    def evaluate(self, trainer, task):
+        self.steps.append(trainer.global_step)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_evaluation_comes_at_multiples_and_at_the_end_once(accumulate):
+    """Micro-batches in which no optimizer step is done are not counted."""
+    noted = {every: Noted(every) for every in (0, 1, 2, 3, 9)}
+    overrides = ["trainer.max_steps=5", f"trainer.accumulate_grad_batches={accumulate}"]
+    trainer, task, data = runs.built(*overrides, callbacks=noted.values())
+    with torch.random.fork_rng(devices=[]):
+        trainer.fit(task, data)
+    assert {every: callback.steps for every, callback in noted.items()} == {
+        0: [5],
+        1: [1, 2, 3, 4, 5],
+        2: [2, 4, 5],
+        3: [3, 5],
+        9: [5],
+    }
+
+
+def test_the_best_checkpoint_is_the_one_with_the_lowest_value(tmp_path, monkeypatch):
+    """Steps without a value leave the best as it is."""
+    scores = iter([{}, {"fd": 3.0}, {"fd": 2.0}, {"fd": 2.5}, {"fd": 1.5}, {"fd": 9.0}])
+
+    class Next(Noted):
+        def evaluate(self, trainer, task):
+            self.values = next(scores)
+
+    monkeypatch.setattr("oboro.callbacks.checkpoints.SampleMetrics", Next)
+    checkpoints = Checkpoints(str(tmp_path), every_n_steps=1)
+    best = []
+
+    class Watch(Noted):
+        def evaluate(self, trainer, task):
+            path = tmp_path / "best.ckpt"
+            best.append(torch.load(path, weights_only=True)["global_step"] if path.exists() else None)
+            assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == trainer.global_step
+
+    callbacks = [Next(1), checkpoints, Watch(1)]
+    trainer, task, data = runs.built("trainer.max_steps=6", callbacks=callbacks, enable_checkpointing=False)
+    with torch.random.fork_rng(devices=[]):
+        trainer.fit(task, data)
+    assert best == [None, 2, 3, 3, 5, 5]
+    assert {path.name for path in tmp_path.iterdir()} == {"best.ckpt", "last.ckpt"}  # nothing half written
+    resumed = Checkpoints(str(tmp_path), every_n_steps=1)
+    resumed.load_state_dict(checkpoints.state_dict())
+    assert resumed.best == 1.5
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one_whole(tmp_path):
+    """As a kill in the middle of writing would."""
+    (tmp_path / "last.ckpt").write_bytes(b"the last one")
+
+    def save(path, weights_only):
+        path.write_bytes(b"half")
+        raise OSError("the disk is full")
+
+    trainer = SimpleNamespace(callbacks=[], save_checkpoint=save, is_global_zero=True)
+    with pytest.raises(OSError):
+        Checkpoints(str(tmp_path), every_n_steps=1).evaluate(trainer, None)
+    assert (tmp_path / "last.ckpt").read_bytes() == b"the last one"
+
+
+def test_a_grid_shows_every_image_in_its_place():
+    """Image i at row i // columns and column i % columns, enlarged by a whole factor, on white."""
+    images = torch.arange(5, dtype=torch.uint8)[:, None, None, None].mul(40).expand(5, 1, 28, 28)
+    pixels = torch.from_numpy(np.asarray(grid_image(images, 3)).copy())
+    tile = 28 * 3
+    assert pixels.shape == (2 * (tile + 2) + 2, 3 * (tile + 2) + 2)
+    for i in range(5):
+        top, left = 2 + (i // 3) * (tile + 2), 2 + (i % 3) * (tile + 2)
+        assert (pixels[top : top + tile, left : left + tile] == 40 * i).all()
+    assert (pixels[0] == 255).all() and (pixels[2 + tile + 2 :, 2 + 2 * (tile + 2) :] == 255).all()
+
+
+def test_columns_are_classes_where_there_are_few():
+    assert [columns_for(80, classes) for classes in (10, 2, 16)] == [10, 2, 16]
+    assert columns_for(64, 0) == columns_for(64, 1) == columns_for(64, 1000) == 8
+
+
+def test_a_picture_leaves_mode_and_weights_alone_when_it_fails(tmp_path, monkeypatch):
+    trainer, task, data = runs.built()
+    data.setup()
+    task.train()
+    before = {k: v.clone() for k, v in task.state_dict().items()}
+    monkeypatch.setattr(task, "generate", lambda *_: 1 / 0)
+    place = SimpleNamespace(datamodule=data, precision_plugin=trainer.precision_plugin, is_global_zero=True)
+    with pytest.raises(ZeroDivisionError):
+        SampleGrid(str(tmp_path), every_n_steps=1, n=4).evaluate(place, task)
+    assert task.training and runs.equal(before, dict(task.state_dict()))
+    assert not list(tmp_path.iterdir())

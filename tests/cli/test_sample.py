@@ -1,0 +1,88 @@
+"""Sampling from nothing but the path of a checkpoint."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import runs
+
+SIZE = ("n=11", "chunk=4")
+
+
+@pytest.fixture(scope="module")
+def drawn(checkpoint, tmp_path_factory) -> runs.Run:
+    return runs.sample(tmp_path_factory.mktemp("drawn"), checkpoint, *SIZE, "npz=true")
+
+
+@pytest.fixture
+def draw(checkpoint, tmp_path):
+    """``draw("seed=1")``: the image files, by default of the settings of ``drawn``."""
+    return lambda *overrides, path=checkpoint: runs.sample(tmp_path / "draw", path, *SIZE, *overrides).images
+
+
+def differ(images: list[bytes], others: list[bytes]) -> bool:
+    """Whether images differ one by one; of random weights one or two may be saturated, and so the same."""
+    return sum(a != b for a, b in zip(images, others, strict=True)) >= 8
+
+
+def test_a_path_is_enough(drawn, checkpoint):
+    assert len(drawn.images) == 11
+    assert len(set(drawn.images)) == 11
+    names = {path.name for path in drawn.folder.iterdir()}
+    assert {"images", "grid.png", "samples.npz"} <= names
+    assert str(drawn.folder / "images") in drawn.stdout.replace("\n", "")
+
+
+def test_files_hold_the_same_pixels(drawn):
+    archive = np.load(drawn.folder / "samples.npz")
+    assert archive["images"].shape == (11, 28, 28, 1) and archive["images"].dtype == np.uint8
+    assert archive["labels"].tolist() == [*range(10), 0]
+    for i, pixels in enumerate(archive["images"]):
+        with Image.open(drawn.folder / f"images/{i:06d}.png") as image:
+            assert np.array_equal(np.asarray(image), pixels[..., 0])
+    with Image.open(drawn.folder / "grid.png") as grid:
+        assert grid.size[0] > grid.size[1]  # ten classes in a row, and the eleventh image below
+
+
+def test_equal_seeds_draw_equal_images(drawn, draw):
+    assert draw() == drawn.images
+    assert differ(draw("seed=1"), drawn.images)
+
+
+@pytest.mark.parametrize("n", [1, 4, 6])
+def test_an_image_does_not_depend_on_how_many_are_drawn(drawn, draw, n):
+    assert draw(f"n={n}") == drawn.images[:n]
+
+
+def test_sampler_and_guidance_are_those_of_the_checkpoint_unless_named(drawn, draw):
+    assert draw("sampler=heun", "sampler.steps=2", "guidance=unguided") == drawn.images
+    for other in (["sampler.steps=3"], ["sampler=ddim_ancestral", "sampler.steps=2"], ["guidance=classifier_free"]):
+        assert differ(draw(*other), drawn.images)
+
+
+def test_labels_are_drawn_in_turn(drawn, draw):
+    """Sample i of class i mod 10 unless told otherwise, so that label=3 leaves sample 3 alone."""
+    threes = draw("label=3")
+    assert [a == b for a, b in zip(threes, drawn.images, strict=True)] == [i == 3 for i in range(11)]
+    pairs = draw("label=[0,1,7]")
+    assert [a == b for a, b in zip(pairs, drawn.images, strict=True)] == [i in (0, 1) for i in range(11)]
+
+
+def test_the_averaged_weights_draw_and_the_raw_ones_do_not(drawn, draw, altered):
+    def without_raw_weights(content):
+        for value in content["state_dict"].values():
+            value.fill_(torch.nan)
+
+    def another_average(content):
+        for value in next(iter(content["ema"]["averages"].values())).values():
+            value.mul_(1.1)
+
+    assert draw(path=altered(without_raw_weights)) == drawn.images
+    assert differ(draw(path=altered(another_average)), drawn.images)
+
+
+def test_another_average_draws_other_images(drawn, draw, checkpoint):
+    first, second = torch.load(checkpoint, weights_only=True)["ema"]["averages"]
+    assert draw(f"profile={first}") == drawn.images
+    assert differ(draw(f"profile={second}"), drawn.images)

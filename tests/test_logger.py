@@ -1,0 +1,28 @@
+"""Lines of metrics.jsonl; what a run writes into them is tested in cli/test_train.py."""
+
+import json
+
+from oboro.logger import JSONL
+
+
+def test_a_line_has_step_images_seconds_and_the_values(tmp_path):
+    logger = JSONL(str(tmp_path), images_per_step=8)
+    logger.log_metrics({"epoch": 0, "loss": 0.5}, step=3)
+    logger.log_metrics({"val/loss": 0.25, "n": 2}, step=5)
+    first, second = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+    assert {**first, "seconds": 0} == {"step": 3, "images": 24, "seconds": 0, "loss": 0.5}
+    assert {**second, "seconds": 0} == {"step": 5, "images": 40, "seconds": 0, "val/loss": 0.25, "n": 2.0}
+    assert 0 <= first["seconds"] <= second["seconds"]
+
+
+def test_values_without_a_step_or_a_name_leave_no_line(tmp_path):
+    logger = JSONL(str(tmp_path), images_per_step=8)
+    logger.log_metrics({"loss": 0.5})
+    logger.log_metrics({"epoch": 1}, step=2)
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_a_resumed_run_goes_on_in_the_same_file(tmp_path):
+    for step in (1, 2):
+        JSONL(str(tmp_path), images_per_step=1).log_metrics({"loss": 0.5}, step)
+    assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").open()] == [1, 2]
