@@ -66,11 +66,12 @@ def sample(config: DictConfig) -> None:
     shape = (data["channels"], *((size, size) if isinstance(size, int) else size))
     (folder / "images").mkdir(parents=True, exist_ok=True)
     drawn: list[Tensor] = []
+    chunk = min(config.chunk, config.n)
     with task.averaged(config.profile):
-        for first in track(range(0, config.n, config.chunk), "sampling", console=Console(stderr=True)):
-            ids = list(range(first, min(first + config.chunk, config.n)))
-            # Every chunk has the same shape, so that sample i does not change with n.
-            padded = [*ids, *[ids[-1]] * (config.chunk - len(ids))]
+        for first in track(range(0, config.n, chunk), "sampling", console=Console(stderr=True)):
+            ids = list(range(first, min(first + chunk, config.n)))
+            # Every chunk has the same shape: from n = chunk on, sample i does not change with n, to the last bit.
+            padded = [*ids, *[ids[-1]] * (chunk - len(ids))]
             part = {k: v[padded] for k, v in cond.items()}
             with fabric.autocast():
                 images = to_uint8(task.generate(padded, config.seed, part, shape)[: len(ids)]).cpu()

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from oboro.errors import UserError
+
 
 def group_norm(channels: int) -> nn.GroupNorm:
     """GroupNorm with the most groups, at most 32, that divide ``channels`` and hold at least 4 of them."""
@@ -92,6 +94,10 @@ class SelfAttention(nn.Module):
     def __init__(self, channels: int, head_channels: int):
         super().__init__()
         self.heads = max(1, channels // head_channels) if head_channels else 1
+        if channels % self.heads:
+            raise UserError(
+                f"{channels} channels do not split into heads of {head_channels}; set model.head_channels to a divisor."
+            )
         self.norm = group_norm(channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.proj = zero(nn.Conv2d(channels, channels, 1))
