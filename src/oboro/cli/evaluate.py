@@ -26,6 +26,8 @@ def evaluate(config: DictConfig) -> None:
             f"n={config.n} samples with chunk={config.chunk} measure nothing; set n to 2 or more, chunk to 1."
         )
     metric: Metric = instantiate(OmegaConf.to_container(config.metrics, resolve=True), _convert_="all")
+    if not metric.active:
+        raise UserError("the checkpoint was trained unmeasured; choose a metric, metrics=frechet_inception for one.")
     data: ImageData = instantiate(OmegaConf.to_container(config.data, resolve=True), _convert_="all")
     checkpoint, task, fabric = start(config, config.devices)
     with distributed.first_rank_first():
