@@ -1,7 +1,7 @@
 """When evaluation happens: every so many steps and at the last one."""
 
 import time
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from typing import Any
 
 from lightning import Callback, Trainer
@@ -9,7 +9,7 @@ from lightning import Callback, Trainer
 from oboro.task import Diffusion
 
 
-class Evaluation(Callback):
+class Evaluation(Callback, ABC):
     """Calls ``evaluate`` after steps ``every_n_steps``, 2 ``every_n_steps``, … and after the last one, on all ranks.
 
     ``every_n_steps = 0`` leaves only the last one. ``seconds`` is the time spent, so that throughput can exclude it.
