@@ -59,7 +59,7 @@ MISTAKES = {
     "unwritable outputs": ("train", ["hydra.run.dir={place}/file/run"], ["file", "hydra.run.dir"]),
     "unwritable cache": ("train", ["data.cache_dir={place}/file/cache"], ["file", "data.cache_dir"]),
     "unwritable samples": ("sample", ["checkpoint={checkpoint}", "hydra.run.dir={place}/file/run"], ["hydra.run.dir"]),
-    "heads that do not divide": ("train", ["model.head_channels=7"], ["7", "head_channels"]),
+    "heads that do not divide": ("train", ["model.head_channels=5"], ["16 channels", "model.head_channels"]),
     "no metric to evaluate with": ("evaluate", ["checkpoint={checkpoint}", "metrics=unmeasured"], ["metrics="]),
     "no such device": ("train", ["trainer.accelerator=abacus"], ["abacus"]),
 }
