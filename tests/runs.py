@@ -152,13 +152,14 @@ def call(script: str, *arguments: str, cwd: Path) -> Run:
     return Run(status, out.getvalue(), err.getvalue(), cwd)
 
 
-def shell(script: str, *arguments: str, cwd: Path, **environment: str) -> Run:
+def shell(script: str, *arguments: str, cwd: Path) -> Run:
     """``python <script> <arguments>`` in a process of its own, for what only a process can show."""
+    path = os.pathsep.join([str(ROOT / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])])  # for recorder.py
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("HYDRA_", "PL_", "PYTEST"))}
     done = subprocess.run(
         [sys.executable, str(ROOT / script), *arguments],
         cwd=cwd,
-        env={**kept, "OMP_NUM_THREADS": "1", **environment},
+        env={**kept, "OMP_NUM_THREADS": "1", "PYTHONPATH": path},
         capture_output=True,
         text=True,
         timeout=240,

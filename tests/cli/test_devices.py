@@ -15,7 +15,7 @@ def pair(tmp_path_factory) -> runs.Run:
     record = f"+callbacks.recorder={{_target_: recorder.Recorder, folder: {folder / 'record'}}}"
     evaluation = ["callbacks.sample_metrics.every_n_steps=1", "trainer.val_check_interval=3"]
     overrides = runs.toy(*TWO, *evaluation, record)
-    run = runs.succeeded(runs.shell("train.py", *overrides, cwd=folder, PYTHONPATH=str(runs.ROOT / "tests")))
+    run = runs.succeeded(runs.shell("train.py", *overrides, cwd=folder))
     (outputs,) = (folder / "outputs").glob("*/*")  # one folder, whatever the number of processes
     return runs.Run(run.status, run.stdout, run.stderr, outputs)
 
