@@ -6,6 +6,7 @@ depend, bit for bit, on the number of ranks: batch *shapes* change convolutions 
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
@@ -79,16 +80,13 @@ def map_samples(
     return torch.cat(rows)[order]
 
 
-def first_rank_first() -> "FirstRankFirst":
+@contextmanager
+def first_rank_first() -> Iterator[None]:
     """``with first_rank_first():`` rank 0 runs the block (and fills a cache), then the others do."""
-    return FirstRankFirst()
-
-
-class FirstRankFirst:
-    def __enter__(self) -> None:
-        if world_size() > 1 and rank() > 0:
-            dist.barrier()
-
-    def __exit__(self, *exc: object) -> None:
+    if world_size() > 1 and rank() > 0:
+        dist.barrier()
+    try:
+        yield
+    finally:
         if world_size() > 1 and rank() == 0:
             dist.barrier()

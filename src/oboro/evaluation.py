@@ -53,13 +53,8 @@ def evaluate(
             images = task.generate(ids, protocol.seed, cond, data.image_shape)
         return metric.features(to_uint8(images))
 
-    training = task.training
-    task.eval()
-    try:
-        with task.averaged(protocol.ema):
-            rows = distributed.map_samples(protocol.n, protocol.chunk, features, task.device, done)
-    finally:
-        task.train(training)
+    with task.averaged(protocol.ema):
+        rows = distributed.map_samples(protocol.n, protocol.chunk, features, task.device, done)
     return metric.value(rows, against)
 
 

@@ -54,13 +54,8 @@ class SampleGrid(Evaluation):
             with trainer.precision_plugin.forward_context():
                 return to_uint8(task.generate(ids, self.seed, task.conditioner.for_samples(ids, None), shape))
 
-        training = task.training
-        task.eval()
-        try:
-            with task.averaged():
-                images = distributed.map_samples(self.n, self.chunk, draw, task.device)
-        finally:
-            task.train(training)
+        with task.averaged():
+            images = distributed.map_samples(self.n, self.chunk, draw, task.device)
         if trainer.is_global_zero:
             picture = grid_image(images, columns_for(self.n, task.conditioner.num_classes))
             self.folder.mkdir(parents=True, exist_ok=True)

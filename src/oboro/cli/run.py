@@ -78,7 +78,7 @@ def explain(error: BaseException) -> str | None:
             return str(cause)
         if isinstance(cause, OSError) and cause.errno in CANNOT_WRITE:
             return f"cannot write {cause.filename}: {cause.strerror}; choose another folder with hydra.run.dir=..."
-        cause = cause.__cause__ or cause.__context__
+        cause = cause.__cause__  # not __context__: a defect met while an error was handled is a defect
     text = " ".join(str(error).split())
     if isinstance(error, MisconfigurationException):
         return text

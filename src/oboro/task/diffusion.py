@@ -1,5 +1,7 @@
 """Training of a denoiser: the LightningModule that wraps it and its averaged weights."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import lightning
@@ -95,9 +97,16 @@ class Diffusion(lightning.LightningModule):
         self.log("step", float(self.global_step))
         self.log_dict({f"val/loss_noise{k}": loss[level == k].mean() for k in range(LEVELS) if (level == k).any()})
 
-    def averaged(self, profile: str | None = None):
-        """Context in which the denoiser holds its averaged weights."""
-        return self.ema.applied(self.denoiser, profile)
+    @contextmanager
+    def averaged(self, profile: str | None = None) -> Iterator[None]:
+        """In evaluation mode with averaged weights; both the mode and the raw weights come back on every way out."""
+        training = self.training
+        self.eval()
+        try:
+            with self.ema.applied(self.denoiser, profile):
+                yield
+        finally:
+            self.train(training)
 
     def generate(self, ids: list[int], seed: int, cond: Cond, image_shape: tuple[int, int, int]) -> Tensor:
         """Images (len(ids), C, H, W) in [-1, 1] from the current weights, with the task's guidance and sampler."""
