@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 
 from oboro.data import FashionMNIST, to_uint8
-from oboro.metrics import Fashion, Frechet, extract
+from oboro.metrics import Extracted, Fashion, Frechet, look_at, measure
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -102,15 +102,14 @@ def diffusers_recipe(seconds: float, n: int, sampling_steps: int) -> dict:
             for t in sampler.timesteps:
                 x = sampler.step(model(x, t).sample, t, x).prev_sample
             samples.append(to_uint8(x[..., 2:-2, 2:-2]))
-    metric = Frechet(Fashion())
-    metric.load("cpu")
-    reference = metric.reference(module.train_images, module.train_images.fingerprint, "train", module.cache_dir)
-    value = metric.value(extract(metric.extractor, torch.cat(samples)), reference)
+    extractor, train = Fashion(), module.train_images
+    reference = Extracted(extractor, ["features"], train, None, train.fingerprint, "train", module.cache_dir)
+    values = measure({"frechet": Frechet()}, extractor, look_at(torch.cat(samples), extractor), reference)
     return {
         "who": f"diffusers train_unconditional, DDIM {sampling_steps}",
         "seconds": spent,
         "images": 16 * steps,
-        **value,
+        **{name: value.value for name, value in values.items()},
     }
 
 

@@ -28,7 +28,7 @@ CONF = Path(__file__).resolve().parent.parent / "conf"
 
 
 def build(overrides: list[str]):
-    """Task, data, metric, gradient norm and autocast of ``train.py OVERRIDES``."""
+    """Task, data, evaluator, gradient norm and autocast of ``train.py OVERRIDES``."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("train", [*overrides, "output_dir=outputs"])
     plain = OmegaConf.to_container(config, resolve=True)
@@ -38,7 +38,9 @@ def build(overrides: list[str]):
     data.setup()
     bf16 = resolve_precision(str(config.trainer.precision), "cpu") == "bf16-mixed"
     autocast = (lambda: torch.autocast("cpu", torch.bfloat16)) if bf16 else nullcontext
-    return task, data, instantiate(plain["metrics"], _convert_="all"), config.trainer.gradient_clip_val, autocast
+    extractor, metrics = (instantiate(plain[key], _convert_="all") for key in ("extractor", "metrics"))
+    evaluator = evaluation.Evaluator(extractor, metrics, data)
+    return task, data, evaluator, config.trainer.gradient_clip_val, autocast
 
 
 def train(task, data, clip: float, autocast, seconds: float) -> tuple[int, float]:
@@ -72,14 +74,14 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="Hydra overrides for train.py")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    task, data, metric, clip, autocast = build(args.overrides)
+    task, data, evaluator, clip, autocast = build(args.overrides)
     steps, seconds = train(task, data, clip, autocast, args.cpu_seconds)
     images = steps * data.batch_size
-    against = evaluation.reference(metric, data, task.device)
     values = {}
     for profile in task.ema.profiles:
         protocol = evaluation.Protocol(n=args.samples, ema=profile)
-        for name, value in evaluation.evaluate(task, metric, against, data, protocol, autocast=autocast).items():
+        found = evaluator.evaluate(task, protocol, precision="as trained", autocast=autocast)
+        for name, value in found.numbers.items():
             values[f"{name} ({profile})"] = round(value, 3)
     row = {"overrides": args.overrides, "steps": steps, "images": images, "images/s": round(images / seconds, 1)}
     print(json.dumps({**row, **values}), flush=True)

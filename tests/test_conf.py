@@ -19,7 +19,7 @@ from oboro.sampler import Sampler
 from oboro.schedule import Schedule
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
-CLASSLESS = ("experiment", "debug")  # these change a run; the others configure one class each
+CLASSLESS = ("experiment", "debug", "hparams_search")  # these change a run; the others configure one class each
 OPTIONS = sorted((path.parent.name, path.stem) for path in CONF.glob("*/*.yaml"))
 
 

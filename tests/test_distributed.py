@@ -7,6 +7,8 @@ from oboro import distributed
 from oboro.codec import Identity
 from oboro.denoiser import Denoiser
 from oboro.generate import generate
+from oboro.metrics import Bank, Extracted, Fashion, Frechet
+from oboro.metrics.metric import measure
 from oboro.model import UNet
 from oboro.parameterization import EDM
 from oboro.sampler import DDIM
@@ -46,7 +48,39 @@ def what_ranks_do(rank, order, network):
     with distributed.first_rank_first():
         seen = order.exists()
         order.touch()
-    return samples, ragged, seen
+    return samples, ragged, seen, measured(order.with_name(f"{order.name} cache")), failing(rank)
+
+
+def measured(cache):
+    """The distance of 19 noise images to 101 others, features of both computed by all ranks; and the real features."""
+    g = torch.Generator().manual_seed(0)
+    extractor, noise = Fashion(), torch.randint(0, 256, (120, 1, 28, 28), generator=g, dtype=torch.uint8)
+    extractor.load(CPU)
+    reference = Extracted(extractor, ["features"], noise[19:], None, "noise", "train", cache)
+    rows = distributed.map_samples(19, 4, lambda ids: extractor.rows(noise[ids], ["features"]), CPU)
+    bank = Bank({"features": rows})
+    values = distributed.from_first(lambda: measure({"frechet": Frechet()}, extractor, bank, reference))
+    return {name: (value.value, value.real) for name, value in values.items()}, reference.bank["features"]
+
+
+def failing(rank):
+    """What each rank sees when the last one fails in a chunk, and when rank 0 fails in what it does alone."""
+
+    def chunk(ids):
+        if rank == distributed.world_size() - 1:
+            raise FloatingPointError("no bread")
+        return torch.tensor(ids)
+
+    def alone():
+        raise ZeroDivisionError("no butter")
+
+    seen = []
+    for call in (lambda: distributed.map_samples(50, 2, chunk, CPU), lambda: distributed.from_first(alone)):
+        try:
+            call()
+        except Exception as error:
+            seen.append(f"{type(error).__name__}: {error}")
+    return seen
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +113,7 @@ def ranks(request, results):
 
 
 def test_samples_are_the_same_bits_on_any_number_of_processes(ranks, alone):
-    for samples, _, _ in ranks:
+    for samples, *_ in ranks:
         for (ours, progress), (expected, _), (n, _) in zip(samples, alone, CASES, strict=True):
             assert torch.equal(ours, expected)
             assert progress[-1] == n and progress == sorted(progress)
@@ -96,13 +130,30 @@ def test_samples_alone_are_those_of_their_ids(network, alone):
 def test_ragged_rows_are_gathered_in_the_order_of_their_ids(ranks):
     world = len(ranks)
     rows = sorted((10 * i + r, r) for r in range(world) for i in range(r + 1))
-    for _, (ids, values), _ in ranks:
+    for _, (ids, values), *_ in ranks:
         assert ids.tolist() == [i for i, _ in rows]
         assert values[:, 0].tolist() == [r for _, r in rows]
 
 
 def test_the_first_rank_goes_first(ranks):
-    assert [seen for _, _, seen in ranks] == [False] + [True] * (len(ranks) - 1)
+    assert [rank[2] for rank in ranks] == [False] + [True] * (len(ranks) - 1)
+
+
+def test_metrics_are_the_same_bits_on_any_number_of_processes(ranks, tmp_path):
+    """The reference too, whose features all ranks compute together and rank 0 keeps."""
+    expected, features = measured(tmp_path)
+    assert all(rank[3][0] == expected for rank in ranks)
+    assert torch.equal(ranks[0][3][1], features)
+    assert all(len(rank[3][1]) == 0 for rank in ranks[1:])
+
+
+def test_a_rank_that_fails_ends_all_with_its_own_error(ranks):
+    """At once: a rank that waited for the one that left would see a time-out, and the test would not end in time."""
+    last = len(ranks) - 1
+    for rank, (*_, seen) in enumerate(ranks):
+        own, others = "FloatingPointError: no bread", f"RuntimeError: rank {last} failed: FloatingPointError: no bread"
+        alone, quoted = "ZeroDivisionError: no butter", "RuntimeError: rank 0 failed: ZeroDivisionError: no butter"
+        assert seen == [own if rank == last else others, alone if rank == 0 else quoted]
 
 
 # --- without processes

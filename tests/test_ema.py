@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from oboro.ema import EMA, ConstantDecay, PowerFunction, gamma_from_std
+from oboro.errors import UserError
 
 
 @pytest.fixture
@@ -242,3 +243,66 @@ def test_a_missing_profile_or_weight_is_named(module):
     del state["averages"]["a"]["0.weight"]
     with pytest.raises(KeyError, match=r"0\.weight"):
         EMA({"a": PowerFunction()}).load_state_dict(state, module)
+
+
+def test_a_profile_knows_its_width_where_it_has_one():
+    assert PowerFunction(0.07).std == 0.07
+    assert ConstantDecay().std is None
+
+
+def others(module, offset=0.5):
+    return {name: p.detach() + offset for name, p in module.named_parameters()}
+
+
+def test_added_weights_are_applied_by_name_and_the_raw_ones_come_back(module):
+    ema = EMA({"a": PowerFunction()})
+    run(module, ema, 3)
+    raw, weights = flat(module.parameters()), others(module)
+    ema.add("made", dict(reversed(weights.items())), module)  # names count, the order does not
+    with ema.applied(module, "made"):
+        assert torch.equal(flat(module.parameters()), flat(weights.values()))
+    assert torch.equal(flat(module.parameters()), raw)
+    assert ema.default == "a"
+
+
+def test_added_weights_are_a_copy_that_training_leaves_alone(module):
+    ema = EMA({"a": PowerFunction()})
+    run(module, ema, 3)
+    weights = {name: w.double() for name, w in others(module).items()}
+    expected = flat(weights.values()).float().double()
+    ema.add("made", weights, module)
+    for w in weights.values():
+        w.zero_()
+    run(module, ema, 3)  # starts and updates
+    assert torch.equal(flat(ema.averages["made"]), expected)
+    assert all(w.dtype == torch.float32 for w in ema.averages["made"])
+    assert set(ema.state_dict(module)["averages"]) == {"a"}
+
+
+def test_added_weights_may_be_replaced_but_not_a_profile(module):
+    ema = EMA({"a": PowerFunction()})
+    run(module, ema, 3)
+    before = flat(ema.averages["a"])
+    with pytest.raises(ValueError, match="a is averaged during training"):
+        ema.add("a", others(module), module)
+    assert torch.equal(flat(ema.averages["a"]), before)
+    for offset in (0.5, 2.0):
+        ema.add("made", others(module, offset), module)
+    assert torch.equal(flat(ema.averages["made"]), flat(others(module, 2.0).values()))
+
+
+@pytest.mark.parametrize("change", ["missing", "superfluous", "shape"])
+def test_weights_of_another_model_are_refused_and_the_first_difference_named(module, change):
+    ema = EMA({"a": PowerFunction()})
+    ema.start(module)
+    weights = others(module)
+    if change == "missing":
+        del weights["2.weight"]
+    elif change == "superfluous":
+        weights["3.weight"] = torch.zeros(2)
+    else:
+        weights["2.weight"] = torch.zeros(2, 5)
+    name = "3.weight" if change == "superfluous" else "2.weight"
+    with pytest.raises(UserError, match=rf"another model: {name} is .*from the same run\.$"):
+        ema.add("made", weights, module)
+    assert "made" not in ema.averages

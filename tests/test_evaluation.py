@@ -1,33 +1,49 @@
-"""A number about samples: from the averaged weights, with training as it was afterwards."""
+"""Numbers about samples: from the averaged weights, with training as it was afterwards."""
+
+from types import MappingProxyType
 
 import pytest
 import torch
+from torch import nn
 
 import runs
 from oboro import evaluation
-from oboro.evaluation import Protocol
-from oboro.metrics import Unmeasured
+from oboro.evaluation import Evaluator, Protocol, digest, doubts
+from oboro.guidance import ClassifierFree
+from oboro.metrics import Bank, Extractor, Frechet, Held, Metric, Value
+from oboro.sampler import DDIM, Heun
 
 
-class Mean(Unmeasured):
-    """The mean pixel, and all that was generated."""
+class Pixels(Extractor):
+    """The pixels themselves."""
 
-    active = True
+    name = "pixels"
+    outputs = MappingProxyType({"features": 784})
+    resize = "none"
+    digest = "0" * 64
 
-    def features(self, images):
-        self.training.append(self.task.training)
-        return images.flatten(1).float()
+    def prepare(self):
+        pass
 
-    def value(self, features, reference):
-        self.rows = features
-        return {f"mean_{len(features)}": features.mean().item()}
+    def build(self):
+        return nn.Identity()
+
+    def forward(self, network, images, outputs):
+        self.seen.append((self.task.training, images))
+        return {"features": images.flatten(1).float()}
 
 
-class Broken(Unmeasured):
-    active = True
-
-    def features(self, images):
+class Broken(Pixels):
+    def forward(self, network, images, outputs):
         raise FloatingPointError("no features today")
+
+
+class Mean(Metric):
+    """The mean pixel; it keeps the bank."""
+
+    def __call__(self, generated, reference):
+        self.bank = generated
+        return {"mean": Value(generated["features"].double().mean().item(), better=0)}
 
 
 @pytest.fixture(scope="module")
@@ -38,55 +54,75 @@ def parts():
 
 
 @pytest.fixture
-def measured(parts):
-    """``measured(n=5, chunk=4)``: the value and the rows, in the order of their ids."""
+def judge(parts):
+    """``judge(extractor, metric)``: an evaluator whose reference is empty."""
+
+    def judge(extractor, metric):
+        task, data = parts
+        extractor.task, extractor.seen = task, []
+        evaluator = Evaluator(extractor, {"metric": metric}, data)
+        evaluator._reference = Held(Bank({"features": torch.zeros(1, 784)}))
+        return evaluator
+
+    return judge
+
+
+@pytest.fixture
+def measured(parts, judge):
+    """``measured(n=5, chunk=4)``: the evaluation and the bank."""
 
     def measured(**protocol):
-        task, data = parts
         metric = Mean()
-        metric.task, metric.training = task, []
-        value = evaluation.evaluate(task, metric, (), data, Protocol(**protocol))
-        return value, metric.rows, metric.training
+        found = judge(Pixels(), metric).evaluate(parts[0], Protocol(**protocol), precision="32-true")
+        return found, metric.bank
 
     return measured
 
 
 def test_sample_i_is_row_i_whatever_the_number_of_samples(measured):
     """Chunks are of one shape, so the bits agree."""
-    _, few, _ = measured(n=5, chunk=4)
-    value, many, _ = measured(n=10, chunk=4)
-    assert torch.equal(few, many[:5])
-    assert value == {"mean_10": many.mean().item()}
+    _, few = measured(n=5, chunk=4)
+    found, many = measured(n=10, chunk=4)
+    assert torch.equal(few["features"], many["features"][:5]) and torch.equal(few.labels, many.labels[:5])
+    assert found.numbers == {"mean_pixels_10": many["features"].double().mean().item()}
+
+
+def test_a_later_range_of_samples_continues_the_earlier_one(measured):
+    """Ranges are disjoint: the second five are what samples 5 to 9 of ten are."""
+    _, ten = measured(n=10, chunk=5)
+    _, second = measured(n=5, chunk=5, first=5)
+    assert torch.equal(second["features"], ten["features"][5:]) and torch.equal(second.labels, ten.labels[5:])
 
 
 def test_samples_come_from_the_averaged_weights(parts, measured):
     task, _ = parts
-    _, averaged, _ = measured(n=4, chunk=4)
+    _, averaged = measured(n=4, chunk=4)
     kept = [p.detach().clone() for p in task.denoiser.parameters()]
     with torch.no_grad():
         for p in task.denoiser.parameters():
             p.fill_(torch.nan)
     try:
-        _, without, _ = measured(n=4, chunk=4)
+        _, without = measured(n=4, chunk=4)
     finally:
         with torch.no_grad():
             for p, value in zip(task.denoiser.parameters(), kept, strict=True):
                 p.copy_(value)
-    assert torch.equal(averaged, without)
-    _, other, _ = measured(n=4, chunk=4, ema=list(task.ema.profiles)[1])
-    assert not torch.equal(averaged, other)
+    assert torch.equal(averaged["features"], without["features"])
+    _, other = measured(n=4, chunk=4, ema=list(task.ema.profiles)[1])
+    assert not torch.equal(averaged["features"], other["features"])
 
 
-def test_training_mode_and_weights_come_back(parts, measured):
-    task, data = parts
+def test_training_mode_and_weights_come_back(parts, judge):
+    task, _ = parts
     for training in (True, False):
         task.train(training)
         before = {k: v.clone() for k, v in task.state_dict().items()}
-        _, _, during = measured(n=2, chunk=2)
-        assert during == [False] and task.training is training
+        pixels = Pixels()
+        judge(pixels, Mean()).evaluate(task, Protocol(n=2, chunk=2), precision="32-true")
+        assert [mode for mode, _ in pixels.seen] == [False] and task.training is training
         assert runs.equal(before, dict(task.state_dict()))
         with pytest.raises(FloatingPointError):
-            evaluation.evaluate(task, Broken(), (), data, Protocol(n=2, chunk=2))
+            judge(Broken(), Mean()).evaluate(task, Protocol(n=2, chunk=2), precision="32-true")
         assert task.training is training and all(m.training is training for m in task.modules())
         assert runs.equal(before, dict(task.state_dict()))
 
@@ -102,9 +138,53 @@ def test_classes_are_drawn_as_often_as_they_are_in_the_data(parts):
     assert (drawn / 2000 - data.label_frequencies).abs().max() < 0.003
 
 
-def test_a_description_names_all_that_two_numbers_must_share(parts):
-    task, data = parts
-    said = evaluation.describe(task, Mean(), (), data, Protocol(n=5, seed=3, chunk=4))
-    assert said["seed"] == 3 and said["chunk"] == 4 and said["ema"] == task.ema.default
-    assert said["sampler"] == "Heun(steps=2)" and said["guidance"].startswith("Unguided(")
-    assert evaluation.describe(task, Mean(), (), data, Protocol(n=5, ema="other"))["ema"] == "other"
+def test_single_samples_are_redrawn_to_the_last_bit(parts, judge):
+    """In a chunk of the same shape, whatever its other samples are."""
+    task, _ = parts
+    pixels = Pixels()
+    evaluator, protocol = judge(pixels, Mean()), Protocol(n=12, chunk=4, first=3)
+    found = evaluator.evaluate(task, protocol, precision="32-true")
+    drawn = torch.cat([images for _, images in pixels.seen])
+    assert torch.equal(evaluator.redraw(task, [10, 5, 14], protocol), drawn[[7, 2, 11]])
+    assert torch.equal(found.samples, drawn[:4])  # of the first chunk
+
+
+@pytest.mark.parametrize(
+    ("sampler", "scale", "evaluations"), [(Heun(3), 1.0, 4), (Heun(3), 2.0, 8), (DDIM(5), 1.0, 5), (DDIM(5), 0.5, 10)]
+)
+def test_every_evaluation_of_the_network_is_counted(parts, judge, monkeypatch, sampler, scale, evaluations):
+    """Those that guidance adds too, and padding does not."""
+    task, _ = parts
+    monkeypatch.setattr(task, "sampler", sampler)
+    monkeypatch.setattr(task, "guidance", ClassifierFree(scale))
+    found = judge(Pixels(), Mean()).evaluate(task, Protocol(n=5, chunk=4), precision="32-true")
+    assert found.protocol["evaluations_per_sample"] == evaluations
+    assert not task.denoiser.network._forward_hooks
+
+
+def test_a_measurement_is_told_from_another_by_its_digest_and_not_by_what_is_compared(parts, judge, monkeypatch):
+    task, _ = parts
+
+    def said(n=5, seed=0, first=0, precision="32-true", ema=None):
+        protocol = Protocol(n=n, seed=seed, first=first, chunk=5, ema=ema)
+        return judge(Pixels(), Mean()).evaluate(task, protocol, precision=precision).protocol
+
+    base = said()
+    different = [said(n=6), said(seed=1), said(first=5), said(precision="bf16-mixed")]
+    assert len({digest(p) for p in (base, *different)}) == 5
+    assert digest(said(ema=list(task.ema.profiles)[1])) == digest(base)
+    monkeypatch.setattr(task, "sampler", DDIM(1))
+    assert digest(said()) == digest(base) and said()["sampler"] == "DDIM(steps=1, eta=0.0)"
+
+
+def test_a_number_from_too_few_samples_is_doubted_with_the_size_of_its_bias(parts, judge):
+    task, _ = parts
+    evaluator = judge(Pixels(), Frechet())
+    real = torch.randn(400, 784, generator=torch.Generator().manual_seed(0)) * 60 + 120
+    evaluator._reference = Held(Bank({"features": real}))
+    found = evaluator.evaluate(task, Protocol(n=20, chunk=20), precision="32-true")
+    (sentence,) = doubts(found)
+    (value,) = found.values.values()
+    assert value.real_n == 20 and value.real > 0
+    assert "20 images are not more than its 784 features" in sentence and f"{value.real:.3g}" in sentence
+    assert "Raise n" in sentence

@@ -7,10 +7,13 @@ depend, bit for bit, on the number of ranks: batch *shapes* change convolutions 
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 def world_size() -> int:
@@ -56,18 +59,25 @@ def gather_rows(ids: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def map_samples(
-    n: int, size: int, f: Callable[[list[int]], Tensor], device: torch.device, done: Callable[[int], None] | None = None
+    n: int,
+    size: int,
+    f: Callable[[list[int]], Tensor],
+    device: torch.device,
+    done: Callable[[int], None] | None = None,
+    first: int = 0,
 ) -> Tensor:
-    """Rows ``f(ids)`` of all samples 0..n-1 in order, on the CPU of every rank.
+    """Rows ``f(ids)`` of all samples ``first`` .. ``first + n - 1`` in order, on the CPU of every rank.
 
     ``f`` gets exactly ``size`` ids and returns one row for each. Ranks meet after each chunk, so none waits longer
-    than a chunk takes. ``done(n)`` is told how many samples are finished. Raises ``RuntimeError`` if an id is missing.
+    than a chunk takes. ``done(k)`` is told how many samples are finished. Raises ``RuntimeError`` if an id is missing;
+    if ``f`` raises on one rank, that rank raises its error and the others a ``RuntimeError`` that quotes it.
     """
     found, rows = [], []
     finished = 0
     for ids in chunks(n, size):
         last = max(max(ids), 0)
-        chunk = f([i if i >= 0 else last for i in ids])
+        with together():
+            chunk = f([first + (i if i >= 0 else last) for i in ids])
         chunk_ids, chunk_rows = gather_rows(torch.tensor(ids, device=device), chunk.to(device))
         found.append(chunk_ids.cpu())
         rows.append(chunk_rows.cpu())
@@ -78,6 +88,39 @@ def map_samples(
     if not torch.equal(ids, torch.arange(n)):
         raise RuntimeError(f"expected the sample ids 0..{n - 1} once each, got {len(ids)} ids")
     return torch.cat(rows)[order]
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """A block that all ranks run and after which they meet: if it fails on one, it fails on all, with that error.
+
+    Otherwise the others would wait in their next collective for a rank that has left, and a time-out would be all that
+    is seen. The failing rank raises its own exception, the others ``RuntimeError``.
+    """
+    error: Exception | None = None
+    try:
+        yield
+    except Exception as caught:
+        error = caught
+    if world_size() > 1:
+        failures: list[str | None] = [None] * world_size()
+        dist.all_gather_object(failures, None if error is None else f"{type(error).__name__}: {error}")
+        if error is None and any(failures):
+            culprit = next(r for r, failure in enumerate(failures) if failure)
+            raise RuntimeError(f"rank {culprit} failed: {failures[culprit]}")
+    if error is not None:
+        raise error
+
+
+def from_first(f: Callable[[], T]) -> T:
+    """``f()`` of rank 0, on every rank; ``f`` runs on no other. An error in it is raised on all."""
+    result: list[T | None] = [None]
+    with together():
+        if rank() == 0:
+            result[0] = f()
+    if world_size() > 1:
+        dist.broadcast_object_list(result, src=0)
+    return result[0]
 
 
 @contextmanager

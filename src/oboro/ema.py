@@ -7,9 +7,16 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from oboro.errors import UserError
+
 
 class Profile(ABC):
-    """beta_n, the share of the old average that update n = 1, 2, … keeps: avg ← beta_n avg + (1 - beta_n) weights."""
+    """beta_n, the share of the old average that update n = 1, 2, … keeps: avg ← beta_n avg + (1 - beta_n) weights.
+
+    ``std`` is the relative width of a power function, and None of other profiles.
+    """
+
+    std: float | None = None
 
     @abstractmethod
     def beta(self, n: int) -> float:
@@ -42,6 +49,7 @@ class PowerFunction(Profile):
     def __init__(self, std: float = 0.1):
         if not 0 < std < 12**-0.5:
             raise ValueError(f"std of a power-function average lies in (0, 0.2887), got {std}")
+        self.std = std
         self.gamma = gamma_from_std(std)
 
     def beta(self, n: int) -> float:
@@ -90,6 +98,26 @@ class EMA:
         for name, profile in self.profiles.items():
             torch._foreach_lerp_(self.averages[name], weights, 1 - profile.beta(self.updates))
 
+    @torch.no_grad()
+    def add(self, name: str, weights: Mapping[str, Tensor], module: nn.Module) -> None:
+        """Make ``weights`` ({parameter name of ``module``: tensor}), copied to float32, the average ``name``.
+
+        For weights that were averaged elsewhere. ``applied`` finds them by that name; updates leave them alone, and
+        neither states nor files keep them. Raises ``UserError`` when they belong to another model, and ``ValueError``
+        for the name of a profile.
+        """
+        if name in self.profiles:
+            raise ValueError(f"{name} is averaged during training and not to be replaced")
+        here = {key: tuple(p.shape) for key, p in module.named_parameters()}
+        there = {key: tuple(w.shape) for key, w in weights.items()}
+        for key in [*here, *there]:
+            if here.get(key) != there.get(key):
+                raise UserError(
+                    f"the weights for {name} are of another model: {key} is {there.get(key, 'absent')} among them and "
+                    f"{here.get(key, 'absent')} here; take weights and checkpoint from the same run."
+                )
+        self.averages[name] = [weights[k].to(p.device, torch.float32, copy=True) for k, p in module.named_parameters()]
+
     @contextmanager
     @torch.no_grad()
     def applied(self, module: nn.Module, profile: str | None = None) -> Iterator[None]:
@@ -109,7 +137,7 @@ class EMA:
         names = [name for name, _ in module.named_parameters()]
         return {
             "updates": self.updates,
-            "averages": {k: dict(zip(names, v, strict=True)) for k, v in self.averages.items()},
+            "averages": {k: dict(zip(names, v, strict=True)) for k, v in self.averages.items() if k in self.profiles},
         }
 
     def load_state_dict(self, state: dict, module: nn.Module) -> None:

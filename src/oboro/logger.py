@@ -1,23 +1,27 @@
-"""Loggers of our own."""
+"""Loggers of our own, and how evaluations reach every logger."""
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
+
+from oboro.evaluation import Evaluation, short
 
 
 class JSONL(Logger):
     """``folder/metrics.jsonl``: one JSON object a line with ``step``, ``images``, ``seconds``, then names and values.
 
-    ``seconds`` counts from the first line's logger on. Values logged at the same step may come in several lines.
+    ``seconds`` counts from the start of the logger; ``clock=False`` leaves it out, for numbers that another process
+    adds. Values logged at the same step may come in several lines.
     """
 
-    def __init__(self, folder: str, images_per_step: int):
+    def __init__(self, folder: str, images_per_step: int, clock: bool = True):
         super().__init__()
+        self.clock = clock
         self.path = Path(folder) / "metrics.jsonl"
         self.images_per_step = images_per_step
         self._start = time.perf_counter()
@@ -37,13 +41,34 @@ class JSONL(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         values = {k: float(v) for k, v in metrics.items() if k != "epoch"}
-        if step is None or not values:
-            return
-        row = {
-            "step": step,
-            "images": step * self.images_per_step,
-            "seconds": round(time.perf_counter() - self._start, 3),
-            **values,
-        }
+        if step is not None and values:
+            self.write(step, values)
+
+    @rank_zero_only
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        """One line; ``values`` may hold any plain values."""
+        seconds = {"seconds": round(time.perf_counter() - self._start, 3)} if self.clock else {}
+        row = {"step": step, "images": step * self.images_per_step, **seconds, **values}
         with self.path.open("a") as file:
             file.write(json.dumps(row) + "\n")
+
+
+@rank_zero_only
+def log_evaluation(loggers: Sequence[Logger], evaluation: Evaluation, step: int) -> None:
+    """Values and protocol: a line of ``metrics.jsonl`` with both, TensorBoard's scalars and text, scalars elsewhere."""
+    real = {f"real/{name}": value.real for name, value in evaluation.values.items() if value.real is not None}
+    for logger in loggers:
+        match logger:
+            case JSONL():
+                found = evaluation.plain()
+                told = {
+                    "judged": found["judged"],
+                    "protocol": found["protocol"],
+                    "evaluation_seconds": found["seconds"],
+                }
+                logger.write(step, {**evaluation.numbers, **told})
+            case TensorBoardLogger():
+                logger.log_metrics({**evaluation.numbers, **real}, step)
+                logger.experiment.add_text("protocol", short(evaluation.protocol), step)
+            case _:
+                logger.log_metrics({**evaluation.numbers, **real}, step)

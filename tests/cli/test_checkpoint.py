@@ -66,7 +66,7 @@ def attack(place: str, proof: Path):
 
 
 PLACES = ["task", "nested", "ema", "through a module of ours", "interpolation", "tuple"]
-PLACES += ["data", "metrics", "sampler", "guidance"]
+PLACES += ["data", "metrics", "extractor", "sampler", "guidance"]
 
 
 @pytest.mark.parametrize("place", PLACES)

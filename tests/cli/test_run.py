@@ -60,7 +60,7 @@ MISTAKES = {
     "unwritable cache": ("train", ["data.cache_dir={place}/file/cache"], ["file", "data.cache_dir"]),
     "unwritable samples": ("sample", ["checkpoint={checkpoint}", "hydra.run.dir={place}/file/run"], ["hydra.run.dir"]),
     "heads that do not divide": ("train", ["model.head_channels=5"], ["16 channels", "model.head_channels"]),
-    "no metric to evaluate with": ("evaluate", ["checkpoint={checkpoint}", "metrics=unmeasured"], ["metrics="]),
+    "no metric to evaluate with": ("evaluate", ["checkpoint={checkpoint}", "metrics=[]"], ["metrics="]),
     "no such device": ("train", ["trainer.accelerator=abacus"], ["abacus"]),
 }
 
@@ -112,7 +112,7 @@ def pictures(tmp_path):
 
 def test_a_damaged_picture_is_named_counted_and_left_out(pictures, tmp_path):
     data = ["data=image_folder", f"data.root={pictures}", "data.resolution=16", "data.validation=1"]
-    small = [f"data.cache_dir={tmp_path}", "metrics=unmeasured", runs.NO_EVALUATION]
+    small = [f"data.cache_dir={tmp_path}", "metrics=[]", runs.NO_EVALUATION]
     run = runs.train(tmp_path / "run", *data, *small)
     assert "1 of 10 images" in run.stderr and "bad.png" in run.stderr and "good" not in run.stderr
     assert "Traceback" not in run.stderr and list(run.logged("train/loss")) == [1, 2]

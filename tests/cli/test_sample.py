@@ -65,7 +65,7 @@ def test_less_than_a_chunk_changes_the_last_bits_at_most(drawn, draw):
 
 def test_sampler_and_guidance_are_those_of_the_checkpoint_unless_named(drawn, draw):
     assert draw("sampler=heun", "sampler.steps=2", "guidance=unguided") == drawn.images
-    for other in (["sampler.steps=3"], ["sampler=ddim_ancestral", "sampler.steps=2"], ["guidance=classifier_free"]):
+    for other in (["sampler.steps=3"], ["sampler=ddim_ancestral", "sampler.steps=2"], ["guidance.scale=2"]):
         assert differ(draw(*other), drawn.images)
 
 

@@ -3,7 +3,7 @@ import os
 import pytest
 import torch
 
-from oboro.metrics import Fashion, Inception, extract
+from oboro.metrics import Fashion, Inception
 from oboro.metrics.extractor import file_digest
 
 
@@ -18,13 +18,13 @@ def test_only_uint8_batches_with_one_or_three_channels(extractor, images):
         extractor(images)
 
 
-def test_extraction_does_not_depend_on_the_chunks(fashion_images):
-    images, done = fashion_images[:103], []
-    whole = Fashion()(images)
-    for chunk in (1, 25, 103, 1000):
-        torch.testing.assert_close(extract(Fashion(), images, chunk), whole, rtol=0, atol=1e-4)
-    extract(Fashion(), images, 25, progress=lambda i, n: done.append((i, n)))
-    assert done == [(25, 103), (50, 103), (75, 103), (100, 103), (103, 103)]
+@pytest.mark.parametrize("outputs", [["features"], ["logits"], ["logits", "features"]])
+def test_rows_are_taken_apart_again(fashion_images, outputs):
+    extractor = Fashion()
+    expected = extractor(fashion_images[:9], ["features", "logits"])
+    found = extractor.split(extractor.rows(fashion_images[:9], outputs), outputs)
+    assert list(found) == outputs
+    assert all(torch.equal(found[name], expected[name]) for name in outputs)
 
 
 def test_a_digest_follows_the_file(tmp_path):

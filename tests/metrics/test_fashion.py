@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from safetensors import safe_open
 
 from oboro.errors import UserError
-from oboro.metrics import Fashion, FeatureStatistics, extract, frechet_distance
+from oboro.metrics import Fashion, FeatureStatistics, frechet_distance
 from oboro.metrics.fashion import WEIGHTS
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "train_fashion_classifier.py"
@@ -28,20 +28,24 @@ def extractor():
 def halves(fashion_images, extractor):
     """(2,000 images of the first half, float; statistics of their features; statistics of the other half)"""
     first, second = fashion_images[:2000], fashion_images[5000:]
-    one, two = (FeatureStatistics.from_features(extract(extractor, half, 100)) for half in (first, second))
+    one, two = (FeatureStatistics.from_features(features(extractor, half)) for half in (first, second))
     return first.float(), one, two
+
+
+def features(extractor, images):
+    return torch.cat([extractor(part)["features"] for part in images.split(100)])
 
 
 def distance(extractor, pixels, reference):
     images = pixels.round().clamp(0, 255).to(torch.uint8)
-    return frechet_distance(FeatureStatistics.from_features(extract(extractor, images, 100)), reference)
+    return frechet_distance(FeatureStatistics.from_features(features(extractor, images)), reference)
 
 
 def test_the_weights_are_as_accurate_as_their_label_says(extractor, fashion_images, fashion_labels):
     with safe_open(WEIGHTS, "pt") as file:
         claimed = json.loads(file.metadata()["origin"])["test_accuracy"]
     measured = (
-        (torch.cat([extractor.classify(x) for x in fashion_images.split(100)]).argmax(1) == fashion_labels)
+        (torch.cat([extractor(x, ["logits"])["logits"] for x in fashion_images.split(100)]).argmax(1) == fashion_labels)
         .double()
         .mean()
         .item()
@@ -85,21 +89,22 @@ def test_more_missing_classes_are_further_away(extractor, halves, fashion_images
 
 
 def test_mixed_precision_of_the_run_does_not_reach_the_features(extractor, fashion_images):
-    expected = extractor(fashion_images[:20])
+    outputs = ["features", "logits"]
+    expected = extractor(fashion_images[:20], outputs)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(extractor(fashion_images[:20]), expected)
-        assert extractor.classify(fashion_images[:20]).dtype == torch.float32
+        found = extractor(fashion_images[:20], outputs)
+    assert all(torch.equal(found[name], expected[name]) for name in outputs)
 
 
 def test_grey_as_colour_is_the_same_image(extractor, fashion_images):
     grey = fashion_images[:20]
-    torch.testing.assert_close(extractor(grey.expand(-1, 3, -1, -1)), extractor(grey), **ROUNDING)
+    torch.testing.assert_close(features(extractor, grey.expand(-1, 3, -1, -1)), features(extractor, grey), **ROUNDING)
 
 
 def test_a_flat_image_has_no_size(extractor):
     flat = [torch.full((1, 1, *size), 77, dtype=torch.uint8) for size in ((28, 28), (64, 64), (9, 40))]
     for image in flat[1:]:
-        torch.testing.assert_close(extractor(image), extractor(flat[0]), **ROUNDING)
+        torch.testing.assert_close(features(extractor, image), features(extractor, flat[0]), **ROUNDING)
 
 
 def test_resizing_averages_and_does_not_skip(extractor):
@@ -107,8 +112,8 @@ def test_resizing_averages_and_does_not_skip(extractor):
     board = torch.zeros(1, 1, 112, 112, dtype=torch.uint8)
     board[..., ::2, ::2] = board[..., 1::2, 1::2] = 200
     grey = torch.full((1, 1, 28, 28), 100, dtype=torch.uint8)
-    inner = extractor(board) - extractor(grey)
-    black = extractor(torch.zeros_like(grey)) - extractor(grey)
+    inner = features(extractor, board) - features(extractor, grey)
+    black = features(extractor, torch.zeros_like(grey)) - features(extractor, grey)
     assert inner.norm() < 0.1 * black.norm()
 
 

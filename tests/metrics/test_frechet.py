@@ -4,7 +4,7 @@ import scipy.linalg
 import torch
 from torch import nn
 
-from oboro.metrics import Fashion, FeatureStatistics, Frechet, Inception, frechet_distance, frechet_floor
+from oboro.metrics import Bank, FeatureStatistics, Frechet, FrechetPerClass, Held, frechet_distance
 
 F = FeatureStatistics.from_features
 M = FeatureStatistics.from_moments
@@ -148,47 +148,39 @@ def test_the_bias_falls_as_one_over_n(rng):
     assert small / large == pytest.approx(2.0, rel=0.15)
 
 
-def test_floor_is_a_function_of_its_seed(rng):
-    x = features(rng, 300, 10)
-    state = torch.get_rng_state()
-    assert frechet_floor(x, 100, seed=1) == frechet_floor(x, 100, seed=1) != frechet_floor(x, 100, seed=2)
-    assert torch.equal(torch.get_rng_state(), state), "the global generator is not touched"
-
-
 def test_different_features_have_no_distance():
     with pytest.raises(ValueError, match="dimensions"):
         frechet_distance(F(torch.eye(3)), F(torch.eye(4)))
 
 
-def test_only_the_inception_network_is_called_fid():
-    assert Frechet(Inception()).name(50000) == "fid_inception_50000"
-    assert Frechet(Fashion()).name(2000) == "fd_fashion_2000"
+def test_the_metric_is_the_distance_of_the_output_it_is_about(rng):
+    """With other spatial features, another number under another name."""
+    x, y = ({"features": features(rng, n, 20), "spatial": features(rng, n, 12)} for n in (200, 300))
+    found = {}
+    for metric in (Frechet(), Frechet("spatial")):
+        found |= {k: v.value for k, v in metric(Bank(x), Held(Bank(y))).items()}
+    assert found == {
+        "fd": frechet_distance(F(x["features"]), F(y["features"])),
+        "sfd": frechet_distance(F(x["spatial"]), F(y["spatial"])),
+    }
 
 
-def test_value_is_the_distance_under_its_name(rng):
-    x, y = features(rng, 200, 128), features(rng, 300, 128)
-    assert Frechet(Fashion()).value(x, F(y)) == {"fd_fashion_200": frechet_distance(F(x), F(y))}
+def test_too_few_samples_are_doubted(rng):
+    x = features(rng, 200, 128)
+    said = [Frechet()(Bank({"features": x[:n]}), Held(Bank({"features": x})))["fd"].doubt for n in (128, 129)]
+    assert said[0].startswith("128 images are not more than its 128 features") and said[1] == ""
 
 
-def test_too_few_samples_are_mentioned_once(rng, recwarn):
-    metric, x = Frechet(Fashion()), features(rng, 200, 128)
-    metric.value(x, F(x))
-    assert len(recwarn) == 0
-    metric.value(x[:128], F(x))
-    metric.value(x[:100], F(x))
-    assert [str(w.message).startswith("fd_fashion_128 comes from 128 images") for w in recwarn] == [True]
-
-
-def test_the_protocol_tells_numbers_apart(rng):
-    metric, reference = Frechet(Fashion()), F(features(rng, 300, 128))
-    protocol = metric.protocol(2000, reference, "abc", "train")
-    assert protocol["samples"] == 2000 and protocol["reference_samples"] == 300
-    assert protocol["extractor_digest"] == metric.extractor.digest
-    assert all(type(value) in (str, int) for value in protocol.values()), "plain values: they go into JSON as they are"
-    others = [
-        metric.protocol(2001, reference, "abc", "train"),
-        metric.protocol(2000, reference, "abd", "train"),
-        metric.protocol(2000, reference, "abc", "test"),
-        metric.protocol(2000, F(features(rng, 301, 128)), "abc", "train"),
-    ]
-    assert all(other != protocol for other in others)
+def test_a_generator_that_ignores_its_labels_is_seen_class_by_class(rng):
+    """The same images with shuffled labels: the distance over all is zero, that within classes is not."""
+    centres = 10 * torch.randn(3, 6, generator=rng, dtype=torch.float64)
+    labels = torch.arange(300) % 3
+    x = centres[labels] + normal(rng, 300, 6)
+    real = Held(Bank({"features": x}, labels))
+    right, wrong = Bank({"features": x}, labels), Bank({"features": x}, labels.roll(1))
+    assert abs(Frechet()(wrong, real)["fd"].value) < 1e-9
+    assert abs(FrechetPerClass()(right, real)["class_fd"].value) < 1e-9
+    found = FrechetPerClass()(wrong, real)["class_fd"]
+    classes = [frechet_distance(F(x[labels.roll(1) == c]), F(x[labels == c])) for c in range(3)]
+    assert list(found.detail["classes"].values()) == pytest.approx(classes)
+    assert found.value == pytest.approx(sum(classes) / 3) and found.value > 10

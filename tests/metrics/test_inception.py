@@ -58,7 +58,7 @@ def relative(a, b):
 
 def test_features_are_those_of_torch_fidelity(weights, images):
     network = theirs.FeatureExtractorInceptionV3("x", ["2048"], feature_extractor_weights_path=str(weights))
-    found = Inception(str(weights))(images)
+    found = Inception(str(weights))(images)["features"]
     assert found.shape == (4, 2048) and found.dtype == torch.float32
     assert relative(found, network(images)[0]) < 1e-5
     assert relative(found[:2], found[2:]) > 1e-2, "the images differ by far more than the rounding"
@@ -67,23 +67,48 @@ def test_features_are_those_of_torch_fidelity(weights, images):
 def test_features_are_those_of_torchmetrics_without_antialiasing(weights, images):
     from torchmetrics.image.fid import NoTrainInceptionV3
 
-    found = Inception(str(weights))(images)
+    found = Inception(str(weights))(images)["features"]
     network = NoTrainInceptionV3("x", ["2048"], str(weights), antialias=False)
     assert relative(network(images), found) < 1e-5
     network = NoTrainInceptionV3("x", ["2048"], str(weights), antialias=True)
     assert relative(network(images), found) > 1e-3, "the bite: the default of torchmetrics is another metric"
 
 
+def test_logits_are_those_of_torch_fidelity(weights, images):
+    network = theirs.FeatureExtractorInceptionV3("x", ["logits_unbiased"], feature_extractor_weights_path=str(weights))
+    found = Inception(str(weights))(images, ["logits"])["logits"]
+    assert found.shape == (4, 1008) and relative(found, network(images)[0]) < 1e-5
+
+
+def test_spatial_features_are_seven_channels_of_the_one_by_one_branch(weights, images):
+    """Channel c, row i, column j of the map, as a convolution of the block's input computes it, at 289 c + 17 i + j."""
+    extractor = Inception(str(weights))
+    found = extractor(images, ["spatial"])["spatial"].view(4, 7, 17, 17)
+    block, seen = extractor._network.Mixed_6d, []
+    hook = block.register_forward_hook(lambda module, inputs, output: seen.append((inputs[0], output)))
+    extractor(images)
+    hook.remove()
+    x, whole = seen[0]
+    conv, norm = block.branch1x1.conv, block.branch1x1.bn
+    weight = (
+        (norm.weight / (norm.running_var + norm.eps).sqrt()) if norm.weight is not None else norm.running_var.rsqrt()
+    )
+    expected = torch.einsum("oi,bihw->bohw", conv.weight[:, :, 0, 0], x) - norm.running_mean[:, None, None]
+    expected = (expected * weight[:, None, None] + norm.bias[:, None, None]).relu()[:, :7]
+    assert relative(found, expected) < 1e-5
+    assert torch.equal(found, whole[:, :7]), "the branch comes first in the block's output"
+
+
 def test_mixed_precision_of_the_run_does_not_reach_the_features(weights, images):
     extractor = Inception(str(weights))
-    expected = extractor(images[:1])
+    expected = extractor(images[:1])["features"]
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(extractor(images[:1]), expected)
+        assert torch.equal(extractor(images[:1])["features"], expected)
 
 
 def test_grey_is_repeated(weights, images):
     extractor, grey = Inception(str(weights)), images[:2, :1]
-    assert torch.equal(extractor(grey), extractor(grey.repeat(1, 3, 1, 1)))
+    assert torch.equal(extractor(grey)["features"], extractor(grey.repeat(1, 3, 1, 1))["features"])
 
 
 @pytest.mark.slow
@@ -116,7 +141,7 @@ def test_fid_is_that_of_torch_fidelity_end_to_end(weights):
         feature_extractor_weights_path=str(weights),
     )["frechet_inception_distance"]
     extractor = Inception(str(weights))
-    found = frechet_distance(*(FeatureStatistics.from_features(extractor(s)) for s in sets))
+    found = frechet_distance(*(FeatureStatistics.from_features(extractor(s)["features"]) for s in sets))
     assert found == pytest.approx(expected, rel=1e-6)
 
 
@@ -134,7 +159,7 @@ def test_missing_weights_name_the_file_the_address_and_the_way_out(hub, images):
             call()
         message = str(error.value)
         assert str(hub) in message and theirs.URL_INCEPTION_V3 in message
-        assert "metrics=unmeasured" in message and "metrics=frechet_fashion" in message
+        assert "metrics=[]" in message and "extractor=fashion" in message
     assert not hub.parent.exists() or list(hub.parent.iterdir()) == []
     with pytest.raises(UserError, match=r"given\.pth"):
         Inception("given.pth").prepare()

@@ -4,7 +4,8 @@ from oboro.callbacks.checkpoints import Checkpoints
 from oboro.callbacks.progress import Progress
 from oboro.callbacks.sample_grid import SampleGrid
 from oboro.callbacks.sample_metrics import SampleMetrics
+from oboro.callbacks.snapshots import Snapshots
 from oboro.callbacks.summary import Summary
 from oboro.callbacks.throughput import Throughput
 
-__all__ = ["Checkpoints", "Progress", "SampleGrid", "SampleMetrics", "Summary", "Throughput"]
+__all__ = ["Checkpoints", "Progress", "SampleGrid", "SampleMetrics", "Snapshots", "Summary", "Throughput"]

@@ -12,7 +12,7 @@ from oboro.task import Diffusion
 
 
 class Checkpoints(Evaluation):
-    """``folder/last.ckpt``, and ``folder/best.ckpt`` whenever the sample metric is the lowest so far.
+    """``folder/last.ckpt``, and ``folder/best.ckpt`` whenever the first of the metrics is the best so far.
 
     Lightning's ModelCheckpoint writes neither at the last step of a run that is counted in steps, nor in place: its
     temporary file lies in another folder, so that a kill can leave a half-written ``last.ckpt``. Here the new file
@@ -25,9 +25,10 @@ class Checkpoints(Evaluation):
         self.best: float = float("inf")
 
     def evaluate(self, trainer: Trainer, task: Diffusion) -> None:
-        values = [v for c in trainer.callbacks if isinstance(c, SampleMetrics) for v in c.values.values()]
-        if values and values[0] < self.best:
-            self.best = values[0]
+        objectives = [c.objective for c in trainer.callbacks if isinstance(c, SampleMetrics)]
+        found = next((objective[1] for objective in objectives if objective), self.best)
+        if found < self.best:
+            self.best = found
             self._save(trainer, "best.ckpt")
         self._save(trainer, "last.ckpt")
 

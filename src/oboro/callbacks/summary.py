@@ -9,7 +9,7 @@ from rich.table import Table
 
 from oboro.callbacks.sample_metrics import SampleMetrics
 from oboro.callbacks.throughput import Throughput
-from oboro.evaluation import plain
+from oboro.report.table import print_evaluations
 from oboro.task import Diffusion
 
 
@@ -26,8 +26,12 @@ class Summary(Callback):
         self._start, self._first = time.perf_counter(), trainer.global_step
 
     def on_train_end(self, trainer: Trainer, task: Diffusion) -> None:
-        if trainer.is_global_zero:
-            Console().print(self._table(trainer, task, time.perf_counter() - self._start))
+        if not trainer.is_global_zero:
+            return
+        Console().print(self._table(trainer, task, time.perf_counter() - self._start))
+        for callback in trainer.callbacks:
+            if isinstance(callback, SampleMetrics) and callback.latest is not None:
+                print_evaluations([callback.latest], "measured")
 
     def _table(self, trainer: Trainer, task: Diffusion, seconds: float) -> Table:
         data, denoiser = trainer.datamodule, task.denoiser
@@ -50,11 +54,6 @@ class Summary(Callback):
         table.add_row("time", whole)
         if "val/loss" in trainer.callback_metrics:
             table.add_row("val/loss", f"{float(trainer.callback_metrics['val/loss']):.4f}  (averaged weights)")
-        for callback in trainer.callbacks:
-            if isinstance(callback, SampleMetrics):
-                for name, value in callback.values.items():
-                    how = f"{callback.protocol.n} samples, {plain(task.sampler)}, {plain(task.guidance)}"
-                    table.add_row(name, f"{value:.3f}  ({how}, EMA {task.ema.default})")
         for what in ("samples", "checkpoints", "metrics.jsonl"):
             if (self.folder / what).exists():
                 table.add_row(what, str(self.folder / what))

@@ -1,5 +1,7 @@
 """Checkpoints carry their configuration: a path is all that sampling and evaluation need."""
 
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,10 @@ from hydra.utils import get_class, instantiate
 from oboro.errors import UserError
 from oboro.task import Diffusion
 
-FROM_CHECKPOINT = ("sampler", "guidance", "metrics", "data")
+FROM_CHECKPOINT = ("sampler", "guidance", "metrics", "extractor", "data")
 # What a configuration that came with a file may name; anything else could run code of the file's author.
 TRUSTED = ("oboro.", "torch.optim.")
+POLL = 5.0  # seconds between two looks at a folder
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -94,18 +97,35 @@ def check_fits(task: Diffusion, checkpoint: dict[str, Any]) -> None:
         raise UserError(f"the checkpoint has no weights averaged as {sorted(missing)}; choose its own ema=... option.")
 
 
+def latest_checkpoint(run: Path) -> Path:
+    """Where a run keeps its newest checkpoint; waits for the first one. ``UserError`` if there is no such run."""
+    if not run.is_dir():
+        raise UserError(f"there is no run {run}; give the output folder of a train.py that is running or has run.")
+    path = run / "checkpoints" / "last.ckpt"
+    if not path.is_file():
+        print(f"waiting for the first checkpoint, {path}", file=sys.stderr)
+    while not path.is_file():
+        time.sleep(POLL)
+    return path
+
+
 def offer_checkpoint(arguments: list[str]) -> None:
-    """Make the sampler, guidance, metrics and data of ``checkpoint=PATH`` the options called ``from_checkpoint``.
+    """Make what ``checkpoint=PATH`` or ``watch=RUN`` was trained with the options called ``from_checkpoint``.
 
     So that ``sample.py checkpoint=PATH sampler.steps=10`` changes one value of what the checkpoint was trained with.
-    Without such an argument the options are empty, which is enough for ``--help``.
+    Like every data option, that of the checkpoint chooses the extractor. Without such an argument the options are
+    empty, which is enough for ``--help``.
     """
     paths = [p for a in arguments if a.startswith("checkpoint=") for p in a.removeprefix("checkpoint=").split(",")]
+    runs = [a.removeprefix("watch=").strip("'\"") for a in arguments if a.startswith("watch=")]
+    paths += [str(latest_checkpoint(Path(run).expanduser())) for run in runs]
     configs = [load_checkpoint(p.strip("'\""))["config"] for p in paths]
     for group in FROM_CHECKPOINT:
-        nodes = [c[group] for c in configs]
+        nodes = [c.get(group, {}) for c in configs]
         if any(node != nodes[0] for node in nodes):
             raise UserError(
                 f"these checkpoints differ in their {group}; sweep over checkpoints of one setting, or name {group}=..."
             )
-        ConfigStore.instance().store("from_checkpoint", nodes[0] if nodes else {}, group=group)
+        node = nodes[0] if nodes else {}
+        chooses = {"defaults": [{"/extractor@_global_.extractor": "from_checkpoint"}, "_self_"]}
+        ConfigStore.instance().store("from_checkpoint", {**chooses, **node} if group == "data" else node, group=group)

@@ -1,70 +1,208 @@
 """python evaluate.py"""
 
 import json
-import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from hydra.utils import instantiate
+from lightning import Fabric
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
-from oboro import distributed, evaluation
+from oboro import distributed
+from oboro.cli.checkpoint import latest_checkpoint
 from oboro.cli.run import task_function
-from oboro.cli.sample import start
+from oboro.cli.sample import average, open_task, start, trained_precision
+from oboro.cli.watch import watch
 from oboro.data import ImageData
+from oboro.data.made import read_images
 from oboro.errors import UserError
-from oboro.metrics import Metric
+from oboro.evaluation import Evaluation, Evaluator, Protocol, held_out_likelihood
+from oboro.metrics import Value
+from oboro.report.pictures import grid_image, pairs_image
+from oboro.report.table import interval, number, print_evaluations, spread, write_result
+from oboro.task import Diffusion
+
+PAIRS = 10  # closest pairs in the picture of the memorisation audit
 
 
 @task_function
 def evaluate(config: DictConfig) -> None:
-    """Measure ``n`` samples of a checkpoint and write ``evaluation.json``: values, protocol, seconds."""
-    if config.n < 2 or config.chunk < 1:
-        raise UserError(
-            f"n={config.n} samples with chunk={config.chunk} measure nothing; set n to 2 or more, chunk to 1."
-        )
-    metric: Metric = instantiate(OmegaConf.to_container(config.metrics, resolve=True), _convert_="all")
-    if not metric.active:
-        raise UserError("the checkpoint was trained unmeasured; choose a metric, metrics=frechet_inception for one.")
-    data: ImageData = instantiate(OmegaConf.to_container(config.data, resolve=True), _convert_="all")
-    checkpoint, task, fabric = start(config, config.devices)
-    with distributed.first_rank_first():
-        if distributed.rank() == 0:
-            metric.prepare()
-            data.prepare_data()
-    data.setup()
-    protocol = evaluation.Protocol(n=config.n, seed=config.seed, chunk=min(config.chunk, config.n), ema=config.profile)
-    against = evaluation.reference(metric, data, task.device)
-    start_time = time.perf_counter()
-    with Progress(console=Console(stderr=True), transient=True, disable=not fabric.is_global_zero) as bar:
-        job = bar.add_task("sampling", total=config.n)
-        values = evaluation.evaluate(
-            task, metric, against, data, protocol, autocast=fabric.autocast, done=lambda n: bar.update(job, completed=n)
-        )
+    """Measure samples of a checkpoint; ``evaluation.json``, ``result.json`` and pictures go to ``output_dir``.
+
+    ``watch=RUN`` measures every checkpoint of a run that trains instead, and adds to the run's own metrics.
+    """
+    check(config)
+    evaluator = build_evaluator(config)
+    if config.images:
+        evaluate_images(config, evaluator)
+        return
+    path = latest_checkpoint(Path(config.watch).expanduser()) if config.watch else config.checkpoint
+    fabric = start(config, config.devices, trained_precision(path))
+    checkpoint, task = open_task(config, path, fabric)
+    make_ready(evaluator, task.conditioner.num_classes > 0, config.n)
+    held_out = len(evaluator.data.validation_images)
+    if config.bits_per_dim.n > held_out:
+        raise UserError(f"bits_per_dim.n={config.bits_per_dim.n} of {held_out} held-out images; set it to fewer.")
+    if config.watch:
+        watch(config, evaluator, fabric, measure)
+        return
+    evaluations = measure(config, evaluator, task, fabric)
+    likelihood = measure_likelihood(config, evaluator, task)
+    if fabric.is_global_zero:
+        write(config, checkpoint, task, evaluator, evaluations, likelihood, fabric)
+
+
+def write(
+    config: DictConfig,
+    checkpoint: dict[str, Any],
+    task: Diffusion,
+    evaluator: Evaluator,
+    evaluations: list[Evaluation],
+    likelihood: dict[str, Value],
+    fabric: Fabric,
+) -> None:
+    """Files and the printed table of a finished measurement."""
+    folder = Path(config.output_dir)
+    first = evaluations[0]
     result = {
-        "values": values,
-        "protocol": {
-            **evaluation.describe(task, metric, against, data, protocol),
-            "precision": str(fabric._precision.precision),
-        },
+        **first.plain(),
         "checkpoint": str(Path(config.checkpoint).expanduser().resolve()),
         "step": checkpoint["global_step"],
-        "seconds": round(time.perf_counter() - start_time, 3),
+        "ema_std": task.ema.profiles[first.protocol["ema"]].std if config.ema_std is None else config.ema_std,
+        "likelihood": {name: value.plain() for name, value in likelihood.items()},
     }
+    if len(evaluations) > 1:
+        result |= repeated(evaluations)
+    (folder / "evaluation.json").write_text(json.dumps(result, indent=2) + "\n")
+    write_result(folder, result["values"])
+    grid_image(first.samples, len(first.samples)).save(folder / "samples.png")
+    print_evaluations(evaluations, f"{config.checkpoint}, step {result['step']:,}")
+    for name, value in likelihood.items():
+        print(f"{name}: {number(value.value)}, 95 % interval {interval(value)}; {value.how}")
+    if pairs := closest_pairs(first):
+        ids, rows = ([pair[i] for pair in pairs] for i in (0, 1))
+        drawn = evaluator.redraw(task, ids, protocol_of(config, 0), fabric.autocast).cpu()
+        pairs_image(drawn, evaluator.data.train_images[rows]).save(folder / "closest_pairs.png")
+        print(f"samples above, the training images they come closest to below: {folder / 'closest_pairs.png'}")
+    print(f"written to {folder / 'evaluation.json'}")
+
+
+def check(config: DictConfig) -> None:
+    """Raises ``UserError`` for counts that measure nothing."""
+    if config.n < 2 or config.chunk < 1 or config.repeats < 1:
+        raise UserError(
+            f"n={config.n} samples with chunk={config.chunk} and repeats={config.repeats} measure nothing; "
+            "set n to 2 or more, chunk and repeats to 1 or more."
+        )
+    if config.watch and (config.devices != 1 or config.repeats != 1):
+        raise UserError("watch=... works on one device with one range of samples; leave devices and repeats at 1.")
+    if not config.data or not config.extractor:
+        raise UserError("what images are compared with is not known; name data=... (and extractor=..., metrics=[...]).")
+    if not config.metrics:
+        raise UserError("no metric is chosen; name some, metrics=[frechet,precision_recall] for example.")
+
+
+def build_evaluator(config: DictConfig) -> Evaluator:
+    """Extractor, metrics and data that ``config`` names; nothing is read yet."""
+    extractor, metrics, data = (
+        instantiate(OmegaConf.to_container(config[key], resolve=True), _convert_="all")
+        for key in ("extractor", "metrics", "data")
+    )
+    return Evaluator(extractor, metrics, data, config.reference)
+
+
+def make_ready(evaluator: Evaluator, labelled: bool, n: int) -> None:
+    """Data and weights of the extractor are fetched, by rank 0 first, and checked against what is asked."""
+    read_data(evaluator.data)
+    evaluator.check(labelled, n)
+    evaluator.prepare()
+
+
+def read_data(data: ImageData) -> None:
+    """By rank 0 first."""
+    with distributed.together():
+        if distributed.rank() == 0:
+            data.prepare_data()
+    data.setup()
+
+
+def evaluate_images(config: DictConfig, evaluator: Evaluator) -> None:
+    """Measure pictures that are there already."""
+    fabric = start(config, config.devices, "32-true")
+    data = evaluator.data
+    read_data(data)
+    images, labels, fingerprint = read_images(config.images, data.image_shape, data.num_classes, data.cache_dir)
+    make_ready(evaluator, labels is not None, len(images))
+    origin = {"images": str(config.images), "images_fingerprint": fingerprint}
+    with progress(fabric, len(images)) as done:
+        evaluation = evaluator.evaluate_images(images, labels, origin, fabric.device, done)
     if fabric.is_global_zero:
-        path = Path(config.output_dir) / "evaluation.json"
-        path.write_text(json.dumps(result, indent=2) + "\n")
-        Console().print(table(result), f"written to {path}")
+        folder = Path(config.output_dir)
+        (folder / "evaluation.json").write_text(json.dumps(evaluation.plain(), indent=2) + "\n")
+        write_result(folder, evaluation.numbers)
+        print_evaluations([evaluation], str(config.images))
+        if pairs := closest_pairs(evaluation):
+            ids, rows = ([pair[i] for pair in pairs] for i in (0, 1))
+            pairs_image(images[ids], data.train_images[rows]).save(folder / "closest_pairs.png")
+        print(f"written to {folder / 'evaluation.json'}")
 
 
-def table(result: dict) -> Table:
-    """Value and protocol, a line each."""
-    lines = Table(show_header=False, title=f"{result['checkpoint']}, step {result['step']:,}", title_justify="left")
-    for name, value in result["values"].items():
-        lines.add_row(f"[bold]{name}", f"[bold]{value:.4f}")
-    for name, value in result["protocol"].items():
-        lines.add_row(name, str(value))
-    lines.add_row("seconds", f"{result['seconds']:.1f}")
-    return lines
+@contextmanager
+def progress(fabric: Fabric, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr, on rank 0; the block calls what it gets with the number that is done."""
+    with Progress(console=Console(stderr=True), transient=True, disable=not fabric.is_global_zero) as bar:
+        job = bar.add_task("looking", total=total)
+        yield lambda n: bar.update(job, completed=n)
+
+
+def protocol_of(config: DictConfig, repeat: int) -> Protocol:
+    """The ``repeat``-th range of n samples."""
+    chunk = min(config.chunk, config.n)
+    return Protocol(n=config.n, seed=config.seed, chunk=chunk, ema=average(config), first=repeat * config.n)
+
+
+def measure(config: DictConfig, evaluator: Evaluator, task: Diffusion, fabric: Fabric) -> list[Evaluation]:
+    """One evaluation for each of ``repeats`` disjoint ranges of samples."""
+    with progress(fabric, config.n * config.repeats) as done:
+        return [
+            evaluator.evaluate(
+                task,
+                protocol_of(config, k),
+                precision=str(fabric._precision.precision),
+                autocast=fabric.autocast,
+                done=lambda n, k=k: done(k * config.n + n),
+            )
+            for k in range(config.repeats)
+        ]
+
+
+def measure_likelihood(config: DictConfig, evaluator: Evaluator, task: Diffusion) -> dict[str, Value]:
+    """Bits per dimension of held-out images, if ``bits_per_dim.n`` asks for any."""
+    wanted = config.bits_per_dim
+    if not wanted.n:
+        return {}
+    return held_out_likelihood(
+        task, evaluator.data, protocol_of(config, 0), n=wanted.n, steps=wanted.steps, probes=wanted.probes
+    )
+
+
+def repeated(evaluations: list[Evaluation]) -> dict[str, Any]:
+    """Mean values, and mean, standard deviation, minimum, maximum and the values of all ranges by name."""
+    all_values = {name: [e.numbers[name] for e in evaluations] for name in evaluations[0].numbers}
+    summary = {
+        name: {**dict(zip(("mean", "std", "min", "max"), spread(found), strict=True)), "values": found}
+        for name, found in all_values.items()
+    }
+    return {"values": {name: found["mean"] for name, found in summary.items()}, "repeats": summary}
+
+
+def closest_pairs(evaluation: Evaluation) -> list[tuple[int, int]]:
+    """(sample id, training image) of the samples nearest to training images, if that was measured."""
+    for value in evaluation.values.values():
+        if "closest" in value.detail:
+            return [(pair["sample"], pair["training"]) for pair in value.detail["closest"][:PAIRS]]
+    return []

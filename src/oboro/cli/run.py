@@ -16,6 +16,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from oboro import sweep
 from oboro.cli.checkpoint import offer_checkpoint
 from oboro.errors import UserError
 
@@ -24,7 +25,8 @@ CANNOT_WRITE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEX
 
 
 def run(main: Callable[[], None], from_checkpoint: bool = False) -> None:
-    """Call a ``hydra.main`` function; a mistake of the user ends in one line on stderr and exit status 1.
+    """Call a ``hydra.main`` function through ``oboro.sweep.run``; a mistake of the user ends in one line on stderr and
+    exit status 1.
 
     ``from_checkpoint``: the options of that name are made from the argument ``checkpoint=PATH``.
     ``debug=default`` or ``HYDRA_FULL_ERROR=1`` show the traceback. Other exceptions are ours and always do.
@@ -35,7 +37,7 @@ def run(main: Callable[[], None], from_checkpoint: bool = False) -> None:
     try:
         if from_checkpoint:
             offer_checkpoint(sys.argv[1:])
-        main()
+        sweep.run(main)
     except Exception as error:
         message = explain(error)
         if traceback or message is None:
@@ -96,6 +98,10 @@ def explain_config(text: str) -> str:
     """Hydra's message in one line, with the option or key that was probably meant."""
     if option := re.search(r"Could not find '([\w/]+)/([^/']*)'", text):
         group, name = option.groups()
+        if group in ("hydra/sweeper", "hydra/launcher"):
+            return (
+                f"{group}={name} is not installed; `pip install hydra-optuna-sweeper` or the like, see docs/sweeps.md."
+            )
         options = sorted(p.stem for p in (CONF / group).glob("*.yaml"))
         return f"{group}={name} does not exist; choose {group}={'|'.join(options)}.{meant(name, options, f'{group}=')}"
     if key := re.search(r"Could not override '([^']+)'", text):

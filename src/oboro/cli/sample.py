@@ -12,7 +12,6 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from oboro.callbacks.sample_grid import columns_for, grid_image
 from oboro.cli.checkpoint import build_task, load_checkpoint
 from oboro.cli.device import resolve_precision
 from oboro.cli.run import task_function
@@ -20,25 +19,46 @@ from oboro.cli.train import quiet
 from oboro.data import to_uint8
 from oboro.denoiser import Cond
 from oboro.errors import UserError
+from oboro.posthoc import posthoc
+from oboro.report.pictures import columns_for, grid_image
 from oboro.task import Diffusion
 
 
-def start(config: DictConfig, devices: int) -> tuple[dict[str, Any], Diffusion, Fabric]:
-    """The checkpoint, its task with the sampler and guidance of ``config``, and the device it was put on."""
+def start(config: DictConfig, devices: int, precision: str) -> Fabric:
+    """The device, or devices, and the precision that ``config`` asks for; ``precision`` is that of training."""
     quiet()
-    checkpoint = load_checkpoint(config.checkpoint)
+    chosen = resolve_precision(str(config.precision or precision), config.accelerator)
+    fabric = Fabric(accelerator=config.accelerator, devices=devices, precision=chosen)
+    fabric.launch()
+    return fabric
+
+
+def open_task(config: DictConfig, path: str | Path, fabric: Fabric) -> tuple[dict[str, Any], Diffusion]:
+    """The checkpoint, and its task with the sampler and guidance of ``config``, on the device."""
+    checkpoint = load_checkpoint(path)
     parts = {key: OmegaConf.to_container(config[key], resolve=True) for key in ("sampler", "guidance")}
     task = build_task(checkpoint, **parts)
     if config.profile is not None and config.profile not in task.ema.profiles:
         raise UserError(f"there is no average {config.profile}; choose profile={'|'.join(task.ema.profiles)}.")
-    precision = resolve_precision(
-        str(config.precision or checkpoint["config"]["trainer"]["precision"]), config.accelerator
-    )
-    fabric = Fabric(accelerator=config.accelerator, devices=devices, precision=precision)
-    fabric.launch()
+    if config.profile is not None and config.ema_std is not None:
+        raise UserError("profile and ema_std both choose an average; give one of them.")
     task.to(fabric.device)
     task.ema.start(task.denoiser)
-    return checkpoint, task, fabric
+    if config.ema_std is not None:
+        snapshots = Path(path).expanduser().resolve().parent.parent / "snapshots"
+        weights = posthoc(snapshots, config.ema_std, checkpoint["global_step"])
+        task.ema.add(average(config), weights, task.denoiser)
+    return checkpoint, task
+
+
+def average(config: DictConfig) -> str | None:
+    """The name of the averaged weights that ``config`` chooses; None is the first profile."""
+    return config.profile if config.ema_std is None else f"std={config.ema_std:g}"
+
+
+def trained_precision(path: str | Path) -> str:
+    """The precision that the checkpoint was trained in."""
+    return load_checkpoint(path)["config"]["trainer"]["precision"]
 
 
 def conditions(task: Diffusion, label: Any, ids: list[int]) -> Cond:
@@ -58,7 +78,8 @@ def sample(config: DictConfig) -> None:
     """Write ``images/000000.png`` …, ``grid.png`` and, with ``npz=true``, ``samples.npz`` to ``output_dir``."""
     if config.n < 1 or config.chunk < 1:
         raise UserError(f"n={config.n} with chunk={config.chunk} draws nothing; set both to 1 or more.")
-    checkpoint, task, fabric = start(config, devices=1)
+    fabric = start(config, 1, trained_precision(config.checkpoint))
+    checkpoint, task = open_task(config, config.checkpoint, fabric)
     data, folder = checkpoint["config"]["data"], Path(config.output_dir)
     label = OmegaConf.to_container(config.label) if OmegaConf.is_list(config.label) else config.label
     cond = conditions(task, label, list(range(config.n)))
@@ -67,7 +88,7 @@ def sample(config: DictConfig) -> None:
     (folder / "images").mkdir(parents=True, exist_ok=True)
     drawn: list[Tensor] = []
     chunk = min(config.chunk, config.n)
-    with task.averaged(config.profile):
+    with task.averaged(average(config)):
         for first in track(range(0, config.n, chunk), "sampling", console=Console(stderr=True)):
             ids = list(range(first, min(first + chunk, config.n)))
             # Every chunk has the same shape: from n = chunk on, sample i does not change with n, to the last bit.

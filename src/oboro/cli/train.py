@@ -2,20 +2,23 @@
 
 import logging
 import warnings
+from pathlib import Path
 from typing import Any
 
 import lightning
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from oboro.callbacks import SampleMetrics
 from oboro.cli.checkpoint import check_fits, load_checkpoint
 from oboro.cli.device import resolve_precision
 from oboro.cli.run import task_function
 from oboro.data import ImageData
 from oboro.errors import UserError
+from oboro.report.table import write_result
 from oboro.task import Diffusion
 
-STORED = ("task", "data", "metrics", "sampler", "guidance", "trainer", "seed")
+STORED = ("task", "data", "extractor", "metrics", "sampler", "guidance", "trainer", "seed")
 
 
 @task_function
@@ -36,6 +39,9 @@ def train(config: DictConfig) -> None:
     settings = in_steps(plain["trainer"])
     trainer = instantiate(settings, callbacks=callbacks, logger=loggers, _convert_="all")
     trainer.fit(task, data, ckpt_path=config.resume, weights_only=True)
+    measured = [c.latest.numbers for c in callbacks if isinstance(c, SampleMetrics) and c.latest is not None]
+    if trainer.is_global_zero and measured:
+        write_result(Path(config.output_dir), measured[0])
 
 
 def check(task: Diffusion, data: ImageData) -> None:

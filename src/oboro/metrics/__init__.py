@@ -1,24 +1,36 @@
-"""Metrics of generated images: features in, a number with its protocol out."""
+"""Metrics of generated images: features in, numbers out."""
 
-from oboro.metrics.extractor import Extractor, Images, extract
+from oboro.metrics.accuracy import Accuracy
+from oboro.metrics.bank import Bank, look_at
+from oboro.metrics.extractor import Extractor, Images
 from oboro.metrics.fashion import Fashion
-from oboro.metrics.frechet import Frechet, frechet_distance, frechet_floor
+from oboro.metrics.frechet import Frechet, FrechetPerClass, frechet_distance
 from oboro.metrics.inception import Inception
-from oboro.metrics.metric import Metric
-from oboro.metrics.statistics import FeatureStatistics, reference_statistics
-from oboro.metrics.unmeasured import Unmeasured
+from oboro.metrics.metric import Metric, Value, measure, real_values
+from oboro.metrics.published import Published
+from oboro.metrics.reference import Extracted, Held, Reference
+from oboro.metrics.statistics import FeatureStatistics
 
 __all__ = [
+    "Accuracy",
+    "Bank",
+    "Extracted",
     "Extractor",
     "Fashion",
     "FeatureStatistics",
     "Frechet",
+    "FrechetPerClass",
+    "Held",
     "Images",
     "Inception",
     "Metric",
-    "Unmeasured",
-    "extract",
+    "Published",
+    "Reference",
+    "Value",
     "frechet_distance",
-    "frechet_floor",
-    "reference_statistics",
+    "look_at",
+    "measure",
+    "real_values",
 ]
+
+from oboro.metrics.temporary import DensityCoverage, InceptionScore, Kernel, Memorization, PrecisionRecall, SlicedWasserstein

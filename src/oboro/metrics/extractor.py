@@ -1,26 +1,23 @@
-"""What a feature extractor is: uint8 images in, one float32 feature vector an image out."""
+"""What a feature extractor is: uint8 images in, float32 feature vectors out."""
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 import torch
-from torch import Tensor
-
-Progress = Callable[[int, int], None]
-"""Called with (images done, images in all)."""
+from torch import Tensor, nn
 
 
 class Images(Protocol):
-    """Anything indexable that holds uint8 images: ``len(images)``, ``images[a:b]`` -> uint8 (b - a, C, H, W)."""
+    """Anything that holds uint8 images: ``len(images)``, and ``images[ids]`` -> uint8 (len(ids), C, H, W)."""
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: slice, /) -> Tensor: ...
+    def __getitem__(self, ids: Tensor, /) -> Tensor: ...
 
 
 class Extractor(ABC):
@@ -30,16 +27,26 @@ class Extractor(ABC):
     ``nn.Module``, so that its weights never enter a checkpoint, an EMA copy or a parameter count.
 
     Attributes:
-        name: short name, part of the cache key.
-        metric_prefix: what the Fréchet distance on these features is called (``"fid_inception"``, ``"fd_fashion"``).
-        dim: length d of a feature vector.
+        name: short name, part of the cache key and of the names of numbers.
+        outputs: what it can give and how long each vector is: ``"features"`` always, ``"logits"`` of a classifier,
+            ``"spatial"`` for features that still know where things are.
         resize: how images become the network's input, in words.
+        published: names under which the literature reports a metric on these features, ``{"fd": "fid"}``.
     """
 
     name: str
-    metric_prefix: str
-    dim: int
+    outputs: Mapping[str, int]
     resize: str
+    published: Mapping[str, str] = MappingProxyType({})
+
+    def __init__(self) -> None:
+        self._network: nn.Module | None = None
+        self._device = torch.device("cpu")
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self._device
 
     @property
     @abstractmethod
@@ -51,12 +58,43 @@ class Extractor(ABC):
         """Make sure that the weights are on this machine; raises ``UserError`` with the remedy where they are not."""
 
     @abstractmethod
-    def load(self, device: torch.device | str) -> None:
-        """Read the weights (once) and put them on ``device``; later calls run there."""
+    def build(self) -> nn.Module:
+        """The network with its weights, in evaluation mode, on the CPU; never downloads."""
 
     @abstractmethod
-    def __call__(self, images: Tensor) -> Tensor:
-        """Features (B, dim), float32, on the extractor's device, of ``images`` (B, C, H, W), uint8, C = 1 or 3."""
+    def forward(self, network: nn.Module, images: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
+        """``outputs`` of uint8 ``images`` (B, C, H, W) that lie on the network's device."""
+
+    def load(self, device: torch.device | str) -> None:
+        """Read the weights (once) and put them on ``device``; later calls run there."""
+        if self._network is None:
+            self._network = self.build().eval().requires_grad_(False)
+        self._device = torch.device(device)
+        self._network.to(self._device)
+
+    def __call__(self, images: Tensor, outputs: Sequence[str] = ("features",)) -> dict[str, Tensor]:
+        """``{output: (B, self.outputs[output])}``, float32, on the extractor's device.
+
+        ``images`` are (B, C, H, W), uint8, C = 1 or 3. No gradients, and no autocast: the precision a run trains in
+        must not change what it is measured with.
+        """
+        require_images(images)
+        if self._network is None:
+            self.load(images.device)
+        with torch.no_grad(), torch.autocast(self._device.type, enabled=False):
+            # The layout in memory chooses the algorithm of a convolution, and with it the last bits; with one channel
+            # contiguous() would keep the strides of channels-last.
+            images = images.to(self._device).clone(memory_format=torch.contiguous_format)
+            found = self.forward(self._network, images, outputs)
+        return {name: found[name] for name in outputs}
+
+    def rows(self, images: Tensor, outputs: Sequence[str]) -> Tensor:
+        """The outputs beside each other, (B, sum of dims): one tensor to be gathered. ``split`` takes it apart."""
+        return torch.cat(list(self(images, outputs).values()), 1)
+
+    def split(self, rows: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
+        """The inverse of ``rows``."""
+        return dict(zip(outputs, rows.split([self.outputs[name] for name in outputs], 1), strict=True))
 
 
 def require_images(images: Tensor) -> None:
@@ -66,24 +104,6 @@ def require_images(images: Tensor) -> None:
             "an extractor takes uint8 images (B, C, H, W) with C = 1 or 3, "
             f"got {str(images.dtype).removeprefix('torch.')} {tuple(images.shape)}"
         )
-
-
-@contextmanager
-def exact(device: torch.device) -> Iterator[None]:
-    """No gradients, and no autocast: the precision a run trains in must not change what it is measured with."""
-    with torch.no_grad(), torch.autocast(device.type, enabled=False):
-        yield
-
-
-def extract(extractor: Extractor, images: Images, chunk: int = 250, progress: Progress | None = None) -> Tensor:
-    """Features (n, dim), float32, on the CPU, of all ``images``, in chunks of ``chunk`` from the first to the last."""
-    features = torch.empty(len(images), extractor.dim, dtype=torch.float32)
-    for start in range(0, len(images), chunk):
-        rows = features[start : start + chunk]
-        rows.copy_(extractor(images[start : start + len(rows)]))
-        if progress is not None:
-            progress(start + len(rows), len(images))
-    return features
 
 
 def file_digest(path: Path) -> str:

@@ -1,14 +1,15 @@
 """A small Fashion-MNIST classifier whose weights ship with the package: a number without a download, in seconds."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from types import MappingProxyType
 
-import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from oboro.errors import UserError
-from oboro.metrics.extractor import Extractor, exact, file_digest, require_images
+from oboro.metrics.extractor import Extractor, file_digest
 
 WEIGHTS = Path(__file__).parent / "assets" / "fashion_classifier.safetensors"
 PIXEL_MEAN, PIXEL_STD = 0.2860, 0.3530  # of the 60,000 training images, pixels in [0, 1]
@@ -49,14 +50,12 @@ class Fashion(Extractor):
     """
 
     name = "fashion"
-    metric_prefix = "fd_fashion"
-    dim = 128
+    outputs = MappingProxyType({"features": 128, "logits": 10})
     resize = "luma (BT.601), bilinear antialiased to 28x28"
 
     def __init__(self, weights_path: str | None = None):
+        super().__init__()
         self.path = Path(weights_path) if weights_path else WEIGHTS
-        self._network: FashionNetwork | None = None
-        self._device = torch.device("cpu")
 
     @property
     def digest(self) -> str:
@@ -68,29 +67,16 @@ class Fashion(Extractor):
         if not self.path.is_file():
             raise UserError(f"the classifier weights {self.path} are missing: reinstall the package or fix the path")
 
-    def load(self, device: torch.device | str) -> None:
-        """Read the weights (once) and put them on ``device``."""
-        if self._network is None:
-            self.prepare()
-            network = FashionNetwork().eval().requires_grad_(False)
-            network.load_state_dict({k: v.float() for k, v in load_file(self.path).items()})
-            self._network = network
-        self._device = torch.device(device)
-        self._network.to(self._device)
+    def build(self) -> nn.Module:
+        self.prepare()
+        network = FashionNetwork()
+        network.load_state_dict({k: v.float() for k, v in load_file(self.path).items()})
+        return network
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """Features (B, 128), float32, non-negative, of uint8 ``images`` (B, C, H, W)."""
-        require_images(images)
-        if self._network is None:
-            self.load(images.device)
-        with exact(self._device):
-            return self._network(standardise(images.to(self._device)))
-
-    def classify(self, images: Tensor) -> Tensor:
-        """Logits (B, 10) over the ten classes of Fashion-MNIST, in the data set's order."""
-        features = self(images)
-        with exact(self._device):
-            return self._network.head(features)
+    def forward(self, network: nn.Module, images: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
+        """Non-negative features (B, 128), and logits (B, 10) of the classes in the data set's order."""
+        features = network(standardise(images))
+        return {"features": features, "logits": network.head(features)}
 
 
 def standardise(images: Tensor) -> Tensor:

@@ -1,15 +1,11 @@
-"""The Fréchet distance between two sets of images, on the features of a named extractor."""
-
-import warnings
-from pathlib import Path
+"""The Fréchet distance between two sets of images."""
 
 import torch
-from torch import Tensor
 
-from oboro.metrics.extractor import Extractor, Images, Progress
-from oboro.metrics.metric import QUANTISATION, Metric
-from oboro.metrics.statistics import FeatureStatistics, reference_statistics
-from oboro.seeding import generator
+from oboro.metrics.bank import Bank
+from oboro.metrics.metric import Metric, Value
+from oboro.metrics.reference import Reference
+from oboro.metrics.statistics import FeatureStatistics
 
 
 def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
@@ -25,71 +21,43 @@ def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
     return ((a.mean - b.mean).square().sum() + a.root.square().sum() + b.root.square().sum() - 2 * cross).item()
 
 
-def frechet_floor(features: Tensor, n: int, seed: int = 0) -> float:
-    """Distance of ``n`` randomly chosen rows of real ``features`` (N, d) from the N - n others.
-
-    What a perfect generator scores with n samples: the estimate is biased upwards by about c / n.
-    """
-    order = torch.randperm(len(features), generator=generator(seed, "frechet floor"))
-    features = features.cpu()
-    chosen, others = features[order[:n]], features[order[n:]]
-    return frechet_distance(FeatureStatistics.from_features(chosen), FeatureStatistics.from_features(others))
-
-
 class Frechet(Metric):
-    """The Fréchet distance on the features of ``extractor``; smaller is better; final.
+    """The Fréchet distance on one output of the extractor: FID on Inception's pooled features; final.
 
-    The name carries the extractor and the number of generated images, ``fid_inception_50000`` or ``fd_fashion_2000``,
-    because the bias of the estimate depends on both: numbers under different names do not compare.
+    ``output="spatial"`` is sFID (Nash et al. 2021, arXiv:2103.03841), which sees where things are. The estimate is
+    biased upwards by about c / n, so numbers of different n do not compare.
     """
 
-    def __init__(self, extractor: Extractor):
-        self.extractor = extractor
-        self._warned = False
+    moments = True
 
-    def name(self, n: int) -> str:
-        return f"{self.extractor.metric_prefix}_{n}"
+    def __init__(self, output: str = "features"):
+        self.outputs = (output,)
 
-    def prepare(self) -> None:
-        """Make sure that the extractor's weights are here; raises ``UserError`` with the remedy otherwise."""
-        self.extractor.prepare()
+    def __call__(self, generated: Bank, reference: Reference) -> dict[str, Value]:
+        (output,) = self.outputs
+        statistics = FeatureStatistics.from_features(generated[output])
+        short = {"features": "fd", "spatial": "sfd"}.get(output, f"fd_{output}")
+        n, d = generated[output].shape
+        doubt = f"{n:,} images are not more than its {d:,} features, so its bias is large" if n <= d else ""
+        return {short: Value(frechet_distance(statistics, reference.statistics(output)), better=-1, doubt=doubt)}
 
-    def load(self, device: torch.device | str) -> None:
-        """Put the extractor on ``device``."""
-        self.extractor.load(device)
 
-    def reference(
-        self, images: Images, fingerprint: str, split: str, cache_dir: str | Path, progress: Progress | None = None
-    ) -> FeatureStatistics:
-        """Statistics of the real ``images``, from ``cache_dir`` where they are there."""
-        return reference_statistics(self.extractor, images, fingerprint, split, cache_dir, progress=progress)
+class FrechetPerClass(Metric):
+    """The mean over classes of the Fréchet distance between generated and real images of a class; final.
 
-    def features(self, images: Tensor) -> Tensor:
-        """Features (B, d), float32, of uint8 ``images`` (B, C, H, W)."""
-        return self.extractor(images)
+    Intra-FID (Miyato & Koyama 2018, arXiv:1802.05637). A generator that ignores its label has a good distance over all
+    and a bad one here. Classes have few images each, so the bias is large: compare with what real images score.
+    Classes with fewer than two images on a side are left out.
+    """
 
-    def value(self, features: Tensor, reference: FeatureStatistics) -> dict[str, float]:
-        """``{name(n): distance}``; warns once where n is not above the number of features."""
-        n, d = features.shape
-        if n <= d and not self._warned:
-            self._warned = True
-            warnings.warn(
-                f"{self.name(n)} comes from {n} images, not more than its {d} features: its bias is large and it "
-                "compares only with numbers of the same sample count",
-                stacklevel=2,
-            )
-        return {self.name(n): frechet_distance(FeatureStatistics.from_features(features), reference)}
+    labelled = True
+    least = 4
 
-    def protocol(self, n: int, reference: FeatureStatistics, fingerprint: str, split: str) -> dict[str, str | int]:
-        """Metric, extractor, weights digest, resize, quantisation, sample count, and what it is compared with."""
-        return {
-            "metric": self.name(n),
-            "extractor": self.extractor.name,
-            "extractor_digest": self.extractor.digest,
-            "resize": self.extractor.resize,
-            "quantisation": QUANTISATION,
-            "samples": n,
-            "reference_fingerprint": fingerprint,
-            "reference_split": split,
-            "reference_samples": reference.n,
-        }
+    def __call__(self, generated: Bank, reference: Reference) -> dict[str, Value]:
+        distances = {}
+        for label in reference.bank.labels.unique().tolist():
+            sides = [bank["features"][bank.labels == label] for bank in (generated, reference.bank)]
+            if min(len(side) for side in sides) >= 2:
+                distances[label] = frechet_distance(*map(FeatureStatistics.from_features, sides))
+        mean = sum(distances.values()) / len(distances) if distances else float("nan")
+        return {"class_fd": Value(mean, better=-1, detail={"classes": distances})}

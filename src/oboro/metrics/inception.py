@@ -5,37 +5,43 @@ import os
 import shutil
 import tempfile
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 
 from oboro.errors import UserError
-from oboro.metrics.extractor import Extractor, exact, file_digest, require_images
+from oboro.metrics.extractor import Extractor, file_digest
 
 TIMEOUT = 30.0  # seconds without a byte
 
 
 class Inception(Extractor):
-    """Pooled features (d = 2048) of torch-fidelity's Inception-v3 port, the only ones whose distance is a FID; final.
+    """torch-fidelity's Inception-v3 port, the only network whose distance is a FID; final.
 
-    Equal to the features of torch-fidelity, and of torchmetrics with ``antialias=False``, up to the summation order of
-    convolutions (weights are kept channels-last: 1.4 times faster on a CPU, 1e-6 apart). Grey images are repeated to
-    three channels. 11.4 GFLOP an image.
+    ``features``: the pooled ones (d = 2048). ``logits``: 1008 without the bias of the last layer, as the Inception
+    score takes them. ``spatial``: the first 7 channels of the 17 x 17 map that the 1 x 1 branch of block ``mixed_6``
+    gives (d = 2023), those of sFID (Nash et al. 2021, arXiv:2103.03841; the choice of layer is that of the evaluator of
+    guided-diffusion).
+
+    Equal to torch-fidelity, and to torchmetrics with ``antialias=False``, up to the summation order of convolutions
+    (weights are kept channels-last: 1.4 times faster on a CPU, 1e-6 apart). Grey images are repeated to three channels.
+    11.4 GFLOP an image.
 
     Weights: ``weights_path``, else the torch hub cache (``$TORCH_HOME/hub/checkpoints``), else ``prepare`` downloads
     them there from torch-fidelity's release. The file is read as plain tensors only; pickled code in it is refused.
     """
 
     name = "inception"
-    metric_prefix = "fid_inception"
-    dim = 2048
+    outputs = MappingProxyType({"features": 2048, "logits": 1008, "spatial": 7 * 17 * 17})
     resize = "TensorFlow 1 bilinear (no antialias, no half-pixel shift) to 299x299"
+    published = MappingProxyType({"fd": "fid", "sfd": "sfid", "kd": "kid", "score": "is", "sw": "mind"})
 
     def __init__(self, weights_path: str | None = None):
+        super().__init__()
         self._given = Path(weights_path) if weights_path else None
-        self._network: nn.Module | None = None
-        self._device = torch.device("cpu")
 
     @property
     def path(self) -> Path:
@@ -60,28 +66,28 @@ class Inception(Extractor):
                 raise self._missing(f"the download failed: {error}") from error
         self.load(self._device)
 
-    def load(self, device: torch.device | str) -> None:
-        """Read the weights (once) and put them on ``device``; never downloads."""
-        if self._network is None:
-            if not self.path.is_file():
-                raise self._missing("not found")
-            self._network = build(self.path)
-        self._device = torch.device(device)
-        self._network.to(self._device)
+    def build(self) -> nn.Module:
+        if not self.path.is_file():
+            raise self._missing("not found")
+        return build(self.path)
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """Features (B, 2048), float32, of uint8 ``images`` (B, C, H, W)."""
-        require_images(images)
-        if self._network is None:
-            self.load(images.device)
-        with exact(self._device):
-            (features,) = self._network(images.to(self._device).expand(-1, 3, -1, -1))
-        return features
+    def forward(self, network: nn.Module, images: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+
+        def keep(layer: nn.Module, inputs: tuple, output: Tensor) -> None:
+            found["spatial"] = output[:, :7].flatten(1)
+
+        hook = network.Mixed_6d.branch1x1.register_forward_hook(keep)
+        try:
+            found["features"], found["logits"] = network(images.expand(-1, 3, -1, -1))
+        finally:
+            hook.remove()
+        return found
 
     def _missing(self, reason: str) -> UserError:
         return UserError(
             f"the Inception weights for FID are missing ({reason}): put {weights_url()} at {self.path}, or choose "
-            "metrics=frechet_fashion (its weights ship with the package, for Fashion-MNIST) or metrics=unmeasured"
+            "extractor=fashion (its weights ship with the package, for Fashion-MNIST) or metrics=[] (unmeasured)"
         )
 
 
@@ -127,7 +133,9 @@ def build(path: Path) -> nn.Module:
     torch.save(dict(state), buffer)
     buffer.seek(0)
     try:
-        network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=buffer)
+        network = FeatureExtractorInceptionV3(
+            "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=buffer
+        )
     except RuntimeError as error:
         raise UserError(f"{path} does not hold the weights of the Inception network of FID: {remedy}") from error
     return network.to(memory_format=torch.channels_last)

@@ -1,56 +1,134 @@
-"""What callbacks and evaluation ask of a metric of generated images."""
+"""What a metric is, and how the numbers of a set of images are made."""
 
 from abc import ABC, abstractmethod
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from oboro.metrics.extractor import Images, Progress
+from oboro.errors import UserError
+from oboro.metrics.bank import Bank
+from oboro.metrics.cache import Arrays
+from oboro.metrics.extractor import Extractor
+from oboro.metrics.reference import Reference, parted
 
 QUANTISATION = "uint8 round"
 
 
-class Metric(ABC):
-    """A number about a set of generated images, and the words that say how it was obtained.
-
-    The order of calls: ``prepare`` once before training, ``load`` on the device that generates, ``reference`` once,
-    ``features`` on every batch of generated images, ``value`` on all of them together. A metric holds no images and
-    draws no random number, so it may be called any number of times, on one device or eight.
+@dataclass(frozen=True)
+class Value:
+    """One number and what is needed to judge it.
 
     Attributes:
-        active: False where generating samples for this metric would be waste.
+        value: the number.
+        better: -1 where smaller is better, 1 where larger is, 0 where neither.
+        interval: 95 % confidence interval, where the metric has one.
+        real: what real images score that were held back from the reference, None where that is unknown.
+        real_n: how many these were; where they are fewer than the generated ones their bias is larger.
+        how: the metric and its settings.
+        doubt: why the number deserves little trust, if so.
+        detail: plain values for whoever wants more: a value for each class, the closest pairs.
     """
 
-    active: bool = True
+    value: float
+    better: int
+    interval: tuple[float, float] | None = None
+    real: float | None = None
+    real_n: int | None = None
+    how: str = ""
+    doubt: str = ""
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+    def plain(self) -> dict[str, Any]:
+        """For JSON, without what is empty."""
+        return {k: v for k, v in asdict(self).items() if v not in (None, {}, "")}
+
+
+class Metric(ABC):
+    """Numbers about the bank of generated images against a reference; a small object of settings, without state.
+
+    Attributes:
+        outputs: what it reads from the bank, names of the extractor's outputs.
+        labelled: whether it needs the class of every image.
+        least: the fewest images, generated or real, of which the number is defined.
+        moments: whether the reference's mean and covariance are all it needs.
+    """
+
+    outputs: tuple[str, ...] = ("features",)
+    labelled: bool = False
+    least: int = 2
+    moments: bool = False
 
     @abstractmethod
-    def name(self, n: int) -> str:
-        """The name of the number obtained from ``n`` generated images."""
+    def __call__(self, generated: Bank, reference: Reference) -> dict[str, Value]:
+        """``{short name: value}``."""
 
-    @abstractmethod
-    def prepare(self) -> None:
-        """Make sure that everything needed is on this machine; raises ``UserError`` with the remedy otherwise."""
 
-    @abstractmethod
-    def load(self, device: torch.device | str) -> None:
-        """Put what ``features`` needs on ``device``."""
+def plain(config: object) -> str:
+    """``Heun(steps=18)``: a small configuration object as text."""
+    values = ", ".join(f"{k}={v}" for k, v in vars(config).items() if not k.startswith("_"))
+    return f"{type(config).__name__}({values})"
 
-    @abstractmethod
-    def reference(
-        self, images: Images, fingerprint: str, split: str, cache_dir: str | Path, progress: Progress | None = None
-    ) -> Any:
-        """What generated images are compared with: a summary of the real ``images``, kept in ``cache_dir``."""
 
-    @abstractmethod
-    def features(self, images: Tensor) -> Tensor:
-        """Features (B, d), float32, of uint8 ``images`` (B, C, H, W)."""
+def outputs_of(metrics: Mapping[str, Metric]) -> list[str]:
+    """What an extractor has to give for all of them, each once."""
+    return list(dict.fromkeys(output for metric in metrics.values() for output in metric.outputs))
 
-    @abstractmethod
-    def value(self, features: Tensor, reference: Any) -> dict[str, float]:
-        """``{name(n): number}`` from the ``features`` (n, d) of n generated images."""
 
-    @abstractmethod
-    def protocol(self, n: int, reference: Any, fingerprint: str, split: str) -> dict[str, str | int]:
-        """Plain values that say how ``value`` was obtained; two numbers compare only where these are equal."""
+def check(metrics: Mapping[str, Metric], extractor: Extractor, n: int, real: int, labelled: bool) -> None:
+    """Raises ``UserError`` for a metric that cannot be had from ``n`` generated and ``real`` real images.
+
+    ``real = 0``: only moments are known, which says nothing about their number.
+    """
+    for name, metric in metrics.items():
+        for output in metric.outputs:
+            if output not in extractor.outputs:
+                raise UserError(
+                    f"{name} needs {output} and the extractor {extractor.name} has {', '.join(extractor.outputs)}; "
+                    f"leave {name} out of metrics=[...] or choose another extractor."
+                )
+        if metric.labelled and not labelled:
+            raise UserError(
+                f"{name} needs the class of every image; leave it out of metrics=[...] or train with conditioner=label."
+            )
+        if n < metric.least or 0 < real < metric.least:
+            raise UserError(
+                f"{name} is undefined below {metric.least} images and there are {n} generated and {real} real ones; "
+                "raise n or leave it out of metrics=[...]."
+            )
+
+
+def measure(
+    metrics: Mapping[str, Metric], extractor: Extractor, generated: Bank, reference: Reference
+) -> dict[str, Value]:
+    """``{full name: value}``: every metric of the ``generated`` bank, and beside it what real images score.
+
+    A full name has the extractor and the number of images, ``fid_inception_50000`` or ``fd_fashion_2000``: numbers of
+    different names do not compare. The name of the literature is used where the features are those of the literature.
+    """
+    values = {}
+    for metric in metrics.values():
+        real = real_values(metric, reference, len(generated))
+        for short, value in metric(generated, reference).items():
+            name = f"{extractor.published.get(short, short)}_{extractor.name}_{len(generated)}"
+            values[name] = replace(value, how=plain(metric), **real.get(short, {}))
+    return values
+
+
+def real_values(metric: Metric, reference: Reference, n: int) -> dict[str, dict[str, float | int]]:
+    """``{short name: {"real": number, "real_n": k}}``: the metric of k = min(n, half) real images against the others.
+
+    For a distance this is its floor: what a perfect generator scores with so few samples.
+    """
+    if reference.n < 2 * metric.least:
+        return {}
+    count = min(n, reference.n // 2)
+
+    def compute() -> Arrays:
+        chosen, others = parted(reference.bank, count)
+        found = metric(chosen, others)
+        return {short: np.array(value.value) for short, value in found.items()}
+
+    found = reference.derived(f"{plain(metric)} of {count} real images against the others, 1", compute)
+    return {short: {"real": float(value), "real_n": count} for short, value in found.items()}

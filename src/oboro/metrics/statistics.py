@@ -1,14 +1,10 @@
-"""Mean and covariance of a set of features, in the form that distances need, and their cache on disk."""
+"""Mean and covariance of a set of features, in the form that distances need."""
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
-
-from oboro.metrics.cache import cached_arrays
-from oboro.metrics.extractor import Extractor, Images, Progress, extract
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,35 +68,3 @@ def _square_root(covariance: Tensor) -> Tensor:
         raise ValueError(f"not a covariance matrix: its smallest eigenvalue is {values.min():.3g}")
     kept = values > smallest
     return vectors[:, kept] * values[kept].sqrt()
-
-
-def reference_statistics(
-    extractor: Extractor,
-    images: Images,
-    fingerprint: str,
-    split: str,
-    cache_dir: str | Path,
-    chunk: int = 250,
-    progress: Progress | None = None,
-) -> FeatureStatistics:
-    """Statistics of the features of all ``images``, computed once and then read from ``cache_dir``.
-
-    The cache key holds the data's ``fingerprint`` and ``split``, the number of images, and the extractor's name,
-    weights digest and resize, so nothing that changes the number can be answered from another file.
-    """
-    identity = {
-        "content": "feature statistics, mean and root, 1",
-        "data": fingerprint,
-        "split": split,
-        "n": len(images),
-        "extractor": extractor.name,
-        "extractor_digest": extractor.digest,
-        "resize": extractor.resize,
-    }
-
-    def compute() -> dict:
-        found = FeatureStatistics.from_features(extract(extractor, images, chunk, progress))
-        return {"mean": found.mean.numpy(), "root": found.root.numpy()}
-
-    arrays = cached_arrays(Path(cache_dir), identity, ("mean", "root"), compute)
-    return FeatureStatistics(len(images), torch.from_numpy(arrays["mean"]), torch.from_numpy(arrays["root"]))

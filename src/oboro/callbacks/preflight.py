@@ -1,0 +1,58 @@
+"""What can be known about a run's evaluation before the run begins."""
+
+import logging
+from collections.abc import Callable
+
+import torch
+from lightning import Trainer
+from torch.utils.flop_counter import FlopCounterMode
+
+from oboro.data import ImageData
+from oboro.denoiser import Denoises
+from oboro.evaluation import Protocol
+from oboro.metrics import Extractor
+from oboro.task import Diffusion
+
+log = logging.getLogger(__name__)
+
+
+def advise(
+    trainer: Trainer, task: Diffusion, data: ImageData, extractor: Extractor, protocol: Protocol, every: int
+) -> None:
+    """Say, before training starts, if measuring costs more operations than the training between two measurements."""
+    interval = every or trainer.max_steps
+    ratio = protocol.n * sample_flops(task, data, extractor) / (interval * data.batch_size * train_flops(task, data))
+    if ratio > 1:
+        log.warning(
+            "measuring %s samples costs %.1f times as many operations as the %s steps between two measurements; "
+            "raise callbacks.sample_metrics.every_n_steps, or lower callbacks.sample_metrics.n or sampler.steps",
+            f"{protocol.n:,}",
+            ratio,
+            f"{interval:,}",
+        )
+
+
+def train_flops(task: Diffusion, data: ImageData) -> int:
+    """Operations of one training image: a forward pass, and a backward pass of twice as many."""
+    return 3 * max(1, _flops(lambda: _denoise(task, data, task.denoiser)))
+
+
+def sample_flops(task: Diffusion, data: ImageData, extractor: Extractor) -> int:
+    """Operations of drawing one sample with the task's sampler and guidance, and of looking at it."""
+    guided = _flops(lambda: _denoise(task, data, task.guidance(task.denoiser)))
+    image = torch.zeros(1, *data.image_shape, dtype=torch.uint8)
+    look = _flops(lambda: extractor(image))
+    return task.sampler.evaluations(task.denoiser.schedule) * guided + look
+
+
+def _denoise(task: Diffusion, data: ImageData, denoiser: Denoises) -> None:
+    shape = task.codec.latent_shape(data.image_shape)
+    cond = {k: v.to(task.device) for k, v in task.conditioner.for_samples([0], data.label_frequencies).items()}
+    denoiser(torch.zeros(1, *shape, device=task.device), torch.full((1,), 0.5, device=task.device), cond)
+
+
+def _flops(f: Callable[[], object]) -> int:
+    """As counted by torch from the shapes of matrix products and convolutions."""
+    with torch.no_grad(), torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
+        f()
+    return counter.get_total_flops()

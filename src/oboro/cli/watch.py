@@ -1,0 +1,48 @@
+"""python evaluate.py watch=RUN: measuring beside a run that trains."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from lightning import Fabric
+from lightning.pytorch.loggers import TensorBoardLogger
+from omegaconf import DictConfig
+
+from oboro.cli.checkpoint import POLL, latest_checkpoint
+from oboro.cli.sample import open_task
+from oboro.evaluation import Evaluation, Evaluator
+from oboro.logger import JSONL, log_evaluation
+from oboro.report.table import number
+from oboro.task import Diffusion
+
+Measure = Callable[[DictConfig, Evaluator, Diffusion, Fabric], list[Evaluation]]
+
+
+def watch(config: DictConfig, evaluator: Evaluator, fabric: Fabric, measure: Measure) -> None:
+    """Measure every new ``last.ckpt`` of the run, until that of its last step.
+
+    Numbers are added to the run's ``metrics.jsonl`` and TensorBoard events, at the step of the checkpoint. Checkpoints
+    that come and go while one is measured are passed over.
+    """
+    run = Path(config.watch).expanduser()
+    path, seen = latest_checkpoint(run), None
+    while True:
+        found = path.stat().st_mtime_ns
+        if found == seen:
+            time.sleep(POLL)
+            continue
+        seen = found
+        checkpoint, task = open_task(config, path, fabric)
+        step, settings = checkpoint["global_step"], checkpoint["config"]
+        (evaluation,) = measure(config, evaluator, task, fabric)
+        report(run, settings["data"]["batch_size"], step, evaluation)
+        if step >= settings["trainer"]["max_steps"]:
+            return
+
+
+def report(run: Path, images_per_step: int, step: int, evaluation: Evaluation) -> None:
+    """To the run's own files, and a line on the terminal."""
+    board = TensorBoardLogger(run, name="tensorboard", version="")
+    log_evaluation([JSONL(str(run), images_per_step, clock=False), board], evaluation, step)
+    board.finalize("success")
+    print(f"step {step:,}:", ", ".join(f"{name} {number(value)}" for name, value in evaluation.numbers.items()))

@@ -1,0 +1,52 @@
+"""What is kept of a set of images once a network has looked at them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from oboro import distributed
+from oboro.metrics.extractor import Extractor, Images
+
+CHUNK = 250  # images looked at at once: a constant, since batch shapes change features by 1e-7
+
+
+@dataclass(frozen=True, eq=False)
+class Bank:
+    """Features of n images; row i belongs to image i. Every metric reads from it, and none looks at an image again.
+
+    Attributes:
+        outputs: ``{name: (n, d)}``, float32 on the CPU, by the name of the extractor's output.
+        labels: (n,) int64, the class that each image was drawn for or has; None without classes.
+    """
+
+    outputs: Mapping[str, Tensor]
+    labels: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(next(iter(self.outputs.values())))
+
+    def __getitem__(self, output: str) -> Tensor:
+        return self.outputs[output]
+
+    def take(self, rows: Tensor) -> "Bank":
+        """The images ``rows`` alone, in that order; a mask selects likewise."""
+        labels = None if self.labels is None else self.labels[rows]
+        return Bank({name: features[rows] for name, features in self.outputs.items()}, labels)
+
+
+def look_at(
+    images: Images,
+    extractor: Extractor,
+    outputs: Sequence[str] = ("features",),
+    labels: Tensor | None = None,
+    done: Callable[[int], None] | None = None,
+) -> Bank:
+    """The bank of uint8 ``images`` (n, C, H, W), which all ranks make together; ``done`` is told how many are."""
+
+    def look(ids: list[int]) -> Tensor:
+        return extractor.rows(images[torch.tensor(ids)], outputs)
+
+    rows = distributed.map_samples(len(images), min(CHUNK, len(images)), look, extractor.device, done)
+    return Bank(extractor.split(rows, outputs), labels)

@@ -1,0 +1,229 @@
+"""DINOv2 features: what FD-DINOv2 is measured on. The network is that of the ``transformers`` library."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+from oboro.errors import UserError
+from oboro.metrics.extractor import Extractor, file_digest
+
+DEFAULT = "facebook/dinov2-large"
+SIZE = 224
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, pixels in [0, 1]
+OFFSET = 0.1  # patches, in the scale of the position grid
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+
+
+class Checkpoint:
+    """A model of the ``transformers`` library: a local folder, or a name on the Hugging Face hub; final.
+
+    ``path`` is a folder with ``config.json`` and ``model.safetensors`` if there is one of that name, else a name on the
+    hub, whose files lie in the hub's cache (``$HF_HOME/hub``) once they have been fetched. Only safetensors are read,
+    never pickles, and no code that comes with a model is run. ``kind`` is the type of model that the configuration has
+    to state; ``extras`` are files to be fetched besides these two. Nothing is read or imported before it is asked for.
+    """
+
+    def __init__(self, path: str, kind: str, extras: Sequence[str] = ()):
+        self.path = path
+        self.kind = kind
+        self.extras = tuple(extras)
+
+    def find(self) -> Path:
+        """The folder; raises ``UserError`` where it lacks one of the two files. Asks no network."""
+        folder = Path(self.path).expanduser()
+        if not folder.is_dir():
+            folder = self._snapshot(local_files_only=True)
+        if absent := [name for name in (CONFIG, WEIGHTS) if not (folder / name).is_file()]:
+            raise self._missing(f"{folder} has no {' and no '.join(absent)}")
+        return folder
+
+    def fetch(self) -> None:
+        """Download what is not there yet; raises ``UserError`` with the remedy where that fails."""
+        try:
+            self.find()
+        except UserError:
+            if Path(self.path).expanduser().is_dir():
+                raise
+            self._snapshot(local_files_only=False)
+            self.find()
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) of the weights file; raises ``UserError`` where it is missing."""
+        return file_digest(self.find() / WEIGHTS)
+
+    def setting(self, *keys: str) -> Any:
+        """One value of ``config.json``; raises ``UserError`` if the file is of another kind of model or lacks it."""
+        path = self.find() / CONFIG
+        try:
+            value = json.loads(path.read_text())
+            kind = value["model_type"]
+            for key in keys:
+                value = value[key]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path} has no {'.'.join(keys)}; get the folder again.") from error
+        if kind != self.kind:
+            raise UserError(f"{path} is of a model of type {kind}; give the folder or name of a {self.kind} model.")
+        return value
+
+    def load(self, model: str) -> nn.Module:
+        """``transformers.<model>`` with all its weights, float32, on the CPU.
+
+        Raises ``UserError`` where the library is not installed or the file does not hold every weight; the library
+        itself would go on with random numbers.
+        """
+        self.setting("model_type")
+        path = self.find() / WEIGHTS
+        transformers = self.library("transformers")
+        bars = transformers.utils.logging
+        shown = bars.is_progress_bar_enabled()
+        bars.disable_progress_bar()
+        try:
+            network, found = getattr(transformers, model).from_pretrained(
+                path.parent, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+            )
+        except Exception as error:  # the library answers damage with half a dozen types
+            raise self._unfit(path, type(error).__name__) from error
+        finally:
+            if shown:
+                bars.enable_progress_bar()
+        if found["missing_keys"]:
+            raise self._unfit(path, f"no {min(found['missing_keys'])}")
+        return network
+
+    def library(self, name: str) -> ModuleType:
+        """``transformers`` or what comes with it; raises ``UserError`` where it is not installed."""
+        try:
+            return import_module(name)
+        except ImportError as error:
+            raise UserError(
+                f'the extractor {self.kind} needs the library transformers; pip install "oboro[{self.kind}]".'
+            ) from error
+
+    def _snapshot(self, local_files_only: bool) -> Path:
+        hub = self.library("huggingface_hub")
+        wanted = [CONFIG, WEIGHTS, *self.extras]
+        try:
+            return Path(hub.snapshot_download(self.path, allow_patterns=wanted, local_files_only=local_files_only))
+        except Exception as error:  # of the hub, the HTTP library or the file system
+            said = "not in its cache" if local_files_only else str(error).partition("\n")[0].strip(" .")
+            raise self._missing(f"{self.path} is no folder, and from the Hugging Face hub: {said}") from error
+
+    def _missing(self, reason: str) -> UserError:
+        return UserError(
+            f"the weights of the extractor {self.kind} are missing ({reason}); connect to the network and run again, "
+            f"or set extractor.path to a folder with the model's {CONFIG} and {WEIGHTS}."
+        )
+
+    def _unfit(self, path: Path, reason: str) -> UserError:
+        return UserError(
+            f"{path} does not hold the weights of the {self.kind} model that its {CONFIG} describes ({reason}); "
+            "get the folder again."
+        )
+
+
+class Lengths(Mapping[str, int]):
+    """``{"features": length}`` where the length is read when it is asked for, but the name is known before; final."""
+
+    def __init__(self, read: Callable[[], int]):
+        self._read = read
+
+    def __getitem__(self, output: str) -> int:
+        if output != "features":
+            raise KeyError(output)
+        return self._read()
+
+    def __contains__(self, output: object) -> bool:
+        return output == "features"
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(("features",))
+
+    def __len__(self) -> int:
+        return 1
+
+
+class DINOv2(Extractor):
+    """The class token of DINOv2 after the last layer norm, d = 1024 of ViT-L/14; final.
+
+    The features of FD-DINOv2 (Stein et al. 2023, arXiv:2306.04675, who found that it agrees with human judgement better
+    than FID), prepared as in their dgm-eval. EDM2 (Karras et al. 2024, arXiv:2312.02696) takes the same network, and by
+    default an antialiased bicubic filter on float pixels that neither rounds nor clips: numbers a little apart.
+
+    Positions: the network has learned a 37 x 37 grid of them (518 pixels), which 224 pixels shrink to 16 x 16. Meta's
+    code, which both used, scales that grid by 16.1 / 37, ``transformers`` by 16 / 37: other features. Here it is 16.1.
+
+    ``path``: a folder, or a name on the Hugging Face hub; the length of the features follows the model. What the
+    literature calls FD-DINOv2 is ViT-L/14 without registers. Grey images are repeated to three channels, and images
+    that are not square are squeezed. 162 GFLOP an image.
+    """
+
+    name = "dinov2"
+    resize = "PIL bicubic, antialiased, to 224x224, rounded to 8 bits"
+
+    def __init__(self, path: str | None = None):
+        super().__init__()
+        self.checkpoint = Checkpoint(path or DEFAULT, "dinov2")
+        self.outputs = Lengths(self._length)
+
+    def _length(self) -> int:
+        return self.checkpoint.setting("hidden_size")
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) of the weights file; raises ``UserError`` where it is missing."""
+        return self.checkpoint.digest
+
+    def prepare(self) -> None:
+        """Find or download the weights and check that they fit; raises ``UserError`` with the remedy otherwise."""
+        self.checkpoint.fetch()
+        self.load(self._device)
+
+    def build(self) -> nn.Module:
+        network = self.checkpoint.load("Dinov2Model")
+        side = SIZE // network.config.patch_size
+        positions = network.embeddings.position_embeddings
+        network.embeddings.position_embeddings = nn.Parameter(shrunk(positions.detach(), side))
+        return network
+
+    def forward(self, network: nn.Module, images: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
+        pixels = standardised(resized(images, SIZE, SIZE), MEAN, STD)
+        return {"features": network(pixel_values=pixels).last_hidden_state[:, 0]}
+
+
+def shrunk(positions: Tensor, side: int) -> Tensor:
+    """Positions of a class token and of M x M patches, (1, 1 + M², d), for side x side patches, (1, 1 + side², d).
+
+    Bicubic, without antialiasing: row i is read at (i + 1/2) M / (side + 0.1) - 1/2, as in Meta's DINOv2.
+    """
+    grid = round((positions.shape[1] - 1) ** 0.5)
+    if grid == side:
+        return positions
+    patches = positions[:, 1:].unflatten(1, (grid, grid)).permute(0, 3, 1, 2)
+    patches = F.interpolate(patches, scale_factor=((side + OFFSET) / grid,) * 2, mode="bicubic")
+    return torch.cat([positions[:, :1], patches.flatten(2).mT], 1)
+
+
+def resized(images: Tensor, height: int, width: int) -> Tensor:
+    """uint8 (B, C, H, W), C = 1 or 3 -> uint8 (B, 3, height, width) on the same device, by PIL's bicubic filter.
+
+    PIL works image by image on the CPU, and in integers, so every device gives the same bits.
+    """
+    arrays = images.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).cpu().numpy()
+    pictures = [Image.fromarray(array).resize((width, height), Image.Resampling.BICUBIC) for array in arrays]
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).to(images.device)
+
+
+def standardised(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """uint8 (B, 3, H, W) -> (images / 255 - mean) / std, float32."""
+    pixels = images.float() / 255
+    return (pixels - pixels.new_tensor(mean).view(3, 1, 1)) / pixels.new_tensor(std).view(3, 1, 1)

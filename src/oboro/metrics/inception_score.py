@@ -1,0 +1,28 @@
+"""The Inception Score: how sure a classifier is of each image, and how varied its answers are over all of them."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def inception_score(logits: Tensor, splits: int = 10, seed: int = 2020) -> tuple[float, float]:
+    """Mean and standard deviation over ``splits`` of exp E KL(p(y|x) || p(y)) (Salimans et al. 2016).
+
+    ``logits`` (n, classes) are shuffled with the draws of torch-fidelity and cut into ``splits`` parts of equal size up
+    to one; p(y) is the mean of p(y|x) over a part. The divergence is taken as the difference of entropies
+    H(p(y)) - E H(p(y|x)), float64, which is defined also where a probability is zero. Larger is better; the range is
+    1 to the number of classes. The score grows with the size of a part, so it depends on n and ``splits``.
+
+    Raises ``ValueError`` where n < ``splits``.
+    """
+    if logits.ndim != 2 or not 1 <= splits <= len(logits):
+        raise ValueError(f"logits of shape {tuple(logits.shape)} cannot be cut into {splits} parts")
+    logits = logits.detach().cpu()
+    order = torch.from_numpy(np.random.RandomState(seed).permutation(len(logits)))
+    scores = []
+    for i in range(splits):
+        part = order[i * len(logits) // splits : (i + 1) * len(logits) // splits]
+        p = logits[part].double().softmax(1)
+        information = torch.special.entr(p.mean(0)).sum() - torch.special.entr(p).sum(1).mean()
+        scores.append(information.exp().item())
+    return float(np.mean(scores)), float(np.std(scores))

@@ -1,0 +1,105 @@
+"""The squared maximum mean discrepancy of two sets of features under the cubic polynomial kernel (KID)."""
+
+from dataclasses import dataclass
+from math import sqrt
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from oboro.metrics.nearest import BLOCK, checked
+
+
+@dataclass(frozen=True)
+class KernelDistance:
+    """An estimate of the squared MMD and the standard deviation of that estimate."""
+
+    value: float
+    standard_error: float
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % interval ``value`` ± 1.96 ``standard_error``, from the asymptotic normal distribution."""
+        return self.value - 1.96 * self.standard_error, self.value + 1.96 * self.standard_error
+
+
+def kernel_distance(x: Tensor, y: Tensor) -> KernelDistance:
+    """Unbiased squared MMD of ``x`` (n, d) and ``y`` (m, d) from all samples (Bińkowski et al. 2018,
+    arXiv:1801.01401).
+
+    E k(x, x') + E k(y, y') - 2 E k(x, y) with k(x, y) = (x·y / d + 1)³, each mean over pairs of different samples:
+    a U-statistic, so it can be negative where the distributions are close. Cost O((n + m)² d), float64.
+
+    The standard error is the delete-one jackknife of two-sample U-statistics (Arvesen 1969),
+    (n - 1)/n sum_i (U_-i - U)² and the same for y, added; both sets count as random draws. Where both distributions are
+    equal the statistic is degenerate: the jackknife then overestimates its variance, about twofold.
+
+    Raises ``ValueError`` with fewer than three samples in a set.
+    """
+    x, y = checked(x, y)
+    n, m = len(x), len(y)
+    if min(n, m) < 3:
+        raise ValueError(f"leaving one out and comparing pairs takes three samples in each set, got {n} and {m}")
+    a, b, (c, e) = _within(x), _within(y), _across(x, y)
+    value = a.sum() / (n * (n - 1)) + b.sum() / (m * (m - 1)) - 2 * c.sum() / (n * m)
+    # Without x_i, U differs from U - without - any other by these terms alone, and the mean of all U_-i is U.
+    x_left_out = 2 / (n - 1) * (c / m - a / (n - 2))
+    y_left_out = 2 / (m - 1) * (e / n - b / (m - 2))
+    variance = (n - 1) * x_left_out.var(correction=0) + (m - 1) * y_left_out.var(correction=0)
+    return KernelDistance(value.item(), sqrt(variance.item()))
+
+
+def kernel_distance_subsets(
+    x: Tensor, y: Tensor, subsets: int = 100, size: int = 1000, seed: int = 2020
+) -> tuple[float, float]:
+    """Mean and standard deviation of the unbiased squared MMD over random subsets: the published KID protocol.
+
+    Each of ``subsets`` estimates takes ``size`` rows of ``x`` (n, d) and of ``y`` (m, d) without replacement. The draws
+    are those of torch-fidelity, so numbers compare with published ones; ``kernel_distance`` uses all pairs and has the
+    smaller variance.
+
+    The standard deviation is no confidence interval of the mean. It is the spread of an estimate from ``size`` samples,
+    whatever n is; dividing it by the root of ``subsets`` is no better, since subsets share samples and no number of
+    them tells how far these n samples are from the distribution.
+
+    Raises ``ValueError`` where ``size`` is below 2 or above n or m.
+    """
+    x, y = checked(x, y)
+    if not 2 <= size <= min(len(x), len(y)):
+        raise ValueError(f"subsets of {size} cannot be drawn from {len(x)} and {len(y)} samples")
+    rng = np.random.RandomState(seed)
+    found = []
+    for _ in range(subsets):
+        chosen = x[torch.from_numpy(rng.choice(len(x), size, replace=False))]
+        others = y[torch.from_numpy(rng.choice(len(y), size, replace=False))]
+        pairs = (_within(chosen).sum() + _within(others).sum()) / (size * (size - 1))
+        found.append((pairs - 2 * _across(chosen, others)[0].sum() / size**2).item())
+    return float(np.mean(found)), float(np.std(found))
+
+
+def _kernel(x: Tensor, y: Tensor) -> Tensor:
+    """k(x_i, y_j) (n, m), float64."""
+    return (x.double() @ y.double().T).div_(x.shape[1]).add_(1).pow_(3)
+
+
+def _across(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums over the rows (n,) and over the columns (m,): sum_j k(x_i, y_j) and sum_i k(x_i, y_j)."""
+    of_x, of_y = torch.zeros(len(x), dtype=torch.float64), torch.zeros(len(y), dtype=torch.float64)
+    for i in range(0, len(x), BLOCK):
+        for j in range(0, len(y), BLOCK):
+            k = _kernel(x[i : i + BLOCK], y[j : j + BLOCK])
+            of_x[i : i + BLOCK] += k.sum(1)
+            of_y[j : j + BLOCK] += k.sum(0)
+    return of_x, of_y
+
+
+def _within(x: Tensor) -> Tensor:
+    """sum over j != i of k(x_i, x_j), (n,); the kernel is symmetric, so half of it is computed."""
+    sums = torch.zeros(len(x), dtype=torch.float64)
+    for i in range(0, len(x), BLOCK):
+        sums[i : i + BLOCK] += _kernel(x[i : i + BLOCK], x[i : i + BLOCK]).fill_diagonal_(0).sum(1)
+        for j in range(i + BLOCK, len(x), BLOCK):
+            k = _kernel(x[i : i + BLOCK], x[j : j + BLOCK])
+            sums[i : i + BLOCK] += k.sum(1)
+            sums[j : j + BLOCK] += k.sum(0)
+    return sums

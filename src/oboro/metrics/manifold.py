@@ -1,0 +1,63 @@
+"""Fidelity and diversity apart: how much of each set of features lies near the other one."""
+
+import torch
+from torch import Tensor
+
+from oboro.metrics.nearest import blocks, checked, radii
+
+
+def precision_recall(
+    generated: Tensor, reference: Tensor, k: int = 3, reference_radii: Tensor | None = None
+) -> tuple[float, float]:
+    """Improved precision and recall of ``generated`` (n, d) against ``reference`` (m, d) (Kynkäänniemi et al. 2019).
+
+    Precision is the share of generated samples inside at least one ball around a reference sample, recall the share of
+    reference samples inside at least one ball around a generated sample; a ball is closed and reaches to the ``k``-th
+    nearest other sample of its own set (arXiv:1904.06991). Both depend on n and m, and neither is 1 for equal
+    distributions.
+
+    ``reference_radii`` (m,) are ``radii(reference, k)``, for a caller that keeps them; None computes them.
+    Raises ``ValueError`` unless n > ``k`` and m > ``k``.
+    """
+    generated, reference, reference_radii = _prepared(generated, reference, k, reference_radii)
+    generated_radii = radii(generated, k)
+    precise = torch.zeros(len(generated), dtype=torch.bool)
+    recalled = torch.zeros(len(reference), dtype=torch.bool)
+    for block in blocks(generated, reference):
+        precise[block.rows] |= (block.compare(reference_radii[block.cols]) <= 0).any(1)
+        recalled[block.cols] |= (block.compare(generated_radii[block.rows, None]) <= 0).any(0)
+    return precise.double().mean().item(), recalled.double().mean().item()
+
+
+def density_coverage(
+    generated: Tensor, reference: Tensor, k: int = 5, reference_radii: Tensor | None = None
+) -> tuple[float, float]:
+    """Density and coverage of ``generated`` (n, d) against ``reference`` (m, d) (Naeem et al. 2020).
+
+    Around each reference sample is an open ball that reaches to the ``k``-th nearest other one. Density is the number
+    of balls that a generated sample lies in, on average, over ``k``; coverage is the share of balls that hold a
+    generated sample (arXiv:2002.09797). For equal distributions without ties E density = 1 and
+    E coverage = 1 - (m-1)...(m-k) / (m+n-1)...(m+n-k), about 1 - 2^-k for n = m.
+
+    ``reference_radii`` (m,) are ``radii(reference, k)``, for a caller that keeps them; None computes them.
+    Raises ``ValueError`` unless m > ``k``.
+    """
+    generated, reference, reference_radii = _prepared(generated, reference, k, reference_radii)
+    inside = 0
+    covered = torch.zeros(len(reference), dtype=torch.bool)
+    for block in blocks(generated, reference):
+        held = block.compare(reference_radii[block.cols]) < 0
+        inside += held.sum().item()
+        covered[block.cols] |= held.any(0)
+    return inside / (k * len(generated)), covered.double().mean().item()
+
+
+def _prepared(
+    generated: Tensor, reference: Tensor, k: int, reference_radii: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    generated, reference = checked(generated, reference)
+    if reference_radii is None:
+        reference_radii = radii(reference, k)
+    if reference_radii.shape != (len(reference),):
+        raise ValueError(f"{tuple(reference_radii.shape)} radii do not belong to {len(reference)} reference samples")
+    return generated, reference, reference_radii

@@ -1,0 +1,63 @@
+"""Numbers as they are printed, and handed on to a sweep."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from oboro.evaluation import Evaluation, doubts, short
+from oboro.metrics import Value
+
+
+def number(value: float) -> str:
+    """Four significant digits, without an exponent where that stays short."""
+    return f"{value:.4g}" if 1e-3 <= abs(value) < 1e5 or value == 0 else f"{value:.2e}"
+
+
+def interval(value: Value) -> str:
+    return "" if value.interval is None else f"{number(value.interval[0])} to {number(value.interval[1])}"
+
+
+def print_evaluations(evaluations: list[Evaluation], title: str) -> None:
+    """The table of values on stdout, and below it what has to be said about them."""
+    console = Console()
+    console.print(values_table(evaluations, title))
+    for sentence in doubts(evaluations[0]):
+        console.print(f"[yellow]note:[/] {sentence}")
+
+
+def write_result(folder: Path, numbers: Mapping[str, float]) -> None:
+    """``folder/result.json``: what a sweep shows of this run; the first number is its objective."""
+    objective = next(iter(numbers), None)
+    (folder / "result.json").write_text(json.dumps({"values": dict(numbers), "objective": objective}, indent=2) + "\n")
+
+
+def values_table(evaluations: list[Evaluation], title: str) -> Table:
+    """A line for each number: value (mean, spread and minimum over several ranges of samples), real images, interval.
+
+    The protocol stands below, in its short form; all ``evaluations`` share it but for the range of samples.
+    """
+    first = evaluations[0]
+    several = len(evaluations) > 1
+    table = Table(title=title, title_justify="left", caption=short(first.protocol), caption_justify="left")
+    table.add_column("metric")
+    for heading in ("mean", "std", "min", "max") if several else ("value", "95 %"):
+        table.add_column(heading, justify="right")
+    table.add_column("real images", justify="right")
+    for name, value in first.values.items():
+        found = [e.values[name].value for e in evaluations]
+        columns = [number(x) for x in spread(found)] if several else [number(value.value), interval(value)]
+        real = "" if value.real is None else number(value.real)
+        if value.real is not None and value.real_n != first.protocol["samples"]:
+            real += f" (n={value.real_n:,})"
+        table.add_row(name, *columns, real)
+    return table
+
+
+def spread(values: list[float]) -> tuple[float, float, float, float]:
+    """Mean, standard deviation (divisor k - 1), minimum and maximum of k values."""
+    mean = sum(values) / len(values)
+    variance = sum((v - mean) ** 2 for v in values) / (len(values) - 1) if len(values) > 1 else float("nan")
+    return mean, variance**0.5, min(values), max(values)

@@ -1,0 +1,199 @@
+"""The jobs of a sweep: which run, in which order, and what is written down about them."""
+
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO
+
+from oboro.errors import UserError
+from oboro.sweep.job import LOG, RESULT, RUNNING, STOPPED, TIMED_OUT, Job, readable, verdict
+from oboro.sweep.process import Process, environment, free_port, program
+
+ACCOUNT = "jobs.json"
+INTERVAL = 0.05  # seconds between two looks at the running jobs
+
+
+@dataclass(frozen=True)
+class Options:
+    """``parallel`` jobs at once, each with ``gpus_per_job`` GPUs of its own (0: whatever it sees) and killed after
+    ``timeout`` seconds (None: never). Raises ``UserError`` for values that mean nothing."""
+
+    parallel: int = 1
+    gpus_per_job: int = 0
+    timeout: float | None = None
+
+    def __post_init__(self):
+        if self.parallel < 1 or self.gpus_per_job < 0 or (self.timeout is not None and self.timeout <= 0):
+            raise UserError(
+                f"hydra.launcher has parallel={self.parallel}, gpus_per_job={self.gpus_per_job}, timeout="
+                f"{self.timeout}; set parallel to 1 or more, gpus_per_job to 0 or more, timeout to seconds or null."
+            )
+
+    def devices(self, slot: int) -> list[str]:
+        """The GPUs of slot ``slot``, the next ``gpus_per_job`` of those that are visible; names none for 0."""
+        needed = self.parallel * self.gpus_per_job
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        names = [str(i) for i in range(needed)] if visible is None else [v for v in visible.split(",") if v.strip()]
+        if needed > len(names):
+            raise UserError(
+                f"{self.parallel} jobs of {self.gpus_per_job} GPUs need {needed}, and CUDA_VISIBLE_DEVICES={visible} "
+                f"has {len(names)}; lower hydra.launcher.parallel or hydra.launcher.gpus_per_job."
+            )
+        return names[slot * self.gpus_per_job : (slot + 1) * self.gpus_per_job]
+
+
+class Sweep:
+    """Runs jobs and keeps ``folder/jobs.json`` true, whatever happens to them or to this process.
+
+    ``command`` is the command line of the sweep, ``cwd`` the folder it was typed in, ``arguments`` what its jobs share
+    besides their overrides. A lock on ``folder/.lock``, which the jobs hold too, keeps two sweeps from one folder;
+    ``UserError`` if it is taken.
+    """
+
+    def __init__(
+        self, folder: Path, command: list[str], cwd: str, arguments: list[str], options: Options, jobs: Sequence[Job]
+    ):
+        self.folder, self.command, self.cwd, self.arguments = folder.absolute(), command, cwd, arguments
+        self.options, self.jobs = options, list(jobs)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = locked(self.folder / ".lock")
+
+    @classmethod
+    def load(cls, folder: Path) -> "Sweep":
+        """The sweep of a ``jobs.json``. Raises ``UserError`` if there is none."""
+        try:
+            account = json.loads((folder / ACCOUNT).read_text())
+            jobs = [Job(**row) for row in account.pop("jobs")]
+            return cls(folder, jobs=jobs, options=Options(**account.pop("options")), **account)
+        except FileNotFoundError as error:
+            raise UserError(
+                f"there is no {folder / ACCOUNT}; give rerun_failed= the folder of a sweep, its hydra.sweep.dir."
+            ) from error
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise UserError(f"{folder / ACCOUNT} is not the account of a sweep; give another folder.") from error
+
+    def add(self, jobs: Sequence[Job]) -> None:
+        """More jobs. Raises ``UserError`` if two have one folder."""
+        self.jobs += jobs
+        paths = [os.path.normpath(job.path) for job in self.jobs]
+        if shared := [path for path in paths if paths.count(path) > 1]:
+            raise UserError(f"jobs share the folder {shared[0]}; put ${{hydra.job.num}} into hydra.sweep.subdir.")
+
+    def write(self) -> None:
+        """Replace ``jobs.json`` in one step: whoever reads it, and whenever, finds all of it."""
+        account = {
+            "command": self.command,
+            "cwd": self.cwd,
+            "arguments": self.arguments,
+            "options": asdict(self.options),
+            "jobs": [asdict(job) for job in self.jobs],
+        }
+        beside = self.folder / f"{ACCOUNT}.new"
+        beside.write_text(json.dumps(account, indent=2) + "\n")
+        beside.replace(self.folder / ACCOUNT)
+
+    def run(self, jobs: Sequence[Job]) -> None:
+        """Run ``jobs``, which belong to this sweep, whatever becomes of each; a signal ends them and raises
+        ``KeyboardInterrupt``."""
+        self.options.devices(0)  # says so before anything starts if there are too few
+        waiting, running = deque(jobs), dict[int, tuple[Job, Process]]()
+        self.write()
+        with interruptible():
+            try:
+                while waiting or running:
+                    while waiting and len(running) < self.options.parallel:
+                        slot = min(set(range(self.options.parallel)) - set(running))
+                        ports = {process.port for _, process in running.values()}
+                        job = waiting.popleft()
+                        running[slot] = job, self._start(job, slot, ports)
+                    time.sleep(INTERVAL)
+                    for slot, (job, process) in list(running.items()):
+                        if self._ended(job, process):
+                            del running[slot]
+            finally:
+                for job, process in running.values():
+                    process.kill()
+                    if job.status == RUNNING:
+                        self._end(job, process, STOPPED, None)
+
+    def _start(self, job: Job, slot: int, ports: set[int]) -> Process:
+        folder = self.folder / job.path
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / RESULT).unlink(missing_ok=True)
+        here = ["hydra.mode=RUN", f"hydra.job.num={job.number}", f"hydra.job.id={job.number}"]
+        command = [*program(), *self.arguments, *job.overrides, *here, f"hydra.run.dir={quoted(str(folder))}"]
+        variables = environment(free_port(ports), self.options.devices(slot))
+        job.status = RUNNING
+        self.write()
+        tell(f"[{job.number}] {' '.join(map(readable, job.varied)) or 'as given'}")
+        return Process(command, folder, Path(self.cwd), variables, self._lock.fileno())
+
+    def _ended(self, job: Job, process: Process) -> bool:
+        code = process.ended()
+        if code is not None:
+            self._end(job, process, *verdict(code, process.folder / LOG))
+            return True
+        limit = self.options.timeout
+        if limit is None or not process.alive or process.seconds <= limit:
+            return False
+        process.kill()
+        self._end(job, process, TIMED_OUT, f"after {limit:g} s")
+        return True
+
+    def _end(self, job: Job, process: Process, status: str, reason: str | None) -> None:
+        job.end(status, reason, process.seconds, process.folder)
+        self.write()
+        score = f", {job.objective} {job.score:.5g}" if job.score is not None else ""
+        tell(f"[{job.number}] {job.outcome} ({job.seconds:.1f} s{score})")
+
+
+def locked(path: Path) -> IO[str]:
+    """The file at ``path``, locked while it is open here or in a job. Raises ``UserError`` if somebody else has it."""
+    file = path.open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise UserError(
+            f"a sweep, or a job that one left behind, is still running in {path.parent}; wait for it or end it, or "
+            "choose another folder with hydra.sweep.dir=..."
+        ) from error
+    except OSError:  # a file system without locks: then there is none
+        pass
+    return file
+
+
+def quoted(value: str) -> str:
+    """``value`` in quotes as Hydra's grammar reads them: backslashes count only before a quote; no interpolation."""
+    value = value.replace("${", r"\${")
+    parts = value.split("'")
+    doubled = [part + "\\" * (len(part) - len(part.rstrip("\\"))) for part in parts]
+    return "'" + r"\'".join(doubled) + "'"
+
+
+def tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """SIGTERM and a closed terminal end the block as Ctrl-C does: jobs have sessions of their own and would live on."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    ignored = {s for s in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(s) is signal.SIG_IGN}  # nohup
+    signals = {signal.SIGTERM, signal.SIGHUP} - ignored
+    before = {s: signal.signal(s, signal.default_int_handler) for s in signals}
+    try:
+        yield
+    finally:
+        for s, handler in before.items():
+            signal.signal(s, handler)

@@ -1,0 +1,71 @@
+"""What is out of proportion, missing or impossible is said before the first step."""
+
+import logging
+
+import pytest
+import torch
+
+import runs
+from oboro.callbacks import SampleMetrics
+from oboro.callbacks.preflight import sample_flops, train_flops
+from oboro.errors import UserError
+from oboro.guidance import ClassifierFree
+from oboro.metrics import Accuracy, Fashion, Frechet, FrechetPerClass, Inception
+from oboro.sampler import DDIM, Heun
+
+
+@pytest.fixture(scope="module")
+def parts():
+    _, task, data = runs.built()
+    data.setup()
+    return task, data
+
+
+def test_operations_are_those_of_the_network_times_how_often_it_runs(parts, monkeypatch):
+    """Training is three forward passes; guidance doubles an evaluation; the extractor looks once."""
+    task, data = parts
+    forward = train_flops(task, data) / 3
+    conv = 2 * 28 * 28 * 8 * 9  # the first convolution alone: 1 channel to 8
+    assert forward > conv and forward == int(forward)
+    looks = sample_flops(task, data, Fashion()) - task.sampler.evaluations(task.denoiser.schedule) * forward
+    assert 2e6 < looks < 2e7  # 2.6 million multiply-adds and the linear layers
+    for sampler, scale, evaluations in ((DDIM(7), 1.0, 7), (DDIM(7), 2.0, 14), (Heun(4), 2.0, 12)):
+        monkeypatch.setattr(task, "sampler", sampler)
+        monkeypatch.setattr(task, "guidance", ClassifierFree(scale))
+        assert sample_flops(task, data, Fashion()) == pytest.approx(evaluations * forward + looks, rel=1e-6)
+
+
+def fit(*overrides, metrics, extractor=None, n=20, steps):
+    """A run of two steps; how many it came to is added to ``steps``."""
+    callback = SampleMetrics(extractor or Fashion(), metrics, every_n_steps=0, n=n, chunk=20)
+    trainer, task, data = runs.built(*overrides, callbacks=[callback])
+    with torch.random.fork_rng(devices=[]):
+        try:
+            trainer.fit(task, data)
+        finally:
+            steps.append(task.ema.updates)
+
+
+@pytest.mark.parametrize(("n", "said"), [(200, True), (2, False)])
+def test_an_evaluation_longer_than_its_training_is_announced(n, said, caplog):
+    """Two steps of eight images, 48 forward passes, against two passes and a look for each sample."""
+    with caplog.at_level(logging.WARNING, "oboro.callbacks.preflight"):
+        fit(metrics={"frechet": Frechet()}, n=n, steps=(steps := []))
+    assert steps == [2]
+    assert [r.levelname for r in caplog.records if "as many operations" in r.message] == ["WARNING"] * said
+
+
+def test_what_cannot_be_measured_ends_the_run_before_its_first_step(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "_hub_dir", None)
+    monkeypatch.setattr("oboro.metrics.inception.download", lambda *args: (_ for _ in ()).throw(OSError("no net")))
+    cases = [
+        ((), {"frechet": Frechet()}, Inception(), 20, "the Inception weights for FID are missing"),
+        ((), {"frechet_spatial": Frechet("spatial")}, None, 20, "frechet_spatial needs spatial"),
+        (["conditioner=unconditional"], {"accuracy": Accuracy()}, None, 20, "accuracy needs the class"),
+        ((), {"frechet_per_class": FrechetPerClass()}, None, 3, "undefined below 4 images"),
+    ]
+    for overrides, metrics, extractor, n, message in cases:
+        with pytest.raises(UserError, match=message):
+            fit(*overrides, metrics=metrics, extractor=extractor, n=n, steps=(steps := []))
+        assert steps == [0]

@@ -1,0 +1,154 @@
+"""Real images as a reference: computed once, never confused, and measured against themselves."""
+
+from types import MappingProxyType
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from oboro.errors import UserError
+from oboro.metrics import Bank, Extracted, Extractor, FeatureStatistics, Frechet, Held, Published, frechet_distance
+from oboro.metrics.metric import real_values
+from oboro.metrics.reference import parted
+
+
+class Pixels(Extractor):
+    """The pixels themselves; counts how many images it has seen."""
+
+    outputs = MappingProxyType({"features": 4})
+
+    def __init__(self, name="pixels", digest="0", resize="none"):
+        super().__init__()
+        self.name, self._digest, self.resize, self.seen = name, digest, resize, 0
+
+    @property
+    def digest(self):
+        return self._digest
+
+    def prepare(self): ...
+
+    def build(self):
+        return nn.Identity()
+
+    def forward(self, network, images, outputs):
+        self.seen += len(images)
+        return {"features": images.flatten(1).float()}
+
+
+def images(rng, n=50):
+    return torch.randint(0, 256, (n, 1, 2, 2), generator=rng, dtype=torch.uint8)
+
+
+def extracted(folder, data, extractor=None, fingerprint="f", split="train"):
+    return Extracted(extractor or Pixels(), ["features"], data, None, fingerprint, split, folder)
+
+
+def test_a_reference_is_computed_once_and_read_back_bitwise(tmp_path, rng):
+    data, extractor = images(rng), Pixels()
+    first, again = (extracted(tmp_path, data, extractor) for _ in range(2))
+    assert extractor.seen == 50
+    assert torch.equal(first.bank["features"], data.flatten(1).float())
+    assert torch.equal(again.bank["features"], first.bank["features"]) and again.n == 50
+    a, b = first.statistics("features"), again.statistics("features")
+    expected = FeatureStatistics.from_features(data.flatten(1).float())
+    assert torch.equal(a.mean, b.mean) and torch.equal(a.root, b.root) and torch.equal(a.root, expected.root)
+
+
+def test_everything_that_changes_the_number_changes_the_key(tmp_path, rng):
+    data = images(rng)
+    asked = [
+        (Pixels(), data, "f", "train"),
+        (Pixels(), data, "g", "train"),
+        (Pixels(), data, "f", "test"),
+        (Pixels(), data[:49], "f", "train"),
+        (Pixels(name="other"), data, "f", "train"),
+        (Pixels(digest="1"), data, "f", "train"),
+        (Pixels(resize="bicubic"), data, "f", "train"),
+    ]
+    for extractor, rows, fingerprint, split in asked:
+        extracted(tmp_path, rows, extractor, fingerprint, split)
+        assert extractor.seen == len(rows)
+    assert len(list(tmp_path.iterdir())) == len(asked)
+
+
+def test_what_is_derived_is_kept_under_its_name(tmp_path, rng):
+    data, calls = images(rng), []
+
+    def compute():
+        calls.append(1)
+        return {"sum": np.array(3.0)}
+
+    for _ in range(2):
+        assert extracted(tmp_path, data).derived("sum", compute)["sum"] == 3.0
+    extracted(tmp_path, data).derived("another sum", compute)
+    assert len(calls) == 2
+
+
+def test_real_images_are_parted_into_two_sets_that_share_none(rng):
+    bank = Bank({"features": torch.arange(10.0)[:, None]}, torch.arange(10) % 3)
+    for n, expected in ((3, 3), (5, 5), (9, 5)):
+        chosen, others = parted(bank, n)
+        assert len(chosen) == expected
+        found = torch.cat([chosen["features"], others.bank["features"]]).flatten()
+        assert found.sort().values.tolist() == list(range(10))
+        assert torch.equal(chosen.labels, chosen["features"].flatten().long() % 3)
+
+
+def test_the_floor_is_the_metric_of_real_images_against_the_others(rng, tmp_path):
+    """Split by a seed of its own: the same number each time, and the global generator is not read."""
+    data = images(rng, 400)
+    state = torch.get_rng_state()
+    found = real_values(Frechet(), extracted(tmp_path, data), 100)
+    chosen, others = parted(Bank({"features": data.flatten(1).float()}), 100)
+    sides = (FeatureStatistics.from_features(side["features"]) for side in (chosen, others.bank))
+    assert found == {"fd": {"real": frechet_distance(*sides), "real_n": 100}}
+    assert real_values(Frechet(), extracted(tmp_path, data), 100) == found
+    assert real_values(Frechet(), extracted(tmp_path, data), 300)["fd"]["real_n"] == 200
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+# --- published moments
+
+
+def write(path, **arrays):
+    np.savez(path, **arrays)
+    return path
+
+
+@pytest.fixture
+def moments(rng):
+    x = torch.randn(300, 4, generator=rng, dtype=torch.float64)
+    return x, x.mean(0).numpy(), np.cov(x.numpy(), rowvar=False)
+
+
+def test_published_moments_give_the_distance_to_the_images_they_were_made_of(tmp_path, moments, rng):
+    x, mu, sigma = moments
+    bank = Bank({"features": 1.3 * torch.randn(200, 4, generator=rng)})
+    published = Published(write(tmp_path / "reference.npz", mu=mu, sigma=sigma, other=np.zeros(3)), Pixels())
+    found = Frechet()(bank, published)["fd"].value
+    assert found == pytest.approx(Frechet()(bank, Held(Bank({"features": x})))["fd"].value, rel=1e-9)
+    assert real_values(Frechet(), published, 100) == {}, "the number of images is not known"
+    with pytest.raises(UserError, match="moments alone"):
+        _ = published.bank
+    with pytest.raises(UserError, match="has no mu_s and sigma_s"):
+        published.statistics("spatial")
+
+
+def test_published_files_that_cannot_be_used_say_why(tmp_path, moments):
+    _, mu, sigma = moments
+    pickled = write(tmp_path / "pickled.npz", mu=np.array([{}], dtype=object), sigma=sigma)
+    cut = tmp_path / "cut.npz"
+    cut.write_bytes(write(tmp_path / "whole.npz", mu=mu, sigma=sigma).read_bytes()[:200])
+    (tmp_path / "statistics.pkl").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
+    cases = {
+        tmp_path / "none.npz": "there is no reference",
+        tmp_path / "statistics.pkl": "pickled statistics can run code",
+        pickled: "cannot be read",
+        cut: "cannot be read",
+        write(tmp_path / "empty.npz", x=mu): "has no mu and sigma",
+        write(tmp_path / "long.npz", mu=np.zeros(9), sigma=np.eye(9)): "9 features and extractor pixels has 4",
+    }
+    for path, message in cases.items():
+        with pytest.raises(UserError, match=message):
+            Published(path, Pixels())

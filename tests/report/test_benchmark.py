@@ -1,0 +1,214 @@
+"""Evaluations of a sweep: what may stand in one column, and what nothing else beats."""
+
+import csv
+import json
+from itertools import product
+
+import pytest
+import torch
+
+from oboro.errors import UserError
+from oboro.evaluation import digest
+from oboro.metrics import Value
+from oboro.report.benchmark import collect, pareto_front, std_of, varying
+from oboro.report.benchmark_table import write
+from report.sweeps import FD, PRECISION, spread
+
+
+def dominates(j, i, costs, values, better):
+    as_good = costs[j] <= costs[i] and better * values[j] >= better * values[i]
+    return as_good and (costs[j], values[j]) != (costs[i], values[i])
+
+
+@pytest.mark.parametrize("better", [-1, 1])
+@pytest.mark.parametrize("levels", [2, 4, 1000])
+def test_the_front_is_all_that_nothing_dominates(rng, better, levels):
+    """Few levels make ties in cost, in value and in both."""
+    for n in range(1, 20):
+        costs, values = (torch.randint(0, levels, (n,), generator=rng).tolist() for _ in range(2))
+        front = pareto_front(costs, values, better)
+        expected = {i for i in range(n) if not any(dominates(j, i, costs, values, better) for j in range(n))}
+        assert len(front) == len(set(front)) and set(front) == expected
+        assert [costs[i] for i in front] == sorted(costs[i] for i in front)
+
+
+def test_the_front_knows_no_order_and_no_scale(rng):
+    costs, values = torch.rand(2, 30, generator=rng, dtype=torch.float64).tolist()
+    front = pareto_front(costs, values, -1)
+    order = torch.randperm(30, generator=rng).tolist()
+    shuffled = pareto_front([costs[i] for i in order], [values[i] for i in order], -1)
+    assert [order[i] for i in shuffled] == front
+    assert pareto_front([c**3 for c in costs], [-(v**3) for v in values], 1) == front
+
+
+def test_the_front_at_its_ends():
+    nan, inf = float("nan"), float("inf")
+    assert pareto_front([], [], 1) == []
+    assert pareto_front([1, 2, 3], [nan, 5, nan], -1) == [1]
+    assert pareto_front([nan, 2], [1, 5], -1) == [1]
+    assert pareto_front([1, 1, 2], [3, 3, 3], -1) == [0, 1], "equals stand together, and cost more for nothing"
+    assert pareto_front([1, 2], [inf, inf], -1) == [0]
+    with pytest.raises(ValueError, match="better"):
+        pareto_front([1], [1], 0)
+
+
+def table(sweep):
+    benchmark = collect(sweep.folder)
+    write(benchmark, sweep.folder)
+    with (sweep.folder / "benchmark.csv").open(newline="") as file:
+        return benchmark, list(csv.DictReader(file)), json.loads((sweep.folder / "benchmark.json").read_text())
+
+
+def evaluation(sweep, row):
+    return json.loads((sweep.folder / row["job"] / "evaluation.json").read_text())
+
+
+def test_protocols_never_share_a_column(sweep):
+    """Over all combinations of what a measurement holds, and of what is compared."""
+    for seed, chunk, device, ema, k in product((0, 1), (50, 100), ("cpu", "cuda"), ("std005", "std010"), (3, 5)):
+        sweep.job(1.5, 0.5, seed=seed, chunk=chunk, device=device, ema=ema, how=f"PrecisionRecall(k={k})")
+    benchmark, rows, _ = table(sweep)
+    assert len(rows) == 32 and len(benchmark.columns) == 8 + 16
+    for column in benchmark.columns.values():
+        found = [evaluation(sweep, row) for row in rows if row[column.name]]
+        assert len(found) == (4 if column.metric == FD else 2)
+        assert len({(digest(f["protocol"]), f["judged"][column.metric]["how"]) for f in found}) == 1
+        assert column.name.startswith(f"{column.metric}@{digest(found[0]['protocol'])}")
+
+
+def test_what_is_compared_shares_a_column(sweep):
+    sweep.job(1.0, sampler="Heun(steps=5)", ema="std010", guidance="Unguided()", evaluations_per_sample=9, step=1)
+    sweep.job(2.0, checkpoint="/elsewhere/last.ckpt")
+    benchmark, _, found = table(sweep)
+    assert list(benchmark.columns) == [FD] and benchmark.notes == []
+    assert found["columns"][FD]["real"] == 0.25 and found["columns"][FD]["better"] == -1
+
+
+def test_the_note_names_what_differs_and_nothing_else(sweep):
+    sweep.job(1.0, seed=0, chunk=50)
+    sweep.job(2.0, seed=7, chunk=50)
+    first, second = collect(sweep.folder).columns
+    (note,) = collect(sweep.folder).notes
+    assert f"@{first.partition('@')[2]}: seed 0; @{second.partition('@')[2]}: seed 7" in note
+    assert "chunk" not in note and "sampler" not in note
+
+
+def test_numbers_survive_the_files_exactly(sweep, rng):
+    values = [0.1 + 0.2, 1e-300, -1.5e300, 5e-324, 3.0, *torch.rand(20, generator=rng, dtype=torch.float64).tolist()]
+    for k, value in enumerate(values):
+        sweep.job(value, 1 / (k + 3), seconds=k + 0.123, evaluations_per_sample=k + 1.125)
+    sweep.job(float("nan"), float("inf"), evaluations_per_sample=99)
+    _, rows, found = table(sweep)
+    for k, value in enumerate(values):
+        for row in (rows[k], found["rows"][k]):
+            assert (row["job"], float(row[FD]), float(row[PRECISION])) == (str(k), value, 1 / (k + 3))
+            assert float(row["seconds"]) == k + 0.123 and float(row["seconds_per_sample"]) == (k + 0.123) / 2000
+            assert float(row["evaluations_per_sample"]) == k + 1.125
+    assert float(rows[-1][FD]) != float(rows[-1][FD]) and float(rows[-1][PRECISION]) == float("inf")
+
+
+def test_a_row_has_its_settings_even_where_all_are_equal(sweep):
+    sweep.job(1.0, sampler="DDIM(steps=7, eta=0.5)", guidance="ClassifierFree(scale=1.5)", ema="std010", step=123)
+    row = table(sweep)[1][0]
+    expected = {
+        "checkpoint": "/runs/first/checkpoints/last.ckpt",
+        "step": "123",
+        "ema": "std010",
+        "ema_std": "0.1",
+        "sampler": "DDIM",
+        "sampler.steps": "7",
+        "sampler.eta": "0.5",
+        "guidance": "ClassifierFree",
+        "guidance.scale": "1.5",
+        "evaluations_per_sample": "10",
+        "samples": "2000",
+    }
+    assert expected.items() <= row.items()
+
+
+def test_an_unknown_is_empty(sweep):
+    sweep.job(1.0, 0.5)
+    sweep.job(2.0)
+    rows = table(sweep)[1]
+    assert [row[PRECISION] for row in rows] == ["0.5", ""]
+
+
+def test_mean_and_spread_of_repeats(sweep):
+    sweep.job(9.0, repeats=spread(FD, 1.25, 0.0625))
+    sweep.job(2.0)
+    benchmark, rows, _ = table(sweep)
+    assert [(row[FD], row[f"{FD}_std"]) for row in rows] == [("1.25", "0.0625"), ("2.0", "")]
+    assert [row.numbers[FD] for row in benchmark.rows] == [(1.25, 0.0625), (2.0, None)]
+
+
+def test_failed_jobs_are_left_out_and_counted(sweep):
+    sweep.job(1.0)
+    sweep.fail()
+    (sweep.job(2.0) / "evaluation.json").write_text('{"values": {')  # ended while it wrote
+    (sweep.folder / "pictures").mkdir()
+    benchmark = collect(sweep.folder)
+    assert [row.folder.name for row in benchmark.rows] == ["0"]
+    assert benchmark.notes == ["2 of 3 jobs ended without an evaluation.json: 1, 2."]
+
+
+def test_a_sweep_without_any_number_is_a_mistake_of_the_user(sweep):
+    sweep.fail()
+    with pytest.raises(UserError, match="no job in"):
+        collect(sweep.folder)
+    with pytest.raises(UserError, match="name another folder"):
+        collect(sweep.folder / "nowhere")
+
+
+def test_doubts_are_passed_on_once(sweep):
+    doubtful = Value(1.0, better=0, doubt="100 images are few")
+    for _ in range(3):
+        sweep.job(1.0, extra={"kd": doubtful})
+    assert collect(sweep.folder).notes == ["kd: 100 images are few."]
+
+
+def test_rows_come_by_evaluations_then_settings_as_numbers(sweep):
+    for steps, scale in ((100, 1.0), (9, 10.0), (9, 2.0)):
+        text = f"ClassifierFree(scale={scale})"
+        sweep.job(1.0, sampler=f"DDIM(steps={steps}, eta=0.0)", guidance=text, evaluations_per_sample=steps)
+    assert [row.folder.name for row in collect(sweep.folder).rows] == ["2", "1", "0"]
+
+
+def test_what_varies_is_said_once(sweep):
+    """A checkpoint's name follows from run and step; the name of an average from its length."""
+    for run, step, std in product("ab", (100, 200), ("005", "010")):
+        name = f"/outputs/{run}/checkpoints/step{step}.ckpt"
+        sweep.job(1.0, checkpoint=name, step=step, ema=f"std{std}")
+    rows = collect(sweep.folder).rows
+    assert set(varying(rows)) == {"run", "step", "ema_std"}
+    assert {row.settings["run"] for row in rows} == {"a", "b"}
+    sweep.job(1.0, checkpoint="/outputs/b/checkpoints/best.ckpt", step=200)
+    sweep.job(1.0, ema="constant")
+    assert {"file", "ema"} < set(varying(collect(sweep.folder).rows)), "now they do not follow"
+
+
+def test_a_setting_of_one_sampler_alone_does_not_vary(sweep):
+    sweep.job(1.0, sampler="DDIM(steps=9, eta=0.0)")
+    sweep.job(1.0, sampler="Heun(steps=5)")
+    assert varying(collect(sweep.folder).rows) == ["sampler", "sampler.steps"]
+    sweep.job(1.0, sampler="DDIM(steps=9, eta=1.0)")
+    assert varying(collect(sweep.folder).rows) == ["sampler", "sampler.steps", "sampler.eta"]
+
+
+@pytest.mark.parametrize(
+    ("name", "std"),
+    [("std005", 0.05), ("std0050", 0.05), ("std_0.10", 0.1), ("std0075", 0.075), ("constant", None), ("std5x", None)],
+)
+def test_the_length_of_an_average_is_read_from_its_name(name, std):
+    assert std_of(name) == std
+
+
+def test_a_given_length_goes_before_the_name(sweep):
+    path = sweep.job(1.0, ema="std005") / "evaluation.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "ema_std": 0.0625}))
+    assert collect(sweep.folder).rows[0].settings["ema_std"] == 0.0625
+
+
+def test_an_unknown_number_names_those_that_exist(sweep):
+    sweep.job(1.0, 0.5)
+    with pytest.raises(UserError, match=f"fid.*{FD}, {PRECISION}"):
+        collect(sweep.folder).column("fid")
