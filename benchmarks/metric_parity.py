@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from oboro import data
-from oboro.metrics import FeatureStatistics, Inception, frechet_distance
+from oboro.extractor import Inception
+from oboro.metrics import FeatureStatistics, frechet_distance
 from oboro.metrics.inception_score import inception_score
 from oboro.metrics.kernel import kernel_distance, kernel_distance_subsets
 from oboro.metrics.manifold import precision_recall

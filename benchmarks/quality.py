@@ -22,7 +22,8 @@ import torch
 import torch.nn.functional as F
 
 from oboro.data import FashionMNIST, to_uint8
-from oboro.metrics import Extracted, Fashion, Frechet, look_at, measure
+from oboro.extractor import Fashion
+from oboro.metrics import Extracted, Frechet, look_at, measure
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -20,8 +20,9 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from oboro import evaluation
 from oboro.cli.device import resolve_precision
+from oboro.evaluation import Protocol
+from oboro.evaluator import Evaluator
 from oboro.seeding import generator
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -39,7 +40,7 @@ def build(overrides: list[str]):
     bf16 = resolve_precision(str(config.trainer.precision), "cpu") == "bf16-mixed"
     autocast = (lambda: torch.autocast("cpu", torch.bfloat16)) if bf16 else nullcontext
     extractor, metrics = (instantiate(plain[key], _convert_="all") for key in ("extractor", "metrics"))
-    evaluator = evaluation.Evaluator(extractor, metrics, data)
+    evaluator = Evaluator(extractor, metrics, data)
     return task, data, evaluator, config.trainer.gradient_clip_val, autocast
 
 
@@ -79,7 +80,7 @@ def main() -> None:
     images = steps * data.batch_size
     values = {}
     for profile in task.ema.profiles:
-        protocol = evaluation.Protocol(n=args.samples, ema=profile)
+        protocol = Protocol(n=args.samples, ema=profile)
         found = evaluator.evaluate(task, protocol, precision="as trained", autocast=autocast)
         for name, value in found.numbers.items():
             values[f"{name} ({profile})"] = round(value, 3)

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from oboro.metrics.fashion import WEIGHTS, FashionNetwork, standardise
+from oboro.extractor.fashion import WEIGHTS, FashionNetwork, standardise
 from oboro.seeding import generator
 
 
@@ -146,7 +146,7 @@ def main() -> None:
         "dataset": "Fashion-MNIST, 60,000 training images",
         "test_accuracy": round(reached, 4),
         "command": f"python benchmarks/train_fashion_classifier.py {command}",
-        "layers": "oboro.metrics.fashion.FashionNetwork, batch normalisation folded, float16",
+        "layers": "oboro.extractor.fashion.FashionNetwork, batch normalisation folded, float16",
     }
     metadata = {"origin": json.dumps(origin)}  # one key: safetensors writes several in random order
     save_file(stored, args.out, metadata)

@@ -6,8 +6,9 @@ import torch.multiprocessing as mp
 from oboro import distributed
 from oboro.codec import Identity
 from oboro.denoiser import Denoiser
+from oboro.extractor import Fashion
 from oboro.generate import generate
-from oboro.metrics import Bank, Extracted, Fashion, Frechet
+from oboro.metrics import Bank, Extracted, Frechet
 from oboro.metrics.metric import measure
 from oboro.model import UNet
 from oboro.parameterization import EDM

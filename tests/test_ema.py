@@ -265,10 +265,11 @@ def test_added_weights_are_applied_by_name_and_the_raw_ones_come_back(module):
     assert ema.default == "a"
 
 
-def test_added_weights_are_a_copy_that_training_leaves_alone(module):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_added_weights_are_a_copy_that_training_leaves_alone(module, dtype):
     ema = EMA({"a": PowerFunction()})
     run(module, ema, 3)
-    weights = {name: w.double() for name, w in others(module).items()}
+    weights = {name: w.to(dtype) for name, w in others(module).items()}
     expected = flat(weights.values()).float().double()
     ema.add("made", weights, module)
     for w in weights.values():

@@ -126,6 +126,16 @@ def test_equal_profiles_share_what_one_of_them_would_have():
     torch.testing.assert_close(residual, expected)
 
 
+def test_the_unit_of_time_does_not_matter():
+    """Nor to the solver: profiles after a million updates are small numbers."""
+    stored = [Average(s, n) for n in range(25, 1001, 25) for s in STORED.values()]
+    x, residual = combine(stored, [Average(0.2, 1000)])
+    longer = [Average(a.std, a.updates * 10**6) for a in stored]
+    y, same = combine(longer, [Average(0.2, 10**9)])
+    torch.testing.assert_close(y, x, rtol=0, atol=1e-6)
+    torch.testing.assert_close(same, residual, rtol=1e-6, atol=0)
+
+
 def test_more_snapshots_and_more_profiles_express_more():
     def residual(count, stds, std):
         stored = [Average(s, 1000 * (k + 1) // count) for k in range(count) for s in stds]

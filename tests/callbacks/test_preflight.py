@@ -9,8 +9,9 @@ import runs
 from oboro.callbacks import SampleMetrics
 from oboro.callbacks.preflight import sample_flops, train_flops
 from oboro.errors import UserError
+from oboro.extractor import Fashion, Inception
 from oboro.guidance import ClassifierFree
-from oboro.metrics import Accuracy, Fashion, Frechet, FrechetPerClass, Inception
+from oboro.metrics import Accuracy, Frechet, FrechetPerClass
 from oboro.sampler import DDIM, Heun
 
 
@@ -58,7 +59,7 @@ def test_an_evaluation_longer_than_its_training_is_announced(n, said, caplog):
 def test_what_cannot_be_measured_ends_the_run_before_its_first_step(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(torch.hub, "_hub_dir", None)
-    monkeypatch.setattr("oboro.metrics.inception.download", lambda *args: (_ for _ in ()).throw(OSError("no net")))
+    monkeypatch.setattr("oboro.extractor.inception.download", lambda *args: (_ for _ in ()).throw(OSError("no net")))
     cases = [
         ((), {"frechet": Frechet()}, Inception(), 20, "the Inception weights for FID are missing"),
         ((), {"frechet_spatial": Frechet("spatial")}, None, 20, "frechet_spatial needs spatial"),

@@ -63,7 +63,8 @@ def test_repeats_are_disjoint_ranges_and_each_is_what_it_is_alone(checkpoint, tm
 
 def test_published_moments_replace_the_data(checkpoint, tmp_path):
     """Moments of the training images themselves give the same distance; another split has another protocol."""
-    from oboro.metrics import Fashion, FeatureStatistics, look_at
+    from oboro.extractor import Fashion
+    from oboro.metrics import FeatureStatistics, look_at
 
     _, _, data = runs.built()
     data.setup()

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from oboro.errors import UserError
-from oboro.metrics import Bank, Extracted, Extractor, FeatureStatistics, Frechet, Held, Published, frechet_distance
+from oboro.extractor import Extractor
+from oboro.metrics import Bank, Extracted, FeatureStatistics, Frechet, Held, Published, frechet_distance
 from oboro.metrics.metric import real_values
 from oboro.metrics.reference import parted
 

@@ -1,4 +1,4 @@
-"""Evaluations of a sweep: what may stand in one column, and what nothing else beats."""
+"""Evaluations of a sweep: what may stand in one column."""
 
 import csv
 import json
@@ -10,46 +10,11 @@ import torch
 from oboro.errors import UserError
 from oboro.evaluation import digest
 from oboro.metrics import Value
-from oboro.report.benchmark import collect, pareto_front, std_of, varying
+from oboro.report.benchmark import collect, std_of, varying
 from oboro.report.benchmark_table import write
 from report.sweeps import FD, PRECISION, spread
 
-
-def dominates(j, i, costs, values, better):
-    as_good = costs[j] <= costs[i] and better * values[j] >= better * values[i]
-    return as_good and (costs[j], values[j]) != (costs[i], values[i])
-
-
-@pytest.mark.parametrize("better", [-1, 1])
-@pytest.mark.parametrize("levels", [2, 4, 1000])
-def test_the_front_is_all_that_nothing_dominates(rng, better, levels):
-    """Few levels make ties in cost, in value and in both."""
-    for n in range(1, 20):
-        costs, values = (torch.randint(0, levels, (n,), generator=rng).tolist() for _ in range(2))
-        front = pareto_front(costs, values, better)
-        expected = {i for i in range(n) if not any(dominates(j, i, costs, values, better) for j in range(n))}
-        assert len(front) == len(set(front)) and set(front) == expected
-        assert [costs[i] for i in front] == sorted(costs[i] for i in front)
-
-
-def test_the_front_knows_no_order_and_no_scale(rng):
-    costs, values = torch.rand(2, 30, generator=rng, dtype=torch.float64).tolist()
-    front = pareto_front(costs, values, -1)
-    order = torch.randperm(30, generator=rng).tolist()
-    shuffled = pareto_front([costs[i] for i in order], [values[i] for i in order], -1)
-    assert [order[i] for i in shuffled] == front
-    assert pareto_front([c**3 for c in costs], [-(v**3) for v in values], 1) == front
-
-
-def test_the_front_at_its_ends():
-    nan, inf = float("nan"), float("inf")
-    assert pareto_front([], [], 1) == []
-    assert pareto_front([1, 2, 3], [nan, 5, nan], -1) == [1]
-    assert pareto_front([nan, 2], [1, 5], -1) == [1]
-    assert pareto_front([1, 1, 2], [3, 3, 3], -1) == [0, 1], "equals stand together, and cost more for nothing"
-    assert pareto_front([1, 2], [inf, inf], -1) == [0]
-    with pytest.raises(ValueError, match="better"):
-        pareto_front([1], [1], 0)
+IMAGES = ("samples", "quantisation", "extractor", "extractor_digest", "reference_samples", "reference_fingerprint")
 
 
 def table(sweep):
@@ -196,7 +161,15 @@ def test_a_setting_of_one_sampler_alone_does_not_vary(sweep):
 
 @pytest.mark.parametrize(
     ("name", "std"),
-    [("std005", 0.05), ("std0050", 0.05), ("std_0.10", 0.1), ("std0075", 0.075), ("constant", None), ("std5x", None)],
+    [
+        ("std005", 0.05),
+        ("std0050", 0.05),
+        ("std_0.10", 0.1),
+        ("std=0.07", 0.07),
+        ("std0075", 0.075),
+        ("constant", None),
+        ("std5x", None),
+    ],
 )
 def test_the_length_of_an_average_is_read_from_its_name(name, std):
     assert std_of(name) == std
@@ -212,3 +185,28 @@ def test_an_unknown_number_names_those_that_exist(sweep):
     sweep.job(1.0, 0.5)
     with pytest.raises(UserError, match=f"fid.*{FD}, {PRECISION}"):
         collect(sweep.folder).column("fid")
+
+
+def test_likelihood_is_a_column_of_its_own(sweep):
+    for k, name in enumerate(("std005", "std010")):
+        path = sweep.job(1.0, ema=name) / "evaluation.json"
+        likelihood = {"bits_per_dim_100": Value(3.0 + k / 3, better=-1, how="probability-flow ODE, 32 steps").plain()}
+        path.write_text(json.dumps({**json.loads(path.read_text()), "likelihood": likelihood}))
+    benchmark, rows, _ = table(sweep)
+    assert [float(row["bits_per_dim_100"]) for row in rows] == [3.0, 3.0 + 1 / 3]
+    assert benchmark.column("bits_per_dim_100").better == -1
+
+
+def test_images_that_were_there_already_are_rows_too(sweep):
+    """They have neither sampler nor checkpoint; a sweep over folders compares the folders."""
+    for k, name in enumerate(("a.npz", "b.npz")):
+        path = sweep.job(1.0 + k) / "evaluation.json"
+        result = json.loads(path.read_text())
+        protocol = {k: v for k, v in result["protocol"].items() if k in IMAGES} | {"images": name}
+        path.write_text(json.dumps({k: result[k] for k in ("values", "judged", "seconds")} | {"protocol": protocol}))
+    benchmark, rows, _ = table(sweep)
+    assert varying(benchmark.rows) == ["images"] and list(benchmark.columns) == [FD]
+    assert [(row["images"], row[FD], row["sampler"], row["checkpoint"]) for row in rows] == [
+        ("a.npz", "1.0", "", ""),
+        ("b.npz", "2.0", "", ""),
+    ]

@@ -106,11 +106,16 @@ def test_notes_are_printed(sweep):
     ]
 
 
-def test_the_ending_is_what_all_names_share():
-    assert shared_ending(["fd_fashion_2000", "precision_fashion_2000"]) == "_fashion_2000"
-    assert shared_ending(["fd_fashion_2000", "fd_fashion_5000"]) == ""
-    assert shared_ending(["fd_fashion_2000"]) == shared_ending(["fd_fashion_2000"] * 2) == ""
-    assert shared_ending(["fd_2000", "class_fd_2000"]) == "_2000", "a name keeps its first word"
+def test_headings_leave_out_what_names_share(sweep):
+    """Extractor and number of images, where two metrics have them; a name of another kind stays whole."""
+    sweep.job(1.0, extra={"bits_per_dim_100": Value(3.0, better=-1)})
+    assert shared_ending(list(collect(sweep.folder).columns.values())) == ""
+    sweep.job(1.0, 0.5)
+    benchmark = collect(sweep.folder)
+    assert shared_ending(list(benchmark.columns.values())) == "_fashion_2000"
+    text = [text for text, _ in lines(benchmark)]
+    assert any({"fd", "precision", "bits_per_dim_100"} <= set(line.split()) for line in text)
+    assert "Headings leave _fashion_2000 out." in text
 
 
 def test_folding_keeps_the_name():

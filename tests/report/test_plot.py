@@ -6,9 +6,10 @@ from matplotlib._pylab_helpers import Gcf
 from matplotlib.text import Text
 
 from oboro.errors import UserError
-from oboro.report.benchmark import collect, pareto_front
+from oboro.report.benchmark import collect
+from oboro.report.pareto import pareto_front
 from oboro.report.plot import benchmark_figure
-from report.sweeps import FD, PRECISION, spread
+from report.sweeps import FD, PRECISION, Sweep, spread
 
 
 def points(line):
@@ -29,15 +30,22 @@ def legend(figure):
     return [text.get_text() for text in figure.axes[-1].get_legend().get_texts()]
 
 
-@pytest.fixture
-def grid(sweep):
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory):
+    sweep = Sweep(tmp_path_factory.mktemp("grid"))
     sweep.grid()
     return collect(sweep.folder)
 
 
+@pytest.fixture(scope="module")
+def figures(grid):
+    """By the number that they show."""
+    return {name: benchmark_figure(grid, name) for name in (FD, PRECISION)}
+
+
 @pytest.mark.parametrize("name", [FD, PRECISION])
-def test_every_row_is_a_point_of_its_sampler_and_scale(grid, name):
-    figure = benchmark_figure(grid, name)
+def test_every_row_is_a_point_of_its_sampler_and_scale(grid, figures, name):
+    figure = figures[name]
     costs = (lambda row: row.evaluations, lambda row: row.seconds)
     for axes, cost in zip(figure.axes, costs, strict=True):
         lines = series(axes)
@@ -51,8 +59,8 @@ def test_every_row_is_a_point_of_its_sampler_and_scale(grid, name):
             assert list(line.get_xdata()) == sorted(line.get_xdata()), "joined in order of evaluations"
 
 
-def test_colour_and_marker_tell_samplers_and_filling_and_dashes_scales(grid):
-    lines = series(benchmark_figure(grid).axes[0])
+def test_colour_and_marker_tell_samplers_and_filling_and_dashes_scales(figures):
+    lines = series(figures[FD].axes[0])
     for look, part in (
         (lambda a: (a.get_color(), a.get_marker()), 0),
         (lambda a: (a.get_fillstyle(), str(a._dash_pattern)), 1),
@@ -65,8 +73,8 @@ def test_colour_and_marker_tell_samplers_and_filling_and_dashes_scales(grid):
 
 
 @pytest.mark.parametrize(("name", "better"), [(FD, -1), (PRECISION, 1)])
-def test_rings_and_steps_are_the_pareto_front(grid, name, better):
-    figure = benchmark_figure(grid, name)
+def test_rings_and_steps_are_the_pareto_front(grid, figures, name, better):
+    figure = figures[name]
     for axes, cost in zip(figure.axes, (lambda row: row.evaluations, lambda row: row.seconds), strict=True):
         costs, values = [cost(row) for row in grid.rows], [row.numbers[name].value for row in grid.rows]
         front = [(costs[i], values[i]) for i in pareto_front(costs, values, better)]
@@ -79,8 +87,8 @@ def test_rings_and_steps_are_the_pareto_front(grid, name, better):
             assert best is None or best in under, "the steps run at the best value that a cost buys"
 
 
-def test_real_images_are_a_line_at_their_value(grid):
-    figure = benchmark_figure(grid)
+def test_real_images_are_a_line_at_their_value(figures):
+    figure = figures[FD]
     for axes in figure.axes:
         (line,) = [line for line in axes.lines if set(line.get_ydata()) == {0.25}]
         assert axes.get_ylim()[0] < 0.25 and line.get_linestyle() == "--"
@@ -106,8 +114,8 @@ def test_bars_are_the_spread_of_repeats(sweep):
         assert axes.get_ylim()[1] > 4.5
 
 
-def test_costs_are_logarithmic_with_plain_numbers(grid):
-    for axes in benchmark_figure(grid).axes:
+def test_costs_are_logarithmic_with_plain_numbers(figures):
+    for axes in figures[FD].axes:
         assert axes.get_xscale() == "log"
         ticks, texts = axes.get_xticks(), [text.get_text() for text in axes.get_xticklabels()]
         assert len(ticks) >= 3
@@ -192,8 +200,8 @@ def test_one_job_and_no_number(sweep):
         benchmark_figure(benchmark, PRECISION)
 
 
-def test_title_and_caption_say_what_was_measured(grid):
-    figure = benchmark_figure(grid)
+def test_title_and_caption_say_what_was_measured(figures):
+    figure = figures[FD]
     caption = figure.get_supxlabel().replace("\n", " ")
     assert FD in figure.get_suptitle() and "2,000" in figure.get_suptitle() and "lower" in figure.get_suptitle()
     for said in (
@@ -219,8 +227,8 @@ def boxes(figure):
 
 
 @pytest.mark.parametrize("name", [FD, PRECISION])
-def test_labels_cover_no_point_and_no_label(grid, name):
-    figure = benchmark_figure(grid, name)
+def test_labels_cover_no_point_and_no_label(figures, name):
+    figure = figures[name]
     for axes, labels, at in boxes(figure):
         assert labels, "some of the front has a name"
         for i, box in enumerate(labels):
@@ -231,8 +239,8 @@ def test_labels_cover_no_point_and_no_label(grid, name):
 
 
 @pytest.mark.parametrize("name", [FD, PRECISION])
-def test_text_is_large_enough_inside_and_apart_from_the_data(grid, name):
-    figure = benchmark_figure(grid, name)
+def test_text_is_large_enough_inside_and_apart_from_the_data(figures, name):
+    figure = figures[name]
     figure.draw_without_rendering()
     texts = [text for text in figure.findobj(Text) if text.get_text() and text.get_visible()]
     assert min(text.get_fontsize() for text in texts) >= 8

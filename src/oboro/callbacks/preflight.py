@@ -10,14 +10,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from oboro.data import ImageData
 from oboro.denoiser import Denoises
 from oboro.evaluation import Protocol
-from oboro.metrics import Extractor
+from oboro.extractor import Extractor, Joint
 from oboro.task import Diffusion
 
 log = logging.getLogger(__name__)
 
 
 def advise(
-    trainer: Trainer, task: Diffusion, data: ImageData, extractor: Extractor, protocol: Protocol, every: int
+    trainer: Trainer, task: Diffusion, data: ImageData, extractor: Extractor | Joint, protocol: Protocol, every: int
 ) -> None:
     """Say, before training starts, if measuring costs more operations than the training between two measurements."""
     interval = every or trainer.max_steps
@@ -37,11 +37,11 @@ def train_flops(task: Diffusion, data: ImageData) -> int:
     return 3 * max(1, _flops(lambda: _denoise(task, data, task.denoiser)))
 
 
-def sample_flops(task: Diffusion, data: ImageData, extractor: Extractor) -> int:
+def sample_flops(task: Diffusion, data: ImageData, extractor: Extractor | Joint) -> int:
     """Operations of drawing one sample with the task's sampler and guidance, and of looking at it."""
     guided = _flops(lambda: _denoise(task, data, task.guidance(task.denoiser)))
     image = torch.zeros(1, *data.image_shape, dtype=torch.uint8)
-    look = _flops(lambda: extractor(image))
+    look = sum(_flops(lambda part=part: part(image)) for part in extractor.parts)
     return task.sampler.evaluations(task.denoiser.schedule) * guided + look
 
 

@@ -6,12 +6,15 @@ from collections.abc import Mapping
 import torch
 from lightning import Trainer
 
-from oboro import evaluation
 from oboro.callbacks.evaluation import Evaluation
 from oboro.callbacks.preflight import advise
 from oboro.errors import UserError
+from oboro.evaluation import Evaluation as Measured
+from oboro.evaluation import Protocol, line, short
+from oboro.evaluator import Evaluator
+from oboro.extractor import Extractor, Joint
 from oboro.logger import log_evaluation
-from oboro.metrics import Extractor, Metric
+from oboro.metrics import Metric
 from oboro.task import Diffusion
 
 log = logging.getLogger(__name__)
@@ -26,7 +29,7 @@ class SampleMetrics(Evaluation):
 
     def __init__(
         self,
-        extractor: Extractor,
+        extractor: Extractor | Joint,
         metrics: Mapping[str, Metric],
         every_n_steps: int,
         n: int = 2000,
@@ -41,8 +44,8 @@ class SampleMetrics(Evaluation):
             )
         self.extractor = extractor
         self.metrics = metrics
-        self.protocol = evaluation.Protocol(n=n, seed=seed, chunk=min(chunk, n))
-        self.latest: evaluation.Evaluation | None = None
+        self.protocol = Protocol(n=n, seed=seed, chunk=min(chunk, n))
+        self.latest: Measured | None = None
 
     @property
     def objective(self) -> tuple[str, float] | None:
@@ -54,7 +57,7 @@ class SampleMetrics(Evaluation):
 
     def on_fit_start(self, trainer: Trainer, task: Diffusion) -> None:
         """Before any training: what is missing, impossible or out of proportion is said now."""
-        self._evaluator = evaluation.Evaluator(self.extractor, self.metrics, trainer.datamodule)
+        self._evaluator = Evaluator(self.extractor, self.metrics, trainer.datamodule)
         self._evaluator.check(task.conditioner.num_classes > 0, self.protocol.n)
         self._evaluator.prepare()
         if trainer.is_global_zero and self.metrics:
@@ -69,5 +72,5 @@ class SampleMetrics(Evaluation):
         trainer.callback_metrics.update({k: torch.tensor(v) for k, v in self.latest.numbers.items()})
         log_evaluation(trainer.loggers, self.latest, trainer.global_step)
         if trainer.is_global_zero:
-            log.info("protocol: %s", evaluation.short(self.latest.protocol))
-            log.info("step %d: %s", trainer.global_step, evaluation.line(self.latest))
+            log.info("protocol: %s", short(self.latest.protocol))
+            log.info("step %d: %s", trainer.global_step, line(self.latest))

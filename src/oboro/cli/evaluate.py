@@ -20,7 +20,8 @@ from oboro.cli.watch import watch
 from oboro.data import ImageData
 from oboro.data.made import read_images
 from oboro.errors import UserError
-from oboro.evaluation import Evaluation, Evaluator, Protocol, held_out_likelihood
+from oboro.evaluation import Evaluation, Protocol
+from oboro.evaluator import Evaluator, held_out_likelihood
 from oboro.metrics import Value
 from oboro.report.pictures import grid_image, pairs_image
 from oboro.report.table import interval, number, print_evaluations, spread, write_result

@@ -108,7 +108,8 @@ def explain_config(text: str) -> str:
         name = key.group(1)
         if "No match in the defaults list" in text:
             return f"there is no group {name}; `python {Path(sys.argv[0]).name} --help` lists groups and options."
-        return f"there is no key {name}; `python {Path(sys.argv[0]).name} --cfg job` lists them.{meant_key(name)}"
+        part = "hydra" if name.startswith("hydra.") else "job"
+        return f"there is no key {name}; `python {Path(sys.argv[0]).name} --cfg {part}` lists them.{meant_key(name)}"
     return text
 
 

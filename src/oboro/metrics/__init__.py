@@ -2,10 +2,7 @@
 
 from oboro.metrics.accuracy import Accuracy
 from oboro.metrics.bank import Bank, look_at
-from oboro.metrics.extractor import Extractor, Images
-from oboro.metrics.fashion import Fashion
 from oboro.metrics.frechet import Frechet, FrechetPerClass, frechet_distance
-from oboro.metrics.inception import Inception
 from oboro.metrics.metric import Metric, Value, measure, real_values
 from oboro.metrics.published import Published
 from oboro.metrics.reference import Extracted, Held, Reference
@@ -15,14 +12,10 @@ __all__ = [
     "Accuracy",
     "Bank",
     "Extracted",
-    "Extractor",
-    "Fashion",
     "FeatureStatistics",
     "Frechet",
     "FrechetPerClass",
     "Held",
-    "Images",
-    "Inception",
     "Metric",
     "Published",
     "Reference",
@@ -33,4 +26,12 @@ __all__ = [
     "real_values",
 ]
 
-from oboro.metrics.temporary import DensityCoverage, InceptionScore, Kernel, Memorization, PrecisionRecall, SlicedWasserstein
+from oboro.metrics.clip_score import CMMD
+from oboro.metrics.temporary import (
+    DensityCoverage,
+    InceptionScore,
+    Kernel,
+    Memorization,
+    PrecisionRecall,
+    SlicedWasserstein,
+)

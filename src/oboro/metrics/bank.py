@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from oboro import distributed
-from oboro.metrics.extractor import Extractor, Images
+from oboro.extractor.extractor import Extractor, Images
 
 CHUNK = 250  # images looked at at once: a constant, since batch shapes change features by 1e-7
 

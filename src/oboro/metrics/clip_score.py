@@ -75,6 +75,8 @@ class CMMD(Metric):
     published numbers are on ``openai/clip-vit-large-patch14-336`` and on 30,000 images of COCO.
     """
 
+    extractor = "clip"
+
     def __call__(self, generated: Bank, reference: Reference) -> dict[str, Value]:
         real = reference.bank["features"]
 

@@ -1,16 +1,16 @@
 """What a metric is, and how the numbers of a set of images are made."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from oboro.errors import UserError
+from oboro.extractor.extractor import Extractor
 from oboro.metrics.bank import Bank
 from oboro.metrics.cache import Arrays
-from oboro.metrics.extractor import Extractor
 from oboro.metrics.reference import Reference, parted
 
 QUANTISATION = "uint8 round"
@@ -53,12 +53,14 @@ class Metric(ABC):
         labelled: whether it needs the class of every image.
         least: the fewest images, generated or real, of which the number is defined.
         moments: whether the reference's mean and covariance are all it needs.
+        extractor: name of the only extractor on which it is defined, None for any.
     """
 
     outputs: tuple[str, ...] = ("features",)
     labelled: bool = False
     least: int = 2
     moments: bool = False
+    extractor: str | None = None
 
     @abstractmethod
     def __call__(self, generated: Bank, reference: Reference) -> dict[str, Value]:
@@ -76,18 +78,26 @@ def outputs_of(metrics: Mapping[str, Metric]) -> list[str]:
     return list(dict.fromkeys(output for metric in metrics.values() for output in metric.outputs))
 
 
-def check(metrics: Mapping[str, Metric], extractor: Extractor, n: int, real: int, labelled: bool) -> None:
+def fits(metric: Metric, extractor: Extractor) -> bool:
+    """Whether ``extractor`` gives what ``metric`` needs."""
+    return metric.extractor in (None, extractor.name) and set(metric.outputs) <= set(extractor.outputs)
+
+
+def unserved(name: str, metric: Metric, extractors: Sequence[Extractor]) -> UserError:
+    """What to say of a metric that fits none of ``extractors``."""
+    needs = f"extractor={metric.extractor}" if metric.extractor else " and ".join(metric.outputs)
+    has = "; ".join(f"{extractor.name} with {', '.join(extractor.outputs)}" for extractor in extractors)
+    return UserError(
+        f"{name} needs {needs} and there is {has}; leave {name} out of metrics=[...] or choose another extractor."
+    )
+
+
+def check(metrics: Mapping[str, Metric], n: int, real: int, labelled: bool) -> None:
     """Raises ``UserError`` for a metric that cannot be had from ``n`` generated and ``real`` real images.
 
     ``real = 0``: only moments are known, which says nothing about their number.
     """
     for name, metric in metrics.items():
-        for output in metric.outputs:
-            if output not in extractor.outputs:
-                raise UserError(
-                    f"{name} needs {output} and the extractor {extractor.name} has {', '.join(extractor.outputs)}; "
-                    f"leave {name} out of metrics=[...] or choose another extractor."
-                )
         if metric.labelled and not labelled:
             raise UserError(
                 f"{name} needs the class of every image; leave it out of metrics=[...] or train with conditioner=label."

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from oboro.errors import UserError
+from oboro.extractor.extractor import Extractor, file_digest
 from oboro.metrics.bank import Bank
 from oboro.metrics.cache import Arrays
-from oboro.metrics.extractor import Extractor, file_digest
 from oboro.metrics.reference import Reference
 from oboro.metrics.statistics import FeatureStatistics
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from oboro import distributed
+from oboro.extractor.extractor import Extractor, Images
 from oboro.metrics.bank import Bank, look_at
 from oboro.metrics.cache import Arrays, cached_arrays, read_arrays, write_arrays
-from oboro.metrics.extractor import Extractor, Images
 from oboro.metrics.statistics import FeatureStatistics
 from oboro.seeding import generator
 

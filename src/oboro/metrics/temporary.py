@@ -1,15 +1,18 @@
 """temporary"""
 import torch
 from torch import Tensor
+
 from oboro.metrics.bank import Bank
-from oboro.metrics.metric import Metric, Value
-from oboro.metrics.reference import Reference
-from oboro.metrics.nearest import radii
-from oboro.metrics.kernel import kernel_distance
 from oboro.metrics.inception_score import inception_score
-from oboro.metrics.manifold import precision_recall, density_coverage
-from oboro.metrics.sliced_wasserstein import sliced_wasserstein
+from oboro.metrics.kernel import kernel_distance
+from oboro.metrics.manifold import density_coverage, precision_recall
 from oboro.metrics.memorization import memorization
+from oboro.metrics.metric import Metric, Value
+from oboro.metrics.nearest import radii
+from oboro.metrics.reference import Reference
+from oboro.metrics.sliced_wasserstein import sliced_wasserstein
+
+
 class Kernel(Metric):
     """The squared MMD under the cubic polynomial kernel: KID on Inception's features; unbiased at any n; final."""
 

@@ -4,13 +4,13 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
-from math import isfinite, isnan
+from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from oboro.errors import UserError
 from oboro.evaluation import digest, measurement
+from oboro.report.pareto import pareto_front
 
 Setting = str | int | float | None
 
@@ -115,25 +115,6 @@ class Benchmark:
         return [rows[i] for i in pareto_front([cost(row) for row in rows], values, column.better)]
 
 
-def pareto_front(costs: Sequence[float], values: Sequence[float], better: int) -> list[int]:
-    """Indices of what nothing dominates, cheapest first; equals stand together and nan is never among them.
-
-    j dominates i where cost_j <= cost_i and better * value_j >= better * value_i, one of them strictly. ``better``: -1
-    where smaller values are better, 1 where larger ones are. Raises ``ValueError`` for another.
-    """
-    if better not in (-1, 1):
-        raise ValueError(f"a front needs better = -1 or 1, not {better}")
-    known = [i for i, pair in enumerate(zip(costs, values, strict=True)) if not any(map(isnan, pair))]
-    front, top = [], float("-inf")
-    for _, group in groupby(sorted(known, key=lambda i: costs[i]), key=lambda i: costs[i]):
-        equal_cost = list(group)
-        best = max(better * values[i] for i in equal_cost)
-        if best > top or not front:
-            front += [i for i in equal_cost if better * values[i] == best]
-            top = best
-    return front
-
-
 def varying(rows: Sequence[Row]) -> list[str]:
     """Names of the settings that tell rows apart, without those that follow from the others.
 
@@ -164,7 +145,7 @@ def collect(sweep_dir: Path) -> Benchmark:
             f"no job in {sweep_dir} left an evaluation.json; see the log files there, or name another folder."
         )
     columns, notes = columns_of(list(found.values()))
-    runs = distinct([Path(result["checkpoint"]).parent.parts for result in found.values()])
+    runs = distinct([Path(result.get("checkpoint", "")).parent.parts for result in found.values()])
     rows = [row_of(*job, run, columns) for job, run in zip(found.items(), runs, strict=True)]
     failed = [folder.name for folder in folders if folder.name.isdigit() and folder not in found]
     if failed:
@@ -183,29 +164,40 @@ def read(folder: Path) -> dict[str, Any] | None:
 
 
 def row_of(folder: Path, result: Mapping[str, Any], run: str, columns: Mapping[tuple, Column]) -> Row:
+    """Images that were there already have no sampler and no checkpoint, and cost no evaluation."""
     protocol = result["protocol"]
     spread = result.get("repeats", {})
     settings = {
-        **parsed("sampler", protocol["sampler"]),
-        **parsed("guidance", protocol["guidance"]),
+        **parsed("sampler", protocol.get("sampler", "")),
+        **parsed("guidance", protocol.get("guidance", "")),
+        "images": protocol.get("images"),
         "run": run,
-        "step": result["step"],
-        "ema_std": result.get("ema_std") or std_of(protocol["ema"]),
-        "ema": protocol["ema"],
-        "file": Path(result["checkpoint"]).name,
+        "step": result.get("step"),
+        "ema_std": result.get("ema_std") or std_of(protocol.get("ema", "")),
+        "ema": protocol.get("ema"),
+        "file": Path(result.get("checkpoint", "")).name,
+    }
+    numbers = {
+        columns[key(result, name)].name: Number(judged["value"], spread.get(name, {}).get("std"))
+        for name, judged in judged_of(result).items()
     }
     return Row(
         folder,
-        result["checkpoint"],
+        result.get("checkpoint", ""),
         settings,
-        protocol["evaluations_per_sample"],
+        protocol.get("evaluations_per_sample", 0),
         protocol["samples"],
         result["seconds"],
         digest(protocol),
-        {
-            columns[key(result, name)].name: Number(value, spread.get(name, {}).get("std"))
-            for name, value in result["values"].items()
-        },
+        numbers,
+    )
+
+
+def judged_of(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """All numbers of a job with what is known of each; ``value`` is the mean where there were repeats."""
+    judged = result["judged"]
+    return {name: {**judged[name], "value": value} for name, value in result["values"].items()} | result.get(
+        "likelihood", {}
     )
 
 
@@ -213,7 +205,7 @@ def parsed(kind: str, text: str) -> dict[str, Setting]:
     """``DDIM(steps=5, eta=0.0)`` as ``{"sampler": "DDIM", "sampler.steps": 5, "sampler.eta": 0.0}``."""
     name, _, inside = text.removesuffix(")").partition("(")
     pairs = re.findall(r"(\w+)=(.*?)(?=, \w+=|$)", inside)
-    return {kind: name, **{f"{kind}.{k}": typed(v) for k, v in pairs}}
+    return {kind: name or None, **{f"{kind}.{k}": typed(v) for k, v in pairs}}
 
 
 def typed(text: str) -> Setting:
@@ -226,8 +218,8 @@ def typed(text: str) -> Setting:
 
 
 def std_of(ema: str) -> float | None:
-    """The length that a profile's name gives: 0.05 of ``std005``, ``std0050`` and ``std_0.05``."""
-    match = re.fullmatch(r"std_?0\.?(\d+)", ema)
+    """The length that a profile's name gives: 0.05 of ``std005``, ``std0050``, ``std_0.05`` and ``std=0.05``."""
+    match = re.fullmatch(r"std[_=]?0\.?(\d+)", ema)
     return float(f"0.{match[1]}") if match else None
 
 
@@ -258,14 +250,14 @@ def distinct(paths: Sequence[Sequence[str]]) -> list[str]:
 
 def key(result: Mapping[str, Any], name: str) -> tuple[str, str, str]:
     """What the numbers of one column share."""
-    return name, digest(result["protocol"]), result.get("judged", {}).get(name, {}).get("how", "")
+    return name, digest(result["protocol"]), judged_of(result)[name].get("how", "")
 
 
 def columns_of(results: Sequence[Mapping[str, Any]]) -> tuple[dict[tuple, Column], list[str]]:
     """Columns by key, in the order of their metrics, and what has to be said about them."""
     first: dict[tuple, Mapping[str, Any]] = {}
     for result in results:
-        for name in result["values"]:
+        for name in judged_of(result):
             first.setdefault(key(result, name), result)
     columns: dict[tuple, Column] = {}
     ways: dict[str, list[str]] = {}
@@ -274,13 +266,13 @@ def columns_of(results: Sequence[Mapping[str, Any]]) -> tuple[dict[tuple, Column
         same_name = [k for k in first if k[0] == metric]
         several_digests, several_hows = (len({k[i] for k in same_name}) > 1 for i in (1, 2))
         for k in same_name:
-            judged = first[k].get("judged", {}).get(metric, {})
+            judged = judged_of(first[k])[metric]
             name = metric + f"@{k[1]}" * several_digests + f"@{k[2]}" * several_hows
             real, real_n = judged.get("real"), judged.get("real_n")
-            columns[k] = Column(name, metric, judged.get("better", 0), real, real_n, first[k]["protocol"], k[2])
+            columns[k] = Column(name, metric, judged["better"], real, real_n, first[k]["protocol"], k[2])
         if len(same_name) > 1:
             ways.setdefault(differences([columns[k] for k in same_name]), []).append(metric)
-        doubts = (result.get("judged", {}).get(metric, {}).get("doubt") for result in results)
+        doubts = (judged_of(result).get(metric, {}).get("doubt") for result in results)
         notes += [f"{metric}: {doubt}." for doubt in dict.fromkeys(doubts) if doubt]
     measured = [f"measured in ways that do not compare: {', '.join(names)} ({what})." for what, names in ways.items()]
     return columns, measured + notes

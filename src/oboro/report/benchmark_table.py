@@ -4,7 +4,6 @@ import csv
 import json
 import re
 from collections.abc import Iterator, Sequence
-from itertools import takewhile
 from math import floor, isfinite, log10
 from pathlib import Path
 from typing import NamedTuple
@@ -44,7 +43,7 @@ def benchmark_table(benchmark: Benchmark, quality: str | None = None, width: int
     column. What all rows share is said once above, the protocol below.
     """
     column = benchmark.column(quality)
-    ending = shared_ending([one.metric for one in benchmark.columns.values()])
+    ending = shared_ending(list(benchmark.columns.values()))
     left = left_cells(benchmark, column)
     room = width - sum(cells.width for cells in left)
     blocks: list[list[Cells]] = [[]]
@@ -75,7 +74,7 @@ def one_table(columns: Sequence[Cells], rows: int) -> Table:
 def below(benchmark: Benchmark, column: Column, ending: str) -> Iterator[str]:
     """What the table cannot say."""
     if ending:
-        yield f"Every number is called …{ending}."
+        yield f"Headings leave {ending} out."
     if marked(benchmark, column):
         yield f"* Pareto front of {column.name} against evaluations per sample (evals)."
     if any(one.real is not None for one in benchmark.columns.values()):
@@ -95,6 +94,8 @@ def same(rows: Sequence[Row], parts: int = 0) -> str:
     """What all rows share and the line of the protocol does not say; of a path its last ``parts``, 0 for all of it."""
     differ = varying(rows)
     texts = []
+    if {row.checkpoint for row in rows} == {""}:
+        return ""
     if len({row.checkpoint for row in rows}) == 1:
         texts.append(f"checkpoint {Path(*Path(rows[0].checkpoint).parts[-parts:])}")
     elif "run" not in differ:
@@ -131,7 +132,7 @@ def said(name: str, value: Setting) -> str:
     """A setting in a sentence: ``10 steps``, ``scale 2``, ``DDIM``."""
     if name == "sampler.steps":
         return f"{text(value)} steps"
-    return text(value) if name in ("sampler", "guidance", "run", "file") else f"{heading(name)} {text(value)}"
+    return text(value) if name in ("sampler", "guidance", "run", "file", "images") else f"{heading(name)} {text(value)}"
 
 
 def setting_cells(rows: Sequence[Row]) -> list[Cells]:
@@ -180,12 +181,12 @@ def with_spread(found: Number, digits: int) -> str:
     return " ± ".join(f"{x:,.{digits}f}" for x in found if x is not None)
 
 
-def shared_ending(metrics: Sequence[str]) -> str:
-    """``_fashion_2000`` of several names of one extractor and size, for their headings to do without it."""
-    parts = [name.split("_") for name in dict.fromkeys(metrics)]
-    backwards = zip(*(part[:0:-1] for part in parts), strict=False)
-    shared = [level[0] for level in takewhile(lambda level: len(set(level)) == 1, backwards)]
-    return "".join(f"_{part}" for part in reversed(shared)) if len(parts) > 1 else ""
+def shared_ending(columns: Sequence[Column]) -> str:
+    """``_fashion_2000`` of several metrics of one extractor and number of images, for headings to do without it."""
+    endings = dict.fromkeys(f"_{one.protocol['extractor']}_{one.protocol['samples']}" for one in columns)
+    metrics = dict.fromkeys(one.metric for one in columns)
+    common = [ending for ending in endings if sum(metric.endswith(ending) for metric in metrics) > 1]
+    return common[0] if len(common) == 1 else ""
 
 
 def folded(name: str) -> str:

@@ -75,6 +75,7 @@ def benchmark_figure(benchmark: Benchmark, quality: str | None = None) -> Figure
     look = {"fontsize": FONT, "frameon": False, "handlelength": 3, "borderaxespad": 0}
     panels[-1].axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.04, 1), **look)
     write_around(figure, rows, column, len(benchmark.rows) - len(rows))
+    figure.draw_without_rendering()
     for panel in panels:
         labels = [
             (panel.x(row), row.numbers[column.name].value, label(row, rows, column, against)) for row in panel.ringed

@@ -99,19 +99,15 @@ def plain_number(value: float) -> str:
 def place_labels(axes: Axes, labels: Sequence[tuple[float, float, str]], above: bool, size: float) -> None:
     """Texts beside points (x, y), the outer ones first, each where it covers nothing or else nowhere.
 
+    The axes must have their final place in the figure (``Figure.draw_without_rendering``).
     The side beyond a Pareto front is empty: ``above`` it where larger values are better, below it otherwise.
     """
-    figure = axes.figure
-    figure.draw_without_rendering()
-    scale = figure.dpi / 72
-    lines = [line for line in axes.lines if line.get_linestyle() != "none" or line.get_marker() != "None"]
-    paths = [line.get_transform().transform_path(line.get_path()) for line in lines if line.get_linestyle() != "None"]
-    taken = [
-        Bbox.from_extents(*(at - POINT * scale), *(at + POINT * scale))
-        for line in lines
-        if line.get_marker() != "None"
-        for at in axes.transData.transform(line.get_xydata())
-    ]
+    reach = POINT * axes.figure.dpi / 72
+    points = [line.get_xydata() for line in axes.lines if line.get_marker() != "None"]
+    taken = [Bbox.from_extents(*(at - reach), *(at + reach)) for xy in points for at in axes.transData.transform(xy)]
+    joined = [line for line in axes.lines if line.get_linestyle() != "None"]
+    paths = [line.get_transform().transform_path(line.get_path()) for line in joined]
+    paths += [axes.transData.transform_path(bar) for bars in axes.collections for bar in bars.get_paths()]
     placed = 0
     for x, y, words in dict.fromkeys([*labels[-1:], *labels[:1], *labels]):
         if placed == LABELS:

@@ -41,14 +41,17 @@ def values_table(evaluations: list[Evaluation], title: str) -> Table:
     """
     first = evaluations[0]
     several = len(evaluations) > 1
+    headings = ["mean", "std", "min", "max"] if several else ["value"]
+    if not several and any(value.interval for value in first.values.values()):
+        headings.append("95 %")
     table = Table(title=title, title_justify="left", caption=short(first.protocol), caption_justify="left")
     table.add_column("metric")
-    for heading in ("mean", "std", "min", "max") if several else ("value", "95 %"):
+    for heading in headings:
         table.add_column(heading, justify="right")
     table.add_column("real images", justify="right")
     for name, value in first.values.items():
         found = [e.values[name].value for e in evaluations]
-        columns = [number(x) for x in spread(found)] if several else [number(value.value), interval(value)]
+        columns = map(number, spread(found)) if several else [number(value.value), interval(value)][: len(headings)]
         real = "" if value.real is None else number(value.real)
         if value.real is not None and value.real_n != first.protocol["samples"]:
             real += f" (n={value.real_n:,})"

@@ -7,10 +7,11 @@ import torch
 from torch import nn
 
 import runs
-from oboro import evaluation
-from oboro.evaluation import Evaluator, Protocol, digest, doubts
+from oboro.evaluation import Protocol, digest, doubts
+from oboro.evaluator import Evaluator
+from oboro.extractor import Extractor
 from oboro.guidance import ClassifierFree
-from oboro.metrics import Bank, Extractor, Frechet, Held, Metric, Value
+from oboro.metrics import Bank, Frechet, Held, Metric, Value
 from oboro.sampler import DDIM, Heun
 
 
@@ -61,7 +62,7 @@ def judge(parts):
         task, data = parts
         extractor.task, extractor.seen = task, []
         evaluator = Evaluator(extractor, {"metric": metric}, data)
-        evaluator._reference = Held(Bank({"features": torch.zeros(1, 784)}))
+        evaluator.views[0]._reference = Held(Bank({"features": torch.zeros(1, 784)}))
         return evaluator
 
     return judge
@@ -181,7 +182,7 @@ def test_a_number_from_too_few_samples_is_doubted_with_the_size_of_its_bias(part
     task, _ = parts
     evaluator = judge(Pixels(), Frechet())
     real = torch.randn(400, 784, generator=torch.Generator().manual_seed(0)) * 60 + 120
-    evaluator._reference = Held(Bank({"features": real}))
+    evaluator.views[0]._reference = Held(Bank({"features": real}))
     found = evaluator.evaluate(task, Protocol(n=20, chunk=20), precision="32-true")
     (sentence,) = doubts(found)
     (value,) = found.values.values()

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from oboro.errors import UserError
-from oboro.metrics.clip import CLIP
+from oboro.extractor.clip import CLIP
 
 transformers = pytest.importorskip("transformers")
 DIM, SIDE, CONTEXT = 24, 56, 12

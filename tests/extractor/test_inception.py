@@ -11,7 +11,8 @@ from torch import nn
 from torch_fidelity import feature_extractor_inceptionv3 as theirs
 
 from oboro.errors import UserError
-from oboro.metrics import FeatureStatistics, Inception, frechet_distance
+from oboro.extractor import Inception
+from oboro.metrics import FeatureStatistics, frechet_distance
 
 FILE = "weights-inception-2015-12-05-6726825d.pth"
 

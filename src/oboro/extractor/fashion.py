@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from oboro.errors import UserError
-from oboro.metrics.extractor import Extractor, file_digest
+from oboro.extractor.extractor import Extractor, file_digest
 
 WEIGHTS = Path(__file__).parent / "assets" / "fashion_classifier.safetensors"
 PIXEL_MEAN, PIXEL_STD = 0.2860, 0.3530  # of the 60,000 training images, pixels in [0, 1]

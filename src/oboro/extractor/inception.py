@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from oboro.errors import UserError
-from oboro.metrics.extractor import Extractor, file_digest
+from oboro.extractor.extractor import Extractor, file_digest
 
 TIMEOUT = 30.0  # seconds without a byte
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from oboro.errors import UserError
-from oboro.metrics.dinov2 import Checkpoint, Lengths, resized, standardised
-from oboro.metrics.extractor import Extractor
+from oboro.extractor.extractor import Extractor
+from oboro.extractor.pretrained import Checkpoint, Lengths, resized, standardised
 
 DEFAULT = "openai/clip-vit-large-patch14"
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of CLIP's training images

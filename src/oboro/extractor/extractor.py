@@ -44,6 +44,11 @@ class Extractor(ABC):
         self._device = torch.device("cpu")
 
     @property
+    def parts(self) -> list["Extractor"]:
+        """Itself; several of a ``Joint``."""
+        return [self]
+
+    @property
     def device(self) -> torch.device:
         """Where it computes."""
         return self._device

@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from oboro.errors import UserError
-from oboro.metrics.dinov2 import DINOv2
+from oboro.extractor.dinov2 import DINOv2
 
 transformers = pytest.importorskip("transformers")
 hub = pytest.importorskip("huggingface_hub")

@@ -3,8 +3,8 @@ import os
 import pytest
 import torch
 
-from oboro.metrics import Fashion, Inception
-from oboro.metrics.extractor import file_digest
+from oboro.extractor import Fashion, Inception
+from oboro.extractor.extractor import file_digest
 
 
 @pytest.mark.parametrize("extractor", [Fashion(), Inception(weights_path="nowhere.pth")])

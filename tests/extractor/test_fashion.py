@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from safetensors import safe_open
 
 from oboro.errors import UserError
-from oboro.metrics import Fashion, FeatureStatistics, frechet_distance
-from oboro.metrics.fashion import WEIGHTS
+from oboro.extractor import Fashion
+from oboro.extractor.fashion import WEIGHTS
+from oboro.metrics import FeatureStatistics, frechet_distance
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "train_fashion_classifier.py"
 ROUNDING = {"rtol": 0, "atol": 1e-4}  # features are of order 1

@@ -1,0 +1,190 @@
+"""Numbers about generated samples, the same on any number of ranks, leaving training untouched."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from oboro import distributed
+from oboro.data import ImageData, to_uint8
+from oboro.evaluation import Evaluation, Protocol
+from oboro.extractor import Extractor, Joint
+from oboro.likelihood import bits_per_dim
+from oboro.metrics import Metric, Value
+from oboro.metrics.bank import CHUNK
+from oboro.metrics.metric import QUANTISATION, plain, unserved
+from oboro.metrics.view import View
+from oboro.task import Diffusion
+
+SHOWN = 10  # samples that are kept to be looked at
+
+
+class Evaluator:
+    """``metrics`` of samples against the training images of ``data``, or against the moments of the file ``published``.
+
+    Nothing is read or computed before ``prepare`` and ``evaluate`` ask for it.
+    """
+
+    def __init__(
+        self,
+        extractor: Extractor | Joint,
+        metrics: Mapping[str, Metric],
+        data: ImageData,
+        published: str | None = None,
+    ):
+        self.data = data
+        self.metrics = dict(metrics)
+        self.views = [View(part, metrics, data, published) for part in extractor.parts] if metrics else []
+
+    def prepare(self) -> None:
+        """Find or fetch the weights of extractors, on rank 0 first; raises ``UserError`` with the remedy."""
+        for view in self.views:
+            with distributed.together():
+                if distributed.rank() == 0:
+                    view.extractor.prepare()
+
+    def check(self, labelled: bool, n: int) -> None:
+        """Raises ``UserError`` for a metric that ``n`` samples, these data or these extractors cannot give."""
+        for name, metric in self.metrics.items():
+            if not any(name in view.metrics for view in self.views):
+                raise unserved(name, metric, [view.extractor for view in self.views])
+        for view in self.views:
+            view.check(labelled, n)
+
+    def evaluate(
+        self,
+        task: Diffusion,
+        protocol: Protocol,
+        *,
+        precision: str,
+        autocast: Callable[[], AbstractContextManager] = nullcontext,
+        done: Callable[[int], None] | None = None,
+    ) -> Evaluation:
+        """Every metric on samples of the averaged weights; all ranks get the same answer.
+
+        Samples have the class frequencies of the training data, are quantised to 8 bits as files would be, and become
+        features chunk by chunk. Rank 0 turns features into numbers, one metric at a time, and tells the others. The
+        weights and the training mode of ``task`` come back on every way out.
+        """
+        said = self._load(task.device)
+        start = time.perf_counter()
+        shown = torch.empty(0, *self.data.image_shape, dtype=torch.uint8)
+
+        def look(ids: list[int]) -> Tensor:
+            nonlocal shown
+            images = self._images(task, ids, protocol, autocast)
+            if ids[0] == protocol.first:
+                shown = images[: min(SHOWN, protocol.n)].cpu()
+            return self._rows(images)
+
+        with task.averaged(protocol.ema), counted(task.denoiser.network) as count:
+            rows = distributed.map_samples(protocol.n, protocol.chunk, look, task.device, done, protocol.first)
+        drawn = sum(len(ids) for ids in distributed.chunks(protocol.n, protocol.chunk))  # by this rank, with padding
+        seconds = time.perf_counter() - start
+        ids = range(protocol.first, protocol.first + protocol.n)
+        labels = task.conditioner.for_samples(ids, self.data.label_frequencies).get("label")
+        said |= {
+            "quantisation": QUANTISATION,
+            "samples": protocol.n,
+            "seed": protocol.seed,
+            "first": protocol.first,
+            "chunk": protocol.chunk,
+            "precision": precision,
+            "device": task.device.type,
+            "ema": protocol.ema or task.ema.default,
+            "sampler": plain(task.sampler),
+            "guidance": plain(task.guidance),
+            "evaluations_per_sample": round(count() / drawn, 3),
+        }
+        return Evaluation(self._values(rows, labels, task.device), said, seconds, shown)
+
+    def evaluate_images(
+        self,
+        images: Tensor,
+        labels: Tensor | None,
+        origin: Mapping[str, Any],
+        device: torch.device,
+        done: Callable[[int], None] | None = None,
+    ) -> Evaluation:
+        """The same metrics of ``images`` (n, C, H, W), uint8, that are there already; ``origin`` says where from."""
+        said = self._load(device)
+        start = time.perf_counter()
+
+        def look(ids: list[int]) -> Tensor:
+            return self._rows(images[torch.tensor(ids)])
+
+        rows = distributed.map_samples(len(images), min(CHUNK, len(images)), look, device, done)
+        seconds = time.perf_counter() - start
+        said |= {"quantisation": QUANTISATION, "samples": len(images), **origin}
+        return Evaluation(self._values(rows, labels, device), said, seconds, images[:SHOWN])
+
+    def redraw(self, task: Diffusion, ids: list[int], protocol: Protocol, autocast: Callable = nullcontext) -> Tensor:
+        """Single samples once more, uint8 (len(ids), C, H, W), the same to the last bit; ids at most one chunk."""
+        padded = [*ids, *[ids[-1]] * (protocol.chunk - len(ids))]
+        with task.averaged(protocol.ema):
+            return self._images(task, padded, protocol, autocast)[: len(ids)]
+
+    def _images(self, task: Diffusion, ids: list[int], protocol: Protocol, autocast: Callable) -> Tensor:
+        cond = task.conditioner.for_samples(ids, self.data.label_frequencies)
+        with autocast():
+            return to_uint8(task.generate(ids, protocol.seed, cond, self.data.image_shape))
+
+    def _rows(self, images: Tensor) -> Tensor:
+        return torch.cat([view.rows(images) for view in self.views], 1)
+
+    def _load(self, device: torch.device) -> dict[str, Any]:
+        """What every view compares with, in plain values; those of several extractors are joined by a plus."""
+        identities = [view.load(device).identity for view in self.views]
+        return {
+            key: values[0] if len(values) == 1 else " + ".join(map(str, values))
+            for key, values in ((k, list(dict.fromkeys(i[k] for i in identities))) for k in identities[0])
+        }
+
+    def _values(self, rows: Tensor, labels: Tensor | None, device: torch.device) -> dict[str, Value]:
+        values: dict[str, Value] = {}
+        for view, part in zip(self.views, rows.split([view.width for view in self.views], 1), strict=True):
+            values |= view.values(part, labels, device)
+        return values
+
+
+def held_out_likelihood(
+    task: Diffusion, data: ImageData, protocol: Protocol, *, n: int, steps: int, probes: int
+) -> dict[str, Value]:
+    """``{"bits_per_dim_<n>": value}``: mean over the first n held-out images, with its 95 % interval over images.
+
+    In float32 whatever the run computes in (``oboro.likelihood``). All ranks share the work and get the same answer.
+    """
+    images, labels = data.validation_images, data.validation_labels
+
+    def look(ids: list[int]) -> Tensor:
+        rows = torch.tensor(ids)
+        batch = {"image": images[rows], **({} if labels is None else {"label": labels[rows]})}
+        cond = {k: v.to(task.device) for k, v in task.conditioner.keep(batch).items()}
+        pixels = batch["image"].to(task.device)
+        return bits_per_dim(task.denoiser, pixels, cond, seed=protocol.seed, ids=ids, steps=steps, probes=probes)
+
+    with task.averaged(protocol.ema):
+        bits = distributed.map_samples(n, min(protocol.chunk, n), lambda ids: look(ids)[:, None], task.device)[:, 0]
+    error = 1.96 * bits.std().item() / n**0.5 if n > 1 else float("nan")
+    mean = bits.mean().item()
+    how = f"probability-flow ODE, {steps} Runge-Kutta steps, {probes} probes, seed {protocol.seed}, held-out images"
+    return {f"bits_per_dim_{n}": Value(mean, better=-1, interval=(mean - error, mean + error), how=how)}
+
+
+@contextmanager
+def counted(network: nn.Module) -> Iterator[Callable[[], int]]:
+    """How often ``network`` is evaluated inside the context, in images: guidance and samplers hide nothing from it."""
+    images = 0
+
+    def count(module: nn.Module, inputs: tuple, output: Any) -> None:
+        nonlocal images
+        images += len(inputs[0])
+
+    hook = network.register_forward_hook(count)
+    try:
+        yield lambda: images
+    finally:
+        hook.remove()

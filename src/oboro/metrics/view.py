@@ -1,0 +1,73 @@
+"""One extractor's part in an evaluation: what it has to look for, and the numbers that come of it."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from oboro import distributed
+from oboro.data import ImageData
+from oboro.errors import UserError
+from oboro.extractor import Extractor
+from oboro.metrics.bank import Bank
+from oboro.metrics.metric import Metric, Value, check, fits, measure, outputs_of
+from oboro.metrics.published import Published
+from oboro.metrics.reference import Extracted, Reference
+
+
+class View:
+    """Those of ``metrics`` that ``extractor`` serves, against the training images of ``data`` or published moments."""
+
+    def __init__(self, extractor: Extractor, metrics: Mapping[str, Metric], data: ImageData, published: str | None):
+        self.extractor = extractor
+        self.metrics = {name: metric for name, metric in metrics.items() if fits(metric, extractor)}
+        self.outputs = outputs_of(self.metrics)
+        self.data = data
+        self.published = published
+        self._reference: Reference | None = None
+
+    def check(self, labelled: bool, n: int) -> None:
+        """Raises ``UserError`` for a metric that ``n`` samples, these data or this reference cannot give."""
+        check(self.metrics, n, 0 if self.published else len(self.data.train_images), labelled)
+        for name, metric in self.metrics.items():
+            if self.published and not metric.moments:
+                raise UserError(
+                    f"{self.published} holds moments alone and {name} compares images; choose metrics=[frechet], or "
+                    "leave reference=... out to compare with the data."
+                )
+
+    def load(self, device: torch.device) -> Reference:
+        """The extractor on ``device`` and the real images, summarised by all ranks together the first time."""
+        if self._reference is None:
+            self.extractor.load(device)
+            self._reference = (
+                Published(self.published, self.extractor)
+                if self.published
+                else Extracted(
+                    self.extractor,
+                    self.outputs,
+                    self.data.train_images,
+                    self.data.train_labels,
+                    self.data.train_images.fingerprint,
+                    "train",
+                    self.data.cache_dir,
+                )
+            )
+        return self._reference
+
+    def rows(self, images: Tensor) -> Tensor:
+        """What there is to remember of uint8 ``images`` (B, C, H, W): (B, ``width``)."""
+        return self.extractor.rows(images, self.outputs)
+
+    @property
+    def width(self) -> int:
+        return sum(self.extractor.outputs[output] for output in self.outputs)
+
+    def values(self, rows: Tensor, labels: Tensor | None, device: torch.device) -> dict[str, Value]:
+        """Every metric, by rank 0, one after the other, and told to the other ranks."""
+        bank, reference = Bank(self.extractor.split(rows, self.outputs), labels), self.load(device)
+        values: dict[str, Value] = {}
+        for name, metric in self.metrics.items():
+            one = {name: metric}
+            values |= distributed.from_first(lambda one=one: measure(one, self.extractor, bank, reference))
+        return values
