@@ -5,7 +5,7 @@ import pytest
 import scipy.special
 import torch
 
-from oboro.metrics.memorization import memorization
+from oboro.metrics.memorization import audit
 from oboro.metrics.nearest import radii
 
 
@@ -34,7 +34,7 @@ def test_equal_to_the_definitions(n, m, d, rng):
     generated[1] = training[7]
     generated[2] = generated[3] + 1e-5
     authenticity, ratios, duplicates, neighbours = by_loops(generated, training)
-    found = memorization(generated, training)
+    found = audit(generated, training)
     assert found.authenticity == pytest.approx(authenticity, abs=1e-14)
     torch.testing.assert_close(found.distance_ratio, torch.tensor(ratios, dtype=torch.float64), rtol=1e-12, atol=0)
     assert found.copied == pytest.approx(np.mean(np.array(ratios) < 1 / 3), abs=1e-14)
@@ -49,7 +49,7 @@ def test_equal_to_the_definitions(n, m, d, rng):
 def test_exact_copies_are_found(rng):
     training = normal(rng, 300, 10) + 50
     chosen = torch.randperm(300, generator=rng)[:100]
-    found = memorization(training[chosen], training)
+    found = audit(training[chosen], training)
     assert (found.authenticity, found.copied, found.median_ratio) == (0, 1, 0)
     assert torch.equal(found.closest.training, chosen[found.closest.generated])
 
@@ -58,13 +58,13 @@ def test_noisy_copies_are_found_among_fresh_draws(rng):
     """30 of 200 are training samples with a tenth of noise in 20 dimensions: they come first, with their originals."""
     training, fresh = normal(rng, 500, 20), normal(rng, 170, 20)
     generated = torch.cat([fresh, training[100:130] + 0.1 * normal(rng, 30, 20)])
-    found = memorization(generated, training)
+    found = audit(generated, training)
     assert found.copied == 30 / 200
     assert (found.distance_ratio[170:] < 1 / 3).all()
     first = found.closest.generated[:30]
     assert sorted(first.tolist()) == list(range(170, 200))
     assert torch.equal(found.closest.training[:30], first - 70)
-    alone = memorization(generated[170:], training)
+    alone = audit(generated[170:], training)
     assert (alone.authenticity, alone.copied) == (0, 1)
 
 
@@ -81,7 +81,7 @@ def test_fresh_draws_in_closed_form(d, rng):
     The volumes of the balls that reach to the two nearest samples have a uniform ratio, so P(d1/d2 < r) = r^d.
     """
     overlap = scipy.special.betainc((d + 1) / 2, 0.5, 0.75)  # 1/2 and 0.391
-    found = [memorization(normal(rng, 200, d), normal(rng, 400, d)) for _ in range(30)]
+    found = [audit(normal(rng, 200, d), normal(rng, 400, d)) for _ in range(30)]
     for values, expected in (
         ([f.authenticity for f in found], 1 - 1 / (2 - overlap)),
         ([f.copied for f in found], 3.0**-d),
@@ -95,7 +95,7 @@ def test_fresh_draws_in_closed_form(d, rng):
 def test_authenticity_of_fresh_draws_is_the_share_that_is_not_mutually_nearest(rng):
     """Any distribution and any m: a fresh draw is one of m + 1 exchangeable points. In 20 dimensions that is 0.69."""
     m, d = 300, 20
-    fresh = [memorization(normal(rng, 300, d), normal(rng, m, d)).authenticity for _ in range(30)]
+    fresh = [audit(normal(rng, 300, d), normal(rng, m, d)).authenticity for _ in range(30)]
     mutual = []
     for _ in range(60):
         x = normal(rng, m + 1, d)
@@ -108,7 +108,7 @@ def test_authenticity_of_fresh_draws_is_the_share_that_is_not_mutually_nearest(r
 
 
 def test_fresh_draws_in_many_dimensions_are_no_copies(rng):
-    found = memorization(normal(rng, 1000, 20), normal(rng, 1000, 20))
+    found = audit(normal(rng, 1000, 20), normal(rng, 1000, 20))
     assert found.copied == 0
     assert found.median_ratio > 0.9
     assert found.duplicates < 0.03
@@ -117,13 +117,13 @@ def test_fresh_draws_in_many_dimensions_are_no_copies(rng):
 def test_duplicates_are_calibrated_on_the_training_set(rng):
     """Fresh draws: 1 % where they are as many as training samples, four times that where four times as many."""
     for n, m in ((500, 500), (1200, 300)):
-        mean, error = mean_and_error([memorization(normal(rng, n, 3), normal(rng, m, 3)).duplicates for _ in range(80)])
+        mean, error = mean_and_error([audit(normal(rng, n, 3), normal(rng, m, 3)).duplicates for _ in range(80)])
         assert error < 0.2 * 0.01 * n / m
         assert mean == pytest.approx(0.01 * n / m, abs=3 * error)
     training, fresh = normal(rng, 500, 3), normal(rng, 100, 3)
-    assert memorization(fresh.repeat(2, 1), training).duplicates == 1
-    assert memorization(fresh[:1].repeat(50, 1), training).duplicates == 1
-    assert memorization(fresh[:1].repeat(50, 1), training.repeat(2, 1)).duplicates == 1, "also with a radius of 0"
+    assert audit(fresh.repeat(2, 1), training).duplicates == 1
+    assert audit(fresh[:1].repeat(50, 1), training).duplicates == 1
+    assert audit(fresh[:1].repeat(50, 1), training.repeat(2, 1)).duplicates == 1, "also with a radius of 0"
 
 
 def test_the_closest_percent_of_the_training_set_says_what_a_duplicate_is():
@@ -133,12 +133,12 @@ def test_the_closest_percent_of_the_training_set_says_what_a_duplicate_is():
     training = torch.cat([lower, lower + torch.stack([torch.zeros(100), torch.arange(1.0, 101)], 1)])
     generated = lower[:5].repeat(2, 1)
     generated[5:, 1] = torch.tensor([0.9, 1.0, 1.1, 2.0, 3.0])
-    assert memorization(generated, training).duplicates == 4 / 10
+    assert audit(generated, training).duplicates == 4 / 10
 
 
 def test_a_sample_between_two_training_samples_is_none_of_them():
     training = torch.tensor([[0.0], [1.0], [5.0], [5.5]])
-    found = memorization(torch.tensor([[0.5], [0.2], [5.25], [9.0]]), training)
+    found = audit(torch.tensor([[0.5], [0.2], [5.25], [9.0]]), training)
     assert found.distance_ratio.tolist() == pytest.approx([1, 0.25, 1, 3.5 / 4])
     assert found.copied == 0.25
     assert found.authenticity == 0.25, "only 9 is farther from its neighbour than that one from its own"
@@ -146,7 +146,7 @@ def test_a_sample_between_two_training_samples_is_none_of_them():
 
 def test_a_copy_of_a_sample_that_is_there_twice_has_ratio_zero():
     training = torch.tensor([[0.0, 1], [0, 1], [3, 3], [4, 4]])
-    found = memorization(torch.tensor([[0.0, 1], [3.5, 3.4]]), training)
+    found = audit(torch.tensor([[0.0, 1], [3.5, 3.4]]), training)
     assert found.distance_ratio[0] == 0
     assert found.closest.generated[0] == 0
     assert found.copied == 0.5
@@ -155,15 +155,15 @@ def test_a_copy_of_a_sample_that_is_there_twice_has_ratio_zero():
 def test_kept_radii_change_nothing(rng):
     generated, training = normal(rng, 50, 4), normal(rng, 80, 4)
     kept = radii(training, 1)
-    a, b = memorization(generated, training), memorization(generated, training, kept)
+    a, b = audit(generated, training), audit(generated, training, kept)
     assert (a.authenticity, a.duplicates) == (b.authenticity, b.duplicates)
-    assert memorization(generated, training, 0 * kept).authenticity == 1, "they are used"
+    assert audit(generated, training, 0 * kept).authenticity == 1, "they are used"
     with pytest.raises(ValueError, match="80 training samples"):
-        memorization(generated, training, kept[1:])
+        audit(generated, training, kept[1:])
 
 
 def test_too_few_samples_are_refused():
     with pytest.raises(ValueError, match="two samples"):
-        memorization(torch.zeros(1, 2), torch.zeros(5, 2))
+        audit(torch.zeros(1, 2), torch.zeros(5, 2))
     with pytest.raises(ValueError, match="two samples"):
-        memorization(torch.zeros(5, 2), torch.zeros(1, 2))
+        audit(torch.zeros(5, 2), torch.zeros(1, 2))

@@ -2,36 +2,39 @@
 
 from oboro.metrics.accuracy import Accuracy
 from oboro.metrics.bank import Bank, look_at
+from oboro.metrics.clip_score import CMMD
 from oboro.metrics.frechet import Frechet, FrechetPerClass, frechet_distance
+from oboro.metrics.inception_score import InceptionScore
+from oboro.metrics.kernel import Kernel
+from oboro.metrics.manifold import DensityCoverage, PrecisionRecall
+from oboro.metrics.memorization import Memorization
 from oboro.metrics.metric import Metric, Value, measure, real_values
 from oboro.metrics.published import Published
 from oboro.metrics.reference import Extracted, Held, Reference
+from oboro.metrics.sliced_wasserstein import SlicedWasserstein
 from oboro.metrics.statistics import FeatureStatistics
 
 __all__ = [
+    "CMMD",
     "Accuracy",
     "Bank",
+    "DensityCoverage",
     "Extracted",
     "FeatureStatistics",
     "Frechet",
     "FrechetPerClass",
     "Held",
+    "InceptionScore",
+    "Kernel",
+    "Memorization",
     "Metric",
+    "PrecisionRecall",
     "Published",
     "Reference",
+    "SlicedWasserstein",
     "Value",
     "frechet_distance",
     "look_at",
     "measure",
     "real_values",
 ]
-
-from oboro.metrics.clip_score import CMMD
-from oboro.metrics.temporary import (
-    DensityCoverage,
-    InceptionScore,
-    Kernel,
-    Memorization,
-    PrecisionRecall,
-    SlicedWasserstein,
-)

@@ -31,10 +31,14 @@ class Frechet(Metric):
     moments = True
 
     def __init__(self, output: str = "features"):
-        self.outputs = (output,)
+        self.output = output
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        return (self.output,)
 
     def __call__(self, generated: Bank, reference: Reference) -> dict[str, Value]:
-        (output,) = self.outputs
+        output = self.output
         statistics = FeatureStatistics.from_features(generated[output])
         short = {"features": "fd", "spatial": "sfd"}.get(output, f"fd_{output}")
         n, d = generated[output].shape

@@ -4,6 +4,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from oboro.metrics.bank import Bank
+from oboro.metrics.metric import Metric, Value
+from oboro.metrics.reference import Reference
+
 
 def inception_score(logits: Tensor, splits: int = 10, seed: int = 2020) -> tuple[float, float]:
     """Mean and standard deviation over ``splits`` of exp E KL(p(y|x) || p(y)) (Salimans et al. 2016).
@@ -26,3 +30,24 @@ def inception_score(logits: Tensor, splits: int = 10, seed: int = 2020) -> tuple
         information = torch.special.entr(p.mean(0)).sum() - torch.special.entr(p).sum(1).mean()
         scores.append(information.exp().item())
     return float(np.mean(scores)), float(np.std(scores))
+
+
+class InceptionScore(Metric):
+    """The score by the extractor's own classifier: IS on Inception's logits; no reference enters it; final.
+
+    ``detail["std"]`` is the standard deviation over the splits, which is how papers print it. Raise ``splits`` only
+    with n: the score of few images is biased downwards.
+    """
+
+    outputs = ("logits",)
+
+    def __init__(self, splits: int = 10):
+        self.splits = splits
+
+    @property
+    def least(self) -> int:
+        return self.splits
+
+    def __call__(self, generated: Bank, reference: Reference) -> dict[str, Value]:
+        mean, std = inception_score(generated["logits"], self.splits)
+        return {"score": Value(mean, better=1, detail={"std": std})}

@@ -7,7 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from oboro.metrics.bank import Bank
+from oboro.metrics.metric import Metric, Value
 from oboro.metrics.nearest import BLOCK, checked
+from oboro.metrics.reference import Reference
 
 
 @dataclass(frozen=True)
@@ -103,3 +106,13 @@ def _within(x: Tensor) -> Tensor:
             sums[i : i + BLOCK] += k.sum(1)
             sums[j : j + BLOCK] += k.sum(0)
     return sums
+
+
+class Kernel(Metric):
+    """The squared MMD under the cubic polynomial kernel: KID on Inception's features; unbiased at any n; final."""
+
+    least = 3
+
+    def __call__(self, generated: Bank, reference: Reference) -> dict[str, Value]:
+        found = kernel_distance(generated["features"], reference.bank["features"])
+        return {"kd": Value(found.value, better=-1, interval=found.interval)}

@@ -3,7 +3,10 @@
 import torch
 from torch import Tensor
 
+from oboro.metrics.bank import Bank
+from oboro.metrics.metric import Metric, Value
 from oboro.metrics.nearest import blocks, checked, radii
+from oboro.metrics.reference import Reference
 
 
 def precision_recall(
@@ -61,3 +64,44 @@ def _prepared(
     if reference_radii.shape != (len(reference),):
         raise ValueError(f"{tuple(reference_radii.shape)} radii do not belong to {len(reference)} reference samples")
     return generated, reference, reference_radii
+
+
+class PrecisionRecall(Metric):
+    """Improved precision (share of samples within the real manifold) and recall (the reverse); final."""
+
+    def __init__(self, k: int = 3):
+        self.k = k
+
+    @property
+    def least(self) -> int:
+        return self.k + 1
+
+    def __call__(self, generated: Bank, reference: Reference) -> dict[str, Value]:
+        real = reference.bank["features"]
+        precision, recall = precision_recall(generated["features"], real, self.k, reference_radii(reference, self.k))
+        return {"precision": Value(precision, better=1), "recall": Value(recall, better=1)}
+
+
+class DensityCoverage(Metric):
+    """Density (how many real balls hold a sample) and coverage (share of real balls that hold one); final."""
+
+    def __init__(self, k: int = 5):
+        self.k = k
+
+    @property
+    def least(self) -> int:
+        return self.k + 1
+
+    def __call__(self, generated: Bank, reference: Reference) -> dict[str, Value]:
+        real = reference.bank["features"]
+        density, coverage = density_coverage(generated["features"], real, self.k, reference_radii(reference, self.k))
+        return {"density": Value(density, better=1), "coverage": Value(coverage, better=1)}
+
+
+def reference_radii(reference: Reference, k: int) -> Tensor:
+    """Distances of real images to their k-th nearest other one, computed once."""
+
+    def compute() -> dict:
+        return {"radii": radii(reference.bank["features"], k).numpy()}
+
+    return torch.from_numpy(reference.derived(f"radii to the neighbour {k}, 1", compute)["radii"])

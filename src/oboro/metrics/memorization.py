@@ -7,7 +7,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from oboro.metrics.bank import Bank
+from oboro.metrics.manifold import reference_radii
+from oboro.metrics.metric import Metric, Value
 from oboro.metrics.nearest import nearest, radii
+from oboro.metrics.reference import Reference
 
 COPY_RATIO = 1 / 3  # d1/d2 of a memorised sample (Yoon et al. 2023; Gu et al. 2023, arXiv:2310.02664)
 CLOSE = 100  # one in so many training samples has another one as close as two duplicates are
@@ -22,8 +26,8 @@ class Closest(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Memorization:
-    """What ``memorization`` finds.
+class Audit:
+    """What ``audit`` finds.
 
     d1 and d2 are the distances of a generated sample to its nearest and second nearest training sample.
 
@@ -48,7 +52,7 @@ class Memorization:
     closest: Closest
 
 
-def memorization(generated: Tensor, training: Tensor, training_radii: Tensor | None = None) -> Memorization:
+def audit(generated: Tensor, training: Tensor, training_radii: Tensor | None = None) -> Audit:
     """Audit the features ``generated`` (n, d) against the features ``training`` (m, d) the model was trained on.
 
     A near copy of a sample that the training set holds twice escapes ``authenticity`` and ``copied``, since its two
@@ -68,7 +72,7 @@ def memorization(generated: Tensor, training: Tensor, training_radii: Tensor | N
     ratio = torch.where(d1 == 0, 0.0, d1 / d2)
     close = training_radii.kthvalue(ceil(len(training) / CLOSE)).values
     order = ratio.argsort(stable=True)
-    return Memorization(
+    return Audit(
         authenticity=_share(d1 > training_radii[indices[:, 0]]),
         distance_ratio=ratio,
         median_ratio=ratio.quantile(0.5).item(),
@@ -80,3 +84,27 @@ def memorization(generated: Tensor, training: Tensor, training_radii: Tensor | N
 
 def _share(true: Tensor) -> float:
     return true.double().mean().item()
+
+
+class Memorization(Metric):
+    """Whether samples are copies of training images: authenticity, copied share, duplicates, median ratio; final.
+
+    A perfect generator does not score 1 or 0 but what real images score, which stands beside each number.
+    ``detail["closest"]`` has the ``shown`` likeliest copies as sample id, training image and distance ratio.
+    """
+
+    least = 2
+
+    def __init__(self, shown: int = 20):
+        self.shown = shown
+
+    def __call__(self, generated: Bank, reference: Reference) -> dict[str, Value]:
+        found = audit(generated["features"], reference.bank["features"], reference_radii(reference, 1))
+        rows = (column[: self.shown].tolist() for column in found.closest)
+        closest = [{"sample": i, "training": j, "ratio": r} for i, j, r in zip(*rows, strict=True)]
+        return {
+            "authenticity": Value(found.authenticity, better=1, detail={"closest": closest}),
+            "copied": Value(found.copied, better=-1),
+            "duplicates": Value(found.duplicates, better=-1),
+            "nn_ratio": Value(found.median_ratio, better=1),
+        }
