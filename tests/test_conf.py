@@ -20,6 +20,7 @@ from oboro.schedule import Schedule
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 CLASSLESS = ("experiment", "debug", "hparams_search")  # these change a run; the others configure one class each
+SEVERAL = ("callbacks", "logger", "metrics")  # groups of which a run takes several options
 OPTIONS = sorted((path.parent.name, path.stem) for path in CONF.glob("*/*.yaml"))
 
 
@@ -45,7 +46,7 @@ def composed(*overrides: str):
 
 def choosing(group: str, name: str) -> list[str]:
     """The overrides that choose an option, with what it cannot do without."""
-    if group in ("callbacks", "logger"):
+    if group in SEVERAL:
         return [f"{group}=[{name}]"]
     needs = {"parameterization=eps": ["schedule=vp"]}
     return [f"{group}={name}", *needs.get(f"{group}={name}", [])]
@@ -75,7 +76,7 @@ def nodes(value):
 
 def option_node(group: str, name: str):
     config = composed(*choosing(group, name))
-    return config[group][name] if group in ("callbacks", "logger") else config[group]
+    return config[group][name] if group in SEVERAL else config[group]
 
 
 # --- first law: each option names its class
@@ -117,7 +118,7 @@ def test_every_selected_group_is_used_by_the_wiring():
     task = (CONF / "task" / "diffusion.yaml").read_text()
     groups = re.findall(r"^  - (?:override )?/(\w+):", task, re.M)
     chosen_by_options = re.findall(r"^  - /\w+@_global_\.(\w+):", wiring(), re.M)
-    assert len(groups) >= 9 and set(chosen_by_options) == {"conditioner", "metrics", "optimizer"}
+    assert len(groups) >= 9 and set(chosen_by_options) == {"conditioner", "extractor", "optimizer"}
     used = set(re.findall(r"\$\{(\w+)[.}]", wiring()))
     assert set(groups) | set(chosen_by_options) <= used
 
@@ -188,11 +189,17 @@ def test_one_value_has_one_owner():
     assert config["task"]["seed"] == config["data"]["seed"] == 5
 
 
-def test_data_chooses_condition_and_metric_until_told_otherwise():
+def test_data_chooses_condition_and_extractor_until_told_otherwise():
     chosen = composed("data=cifar10")
-    assert chosen.conditioner._target_.endswith("Unconditional") and "Inception" in str(chosen.metrics)
-    told = composed("data=cifar10", "conditioner=label", "metrics=unmeasured")
-    assert told.conditioner._target_.endswith("Label") and told.metrics._target_.endswith("Unmeasured")
+    assert chosen.conditioner._target_.endswith("Unconditional") and chosen.extractor._target_.endswith("Inception")
+    told = composed("data=cifar10", "conditioner=label", "extractor=fashion")
+    assert told.conditioner._target_.endswith("Label") and told.extractor._target_.endswith("Fashion")
+
+
+def test_metrics_are_those_that_are_listed_in_their_order():
+    assert list(composed().metrics) == ["frechet", "precision_recall"]
+    assert list(composed("metrics=[kernel,frechet]").metrics) == ["kernel", "frechet"]
+    assert composed("metrics=[]").metrics == {}
 
 
 def test_a_variant_changes_only_what_it_names():

@@ -62,7 +62,7 @@ def commands(text: str) -> list[tuple[str, list[str]]]:
     found = []
     for line in command_lines(text):
         match = re.search(r"(?:python|torchrun)\b[^#|]*?\b(train|sample|evaluate)\.py\b([^#|>&;]*)", line)
-        if match and "..." not in line and "…" not in line and not re.search(r"--(help|cfg|info)\b", line):
+        if match and not re.search(r"[.]{3}|…|<", line) and not re.search(r"--(help|cfg|info)\b", line):
             words = [expand_home(os.path.expandvars(w)) for w in shlex.split(match[2]) if w not in ("-m", "--multirun")]
             found += [(match[1], list(run)) for run in itertools.product(*map(sweep, words))]
     return found
@@ -71,6 +71,8 @@ def commands(text: str) -> list[tuple[str, list[str]]]:
 def sweep(override: str) -> list[str]:
     """``a=1,2`` as ``a=1`` and ``a=2``; commas inside of brackets, braces and quotes stay."""
     key, equals, value = override.partition("=")
+    if numbers := re.fullmatch(r"range\((\d+)\)", value):
+        return [f"{key}={i}" for i in range(int(numbers[1]))]
     parts, depth = [""], 0
     for character in value:
         depth += (character in "([{") - (character in ")]}")

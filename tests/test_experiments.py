@@ -29,7 +29,7 @@ def test_what_every_recipe_shares(name):
     config, task = published(name)
     assert config["task"]["denoiser"]["network"]["in_channels"] == 3
     assert config["callbacks"]["sample_metrics"]["n"] == 50_000
-    assert config["extractor"]["_target_"] == "oboro.metrics.Inception"
+    assert config["extractor"]["_target_"] == "oboro.extractor.Inception"
     assert config["data"]["flip"] is True
     assert type(task.optimizer).__name__ == "Adam"
 

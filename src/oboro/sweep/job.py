@@ -61,9 +61,9 @@ class Job:
 
 
 def readable(override: str) -> str:
-    """With five digits where a search drew seventeen."""
+    """With four digits where a search drew seventeen."""
     key, equals, value = override.partition("=")
-    return f"{key}={float(value):.5g}" if re.fullmatch(r"-?\d+\.\d{6,}(e-?\d+)?", value) else key + equals + value
+    return f"{key}={float(value):.4g}" if re.fullmatch(r"-?\d+\.\d{6,}(e-?\d+)?", value) else key + equals + value
 
 
 def read_result(path: Path) -> tuple[dict[str, float], str | None]:

@@ -152,7 +152,7 @@ class Sweep:
     def _end(self, job: Job, process: Process, status: str, reason: str | None) -> None:
         job.end(status, reason, process.seconds, process.folder)
         self.write()
-        score = f", {job.objective} {job.score:.5g}" if job.score is not None else ""
+        score = f", {job.objective} {job.score:.4g}" if job.score is not None else ""
         tell(f"[{job.number}] {job.outcome} ({job.seconds:.1f} s{score})")
 
 

@@ -12,8 +12,8 @@ from oboro.sweep.job import RUNNING, STOPPED, WAITING, readable
 from oboro.sweep.sweep import Sweep
 
 LONGEST = 300  # characters of a reason that are shown
-WIDEST = 30  # characters of an override that are kept together
 REST = 32  # characters of a row besides overrides and metrics
+ROOM = 20  # characters that overrides get before metrics get columns
 
 
 def table(sweep: Sweep, width: int) -> Group:
@@ -23,26 +23,39 @@ def table(sweep: Sweep, width: int) -> Group:
     """
     objectives = [job.objective for job in sweep.jobs if job.objective]
     names = list(dict.fromkeys([*objectives, *(name for job in sweep.jobs for name in job.values)]))
-    varied = [[readable(override) for override in job.varied] for job in sweep.jobs]
-    longest = min(WIDEST, max((len(o) for overrides in varied for o in overrides), default=0))
-    apart = sum(len(name) + 3 for name in names) <= width - REST - longest
+    values = [{name: f"{job.values[name]:.4g}" for name in names if name in job.values} for job in sweep.jobs]
+    lines = ["\n".join(map(" ".join, v.items())) for v in values]
+    needed = sum(max(len(name), 9) + 3 for name in names)
+    apart = needed <= width - REST - ROOM
+    if not apart:
+        names, needed = ["metrics"], max(len(line) for text in lines for line in text.splitlines()) + 3
     numbered = all(job.path == str(job.number) for job in sweep.jobs)  # as the shipped configuration has it
-    right = {"justify": "right", "no_wrap": True}
-    rows = Table(Column("job", **right), Column("varied", overflow="fold"), Column("status", no_wrap=True))
-    for name in names if apart else ["metrics"]:
-        rows.add_column(name, **right)
-    rows.add_column("seconds", **right)
-    if not numbered:
-        rows.add_column("folder", overflow="fold")
-    for job, overrides in zip(sweep.jobs, varied, strict=True):
-        values = {name: f"{job.values[name]:.5g}" for name in names if name in job.values}
-        metrics = [values.get(name, "") for name in names] if apart else ["\n".join(map(" ".join, values.items()))]
+    rows = empty(names, numbered)
+    for job, numbers, text in zip(sweep.jobs, values, lines, strict=True):
+        overrides = [broken(readable(override), width - REST - needed) for override in job.varied]
+        status = job.status.replace(" by ", " by\n")
+        metrics = [numbers.get(name, "") for name in names] if apart else [text]
         seconds = "" if job.seconds is None else f"{job.seconds:.1f}"
         folder = [] if numbered else [Text(job.path)]
-        status = job.status.replace(" by ", " by\n")
         rows.add_row(str(job.number), Text(" ".join(overrides)), status, *metrics, seconds, *folder)
     reasons = [Text(f"{job.number} {short(job.outcome)}") for job in sweep.jobs if job.reason]
     return Group(rows, *reasons, Text(f"folders: {shown(sweep.folder)}/{'<job>' if numbered else '<folder>'}"))
+
+
+def empty(metrics: list[str], numbered: bool) -> Table:
+    """The columns; one for the folders where they are more than the numbers of the jobs."""
+    numbers = {"justify": "right", "no_wrap": True}
+    table = Table(Column("job", **numbers), Column("varied", overflow="fold"), Column("status", no_wrap=True))
+    for name in [*metrics, "seconds"]:
+        table.add_column(name, **numbers)
+    if not numbered:
+        table.add_column("folder", overflow="fold")
+    return table
+
+
+def broken(override: str, width: int) -> str:
+    """In two lines, key and value, if it is too long for one."""
+    return override if len(override) <= width else override.replace("=", "=\n", 1)
 
 
 def short(text: str) -> str:
