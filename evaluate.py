@@ -10,4 +10,4 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, from_checkpoint=True)
+    cli.run(main, from_checkpoint=True, gather=cli.benchmark)

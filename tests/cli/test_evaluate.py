@@ -1,5 +1,6 @@
 """evaluate.py: ranges of samples, references and pictures of others, running beside training."""
 
+import csv
 import json
 
 import numpy as np
@@ -155,3 +156,18 @@ def test_impossible_wishes_end_in_one_line(checkpoint, tmp_path):
             (tmp_path / "checkpoints" / "last.ckpt").symlink_to(checkpoint)
         run = runs.call("evaluate.py", *arguments, "accelerator=cpu", cwd=tmp_path)
         assert run.status == 1 and message in run.stderr and run.stderr.count("\n") == 1, (arguments, run.stderr)
+
+
+@pytest.mark.slow
+def test_a_sweep_is_gathered_into_one_table_and_pictures(checkpoint, tmp_path):
+    """Each job a process; the best of two is found in the CSV, and a job alone says the same."""
+    swept = [f"checkpoint={checkpoint}", "accelerator=cpu", *SMALL, "metrics=[frechet]", "sampler=ddim,heun"]
+    arguments = ["-m", *swept, "sampler.steps=2", f"hydra.sweep.dir={tmp_path / 'sweep'}", "hydra.launcher.parallel=2"]
+    run = runs.succeeded(runs.shell("evaluate.py", *arguments, cwd=tmp_path))
+    with (tmp_path / "sweep/benchmark.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["sampler"] for row in rows] == ["DDIM", "Heun"]
+    alone = runs.evaluate(tmp_path / "alone", checkpoint, *SMALL, "metrics=[frechet]", "sampler=ddim", "sampler.steps=2")
+    assert float(rows[0]["fd_fashion_12"]) == alone["values"]["fd_fashion_12"]
+    assert {"pareto.png", "strip.png", "benchmark.json", "jobs.json"} <= {p.name for p in (tmp_path / "sweep").iterdir()}
+    assert "DDIM" in run.stdout and "fd_fashion_12" in run.stdout

@@ -24,11 +24,14 @@ CONF = Path(sys.argv[0]).resolve().parent / "conf"
 CANNOT_WRITE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOSPC}
 
 
-def run(main: Callable[[], None], from_checkpoint: bool = False) -> None:
+def run(
+    main: Callable[[], None], from_checkpoint: bool = False, gather: Callable[[Path], None] | None = None
+) -> None:
     """Call a ``hydra.main`` function through ``oboro.sweep.run``; a mistake of the user ends in one line on stderr and
     exit status 1.
 
-    ``from_checkpoint``: the options of that name are made from the argument ``checkpoint=PATH``.
+    ``from_checkpoint``: the options of that name are made from the argument ``checkpoint=PATH``. ``gather`` is told the
+    folder of a sweep when it is over.
     ``debug=default`` or ``HYDRA_FULL_ERROR=1`` show the traceback. Other exceptions are ours and always do.
     """
     traceback = "debug=default" in sys.argv or "traceback=true" in sys.argv or "HYDRA_FULL_ERROR" in os.environ
@@ -37,7 +40,7 @@ def run(main: Callable[[], None], from_checkpoint: bool = False) -> None:
     try:
         if from_checkpoint:
             offer_checkpoint(sys.argv[1:])
-        sweep.run(main)
+        sweep.run(main, gather)
     except Exception as error:
         message = explain(error)
         if traceback or message is None:

@@ -21,5 +21,12 @@ class Accuracy(Metric):
         right = (generated["logits"].argmax(1) == generated.labels).double()
         classes = {c: right[generated.labels == c].mean().item() for c in generated.labels.unique().tolist()}
         mean = right.mean().item()
-        error = 1.96 * (mean * (1 - mean) / len(right)) ** 0.5
-        return {"accuracy": Value(mean, better=1, interval=(mean - error, mean + error), detail={"classes": classes})}
+        interval = wilson_interval(mean, len(right))
+        return {"accuracy": Value(mean, better=1, interval=interval, detail={"classes": classes})}
+
+
+def wilson_interval(share: float, n: int, z: float = 1.96) -> tuple[float, float]:
+    """The 95 % interval of a probability of which ``share`` was seen in ``n`` trials; within [0, 1] (Wilson 1927)."""
+    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * (share * (1 - share) / n + z**2 / (4 * n**2)) ** 0.5
+    return centre - half, centre + half

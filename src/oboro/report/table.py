@@ -44,7 +44,10 @@ def values_table(evaluations: list[Evaluation], title: str) -> Table:
     headings = ["mean", "std", "min", "max"] if several else ["value"]
     if not several and any(value.interval for value in first.values.values()):
         headings.append("95 %")
-    table = Table(title=title, title_justify="left", caption=short(first.protocol), caption_justify="left")
+    caption = short(first.protocol)
+    if several:
+        caption += f"; {len(evaluations)} such ranges of samples, one after the other"
+    table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
     table.add_column("metric")
     for heading in headings:
         table.add_column(heading, justify="right")

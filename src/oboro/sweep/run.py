@@ -17,8 +17,11 @@ AGAIN, OPTION = "rerun_failed=", "hydra.launcher."
 _sweeps: ContextVar[list[Sweep] | None] = ContextVar("sweeps", default=None)  # what ``run`` will report on
 
 
-def run(main: Callable[[], None]) -> None:
+def run(main: Callable[[], None], gather: Callable[[Path], None] | None = None) -> None:
     """Call a ``hydra.main`` function; if it makes a sweep, print its table and exit with 1 unless every job is done.
+
+    ``gather`` is called with the folder of a sweep that has a job done, and says more of it than the table would; the
+    table is then printed only if a job failed.
 
     With ``rerun_failed=FOLDER`` on the command line the jobs of that sweep which are not done run again instead.
     Ctrl-C ends a sweep with what is known, and status 130. Raises ``UserError`` for a folder that is not a sweep's.
@@ -33,19 +36,19 @@ def run(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         if not sweeps:
             raise
-        tell(f"error: {report(sweeps[-1])}")
+        tell(f"error: {report(sweeps[-1], gather)}")
         raise SystemExit(130) from None
     except (Exception, SystemExit) as error:
         if not any(job.seconds is not None for sweep in sweeps for job in sweep.jobs):
             raise
-        remedy = report(sweeps[-1])
+        remedy = report(sweeps[-1], gather)
         if any(job.score is not None for job in sweeps[-1].jobs):
             raise
         found_nothing = "no job wrote a finite objective to its result.json; let the jobs measure one."
         raise SystemExit(f"error: {remedy or found_nothing}") from error
     finally:
         _sweeps.reset(token)
-    if sweeps and (remedy := report(sweeps[-1])):
+    if sweeps and (remedy := report(sweeps[-1], gather)):
         raise SystemExit(f"error: {remedy}")
 
 
@@ -57,11 +60,14 @@ def announce(sweep: Sweep) -> None:
     sweeps.append(sweep)
 
 
-def report(sweep: Sweep) -> str | None:
-    """Print the table; what is to be done about failed jobs."""
-    console = Console()
-    console.print(table(sweep, console.width))
-    return complaint(sweep)
+def report(sweep: Sweep, gather: Callable[[Path], None] | None) -> str | None:
+    """Print the table, or gather; what is to be done about failed jobs."""
+    console, remedy = Console(), complaint(sweep)
+    if gather is None or remedy:
+        console.print(table(sweep, console.width))
+    if gather is not None and any(job.done for job in sweep.jobs):
+        gather(sweep.folder)
+    return remedy
 
 
 def rerun(arguments: list[str]) -> None:

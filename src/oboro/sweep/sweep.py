@@ -1,7 +1,6 @@
 """The jobs of a sweep: which run, in which order, and what is written down about them."""
 
 import contextlib
-import fcntl
 import json
 import os
 import signal
@@ -158,6 +157,8 @@ class Sweep:
 
 def locked(path: Path) -> IO[str]:
     """The file at ``path``, locked while it is open here or in a job. Raises ``UserError`` if somebody else has it."""
+    import fcntl  # not on Windows, where single runs do without
+
     file = path.open("w")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -13,7 +13,7 @@ from oboro.sweep.sweep import Sweep
 
 LONGEST = 300  # characters of a reason that are shown
 REST = 32  # characters of a row besides overrides and metrics
-ROOM = 20  # characters that overrides get before metrics get columns
+ROOM = 20  # characters of an override that may keep metrics from having columns
 
 
 def table(sweep: Sweep, width: int) -> Group:
@@ -26,7 +26,8 @@ def table(sweep: Sweep, width: int) -> Group:
     values = [{name: f"{job.values[name]:.4g}" for name in names if name in job.values} for job in sweep.jobs]
     lines = ["\n".join(map(" ".join, v.items())) for v in values]
     needed = sum(max(len(name), 9) + 3 for name in names)
-    apart = needed <= width - REST - ROOM
+    longest = max((len(readable(override)) for job in sweep.jobs for override in job.varied), default=0)
+    apart = needed <= width - REST - min(longest, ROOM)
     if not apart:
         names, needed = ["metrics"], max(len(line) for text in lines for line in text.splitlines()) + 3
     numbered = all(job.path == str(job.number) for job in sweep.jobs)  # as the shipped configuration has it
