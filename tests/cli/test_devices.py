@@ -31,7 +31,7 @@ def test_two_processes_make_one_run(pair):
     assert pair.stdout.count("step 3/3") == 1 and pair.stdout.count("trained") == 1
     assert "Traceback" not in pair.stderr
     names = {path.name for path in pair.folder.iterdir() if path.suffix != ".log"}
-    assert names == {".hydra", "checkpoints", "metrics.jsonl", "samples"}
+    assert names == {".hydra", "checkpoints", "metrics.jsonl", "result.json", "samples"}
     steps = [(row["step"], name) for row in pair.rows for name in row if "/" in name or name.startswith("fd")]
     assert len(steps) == len(set(steps)) and (3, "val/loss") in steps
     assert pair.checkpoint()["global_step"] == 3
@@ -68,13 +68,14 @@ def test_ranks_share_the_images_of_one_device(ranks, tmp_path):
 def test_the_metric_is_equal_on_one_device_on_two_and_during_training(pair, tmp_path):
     """Exactly: 20 samples in chunks of 8, so that ranks get unequal shares and the last chunk is padded."""
     protocol = ["n=20", "chunk=8"]
-    during = pair.logged("fd_fashion_20")[3]
+    names = ("fd_fashion_20", "precision_fashion_20", "recall_fashion_20")
+    during = {name: pair.logged(name)[3] for name in names}
     one = runs.evaluate(tmp_path / "one", pair.last, *protocol)
     arguments = [f"checkpoint={pair.last}", "accelerator=cpu", "devices=2", *protocol]
     (tmp_path / "two").mkdir()
     runs.succeeded(runs.shell("evaluate.py", *runs.outputs(tmp_path / "two", *arguments), cwd=tmp_path))
     two = runs.evaluation(tmp_path / "two")
-    assert one["values"] == two["values"] == {"fd_fashion_20": during}
+    assert one["values"] == two["values"] == during
     assert one["protocol"] == two["protocol"] and one["step"] == two["step"] == 3
     other = runs.evaluate(tmp_path / "other", pair.last, *protocol, "seed=1")
     assert other["values"] != one["values"]

@@ -106,6 +106,8 @@ def test_a_killed_sweep_leaves_a_true_account_and_no_second_one_beside_its_orpha
         refused = place.run(*attempt)
         assert refused.status == 1 and "still running" in refused.stderr and refused.started == []
     os.killpg(int((place.folder / "sweep" / "1" / "held").read_text()), signal.SIGKILL)
+    while is_locked(place.folder / "sweep" / ".lock"):  # until the orphan is gone
+        pass
     place.mend()
     rest = place.run("rerun_failed=sweep")
     assert rest.status == 0 and rest.started == [1, 2] and rest.statuses == ["done"] * 3

@@ -44,6 +44,12 @@ def test_nothing_is_cut(sweep, width):
     assert "torch.OutOfMemoryError: CUDA out of memory." in text and "/<job>" in text
 
 
+def test_a_sweep_without_metrics_fits_anywhere(sweep):
+    for job in sweep.jobs:
+        job.values, job.objective = {}, None
+    assert "SIGKILL" in printed(sweep, 45)
+
+
 def test_the_objective_is_the_first_metric(sweep):
     header = printed(sweep, 200).splitlines()[1]
     assert re.findall(r"[\w/]+", header) == [

@@ -29,7 +29,7 @@ def table(sweep: Sweep, width: int) -> Group:
     longest = max((len(readable(override)) for job in sweep.jobs for override in job.varied), default=0)
     apart = needed <= width - REST - min(longest, ROOM)
     if not apart:
-        names, needed = ["metrics"], max(len(line) for text in lines for line in text.splitlines()) + 3
+        names, needed = ["metrics"], max((len(line) for text in lines for line in text.splitlines()), default=0) + 3
     numbered = all(job.path == str(job.number) for job in sweep.jobs)  # as the shipped configuration has it
     rows = empty(names, numbered)
     for job, numbers, text in zip(sweep.jobs, values, lines, strict=True):
