@@ -167,7 +167,11 @@ def test_a_sweep_is_gathered_into_one_table_and_pictures(checkpoint, tmp_path):
     with (tmp_path / "sweep/benchmark.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["sampler"] for row in rows] == ["DDIM", "Heun"]
-    alone = runs.evaluate(tmp_path / "alone", checkpoint, *SMALL, "metrics=[frechet]", "sampler=ddim", "sampler.steps=2")
+    alone = runs.evaluate(
+        tmp_path / "alone", checkpoint, *SMALL, "metrics=[frechet]", "sampler=ddim", "sampler.steps=2"
+    )
     assert float(rows[0]["fd_fashion_12"]) == alone["values"]["fd_fashion_12"]
-    assert {"pareto.png", "strip.png", "benchmark.json", "jobs.json"} <= {p.name for p in (tmp_path / "sweep").iterdir()}
+    assert {"pareto.png", "strip.png", "benchmark.json", "jobs.json"} <= {
+        p.name for p in (tmp_path / "sweep").iterdir()
+    }
     assert "DDIM" in run.stdout and "fd_fashion_12" in run.stdout

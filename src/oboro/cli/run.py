@@ -24,9 +24,7 @@ CONF = Path(sys.argv[0]).resolve().parent / "conf"
 CANNOT_WRITE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOSPC}
 
 
-def run(
-    main: Callable[[], None], from_checkpoint: bool = False, gather: Callable[[Path], None] | None = None
-) -> None:
+def run(main: Callable[[], None], from_checkpoint: bool = False, gather: Callable[[Path], None] | None = None) -> None:
     """Call a ``hydra.main`` function through ``oboro.sweep.run``; a mistake of the user ends in one line on stderr and
     exit status 1.
 
