@@ -11,10 +11,18 @@ from oboro.errors import UserError
 from oboro.evaluation import digest
 from oboro.metrics import Value
 from oboro.report.benchmark import collect, std_of, varying
-from oboro.report.benchmark_table import write
+from oboro.report.benchmark_table import protocol_line, write
 from report.sweeps import FD, PRECISION, spread
 
-IMAGES = ("samples", "quantisation", "extractor", "extractor_digest", "reference_samples", "reference_fingerprint")
+IMAGES = (
+    "samples",
+    "quantisation",
+    "extractor",
+    "extractor_digest",
+    "reference_samples",
+    "reference_fingerprint",
+    "reference_split",
+)
 
 
 def table(sweep):
@@ -106,11 +114,12 @@ def test_mean_and_spread_of_repeats(sweep):
     assert [row.numbers[FD] for row in benchmark.rows] == [(1.25, 0.0625), (2.0, None)]
 
 
-def test_failed_jobs_are_left_out_and_counted(sweep):
+def test_failed_jobs_and_earlier_attempts_are_left_out_and_jobs_counted(sweep):
     sweep.job(1.0)
     sweep.fail()
     (sweep.job(2.0) / "evaluation.json").write_text('{"values": {')  # ended while it wrote
     (sweep.folder / "pictures").mkdir()
+    sweep.job(3.0).rename(sweep.folder / "1.attempt1")
     benchmark = collect(sweep.folder)
     assert [row.folder.name for row in benchmark.rows] == ["0"]
     assert benchmark.notes == ["2 of 3 jobs ended without an evaluation.json: 1, 2."]
@@ -135,7 +144,8 @@ def test_rows_come_by_evaluations_then_settings_as_numbers(sweep):
     for steps, scale in ((100, 1.0), (9, 10.0), (9, 2.0)):
         text = f"ClassifierFree(scale={scale})"
         sweep.job(1.0, sampler=f"DDIM(steps={steps}, eta=0.0)", guidance=text, evaluations_per_sample=steps)
-    assert [row.folder.name for row in collect(sweep.folder).rows] == ["2", "1", "0"]
+    sweep.job(1.0, sampler="Heun(steps=200)", evaluations_per_sample=50)
+    assert [row.folder.name for row in collect(sweep.folder).rows] == ["2", "1", "3", "0"]
 
 
 def test_what_varies_is_said_once(sweep):
@@ -203,8 +213,10 @@ def test_images_that_were_there_already_are_rows_too(sweep):
         path = sweep.job(1.0 + k) / "evaluation.json"
         result = json.loads(path.read_text())
         protocol = {k: v for k, v in result["protocol"].items() if k in IMAGES} | {"images": name}
+        protocol |= {"images_fingerprint": f"{k}123456"}
         path.write_text(json.dumps({k: result[k] for k in ("values", "judged", "seconds")} | {"protocol": protocol}))
     benchmark, rows, _ = table(sweep)
+    assert "2,000 images of files as shown against" in protocol_line(benchmark.rows, benchmark.column())
     assert varying(benchmark.rows) == ["images"] and list(benchmark.columns) == [FD]
     assert [(row["images"], row[FD], row["sampler"], row["checkpoint"]) for row in rows] == [
         ("a.npz", "1.0", "", ""),

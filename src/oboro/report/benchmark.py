@@ -134,11 +134,14 @@ def follows(name: str, others: Sequence[str], rows: Sequence[Row]) -> bool:
 def collect(sweep_dir: Path) -> Benchmark:
     """The jobs ``<sweep_dir>/<job>/evaluation.json``; those without one failed, and a note counts them.
 
+    ``<job>.attempt<k>``, what an earlier attempt at a job left behind, is passed over.
+
     Numbers share a column where their name, their measurement (``oboro.evaluation.measurement``) and the settings of
     their metric are the same. Where one name was measured in several ways, the names of the columns say which, and a
     note says what differs. Raises ``UserError`` where no job ended well.
     """
-    folders = sorted((p for p in sweep_dir.glob("*") if p.is_dir()), key=lambda p: natural(p.name))
+    folders = [p for p in sweep_dir.glob("*") if p.is_dir() and not re.search(r"\.attempt\d+$", p.name)]
+    folders.sort(key=lambda p: natural(p.name))
     found = {folder: result for folder in folders if (result := read(folder)) is not None}
     if not found:
         raise UserError(

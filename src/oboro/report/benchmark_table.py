@@ -86,8 +86,12 @@ def below(benchmark: Benchmark, column: Column, ending: str) -> Iterator[str]:
 def protocol_line(rows: Sequence[Row], column: Column) -> str:
     """The protocol of a column in its short form, where "as shown" stands for what differs among ``rows``."""
     differ = {"ema" if name == "ema_std" else whole(name) for name in varying(rows)}
-    shown = {"sampler": "sampler as shown", "guidance": "guidance as shown", "ema": "as shown"}
-    return short({**column.protocol, **{name: shown[name] for name in shown if name in differ}})
+    shown = {name: f"{name} as shown" for name in ("sampler", "guidance") if name in differ}
+    if "ema" in differ:
+        shown["ema"] = "as shown"
+    if "images" in differ:
+        shown |= {"images": "files as shown", "images_fingerprint": ""}
+    return short({**column.protocol, **shown}).replace("@ ", " ")  # files that differ have no common fingerprint
 
 
 def same(rows: Sequence[Row], parts: int = 0) -> str:
