@@ -95,9 +95,14 @@ def test_the_grid_spans_the_schedule_evenly_in_log_snr(schedule):
     grid, h = log_snr_grid(schedule, 5)
     found = torch.tensor([2 * log(p.cos / p.sin) for p in grid], dtype=torch.float64)
     own = schedule.log_snr(torch.tensor([0.0, 1.0], dtype=torch.float64)).clamp(-15, 15)
-    torch.testing.assert_close(found[[0, -1]], own, rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(found.diff(), torch.full((10,), h / 2, dtype=torch.float64), rtol=1e-9, atol=1e-9)
-    alpha, sigma = schedule(torch.tensor([p.t for p in grid], dtype=torch.float64))
+    t = torch.tensor([p.t for p in grid], dtype=torch.float64)
+    # The last digit of t, which is next to 1 where a schedule takes its time to lose all signal (laplace).
+    digit = float((schedule.log_snr(t) - schedule.log_snr(t.nextafter(torch.zeros_like(t)))).abs()[1:].max())
+    torch.testing.assert_close(found[[0, -1]], own, rtol=1e-9, atol=1e-9 + digit)
+    torch.testing.assert_close(
+        found.diff(), torch.full((10,), h / 2, dtype=torch.float64), rtol=1e-9, atol=1e-9 + digit
+    )
+    alpha, sigma = schedule(t)
     torch.testing.assert_close(
         torch.stack([alpha, sigma], 1), torch.tensor([[p.scale * p.cos, p.scale * p.sin] for p in grid]).double()
     )

@@ -119,13 +119,23 @@ def error_of_whole_run(sampler, schedule):
     return float((sampler(denoiser, x_T, {}, no_noise) - limit).abs().max())
 
 
+def narrowed(schedule, steps):
+    """By which share the last step, from t = 1/steps into data, narrows a Gaussian: it gives means, not draws."""
+    t = torch.tensor(1 / steps, dtype=torch.float64)
+    return 1 - 1 / float(1 + (schedule.sigma(t) / schedule.alpha(t) / STD) ** 2) ** 0.5
+
+
 def test_a_whole_run_converges_to_the_exact_flow(ode_sampler, schedule, with_steps):
     """With the declared order where the noise ends above zero. Elsewhere the last step into data may cost some."""
     errors = [error_of_whole_run(with_steps(ode_sampler, steps), schedule) for steps in (40, 160, 320)]
+    order, least, last = ode_sampler.order, log2(narrowed(schedule, 40) / narrowed(schedule, 320)) / 3, 0.0
     if schedule.sigma(torch.zeros(())) > 0:
-        assert log2(errors[1] / errors[2]) == pytest.approx(ode_sampler.order, abs=0.15)
-    assert log2(errors[0] / errors[2]) / 3 > 0.9  # never less than first order
-    assert errors[2] < (0.02 if ode_sampler.order == 1 else 1e-3)
+        assert log2(errors[1] / errors[2]) == pytest.approx(order, abs=0.15)
+    else:
+        # x is up to two standard deviations off the mean, and the steps before are no better than the last one.
+        last = 2 * 2 * STD * narrowed(schedule, 320)
+    assert log2(errors[0] / errors[2]) / 3 > 0.85 * min(1, least)  # first order, unless noise leaves more slowly
+    assert errors[2] < (0.02 if order == 1 else 1e-3) + last
 
 
 def test_only_the_ratio_of_noise_to_signal_matters(ode_sampler, schedules, normal):
@@ -192,11 +202,14 @@ def test_the_condition_reaches_the_denoiser(sampler, normal, with_steps):
 
 
 def test_ancestral_sampling_draws_from_the_data_distribution(sde_sampler, schedule, normal, with_steps):
-    """Mean and standard deviation within five standard errors, and 1 % for the finite number of steps."""
-    n = 20_000
+    """Mean and standard deviation within five standard errors, and 1 % for the finite number of steps.
+
+    Of data that are narrower by what the last step costs.
+    """
+    n, std = 20_000, STD * (1 - narrowed(schedule, 400))
     out = with_steps(sde_sampler, 400)(gaussian(schedule), schedule.prior(normal(n, 1)), {}, lambda x: normal(*x.shape))
     assert float(out.mean()) == pytest.approx(MEAN, abs=5 * STD / n**0.5)
-    assert float(out.std()) == pytest.approx(STD, abs=5 * STD / (2 * n) ** 0.5 + 0.01 * STD)
+    assert float(out.std()) == pytest.approx(std, abs=5 * STD / (2 * n) ** 0.5 + 0.01 * STD)
 
 
 # --- DDIM
