@@ -1,5 +1,6 @@
 """Networks. A network is F(x, c_noise, cond) and declares ``min_size``: the least H and W."""
 
+from oboro.model.dit import DiT
 from oboro.model.unet import UNet
 
-__all__ = ["UNet"]
+__all__ = ["DiT", "UNet"]
