@@ -2,6 +2,7 @@
 
 from oboro.model.dit import DiT
 from oboro.model.edm2_unet import EDM2UNet
+from oboro.model.song_unet import SongUNet
 from oboro.model.unet import UNet
 
-__all__ = ["DiT", "EDM2UNet", "UNet"]
+__all__ = ["DiT", "EDM2UNet", "SongUNet", "UNet"]
