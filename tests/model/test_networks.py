@@ -95,6 +95,24 @@ def test_checkpointing_changes_nothing_but_memory(build, question):
     assert len(calls[True]) > 1.6 * len(calls[False])
 
 
+@pytest.mark.parametrize("autocast", [True, False], ids=["mixed", "true"])
+def test_half_precision_is_an_approximation(build, question, autocast):
+    """bfloat16 has 8 bits: after some ten layers a few per cent, in the answer and in the gradient."""
+    results = []
+    for half in (False, True):
+        network = build(num_classes=3).float().train()
+        x, c_noise = question[0].float(), question[1].float()
+        if half and not autocast:
+            network, x, c_noise = network.bfloat16(), x.bfloat16(), c_noise.bfloat16()
+        with torch.autocast("cpu", torch.bfloat16, enabled=half and autocast):
+            out = network(x, c_noise, question[2])
+        out.float().square().mean().backward()
+        results.append([out.float(), network.first.weight.grad.float()])
+    for exact, rounded in zip(*results, strict=True):
+        assert (rounded - exact).norm() < 0.1 * exact.norm()
+        assert not torch.equal(rounded, exact)
+
+
 # --- the condition
 
 

@@ -29,7 +29,8 @@ def mp_silu(x: Tensor) -> Tensor:
 
 def mp_sum(a: Tensor, b: Tensor, t: float) -> Tensor:
     """((1 - t) a + t b) / sqrt((1 - t)² + t²) (eq. 88)."""
-    return torch.lerp(a, b, t) / sqrt((1 - t) ** 2 + t**2)
+    norm = sqrt((1 - t) ** 2 + t**2)
+    return a * ((1 - t) / norm) + b * (t / norm)
 
 
 def mp_cat(a: Tensor, b: Tensor, t: float) -> Tensor:
