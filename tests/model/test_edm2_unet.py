@@ -190,13 +190,17 @@ def test_averaged_weights_are_used_by_their_direction(small_edm2, normal):
 
 
 def test_a_compiled_network_trains_alike(small_edm2, normal):
-    network, x, c_noise = small_edm2(channel_mult=(2,), attention_levels=()).train(), normal(2, 1, 4, 4), normal(2)
+    network, x, c_noise = (
+        small_edm2(channel_mult=(2,), blocks=0, attention_levels=()).train(),
+        normal(2, 1, 4, 4),
+        normal(2),
+    )
     with torch.no_grad():
         network.first.weight.mul_(2)
     parameters = list(network.parameters())
     compiled = deepcopy(network)
     expected = torch.autograd.grad(network(x, c_noise, {}).square().sum(), parameters)
-    compiled.compile(backend="aot_eager")
+    compiled.compile(backend="eager")
     loss = compiled(x, c_noise, {}).square().sum()
     found = torch.autograd.grad(loss, list(compiled.parameters()))
     torch.testing.assert_close(compiled.first.weight, network.first.weight)
