@@ -127,16 +127,22 @@ class ResidualBlock(nn.Module):
         return self.skip(self.resample(x)) + self.conv2(self.dropout(F.silu(h)))
 
 
+def count_heads(channels: int, head_channels: int) -> int:
+    """How many heads of ``head_channels`` there are, one for 0. Raises ``UserError`` where they leave a rest."""
+    heads = max(1, channels // head_channels) if head_channels else 1
+    if channels % heads:
+        raise UserError(
+            f"{channels} channels do not split into heads of {head_channels}; set model.head_channels to a divisor."
+        )
+    return heads
+
+
 class SelfAttention(nn.Module):
     """x + proj(softmax(q kᵀ / sqrt(d)) v) over all pixels, heads of ``head_channels`` (all channels when 0)."""
 
     def __init__(self, channels: int, head_channels: int):
         super().__init__()
-        self.heads = max(1, channels // head_channels) if head_channels else 1
-        if channels % self.heads:
-            raise UserError(
-                f"{channels} channels do not split into heads of {head_channels}; set model.head_channels to a divisor."
-            )
+        self.heads = count_heads(channels, head_channels)
         self.norm = group_norm(channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.proj = zero(nn.Conv2d(channels, channels, 1))

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from oboro.errors import UserError
+from oboro.model.layers import count_heads
 
 SILU_MAGNITUDE = 0.5964692111227134  # sqrt(E[silu(z)²]) for standard normal z
 
@@ -125,16 +125,12 @@ class MPLabel(nn.Module):
 class CosineAttention(nn.Module):
     """mp_sum(x, proj(softmax(q kᵀ / sqrt(d)) v), balance) over all pixels, with q, k and v of magnitude 1 (sec. 2.3).
 
-    Raises ``UserError`` for channels that do not split into heads of ``head_channels``.
+    Heads have ``head_channels``, all of them when 0. Raises ``UserError`` where those leave a rest.
     """
 
     def __init__(self, channels: int, head_channels: int, balance: float):
         super().__init__()
-        self.heads = max(1, channels // head_channels)
-        if channels % self.heads:
-            raise UserError(
-                f"{channels} channels do not split into heads of {head_channels}; set model.head_channels to a divisor."
-            )
+        self.heads = count_heads(channels, head_channels)
         self.balance = balance
         self.qkv = MPConv(channels, 3 * channels, 1)
         self.proj = MPConv(channels, channels, 1)
