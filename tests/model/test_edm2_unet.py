@@ -29,7 +29,7 @@ def small_edm2(randomise):
     ("name", "expected"), [("edm2_unet", 124_713_125), ("edm2_unet_s", 280_212_709), ("edm2_unet_m", 497_807_653)]
 )
 def test_parameters_are_those_of_the_paper(count_parameters, name, expected):
-    """XS 125 M, S 280 M, M 498 M (arXiv:2312.02696, table 6) for latents of 4 channels and 1000 classes.
+    """XS 125 M, S 280 M, M 498 M (arXiv:2312.02696) for latents of 4 channels and 1000 classes.
 
     Their code counts 128 more, which predict the uncertainty of the loss.
     """

@@ -21,7 +21,7 @@ from oboro.model.magnitude import (
     pixel_norm,
 )
 
-# The balances of config G (arXiv:2312.02696, table 1): share of the residual branch, of attention, of the class, of
+# The balances of config G (arXiv:2312.02696): share of the residual branch, of attention, of the class, of
 # the skip connection.
 RESIDUAL, ATTENTION, CLASS, SKIP = 0.3, 0.3, 0.5, 0.5
 CLIP = 256.0  # activations stay this far inside of half precision

@@ -17,7 +17,7 @@ SILU_MAGNITUDE = 0.5964692111227134  # sqrt(E[silu(z)²]) for standard normal z
 
 
 def pixel_norm(x: Tensor, dim: int = 1) -> Tensor:
-    """x / (1e-4 + sqrt(mean over ``dim`` of x²)), in single precision at least (eq. 30 and algorithm 1)."""
+    """x / (1e-4 + sqrt(mean over ``dim`` of x²)), in single precision at least."""
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     return (wide / (1e-4 + wide.square().mean(dim, keepdim=True).sqrt())).to(x.dtype)
 
@@ -123,7 +123,7 @@ class MPLabel(nn.Module):
 
 
 class CosineAttention(nn.Module):
-    """mp_sum(x, proj(softmax(q kᵀ / sqrt(d)) v), balance) over all pixels, with q, k and v of magnitude 1 (sec. 2.3).
+    """mp_sum(x, proj(softmax(q kᵀ / sqrt(d)) v), balance) over all pixels, with q, k and v of magnitude 1.
 
     Heads have ``head_channels``, all of them when 0. Raises ``UserError`` where those leave a rest.
     """

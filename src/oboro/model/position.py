@@ -44,7 +44,7 @@ def rotary_angles(positions: Tensor, d: int) -> Tensor:
 
     Half of the planes turn with the row, half with the column, at 100^(-4 k / d) radians per position, k = 0 … d/4 - 1.
     A scalar product of a turned query with a turned key depends on the difference of their positions alone (Su et al.
-    2021, arXiv:2104.09864, eq. 16; the axial form and base 100 of Heo et al. 2024, arXiv:2403.13298, sec. 3).
+    2021, arXiv:2104.09864; the axial form and base 100 of Heo et al. 2024, arXiv:2403.13298).
     ``d`` is a multiple of 4.
     """
     return (positions[:, :, None] * frequencies(d // 4, 100.0, positions)).flatten(1)

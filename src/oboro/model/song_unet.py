@@ -72,7 +72,7 @@ class Stage(nn.Module):
 
 
 class Embedding(nn.Module):
-    """MLP([sin, cos](c_noise f_k) + label) (B, dim), with ``features`` / 2 frequencies (arXiv:2206.00364, app. F.2).
+    """MLP([sin, cos](c_noise f_k) + label) (B, dim), with ``features`` / 2 frequencies (arXiv:2206.00364, app. F).
 
     f_k = 10000^(-k / (features / 2 - 1)), or ``fourier``: f_k ~ N(0, (32 pi)²), drawn once and stored with the weights.
     The label is a linear map of sqrt(K) times the one-hot label, which is zero for a dropped one.
@@ -99,8 +99,8 @@ class Embedding(nn.Module):
 class SongUNet(nn.Module):
     """F(x (B, C, H, W), c_noise (B,), cond) ↦ (B, C, H, W), for any H and W of at least ``min_size``.
 
-    DDPM++ and NCSN++ of Song et al. 2021 (arXiv:2011.13456, app. H) in the shape that Karras et al. 2022 gave them
-    (arXiv:2206.00364, table 7 and app. F.2). What differs from ``UNet``: every sum of two branches is divided by
+    DDPM++ and NCSN++ of Song et al. 2021 (arXiv:2011.13456) in the shape that Karras et al. 2022 gave them
+    (arXiv:2206.00364, table 7 and app. F). What differs from ``UNet``: every sum of two branches is divided by
     sqrt(2); resizing, by the filter ``taps``, is inside of residual blocks, whose skip branch has a convolution then;
     on the way up there is attention only after the last block of a level; and the label enters before the MLP of the
     embedding. NCSN++ takes random Fourier features of the noise level (``fourier``) and feeds the image into every
@@ -172,7 +172,7 @@ class SongUNet(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """Glorot-uniform weights and no biases (app. F.2); zero stays what ends a branch."""
+        """Glorot-uniform weights and no biases; zero stays what ends a branch."""
         for name, p in self.named_parameters():
             if name.endswith("bias"):
                 nn.init.zeros_(p)
