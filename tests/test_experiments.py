@@ -54,8 +54,10 @@ def test_ddpm():
 
 
 def test_edm():
-    """Karras et al. 2022, table 1 and appendix F."""
+    """Karras et al. 2022, table 1 and appendix F; the network has their parameters, less those for augmentation."""
     config, task = published("edm_cifar10")
+    assert type(task.denoiser.network).__name__ == "SongUNet"
+    assert sum(p.numel() for p in task.parameters()) == 55_735_299 - 9 * 128
     assert images(config) == 200_000_000 and config["data"]["batch_size"] == 512
     assert task.optimizer.lr == 1e-3
     assert task.optimizer.warmup_steps * 512 == pytest.approx(10_000_000, rel=1e-4)

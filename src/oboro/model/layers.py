@@ -1,10 +1,47 @@
 """Layers that the networks share."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+from oboro.denoiser import Cond
 from oboro.errors import UserError
+
+
+def read_label(cond: Cond, num_classes: int, c_noise: Tensor) -> Tensor:
+    """``cond["label"]`` (B,), or -1 throughout where there is none; B is the length of ``c_noise``.
+
+    Raises ``ValueError`` for any other key, and for labels where ``num_classes`` is 0.
+    """
+    unknown = set(cond) - ({"label"} if num_classes else set())
+    if unknown:
+        raise ValueError(f"a network with num_classes={num_classes} does not read cond keys {sorted(unknown)}")
+    return cond.get("label", torch.full(c_noise.shape, -1, dtype=torch.int64, device=c_noise.device))
+
+
+def check_levels(attention_levels: Sequence[int], levels: int) -> None:
+    """Raises ``UserError`` unless all are in 0 … levels - 1."""
+    if not all(0 <= level < levels for level in attention_levels):
+        raise UserError(
+            f"model.attention_levels={list(attention_levels)} names a level that does not exist; "
+            f"with {levels} entries in model.channel_mult use levels 0 to {levels - 1}."
+        )
+
+
+def check_size(x: Tensor, least: int) -> None:
+    """Raises ``ValueError`` where H or W is below ``least``, the power of two by which a network divides them."""
+    if min(x.shape[-2:]) < least:
+        raise ValueError(f"{tuple(x.shape[-2:])} cannot be halved down to 1/{least}")
+
+
+def run(stage: nn.Module, *args: Tensor | None, recompute: bool) -> Tensor:
+    """stage(*args); with ``recompute`` its activations are not kept but computed again in the backward pass."""
+    if recompute and torch.is_grad_enabled():
+        return checkpoint(stage, *args, use_reentrant=False)
+    return stage(*args)
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
@@ -54,6 +91,7 @@ class ResidualBlock(nn.Module):
 
     ``scale_shift``: the embedding gives (scale, shift) after the second norm (arXiv:2105.05233, sec. 3, AdaGN), else
     it is added before it (DDPM). ``resample``: both branches are resized by it before their convolution (BigGAN).
+    ``project``: the skip branch gets a 1×1 convolution even where the number of channels stays (DDPM++).
     """
 
     def __init__(
@@ -65,6 +103,7 @@ class ResidualBlock(nn.Module):
         dropout: float,
         scale_shift: bool,
         resample: nn.Module | None = None,
+        project: bool = False,
     ):
         super().__init__()
         self.norm1 = group_norm(in_channels)
@@ -74,7 +113,7 @@ class ResidualBlock(nn.Module):
         self.norm2 = group_norm(channels)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = zero(nn.Conv2d(channels, channels, 3, padding=1))
-        self.skip = nn.Conv2d(in_channels, channels, 1) if in_channels != channels else nn.Identity()
+        self.skip = nn.Conv2d(in_channels, channels, 1) if project or in_channels != channels else nn.Identity()
         self.scale_shift = scale_shift
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
@@ -88,16 +127,22 @@ class ResidualBlock(nn.Module):
         return self.skip(self.resample(x)) + self.conv2(self.dropout(F.silu(h)))
 
 
+def count_heads(channels: int, head_channels: int) -> int:
+    """How many heads of ``head_channels`` there are, one for 0. Raises ``UserError`` where they leave a rest."""
+    heads = max(1, channels // head_channels) if head_channels else 1
+    if channels % heads:
+        raise UserError(
+            f"{channels} channels do not split into heads of {head_channels}; set model.head_channels to a divisor."
+        )
+    return heads
+
+
 class SelfAttention(nn.Module):
     """x + proj(softmax(q kᵀ / sqrt(d)) v) over all pixels, heads of ``head_channels`` (all channels when 0)."""
 
     def __init__(self, channels: int, head_channels: int):
         super().__init__()
-        self.heads = max(1, channels // head_channels) if head_channels else 1
-        if channels % self.heads:
-            raise UserError(
-                f"{channels} channels do not split into heads of {head_channels}; set model.head_channels to a divisor."
-            )
+        self.heads = count_heads(channels, head_channels)
         self.norm = group_norm(channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.proj = zero(nn.Conv2d(channels, channels, 1))

@@ -4,10 +4,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from oboro.denoiser import Cond
-from oboro.errors import UserError
 from oboro.model.layers import (
     Downsample,
     LabelEmbedding,
@@ -15,7 +13,11 @@ from oboro.model.layers import (
     ResidualBlock,
     SelfAttention,
     Upsample,
+    check_levels,
+    check_size,
     group_norm,
+    read_label,
+    run,
     zero,
 )
 
@@ -63,11 +65,7 @@ class UNet(nn.Module):
     ):
         super().__init__()
         levels = len(channel_mult)
-        if not all(0 <= level < levels for level in attention_levels):
-            raise UserError(
-                f"model.attention_levels={list(attention_levels)} names a level that does not exist; "
-                f"with {levels} entries in model.channel_mult use levels 0 to {levels - 1}."
-            )
+        check_levels(attention_levels, levels)
         self.min_size = 2 ** (levels - 1)
         self.num_classes = num_classes
         self.checkpointing = checkpointing
@@ -108,38 +106,26 @@ class UNet(nn.Module):
                 self.up.append(stages)
         self.last = nn.Sequential(group_norm(c), nn.SiLU(), zero(nn.Conv2d(c, in_channels, 3, padding=1)))
 
-    def _run(self, stage: nn.Module, h: Tensor, embedding: Tensor) -> Tensor:
-        if self.checkpointing and torch.is_grad_enabled():
-            return checkpoint(stage, h, embedding, use_reentrant=False)
-        return stage(h, embedding)
-
     def _embedding(self, c_noise: Tensor, cond: Cond) -> Tensor:
-        unknown = set(cond) - ({"label"} if self.label else set())
-        if unknown:
-            raise ValueError(f"UNet(num_classes={self.num_classes}) does not read cond keys {sorted(unknown)}")
-        embedding = self.noise(c_noise)
-        if self.label:
-            dropped = torch.full(c_noise.shape, -1, dtype=torch.int64, device=c_noise.device)
-            embedding = embedding + self.label(cond.get("label", dropped))
-        return embedding
+        label, embedding = read_label(cond, self.num_classes, c_noise), self.noise(c_noise)
+        return embedding + self.label(label) if self.label else embedding
 
     def forward(self, x: Tensor, c_noise: Tensor, cond: Cond) -> Tensor:
         """Raises ``ValueError`` for a key of ``cond`` that the network does not read, or an H×W it cannot halve."""
-        if min(x.shape[-2:]) < self.min_size:
-            raise ValueError(f"{tuple(x.shape[-2:])} cannot be halved down to 1/{self.min_size}")
+        check_size(x, self.min_size)
         embedding = self._embedding(c_noise, cond)
         h = self.first(x)
         skips = [h]
         for stage in self.down:
-            h = self._run(stage, h, embedding)
+            h = run(stage, h, embedding, recompute=self.checkpointing)
             skips.append(h)
         for stage in self.middle:
-            h = self._run(stage, h, embedding)
+            h = run(stage, h, embedding, recompute=self.checkpointing)
         for stages in self.up:
             skip = skips.pop()
             h = torch.cat([h[..., : skip.shape[-2], : skip.shape[-1]], skip], 1)
             for stage in stages:
-                h = self._run(stage, h, embedding)
+                h = run(stage, h, embedding, recompute=self.checkpointing)
         return self.last(h)
 
 

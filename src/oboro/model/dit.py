@@ -1,0 +1,145 @@
+"""The diffusion transformer, DiT."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from oboro.denoiser import Cond
+from oboro.errors import UserError
+from oboro.model.layers import LabelEmbedding, NoiseEmbedding, read_label, run, zero
+from oboro.model.position import grid_positions, rotary_angles, rotate, sincos
+
+NOISE_FEATURES = 256  # sines and cosines of the noise level, at all widths
+
+
+def glorot(layer: nn.Linear) -> nn.Linear:
+    """``layer`` with Glorot-uniform weights and no bias, as vision transformers start."""
+    nn.init.xavier_uniform_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def modulate(h: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """norm(h) (1 + scale) + shift for tokens h (B, N, D) and one shift and scale (B, D) for all of them.
+
+    The norm is LayerNorm without weights of its own: adaptive layer norm, adaLN (arXiv:2212.09748, sec. 3.2).
+    """
+    return torch.addcmul(shift[:, None], F.layer_norm(h, h.shape[-1:], eps=1e-6), 1 + scale[:, None])
+
+
+class Attention(nn.Module):
+    """proj(softmax(q kᵀ / sqrt(d)) v) over all tokens (B, N, D); with ``angle`` (N, d/2), q and k are turned by it."""
+
+    def __init__(self, dim: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.qkv = glorot(nn.Linear(dim, 3 * dim))
+        self.proj = glorot(nn.Linear(dim, dim))
+
+    def forward(self, h: Tensor, angle: Tensor | None = None) -> Tensor:
+        q, k, v = self.qkv(h).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        if angle is not None:
+            q, k = rotate(q, angle), rotate(k, angle)
+        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+class Block(nn.Module):
+    """h + gate attention(modulate(h)), then the same with an MLP: the adaLN-zero block (arXiv:2212.09748, fig. 3).
+
+    A linear map of silu(embedding) gives both branches their shift, scale and gate; it starts at zero, and the block
+    as the identity.
+    """
+
+    def __init__(self, dim: int, heads: int, mlp_ratio: int):
+        super().__init__()
+        self.modulation = zero(nn.Linear(dim, 6 * dim))
+        self.attention = Attention(dim, heads)
+        wide, narrow = glorot(nn.Linear(dim, mlp_ratio * dim)), glorot(nn.Linear(mlp_ratio * dim, dim))
+        self.mlp = nn.Sequential(wide, nn.GELU(approximate="tanh"), narrow)
+
+    def forward(self, h: Tensor, embedding: Tensor, angle: Tensor | None = None) -> Tensor:
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(F.silu(embedding)).chunk(6, 1)
+        h = h + gate1[:, None] * self.attention(modulate(h, shift1, scale1), angle)
+        return h + gate2[:, None] * self.mlp(modulate(h, shift2, scale2))
+
+
+class DiT(nn.Module):
+    """F(x (B, C, H, W), c_noise (B,), cond) ↦ (B, C, H, W) for any H and W: a transformer over patches of pixels.
+
+    Patches of ``patch`` × ``patch`` pixels become tokens of ``dim`` channels and pass ``depth`` adaLN-zero blocks
+    (Peebles & Xie 2023, arXiv:2212.09748). A height or width that is no multiple of ``patch`` is filled up with zeros
+    below and to the right, and cut off again at the end.
+
+    Tokens are told their place by sines and cosines that are added, or, with ``rotary``, by rotations of queries and
+    keys. Places are scaled so that an image of any size covers what ``reference_size`` pixels would: a network that was
+    trained on 32×32 sees 64×64 as the same picture in finer steps.
+
+    ``num_classes`` > 0 adds a class embedding; ``cond`` may then hold ``label`` (B,), where -1, like a missing key,
+    means no label. ``checkpointing`` recomputes each block in the backward pass: less memory for about a third more
+    time. Other than in the paper the noise level is c_noise instead of a step from 0 to 999, and no variance is
+    predicted: C channels come out, not 2 C. The last layer starts at zero.
+
+    Raises ``UserError`` when ``heads`` does not divide ``dim`` or leaves heads of other than a multiple of 4 channels.
+    """
+
+    min_size = 1
+
+    def __init__(
+        self,
+        in_channels: int,
+        patch: int = 2,
+        dim: int = 384,
+        depth: int = 12,
+        heads: int = 6,
+        mlp_ratio: int = 4,
+        num_classes: int = 0,
+        rotary: bool = False,
+        reference_size: int = 32,
+        checkpointing: bool = False,
+    ):
+        super().__init__()
+        if dim % (4 * heads):
+            raise UserError(
+                f"{dim} channels do not split into {heads} heads of a multiple of 4 channels; "
+                "set model.heads to a divisor of model.dim / 4."
+            )
+        self.patch = patch
+        self.num_classes = num_classes
+        self.checkpointing = checkpointing
+        self.extent = reference_size / patch
+        self.head_channels = dim // heads
+        self.rotary = rotary
+        self.noise = NoiseEmbedding(NOISE_FEATURES, dim)
+        for layer in (self.noise.mlp[0], self.noise.mlp[2]):
+            nn.init.normal_(layer.weight, std=0.02)
+            nn.init.zeros_(layer.bias)
+        self.label = LabelEmbedding(num_classes, dim) if num_classes else None
+        self.first = glorot(nn.Linear(in_channels * patch**2, dim))
+        self.blocks = nn.ModuleList(Block(dim, heads, mlp_ratio) for _ in range(depth))
+        self.modulation = zero(nn.Linear(dim, 2 * dim))
+        self.last = zero(nn.Linear(dim, in_channels * patch**2))
+
+    def core(self, h: Tensor, positions: Tensor, embedding: Tensor) -> Tensor:
+        """Tokens h (B, N, dim) at (row, column) positions (N, 2) ↦ (B, N, dim), before the last layer."""
+        positions = positions.to(torch.promote_types(h.dtype, torch.float32))
+        if self.rotary:
+            angle = rotary_angles(positions, self.head_channels)
+        else:
+            angle, h = None, h + sincos(positions, h.shape[2]).to(h.dtype)
+        for block in self.blocks:
+            h = run(block, h, embedding, angle, recompute=self.checkpointing)
+        return modulate(h, *self.modulation(F.silu(embedding)).chunk(2, 1))
+
+    def forward(self, x: Tensor, c_noise: Tensor, cond: Cond) -> Tensor:
+        """Raises ``ValueError`` for a key of ``cond`` that the network does not read."""
+        label, embedding = read_label(cond, self.num_classes, c_noise), self.noise(c_noise)
+        if self.label:
+            embedding = embedding + self.label(label)
+        height, width = x.shape[-2:]
+        x = F.pad(x, (0, -width % self.patch, 0, -height % self.patch))
+        rows, columns = (side // self.patch for side in x.shape[-2:])
+        tokens = F.pixel_unshuffle(x, self.patch).flatten(2).transpose(1, 2)
+        positions = grid_positions(rows, columns, self.extent, x.device)
+        h = self.last(self.core(self.first(tokens), positions, embedding))
+        h = h.transpose(1, 2).unflatten(2, (rows, columns))
+        return F.pixel_shuffle(h, self.patch)[..., :height, :width]
