@@ -196,7 +196,9 @@ def test_options_build_with_arguments_that_exist(group, name):
 
 
 def test_nested_options_are_chosen_within_an_option():
-    chosen = composed("loss=denoising_edm", "loss/time=logit_normal", "loss/weighting=min_snr", "loss.weighting.gamma=7")
+    chosen = composed(
+        "loss=denoising_edm", "loss/time=logit_normal", "loss/weighting=min_snr", "loss.weighting.gamma=7"
+    )
     assert chosen.loss.time._target_.endswith("LogitNormal") and chosen.loss.weighting.gamma == 7
     edm = composed("loss=denoising_edm").loss
     assert (edm.time._target_, edm.weighting._target_) == ("oboro.loss.time.LogNormal", "oboro.loss.weighting.EDM")

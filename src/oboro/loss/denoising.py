@@ -83,9 +83,7 @@ class Denoising(nn.Module):
     def _level(self, denoiser: Denoiser, u: Tensor) -> Level:
         return Level(u, self.time, denoiser.schedule, denoiser.parameterization)
 
-    def _weighted(
-        self, denoiser: Denoiser, x: Tensor, cond: Cond, level: Level, eps: Tensor, target: Tensor
-    ) -> Tensor:
+    def _weighted(self, denoiser: Denoiser, x: Tensor, cond: Cond, level: Level, eps: Tensor, target: Tensor) -> Tensor:
         """w penalty(D(alpha x + sigma eps) - target)."""
         x_t = expand_as(level.alpha, x) * x + expand_as(level.sigma, x) * eps
         return self.weighting(level) * self.penalty(denoiser(x_t, level.t, cond) - target)
