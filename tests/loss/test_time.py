@@ -185,7 +185,7 @@ def test_only_training_changes_the_state_and_validation_does_not_see_it(normal):
 
 
 def test_what_is_recorded_is_what_trains_the_denoiser(normal):
-    """Under a learned log-variance that is L / exp(u), which an optimal u makes equal everywhere: no preference left."""
+    """Under a learned log-variance that is L / exp(u), which an optimal u makes equal everywhere."""
     weight = weighting.LearnedLogVariance(weighting.SNR())
     with torch.no_grad():
         weight.head.normal_(generator=torch.Generator().manual_seed(0))

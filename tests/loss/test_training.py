@@ -2,7 +2,7 @@
 
 The data are a correlated two-dimensional Gaussian, whose exact D is affine in x_t at each noise level. The network is
 linear in its weights: an affine map of its input whose entries are Chebyshev polynomials of the angle of the noise
-level, atan(sigma / alpha). So the loss is a quadratic function of the weights, and one Newton step trains it to the end.
+level, atan(sigma / alpha). So the loss is a quadratic function of the weights, and one Newton step is all the training.
 A probability-flow solver is then an affine map of x_T too, and three points tell its mean and covariance exactly.
 """
 

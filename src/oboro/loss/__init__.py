@@ -1,6 +1,6 @@
 """Losses: (denoiser, x, cond, generator) to one number per sample. They own p(t), the weight and the target.
 
-The parts of ``Denoising`` are the modules ``time``, ``weighting``, ``penalty`` and ``coupling``; each is a config group.
+The parts of ``Denoising`` are in ``time``, ``weighting``, ``penalty`` and ``coupling``; each is a config group.
 """
 
 from oboro.loss import coupling, penalty, time, weighting

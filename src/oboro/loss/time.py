@@ -33,7 +33,7 @@ class TimeDistribution(nn.Module, ABC):
         """``loss`` (B,) at the drawn ``u``, over the density of ``draw``: its expectation is that under uniform u."""
         return loss
 
-    def record(self, u: Tensor, loss: Tensor) -> None:  # noqa: B027: nothing to learn is the rule
+    def record(self, u: Tensor, loss: Tensor) -> None:
         """Take note of what trained the denoiser at the drawn ``u``, ``loss`` (B,) without the correction."""
 
 

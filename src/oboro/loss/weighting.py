@@ -18,7 +18,7 @@ class Weight(nn.Module, ABC):
         """w (B,), finite and not negative."""
 
     def objective(self, level: Level, loss: Tensor) -> tuple[Tensor, Tensor]:
-        """What training minimises instead of the weighted ``loss`` (B,), and the part of it that trains the denoiser."""
+        """What training minimises in place of the weighted ``loss`` (B,), and the part that trains the denoiser."""
         return loss, loss
 
 
