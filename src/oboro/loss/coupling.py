@@ -40,9 +40,8 @@ class OptimalTransport(Coupling):
         coupled = eps.clone()
         for rows in equal_conditions(cond, len(x), x.device):
             if len(rows) > 1:
-                # |x - eps|² less what no permutation changes is -2 x·eps
-                products = x[rows].flatten(1).double() @ eps[rows].flatten(1).double().T
-                _, columns = linear_sum_assignment(products.cpu().numpy(), maximize=True)
+                cost = torch.cdist(x[rows].flatten(1), eps[rows].flatten(1)).square()
+                _, columns = linear_sum_assignment(cost.cpu().numpy())
                 coupled[rows] = eps[rows[torch.from_numpy(columns).to(rows)]]
         return coupled
 

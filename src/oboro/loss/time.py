@@ -62,12 +62,12 @@ class Level:
         For uniform u, E[f(log_snr) / p(log_snr)] is the integral of f over the log-SNRs that the schedule reaches.
         """
         with torch.inference_mode(False), torch.enable_grad():
-            u = self.u.detach().clone().double().requires_grad_()
+            u = self.u.detach().clone().requires_grad_()
             t = self.time.quantile(u, self.schedule)
             inside = (t > T_MIN) & (t < 1)
             log_snr = self.schedule.log_snr(torch.where(inside, t, 0.5))  # its slope at the ends may be infinite
             (slope,) = torch.autograd.grad(log_snr.sum(), u)
-            return torch.where(inside, slope.abs(), 0).to(self.u.dtype)
+            return torch.where(inside, slope.abs(), 0)
 
 
 class Uniform(TimeDistribution):

@@ -144,7 +144,7 @@ class LearnedLogVariance(Weight):
         """u (B,)."""
         c = level.log_snr.clamp(-20, 20).to(self.phases) / 8
         phi = sqrt(2) * torch.cos(2 * pi * (c[:, None] * self.frequencies + self.phases))
-        return phi @ self.head / sqrt(len(self.head))
+        return (phi * self.head).sum(1) / sqrt(len(self.head))  # a matrix product would be rounded by autocast
 
     def objective(self, level: Level, loss: Tensor) -> tuple[Tensor, Tensor]:
         u = self.log_variance(level).to(loss)
