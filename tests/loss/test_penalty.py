@@ -9,7 +9,7 @@ def test_squared_is_the_mean_of_squares(normal):
 
 
 def test_pseudo_huber_written_out(normal):
-    """sqrt(|r|² + c²) - c, c = 0.00054 sqrt(D) (arXiv:2310.14189, sec. 3.3)."""
+    """sqrt(|r|² + c²) - c, c = 0.00054 sqrt(D) (arXiv:2310.14189, eq. 5-6)."""
     r, c = 0.01 * normal(5, 3, 4, 4), 0.00054 * 48**0.5
     norm = r.flatten(1).norm(dim=1)
     torch.testing.assert_close(PseudoHuber()(r), (norm**2 + c**2).sqrt() - c, rtol=1e-9, atol=0)

@@ -7,6 +7,7 @@ import torch.multiprocessing as mp
 from scipy import stats
 
 from loss.toys import TIMES, OffBy, Recorder, level, loss_of, midpoints
+from oboro.errors import UserError
 from oboro.loss import weighting
 from oboro.loss.time import T_MIN, LogitNormal, LogNormal, LossAware, Uniform
 from oboro.schedule import Karras, Linear
@@ -116,7 +117,7 @@ def filled(bins=8, history=4, uniform=0.05, base=None) -> LossAware:
 
 def test_probabilities_are_proportional_to_the_root_of_the_mean_square():
     p_t = LossAware(Uniform(), bins=2, history=2, uniform=0.1)
-    p_t.record(torch.tensor([0.1, 0.9, 0.2, 0.8]), torch.tensor([3.0, 6.0, 4.0, 8.0]))
+    p_t.record(torch.tensor([0.1, 0.9, 0.2, 0.8]), torch.tensor([1.0, 10.0, 7.0, 10.0]))
     torch.testing.assert_close(p_t.probabilities(), torch.tensor([0.9 / 3 + 0.05, 0.9 * 2 / 3 + 0.05]))
 
 
@@ -195,6 +196,12 @@ def test_what_is_recorded_is_what_trains_the_denoiser(normal):
     seen = level(Linear(), u=torch.rand(64, generator=torch.Generator().manual_seed(0)).double())
     expected = seen.log_snr.exp() * torch.sigmoid(seen.log_snr) / weight.log_variance(seen).exp()
     torch.testing.assert_close(loss.time.losses[0].double(), expected.detach(), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("wrong", [{"bins": 0}, {"history": 0}, {"uniform": 0.0}, {"uniform": 1.5}])
+def test_a_preference_that_could_exclude_a_noise_level_is_refused(wrong):
+    with pytest.raises(UserError, match=r"set loss\.time\."):
+        LossAware(Uniform(), **wrong)
 
 
 def on_rank(rank, folder):

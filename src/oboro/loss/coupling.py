@@ -27,10 +27,10 @@ class Independent(Coupling):
 class OptimalTransport(Coupling):
     """The permutation of eps with the least sum |x_i - eps_i|² among the samples of equal condition on this rank.
 
-    Tong et al. 2023 (arXiv:2302.00482, sec. 3.2.3), Pooladian et al. 2023 (arXiv:2304.14772, sec. 4). Paths from noise
-    to data become straighter, the more so the more samples share a condition. An assignment over the whole batch would
-    give every condition the noise that lies near its own data, while a sampler starts each condition from all of
-    N(0, I) (Cheng & Schwing 2025, arXiv:2503.10636); within a condition p(eps | cond) stays normal.
+    Tong et al. 2023 (arXiv:2302.00482), Pooladian et al. 2023 (arXiv:2304.14772). Paths from noise to data become
+    straighter, the more so the more samples share a condition. An assignment over the whole batch would give every
+    condition the noise that lies near its own data, while a sampler starts each condition from all of N(0, I)
+    (Cheng & Schwing 2025, arXiv:2503.10636); within a condition p(eps | cond) stays normal.
 
     x and eps are no longer independent, so eps given x_t is no score: sample with an ODE sampler (eta = 0), and do not
     ask for the likelihood. The cost of the assignment grows as the cube of the samples of a condition.

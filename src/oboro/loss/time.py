@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from oboro import distributed
+from oboro.errors import UserError
 from oboro.parameterization import Coefficients, Parameterization
 from oboro.schedule import Schedule
 
@@ -67,7 +68,7 @@ class Level:
             inside = (t > T_MIN) & (t < 1)
             log_snr = self.schedule.log_snr(torch.where(inside, t, 0.5))  # its slope at the ends may be infinite
             (slope,) = torch.autograd.grad(log_snr.sum(), u)
-            return torch.where(inside, slope.abs(), 0)
+            return torch.where(inside, slope.abs(), 0)  # outside, 0 times an infinite slope of t may be NaN
 
 
 class Uniform(TimeDistribution):
@@ -109,6 +110,8 @@ class LossAware(TimeDistribution):
     bin has had as many; the loss is divided by p bins. Nichol & Dhariwal 2021 (arXiv:2102.09672, sec. 3.3, eq. 18),
     there over the 1000 steps of DDPM with a history of 10. The losses of all ranks are recorded, in the same order on
     each. ``quantile`` is that of ``base``, so a validation loss does not move with the state.
+
+    Raises ``UserError`` for no bins, no history, or a uniform share outside of (0, 1].
     """
 
     losses: Tensor
@@ -116,6 +119,11 @@ class LossAware(TimeDistribution):
 
     def __init__(self, base: TimeDistribution, bins: int = 64, history: int = 10, uniform: float = 0.001):
         super().__init__()
+        if not (0 < uniform <= 1 and bins >= 1 and history >= 1):
+            raise UserError(
+                f"loss-aware times need bins and history of at least 1 and a uniform share in (0, 1], got {bins}, "
+                f"{history} and {uniform}; set loss.time.bins, loss.time.history and loss.time.uniform so."
+            )
         self.base = base
         self.uniform = uniform
         self.register_buffer("losses", torch.zeros(bins, history))

@@ -62,7 +62,7 @@ class SoftMinSNR(Weight):
 
 
 class P2(Weight):
-    """w = SNR / (k + SNR)^gamma: Choi et al. 2022 (arXiv:2204.00227, eq. 8), who put 1 / (k + SNR)^gamma on eps.
+    """w = SNR / (k + SNR)^gamma: Choi et al. 2022 (arXiv:2204.00227), who put 1 / (k + SNR)^gamma on eps.
 
     gamma = 0 is ``SNR``. With gamma = 1, w stays below 1, and nearly without noise the eps error counts as 1 / SNR.
     """
@@ -102,7 +102,7 @@ class ELBO(Weight):
 class Sigmoid(Weight):
     """w = sigmoid(bias - log_snr) times that of ``ELBO``, which has infinitely many low noise levels.
 
-    Kingma & Gao 2023 (arXiv:2303.00848, sec. 5), Hoogeboom et al. 2024 (arXiv:2410.19324, sec. 3). The expected loss
+    Kingma & Gao 2023 (arXiv:2303.00848), Hoogeboom et al. 2024 (arXiv:2410.19324). The expected loss
     does not depend on p(t), which only decides its variance. Images of higher resolution want a lower ``bias``.
     """
 
@@ -119,7 +119,7 @@ class Sigmoid(Weight):
 class LearnedLogVariance(Weight):
     """The weight of ``base``, and in training the loss L becomes L / exp(u) + u with a learned u(log_snr).
 
-    Karras et al. 2024 (arXiv:2312.02696, eq. 14-15, after Kendall et al. 2018, arXiv:1705.07115, sec. 3). The optimum
+    Karras et al. 2024 (arXiv:2312.02696, eq. 14-15, after Kendall et al. 2018, arXiv:1705.07115). The optimum
     of u is log E[L | log_snr], so that every noise level comes to weigh the same. u = head · phi / sqrt(features), with
     fixed random Fourier features phi = sqrt(2) cos(2 pi (f c + b)) of c = log_snr / 8 and head = 0 at first: the root
     holds the gradient of u near 1, where the clipping of the joint gradient would slow the denoiser otherwise. L, and
