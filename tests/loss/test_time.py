@@ -198,6 +198,19 @@ def test_what_is_recorded_is_what_trains_the_denoiser(normal):
     torch.testing.assert_close(loss.time.losses[0].double(), expected.detach(), rtol=1e-5, atol=0)
 
 
+def test_the_expected_objective_of_a_learned_weight_is_that_of_uniform_draws_too():
+    """Its second term as well: else u would have its optimum elsewhere under a preference for some noise levels."""
+    weight = weighting.LearnedLogVariance(weighting.MinSNR()).double()
+    with torch.no_grad():
+        weight.head.normal_(generator=torch.Generator().manual_seed(0))
+    x, denoiser = torch.zeros(20_000, 1, dtype=torch.float64), OffBy(Linear(), torch.sigmoid)
+    plain, aware = (
+        loss_of(p_t, weight, stratified=True).eval()(denoiser, x, {}, torch.Generator().manual_seed(0)).mean()
+        for p_t in (LogitNormal(), filled(base=LogitNormal()))
+    )
+    torch.testing.assert_close(aware, plain, rtol=2e-3, atol=0)
+
+
 @pytest.mark.parametrize("wrong", [{"bins": 0}, {"history": 0}, {"uniform": 0.0}, {"uniform": 1.5}])
 def test_a_preference_that_could_exclude_a_noise_level_is_refused(wrong):
     with pytest.raises(UserError, match=r"set loss\.time\."):
@@ -216,6 +229,7 @@ def on_rank(rank, folder):
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_ranks_share_one_history(tmp_path):
     mp.spawn(on_rank, (tmp_path,), 2)
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
