@@ -126,7 +126,8 @@ def test_an_option_fits_on_a_screen(group, name):
 @pytest.mark.parametrize("group", FAMILIES)
 def test_every_class_has_an_option(group):
     named = {get_class(option_node(group, name)._target_) for g, name in OPTIONS if g == group}
-    assert named == set(FAMILIES[group].__subclasses__())
+    ours = {cls for cls in FAMILIES[group].__subclasses__() if cls.__module__.startswith("oboro.")}  # tests have more
+    assert named == ours
 
 
 @pytest.mark.parametrize("group", FAMILIES)
