@@ -11,6 +11,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
 from oboro.denoiser import GaussianDenoiser
 from oboro.model import UNet
@@ -21,11 +22,18 @@ torch.set_num_threads(1)
 CONF = Path(__file__).resolve().parents[1] / "conf"
 
 
-def configured(group: str) -> dict:
-    """The object that each option of a config group describes, by the name of the option."""
+def configured(group: str, *needs: str) -> dict:
+    """The object that each option of a config group describes, by the name of the option.
+
+    ``group`` may be nested (loss/time); ``needs`` are the overrides for what the options interpolate.
+    """
+
+    def described(name: str):
+        config = compose(overrides=[f"+{group}={name}", *needs])
+        return instantiate(OmegaConf.select(config, group.replace("/", ".")), _convert_="all")
+
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        names = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
-        return {name: instantiate(compose(overrides=[f"+{group}={name}"])[group], _convert_="all") for name in names}
+        return {name: described(name) for name in sorted(path.stem for path in (CONF / group).glob("*.yaml"))}
 
 
 def draws_noise(sampler) -> bool:

@@ -14,14 +14,29 @@ from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 
 from oboro.cli.checkpoint import offer_checkpoint
+from oboro.loss.coupling import Coupling
+from oboro.loss.penalty import Penalty
+from oboro.loss.time import TimeDistribution
+from oboro.loss.weighting import Weight
 from oboro.parameterization import Parameterization
 from oboro.sampler import Sampler
 from oboro.schedule import Schedule
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
+FAMILIES = {
+    "schedule": Schedule,
+    "parameterization": Parameterization,
+    "sampler": Sampler,
+    "loss/time": TimeDistribution,
+    "loss/weighting": Weight,
+    "loss/penalty": Penalty,
+    "loss/coupling": Coupling,
+}
 CLASSLESS = ("experiment", "debug", "hparams_search")  # these change a run; the others configure one class each
 SEVERAL = ("callbacks", "logger", "metrics")  # groups of which a run takes several options
-OPTIONS = sorted((path.parent.name, path.stem) for path in CONF.glob("*/*.yaml"))
+SEARCH = ("*/*.yaml", "*/*/*.yaml")  # groups, and groups nested in them: loss/time
+PATHS = [path.relative_to(CONF) for pattern in SEARCH for path in CONF.glob(pattern)]
+OPTIONS = sorted((path.parent.as_posix(), path.stem) for path in PATHS if path.parts[0] != "hydra")
 
 
 def over(options):
@@ -74,9 +89,14 @@ def nodes(value):
         yield from chain.from_iterable(nodes(child) for child in value)
 
 
+def part(config, group: str):
+    """The node of a group, config.loss.time for loss/time."""
+    return OmegaConf.select(config, group.replace("/", "."))
+
+
 def option_node(group: str, name: str):
     config = composed(*choosing(group, name))
-    return config[group][name] if group in SEVERAL else config[group]
+    return config[group][name] if group in SEVERAL else part(config, group)
 
 
 # --- first law: each option names its class
@@ -84,13 +104,16 @@ def option_node(group: str, name: str):
 
 @each_class_option
 def test_an_option_names_its_class(group, name):
-    """conf/<group>/<name>.yaml configures oboro.<group>.<Name>; a variant has a longer name."""
+    """conf/<group>/<name>.yaml configures oboro.<group>.<Name>; a variant has a longer name.
+
+    conf/loss/time/<name>.yaml configures oboro.loss.time.<Name>.
+    """
     module, _, cls = option_node(group, name)._target_.rpartition(".")
     stem, cls = name.replace("_", ""), cls.lower()
     if module.startswith("lightning."):  # a foreign class: trainer=default, logger=tensorboard
         assert cls.startswith(stem) or name == "default"
     else:
-        assert module == f"oboro.{group}"
+        assert module == f"oboro.{group.replace('/', '.')}"
         assert stem.startswith(cls)
 
 
@@ -108,11 +131,16 @@ def concrete(family):
         yield from concrete(cls)
 
 
-@pytest.mark.parametrize("family", [Schedule, Parameterization, Sampler], ids=lambda c: c.__name__)
-def test_every_class_has_an_option(family):
-    group = family.__module__.split(".")[1]
-    named = {option_node(group, name)._target_ for g, name in OPTIONS if g == group}
-    assert named == {f"oboro.{group}.{cls.__name__}" for cls in concrete(family)}
+@pytest.mark.parametrize("group", FAMILIES)
+def test_every_class_has_an_option(group):
+    named = {get_class(option_node(group, name)._target_) for g, name in OPTIONS if g == group}
+    ours = {cls for cls in concrete(FAMILIES[group]) if cls.__module__.startswith("oboro.")}  # tests have more
+    assert named == ours
+
+
+@pytest.mark.parametrize("group", FAMILIES)
+def test_every_option_has_a_line_in_the_readme(group):
+    """With the class and the option, all that a new kind takes; the tests of its family find it by themselves."""
 
 
 # --- second law: every selected group is used
@@ -135,7 +163,7 @@ def test_every_folder_is_a_group_that_an_entry_point_selects():
     config = composed()
     entries = "\n".join((CONF / f"{entry}.yaml").read_text() for entry in ("train", "sample", "evaluate"))
     for group in {group for group, _ in OPTIONS}:
-        assert group in config or re.search(rf"^  - {group}:", entries, re.M)
+        assert part(config, group) is not None or re.search(rf"^  - {group}:", entries, re.M)
 
 
 def test_the_task_is_wired_to_every_argument_of_its_constructor():
@@ -167,11 +195,22 @@ def test_options_build_with_arguments_that_exist(group, name):
     for node in nodes(config):
         arguments = {k: v for k, v in node.items() if k not in ("_target_", "_convert_")}
         inspect.signature(get_class(node["_target_"])).bind_partial(**arguments)
-    parts = {"task", "callbacks", "logger", "trainer", "metrics"} & set(config)
-    for part in parts:
-        build(config[part])
-    if group not in CLASSLESS and group not in ("data", *parts):
-        build(config[group])
+    built = {"task", "callbacks", "logger", "trainer", "metrics"} & set(config)
+    for name in built:
+        build(config[name])
+    if group not in CLASSLESS and group not in ("data", *built):
+        build(part(OmegaConf.create(config), group))
+
+
+def test_nested_options_are_chosen_within_an_option():
+    chosen = composed(
+        "loss=denoising_edm", "loss/time=logit_normal", "loss/weighting=min_snr", "loss.weighting.gamma=7"
+    )
+    assert chosen.loss.time._target_.endswith("LogitNormal") and chosen.loss.weighting.gamma == 7
+    edm = composed("loss=denoising_edm").loss
+    assert (edm.time._target_, edm.weighting._target_) == ("oboro.loss.time.LogNormal", "oboro.loss.weighting.EDM")
+    wrapped = composed("loss/weighting=learned_log_variance", "loss/weighting@loss.weighting.base=edm")
+    assert wrapped.loss.weighting.base.sigma_data == wrapped.parameterization.sigma_data
 
 
 def test_a_misspelt_argument_fails():

@@ -49,7 +49,7 @@ def test_ddpm():
     assert (task.sampler.steps, task.sampler.eta) == (1000, 1.0)
     assert config["schedule"] == {"_target_": "oboro.schedule.VP", "beta_min": 0.1, "beta_max": 20.0}
     assert type(task.denoiser.parameterization).__name__ == "Eps"
-    assert type(task.loss.weighting).__name__ == "Uniform" and type(task.loss.time).__name__ == "UniformT"
+    assert type(task.loss.weighting).__name__ == "Uniform" and type(task.loss.time).__name__ == "Uniform"
     assert task.conditioner.num_classes == 0
 
 

@@ -5,7 +5,13 @@ import torch
 
 import runs
 
-TWO = ("trainer.devices=2", "trainer.strategy=ddp", "trainer.max_steps=3", "model.dropout=0.5")
+LEARNING_LOSS = (
+    "loss/weighting=learned_log_variance",
+    "loss/time=loss_aware",
+    "loss.time.bins=2",
+    "loss.time.history=3",
+)
+TWO = ("trainer.devices=2", "trainer.strategy=ddp", "trainer.max_steps=3", "model.dropout=0.5", *LEARNING_LOSS)
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +48,13 @@ def test_ranks_hold_equal_weights_and_averages(ranks, pair):
     assert runs.equal(ranks[0]["weights"], ranks[1]["weights"])
     assert runs.equal(ranks[0]["averages"], ranks[1]["averages"])
     assert runs.equal(dict(pair.checkpoint()["state_dict"]), dict(ranks[0]["weights"]))
+
+
+@pytest.mark.slow
+def test_a_loss_that_learns_learns_from_both_ranks(ranks):
+    """Its history is equal on both, as above, and is of all 3 · 8 losses."""
+    weights = ranks[1]["weights"]
+    assert int(weights["loss.time.counts"].sum()) == 24 and weights["loss.weighting.head"].abs().max() > 0
 
 
 @pytest.mark.slow

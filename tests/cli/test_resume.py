@@ -13,6 +13,16 @@ EVERY_STEP = (
     "callbacks.throughput.every_n_steps=1",
     "trainer.val_check_interval=1",
 )
+LEARNING_LOSS = (
+    "loss/weighting=learned_log_variance",
+    "loss/time=loss_aware",
+    "loss.time.bins=2",
+    "loss.time.history=2",
+    "loss.stratified=true",
+    "loss/coupling=optimal_transport",
+    "loss.offset_noise=0.1",
+    "loss.input_perturbation=0.1",
+)
 LEARNED = ("state_dict", "ema", "optimizer_states", "lr_schedulers", "global_step")
 
 
@@ -36,8 +46,13 @@ def straight(tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("overrides", "batches"),
-    [((), 0), (("model.dropout=0.5", "trainer.accumulate_grad_batches=2"), 1), (("data.num_workers=1",), 0)],
-    ids=["plain", "dropout and accumulation", "workers"],
+    [
+        ((), 0),
+        (("model.dropout=0.5", "trainer.accumulate_grad_batches=2"), 1),
+        (("data.num_workers=1",), 0),
+        (LEARNING_LOSS, 0),
+    ],
+    ids=["plain", "dropout and accumulation", "workers", "a loss that learns"],
 )
 def test_a_run_that_was_cut_off_ends_as_if_it_had_not_been(straight, tmp_path, overrides, batches):
     """Cut off in step 5, after the checkpoint of step 3; weights, averages, optimizer and learning rate bit for bit."""
@@ -72,6 +87,23 @@ def test_dropout_does_not_read_what_evaluation_or_data_left_behind(straight, tmp
     watched = runs.train(tmp_path, *SIX, *EVERY_STEP, *dropout)
     assert runs.equal(learned(watched), learned(straight(*dropout)))
     assert not runs.equal(learned(watched), learned(straight()))
+
+
+def test_what_a_loss_learns_is_trained_and_kept(straight):
+    """Else the resume of such a loss would say little; and its parameters are the optimizer's too."""
+    checkpoint = straight(*LEARNING_LOSS).checkpoint()
+    state, plain = checkpoint["state_dict"], straight().checkpoint()
+    assert state["loss.weighting.head"].abs().max() > 0
+    assert int(state["loss.time.counts"].sum()) == 6 * 8 and state["loss.time.losses"].unique().numel() == 4
+    sizes = [len(c["optimizer_states"][0]["state"]) for c in (checkpoint, plain)]
+    assert sizes[0] == sizes[1] + 1
+    assert not any(name.startswith("loss.") for name in plain["state_dict"])
+
+
+def test_validation_does_not_change_what_a_loss_learns(straight, tmp_path):
+    watched = runs.train(tmp_path, *SIX, *LEARNING_LOSS, "trainer.val_check_interval=1")
+    assert len(watched.logged("val/loss")) == 6
+    assert runs.equal(learned(watched), learned(straight(*LEARNING_LOSS)))
 
 
 def test_the_averages_are_not_the_weights(straight):

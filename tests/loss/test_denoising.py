@@ -1,223 +1,79 @@
-from math import exp, inf, log
-
 import pytest
 import torch
 from scipy import stats
-from torch import nn
 
-from oboro.denoiser import Denoiser, GaussianDenoiser
-from oboro.loss import (
-    SNR,
-    Denoising,
-    EDMWeight,
-    LogitNormal,
-    LogNormalSigma,
-    MinSNR,
-    TimeDistribution,
-    Uniform,
-    UniformT,
-    Weight,
-)
-from oboro.loss.denoising import T_MIN
+from loss.toys import TIMES, WEIGHTS, Recorder, U, Wave, by_hand, loss_of, midpoints
+from oboro.denoiser import Denoiser
+from oboro.loss.coupling import OptimalTransport
+from oboro.loss.penalty import PseudoHuber
+from oboro.loss.time import LogitNormal, LogNormal
+from oboro.loss.weighting import EDM as EDMWeight
+from oboro.loss.weighting import SNR, MinSNR
 from oboro.parameterization import EDM, Eps, V
-from oboro.schedule import VP, Karras, Linear, expand_as
+from oboro.schedule import VP, Karras, Linear
 
 pytestmark = pytest.mark.usefixtures("global_generator_unread")
 
-WEIGHTS = [cls() for cls in Weight.__subclasses__()]
-TIMES = [cls() for cls in TimeDistribution.__subclasses__()]
 
-each_weight = pytest.mark.parametrize("weight", WEIGHTS, ids=lambda w: type(w).__name__)
-each_time = pytest.mark.parametrize("time", TIMES, ids=lambda p: type(p).__name__)
-
-U = torch.tensor([0.02, 0.3, 0.5, 0.8, 0.97], dtype=torch.float64)
-CDF = {
-    UniformT: lambda t, schedule: t,
-    LogitNormal: lambda t, schedule: torch.special.ndtr(torch.logit(t)),
-    LogNormalSigma: lambda t, schedule: torch.special.ndtr((-schedule.log_snr(t) / 2 + 1.2) / 1.2),
-}
+def seeded(seed=0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
 
 
-class Wave(nn.Module):
-    """A network without weights that depends on all of its arguments."""
-
-    def forward(self, x, c_noise, cond):
-        return torch.sin(3 * x + expand_as(c_noise, x)) + sum(expand_as(v, x) for v in cond.values())
-
-
-class Recorder:
-    """A denoiser that keeps (x_t, t) and answers 0."""
-
-    def __init__(self, schedule, parameterization):
-        self.schedule, self.parameterization = schedule, parameterization
-
-    def __call__(self, x_t, t, cond):
-        self.x_t, self.t = x_t, t
-        return torch.zeros_like(x_t)
-
-
-class Perturbed:
-    """The exact denoiser plus ``change(D, c_out)``."""
-
-    def __init__(self, schedule, parameterization, change):
-        self.exact = GaussianDenoiser(0.3, 0.7, schedule)
-        self.schedule, self.parameterization, self.change = schedule, parameterization, change
-
-    def __call__(self, x_t, t, cond):
-        exact = self.exact(x_t, t, cond)
-        c_out = expand_as(self.parameterization(*self.schedule(t)).c_out, x_t)
-        return exact + self.change(exact, c_out)
-
-
-def by_hand(denoiser, x, cond, t, eps):
-    """x_t, network output, network target and the coefficients, each step written out."""
-    alpha, sigma = (expand_as(c, x) for c in denoiser.schedule(t))
-    c = denoiser.parameterization(alpha, sigma)
-    x_t = alpha * x + sigma * eps
-    output = denoiser.network(c.c_in * x_t, c.c_noise.flatten(), cond)
-    return x_t, output, denoiser.parameterization.target(x, eps, alpha, sigma), c
+def undefined(schedule, parameterization) -> bool:
+    return isinstance(parameterization, Eps) and schedule.alpha(torch.ones(())) == 0
 
 
 def test_uniform_weight_is_plain_mse_on_the_target_of_the_network(schedule, parameterization, normal):
-    if isinstance(parameterization, Eps) and schedule.alpha(torch.ones(())) == 0:
+    if undefined(schedule, parameterization):
         return
     denoiser = Denoiser(Wave(), schedule, parameterization)
     x, eps, cond = normal(5, 1, 4, 4), normal(5, 1, 4, 4), {"label": normal(5)}
-    loss = Denoising(UniformT(), Uniform()).at_quantile(denoiser, x, cond, U, eps)
+    loss = loss_of().at_quantile(denoiser, x, cond, U, eps)
     _, output, target, _ = by_hand(denoiser, x, cond, U, eps)
     torch.testing.assert_close(loss, ((output - target) ** 2).mean((1, 2, 3)), rtol=1e-8, atol=1e-12)
 
 
-def test_snr_weight_is_mse_on_the_noise(schedule, parameterizations, normal):
-    for parameterization in (p for name, p in parameterizations.items() if name != "eps"):
-        denoiser = Denoiser(Wave(), schedule, parameterization)
-        x, eps = normal(5, 1, 4, 4), normal(5, 1, 4, 4)
-        loss = Denoising(UniformT(), SNR()).at_quantile(denoiser, x, {}, U, eps)
-        x_t, output, _, c = by_hand(denoiser, x, {}, U, eps)
-        alpha, sigma = (expand_as(v, x) for v in schedule(U))
-        predicted_eps = (x_t - alpha * (c.c_skip * x_t + c.c_out * output)) / sigma
-        torch.testing.assert_close(loss, ((predicted_eps - eps) ** 2).mean((1, 2, 3)), rtol=1e-8, atol=1e-12)
-
-
-@pytest.mark.parametrize("sigma_data", [0.5, 1.0])
-def test_edm_weight_is_the_inverse_square_of_its_c_out(schedule, sigma_data):
-    c_out = EDM(sigma_data)(*schedule(U)).c_out
-    weight = EDMWeight(sigma_data)(schedule.log_snr(U), torch.full_like(U, torch.nan))
-    torch.testing.assert_close(weight, c_out**-2, rtol=1e-10, atol=0)
-
-
-def test_edm_weight_written_out():
-    """lambda(sigma) = (sigma² + sigma_data²) / (sigma sigma_data)² (arXiv:2206.00364, table 1)."""
-    sigma = Karras().sigma(U)
-    weight = EDMWeight(0.5)(Karras().log_snr(U), U)
-    torch.testing.assert_close(weight, (sigma**2 + 0.25) / (sigma * 0.5) ** 2, rtol=1e-12, atol=0)
-
-
-def test_min_snr_weight_is_the_smaller_of_snr_and_gamma(schedule):
-    alpha, sigma = schedule(U)
-    weight = MinSNR(5.0)(schedule.log_snr(U), U)
-    torch.testing.assert_close(weight, ((alpha / sigma) ** 2).clamp(max=5), rtol=1e-10, atol=0)
-    assert weight[0] == pytest.approx(5, rel=1e-12) and weight[-1] < 5
-
-
-@each_weight
-def test_weights_are_finite_and_not_negative_over_the_whole_schedule(weight, schedule):
-    t = torch.linspace(T_MIN, 1, 1001)
-    w = weight(schedule.log_snr(t), V()(*schedule(t)).c_out)
-    assert w.isfinite().all() and (w >= 0).all()
-
-
-@each_weight
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda exact, c_out: 0.1 * c_out,
-        lambda exact, c_out: -0.1 * c_out,
-        lambda exact, c_out: 0.1 * c_out * exact,
-        lambda exact, c_out: -0.1 * c_out * exact,
-        lambda exact, c_out: 0.1 * c_out * torch.sin(5 * exact),
-    ],
-    ids=["up", "down", "wider", "narrower", "wavy"],
-)
-def test_the_posterior_mean_has_the_lowest_loss(weight, change, schedule, normal):
-    """Paired on the same draws: each change of the exact denoiser costs more than five standard errors."""
-    n, u = 2000, ((torch.arange(2000, dtype=torch.float64) + 0.5) / 2000)
-    x, eps, loss = 0.3 + 0.7 * normal(n, 100), normal(n, 100), Denoising(LogitNormal(), weight)
-    exact = Perturbed(schedule, EDM(0.7), lambda exact, c_out: 0)
-    difference = loss.at_quantile(Perturbed(schedule, EDM(0.7), change), x, {}, u, eps)
-    difference -= loss.at_quantile(exact, x, {}, u, eps)
-    assert difference.mean() > 5 * difference.std() / n**0.5
-
-
-# --- distributions of t
-
-
-@each_time
-def test_quantile_is_the_inverse_of_the_closed_form_distribution(time, schedule):
-    u = torch.linspace(0.001, 0.999, 999, dtype=torch.float64)
-    t = time.quantile(u, schedule)
-    assert (t.diff() > 0).all()
-    torch.testing.assert_close(CDF[type(time)](t, schedule), u, atol=1e-9, rtol=0)
-
-
-def test_log_normal_sigma_has_the_mean_and_std_of_edm(schedule):
-    u = (torch.arange(100_000, dtype=torch.float64) + 0.5) / 100_000
-    log_sigma = -schedule.log_snr(LogNormalSigma(-1.2, 1.2).quantile(u, schedule)) / 2
-    assert float(log_sigma.mean()) == pytest.approx(-1.2, abs=1e-6)
-    assert float(log_sigma.std()) == pytest.approx(1.2, abs=1e-4)
-    moved = -schedule.log_snr(LogNormalSigma(0.5, 0.3).quantile(u, schedule)) / 2
-    assert float(moved.mean()) == pytest.approx(0.5, abs=1e-6)
-    assert float(moved.std()) == pytest.approx(0.3, abs=1e-4)
-
-
-def test_logit_normal_has_its_location_and_scale():
-    u = (torch.arange(100_000, dtype=torch.float64) + 0.5) / 100_000
-    logit = torch.logit(LogitNormal(0.4, 1.5).quantile(u, Linear()))
-    assert float(logit.mean()) == pytest.approx(0.4, abs=1e-6)
-    assert float(logit.std()) == pytest.approx(1.5, abs=1e-4)
-
-
-@each_time
-def test_drawn_times_follow_the_distribution(time, rng):
-    schedule = Linear()  # its range of noise is not cut
-    recorder = Recorder(schedule, V())
-    Denoising(time, Uniform())(recorder, torch.zeros(20_000, 1), {}, rng)
-    u = CDF[type(time)](recorder.t.double(), schedule)
-    assert stats.kstest(u.numpy(), "uniform").pvalue > 1e-3
-    assert stats.kstest(recorder.x_t[:, 0].double().numpy() / recorder.t.numpy(), "norm").pvalue > 1e-3
-    assert abs(stats.spearmanr(recorder.x_t[:, 0] / recorder.t, recorder.t).statistic) < 4 / 20_000**0.5
-
-
-@each_time
-@each_weight
+@pytest.mark.parametrize("p_t", TIMES)
+@pytest.mark.parametrize("weight", WEIGHTS)
 @pytest.mark.parametrize("u", [0.0, 2.0**-25, 1 - 2.0**-24, 1.0])
-def test_no_nan_at_the_ends_of_the_distribution(time, weight, u, schedule, monkeypatch):
+def test_no_nan_at_the_ends_of_the_distribution(p_t, weight, u, schedule, monkeypatch):
     """torch.rand gives 0 and 1 - 2^-24, to which 2^-25 was once added: a u of 1, and NaN on the VP schedule."""
     monkeypatch.setattr(torch, "rand", lambda n, **_: torch.full((n,), u))
     x = torch.linspace(-1, 1, 4)[:, None]
-    loss = Denoising(time, weight)(Denoiser(Wave(), schedule, V()), x, {}, torch.Generator().manual_seed(0))
-    assert loss.isfinite().all()
+    loss = loss_of(TIMES[p_t], WEIGHTS[weight]).eval()
+    assert loss(Denoiser(Wave(), schedule, V()), x, {}, seeded()).isfinite().all()
 
 
-@each_time
-def test_times_never_leave_the_schedule(time, schedule):
-    recorder = Recorder(schedule, V())
-    u = torch.tensor([0.0, 1e-7, 1e-4, 0.5, 1 - 1e-4, 1 - 2**-24, 1.0])
-    Denoising(time, Uniform()).at_quantile(recorder, torch.zeros(7, 1), {}, u, torch.zeros(7, 1))
-    assert (recorder.t >= T_MIN * (1 - 1e-6)).all() and (recorder.t <= 1).all()
+def test_extreme_parameters_stay_finite(schedule, normal):
+    """Narrow and wide log-normal noise levels that lie beyond the schedule are cut at its ends."""
+    x, eps = normal(4, 3).float(), normal(4, 3).float()
+    u = torch.tensor([0.0, 0.1, 0.9, 1.0])
+    for mean, std in ((-20.0, 1.0), (20.0, 1.0), (0.0, 5.0), (90.0, 5.0)):
+        for weight in (EDMWeight(), WEIGHTS["sigmoid"]):
+            loss = loss_of(LogNormal(mean, std), weight)
+            assert loss.at_quantile(Denoiser(Wave(), schedule, EDM()), x, {}, u, eps).isfinite().all()
+
+
+def test_the_penalty_is_weighted(normal):
+    denoiser, x, eps = Denoiser(Wave(), VP(), V()), normal(5, 3), normal(5, 3)
+    x_t, output, _, c = by_hand(denoiser, x, {}, U, eps)
+    expected = PseudoHuber(0.1)(c.c_skip * x_t + c.c_out * output - x) * VP().log_snr(U).exp()
+    loss = loss_of(weight=SNR(), penalty=PseudoHuber(0.1)).at_quantile(denoiser, x, {}, U, eps)
+    torch.testing.assert_close(loss, expected, rtol=1e-9, atol=0)
 
 
 # --- the draw
 
 
 def test_the_loss_is_a_function_of_its_generator(normal):
-    denoiser, loss, x = Denoiser(Wave(), Linear(), V()), Denoising(UniformT(), Uniform()), normal(6, 1, 4, 4)
-    first, again, other = (loss(denoiser, x, {}, torch.Generator().manual_seed(s)) for s in (1, 1, 2))
+    denoiser, x = Denoiser(Wave(), Linear(), V()), normal(6, 1, 4, 4)
+    loss = loss_of(stratified=True, offset_noise=0.1, input_perturbation=0.1, coupling=OptimalTransport())
+    first, again, other = (loss(denoiser, x, {}, seeded(s)) for s in (1, 1, 2))
     assert torch.equal(first, again) and not torch.equal(first, other)
 
 
 def test_one_loss_per_sample_independent_of_its_companions(normal):
-    denoiser, loss = Denoiser(Wave(), VP(), V()), Denoising(LogitNormal(), MinSNR())
+    denoiser, loss = Denoiser(Wave(), VP(), V()), loss_of(LogitNormal(), MinSNR())
     x, eps, cond = normal(5, 1, 4, 4), normal(5, 1, 4, 4), {"label": normal(5)}
     together = loss.at_quantile(denoiser, x, cond, U, eps)
     assert together.shape == (5,)
@@ -227,20 +83,82 @@ def test_one_loss_per_sample_independent_of_its_companions(normal):
         torch.testing.assert_close(alone, together[row], rtol=1e-12, atol=0)
 
 
-def test_every_loss_can_be_configured_and_checked():
-    assert {type(time) for time in TIMES} == set(CDF), "add the closed form of the new p(t) to CDF"
+def times(loss, n, seed):
+    recorder = Recorder(Linear())  # t = u
+    loss(recorder, torch.zeros(n, 1), {}, seeded(seed))
+    return recorder.t.double()
 
 
-def test_extreme_parameters_stay_finite(schedule, normal):
-    """Narrow and wide log-normal noise levels that lie beyond the schedule are cut at its ends."""
-    x, eps = normal(4, 3).float(), normal(4, 3).float()
-    u = torch.tensor([0.0, 0.1, 0.9, 1.0])
-    for mean, std in ((-20.0, 1.0), (20.0, 1.0), (0.0, 5.0)):
-        loss = Denoising(LogNormalSigma(mean, std), EDMWeight())
-        assert loss.at_quantile(Denoiser(Wave(), schedule, EDM()), x, {}, u, eps).isfinite().all()
+def test_stratified_quantiles_fall_one_into_each_stratum_in_random_order():
+    t = times(loss_of(stratified=True), 64, 0)
+    strata = (t * 64).long()
+    assert strata.sort().values.tolist() == list(range(64)) and strata.tolist() != list(range(64))
+    assert stats.kstest(((t * 64) % 1).numpy(), "uniform").pvalue > 1e-3
 
 
-def test_min_snr_never_exceeds_gamma():
-    log_snr = torch.tensor([-inf, -1.0, log(5.0), 8.0, inf])
-    weight = MinSNR(5.0)(log_snr, log_snr)
-    torch.testing.assert_close(weight, torch.tensor([0.0, exp(-1), 5.0, 5.0, 5.0]))
+def test_stratified_quantiles_are_uniform_in_every_row():
+    rows = torch.stack([times(loss_of(stratified=True), 8, seed) for seed in range(2000)])
+    for row in rows.T:
+        assert stats.kstest(row.numpy(), "uniform").pvalue > 1e-4
+
+
+def test_the_mean_of_stratified_quantiles_has_the_variance_of_one_stratum():
+    """var(mean of u) = 1 / (12 B³) instead of 1 / (12 B)."""
+    means = [
+        torch.stack([times(loss_of(stratified=s), 16, seed).mean() for seed in range(2000)]) for s in (True, False)
+    ]
+    assert float(means[0].var()) == pytest.approx(1 / (12 * 16**3), rel=0.15)
+    assert float(means[1].var()) == pytest.approx(1 / (12 * 16), rel=0.15)
+
+
+def noise(loss, x, schedule=None):
+    """eps as the denoiser got to see it."""
+    recorder = Recorder(schedule or Karras())
+    loss(recorder, x, {}, seeded())
+    sigma = recorder.schedule.sigma(recorder.t).view(-1, *(1,) * (x.ndim - 1))
+    return (recorder.x_t - x) / sigma
+
+
+def test_offset_noise_is_one_number_for_all_pixels_of_a_channel():
+    """Variance 1 + offset² of a pixel, covariance offset² of two pixels, none of two channels."""
+    eps = noise(loss_of(offset_noise=0.5), torch.zeros(4000, 2, 3, 3, dtype=torch.float64)).flatten(1)
+    expected = torch.eye(18).double() + 0.25 * torch.block_diag(torch.ones(9, 9), torch.ones(9, 9)).double()
+    assert (torch.cov(eps.T) - expected).abs().max() < 0.1
+
+
+def test_optimal_transport_permutes_the_noise_of_the_draw():
+    x = torch.randn(50, 2, generator=seeded(5), dtype=torch.float64)
+    plain, coupled = noise(loss_of(), x), noise(loss_of(coupling=OptimalTransport()), x)
+    torch.testing.assert_close(coupled.sort(0).values[:, 0], plain.sort(0).values[:, 0], rtol=1e-6, atol=1e-9)
+    assert (coupled - x).square().sum() < (plain - x).square().sum()
+
+
+def test_input_perturbation_keeps_the_target_of_the_network(schedule, parameterization, monkeypatch, normal):
+    """x_t from eps + gamma xi, F's target from eps (arXiv:2301.11706, algorithm 1), written in the space of F."""
+    if undefined(schedule, parameterization):
+        return
+    x, eps, xi = normal(5, 1, 4, 4), normal(5, 1, 4, 4), normal(5, 1, 4, 4)
+    draws = iter((eps, xi))
+    monkeypatch.setattr(torch, "randn", lambda *_, **__: next(draws))
+    monkeypatch.setattr(torch, "rand", lambda n, **_: U)
+    denoiser = Denoiser(Wave(), schedule, parameterization)
+    loss = loss_of(input_perturbation=0.1)(denoiser, x, {}, seeded())
+    _, output, _, _ = by_hand(denoiser, x, {}, U, eps + 0.1 * xi)
+    _, _, target, _ = by_hand(denoiser, x, {}, U, eps)
+    torch.testing.assert_close(loss, ((output - target) ** 2).mean((1, 2, 3)), rtol=1e-7, atol=1e-11)
+
+
+def test_validation_knows_none_of_what_training_adds(normal):
+    """At given quantiles and noise the loss is the same number, whatever is drawn, coupled or perturbed in training."""
+    added = {"stratified": True, "offset_noise": 0.3, "input_perturbation": 0.2, "coupling": OptimalTransport()}
+    denoiser, x, eps = Denoiser(Wave(), Linear(), V()), normal(5, 3), normal(5, 3)
+    assert torch.equal(*(loss.at_quantile(denoiser, x, {}, U, eps) for loss in (loss_of(**added), loss_of())))
+    assert not torch.equal(*(loss(denoiser, x, {}, seeded()) for loss in (loss_of(**added), loss_of())))
+
+
+def test_the_mean_over_draws_is_the_mean_over_quantiles(normal, rng):
+    """Training and validation estimate the same number."""
+    x, denoiser = normal(40_000, 2), Denoiser(Wave(), Linear(), V())
+    drawn = loss_of()(denoiser, x, {}, rng)
+    given = loss_of().at_quantile(denoiser, x, {}, midpoints(40_000), normal(40_000, 2))
+    assert abs(float(drawn.mean() - given.mean())) < 4 * float(drawn.std()) / 200 * 2**0.5

@@ -90,7 +90,7 @@ def check_fits(task: Diffusion, checkpoint: dict[str, Any]) -> None:
         if shapes[0] != shapes[1]:
             raise UserError(
                 f"the checkpoint is of another model: {name} is {shapes[0]} in the file and {shapes[1]} here; "
-                "choose the model=... options that the checkpoint was trained with."
+                "choose the model=... and loss=... options that the checkpoint was trained with."
             )
     missing = set(task.ema.profiles) - set(checkpoint["ema"]["averages"])
     if missing:

@@ -1,27 +1,9 @@
-"""Losses: (denoiser, x, cond, generator) to one number per sample. They own p(t), the weight and the target."""
+"""Losses: (denoiser, x, cond, generator) to one number per sample. They own p(t), the weight and the target.
 
-from oboro.loss.denoising import (
-    SNR,
-    Denoising,
-    EDMWeight,
-    LogitNormal,
-    LogNormalSigma,
-    MinSNR,
-    TimeDistribution,
-    Uniform,
-    UniformT,
-    Weight,
-)
+The parts of ``Denoising`` are in ``time``, ``weighting``, ``penalty`` and ``coupling``; each is a config group.
+"""
 
-__all__ = [
-    "SNR",
-    "Denoising",
-    "EDMWeight",
-    "LogNormalSigma",
-    "LogitNormal",
-    "MinSNR",
-    "TimeDistribution",
-    "Uniform",
-    "UniformT",
-    "Weight",
-]
+from oboro.loss import coupling, penalty, time, weighting
+from oboro.loss.denoising import Denoising
+
+__all__ = ["Denoising", "coupling", "penalty", "time", "weighting"]

@@ -1,116 +1,89 @@
 """The denoising loss E_{t ~ p(t), eps} w(t) |D(x_t, t, cond) - x|², per sample."""
 
-from abc import ABC, abstractmethod
-from math import log
-
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from oboro.denoiser import Cond, Denoiser
-from oboro.schedule import Schedule, expand_as
-
-# Below this time the weights 1/c_out² divide rounding errors of float32 by ever smaller noise.
-T_MIN = 1e-5
-
-
-class TimeDistribution(ABC):
-    """p(t), by inversion: ``quantile`` maps u in (0, 1) to t, so that the caller decides how u is drawn."""
-
-    @abstractmethod
-    def quantile(self, u: Tensor, schedule: Schedule) -> Tensor:
-        """t of the shape of ``u``; may leave [0, 1], the loss clamps it."""
+from oboro.loss.coupling import Coupling
+from oboro.loss.penalty import Penalty
+from oboro.loss.time import Level, TimeDistribution
+from oboro.loss.weighting import Weight
+from oboro.schedule import expand_as
 
 
-class UniformT(TimeDistribution):
-    """t ~ U(0, 1)."""
+class Denoising(nn.Module):
+    """w(t) penalty(D(x_t, t, cond) - x) with t ~ p(t), (x, eps) ~ coupling, one number per sample.
 
-    def quantile(self, u: Tensor, schedule: Schedule) -> Tensor:
-        return u
+    ``stratified`` takes the quantiles from B equal strata, one each in random order: u_i = (pi(i) + U_i) / B. Every u_i
+    stays uniform and the mean over the batch varies less (in the manner of arXiv:2107.00630, app. I.1).
 
+    ``offset_noise`` adds that many times one more normal number per sample and channel, the same for all its pixels, to
+    eps: a denoiser that knows no offset in the noise leaves the mean of an image where the first steps have put it.
 
-class LogNormalSigma(TimeDistribution):
-    """log(sigma / alpha) ~ N(mean, std²): EDM (arXiv:2206.00364, table 1, P_mean = -1.2 and P_std = 1.2)."""
+    ``input_perturbation`` is gamma of Ning et al. 2023 (arXiv:2301.11706, algorithm 1): x_t is made of eps + gamma xi,
+    the target of the network still of (x, eps). For D that is the target x + c_skip sigma gamma xi.
 
-    def __init__(self, mean: float = -1.2, std: float = 1.2):
-        self.mean = mean
-        self.std = std
+    Parameters and buffers are those of ``weighting`` and ``time``, and are trained and kept with the denoiser's.
+    """
 
-    def quantile(self, u: Tensor, schedule: Schedule) -> Tensor:
-        return schedule.t_from_log_snr(-2 * (self.mean + self.std * torch.special.ndtri(u)))
-
-
-class LogitNormal(TimeDistribution):
-    """log(t / (1 - t)) ~ N(loc, scale²): Esser et al. 2024 (arXiv:2403.03206, eq. 19)."""
-
-    def __init__(self, loc: float = 0.0, scale: float = 1.0):
-        self.loc = loc
-        self.scale = scale
-
-    def quantile(self, u: Tensor, schedule: Schedule) -> Tensor:
-        return torch.sigmoid(self.loc + self.scale * torch.special.ndtri(u))
-
-
-class Weight(ABC):
-    """w(t) on the squared error of x̂0, given log-SNR and the c_out of the denoiser's parameterization."""
-
-    @abstractmethod
-    def __call__(self, log_snr: Tensor, c_out: Tensor) -> Tensor:
-        """Of the shape of ``log_snr`` (B,)."""
-
-
-class Uniform(Weight):
-    """w = 1 / c_out²: plain mean squared error on the network's own target. L_simple of DDPM when that is eps."""
-
-    def __call__(self, log_snr: Tensor, c_out: Tensor) -> Tensor:
-        return c_out**-2
-
-
-class SNR(Weight):
-    """w = alpha² / sigma²: mean squared error on eps, whatever the network predicts."""
-
-    def __call__(self, log_snr: Tensor, c_out: Tensor) -> Tensor:
-        return torch.exp(log_snr)
-
-
-class MinSNR(Weight):
-    """w = min(alpha² / sigma², gamma): Hang et al. 2023 (arXiv:2303.09556, eq. 8)."""
-
-    def __init__(self, gamma: float = 5.0):
-        self.gamma = gamma
-
-    def __call__(self, log_snr: Tensor, c_out: Tensor) -> Tensor:
-        return torch.exp(log_snr.clamp(max=log(self.gamma)))
-
-
-class EDMWeight(Weight):
-    """w = (sigma̅² + sigma_data²) / (sigma̅ sigma_data)² with sigma̅ = sigma / alpha (arXiv:2206.00364, table 1)."""
-
-    def __init__(self, sigma_data: float = 0.5):
-        self.sigma_data = sigma_data
-
-    def __call__(self, log_snr: Tensor, c_out: Tensor) -> Tensor:
-        return torch.exp(log_snr) + self.sigma_data**-2
-
-
-class Denoising:
-    """w(t) mean((D(x_t, t, cond) - x)²) with t ~ p(t), one number per sample."""
-
-    def __init__(self, time: TimeDistribution, weighting: Weight):
+    def __init__(
+        self,
+        time: TimeDistribution,
+        weighting: Weight,
+        penalty: Penalty,
+        coupling: Coupling,
+        stratified: bool = False,
+        offset_noise: float = 0.0,
+        input_perturbation: float = 0.0,
+    ):
+        super().__init__()
         self.time = time
         self.weighting = weighting
+        self.penalty = penalty
+        self.coupling = coupling
+        self.stratified = stratified
+        self.offset_noise = offset_noise
+        self.input_perturbation = input_perturbation
 
-    def __call__(self, denoiser: Denoiser, x: Tensor, cond: Cond, generator: torch.Generator) -> Tensor:
-        """Loss (B,) of ``x`` (B, ...); t and eps are drawn from ``generator``, on its own device."""
-        u = torch.rand(len(x), generator=generator, device=generator.device)
-        eps = torch.randn(x.shape, generator=generator, device=generator.device)
-        return self.at_quantile(denoiser, x, cond, u.to(x), eps.to(x))
+    def forward(self, denoiser: Denoiser, x: Tensor, cond: Cond, generator: torch.Generator) -> Tensor:
+        """Objective (B,) of ``x`` (B, ...), for training; every draw is from ``generator``, on its own device.
+
+        In training mode ``time`` takes note of the losses.
+        """
+        draws = {"generator": generator, "device": generator.device}
+        u = torch.rand(len(x), **draws)
+        eps = torch.randn(x.shape, **draws).to(x)
+        if self.stratified:
+            u = (torch.randperm(len(x), **draws) + u) / len(x)
+        if self.offset_noise:
+            offset = torch.randn(*x.shape[:2], *(1,) * (x.ndim - 2), **draws)
+            eps = eps + self.offset_noise * offset.to(x)
+        u = self.time.draw(u.to(x))
+        level = self._level(denoiser, u)
+        eps = self.coupling(x, eps, cond)
+        target, noise = x, eps
+        if self.input_perturbation:
+            xi = self.input_perturbation * torch.randn(x.shape, **draws).to(x)
+            noise = eps + xi
+            target = x + expand_as(level.coefficients.c_skip * level.sigma, x) * xi
+        weighted = self._weighted(denoiser, x, cond, level, noise, target)
+        objective, denoising = self.weighting.objective(level, weighted)
+        corrected = self.time.correct(u, objective)
+        self.time.record(u, denoising.detach())
+        return corrected
 
     def at_quantile(self, denoiser: Denoiser, x: Tensor, cond: Cond, u: Tensor, eps: Tensor) -> Tensor:
-        """Loss (B,) at the quantiles ``u`` (B,) of p(t) and the noise ``eps`` (B, ...)."""
-        u = u.clamp(2**-25, 1 - 2**-24)  # normal quantiles are infinite at both ends, and inf / inf on the way to t NaN
-        t = self.time.quantile(u, denoiser.schedule).clamp(T_MIN, 1)
-        alpha, sigma = denoiser.schedule(t)
-        x_t = expand_as(alpha, x) * x + expand_as(sigma, x) * eps
-        error = (denoiser(x_t, t, cond) - x).square().flatten(1).mean(1)
-        c_out = denoiser.parameterization(alpha, sigma).c_out
-        return self.weighting(denoiser.schedule.log_snr(t), c_out) * error
+        """Weighted loss (B,) at the quantiles ``u`` (B,) of p(t) and the noise ``eps`` (B, ...), for validation.
+
+        A fixed functional of the denoiser: nothing is drawn, coupled or perturbed, ``LossAware`` uses its base
+        distribution and ``LearnedLogVariance`` its base weight, so that values stay comparable over training.
+        """
+        return self._weighted(denoiser, x, cond, self._level(denoiser, u), eps, x)
+
+    def _level(self, denoiser: Denoiser, u: Tensor) -> Level:
+        return Level(u, self.time, denoiser.schedule, denoiser.parameterization)
+
+    def _weighted(self, denoiser: Denoiser, x: Tensor, cond: Cond, level: Level, eps: Tensor, target: Tensor) -> Tensor:
+        """w penalty(D(alpha x + sigma eps) - target)."""
+        x_t = expand_as(level.alpha, x) * x + expand_as(level.sigma, x) * eps
+        return self.weighting(level) * self.penalty(denoiser(x_t, level.t, cond) - target)

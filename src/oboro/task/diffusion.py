@@ -122,7 +122,8 @@ class Diffusion(lightning.LightningModule):
         )
 
     def configure_optimizers(self) -> dict[str, Any]:
-        optimizer, schedule = self.optimizer(self.denoiser.parameters(), self.trainer.max_steps)
+        learned = [*self.denoiser.parameters(), *self.loss.parameters()]  # a weight may be learned too
+        optimizer, schedule = self.optimizer(learned, self.trainer.max_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -1,0 +1,55 @@
+"""Which noise meets which sample of a batch: the joint distribution of (x, eps), with both marginals given."""
+
+from abc import ABC, abstractmethod
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from oboro.denoiser import Cond
+
+
+class Coupling(ABC):
+    """(x, eps, cond) to a permutation of the rows of eps."""
+
+    @abstractmethod
+    def __call__(self, x: Tensor, eps: Tensor, cond: Cond) -> Tensor:
+        """eps (B, ...) for ``x`` (B, ...)."""
+
+
+class Independent(Coupling):
+    """Row i of eps goes with row i of x."""
+
+    def __call__(self, x: Tensor, eps: Tensor, cond: Cond) -> Tensor:
+        return eps
+
+
+class OptimalTransport(Coupling):
+    """The permutation of eps with the least sum |x_i - eps_i|² among the samples of equal condition on this rank.
+
+    Tong et al. 2023 (arXiv:2302.00482), Pooladian et al. 2023 (arXiv:2304.14772). Paths from noise to data become
+    straighter, the more so the more samples share a condition. An assignment over the whole batch would give every
+    condition the noise that lies near its own data, while a sampler starts each condition from all of N(0, I)
+    (Cheng & Schwing 2025, arXiv:2503.10636); within a condition p(eps | cond) stays normal.
+
+    x and eps are no longer independent, so eps given x_t is no score: sample with an ODE sampler (eta = 0), and do not
+    ask for the likelihood. The cost of the assignment grows as the cube of the samples of a condition.
+    """
+
+    def __call__(self, x: Tensor, eps: Tensor, cond: Cond) -> Tensor:
+        coupled = eps.clone()
+        for rows in equal_conditions(cond, len(x), x.device):
+            if len(rows) > 1:
+                cost = torch.cdist(x[rows].flatten(1), eps[rows].flatten(1)).square()
+                _, columns = linear_sum_assignment(cost.cpu().numpy())
+                coupled[rows] = eps[rows[torch.from_numpy(columns).to(rows)]]
+        return coupled
+
+
+def equal_conditions(cond: Cond, batch: int, device: torch.device) -> list[Tensor]:
+    """The row numbers of each set of samples whose conditions are all equal; one set if there are no conditions."""
+    group = torch.zeros(batch, dtype=torch.int64, device=device)
+    for value in cond.values():
+        _, code = torch.unique(value.reshape(batch, -1), dim=0, return_inverse=True)
+        _, group = torch.unique(group * batch + code.to(device), return_inverse=True)
+    return [torch.nonzero(group == k).flatten() for k in range(int(group.max()) + 1)]

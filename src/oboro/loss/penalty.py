@@ -1,0 +1,37 @@
+"""How the error r = D - x of a sample becomes one number, which the weight multiplies."""
+
+from abc import ABC, abstractmethod
+from math import sqrt
+
+from torch import Tensor
+
+
+class Penalty(ABC):
+    """r (B, ...) to (B,), zero for r = 0 and growing with |r|."""
+
+    @abstractmethod
+    def __call__(self, r: Tensor) -> Tensor: ...
+
+
+class Squared(Penalty):
+    """mean(r²). The only penalty here whose optimal denoiser is the mean E[x | x_t], as samplers assume."""
+
+    def __call__(self, r: Tensor) -> Tensor:
+        return r.square().flatten(1).mean(1)
+
+
+class PseudoHuber(Penalty):
+    """sqrt(|r|² + c²) - c with c = scale sqrt(D), D the dimension of r: |r|² / 2c for small errors, |r| for large ones.
+
+    Song & Dhariwal 2023 (arXiv:2310.14189, eq. 5-6, scale = 0.00054), for consistency training. Robust to outliers; the
+    optimal denoiser is then nearer to the geometric median of x given x_t than to its mean.
+    """
+
+    def __init__(self, scale: float = 0.00054):
+        self.scale = scale
+
+    def __call__(self, r: Tensor) -> Tensor:
+        square = r.square().flatten(1)
+        c = self.scale * sqrt(square.shape[1])
+        total = square.sum(1)
+        return total / ((total + c**2).sqrt() + c)  # the same, without the difference of two nearly equal numbers
