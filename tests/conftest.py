@@ -4,6 +4,7 @@ The three fixtures run over the option files of their group, so that a new optio
 of the tests. Numbers are float64 unless a test is about single precision, and draws come from generators of their own.
 """
 
+from collections.abc import Sequence
 from copy import copy
 from pathlib import Path
 
@@ -13,16 +14,15 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from oboro.denoiser import GaussianDenoiser
 from oboro.model import UNet
-from oboro.schedule import Linear
+from oboro.sampler.grid import Sigmas, Times
 
 torch.set_num_threads(1)
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 
 
-def configured(group: str, *needs: str) -> dict:
+def configured(group: str, *needs: str, without: Sequence[str] = ()) -> dict:
     """The object that each option of a config group describes, by the name of the option.
 
     ``group`` may be nested (loss/time); ``needs`` are the overrides for what the options interpolate.
@@ -32,22 +32,9 @@ def configured(group: str, *needs: str) -> dict:
         config = compose(overrides=[f"+{group}={name}", *needs])
         return instantiate(OmegaConf.select(config, group.replace("/", ".")), _convert_="all")
 
+    names = sorted({path.stem for path in (CONF / group).glob("*.yaml")} - set(without))
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return {name: described(name) for name in sorted(path.stem for path in (CONF / group).glob("*.yaml"))}
-
-
-def draws_noise(sampler) -> bool:
-    """Whether a sampler asks for fresh noise on the way: then it solves no ODE and has no order of convergence."""
-    calls = []
-
-    def noise(like):
-        calls.append(like)
-        return torch.zeros_like(like)
-
-    schedule = Linear()
-    sampler = of_steps(sampler, 3)
-    sampler(GaussianDenoiser(0.0, 1.0, schedule), torch.ones(1, 1), {}, noise)
-    return bool(calls)
+        return {name: described(name) for name in names}
 
 
 def of_steps(sampler, steps: int):
@@ -59,8 +46,12 @@ def of_steps(sampler, steps: int):
 
 SCHEDULES = configured("schedule")
 PARAMETERIZATIONS = configured("parameterization")
-SAMPLERS = configured("sampler")
-STOCHASTIC = {name for name, sampler in SAMPLERS.items() if draws_noise(sampler)}
+GRIDS = configured("sampler/grid", without=("sigmas", "times"))  # lists of one's own
+GRIDS |= {"sigmas": Sigmas([80, 1, 0.01]), "times": Times([1.0, 0.4, 0.0])}
+ADAPTIVE = {"adaptive"}  # chooses its steps: no fixed number of evaluations, no order in it
+SAMPLERS = {name: sampler for name, sampler in configured("sampler").items() if name not in ADAPTIVE}
+JUMPS = {"ddim_consistency"}  # takes x̂0 for the end of the flow and not for a mean
+STOCHASTIC = {name for name, sampler in SAMPLERS.items() if sampler.stochastic}
 
 
 @pytest.fixture
@@ -101,9 +92,15 @@ def ode_sampler(request):
     return SAMPLERS[request.param]
 
 
-@pytest.fixture(params=sorted(STOCHASTIC))
+@pytest.fixture(params=sorted(STOCHASTIC - JUMPS - {"restart"}))
 def sde_sampler(request):
+    """A sampler that draws noise and converges to the distribution of the data."""
     return SAMPLERS[request.param]
+
+
+@pytest.fixture(params=GRIDS)
+def time_grid(request):
+    return GRIDS[request.param]
 
 
 @pytest.fixture
@@ -121,6 +118,21 @@ def rng() -> torch.Generator:
 def normal(rng):
     """``normal(2, 3)``: float64 standard normal numbers, others at each call."""
     return lambda *shape: torch.randn(*shape, generator=rng, dtype=torch.float64)
+
+
+@pytest.fixture
+def noise(normal):
+    """Noise for a sampler: other normal numbers at each call, the Brownian motion without memory."""
+
+    class Fresh:
+        def __call__(self, like):
+            return normal(*like.shape)
+
+        def between(self, like, a, b):
+            assert 0 <= a < b <= 1
+            return normal(*like.shape)
+
+    return Fresh()
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from oboro.loss.penalty import Penalty
 from oboro.loss.time import TimeDistribution
 from oboro.loss.weighting import Weight
 from oboro.parameterization import Parameterization
-from oboro.sampler import Sampler
+from oboro.sampler import Grid, Sampler
 from oboro.schedule import Schedule
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -27,6 +27,7 @@ FAMILIES = {
     "schedule": Schedule,
     "parameterization": Parameterization,
     "sampler": Sampler,
+    "sampler/grid": Grid,
     "loss/time": TimeDistribution,
     "loss/weighting": Weight,
     "loss/penalty": Penalty,
@@ -63,7 +64,11 @@ def choosing(group: str, name: str) -> list[str]:
     """The overrides that choose an option, with what it cannot do without."""
     if group in SEVERAL:
         return [f"{group}=[{name}]"]
-    needs = {"parameterization=eps": ["schedule=vp"]}
+    needs = {
+        "parameterization=eps": ["schedule=vp"],
+        "sampler/grid=sigmas": ["sampler.grid.sigmas=[80,1,0.01]"],
+        "sampler/grid=times": ["sampler.grid.times=[1,0.5,0]"],
+    }
     return [f"{group}={name}", *needs.get(f"{group}={name}", [])]
 
 
@@ -141,6 +146,8 @@ def test_every_class_has_an_option(group):
 @pytest.mark.parametrize("group", FAMILIES)
 def test_every_option_has_a_line_in_the_readme(group):
     """With the class and the option, all that a new kind takes; the tests of its family find it by themselves."""
+    (row,) = re.findall(rf"^\| `{group}` \|.*$", (CONF.parent / "README.md").read_text(), re.M)
+    assert {name for g, name in OPTIONS if g == group} <= set(re.findall(r"`(\w+)`", row))
 
 
 # --- second law: every selected group is used

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from oboro.denoiser import Denoiser, GaussianDenoiser
+from oboro.denoiser import Denoiser
+from oboro.exact import GaussianDenoiser
 from oboro.errors import UserError
 from oboro.likelihood import bits_per_dim, dequantise, log_likelihood, log_snr_grid, rademacher
 from oboro.parameterization import V

@@ -47,30 +47,3 @@ class Denoiser(nn.Module):
     def reschedule(self, schedule: Schedule) -> "Denoiser":
         """The same network on another schedule: D depends on x_t / alpha_t and the log-SNR alone."""
         return Denoiser(self.network, schedule, self.parameterization)
-
-
-class GaussianDenoiser(nn.Module):
-    """The exact denoiser of data N(mean, std²), elementwise; for tests and for teaching.
-
-    D(x_t, t) = mean + alpha std² / (alpha² std² + sigma²) (x_t - alpha mean).
-    """
-
-    def __init__(self, mean: float | Tensor, std: float | Tensor, schedule: Schedule):
-        super().__init__()
-        self.mean = mean
-        self.std = std
-        self.schedule = schedule
-
-    def forward(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        alpha, sigma = self.schedule(expand_as(t, x_t))
-        return self.mean + alpha * self.std**2 / ((alpha * self.std) ** 2 + sigma**2) * (x_t - alpha * self.mean)
-
-    def flow(self, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        """The exact probability-flow map from time ``t`` (B,) to ``s`` (B,).
-
-        x_s = alpha_s mean + sqrt(alpha_s² std² + sigma_s²) / sqrt(alpha_t² std² + sigma_t²) (x_t - alpha_t mean): the
-        ODE of Song et al. 2021 (arXiv:2011.13456, eq. 13) keeps the quantile of every marginal.
-        """
-        (a, sigma_t), (b, sigma_s) = self.schedule(expand_as(t, x_t)), self.schedule(expand_as(s, x_t))
-        ratio = torch.sqrt(((b * self.std) ** 2 + sigma_s**2) / ((a * self.std) ** 2 + sigma_t**2))
-        return b * self.mean + ratio * (x_t - a * self.mean)

@@ -1,0 +1,82 @@
+"""Denoisers that are known exactly: what samplers, losses and likelihoods are held against; also for teaching."""
+
+from math import sqrt
+
+import torch
+from torch import Tensor, nn
+
+from oboro.denoiser import Cond
+from oboro.schedule import Schedule, expand_as
+
+
+class GaussianDenoiser(nn.Module):
+    """The exact denoiser of data N(mean, std²), elementwise.
+
+    D(x_t, t) = mean + alpha std² / (alpha² std² + sigma²) (x_t - alpha mean).
+    """
+
+    def __init__(self, mean: float | Tensor, std: float | Tensor, schedule: Schedule):
+        super().__init__()
+        self.mean = mean
+        self.std = std
+        self.schedule = schedule
+
+    def forward(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        alpha, sigma = self.schedule(expand_as(t, x_t))
+        return self.mean + alpha * self.std**2 / ((alpha * self.std) ** 2 + sigma**2) * (x_t - alpha * self.mean)
+
+    def flow(self, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        """The exact probability-flow map from time ``t`` (B,) to ``s`` (B,).
+
+        x_s = alpha_s mean + sqrt(alpha_s² std² + sigma_s²) / sqrt(alpha_t² std² + sigma_t²) (x_t - alpha_t mean): the
+        ODE of Song et al. 2021 (arXiv:2011.13456, eq. 13) keeps the quantile of every marginal.
+        """
+        (a, sigma_t), (b, sigma_s) = self.schedule(expand_as(t, x_t)), self.schedule(expand_as(s, x_t))
+        ratio = torch.sqrt(((b * self.std) ** 2 + sigma_s**2) / ((a * self.std) ** 2 + sigma_t**2))
+        return b * self.mean + ratio * (x_t - a * self.mean)
+
+
+class MixtureDenoiser(nn.Module):
+    """The exact denoiser of data sum_k w_k N(mean_k, std²), elementwise: every number is drawn on its own.
+
+    D(x_t, t) = sum_k r_k (mean_k + g (x_t - alpha mean_k)) with g = alpha std² / (alpha² std² + sigma²) and r_k the
+    share of component k in the density of x_t.
+    """
+
+    def __init__(self, weights: Tensor, means: Tensor, std: float, schedule: Schedule):
+        super().__init__()
+        self.weights = weights / weights.sum()
+        self.means = means
+        self.std = std
+        self.schedule = schedule
+
+    def forward(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        alpha, sigma = (c[..., None] for c in self.schedule(expand_as(t, x_t)))
+        variance = (alpha * self.std) ** 2 + sigma**2
+        away = x_t[..., None] - alpha * self.means
+        share = (self.weights.log() - away**2 / (2 * variance)).softmax(-1)
+        return (share * (self.means + alpha * self.std**2 / variance * away)).sum(-1)
+
+    def flow(self, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        """The exact probability-flow map from time ``t`` (B,) to ``s`` (B,), which keeps the quantile of each marginal.
+
+        By bisection on the distribution function, to the last bits of float64.
+        """
+        (a, sigma_t), (b, sigma_s) = self.schedule(expand_as(t, x_t)), self.schedule(expand_as(s, x_t))
+        right = x_t > a * (self.weights * self.means).sum()
+        tail = self._tail(x_t, a, sigma_t, right)
+        reach = b * self.means.abs().max() + 12 * torch.sqrt((b * self.std) ** 2 + sigma_s**2)
+        low, high = (-reach).expand_as(x_t).clone(), reach.expand_as(x_t).clone()
+        for _ in range(100):
+            middle = (low + high) / 2
+            further = self._tail(middle, b, sigma_s, right)
+            below = torch.where(right, further > tail, further < tail)
+            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+        return (low + high) / 2
+
+    def _tail(self, x: Tensor, alpha: Tensor, sigma: Tensor, right: Tensor) -> Tensor:
+        """P(x_t > x) where ``right``, else P(x_t < x): the small one of the two keeps its digits."""
+        std = torch.sqrt((alpha * self.std) ** 2 + sigma**2)[..., None]
+        z = (x[..., None] - alpha[..., None] * self.means) / std
+        z = torch.where(right[..., None], -z, z)
+        return (self.weights * torch.special.erfc(-z / sqrt(2))).sum(-1) / 2

@@ -1,0 +1,35 @@
+"""From noise to image: solvers of the reverse process."""
+
+from oboro.sampler.adaptive import Adaptive
+from oboro.sampler.ddim import DDIM, ddim_step
+from oboro.sampler.dpm_solver import DPMSolver2, DPMSolverPP, DPMSolverPP2S
+from oboro.sampler.edm import Euler, Heun
+from oboro.sampler.multistep import DEIS, IPNDM, LMS, PNDM
+from oboro.sampler.restart import Restart
+from oboro.sampler.sampler import DATA, Grid, Node, Noise, Sampler, denoise, node_at, nodes
+from oboro.sampler.unipc import UniPC
+
+__all__ = [
+    "DATA",
+    "DDIM",
+    "DEIS",
+    "IPNDM",
+    "LMS",
+    "PNDM",
+    "Adaptive",
+    "DPMSolver2",
+    "DPMSolverPP",
+    "DPMSolverPP2S",
+    "Euler",
+    "Grid",
+    "Heun",
+    "Node",
+    "Noise",
+    "Restart",
+    "Sampler",
+    "UniPC",
+    "ddim_step",
+    "denoise",
+    "node_at",
+    "nodes",
+]

@@ -1,0 +1,91 @@
+"""Step sizes chosen by an estimate of the error."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from oboro.denoiser import Cond, Denoises
+from oboro.errors import UserError
+from oboro.sampler.ddim import ddim_step
+from oboro.sampler.sampler import UNIFORM, Grid, Node, Noise, Sampler, denoise, node_at
+from oboro.schedule import Schedule, expand_as
+
+GROWTH = (0.2, 5.0)  # of a step from one trial to the next
+
+
+class Adaptive(Sampler):
+    """Steps in lambda = log(alpha / sigma) as long as the error allows, for each sample on its own.
+
+    DPM-Solver++ of orders 1 and 2 (2S) from the same two evaluations: x¹ and x². A step is taken if the root mean
+    square E over the sample of (x² - x¹) / max(atol, rtol |x¹|, rtol |x|) is at most 1; the next one is 0.9 E^{-1/2}
+    times as long. Lu et al. 2022 (arXiv:2206.00927, app. C, DPM-Solver-12) with x̂0 in place of eps.
+
+    Of the grid only the two ends count, cut to lambda in [``low``, ``high``]; what remains there is removed at once.
+    ``first`` is the first step in lambda and ``steps`` the most trials. Samples do not depend on their companions; a
+    batch takes as many evaluations as its slowest sample. Raises ``UserError`` where the trials do not suffice.
+    """
+
+    order = 2
+
+    def __init__(
+        self,
+        steps: int = 200,
+        rtol: float = 0.05,
+        atol: float = 0.0078,
+        first: float = 0.05,
+        low: float = -5.0,
+        high: float = 5.0,
+        grid: Grid = UNIFORM,
+    ):
+        super().__init__(steps, grid)
+        self.rtol = rtol
+        self.atol = atol
+        self.first = first
+        self.low = low
+        self.high = high
+
+    def evaluations(self, schedule: Schedule) -> int:
+        return 2 * self.steps + 2
+
+    def solve(self, denoiser: Denoises, x: Tensor, grid: Sequence[Node], cond: Cond, noise: Noise) -> Tensor:
+        start, end = grid[0], node_at(denoiser.schedule, min(grid[-2].half_log_snr, self.high))
+        if start.half_log_snr < self.low:
+            inner = node_at(denoiser.schedule, self.low)
+            x, start = ddim_step(x, denoise(denoiser, x, start.t, cond), start, inner), inner
+        lam = torch.full((len(x),), start.half_log_snr, dtype=torch.float64)
+        h = torch.full_like(lam, self.first)
+        for _ in range(self.steps):
+            h = torch.minimum(h, end.half_log_snr - lam)
+            if not (h > 0).any():
+                break
+            coarse, fine = self._trial(denoiser, x, lam, lam + h, cond)
+            scale = self.rtol * torch.maximum(coarse.abs(), x.abs())
+            error = ((fine - coarse) / scale.clamp(min=self.atol)).square().flatten(1).mean(1).sqrt().double().cpu()
+            taken = error <= 1
+            x = torch.where(expand_as(taken.to(x.device), x), fine, x)
+            lam = torch.where(taken, lam + h, lam)
+            h = h * (0.9 * error.clamp(min=1e-12).rsqrt()).clamp(*GROWTH)
+        else:
+            raise UserError(
+                f"{self.steps} trials of a step do not reach the data at rtol={self.rtol:g}, atol={self.atol:g}; "
+                "raise sampler.steps or a tolerance."
+            )
+        return denoise(denoiser, x, end.t, cond)
+
+    def _trial(self, denoiser: Denoises, x: Tensor, lam: Tensor, to: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
+        """x¹ and x² of the step from lambda = ``lam`` (B,) to ``to`` (B,)."""
+        schedule = denoiser.schedule
+        t, m, s = (schedule.t_from_log_snr(2 * v).clamp(0, 1) for v in (lam, (lam + to) / 2, to))
+
+        def evaluate(x: Tensor, t: Tensor) -> Tensor:
+            return denoiser(x, t.to(x), cond)
+
+        def step(x0: Tensor, t: Tensor, s: Tensor, h: Tensor) -> Tensor:
+            (_, sigma_t), (alpha_s, sigma_s) = schedule(t), schedule(s)
+            kept, change = sigma_s / sigma_t, -alpha_s * torch.expm1(-h)
+            return expand_as(kept.to(x), x) * x + expand_as(change.to(x), x) * x0
+
+        x0 = evaluate(x, t)
+        middle = evaluate(step(x0, t, m, (to - lam) / 2), m)
+        return step(x0, t, s, to - lam), step(middle, t, s, to - lam)

@@ -1,0 +1,56 @@
+"""Mean and variance of what a sampler makes of Gaussian data, without a draw."""
+
+import torch
+
+from oboro.exact import GaussianDenoiser
+
+
+class Impulses:
+    """Noise that is 0 but for draw k in row k + 2; rows 0 and 1 stay without noise."""
+
+    def __init__(self):
+        self.spans: list[tuple[float, float] | None] = []
+
+    def _impulse(self, like):
+        out = torch.zeros_like(like)
+        row = len(self.spans) + 1
+        if row < len(like):
+            out[row] = 1
+        return out
+
+    def __call__(self, like):
+        self.spans.append(None)
+        return self._impulse(like)
+
+    def between(self, like, a, b):
+        self.spans.append((a, b))
+        return self._impulse(like)
+
+
+def correlation(a, b) -> float:
+    """Of two draws: increments of one Brownian motion overlap, fresh noise is independent."""
+    if a is None or b is None:
+        return float(a is b and a is not None)
+    overlap = max(0.0, min(a[1], b[1]) - max(a[0], b[0]))
+    return overlap / ((a[1] - a[0]) * (b[1] - b[0])) ** 0.5
+
+
+def moments(sampler, schedule, mean: float, std: float) -> tuple[float, float]:
+    """Of x̂0, exactly: with an affine denoiser the sample is affine in x_T and in every draw."""
+    denoiser = GaussianDenoiser(mean, std, schedule)
+
+    def run(rows: int):
+        noise = Impulses()
+        x_T = torch.zeros(rows, 1, dtype=torch.float64)
+        x_T[1] = 1.0
+        return sampler(denoiser, x_T, {}, noise)[:, 0], noise.spans
+
+    _, spans = run(2)
+    out, spans = run(2 + len(spans))
+    gain = out[1:] - out[0]
+    c = torch.eye(len(gain), dtype=torch.float64)
+    for i, a in enumerate(spans):
+        for j, b in enumerate(spans[:i]):
+            c[i + 1, j + 1] = c[j + 1, i + 1] = correlation(a, b)
+    c[0, 0] = float(schedule.sigma(torch.ones((), dtype=torch.float64))) ** 2
+    return float(out[0]), float(gain @ c @ gain)
