@@ -3,8 +3,8 @@ import torch
 from torch import nn
 
 from oboro.denoiser import Denoiser
-from oboro.exact import GaussianDenoiser
 from oboro.errors import UserError
+from oboro.exact import GaussianDenoiser
 from oboro.parameterization import EDM, Eps, V
 from oboro.schedule import VP, Cosine, Karras, Linear, expand_as
 

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from oboro.denoiser import Denoiser
-from oboro.exact import GaussianDenoiser
 from oboro.errors import UserError
+from oboro.exact import GaussianDenoiser
 from oboro.likelihood import bits_per_dim, dequantise, log_likelihood, log_snr_grid, rademacher
 from oboro.parameterization import V
 from oboro.schedule import Cosine, Karras, Linear, expand_as

@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy import stats
 
-from oboro.seeding import SampleNoise, derive_seed, generator, low_discrepancy
+from oboro.seeding import Brownian, SampleNoise, derive_seed, generator, low_discrepancy
 
 pytestmark = pytest.mark.usefixtures("global_generator_unread")
 
@@ -95,3 +95,47 @@ def test_low_discrepancy_point_i_depends_on_i_alone():
     ids = torch.tensor([[5, 0], [7, 3]])
     assert torch.equal(low_discrepancy(ids).flatten(), low_discrepancy(torch.arange(8))[ids.flatten()])
     assert float(low_discrepancy(torch.tensor(0))) == pytest.approx(0.5 / ((1 + 5**0.5) / 2), abs=1e-15)
+
+
+# --- Brownian motion
+
+
+def increments(ids, a, b, order=1, shape=(8,)):
+    spans = list(zip(a, b, strict=True))[::order]
+    noise = SampleNoise(0, ids)
+    rows = [noise.between(torch.empty(len(ids), *shape, dtype=torch.float64), *span) for span in spans]
+    return torch.stack(rows[::order])
+
+
+def test_brownian_increments_are_normal_and_independent():
+    times = [0.0, 1e-4, 0.01, 0.3, 0.31, 0.5, 0.9, 1.0]
+    z = increments(range(300), times[:-1], times[1:]).flatten(1)
+    for row in z:
+        assert stats.kstest(row.numpy(), "norm").pvalue > 1e-3
+    correlation = torch.corrcoef(z) - torch.eye(len(z), dtype=torch.float64)
+    assert correlation.abs().max() < 5 / z.shape[1] ** 0.5
+
+
+def test_a_finer_grid_sees_the_same_path():
+    """W(b) - W(a) is the sum of the increments in between, in whatever order they are asked for."""
+    times = torch.linspace(0.2, 0.8, 7, dtype=torch.float64).tolist()
+    whole = increments([3, 8], [0.2], [0.8])[0] * 0.6**0.5
+    for order in (1, -1):
+        parts = increments([3, 8], times[:-1], times[1:], order)
+        torch.testing.assert_close(parts.sum(0) * 0.1**0.5, whole, rtol=1e-4, atol=1e-4)  # times are rounded to 2^-20
+
+
+def test_a_path_depends_on_seed_and_id_alone():
+    like = torch.empty(1, 4)
+    path = SampleNoise(0, [7]).between(like, 0.1, 0.2)
+    assert torch.equal(SampleNoise(0, [5, 7]).between(torch.empty(2, 4), 0.1, 0.2)[1:], path)
+    noise = SampleNoise(0, [7])
+    noise(like), noise.between(like, 0.5, 0.9)
+    assert torch.equal(noise.between(like, 0.1, 0.2), path)
+    for other in (SampleNoise(1, [7]), SampleNoise(0, [8])):
+        assert not torch.equal(other.between(like, 0.1, 0.2), path)
+
+
+def test_the_shortest_interval_is_a_tick():
+    w = Brownian(0, 0)
+    assert w.increment((3,), 0.5, 0.5).isfinite().all() and w.increment((3,), 1.0, 1.0).isfinite().all()

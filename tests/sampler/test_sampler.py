@@ -6,9 +6,11 @@ import pytest
 import torch
 from scipy import stats
 
-from oboro.exact import GaussianDenoiser, MixtureDenoiser
+from conftest import SAMPLERS
 from oboro.errors import UserError
-from oboro.sampler import DATA, DDIM, PNDM, DPMSolverPP, Heun, Node, ddim_step, nodes
+from oboro.exact import GaussianDenoiser, MixtureDenoiser
+from oboro.sampler import DATA, DDIM, PNDM, Adaptive, DPMSolverPP, Heun, Node, Restart, ddim_step, node_at, nodes
+from oboro.sampler.grid import Karras as Karras_grid
 from oboro.sampler.grid import LogSNR, Uniform
 from oboro.schedule import VE, VP, Cosine, Karras, Linear
 from oboro.seeding import SampleNoise
@@ -108,7 +110,7 @@ def exact_denoisers(schedule):
 
 
 def well_begun(schedule, steps):
-    """Equal steps in t from 0.95 to 0.05 after three short ones, of errors h⁵ each in a method that gains an order a step.
+    """Equal steps in t from 0.95 to 0.05 after three short ones, of error h⁵ each where a method gains an order a step.
 
     A multistep method begins with fewer values than it has places for, at a lower order; here that costs nothing.
     """
@@ -411,3 +413,113 @@ def test_dpm_solver_pp_extrapolates_a_denoiser_linear_in_log_snr(normal):
     first = grid_[1].sigma / grid_[0].sigma * x - grid_[1].alpha * expm1(-h) * -1.0
     expected = grid_[2].sigma / grid_[1].sigma * first - grid_[2].alpha * expm1(-h) * -0.25
     torch.testing.assert_close(DPMSolverPP(2).solve(LinearInLambda(), x, grid_, {}, no_noise), expected)
+
+
+# --- stochastic differential equations
+
+
+@pytest.mark.parametrize("name", ["dpm_solver_pp_sde", "dpm_solver_pp_2s_sde", "dpm_solver_pp_3m_sde"])
+def test_more_steps_of_an_sde_end_in_the_same_image(name):
+    """One Brownian path whatever the steps: the samples themselves converge, not only their distribution."""
+    schedule, ids = VP(), range(60)
+    denoiser = gaussian(schedule)
+
+    def run(steps):
+        sampler, noise = copy(SAMPLERS[name]), SampleNoise(0, ids)
+        sampler.steps, sampler.grid = steps, LogSNR(-8, 8)
+        return sampler(denoiser, schedule.prior(noise(torch.empty(60, 1, dtype=torch.float64))), {}, noise)
+
+    coarse, middle, fine = run(40), run(160), run(640)
+    assert (coarse - fine).std() < 0.25 * fine.std() and (middle - fine).std() < 0.6 * (coarse - fine).std()
+
+
+def test_churn_adds_the_noise_of_algorithm_2(normal):
+    """arXiv:2206.00364, algorithm 2, lines 4 to 11, in sigma alone."""
+    low, high, churn, noise_std, n = 0.05, 50.0, 3.0, 1.01, 6
+    denoiser, schedule, x, draws = gaussian(Karras()), Karras(), 80 * normal(5, 2), normal(6, 5, 2)
+    grid_, used = Uniform()(schedule, n), iter(draws)
+    sampler = Heun(n, churn, low, high, noise_std)
+    ours = sampler.solve(denoiser, x, grid_, {}, lambda like: next(used))
+    left = iter(draws)
+    for t, s in pairwise(grid_):
+        gamma = min(churn / n, sqrt(2) - 1) if low <= t.sigma <= high else 0
+        sigma = t.sigma * (1 + gamma)
+        if gamma:
+            x = x + sqrt(sigma**2 - t.sigma**2) * noise_std * next(left)
+        d = (x - denoised(x, sigma)) / sigma
+        ahead = x + (s.sigma - sigma) * d
+        if s.sigma:
+            ahead = x + (s.sigma - sigma) * (d + (ahead - denoised(ahead, s.sigma)) / s.sigma) / 2
+        x = ahead
+    torch.testing.assert_close(ours, x, rtol=1e-9, atol=1e-9)
+
+
+def denoised(x, sigma):
+    """D of the Gaussian, in sigma alone."""
+    return MEAN + STD**2 / (STD**2 + sigma**2) * (x - MEAN)
+
+
+# --- Restart
+
+
+def test_restart_without_repeats_is_heun(schedule, normal):
+    x, denoiser = schedule.prior(normal(3, 2)), gaussian(schedule)
+    assert torch.equal(Restart(9, repeats=0)(denoiser, x, {}, no_noise), Heun(9)(denoiser, x, {}, no_noise))
+
+
+def test_restart_contracts_an_error_made_on_the_way():
+    """From noise 30 % too wide: a way back and down leaves of it what the data share in the noise it goes back to."""
+    schedule = Karras()
+
+    def std(repeats):
+        impulse = moments(Wide(Restart(60, repeats, 30, 0.05, 5.0, Karras_grid(0.002, 80.0))), schedule, MEAN, STD)
+        return impulse[1] ** 0.5
+
+    before, once, twice = (abs(std(k) / STD - 1) for k in (0, 1, 2))
+    assert before > 0.25 and once < 0.05 * before and twice < once
+
+
+class Wide:
+    """A sampler that starts from 1.3 times the noise."""
+
+    def __init__(self, sampler):
+        self.sampler = sampler
+
+    def __call__(self, denoiser, x_T, cond, noise):
+        return self.sampler(denoiser, 1.3 * x_T, cond, noise)
+
+
+# --- adaptive steps
+
+
+@pytest.mark.parametrize("schedule", [Linear(), VP(), Karras()], ids=["linear", "vp", "karras"])
+def test_a_smaller_tolerance_is_more_exact_and_dearer(schedule):
+    denoiser = exact_denoisers(schedule)[1]
+    x = schedule.prior(torch.tensor([[-1.3], [0.4], [2.0]], dtype=torch.float64))
+    ends = [node_at(schedule, v).t for v in (-5.0, 5.0)]
+    t, s = (torch.full((3,), v, dtype=torch.float64) for v in ends)
+    start = x * float(schedule.sigma(t[:1]) / schedule.sigma(torch.ones(1, dtype=torch.float64)))
+    exact = denoiser(denoiser.flow(start, t, s), s, {})
+    errors, costs = [], []
+    for tolerance in (1e-1, 1e-2, 1e-3, 1e-4):
+        counter = Counter(denoiser)
+        sampler = Adaptive(2000, rtol=tolerance, atol=tolerance / 10)
+        out = sampler.solve(counter, start, [*nodes(schedule, ends), DATA], {}, no_noise)
+        errors.append(float((out - exact).abs().max()))
+        costs.append(len(counter.times))
+        assert costs[-1] <= sampler.evaluations(schedule)
+    assert all(b < 0.6 * a for a, b in pairwise(errors)) and errors[-1] < 0.05 * errors[0], errors
+    # Of second order: a hundredth of the tolerance takes about ten times the steps, since E is first against second.
+    assert all(a < b < 12 * a for a, b in pairwise(costs))
+
+
+def test_adaptive_steps_do_not_depend_on_companions(schedule):
+    denoiser = exact_denoisers(schedule)[1]
+    x = schedule.prior(SampleNoise(0, range(6))(torch.empty(6, 1, 4, 4)))
+    together = Adaptive()(denoiser, x, {}, no_noise)
+    assert torch.equal(Adaptive()(denoiser, x[2:4], {}, no_noise), together[2:4])
+
+
+def test_too_few_trials_are_said():
+    with pytest.raises(UserError, match=r"3 trials.*raise sampler\.steps or a tolerance"):
+        Adaptive(3)(gaussian(Linear()), torch.ones(1, 1), {}, no_noise)

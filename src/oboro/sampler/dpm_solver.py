@@ -24,7 +24,7 @@ def half_way(schedule: Schedule, t: Node, s: Node) -> Node:
 
 
 def exponential_step(x: Tensor, change: Tensor, t: Node, s: Node, eta: float, noise: Noise) -> Tensor:
-    """sigma_s/sigma_t e^{-eta h} x + alpha_s ``change`` + sigma_s sqrt(1 - e^{-2 eta h}) z with h = lambda_s - lambda_t.
+    """sigma_s/sigma_t e^{-eta h} x + alpha_s ``change`` + sigma_s sqrt(1 - e^{-2 eta h}) z, h = lambda_s - lambda_t.
 
     z is the increment of the sample's Brownian motion over the step, so that more steps see the same path.
     """
@@ -40,15 +40,16 @@ class DPMSolverPP(Sampler):
 
     x_s = sigma_s/sigma_t e^{-eta h} x_t + alpha_s ((1 - e^{-k}) D_t + phi_1 d_1 + phi_2 d_2) + noise with
     h = lambda_s - lambda_t and k = (1 + eta) h. Order 2: d_1 = h / h' (D_t - D_{t'}) with t' the node before t and
-    h' = lambda_t - lambda_{t'}, phi_1 = (1 - e^{-k}) / 2. Order 3: phi_1 = 1 - (1 - e^{-k}) / k, phi_2 = 1/2 - phi_1 / k,
-    with d_1 = h D' and d_2 = h² D''/2 of the parabola through the last three D. Lu et al. 2022 (arXiv:2211.01095,
-    algorithm 2 and app. B), with d_1, d_2 and eta as in k-diffusion.
+    h' = lambda_t - lambda_{t'}, phi_1 = (1 - e^{-k}) / 2. Order 3: phi_1 = 1 - (1 - e^{-k}) / k,
+    phi_2 = 1/2 - phi_1 / k, with d_1 = h D' and d_2 = h² D''/2 of the parabola through the last three D.
+    Lu et al. 2022 (arXiv:2211.01095, algorithm 2 and app. B), with d_1, d_2 and eta as in k-diffusion.
 
     eta = 0 is the ODE, eta = 1 the SDE (SDE-DPM-Solver++), with noise of variance sigma_s² (1 - e^{-2 eta h}) from a
     Brownian motion. Steps without enough history are of lower order, and so is the last one, into data.
 
-    The published code of 3M, diffusers and k-diffusion, and with them this class, gives d_2 half the weight 1 - 2 phi_1 / k of the exact integral. So 3M is
-    more exact than 2M but converges with order 2 like it; ``UniPC`` has the exact integral.
+    The published code of 3M, diffusers and k-diffusion, and with them this class, gives d_2 half the weight
+    1 - 2 phi_1 / k of the exact integral. So 3M is more exact than 2M but converges with order 2 like it; ``UniPC`` has
+    the exact integral.
     """
 
     def __init__(self, steps: int = 20, order: int = 2, eta: float = 0.0, grid: Grid = UNIFORM):

@@ -13,7 +13,7 @@ from oboro.schedule import Schedule
 
 
 class Churn:
-    """Noise that is added before a step: from rho to rho̅ = (1 + gamma) rho with gamma = min(churn / steps, sqrt(2) - 1).
+    """Noise that is added before a step: rho becomes (1 + gamma) rho with gamma = min(churn / steps, sqrt(2) - 1).
 
     For rho = sigma / alpha in [``low``, ``high``] only; ``noise_std`` above 1 makes up for detail that a network loses.
     Karras et al. 2022 (arXiv:2206.00364, algorithm 2: S_churn, S_tmin, S_tmax, S_noise).

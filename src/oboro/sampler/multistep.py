@@ -1,8 +1,8 @@
 """Adams-Bashforth methods on d(x / alpha) / d(sigma / alpha) = eps̃: LMS, DEIS, iPNDM, PNDM.
 
-With z = x / alpha and rho = sigma / alpha a step is z_s = z_t + sum_j w_j eps̃_j over the last evaluations. Since the w_j
-add up to rho_s - rho_t, it is the step of DDIM and sum_j w_j (eps̃_j - eps̃_t), which keeps its digits where alpha_t is
-small. Where no signal is left, rho above ``BLIND``, the step is DDIM's and leaves nothing to remember: z would be all
+With z = x / alpha and rho = sigma / alpha a step is z_s = z_t + sum_j w_j eps̃_j over the last evaluations. The w_j
+add up to rho_s - rho_t; so it is the step of DDIM and sum_j w_j (eps̃_j - eps̃_t), which keeps its digits where alpha_t
+is small. Where no signal is left, rho above ``BLIND``, the step is DDIM's and leaves nothing to remember: z would be all
 rounding error, and no polynomial in rho reaches down from there.
 """
 

@@ -14,10 +14,10 @@ from oboro.schedule import Schedule
 
 
 class Restart(Sampler):
-    """``Heun``, and ``repeats`` times back from rho = ``low`` to ``high`` with noise of variance high² - low², and down.
+    """``Heun``, and ``repeats`` times back from rho = ``low`` to ``high``, with noise of variance high² - low².
 
-    At the node next to ``low``, whose rho takes its place, x / alpha gets fresh noise, and Heun goes from ``high`` down
-    to it in ``restart_steps`` steps on a ``Karras`` grid. The noise contracts the errors made so far, the ODE makes few.
+    At the node next to ``low``, whose rho takes its place, x / alpha gets the noise, and Heun goes from ``high`` down
+    to it again in ``restart_steps`` steps on a ``Karras`` grid. The noise contracts errors, and the ODE makes few.
     Xu et al. 2023 (arXiv:2306.14878, algorithm 1 and 2); rho = sigma / alpha.
     """
 

@@ -7,6 +7,7 @@ loop. Every grid ends in exact data, (alpha, sigma) = (1, 0).
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from itertools import pairwise
 from math import atan2, inf, log, pi
 from typing import NamedTuple, Protocol
 
@@ -85,7 +86,7 @@ class Grid(ABC):
     def __call__(self, schedule: Schedule, steps: int) -> list[Node]:
         """The nodes at these times, and the data node after them. Raises ``UserError`` where two of them coincide."""
         times = self.times(schedule, steps)
-        if any(s >= t for t, s in zip(times, times[1:], strict=False)) or not 0 <= times[-1] <= times[0] <= 1:
+        if any(s >= t for t, s in pairwise(times)) or not 0 <= times[-1] <= times[0] <= 1:
             raise UserError(
                 f"{type(self).__name__} has no {steps} different times on {type(schedule).__name__}; "
                 "lower sampler.steps or choose another sampler/grid."
@@ -94,7 +95,7 @@ class Grid(ABC):
 
 
 class Uniform(Grid):
-    """Uniform in t: 1 - i/steps where sigma_0 = 0, and 1 - i/(steps - 1) where the schedule stops at a positive sigma_0.
+    """Uniform in t: 1 - i/steps where sigma_0 = 0, 1 - i/(steps - 1) where the schedule stops at a positive sigma_0.
 
     There (Karras, VE) sigma_0 is visited and the last step removes it; on ``Karras`` that is eq. 5 of EDM
     (arXiv:2206.00364).
