@@ -259,7 +259,11 @@ def test_metrics_are_those_that_are_listed_in_their_order():
 def test_a_variant_changes_only_what_it_names():
     base, variant = composed("data=fashion_mnist").data, composed("data=fashion_mnist_10k").data
     assert {key for key in base if base[key] != variant[key]} == {"part", "validation", "batch_size"}
-    assert composed("sampler=ddim_ancestral").sampler == {"_target_": "oboro.sampler.DDIM", "steps": 1000, "eta": 1.0}
+    ancestral = composed("sampler=ddim_ancestral").sampler
+    assert {k: ancestral[k] for k in ancestral if composed("sampler=ddim").sampler[k] != ancestral[k]} == {
+        "steps": 1000,
+        "eta": 1.0,
+    }
 
 
 @pytest.mark.parametrize("entry", ["sample", "evaluate"])
@@ -270,7 +274,7 @@ def test_the_other_entry_points_compose(entry):
     assert build(OmegaConf.to_container(config, resolve=True)["sampler"]).steps == 3
 
 
-@pytest.mark.parametrize("override", ["sampler=euler", "smapler=ddim", "sampler.step=3", "trainer.max_step=3"])
+@pytest.mark.parametrize("override", ["sampler=eulr", "smapler=ddim", "sampler.step=3", "trainer.max_step=3"])
 def test_wrong_options_groups_and_keys_fail(override):
     with pytest.raises(Exception, match="Could not"):
         composed(override)

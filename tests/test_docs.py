@@ -151,7 +151,7 @@ def test_commands_are_found_and_sweeps_split():
 @pytest.mark.parametrize(
     "line",
     [
-        "python train.py sampler=euler",
+        "python train.py sampler=eulr",
         "python train.py smapler=ddim",
         "python train.py trainer.max_step=3",
         "python train.py -m schedule=linear,cosin",

@@ -68,9 +68,16 @@ class Metric(ABC):
 
 
 def plain(config: object) -> str:
-    """``Heun(steps=18)``: a small configuration object as text."""
-    values = ", ".join(f"{k}={v}" for k, v in vars(config).items() if not k.startswith("_"))
+    """``Heun(steps=18, grid=Uniform)``: a small configuration object as text; of its parts, ``Karras(rho=7.0 …)``."""
+    values = ", ".join(f"{k}={part(v)}" for k, v in vars(config).items() if not k.startswith("_"))
     return f"{type(config).__name__}({values})"
+
+
+def part(value: object) -> str:
+    if not type(value).__module__.startswith("oboro."):
+        return str(value)
+    values = " ".join(f"{k}={v}" for k, v in vars(value).items())
+    return type(value).__name__ + (f"({values})" if values else "")
 
 
 def outputs_of(metrics: Mapping[str, Metric]) -> list[str]:

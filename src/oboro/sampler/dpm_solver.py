@@ -36,7 +36,7 @@ def exponential_step(x: Tensor, change: Tensor, t: Node, s: Node, eta: float, no
 
 
 class DPMSolverPP(Sampler):
-    """DPM-Solver++(1M, 2M, 3M): multistep of the given ``order`` in lambda, one evaluation a step.
+    """DPM-Solver++(1M, 2M, 3M): multistep of ``solver_order`` 1, 2 or 3 in lambda, one evaluation a step.
 
     x_s = sigma_s/sigma_t e^{-eta h} x_t + alpha_s ((1 - e^{-k}) D_t + phi_1 d_1 + phi_2 d_2) + noise with
     h = lambda_s - lambda_t and k = (1 + eta) h. Order 2: d_1 = h / h' (D_t - D_{t'}) with t' the node before t and
@@ -52,13 +52,16 @@ class DPMSolverPP(Sampler):
     the exact integral.
     """
 
-    def __init__(self, steps: int = 20, order: int = 2, eta: float = 0.0, grid: Grid = UNIFORM):
+    def __init__(self, steps: int = 20, solver_order: int = 2, eta: float = 0.0, grid: Grid = UNIFORM):
         super().__init__(steps, grid)
-        if order not in (1, 2, 3):
-            raise UserError(f"DPMSolverPP has orders 1 to 3 and got {order}; change sampler.order.")
-        self.memory = order
-        self.order = min(order, 2)
+        if solver_order not in (1, 2, 3):
+            raise UserError(f"DPMSolverPP has orders 1 to 3 and got {solver_order}; change sampler.solver_order.")
+        self.solver_order = solver_order
         self.eta = eta
+
+    @property
+    def order(self) -> int:
+        return min(self.solver_order, 2)
 
     @property
     def stochastic(self) -> bool:
@@ -71,7 +74,7 @@ class DPMSolverPP(Sampler):
             h = s.half_log_snr - t.half_log_snr
             known = earlier if inside(t, s) else []
             x = exponential_step(x, self._change(x0, h, known), t, s, self.eta, noise)
-            earlier = [(x0, h), *earlier][: self.memory - 1] if t.alpha > 0 else []
+            earlier = [(x0, h), *earlier][: self.solver_order - 1] if t.alpha > 0 else []
         return x
 
     def _change(self, x0: Tensor, h: float, earlier: Sequence[tuple[Tensor, float]]) -> Tensor:

@@ -55,15 +55,19 @@ class Euler(Sampler):
         grid: Grid = UNIFORM,
     ):
         super().__init__(steps, grid)
-        self.churn = Churn(churn, churn_low, churn_high, noise_std)
+        self.churn = churn
+        self.churn_low = churn_low
+        self.churn_high = churn_high
+        self.noise_std = noise_std
 
     @property
     def stochastic(self) -> bool:
-        return self.churn.churn > 0
+        return self.churn > 0
 
     def solve(self, denoiser: Denoises, x: Tensor, grid: Sequence[Node], cond: Cond, noise: Noise) -> Tensor:
+        churn = Churn(self.churn, self.churn_low, self.churn_high, self.noise_std)
         for t, s in pairwise(grid):
-            x, up = self.churn(x, t, len(grid) - 1, denoiser.schedule, noise)
+            x, up = churn(x, t, len(grid) - 1, denoiser.schedule, noise)
             x = ddim_step(x, denoise(denoiser, x, up.t, cond), up, s)
         return x
 
@@ -88,18 +92,22 @@ class Heun(Sampler):
         grid: Grid = UNIFORM,
     ):
         super().__init__(steps, grid)
-        self.churn = Churn(churn, churn_low, churn_high, noise_std)
+        self.churn = churn
+        self.churn_low = churn_low
+        self.churn_high = churn_high
+        self.noise_std = noise_std
 
     @property
     def stochastic(self) -> bool:
-        return self.churn.churn > 0
+        return self.churn > 0
 
     def evaluations(self, schedule: Schedule) -> int:
         return sum(1 + corrected(t, s) for t, s in pairwise(self.nodes(schedule)))
 
     def solve(self, denoiser: Denoises, x: Tensor, grid: Sequence[Node], cond: Cond, noise: Noise) -> Tensor:
+        churn = Churn(self.churn, self.churn_low, self.churn_high, self.noise_std)
         for t, s in pairwise(grid):
-            x, up = self.churn(x, t, len(grid) - 1, denoiser.schedule, noise)
+            x, up = churn(x, t, len(grid) - 1, denoiser.schedule, noise)
             x = heun_step(denoiser, x, up, s, cond)
         return x
 

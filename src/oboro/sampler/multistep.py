@@ -2,8 +2,8 @@
 
 With z = x / alpha and rho = sigma / alpha a step is z_s = z_t + sum_j w_j eps̃_j over the last evaluations. The w_j
 add up to rho_s - rho_t; so it is the step of DDIM and sum_j w_j (eps̃_j - eps̃_t), which keeps its digits where alpha_t
-is small. Where no signal is left, rho above ``BLIND``, the step is DDIM's and leaves nothing to remember: z would be all
-rounding error, and no polynomial in rho reaches down from there.
+is small. Where no signal is left, rho above ``BLIND``, the step is DDIM's and leaves nothing to remember: z would be
+all rounding error, and no polynomial in rho reaches down from there.
 """
 
 from abc import abstractmethod
@@ -44,13 +44,18 @@ def lagrange_weights(
 
 
 class Multistep(Sampler):
-    """``order`` evaluations are remembered; the first steps, with less to remember, are of lower order."""
+    """``solver_order`` evaluations are used; the first steps, with less to remember, are of lower order."""
 
-    def __init__(self, steps: int, order: int, grid: Grid = UNIFORM):
+    def __init__(self, steps: int, solver_order: int, grid: Grid = UNIFORM):
         super().__init__(steps, grid)
-        if not 1 <= order <= 4:
-            raise UserError(f"{type(self).__name__} has orders 1 to 4 and got {order}; change sampler.order.")
-        self.memory = order
+        if not 1 <= solver_order <= 4:
+            name = type(self).__name__
+            raise UserError(f"{name} has orders 1 to 4 and got {solver_order}; change sampler.solver_order.")
+        self.solver_order = solver_order
+
+    @property
+    def order(self) -> int:
+        return self.solver_order
 
     @abstractmethod
     def weights(self, t: Node, s: Node, known: Sequence[Node]) -> list[float]:
@@ -63,7 +68,7 @@ class Multistep(Sampler):
             if t.ratio > BLIND:
                 x = ddim_step(x, x0, t, s)
                 continue
-            history = [(t, eps_of(x, x0, t)), *history][: self.memory]
+            history = [(t, eps_of(x, x0, t)), *history][: self.solver_order]
             weights = self.weights(t, s, [node for node, _ in history])
             x = ddim_step(x, x0, t, s)
             for w, (_, eps) in zip(weights[1:], history[1:], strict=True):
@@ -77,9 +82,8 @@ class LMS(Multistep):
     The LMS of k-diffusion, which EDM's authors and diffusers use; rho-AB of DEIS (arXiv:2204.13902, sec. 3).
     """
 
-    def __init__(self, steps: int = 20, order: int = 4, grid: Grid = UNIFORM):
-        super().__init__(steps, order, grid)
-        self.order = order
+    def __init__(self, steps: int = 20, solver_order: int = 4, grid: Grid = UNIFORM):
+        super().__init__(steps, solver_order, grid)
 
     def weights(self, t: Node, s: Node, known: Sequence[Node]) -> list[float]:
         return lagrange_weights([k.ratio for k in known], t.ratio, s.ratio, np.ones_like)
@@ -91,9 +95,8 @@ class DEIS(Multistep):
     Zhang & Chen 2023 (arXiv:2204.13902, eq. 15, in the variable log rho that diffusers uses).
     """
 
-    def __init__(self, steps: int = 20, order: int = 3, grid: Grid = UNIFORM):
-        super().__init__(steps, order, grid)
-        self.order = order
+    def __init__(self, steps: int = 20, solver_order: int = 3, grid: Grid = UNIFORM):
+        super().__init__(steps, solver_order, grid)
 
     def weights(self, t: Node, s: Node, known: Sequence[Node]) -> list[float]:
         if s.sigma == 0:
@@ -108,9 +111,12 @@ class IPNDM(Multistep):
     one order 2 at most: the c_j then extrapolate to the middle of the step and no further.
     """
 
-    def __init__(self, steps: int = 20, order: int = 4, grid: Grid = UNIFORM):
-        super().__init__(steps, order, grid)
-        self.order = min(order, 2)
+    def __init__(self, steps: int = 20, solver_order: int = 4, grid: Grid = UNIFORM):
+        super().__init__(steps, solver_order, grid)
+
+    @property
+    def order(self) -> int:
+        return min(self.solver_order, 2)
 
     def weights(self, t: Node, s: Node, known: Sequence[Node]) -> list[float]:
         return [(s.ratio - t.ratio) * c for c in ADAMS_BASHFORTH[len(known) - 1]]

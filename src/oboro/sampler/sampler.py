@@ -120,7 +120,7 @@ class Sampler(ABC):
     ``order``: the order of convergence of x̂0 in the step size, of its mean and variance where noise is drawn.
     """
 
-    order: float
+    order: int
 
     def __init__(self, steps: int, grid: Grid = UNIFORM):
         if steps < 1:

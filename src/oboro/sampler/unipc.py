@@ -21,17 +21,20 @@ class UniPC(Sampler):
     x_s (r = 1), which the next step needs anyway. The a_m make the step exact where D is a polynomial in lambda:
     sum_m a_m r_m^{k-1} = h/B ∫_0^1 e^{-h (1 - r)} r^k dr for k = 1, 2, …; a single unknown is 1/2. B(h) = h (``b1``,
     the paper's B_1) or 1 - e^{-h} (B_2), which matters for that single unknown alone. Zhao et al. 2023
-    (arXiv:2302.04867, algorithms 1, 2 and app. on data prediction). ``order`` is p. Steps without enough history are
+    (arXiv:2302.04867, algorithms 1, 2 and app. on data prediction). ``solver_order`` is p, the order of convergence p + 1. Steps without enough history are
     of lower order; the last one, into data, is DDIM's and is not corrected.
     """
 
-    def __init__(self, steps: int = 20, order: int = 3, b1: bool = False, grid: Grid = UNIFORM):
+    def __init__(self, steps: int = 20, solver_order: int = 3, b1: bool = False, grid: Grid = UNIFORM):
         super().__init__(steps, grid)
-        if order not in (1, 2, 3):
-            raise UserError(f"UniPC has orders 1 to 3 and got {order}; change sampler.order.")
-        self.memory = order
-        self.order = order + 1
+        if solver_order not in (1, 2, 3):
+            raise UserError(f"UniPC has orders 1 to 3 and got {solver_order}; change sampler.solver_order.")
+        self.solver_order = solver_order
         self.b1 = b1
+
+    @property
+    def order(self) -> int:
+        return self.solver_order + 1
 
     def solve(self, denoiser: Denoises, x: Tensor, grid: Sequence[Node], cond: Cond, noise: Noise) -> Tensor:
         history: list[tuple[Node, Tensor]] = []  # (node, D), the newest first
@@ -40,7 +43,7 @@ class UniPC(Sampler):
             x0 = denoise(denoiser, x, t.t, cond)
             if before is not None:
                 x = self._step(before, history, t, x0)
-            history = [(t, x0), *history][: self.memory] if t.alpha > 0 else []
+            history = [(t, x0), *history][: self.solver_order] if t.alpha > 0 else []
             before = x if inside(t, s) else None
             x = self._step(x, history, s, None) if inside(t, s) else ddim_step(x, x0, t, s)
         return x
