@@ -6,6 +6,7 @@ beyond an end of the schedule, that end takes its place.
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -72,6 +73,10 @@ class LogSNR(Grid):
         return times_of(schedule, low + fractions(steps) * (high - low))
 
 
+def falling(values: Sequence[float]) -> bool:
+    return all(after < before for before, after in pairwise(values))
+
+
 class Listed(Grid):
     """A list of values of which the last is where the data are taken to be: n + 1 values are a grid of n steps.
 
@@ -98,8 +103,10 @@ class Sigmas(Listed):
     """
 
     def __init__(self, sigmas: Sequence[float]):
-        if len(sigmas) < 2 or min(sigmas) <= 0:
-            raise UserError(f"sampler.grid.sigmas={list(sigmas)} is no list of two or more positive levels; change it.")
+        if len(sigmas) < 2 or min(sigmas) <= 0 or not falling(sigmas):
+            raise UserError(
+                f"sampler.grid.sigmas={list(sigmas)} is no decreasing list of two or more positive levels; change it."
+            )
         self.sigmas = list(sigmas)
 
     def times(self, schedule: Schedule, steps: int) -> list[float]:
@@ -111,8 +118,10 @@ class Times(Listed):
     """Times in [0, 1], decreasing, of which the last is that of the data."""
 
     def __init__(self, times: Sequence[float]):
-        if len(times) < 2:
-            raise UserError(f"sampler.grid.times={list(times)} is no list of two or more times; change it.")
+        if len(times) < 2 or not (falling(times) and times[0] <= 1 and times[-1] >= 0):
+            raise UserError(
+                f"sampler.grid.times={list(times)} is no decreasing list of two or more times in [0, 1]; change it."
+            )
         self.listed = list(times)
 
     def times(self, schedule: Schedule, steps: int) -> list[float]:
