@@ -175,7 +175,7 @@ def test_heun_is_heun(table, normal):
 @pytest.mark.parametrize("order", [1, 2, 3, 4])
 def test_lms_is_lms(table, order, normal):
     x = normal(2, 3, 2)
-    assert_same(*in_ratio_space(diffusers.LMSDiscreteScheduler, LMS(order=order), table, x, order=order), 1e-10)
+    assert_same(*in_ratio_space(diffusers.LMSDiscreteScheduler, LMS(solver_order=order), table, x, order=order), 1e-10)
 
 
 def test_dpm_solver_2_is_kdpm2(table, normal):
@@ -203,7 +203,7 @@ def test_dpm_solver_pp_is_the_multistep_solver(table, order, algorithm, steps, n
     schedule, x, eta = table[0], normal(2, 3, 2), float(algorithm == SDE)
     config = {"solver_order": order, "algorithm_type": algorithm, "lower_order_final": False}
     grid, scheduler = multistep(diffusers.DPMSolverMultistepScheduler, table, steps, DATA, **config)
-    times, mine = ours(DPMSolverPP(order=order, eta=eta), schedule, grid, x, Replay(torch.float32))
+    times, mine = ours(DPMSolverPP(solver_order=order, eta=eta), schedule, grid, x, Replay(torch.float32))
     assert_same(mine, theirs(scheduler, schedule, times, x, generator=seeded()))
 
 
@@ -215,7 +215,7 @@ def test_the_sde_of_third_order_has_the_second_derivative_with_the_sign_that_the
     schedule, x = table[0], normal(2, 3, 2)
     config = {"solver_order": 3, "algorithm_type": SDE, "lower_order_final": False}
     grid, scheduler = multistep(diffusers.DPMSolverMultistepScheduler, table, 10, DATA, **config)
-    times, mine = ours(DPMSolverPP(order=3, eta=1.0), schedule, grid, x, Replay(torch.float32))
+    times, mine = ours(DPMSolverPP(solver_order=3, eta=1.0), schedule, grid, x, Replay(torch.float32))
     other = theirs(scheduler, schedule, times, x, generator=seeded())
     assert_same(mine[:3], other[:3])
     network = Network(schedule)
@@ -230,7 +230,7 @@ def test_dpm_solver_pp_keeps_its_order_before_the_last_step(table, normal):
     """Below 15 steps diffusers takes the last but one step of 3M as 2M, for large guidance; ours only the last one."""
     schedule, x = table[0], normal(2, 3, 2)
     grid, scheduler = multistep(diffusers.DPMSolverMultistepScheduler, table, 10, DATA, solver_order=3)
-    times, mine = ours(DPMSolverPP(order=3), schedule, grid, x)
+    times, mine = ours(DPMSolverPP(solver_order=3), schedule, grid, x)
     other = theirs(scheduler, schedule, times, x)
     assert_same(mine[:9], other[:9])
     assert 1e-3 < (mine[-1] - other[-1]).abs().max() < 0.1
@@ -258,7 +258,7 @@ def test_unipc_is_unipc(table, order, b1, steps, normal):
     (first,) = nodes(schedule, [0.001])
     cls = diffusers.UniPCMultistepScheduler
     grid, scheduler = multistep(cls, table, steps, first, lower_order_final=False, **config)
-    times, mine = ours(UniPC(order=order, b1=b1), schedule, grid, x)
+    times, mine = ours(UniPC(solver_order=order, b1=b1), schedule, grid, x)
     assert_same(mine, theirs(scheduler, schedule, times, x), 1e-8)
 
 
@@ -266,7 +266,7 @@ def test_unipc_of_order_2_ends_in_data_as_unipc_does(table, normal):
     """With B(h) = h diffusers has NaN in a step into data, as h is infinite there."""
     schedule, x = table[0], normal(2, 3, 2)
     grid, scheduler = multistep(diffusers.UniPCMultistepScheduler, table, 10, DATA, solver_order=2)
-    times, mine = ours(UniPC(order=2), schedule, grid, x)
+    times, mine = ours(UniPC(solver_order=2), schedule, grid, x)
     assert_same(mine, theirs(scheduler, schedule, times, x), 1e-8)
 
 
@@ -274,7 +274,7 @@ def test_unipc_keeps_its_order_before_the_last_step(table, normal):
     """diffusers lowers the order by one a step towards the end, down to 1; ours is lower in the last step alone."""
     schedule, x = table[0], normal(2, 3, 2)
     grid, scheduler = multistep(diffusers.UniPCMultistepScheduler, table, 10, DATA, solver_order=3)
-    times, mine = ours(UniPC(order=3), schedule, grid, x)
+    times, mine = ours(UniPC(solver_order=3), schedule, grid, x)
     other = theirs(scheduler, schedule, times, x)
     assert_same(mine[:9], other[:9], 1e-8)
     assert 1e-3 < (mine[-1] - other[-1]).abs().max() < 0.1
@@ -288,7 +288,7 @@ def test_deis_is_deis(table, order, steps, normal):
     (first,) = nodes(schedule, [0.001])
     config = {"solver_order": order, "lower_order_final": False}
     grid, scheduler = multistep(diffusers.DEISMultistepScheduler, table, steps, first, **config)
-    times, mine = ours(DEIS(order=order), schedule, grid, x)
+    times, mine = ours(DEIS(solver_order=order), schedule, grid, x)
     assert_same(mine, theirs(scheduler, schedule, times, x), 1e-8)
 
 
@@ -297,7 +297,7 @@ def test_deis_ends_in_data_and_not_in_the_noise_of_the_first_index(table, normal
     schedule, x = table[0], normal(2, 3, 2)
     (first,) = nodes(schedule, [0.001])
     grid, scheduler = multistep(diffusers.DEISMultistepScheduler, table, 20, first, solver_order=3)
-    times, mine = ours(DEIS(order=3), schedule, [*grid[:-1], DATA], x)
+    times, mine = ours(DEIS(solver_order=3), schedule, [*grid[:-1], DATA], x)
     other = theirs(scheduler, schedule, times, x)
     assert_same(mine[:-1], other[:-1], 1e-8)
     assert 1e-2 < (mine[-1] - other[-1]).abs().max() < 0.2

@@ -47,9 +47,9 @@ class DPMSolverPP(Sampler):
     eta = 0 is the ODE, eta = 1 the SDE (SDE-DPM-Solver++), with noise of variance sigma_s² (1 - e^{-2 eta h}) from a
     Brownian motion. Steps without enough history are of lower order, and so is the last one, into data.
 
-    The published code of 3M, diffusers and k-diffusion, and with them this class, gives d_2 half the weight
-    1 - 2 phi_1 / k of the exact integral. So 3M is more exact than 2M but converges with order 2 like it; ``UniPC`` has
-    the exact integral.
+    The published code of 3M, and with it this class, gives d_2 half the weight 1 - 2 phi_1 / k of the exact integral
+    (diffusers' SDE of order 3 has its sign reversed besides). So 3M is more exact than 2M but converges with order 2
+    like it; ``UniPC`` has the exact integral.
     """
 
     def __init__(self, steps: int = 20, solver_order: int = 2, eta: float = 0.0, grid: Grid = UNIFORM):

@@ -21,8 +21,9 @@ class UniPC(Sampler):
     x_s (r = 1), which the next step needs anyway. The a_m make the step exact where D is a polynomial in lambda:
     sum_m a_m r_m^{k-1} = h/B ∫_0^1 e^{-h (1 - r)} r^k dr for k = 1, 2, …; a single unknown is 1/2. B(h) = h (``b1``,
     the paper's B_1) or 1 - e^{-h} (B_2), which matters for that single unknown alone. Zhao et al. 2023
-    (arXiv:2302.04867, algorithms 1, 2 and app. on data prediction). ``solver_order`` is p, the order of convergence p + 1. Steps without enough history are
-    of lower order; the last one, into data, is DDIM's and is not corrected.
+    (arXiv:2302.04867, algorithms 1, 2 and app. on data prediction). ``solver_order`` is p, the
+    order of convergence p + 1. Steps without enough history are of lower order; the last one, into data, is DDIM's and
+    is not corrected.
     """
 
     def __init__(self, steps: int = 20, solver_order: int = 3, b1: bool = False, grid: Grid = UNIFORM):
