@@ -14,6 +14,8 @@ from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 
 from oboro.cli.checkpoint import offer_checkpoint
+from oboro.guidance import Guidance
+from oboro.guidance.weight import Weight as GuidanceWeight
 from oboro.loss.coupling import Coupling
 from oboro.loss.penalty import Penalty
 from oboro.loss.time import TimeDistribution
@@ -28,6 +30,8 @@ FAMILIES = {
     "parameterization": Parameterization,
     "sampler": Sampler,
     "sampler/grid": Grid,
+    "guidance": Guidance,
+    "guidance/weight": GuidanceWeight,
     "loss/time": TimeDistribution,
     "loss/weighting": Weight,
     "loss/penalty": Penalty,

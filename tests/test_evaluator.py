@@ -175,7 +175,7 @@ def test_a_measurement_is_told_from_another_by_its_digest_and_not_by_what_is_com
     assert len({digest(p) for p in (base, *different)}) == 5
     assert digest(said(ema=list(task.ema.profiles)[1])) == digest(base)
     monkeypatch.setattr(task, "sampler", DDIM(1))
-    assert digest(said()) == digest(base) and said()["sampler"] == "DDIM(steps=1, eta=0.0)"
+    assert digest(said()) == digest(base) and said()["sampler"] == "DDIM(steps=1, grid=Uniform, eta=0.0)"
 
 
 def test_a_number_from_too_few_samples_is_doubted_with_the_size_of_its_bias(parts, judge):

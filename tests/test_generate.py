@@ -5,7 +5,7 @@ from torch import nn
 from oboro.codec import Identity
 from oboro.denoiser import Denoiser
 from oboro.generate import generate
-from oboro.guidance import ClassifierFree
+from oboro.guidance import ClassifierFree, Unguided
 from oboro.parameterization import EDM
 from oboro.sampler import DDIM
 from oboro.schedule import Karras, expand_as
@@ -27,6 +27,7 @@ def draw(sampler, with_steps):
     def draw(ids, seed=0, network=None):
         return generate(
             Denoiser(network or Elementwise(), Karras(), EDM()),
+            Unguided(),
             with_steps(sampler, 4),
             Identity(1),
             ids=ids,
@@ -68,7 +69,7 @@ def test_values_beyond_the_range_of_an_image_are_cut():
             return torch.full_like(x_t, 3.0)
 
     keywords = {"ids": [0], "seed": 0, "cond": {}, "latent_shape": (1, 2, 2), "device": torch.device("cpu")}
-    assert (generate(Bright(), DDIM(2), Identity(1), **keywords) == 1).all()
+    assert (generate(Bright(), Unguided(), DDIM(2), Identity(1), **keywords) == 1).all()
 
 
 def test_guidance_changes_the_image_but_not_the_noise_it_starts_from(small_unet, sampler, with_steps):
@@ -90,7 +91,7 @@ def test_guidance_changes_the_image_but_not_the_noise_it_starts_from(small_unet,
             return denoiser(x_t, t, cond)
 
     results = [
-        generate(d, with_steps(sampler, 2), Identity(1), **keywords) for d in (Spy(), ClassifierFree(3.0)(Spy()))
+        generate(Spy(), g, with_steps(sampler, 2), Identity(1), **keywords) for g in (Unguided(), ClassifierFree(3.0))
     ]
     assert not torch.equal(*results)
     starts = [x for x in seen if torch.equal(x, seen[0])]

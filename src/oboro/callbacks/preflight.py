@@ -39,7 +39,8 @@ def train_flops(task: Diffusion, data: ImageData) -> int:
 
 def sample_flops(task: Diffusion, data: ImageData, extractor: Extractor | Joint) -> int:
     """Operations of drawing one sample with the task's sampler and guidance, and of looking at it."""
-    guided = _flops(lambda: _denoise(task, data, task.guidance(task.denoiser)))
+    grid = task.sampler.nodes(task.denoiser.schedule)
+    guided = _flops(lambda: _denoise(task, data, task.guidance(task.denoiser, grid)))
     image = torch.zeros(1, *data.image_shape, dtype=torch.uint8)
     look = sum(_flops(lambda part=part: part(image)) for part in extractor.parts)
     return task.sampler.evaluations(task.denoiser.schedule) * guided + look

@@ -13,7 +13,7 @@ from oboro.errors import UserError
 from oboro.task import Diffusion
 
 FROM_CHECKPOINT = ("sampler", "guidance", "metrics", "extractor", "data")
-NESTED = {"sampler": "grid"}  # a part that is chosen by itself: sampler/grid=karras
+NESTED = {"sampler": "grid", "guidance": "weight"}  # a part that is chosen by itself: sampler/grid=karras
 # What a configuration that came with a file may name; anything else could run code of the file's author.
 TRUSTED = ("oboro.", "torch.optim.")
 POLL = 5.0  # seconds between two looks at a folder
@@ -131,7 +131,8 @@ def offer_checkpoint(arguments: list[str]) -> None:
         store = ConfigStore.instance().store
         if group == "data":
             node = {"defaults": [{"/extractor@_global_.extractor": "from_checkpoint"}, "_self_"], **node}
-        if part := NESTED.get(group):
+        part = NESTED.get(group)
+        if part is not None and (part in node or not node):
             store("from_checkpoint", node.get(part, {}), group=f"{group}/{part}")
             rest = {key: value for key, value in node.items() if key != part}
             node = {"defaults": [{part: "from_checkpoint"}, "_self_"], **rest}

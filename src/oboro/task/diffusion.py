@@ -14,7 +14,7 @@ from oboro.conditioner import Label, Unconditional
 from oboro.denoiser import Cond, Denoiser
 from oboro.ema import EMA
 from oboro.generate import generate
-from oboro.guidance import ClassifierFree, Unguided
+from oboro.guidance import Guidance
 from oboro.loss import Denoising
 from oboro.optimizer import Optimizer
 from oboro.sampler import Sampler
@@ -36,7 +36,7 @@ class Diffusion(lightning.LightningModule):
         codec: Identity,
         conditioner: Unconditional | Label,
         loss: Denoising,
-        guidance: Unguided | ClassifierFree,
+        guidance: Guidance,
         sampler: Sampler,
         ema: EMA,
         optimizer: Optimizer,
@@ -111,7 +111,8 @@ class Diffusion(lightning.LightningModule):
     def generate(self, ids: list[int], seed: int, cond: Cond, image_shape: tuple[int, int, int]) -> Tensor:
         """Images (len(ids), C, H, W) in [-1, 1] from the current weights, with the task's guidance and sampler."""
         return generate(
-            self.guidance(self.denoiser),
+            self.denoiser,
+            self.guidance,
             self.sampler,
             self.codec,
             ids=ids,

@@ -1,0 +1,6 @@
+"""Guidance: from a denoiser to a denoiser that is steered."""
+
+from oboro.guidance.classifier_free import CFGPP, CFGZeroStar, ClassifierFree
+from oboro.guidance.guidance import Guidance, Unguided
+
+__all__ = ["CFGPP", "CFGZeroStar", "ClassifierFree", "Guidance", "Unguided"]

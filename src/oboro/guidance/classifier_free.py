@@ -1,0 +1,169 @@
+"""Classifier-free guidance and its relatives: the same network with and without its condition.
+
+Steering in eps, v or x̂0 is the same map where the weights add up to one, because c_skip and c_out are shared by both
+branches; it is done on x̂0.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from oboro.denoiser import Cond, Denoises
+from oboro.errors import UserError
+from oboro.guidance.guidance import Guidance
+from oboro.guidance.weight import Constant, Weight
+from oboro.sampler import Node
+from oboro.schedule import Schedule, expand_as
+
+CONSTANT = Constant()
+
+
+class ClassifierFree(Guidance):
+    """D' = D_c + (scale - 1) w(t) (D_c - D_∅), with D_c = D(x_t, cond) and D_∅ = D(x_t, no condition).
+
+    Ho & Salimans 2022 (arXiv:2207.12598, eq. 6 with scale = 1 + w). scale = 1 is the conditional model at the cost of
+    one evaluation, scale = 0 with w = 1 the unconditional one. Needs a model trained with its condition dropped.
+
+    ``rescale`` = phi turns D' into (phi std(D_c) / std(D') + 1 - phi) D', with std over each sample: Lin et al. 2023
+    (arXiv:2305.08891, eq. 15-16, there on the network's output). ``negative`` replaces no condition by one to go away
+    from, a number for each key: {label: 3}.
+    """
+
+    def __init__(
+        self,
+        scale: float = 2.0,
+        weight: Weight = CONSTANT,
+        rescale: float = 0.0,
+        negative: Mapping[str, int] | None = None,
+    ):
+        self.scale = scale
+        self.weight = weight
+        self.rescale = rescale
+        self.negative = dict(negative or {})
+
+    @property
+    def drops(self) -> bool:
+        return self.scale != 1 and not self.negative
+
+    def __call__(self, denoiser: Denoises, grid: Sequence[Node]) -> Denoises:
+        return denoiser if self.scale == 1 else ClassifierFreeDenoiser(denoiser, self)
+
+
+class ClassifierFreeDenoiser:
+    """The denoiser that ``ClassifierFree`` makes; an empty condition means the dropped one."""
+
+    def __init__(self, denoiser: Denoises, guidance: ClassifierFree):
+        self.denoiser = denoiser
+        self.guidance = guidance
+
+    @property
+    def schedule(self) -> Schedule:
+        return self.denoiser.schedule
+
+    def __call__(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        g = self.guidance
+        factor = (g.scale - 1) * g.weight(t, self.schedule)
+        conditional = self.denoiser(x_t, t, cond)
+        if not factor.any():
+            return conditional
+        away = self.denoiser(x_t, t, opposite(cond, g.negative))
+        guided = conditional + expand_as(factor, x_t) * (conditional - away)
+        if g.rescale:
+            std, wanted = (expand_as(v.flatten(1).std(1), x_t) for v in (guided, conditional))
+            guided = (g.rescale * wanted / std + 1 - g.rescale) * guided
+        return guided
+
+
+def opposite(cond: Cond, negative: Mapping[str, int]) -> Cond:
+    """The condition to go away from: none, or ``negative`` for every sample."""
+    if not set(negative) <= set(cond):
+        raise UserError(
+            f"guidance.negative names {sorted(set(negative) - set(cond))} and the condition of the model is "
+            f"{sorted(cond) or 'empty'}; change guidance.negative."
+        )
+    return {key: torch.full_like(cond[key], value) for key, value in negative.items()}
+
+
+class CFGPP(Guidance):
+    """CFG++: x̂0 of classifier-free guidance with ``scale`` in [0, 1], fresh noise of the unconditional model.
+
+    A step of DDIM then is x_s = alpha_s D_λ + sigma_s / sigma_t (x_t - alpha_t D_∅) with D_λ = D_∅ + scale (D_c - D_∅):
+    DDIM with D' = D_∅ + scale / (1 - rho_s / rho_t) (D_c - D_∅), rho = sigma / alpha, and that is what other samplers
+    get, too. Chung et al. 2024 (arXiv:2406.08070, algorithm 2). s is the node of the grid after t.
+    """
+
+    def __init__(self, scale: float = 0.6):
+        self.scale = scale
+
+    @property
+    def drops(self) -> bool:
+        return True
+
+    def __call__(self, denoiser: Denoises, grid: Sequence[Node]) -> Denoises:
+        return CFGPPDenoiser(denoiser, self.scale, grid)
+
+
+class CFGPPDenoiser:
+    """The denoiser that ``CFGPP`` makes."""
+
+    def __init__(self, denoiser: Denoises, scale: float, grid: Sequence[Node]):
+        self.denoiser = denoiser
+        self.scale = scale
+        self.grid = list(grid)
+
+    @property
+    def schedule(self) -> Schedule:
+        return self.denoiser.schedule
+
+    def __call__(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        unconditional = self.denoiser(x_t, t, {})
+        kept = torch.tensor([self._kept(v) for v in t.double().tolist()]).to(x_t)
+        return unconditional + expand_as(self.scale / (1 - kept), x_t) * (self.denoiser(x_t, t, cond) - unconditional)
+
+    def _kept(self, t: float) -> float:
+        """rho_s / rho_t for the step that begins at or contains ``t``; times of the grid may come back in float32."""
+        alpha, sigma = (float(c) for c in self.schedule(torch.tensor(t, dtype=torch.float64)))
+        following = next((node for node in self.grid if node.t < t - 1e-6), self.grid[-1])
+        return following.ratio * alpha / sigma
+
+
+class CFGZeroStar(Guidance):
+    """Classifier-free guidance of the velocity v = eps̃ - x̂0 with the unconditional one fitted to the conditional.
+
+    v' = s v_∅ + scale (v_c - s v_∅) with s = <v_c, v_∅> / |v_∅|² of each sample, and v' = 0 in the first ``zero_steps``
+    steps: Fan et al. 2025 (arXiv:2503.18886, algorithm 1), made for flow matching.
+    """
+
+    def __init__(self, scale: float = 2.0, zero_steps: int = 1):
+        self.scale = scale
+        self.zero_steps = zero_steps
+
+    @property
+    def drops(self) -> bool:
+        return True
+
+    def __call__(self, denoiser: Denoises, grid: Sequence[Node]) -> Denoises:
+        still = grid[self.zero_steps - 1].t if 0 < self.zero_steps < len(grid) else 2.0
+        return CFGZeroStarDenoiser(denoiser, self.scale, still)
+
+
+class CFGZeroStarDenoiser:
+    """The denoiser that ``CFGZeroStar`` makes; at ``still`` and before nothing moves."""
+
+    def __init__(self, denoiser: Denoises, scale: float, still: float):
+        self.denoiser = denoiser
+        self.scale = scale
+        self.still = still
+
+    @property
+    def schedule(self) -> Schedule:
+        return self.denoiser.schedule
+
+    def __call__(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        alpha, sigma = self.schedule(expand_as(t, x_t))
+        v_c, v_u = ((x_t - (alpha + sigma) * self.denoiser(x_t, t, c)) / sigma for c in (cond, {}))
+        product, square = ((v_u * v).flatten(1).sum(1) for v in (v_c, v_u))
+        v_u = expand_as(product / square, x_t) * v_u
+        v = torch.where(expand_as(t, x_t) >= self.still - 1e-6, 0.0, v_u + self.scale * (v_c - v_u))
+        return (x_t - sigma * v) / (alpha + sigma)
