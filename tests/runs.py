@@ -39,7 +39,6 @@ NETWORK = (
     "model.channel_mult=[1,2]",
     "model.blocks=1",
     "model.attention_levels=[1]",
-    "model.head_channels=8",
 )
 TOY = (
     *NETWORK,

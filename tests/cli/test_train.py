@@ -40,7 +40,14 @@ def test_a_run_leaves_its_files_in_one_folder(trained):
 
 def test_a_run_ends_with_a_table_of_what_it_did(trained):
     printed = " ".join(trained.stdout.split())
-    for word in ("9,976 training images", "2 steps of 8", "fd_fashion_20", "20 samples", "Heun(steps=2)", "EMA std0"):
+    for word in (
+        "9,976 training images",
+        "2 steps of 8",
+        "fd_fashion_20",
+        "20 samples",
+        "Heun(steps=2, grid=Uniform",
+        "EMA std0",
+    ):
         assert word in printed
     assert f"{trained.logged('fd_fashion_20')[2]:.4g}" in printed and "real images score" in printed
 
