@@ -10,7 +10,7 @@ from loss.toys import TIMES, OffBy, Recorder, level, loss_of, midpoints
 from oboro.errors import UserError
 from oboro.loss import weighting
 from oboro.loss.time import T_MIN, LogitNormal, LogNormal, LossAware, Uniform
-from oboro.schedule import Karras, Linear
+from oboro.schedule import Karras, Laplace, Linear
 
 pytestmark = pytest.mark.usefixtures("global_generator_unread")
 
@@ -74,11 +74,14 @@ def test_times_never_leave_the_schedule(name, schedule):
 
 def test_density_of_log_snr_of_the_log_normal_is_normal(schedule):
     """log_snr ~ N(-2 mean, (2 std)²) between the ends of the schedule; what lies beyond them has no density."""
+    close = (
+        3e-3 if isinstance(schedule, Laplace) else 1e-6
+    )  # its log-SNR changes so fast at the ends that t has few digits
     cut = level(schedule, p_t=LogNormal(-1.0, 3.0), u=midpoints(400))
     t = LogNormal(-1.0, 3.0).quantile(midpoints(400), schedule)
     inside = (t > T_MIN) & (t < 1)
     z = (cut.log_snr[inside] - 2) / 6
-    torch.testing.assert_close(cut.inverse_density[inside], 6 * (2 * pi) ** 0.5 * (z**2 / 2).exp(), rtol=1e-6, atol=0)
+    torch.testing.assert_close(cut.inverse_density[inside], 6 * (2 * pi) ** 0.5 * (z**2 / 2).exp(), rtol=close, atol=0)
     assert (cut.inverse_density[~inside] == 0).all() and inside.float().mean() > 0.5
 
 

@@ -16,9 +16,10 @@ from conftest import PARAMETERIZATIONS, SCHEDULES
 from loss.toys import WEIGHTS, level, loss_of
 from oboro.denoiser import Denoiser
 from oboro.errors import UserError
-from oboro.loss.time import LogNormal
+from oboro.loss.time import T_MIN, LogNormal
 from oboro.loss.weighting import SNR, Weight
 from oboro.sampler import Heun
+from oboro.sampler.grid import LogSNR
 from oboro.schedule import Linear
 
 MEAN = torch.tensor([0.5, -0.3], dtype=torch.float64)
@@ -98,7 +99,10 @@ def trained(schedule, parameterization, weight: Weight) -> Denoiser:
 def moments(denoiser) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and covariance of what the sampler makes of x_T ~ N(0, sigma_1² I)."""
     corners = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
-    mean, *ends = Heun(64)(denoiser, denoiser.schedule.prior(corners), {}, torch.zeros_like)
+    cleanest = float(denoiser.schedule.log_snr(torch.tensor(T_MIN, dtype=torch.float64)))  # that the loss trains
+    mean, *ends = Heun(64, grid=LogSNR(-9.0, min(9.0, cleanest)))(
+        denoiser, denoiser.schedule.prior(corners), {}, torch.zeros_like
+    )
     slopes = torch.stack([end - mean for end in ends], 1)
     return mean, slopes @ slopes.T
 

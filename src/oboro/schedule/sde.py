@@ -67,7 +67,8 @@ class SubVP(Schedule):
         return -2 * torch.log(2 * torch.sinh(self.integral(t) / 2))
 
     def t_from_log_snr(self, log_snr: Tensor) -> Tensor:
-        return self.integral.inverse(2 * torch.asinh(torch.exp(-log_snr / 2) / 2))
+        ratio = torch.exp((-log_snr / 2).clamp(max=80))  # far beyond the end, and finite in float32
+        return self.integral.inverse(2 * torch.asinh(ratio / 2))
 
 
 class VE(Schedule):
