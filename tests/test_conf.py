@@ -70,6 +70,7 @@ def choosing(group: str, name: str) -> list[str]:
         return [f"{group}=[{name}]"]
     needs = {
         "parameterization=eps": ["schedule=vp"],
+        "guidance=autoguidance": ["guidance.weak.path=last.ckpt"],
         "sampler/grid=sigmas": ["sampler.grid.sigmas=[80,1,0.01]"],
         "sampler/grid=times": ["sampler.grid.times=[1,0.5,0]"],
     }

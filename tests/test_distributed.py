@@ -8,7 +8,6 @@ from oboro.codec import Identity
 from oboro.denoiser import Denoiser
 from oboro.extractor import Fashion
 from oboro.generate import generate
-from oboro.guidance import Unguided
 from oboro.metrics import Bank, Extracted, Frechet
 from oboro.metrics.metric import measure
 from oboro.model import UNet

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import runs
-from oboro.cli.checkpoint import load_checkpoint
+from oboro.checkpoint import load_checkpoint
 from oboro.errors import UserError
 
 PLAIN = (str, int, float, bool, type(None))

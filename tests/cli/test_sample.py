@@ -94,3 +94,13 @@ def test_another_average_draws_other_images(drawn, draw, checkpoint):
     first, second = torch.load(checkpoint, weights_only=True)["ema"]["averages"]
     assert draw(f"profile={first}") == drawn.images
     assert differ(draw(f"profile={second}"), drawn.images)
+
+
+def test_autoguidance_takes_the_weak_model_from_a_checkpoint(drawn, draw, checkpoint, trained):
+    """At scale 1 it is not heard, at scale 0 it alone is: its own average, chosen by name."""
+    last = trained.folder / "checkpoints/last.ckpt"
+    weak = ("guidance=autoguidance", f"guidance.weak.path={checkpoint}")
+    assert draw(*weak, "guidance.scale=1") == drawn.images
+    assert differ(draw(*weak, "guidance.scale=0", path=last), draw(path=last))
+    assert draw(*weak, "guidance.scale=0", path=last) == drawn.images
+    assert draw(*weak, "guidance.scale=0", "guidance.weak.profile=std010", path=last) == draw("profile=std010")

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from oboro.cli.checkpoint import build_task, load_checkpoint
+from oboro.checkpoint import build_task, load_checkpoint
 from oboro.cli.device import resolve_precision
 from oboro.cli.run import task_function
 from oboro.cli.train import quiet

@@ -10,7 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from oboro.callbacks import SampleMetrics
-from oboro.cli.checkpoint import check_fits, load_checkpoint
+from oboro.checkpoint import check_fits, load_checkpoint
 from oboro.cli.device import resolve_precision
 from oboro.cli.run import task_function
 from oboro.data import ImageData

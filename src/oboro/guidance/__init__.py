@@ -1,6 +1,7 @@
 """Guidance: from a denoiser to a denoiser that is steered."""
 
+from oboro.guidance.autoguidance import Autoguidance
 from oboro.guidance.classifier_free import CFGPP, CFGZeroStar, ClassifierFree
-from oboro.guidance.guidance import Guidance, Unguided
+from oboro.guidance.guidance import Guidance, Guided, Unguided
 
-__all__ = ["CFGPP", "CFGZeroStar", "ClassifierFree", "Guidance", "Unguided"]
+__all__ = ["CFGPP", "Autoguidance", "CFGZeroStar", "ClassifierFree", "Guidance", "Guided", "Unguided"]

@@ -11,12 +11,11 @@ from torch import Tensor
 
 from oboro.denoiser import Cond, Denoises
 from oboro.errors import UserError
-from oboro.guidance.guidance import Guidance
-from oboro.guidance.weight import Constant, Weight
+from oboro.guidance.extrapolation import Extrapolated
+from oboro.guidance.guidance import Guidance, Guided
+from oboro.guidance.weight import CONSTANT, Weight
 from oboro.sampler import Node
-from oboro.schedule import Schedule, expand_as
-
-CONSTANT = Constant()
+from oboro.schedule import expand_as
 
 
 class ClassifierFree(Guidance):
@@ -47,32 +46,13 @@ class ClassifierFree(Guidance):
         return self.scale != 1 and not self.negative
 
     def __call__(self, denoiser: Denoises, grid: Sequence[Node]) -> Denoises:
-        return denoiser if self.scale == 1 else ClassifierFreeDenoiser(denoiser, self)
+        if self.scale == 1:
+            return denoiser
 
+        def away(x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
+            return denoiser(x_t, t, opposite(cond, self.negative))
 
-class ClassifierFreeDenoiser:
-    """The denoiser that ``ClassifierFree`` makes; an empty condition means the dropped one."""
-
-    def __init__(self, denoiser: Denoises, guidance: ClassifierFree):
-        self.denoiser = denoiser
-        self.guidance = guidance
-
-    @property
-    def schedule(self) -> Schedule:
-        return self.denoiser.schedule
-
-    def __call__(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        g = self.guidance
-        factor = (g.scale - 1) * g.weight(t, self.schedule)
-        conditional = self.denoiser(x_t, t, cond)
-        if not factor.any():
-            return conditional
-        away = self.denoiser(x_t, t, opposite(cond, g.negative))
-        guided = conditional + expand_as(factor, x_t) * (conditional - away)
-        if g.rescale:
-            std, wanted = (expand_as(v.flatten(1).std(1), x_t) for v in (guided, conditional))
-            guided = (g.rescale * wanted / std + 1 - g.rescale) * guided
-        return guided
+        return Extrapolated(denoiser, away, self.scale, self.weight, self.rescale)
 
 
 def opposite(cond: Cond, negative: Mapping[str, int]) -> Cond:
@@ -104,22 +84,18 @@ class CFGPP(Guidance):
         return CFGPPDenoiser(denoiser, self.scale, grid)
 
 
-class CFGPPDenoiser:
+class CFGPPDenoiser(Guided):
     """The denoiser that ``CFGPP`` makes."""
 
     def __init__(self, denoiser: Denoises, scale: float, grid: Sequence[Node]):
-        self.denoiser = denoiser
+        super().__init__(denoiser)
         self.scale = scale
         self.grid = list(grid)
 
-    @property
-    def schedule(self) -> Schedule:
-        return self.denoiser.schedule
-
-    def __call__(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
+    def steer(self, conditional: Tensor, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
         unconditional = self.denoiser(x_t, t, {})
         kept = torch.tensor([self._kept(v) for v in t.double().tolist()]).to(x_t)
-        return unconditional + expand_as(self.scale / (1 - kept), x_t) * (self.denoiser(x_t, t, cond) - unconditional)
+        return unconditional + expand_as(self.scale / (1 - kept), x_t) * (conditional - unconditional)
 
     def _kept(self, t: float) -> float:
         """rho_s / rho_t for the step that begins at or contains ``t``; times of the grid may come back in float32."""
@@ -148,21 +124,17 @@ class CFGZeroStar(Guidance):
         return CFGZeroStarDenoiser(denoiser, self.scale, still)
 
 
-class CFGZeroStarDenoiser:
+class CFGZeroStarDenoiser(Guided):
     """The denoiser that ``CFGZeroStar`` makes; at ``still`` and before nothing moves."""
 
     def __init__(self, denoiser: Denoises, scale: float, still: float):
-        self.denoiser = denoiser
+        super().__init__(denoiser)
         self.scale = scale
         self.still = still
 
-    @property
-    def schedule(self) -> Schedule:
-        return self.denoiser.schedule
-
-    def __call__(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
+    def steer(self, conditional: Tensor, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
         alpha, sigma = self.schedule(expand_as(t, x_t))
-        v_c, v_u = ((x_t - (alpha + sigma) * self.denoiser(x_t, t, c)) / sigma for c in (cond, {}))
+        v_c, v_u = ((x_t - (alpha + sigma) * x0) / sigma for x0 in (conditional, self.denoiser(x_t, t, {})))
         product, square = ((v_u * v).flatten(1).sum(1) for v in (v_c, v_u))
         v_u = expand_as(product / square, x_t) * v_u
         v = torch.where(expand_as(t, x_t) >= self.still - 1e-6, 0.0, v_u + self.scale * (v_c - v_u))

@@ -3,8 +3,11 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-from oboro.denoiser import Denoises
+from torch import Tensor
+
+from oboro.denoiser import Cond, Denoises
 from oboro.sampler import Node
+from oboro.schedule import Schedule
 
 
 class Guidance(ABC):
@@ -18,6 +21,24 @@ class Guidance(ABC):
     @abstractmethod
     def __call__(self, denoiser: Denoises, grid: Sequence[Node]) -> Denoises:
         """``grid`` are the nodes that the sampler is going to visit, the data at its end."""
+
+
+class Guided(ABC):
+    """What a guidance makes: a denoiser that looks at the answer of another one and gives its own."""
+
+    def __init__(self, denoiser: Denoises):
+        self.denoiser = denoiser
+
+    @property
+    def schedule(self) -> Schedule:
+        return self.denoiser.schedule
+
+    @abstractmethod
+    def steer(self, conditional: Tensor, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        """D'(x_t, t, cond) from ``conditional`` = D(x_t, t, cond), all (B, ...)."""
+
+    def __call__(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        return self.steer(self.denoiser(x_t, t, cond), x_t, t, cond)
 
 
 class Unguided(Guidance):

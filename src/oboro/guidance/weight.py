@@ -23,6 +23,9 @@ class Constant(Weight):
         return torch.ones_like(t)
 
 
+CONSTANT = Constant()
+
+
 class Interval(Weight):
     """1 where ``low`` < sigma / alpha ≤ ``high``, else 0: Kynkäänniemi et al. 2024 (arXiv:2404.07724, eq. 6)."""
 

@@ -1,0 +1,133 @@
+"""Checkpoints: tensors, plain containers and the configuration they were trained with, so that a path is enough."""
+
+from copy import copy
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import get_class, instantiate
+from torch import Tensor
+
+from oboro.denoiser import Cond, Denoiser
+from oboro.errors import UserError
+from oboro.schedule import Schedule
+from oboro.task import Diffusion
+
+# What evaluate.py and sample.py take from a checkpoint unless told otherwise.
+FROM_CHECKPOINT = ("sampler", "guidance", "metrics", "extractor", "data")
+# What a configuration that came with a file may name; anything else could run code of the file's author.
+TRUSTED = ("oboro.", "torch.optim.")
+
+
+def load_checkpoint(path: str | Path) -> dict[str, Any]:
+    """The checkpoint at ``path``, tensors on the CPU. Raises ``UserError`` if it is missing or not one of ours."""
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise UserError(f"there is no checkpoint {path}; give the path of a .ckpt file that train.py wrote.")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever the unpickler trips over in a file that is not a checkpoint
+        raise UserError(f"{path} is damaged or no checkpoint at all; use another .ckpt file.") from error
+    if not isinstance(checkpoint, dict) or not {"config", "ema", "state_dict"} <= set(checkpoint):
+        raise UserError(f"{path} was not written by oboro; give a .ckpt file that train.py wrote.")
+    refuse_foreign_targets(checkpoint["config"], path)
+    return checkpoint
+
+
+def refuse_foreign_targets(node: Any, path: Path) -> None:
+    """Raises ``UserError`` where the task, the data or the metrics hold more than plain values and classes of ours.
+
+    Interpolations are refused too: they could make a ``_target_`` after the check, and ``train.py`` resolves them.
+    """
+
+    def walk(value: Any) -> None:
+        if isinstance(value, dict):
+            if "_target_" in value and not is_trusted(value["_target_"]):
+                raise UserError(
+                    f"{path} wants to call {value['_target_']}, which is not a class of oboro; do not use this file."
+                )
+            for child in value.values():
+                walk(child)
+        elif isinstance(value, list):
+            for child in value:
+                walk(child)
+        elif not isinstance(value, str | int | float | None) or (isinstance(value, str) and "${" in value):
+            raise UserError(f"{path} has {value!r} in its configuration, no plain value; do not use this file.")
+
+    for key in ("task", *FROM_CHECKPOINT):
+        walk(node.get(key, {}))
+
+
+def is_trusted(target: Any) -> bool:
+    """Whether ``target`` names a class defined in ``TRUSTED``; ``oboro.errors.os.system`` would only pass through."""
+    if not isinstance(target, str) or not target.startswith(TRUSTED):
+        return False
+    try:
+        return get_class(target).__module__.startswith(TRUSTED)
+    except Exception:  # no class, or no such name
+        return False
+
+
+def build_task(checkpoint: dict[str, Any], **parts: Any) -> Diffusion:
+    """The task of a checkpoint with its weights and averages; ``parts`` (sampler, guidance) replace its own."""
+    config = {**checkpoint["config"]["task"], **parts}
+    task = instantiate(config, _convert_="all")
+    restore(task, checkpoint)
+    return task.eval().requires_grad_(False)
+
+
+def restore(task: Diffusion, checkpoint: dict[str, Any]) -> None:
+    """Raises ``UserError`` when the weights belong to another model."""
+    check_fits(task, checkpoint)
+    task.load_state_dict(checkpoint["state_dict"])
+    task.ema.load_state_dict(checkpoint["ema"], task.denoiser)
+
+
+def check_fits(task: Diffusion, checkpoint: dict[str, Any]) -> None:
+    """Raises ``UserError`` that names the first weight which is missing, superfluous or of another shape."""
+    here, there = task.state_dict(), checkpoint["state_dict"]
+    for name in [*here, *(k for k in there if k not in here)]:
+        shapes = [tuple(state[name].shape) if name in state else "absent" for state in (there, here)]
+        if shapes[0] != shapes[1]:
+            raise UserError(
+                f"the checkpoint is of another model: {name} is {shapes[0]} in the file and {shapes[1]} here; "
+                "choose the model=... and loss=... options that the checkpoint was trained with."
+            )
+    missing = set(task.ema.profiles) - set(checkpoint["ema"]["averages"])
+    if missing:
+        raise UserError(f"the checkpoint has no weights averaged as {sorted(missing)}; choose its own ema=... option.")
+
+
+class TrainedDenoiser:
+    """The frozen denoiser of a checkpoint, with the average ``profile`` of its weights; None is the first.
+
+    The file is read when it is first asked for, which raises ``UserError`` if there is no such checkpoint or average.
+    """
+
+    def __init__(self, path: str | Path, profile: str | None = None):
+        self.path = path
+        self.profile = profile
+
+    @cached_property
+    def _denoiser(self) -> Denoiser:
+        task = build_task(load_checkpoint(self.path))
+        if self.profile is not None and self.profile not in task.ema.profiles:
+            raise UserError(f"{self.path} has no average {self.profile}; choose one of {', '.join(task.ema.profiles)}.")
+        averages = task.ema.averages[self.profile or task.ema.default]
+        for p, average in zip(task.denoiser.parameters(), averages, strict=True):
+            p.data.copy_(average)
+        return task.denoiser
+
+    @property
+    def schedule(self) -> Schedule:
+        return self._denoiser.schedule
+
+    def reschedule(self, schedule: Schedule) -> "TrainedDenoiser":
+        """The same network on another schedule."""
+        other = copy(self)
+        other._denoiser = self._denoiser.reschedule(schedule)
+        return other
+
+    def __call__(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        return self._denoiser.to(x_t.device)(x_t, t, cond)

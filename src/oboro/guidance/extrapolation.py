@@ -1,0 +1,42 @@
+"""Two answers to one question, and the way from the worse through the better one."""
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from oboro.denoiser import Cond, Denoises
+from oboro.guidance.guidance import Guided
+from oboro.guidance.weight import Weight
+from oboro.schedule import expand_as
+
+
+class Extrapolated(Guided):
+    """D' = D + (scale - 1) w(t) (D - ``away``(x_t, t, cond)).
+
+    ``away`` is not asked where w(t) is 0 for the whole batch. ``rescale`` = phi turns D' into
+    (phi std(D) / std(D') + 1 - phi) D', with std over each sample.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoises,
+        away: Callable[[Tensor, Tensor, Cond], Tensor],
+        scale: float,
+        weight: Weight,
+        rescale: float = 0.0,
+    ):
+        super().__init__(denoiser)
+        self.away = away
+        self.scale = scale
+        self.weight = weight
+        self.rescale = rescale
+
+    def steer(self, conditional: Tensor, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        factor = (self.scale - 1) * self.weight(t, self.schedule)
+        if not factor.any():
+            return conditional
+        guided = conditional + expand_as(factor, x_t) * (conditional - self.away(x_t, t, cond))
+        if self.rescale:
+            std, wanted = (expand_as(v.flatten(1).std(1), x_t) for v in (guided, conditional))
+            guided = (self.rescale * wanted / std + 1 - self.rescale) * guided
+        return guided
