@@ -8,6 +8,7 @@ from oboro.codec import Identity
 from oboro.denoiser import Denoiser
 from oboro.extractor import Fashion
 from oboro.generate import generate
+from oboro.guidance import Unguided
 from oboro.metrics import Bank, Extracted, Frechet
 from oboro.metrics.metric import measure
 from oboro.model import UNet
@@ -25,8 +26,8 @@ def draw_all(network, n, chunk):
     def draw(ids):
         cond = {"label": torch.tensor(ids) % 3}
         denoiser, sampler = Denoiser(network, Karras(), EDM()), DDIM(2, eta=1.0)
-        shape = (1, 8, 8)
-        return generate(denoiser, sampler, Identity(1), ids=ids, seed=0, cond=cond, latent_shape=shape, device=CPU)
+        keywords = {"ids": ids, "seed": 0, "cond": cond, "latent_shape": (1, 8, 8), "device": CPU}
+        return generate(denoiser, Unguided(), sampler, Identity(1), **keywords)
 
     progress = []
     return distributed.map_samples(n, chunk, draw, CPU, progress.append), progress
