@@ -3,7 +3,7 @@ from math import log, pi
 import pytest
 import torch
 
-from oboro.parameterization import EDM, X0, Eps, V, Velocity
+from oboro.parameterization import EDM, X0, Consistency, Eps, V, Velocity
 from oboro.schedule import VP, Cosine, Karras, Linear
 
 pytestmark = pytest.mark.usefixtures("global_generator_unread")
@@ -136,3 +136,25 @@ def test_edm_returns_the_input_where_there_is_no_noise():
         c = EDM()(*schedule(ENDS[:1]))
         assert float(c.c_skip) == pytest.approx(1) and float(c.c_out) == 0
     assert float(EDM()(*Karras()(ENDS[:1])).c_skip) == pytest.approx(1, abs=2e-5)
+
+
+@pytest.mark.parametrize("sigma", [0.002, 0.1, 1.0, 80.0])
+def test_consistency_is_the_parameterization_of_its_paper(sigma):
+    """arXiv:2303.01469, app. C, with epsilon = 0.002 and sigma_data = 0.5."""
+    one = torch.ones((), dtype=torch.float64)
+    c = Consistency(0.5, 0.002)(one, sigma * one)
+    assert float(c.c_skip) == pytest.approx(0.25 / ((sigma - 0.002) ** 2 + 0.25), rel=1e-12)
+    assert float(c.c_out) == pytest.approx(0.5 * (sigma - 0.002) / (0.25 + sigma**2) ** 0.5, rel=1e-12)
+
+
+def test_a_consistency_model_leaves_images_at_its_boundary_alone(schedule, normal):
+    """Whatever the network says; and with the boundary at zero noise it is EDM."""
+    t = schedule.t_from_log_snr(torch.full((1,), -2 * log(0.002), dtype=torch.float64))
+    alpha, sigma = schedule(t)
+    x_t = normal(5)
+    c = Consistency(0.5, 0.002)(alpha, sigma)
+    if 0 < t < 1:
+        torch.testing.assert_close(c.c_skip * x_t + c.c_out * normal(5), x_t / alpha, rtol=1e-8, atol=1e-8)
+    at = schedule(INTERIOR)
+    for ours, theirs in zip(Consistency(0.4, 0.0)(*at), EDM(0.4)(*at), strict=True):
+        torch.testing.assert_close(ours.abs(), theirs.abs(), rtol=1e-12, atol=1e-12)

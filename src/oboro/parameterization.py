@@ -35,6 +35,8 @@ class Parameterization(ABC):
     """
 
     sigma_data: float
+    # Whether D(x_t) = x_t / alpha at a noise level above zero: fit for an x̂0 that is the end of the flow, not a mean.
+    boundary: bool = False
 
     def __init__(self, sigma_data: float = 1.0):
         self.sigma_data = sigma_data
@@ -48,12 +50,16 @@ class Parameterization(ABC):
         p, q = self.target_weights(alpha, sigma)
         return p * x + q * eps
 
-    def __call__(self, alpha: Tensor, sigma: Tensor) -> Coefficients:
+    def skip_and_out(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """(c_skip, c_out), of the shape of ``alpha``."""
         p, q = self.target_weights(alpha, sigma)
         determinant = q * alpha - p * sigma
+        return q / determinant, -sigma / determinant
+
+    def __call__(self, alpha: Tensor, sigma: Tensor) -> Coefficients:
         c_in = torch.rsqrt((alpha * self.sigma_data) ** 2 + sigma**2)
         log_snr = 2 * (torch.log(alpha) - torch.log(sigma))
-        return Coefficients(q / determinant, -sigma / determinant, c_in, -log_snr.clamp(-20, 20) / 8)
+        return Coefficients(*self.skip_and_out(alpha, sigma), c_in, -log_snr.clamp(-20, 20) / 8)
 
 
 class Eps(Parameterization):
@@ -105,3 +111,29 @@ class EDM(Parameterization):
     def target_weights(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         r = torch.sqrt((alpha * self.sigma_data) ** 2 + sigma**2)
         return sigma / (self.sigma_data * r), -alpha * self.sigma_data / r
+
+
+class Consistency(Parameterization):
+    """EDM's preconditioning moved by ``sigma_min``, so that D(x_t) = x_t / alpha at sigma / alpha = sigma_min.
+
+    c_skip = alpha sigma_data² / d² and c_out = sigma_data (sigma - sigma_min alpha) / r, with
+    d² = (sigma - sigma_min alpha)² + alpha² sigma_data² and r² = sigma² + alpha² sigma_data²; with alpha = 1 these are
+    those of Song et al. 2023 (arXiv:2303.01469, app. C). p = (1 - c_skip alpha) / c_out and q = -c_skip sigma / c_out.
+
+    For models whose x̂0 is the end of the flow that begins at x_t. As a posterior mean it is wrong at the boundary, and
+    the weight 1 / c_out² is infinite there; sigma_min = 0 is ``EDM``.
+    """
+
+    boundary = True
+
+    def __init__(self, sigma_data: float = 0.5, sigma_min: float = 0.002):
+        super().__init__(sigma_data)
+        self.sigma_min = sigma_min
+
+    def skip_and_out(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        above, data = sigma - self.sigma_min * alpha, alpha * self.sigma_data
+        return data * self.sigma_data / (above**2 + data**2), self.sigma_data * above * torch.rsqrt(sigma**2 + data**2)
+
+    def target_weights(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        c_skip, c_out = self.skip_and_out(alpha, sigma)
+        return (1 - c_skip * alpha) / c_out, -c_skip * sigma / c_out

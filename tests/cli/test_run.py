@@ -56,6 +56,22 @@ MISTAKES = {
     ),
     "all held out": ("train", ["data.validation=10000"], ["data.validation"]),
     "undefined at pure noise": ("train", ["parameterization=eps"], ["Eps", "schedule=vp", "parameterization=v"]),
+    "guidance that was not trained": (
+        "train",
+        ["guidance.scale=2", "conditioner.dropout=0"],
+        ["conditioner.dropout=0.1", "guidance.scale=1"],
+    ),
+    "a part that contradicts the model": (
+        "sample",
+        ["checkpoint={checkpoint}", "sampler=adaptive", "guidance=cfg_pp"],
+        ["CFGPP", "guidance=classifier_free"],
+    ),
+    "a missing weak model": (
+        "sample",
+        ["checkpoint={checkpoint}", "guidance=autoguidance", "guidance.weak.path=nowhere.ckpt"],
+        ["no checkpoint nowhere.ckpt"],
+    ),
+    "a weak model that is not named": ("sample", ["checkpoint={checkpoint}", "guidance=autoguidance"], ["weak.path"]),
     "unwritable outputs": ("train", ["hydra.run.dir={place}/file/run"], ["file", "hydra.run.dir"]),
     "unwritable cache": ("train", ["data.cache_dir={place}/file/cache"], ["file", "data.cache_dir"]),
     "unwritable samples": ("sample", ["checkpoint={checkpoint}", "hydra.run.dir={place}/file/run"], ["hydra.run.dir"]),

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
+from oboro import compatibility
 from oboro.checkpoint import build_task, load_checkpoint
 from oboro.cli.device import resolve_precision
 from oboro.cli.run import task_function
@@ -38,6 +39,7 @@ def open_task(config: DictConfig, path: str | Path, fabric: Fabric) -> tuple[dic
     checkpoint = load_checkpoint(path)
     parts = {key: OmegaConf.to_container(config[key], resolve=True) for key in ("sampler", "guidance")}
     task = build_task(checkpoint, **parts)
+    compatibility.check(task)
     if config.profile is not None and config.profile not in task.ema.profiles:
         raise UserError(f"there is no average {config.profile}; choose profile={'|'.join(task.ema.profiles)}.")
     if config.profile is not None and config.ema_std is not None:

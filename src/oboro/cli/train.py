@@ -9,6 +9,7 @@ import lightning
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from oboro import compatibility
 from oboro.callbacks import SampleMetrics
 from oboro.checkpoint import check_fits, load_checkpoint
 from oboro.cli.device import resolve_precision
@@ -32,6 +33,7 @@ def train(config: DictConfig) -> None:
     task: Diffusion = instantiate(plain["task"], _convert_="all")
     task.config = {key: plain[key] for key in STORED}
     check(task, data)
+    compatibility.check(task)
     if config.resume:
         check_fits(task, load_checkpoint(config.resume))
     callbacks = list(instantiate(plain["callbacks"], _convert_="all").values())

@@ -12,6 +12,8 @@ from oboro.errors import UserError
 class Unconditional:
     """batch ↦ {}. ``num_classes`` is 0, for networks that ask every conditioner."""
 
+    dropout = 0.0
+
     def __init__(self, num_classes: int = 0):
         if num_classes != 0:
             raise UserError("conditioner=unconditional has no classes; use conditioner=label for labelled data.")

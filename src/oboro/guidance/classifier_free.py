@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from oboro.denoiser import Cond, Denoises
-from oboro.errors import UserError
 from oboro.guidance.extrapolation import Extrapolated
 from oboro.guidance.guidance import Guidance, Guided
 from oboro.guidance.weight import CONSTANT, Weight
@@ -45,6 +44,10 @@ class ClassifierFree(Guidance):
     def drops(self) -> bool:
         return self.scale != 1 and not self.negative
 
+    @property
+    def keys(self) -> set[str]:
+        return set(self.negative)
+
     def __call__(self, denoiser: Denoises, grid: Sequence[Node]) -> Denoises:
         if self.scale == 1:
             return denoiser
@@ -57,11 +60,6 @@ class ClassifierFree(Guidance):
 
 def opposite(cond: Cond, negative: Mapping[str, int]) -> Cond:
     """The condition to go away from: none, or ``negative`` for every sample."""
-    if not set(negative) <= set(cond):
-        raise UserError(
-            f"guidance.negative names {sorted(set(negative) - set(cond))} and the condition of the model is "
-            f"{sorted(cond) or 'empty'}; change guidance.negative."
-        )
     return {key: torch.full_like(cond[key], value) for key, value in negative.items()}
 
 
@@ -78,6 +76,10 @@ class CFGPP(Guidance):
 
     @property
     def drops(self) -> bool:
+        return True
+
+    @property
+    def stepwise(self) -> bool:
         return True
 
     def __call__(self, denoiser: Denoises, grid: Sequence[Node]) -> Denoises:
@@ -117,6 +119,10 @@ class CFGZeroStar(Guidance):
 
     @property
     def drops(self) -> bool:
+        return True
+
+    @property
+    def stepwise(self) -> bool:
         return True
 
     def __call__(self, denoiser: Denoises, grid: Sequence[Node]) -> Denoises:

@@ -18,6 +18,16 @@ class Guidance(ABC):
         """Whether it asks the denoiser without a condition: then training must drop conditions now and then."""
         return False
 
+    @property
+    def keys(self) -> set[str]:
+        """What the condition must have for it, besides of what the denoiser wants."""
+        return set()
+
+    @property
+    def stepwise(self) -> bool:
+        """Whether it means the steps of the time grid, and not only points."""
+        return False
+
     @abstractmethod
     def __call__(self, denoiser: Denoises, grid: Sequence[Node]) -> Denoises:
         """``grid`` are the nodes that the sampler is going to visit, the data at its end."""

@@ -12,6 +12,9 @@ from oboro.denoiser import Cond
 class Coupling(ABC):
     """(x, eps, cond) to a permutation of the rows of eps."""
 
+    # Whether eps is independent of x. Else E[eps | x_t] = -sigma times the score of x_t does not hold.
+    independent: bool
+
     @abstractmethod
     def __call__(self, x: Tensor, eps: Tensor, cond: Cond) -> Tensor:
         """eps (B, ...) for ``x`` (B, ...)."""
@@ -19,6 +22,8 @@ class Coupling(ABC):
 
 class Independent(Coupling):
     """Row i of eps goes with row i of x."""
+
+    independent = True
 
     def __call__(self, x: Tensor, eps: Tensor, cond: Cond) -> Tensor:
         return eps
@@ -32,9 +37,12 @@ class OptimalTransport(Coupling):
     condition the noise that lies near its own data, while a sampler starts each condition from all of N(0, I)
     (Cheng & Schwing 2025, arXiv:2503.10636); within a condition p(eps | cond) stays normal.
 
-    x and eps are no longer independent, so eps given x_t is no score: sample with an ODE sampler (eta = 0), and do not
-    ask for the likelihood. The cost of the assignment grows as the cube of the samples of a condition.
+    x and eps are no longer independent, so the mean of eps given x_t is no score, and samplers of an SDE go wrong; the
+    flow that ODE samplers and the likelihood follow needs no more than the mean of x given x_t. The cost of the
+    assignment grows as the cube of the samples of a condition.
     """
+
+    independent = False
 
     def __call__(self, x: Tensor, eps: Tensor, cond: Cond) -> Tensor:
         coupled = eps.clone()

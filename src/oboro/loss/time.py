@@ -22,6 +22,9 @@ class TimeDistribution(nn.Module, ABC):
     and ``record`` learns where the losses are large.
     """
 
+    # Whether it prefers noise levels by the losses that it has seen there.
+    adapts: bool = False
+
     @abstractmethod
     def quantile(self, u: Tensor, schedule: Schedule) -> Tensor:
         """t of the shape of ``u``; may leave [0, 1], ``Level`` clamps it. Differentiable in ``u``."""
@@ -114,6 +117,7 @@ class LossAware(TimeDistribution):
     Raises ``UserError`` for no bins, no history, or a uniform share outside of (0, 1].
     """
 
+    adapts = True
     losses: Tensor
     counts: Tensor
 

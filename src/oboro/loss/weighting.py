@@ -13,6 +13,9 @@ from oboro.seeding import generator
 class Weight(nn.Module, ABC):
     """w(t) on the squared error of x̂0, of the shape (B,) of a batch of noise levels."""
 
+    # Whether training divides by what it has learned of the losses at each noise level.
+    adapts: bool = False
+
     @abstractmethod
     def forward(self, level: Level) -> Tensor:
         """w (B,), finite and not negative."""
@@ -126,6 +129,7 @@ class LearnedLogVariance(Weight):
     with it the loss in validation, is that of ``base``, without u.
     """
 
+    adapts = True
     frequencies: Tensor
     phases: Tensor
 

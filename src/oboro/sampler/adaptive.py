@@ -45,6 +45,10 @@ class Adaptive(Sampler):
         self.low = low
         self.high = high
 
+    @property
+    def walks_grid(self) -> bool:
+        return False
+
     def evaluations(self, schedule: Schedule) -> int:
         return 2 * self.steps + 2
 

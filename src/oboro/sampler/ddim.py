@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
-from math import sqrt
+from math import inf, sqrt
 
 from torch import Tensor
 
@@ -34,6 +34,10 @@ class DDIM(Sampler):
     @property
     def stochastic(self) -> bool:
         return self.eta > 0
+
+    @property
+    def jumps(self) -> bool:
+        return self.steps == 1 or self.eta == inf
 
     def solve(self, denoiser: Denoises, x: Tensor, grid: Sequence[Node], cond: Cond, noise: Noise) -> Tensor:
         for t, s in pairwise(grid):

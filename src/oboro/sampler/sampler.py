@@ -133,6 +133,16 @@ class Sampler(ABC):
         """Whether noise is drawn on the way. Then x_T alone does not decide the sample."""
         return False
 
+    @property
+    def jumps(self) -> bool:
+        """Whether x̂0 is taken for the end of the flow, and never for a mean on the way there."""
+        return self.steps == 1
+
+    @property
+    def walks_grid(self) -> bool:
+        """Whether its steps are those of the grid."""
+        return True
+
     def nodes(self, schedule: Schedule) -> list[Node]:
         """The time grid on ``schedule``, ``steps`` nodes and the data."""
         return self.grid(schedule, self.steps)

@@ -1,0 +1,110 @@
+"""Parts that are right by themselves and wrong together, found before anything is trained or drawn.
+
+Each rule asks the parts what they do (whether a sampler draws noise, whether a guidance leaves out the condition), so a
+new part is held to it by its own answer and not by its name.
+"""
+
+from collections.abc import Iterator
+from typing import Protocol
+
+from oboro.conditioner import Label, Unconditional
+from oboro.denoiser import Denoiser
+from oboro.errors import UserError
+from oboro.guidance import Guidance
+from oboro.loss import Denoising
+from oboro.sampler import Sampler, nodes
+
+# alpha / sigma at the first node. Samplers begin there with noise alone; more would be missed in the mean of an image.
+NEGLIGIBLE = 0.1
+
+
+class Parts(Protocol):
+    """What a run is made of: a ``Diffusion`` task has it all."""
+
+    denoiser: Denoiser
+    conditioner: Unconditional | Label
+    loss: Denoising
+    guidance: Guidance
+    sampler: Sampler
+
+
+def check(parts: Parts) -> None:
+    """Raises ``UserError`` with the first contradiction and the nearest combination that makes sense.
+
+    The guidance is applied once, so that a file it needs is read now or said to be missing.
+    """
+    for reason in contradictions(parts):
+        raise UserError(reason)
+    parts.guidance(parts.denoiser, parts.sampler.nodes(parts.denoiser.schedule))
+
+
+def contradictions(parts: Parts) -> Iterator[str]:
+    """Sentences with the reason and the remedy."""
+    yield from conditions(parts)
+    yield from coupled(parts)
+    yield from steps(parts)
+    if parts.loss.time.adapts and parts.loss.weighting.adapts:
+        yield (
+            f"{name(parts.loss.time)} and {name(parts.loss.weighting)} both make up for the size of the loss at each "
+            "noise level, so one undoes the other; keep loss/time=loss_aware with another loss/weighting, or "
+            "loss/weighting=learned_log_variance with another loss/time."
+        )
+
+
+def conditions(parts: Parts) -> Iterator[str]:
+    """Whether the model knows what guidance is going to ask."""
+    guidance, conditioner = parts.guidance, parts.conditioner
+    if guidance.drops and conditioner.num_classes == 0:
+        yield (
+            f"{name(guidance)} compares the model with and without its condition, and this model has none; choose "
+            "guidance=unguided or guidance=autoguidance, or train with conditioner=label."
+        )
+    elif guidance.drops and conditioner.dropout == 0:
+        yield (
+            f"{name(guidance)} asks the model without its condition, which conditioner.dropout=0 never trains; train "
+            "with conditioner.dropout=0.1, or choose guidance.scale=1, guidance=unguided or guidance=autoguidance."
+        )
+    known = set(conditioner.for_samples([0], None))
+    if not guidance.keys <= known:
+        yield (
+            f"{name(guidance)} needs {', '.join(sorted(guidance.keys - known))} and the condition of the model is "
+            f"{', '.join(sorted(known)) or 'empty'}; choose another guidance, or change the conditions it names."
+        )
+
+
+def coupled(parts: Parts) -> Iterator[str]:
+    """Whether x̂0 is the mean that the sampler takes it for."""
+    if not parts.loss.coupling.independent and parts.sampler.stochastic:
+        yield (
+            f"{name(parts.sampler)} draws noise by the score of x_t, which a model trained with "
+            f"{name(parts.loss.coupling)} does not know, only the flow; choose a sampler without noise, such as "
+            "sampler=heun or sampler.eta=0, or train with loss/coupling=independent."
+        )
+    parameterization = parts.denoiser.parameterization
+    if parameterization.boundary and not parts.sampler.jumps:
+        yield (
+            f"{name(parts.sampler)} takes x̂0 for a mean and {name(parameterization)} holds it for the end of the flow; "
+            "choose sampler=ddim_consistency, or parameterization=edm for samplers that solve the flow."
+        )
+
+
+def steps(parts: Parts) -> Iterator[str]:
+    """Whether the grid is one for this schedule and this guidance."""
+    sampler, schedule = parts.sampler, parts.denoiser.schedule
+    first, (end,) = sampler.nodes(schedule)[0], nodes(schedule, [1.0])
+    if first.t < 1 and first.alpha > NEGLIGIBLE * first.sigma:
+        ends = "all signal is gone" if end.alpha == 0 else f"{end.alpha / end.sigma:.2g} is left"
+        yield (
+            f"{name(sampler.grid)} with {sampler.steps} steps begins at t={first.t:.3g}, where the signal still is "
+            f"{first.alpha / first.sigma:.2g} of the noise and sampling has none ({ends} at t=1); choose "
+            "sampler/grid=trailing or sampler/grid=uniform, or more steps."
+        )
+    if parts.guidance.stepwise and not sampler.walks_grid:
+        yield (
+            f"{name(parts.guidance)} means the steps of a time grid and {name(sampler)} chooses its own; choose "
+            "guidance=classifier_free, or a sampler with fixed steps such as sampler=dpm_solver_pp."
+        )
+
+
+def name(part: object) -> str:
+    return type(part).__name__

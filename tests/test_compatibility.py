@@ -1,0 +1,139 @@
+"""Which combinations are refused, with what remedy, and that the remedy helps."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from conftest import ADAPTIVE, PARAMETERIZATIONS, SAMPLERS, configured
+from oboro import compatibility
+from oboro.conditioner import Label, Unconditional
+from oboro.denoiser import Denoiser
+from oboro.errors import UserError
+from oboro.exact import GaussianDenoiser
+from oboro.guidance import CFGPP, Autoguidance, CFGZeroStar, ClassifierFree, Unguided
+from oboro.loss import Denoising
+from oboro.loss.coupling import Independent, OptimalTransport
+from oboro.loss.penalty import Squared
+from oboro.loss.time import LossAware
+from oboro.loss.time import Uniform as UniformTime
+from oboro.loss.weighting import LearnedLogVariance
+from oboro.loss.weighting import Uniform as UniformWeight
+from oboro.parameterization import EDM, Consistency
+from oboro.sampler import DDIM, Adaptive, Heun, Restart
+from oboro.sampler.grid import LogSNR, Times, Trailing
+from oboro.schedule import VP, Linear
+
+GUIDANCE = configured("guidance", without=("autoguidance",))  # it reads a file
+
+
+class Weak(GaussianDenoiser):
+    def reschedule(self, schedule):
+        return Weak(self.mean, self.std, schedule)
+
+
+def loss(time=None, weighting=None, coupling=None):
+    return Denoising(time or UniformTime(), weighting or UniformWeight(), Squared(), coupling or Independent())
+
+
+def parts(schedule=None, parameterization=None, **given):
+    denoiser = Denoiser(nn.Identity(), schedule or Linear(), parameterization or EDM())
+    usual = {"conditioner": Label(3), "loss": loss(), "guidance": Unguided(), "sampler": Heun(8)}
+    return SimpleNamespace(denoiser=denoiser, **{**usual, **given})
+
+
+def coupled(sampler):
+    return {"loss": loss(coupling=OptimalTransport()), "sampler": sampler}
+
+
+LEARNED = LearnedLogVariance(UniformWeight())
+EARLY = Times([0.7, 0.3])
+WEAK = Autoguidance(Weak(0.0, 1.0, VP()))
+# what is refused, a word of the reason, and a remedy that the sentence names
+REFUSED = {
+    "guidance without dropout": (
+        {"conditioner": Label(3, dropout=0), "guidance": ClassifierFree(2.0)},
+        "ClassifierFree asks .* conditioner.dropout=0 never trains",
+        {"conditioner": Label(3, dropout=0.1), "guidance": ClassifierFree(2.0)},
+    ),
+    "CFG++ without dropout": (
+        {"conditioner": Label(3, dropout=0), "guidance": CFGPP()},
+        "CFGPP asks .* guidance=autoguidance",
+        {"conditioner": Label(3, dropout=0), "guidance": WEAK},
+    ),
+    "guidance without labels": (
+        {"conditioner": Unconditional(), "guidance": CFGZeroStar()},
+        "CFGZeroStar .* has none; .*guidance=autoguidance",
+        {"conditioner": Unconditional(), "guidance": WEAK},
+    ),
+    "away from what is not there": (
+        {"guidance": ClassifierFree(2.0, negative={"text": 0})},
+        "needs text and the condition of the model is label",
+        {"guidance": ClassifierFree(2.0, negative={"label": 0})},
+    ),
+    "noise by a score that is not known": (
+        coupled(DDIM(8, eta=1.0)),
+        "DDIM draws noise .* OptimalTransport .* sampler.eta=0",
+        coupled(DDIM(8)),
+    ),
+    "restarts likewise": (coupled(Restart(8)), "Restart draws noise .* sampler=heun", coupled(Heun(8))),
+    "a jump that is solved": (
+        {"parameterization": Consistency(), "sampler": Heun(8)},
+        "Heun takes .* Consistency .* sampler=ddim_consistency",
+        {"parameterization": Consistency(), "sampler": DDIM(8, eta=float("inf"))},
+    ),
+    "a jump on the way": (
+        {"parameterization": Consistency(), "sampler": DDIM(2)},
+        "parameterization=edm",
+        {"parameterization": Consistency(), "sampler": DDIM(1)},
+    ),
+    "two ways to even out the loss": (
+        {"loss": loss(LossAware(UniformTime()), LEARNED)},
+        "LossAware and LearnedLogVariance",
+        {"loss": loss(LossAware(UniformTime()))},
+    ),
+    "a beginning with signal": (
+        {"sampler": Heun(2, grid=EARLY)},
+        "Times with 2 steps begins at t=0.7, where the signal still is 0.43 .*all signal is gone at t=1.*trailing",
+        {"sampler": Heun(2, grid=Trailing())},
+    ),
+    "steps that are not those of the grid": (
+        {"guidance": CFGPP(), "sampler": Adaptive()},
+        "CFGPP means the steps .* Adaptive .* guidance=classifier_free",
+        {"guidance": ClassifierFree(2.0), "sampler": Adaptive()},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_contradiction_is_refused_and_its_remedy_accepted(case):
+    wrong, reason, remedy = REFUSED[case]
+    with pytest.raises(UserError, match=reason):
+        compatibility.check(parts(**wrong))
+    compatibility.check(parts(**remedy))
+
+
+@pytest.mark.parametrize("name", sorted({*SAMPLERS, *ADAPTIVE}))
+def test_every_sampler_goes_with_the_usual_parts(name):
+    compatibility.check(parts(VP(), sampler=SAMPLERS.get(name, Adaptive())))
+
+
+@pytest.mark.parametrize("name", GUIDANCE)
+def test_every_guidance_goes_with_the_usual_parts(name):
+    compatibility.check(parts(guidance=GUIDANCE[name]))
+
+
+def test_a_grid_may_begin_where_the_signal_is_negligible():
+    """log-SNR of -4.7: a tenth of the noise is 0.095."""
+    compatibility.check(parts(sampler=Heun(8, grid=LogSNR(-4.71, 5))))
+    with pytest.raises(UserError, match="LogSNR"):
+        compatibility.check(parts(sampler=Heun(8, grid=LogSNR(-4.5, 5))))
+
+
+def test_parameterizations_with_a_boundary_are_those_that_fix_an_image_above_zero_noise():
+    """What the rule asks is true: c_out vanishes inside of (0, 1) and nowhere else."""
+    t = torch.linspace(1e-3, 1 - 1e-3, 100_000, dtype=torch.float64)
+    for parameterization in PARAMETERIZATIONS.values():
+        c_out = parameterization(*Linear()(t)).c_out
+        assert parameterization.boundary == bool((c_out.sign().diff() != 0).any())
