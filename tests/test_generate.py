@@ -24,12 +24,13 @@ class Elementwise(nn.Module):
 
 @pytest.fixture
 def draw(sampler, with_steps):
-    def draw(ids, seed=0, network=None):
+    def draw(ids, seed=0, network=None, watch=None):
         return generate(
             Denoiser(network or Elementwise(), Karras(), EDM()),
             Unguided(),
             with_steps(sampler, 4),
             Identity(1),
+            watch=watch,
             ids=ids,
             seed=seed,
             cond={"label": LABELS[ids]},
@@ -96,3 +97,27 @@ def test_guidance_changes_the_image_but_not_the_noise_it_starts_from(small_unet,
     assert not torch.equal(*results)
     starts = [x for x in seen if torch.equal(x, seen[0])]
     assert len(starts) == 3  # once unguided, twice guided
+
+
+def test_whoever_watches_sees_every_evaluation_and_changes_nothing(draw, sampler, with_steps):
+    seen = []
+    images = draw([0, 1], watch=lambda x0, t: seen.append((x0, t)))
+    assert torch.equal(images, draw([0, 1]))
+    times = torch.stack([t for _, t in seen])
+    assert (times[:, 0] == times[:, 1]).all() and times[0, 0] == times.max()
+    assert len(seen) == with_steps(sampler, 4).evaluations(Karras())
+
+
+def test_what_is_seen_is_what_guidance_makes_and_ends_in_the_image(small_unet):
+    network, seen = small_unet(num_classes=3, dtype=torch.float32), []
+    keywords = {"ids": [0], "seed": 0, "cond": {"label": torch.tensor([1])}, "latent_shape": (1, 8, 8)}
+    image = generate(
+        Denoiser(network, Karras(), EDM()),
+        ClassifierFree(3.0),
+        DDIM(3),
+        Identity(1),
+        device=torch.device("cpu"),
+        watch=lambda x0, t: seen.append(x0),
+        **keywords,
+    )
+    assert len(seen) == 3 and torch.equal(seen[-1].clamp(-1, 1), image)

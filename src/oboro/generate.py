@@ -1,15 +1,29 @@
 """Images from a denoiser, where image ``i`` depends on (seed, i) alone."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from oboro.codec import Identity
 from oboro.denoiser import Cond, Denoises
-from oboro.guidance import Guidance
+from oboro.guidance import Guidance, Guided
 from oboro.sampler import Sampler
 from oboro.seeding import SampleNoise
+
+Watch = Callable[[Tensor, Tensor], None]
+
+
+class Watched(Guided):
+    """The same denoiser; ``watch`` is told each x̂0 (B, ...) and its t (B,)."""
+
+    def __init__(self, denoiser: Denoises, watch: Watch):
+        super().__init__(denoiser)
+        self.watch = watch
+
+    def steer(self, conditional: Tensor, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        self.watch(conditional, t)
+        return conditional
 
 
 @torch.no_grad()
@@ -24,13 +38,18 @@ def generate(
     cond: Cond,
     latent_shape: tuple[int, int, int],
     device: torch.device,
+    watch: Watch | None = None,
 ) -> Tensor:
     """Images (len(ids), C, H, W) in [-1, 1], float32. ``cond`` belongs to ``ids``.
 
     x_T and every later draw come from per-sample CPU generators, so they are the same on every type of device.
+    ``watch`` is called after each evaluation of the guided denoiser, ``sampler.evaluations(schedule)`` times if that is
+    a fixed number, with x̂0, a latent, and t: for progress bars and previews.
     """
     noise = SampleNoise(seed, ids)
     x_T = denoiser.schedule.prior(noise(torch.empty(len(ids), *latent_shape, device=device)))
     cond = {k: v.to(device) for k, v in cond.items()}
     guided = guidance(denoiser, sampler.nodes(denoiser.schedule))
+    if watch is not None:
+        guided = Watched(guided, watch)
     return codec.decode(sampler(guided, x_T, cond, noise)).float().clamp(-1, 1)

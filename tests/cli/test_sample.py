@@ -104,3 +104,17 @@ def test_autoguidance_takes_the_weak_model_from_a_checkpoint(drawn, draw, checkp
     assert differ(draw(*weak, "guidance.scale=0", path=last), draw(path=last))
     assert draw(*weak, "guidance.scale=0", path=last) == drawn.images
     assert draw(*weak, "guidance.scale=0", "guidance.weak.profile=std010", path=last) == draw("profile=std010")
+
+
+def test_previews_show_the_first_samples_from_noise_to_image(drawn, checkpoint, tmp_path):
+    """Four columns of x̂0 and four rows: chunks of four. The last column is the image, where no noise is left."""
+    run = runs.sample(tmp_path, checkpoint, *SIZE, "previews=4", "sampler=ddim", "sampler.steps=8")
+    pixels = np.asarray(Image.open(tmp_path / "previews.png"))
+    tiles = [[pixels[2 + 86 * r :, 2 + 86 * c :][:84:3, :84:3] for c in range(4)] for r in range(4)]
+    assert pixels.shape == (2 + 86 * 4, 2 + 86 * 4)
+    ends = runs.sample(tmp_path / "six", checkpoint, *SIZE, "sampler=ddim", "sampler.steps=8").images
+    assert ends == run.images
+    for row, image in zip(tiles, ends[:4], strict=True):
+        last = np.asarray(Image.open(io.BytesIO(image))).astype(int)
+        errors = [np.abs(tile.astype(int) - last).mean() for tile in row]
+        assert errors == sorted(errors, reverse=True) and errors[0] > 2 * errors[-1]

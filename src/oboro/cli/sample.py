@@ -1,5 +1,7 @@
 """python sample.py"""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ from lightning import Fabric
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress
 from torch import Tensor
 
 from oboro import compatibility
@@ -20,8 +22,10 @@ from oboro.cli.train import quiet
 from oboro.data import to_uint8
 from oboro.denoiser import Cond
 from oboro.errors import UserError
+from oboro.generate import Watch
 from oboro.posthoc import posthoc
 from oboro.report.pictures import columns_for, grid_image
+from oboro.report.previews import ROWS, Previews
 from oboro.task import Diffusion
 
 
@@ -75,11 +79,56 @@ def conditions(task: Diffusion, label: Any, ids: list[int]) -> Cond:
     return {"label": torch.tensor([classes[i % len(classes)] for i in ids])}
 
 
+@contextmanager
+def watching(config: DictConfig, task: Diffusion, chunks: int) -> Iterator[Callable[[int], Watch]]:
+    """A progress bar of network evaluations on stderr, and the previews; the block asks for the watch of each chunk."""
+    a_chunk = task.sampler.evaluations(task.denoiser.schedule)
+    previews = Previews(Path(config.output_dir) / "previews.png", config.previews) if config.previews else None
+    with Progress(console=Console(stderr=True)) as bar:
+        job = bar.add_task("sampling", total=chunks * a_chunk)
+
+        def watch_of(chunk: int) -> Watch:
+            bar.update(job, completed=chunk * a_chunk)  # a sampler may take fewer evaluations than it announces
+
+            def watch(x0: Tensor, t: Tensor) -> None:
+                bar.advance(job)
+                if chunk == 0 and previews is not None and previews.wants(float(t.max())):
+                    previews.add(to_uint8(task.codec.decode(x0[:ROWS]).float()), float(t.max()))
+
+            return watch
+
+        yield watch_of
+        bar.update(job, completed=chunks * a_chunk)
+
+
+def draw(config: DictConfig, task: Diffusion, fabric: Fabric, cond: Cond, shape: tuple[int, int, int]) -> Tensor:
+    """uint8 images (n, C, H, W), each written to ``images/`` as soon as its chunk is done."""
+    chunk, drawn = min(config.chunk, config.n), []
+    starts = range(0, config.n, chunk)
+    with task.averaged(average(config)), watching(config, task, len(starts)) as watch_of:
+        for k, first in enumerate(starts):
+            ids = list(range(first, min(first + chunk, config.n)))
+            # Every chunk has the same shape: from n = chunk on, sample i does not change with n, to the last bit.
+            padded = [*ids, *[ids[-1]] * (chunk - len(ids))]
+            part = {key: value[padded] for key, value in cond.items()}
+            with fabric.autocast():
+                images = to_uint8(task.generate(padded, config.seed, part, shape, watch_of(k))[: len(ids)]).cpu()
+            for i, image in zip(ids, images, strict=True):
+                pixels = image.permute(1, 2, 0).numpy()
+                path = Path(config.output_dir) / f"images/{i:06d}.png"
+                Image.fromarray(pixels[..., 0] if len(image) == 1 else pixels).save(path)
+            drawn.append(images)
+    return torch.cat(drawn)
+
+
 @task_function
 def sample(config: DictConfig) -> None:
-    """Write ``images/000000.png`` …, ``grid.png`` and, with ``npz=true``, ``samples.npz`` to ``output_dir``."""
-    if config.n < 1 or config.chunk < 1:
-        raise UserError(f"n={config.n} with chunk={config.chunk} draws nothing; set both to 1 or more.")
+    """Write ``images/000000.png`` …, ``grid.png`` and, if asked, ``samples.npz`` and ``previews.png``."""
+    if config.n < 1 or config.chunk < 1 or config.previews < 0:
+        raise UserError(
+            f"n={config.n}, chunk={config.chunk} and previews={config.previews} draw nothing; set n and chunk to 1 or "
+            "more and previews to 0 or more."
+        )
     fabric = start(config, 1, trained_precision(config.checkpoint))
     checkpoint, task = open_task(config, config.checkpoint, fabric)
     data, folder = checkpoint["config"]["data"], Path(config.output_dir)
@@ -88,21 +137,7 @@ def sample(config: DictConfig) -> None:
     size = data["resolution"]
     shape = (data["channels"], *((size, size) if isinstance(size, int) else size))
     (folder / "images").mkdir(parents=True, exist_ok=True)
-    drawn: list[Tensor] = []
-    chunk = min(config.chunk, config.n)
-    with task.averaged(average(config)):
-        for first in track(range(0, config.n, chunk), "sampling", console=Console(stderr=True)):
-            ids = list(range(first, min(first + chunk, config.n)))
-            # Every chunk has the same shape: from n = chunk on, sample i does not change with n, to the last bit.
-            padded = [*ids, *[ids[-1]] * (chunk - len(ids))]
-            part = {k: v[padded] for k, v in cond.items()}
-            with fabric.autocast():
-                images = to_uint8(task.generate(padded, config.seed, part, shape)[: len(ids)]).cpu()
-            for i, image in zip(ids, images, strict=True):
-                pixels = image.permute(1, 2, 0).numpy()
-                Image.fromarray(pixels[..., 0] if len(image) == 1 else pixels).save(folder / f"images/{i:06d}.png")
-            drawn.append(images)
-    images = torch.cat(drawn)
+    images = draw(config, task, fabric, cond, shape)
     grid_image(images, columns_for(config.n, task.conditioner.num_classes if label is None else 0)).save(
         folder / "grid.png"
     )

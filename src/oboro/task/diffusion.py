@@ -13,7 +13,7 @@ from oboro.codec import Identity
 from oboro.conditioner import Label, Unconditional
 from oboro.denoiser import Cond, Denoiser
 from oboro.ema import EMA
-from oboro.generate import generate
+from oboro.generate import Watch, generate
 from oboro.guidance import Guidance
 from oboro.loss import Denoising
 from oboro.optimizer import Optimizer
@@ -108,7 +108,9 @@ class Diffusion(lightning.LightningModule):
         finally:
             self.train(training)
 
-    def generate(self, ids: list[int], seed: int, cond: Cond, image_shape: tuple[int, int, int]) -> Tensor:
+    def generate(
+        self, ids: list[int], seed: int, cond: Cond, image_shape: tuple[int, int, int], watch: Watch | None = None
+    ) -> Tensor:
         """Images (len(ids), C, H, W) in [-1, 1] from the current weights, with the task's guidance and sampler."""
         return generate(
             self.denoiser,
@@ -120,6 +122,7 @@ class Diffusion(lightning.LightningModule):
             cond=cond,
             latent_shape=self.codec.latent_shape(image_shape),
             device=self.device,
+            watch=watch,
         )
 
     def configure_optimizers(self) -> dict[str, Any]:

@@ -1,0 +1,34 @@
+"""What a sampler has in mind while it samples."""
+
+from pathlib import Path
+
+from torch import Tensor, stack
+
+from oboro.report.pictures import grid_image
+
+ROWS = 8  # samples that are shown
+
+
+class Previews:
+    """x̂0 of the first samples on the way, from left to right, written to ``path`` whenever a column is added.
+
+    A column is the first x̂0 at or below t = 1, 1 - 1/``columns``, 1 - 2/``columns`` …, or of the first evaluation that
+    is below several of them.
+    """
+
+    def __init__(self, path: Path, columns: int):
+        self.path = path
+        self.columns = columns
+        self._shown: list[Tensor] = []
+        self._next = 1.0
+
+    def wants(self, t: float) -> bool:
+        return t <= self._next + 1e-6
+
+    def add(self, images: Tensor, t: float) -> None:
+        """uint8 ``images`` (N, C, H, W) as the next column, that of time ``t``."""
+        self._shown.append(images[:ROWS].cpu())
+        while self._next >= t - 1e-6:
+            self._next -= 1 / self.columns
+        rows = stack(self._shown, 1).flatten(0, 1)
+        grid_image(rows, len(self._shown)).save(self.path)
