@@ -1,5 +1,6 @@
 """The samplers of EDM: Euler and Heun in sigma / alpha, with churn."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from itertools import pairwise
 from math import inf, log, sqrt
@@ -12,75 +13,13 @@ from oboro.sampler.sampler import UNIFORM, Grid, Node, Noise, Sampler, denoise, 
 from oboro.schedule import Schedule
 
 
-class Churn:
-    """Noise that is added before a step: rho becomes (1 + gamma) rho with gamma = min(churn / steps, sqrt(2) - 1).
+class Churned(Sampler):
+    """Steps of an ODE solver, each after noise that takes rho = sigma / alpha to (1 + gamma) rho.
 
-    For rho = sigma / alpha in [``low``, ``high``] only; ``noise_std`` above 1 makes up for detail that a network loses.
-    Karras et al. 2022 (arXiv:2206.00364, algorithm 2: S_churn, S_tmin, S_tmax, S_noise).
+    gamma = min(churn / steps, sqrt(2) - 1) where rho is in [``churn_low``, ``churn_high``], else 0; ``noise_std`` above
+    1 makes up for detail that a network loses. Karras et al. 2022 (arXiv:2206.00364, algorithm 2: S_churn, S_tmin,
+    S_tmax, S_noise).
     """
-
-    def __init__(self, churn: float = 0.0, low: float = 0.0, high: float = inf, noise_std: float = 1.0):
-        self.churn = churn
-        self.low = low
-        self.high = high
-        self.noise_std = noise_std
-
-    def __call__(self, x: Tensor, t: Node, steps: int, schedule: Schedule, noise: Noise) -> tuple[Tensor, Node]:
-        """``x`` at ``t`` carried to a noisier node, at most to the end of the schedule."""
-        gamma = min(self.churn / steps, sqrt(2) - 1) if self.low <= t.ratio <= self.high else 0.0
-        if gamma == 0 or t.alpha == 0:
-            return x, t
-        up = node_at(schedule, -log((1 + gamma) * t.ratio))
-        if up.ratio <= t.ratio:
-            return x, t
-        added = self.noise_std * sqrt(up.ratio**2 - t.ratio**2) if up.alpha > 0 else inf
-        return up.alpha * (x / t.alpha + added * noise(x)), up
-
-
-class Euler(Sampler):
-    """x / alpha moves by eps̃ = (x_t - alpha_t x̂0) / sigma_t times the change of sigma / alpha: DDIM, with churn.
-
-    Karras et al. 2022 (arXiv:2206.00364, algorithm 2 without its second-order part).
-    """
-
-    order = 1
-
-    def __init__(
-        self,
-        steps: int = 50,
-        churn: float = 0.0,
-        churn_low: float = 0.0,
-        churn_high: float = inf,
-        noise_std: float = 1.0,
-        grid: Grid = UNIFORM,
-    ):
-        super().__init__(steps, grid)
-        self.churn = churn
-        self.churn_low = churn_low
-        self.churn_high = churn_high
-        self.noise_std = noise_std
-
-    @property
-    def stochastic(self) -> bool:
-        return self.churn > 0
-
-    def solve(self, denoiser: Denoises, x: Tensor, grid: Sequence[Node], cond: Cond, noise: Noise) -> Tensor:
-        churn = Churn(self.churn, self.churn_low, self.churn_high, self.noise_std)
-        for t, s in pairwise(grid):
-            x, up = churn(x, t, len(grid) - 1, denoiser.schedule, noise)
-            x = ddim_step(x, denoise(denoiser, x, up.t, cond), up, s)
-        return x
-
-
-class Heun(Sampler):
-    """Trapezoid rule on d(x / alpha) / d(sigma / alpha) = eps̃(x), with eps̃ = (x_t - alpha_t D) / sigma_t.
-
-    Karras et al. 2022 (arXiv:2206.00364, algorithm 1, and algorithm 2 with ``churn``) for any schedule. A step that
-    ends in data, or starts where no signal is left, is a single DDIM step. One such step costs no order, except for the
-    last one on ``VP``: there sigma is proportional to the root of t, and its error of sigma² is one of first order.
-    """
-
-    order = 2
 
     def __init__(
         self,
@@ -101,15 +40,55 @@ class Heun(Sampler):
     def stochastic(self) -> bool:
         return self.churn > 0
 
+    @abstractmethod
+    def step(self, denoiser: Denoises, x: Tensor, t: Node, s: Node, cond: Cond) -> Tensor:
+        """``x`` (B, ...) at ``t`` carried to ``s``."""
+
+    def solve(self, denoiser: Denoises, x: Tensor, grid: Sequence[Node], cond: Cond, noise: Noise) -> Tensor:
+        for t, s in pairwise(grid):
+            x, up = self._add_noise(x, t, len(grid) - 1, denoiser.schedule, noise)
+            x = self.step(denoiser, x, up, s, cond)
+        return x
+
+    def _add_noise(self, x: Tensor, t: Node, steps: int, schedule: Schedule, noise: Noise) -> tuple[Tensor, Node]:
+        """``x`` at ``t`` carried to a noisier node, at most to the end of the schedule."""
+        gamma = min(self.churn / steps, sqrt(2) - 1) if self.churn_low <= t.ratio <= self.churn_high else 0.0
+        if gamma == 0 or t.alpha == 0:
+            return x, t
+        up = node_at(schedule, -log((1 + gamma) * t.ratio))
+        if up.ratio <= t.ratio:
+            return x, t
+        added = self.noise_std * sqrt(up.ratio**2 - t.ratio**2) if up.alpha > 0 else inf
+        return up.alpha * (x / t.alpha + added * noise(x)), up
+
+
+class Euler(Churned):
+    """x / alpha moves by eps̃ = (x_t - alpha_t x̂0) / sigma_t times the change of sigma / alpha: DDIM, with churn.
+
+    Karras et al. 2022 (arXiv:2206.00364, algorithm 2 without its second-order part).
+    """
+
+    order = 1
+
+    def step(self, denoiser: Denoises, x: Tensor, t: Node, s: Node, cond: Cond) -> Tensor:
+        return ddim_step(x, denoise(denoiser, x, t.t, cond), t, s)
+
+
+class Heun(Churned):
+    """Trapezoid rule on d(x / alpha) / d(sigma / alpha) = eps̃(x), with eps̃ = (x_t - alpha_t D) / sigma_t.
+
+    Karras et al. 2022 (arXiv:2206.00364, algorithm 1, and algorithm 2 with ``churn``) for any schedule. A step that
+    ends in data, or starts where no signal is left, is a single DDIM step. One such step costs no order, except for the
+    last one on ``VP``: there sigma is proportional to the root of t, and its error of sigma² is one of first order.
+    """
+
+    order = 2
+
     def evaluations(self, schedule: Schedule) -> int:
         return sum(1 + corrected(t, s) for t, s in pairwise(self.nodes(schedule)))
 
-    def solve(self, denoiser: Denoises, x: Tensor, grid: Sequence[Node], cond: Cond, noise: Noise) -> Tensor:
-        churn = Churn(self.churn, self.churn_low, self.churn_high, self.noise_std)
-        for t, s in pairwise(grid):
-            x, up = churn(x, t, len(grid) - 1, denoiser.schedule, noise)
-            x = heun_step(denoiser, x, up, s, cond)
-        return x
+    def step(self, denoiser: Denoises, x: Tensor, t: Node, s: Node, cond: Cond) -> Tensor:
+        return heun_step(denoiser, x, t, s, cond)
 
 
 def corrected(t: Node, s: Node) -> bool:
