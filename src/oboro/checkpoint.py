@@ -15,7 +15,7 @@ from oboro.schedule import Schedule
 from oboro.task import Diffusion
 
 # What evaluate.py and sample.py take from a checkpoint unless told otherwise.
-FROM_CHECKPOINT = ("sampler", "guidance", "metrics", "extractor", "data")
+FROM_CHECKPOINT = ("schedule", "sampler", "guidance", "metrics", "extractor", "data")
 # What a configuration that came with a file may name; anything else could run code of the file's author.
 TRUSTED = ("oboro.", "torch.optim.")
 
@@ -70,8 +70,13 @@ def is_trusted(target: Any) -> bool:
 
 
 def build_task(checkpoint: dict[str, Any], **parts: Any) -> Diffusion:
-    """The task of a checkpoint with its weights and averages; ``parts`` (sampler, guidance) replace its own."""
+    """The task of a checkpoint with its weights and averages; ``parts`` (sampler, guidance) replace its own.
+
+    Another ``schedule`` for the denoiser leaves the network as it is: it sees functions of log-SNR alone.
+    """
     config = {**checkpoint["config"]["task"], **parts}
+    if "schedule" in parts:
+        config["denoiser"] = {**config["denoiser"], "schedule": config.pop("schedule")}
     task = instantiate(config, _convert_="all")
     restore(task, checkpoint)
     return task.eval().requires_grad_(False)

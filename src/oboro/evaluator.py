@@ -95,6 +95,7 @@ class Evaluator:
             "precision": precision,
             "device": task.device.type,
             "ema": protocol.ema or task.ema.default,
+            "schedule": plain(task.denoiser.schedule),
             "sampler": plain(task.sampler),
             "guidance": plain(task.guidance),
             "evaluations_per_sample": round(count() / drawn, 3),

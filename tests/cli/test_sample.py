@@ -118,3 +118,15 @@ def test_previews_show_the_first_samples_from_noise_to_image(drawn, checkpoint, 
         last = np.asarray(Image.open(io.BytesIO(image))).astype(int)
         errors = [np.abs(tile.astype(int) - last).mean() for tile in row]
         assert errors == sorted(errors, reverse=True) and errors[0] > 2 * errors[-1]
+
+
+def test_another_schedule_draws_with_other_times(drawn, draw):
+    """The straight path of training, sampled at the noise levels of EDM: the same as to name these as its grid."""
+    assert draw("schedule=linear") == drawn.images
+    levels = [20.0, ((20 ** (1 / 7) + 0.002 ** (1 / 7)) / 2) ** 7, 0.002]  # karras at t = 1, 1/2 and 0
+    elsewhere = draw("schedule=karras", "schedule.sigma_max=20", "sampler=ddim", "sampler.steps=3")
+    assert differ(elsewhere, draw("sampler=ddim", "sampler.steps=3"))
+    same = draw("sampler=ddim", "sampler/grid=sigmas", f"sampler.grid.sigmas={levels}", "sampler.steps=3")
+    for ours, theirs in zip(elsewhere, same, strict=True):
+        one, other = (np.asarray(Image.open(io.BytesIO(image))).astype(int) for image in (ours, theirs))
+        assert np.abs(one - other).mean() < 1.5  # single precision, through random weights

@@ -24,6 +24,7 @@ PROTOCOL = {
     "precision": "32-true",
     "device": "cpu",
     "ema": "std005",
+    "schedule": "Linear()",
     "sampler": "DDIM(steps=10, eta=0.0)",
     "guidance": "Unguided()",
     "evaluations_per_sample": 10,

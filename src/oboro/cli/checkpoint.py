@@ -3,6 +3,7 @@
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
 
@@ -25,6 +26,12 @@ def latest_checkpoint(run: Path) -> Path:
     return path
 
 
+def stored(config: dict[str, Any], group: str) -> dict[str, Any]:
+    """What a checkpoint was trained with; the schedule is a part of the denoiser."""
+    owner = config["task"].get("denoiser", {}) if group == "schedule" else config
+    return owner.get(group, {})
+
+
 def offer_checkpoint(arguments: list[str]) -> None:
     """Make what ``checkpoint=PATH`` or ``watch=RUN`` was trained with the options called ``from_checkpoint``.
 
@@ -37,7 +44,7 @@ def offer_checkpoint(arguments: list[str]) -> None:
     paths += [str(latest_checkpoint(Path(run).expanduser())) for run in runs]
     configs = [load_checkpoint(p.strip("'\""))["config"] for p in paths]
     for group in FROM_CHECKPOINT:
-        nodes = [c.get(group, {}) for c in configs]
+        nodes = [stored(c, group) for c in configs]
         if any(node != nodes[0] for node in nodes):
             raise UserError(
                 f"these checkpoints differ in their {group}; sweep over checkpoints of one setting, or name {group}=..."

@@ -39,9 +39,9 @@ def start(config: DictConfig, devices: int, precision: str) -> Fabric:
 
 
 def open_task(config: DictConfig, path: str | Path, fabric: Fabric) -> tuple[dict[str, Any], Diffusion]:
-    """The checkpoint, and its task with the sampler and guidance of ``config``, on the device."""
+    """The checkpoint, and its task with the schedule, sampler and guidance of ``config``, on the device."""
     checkpoint = load_checkpoint(path)
-    parts = {key: OmegaConf.to_container(config[key], resolve=True) for key in ("sampler", "guidance")}
+    parts = {key: OmegaConf.to_container(config[key], resolve=True) for key in ("schedule", "sampler", "guidance")}
     task = build_task(checkpoint, **parts)
     compatibility.check(task)
     if config.profile is not None and config.profile not in task.ema.profiles:

@@ -15,6 +15,7 @@ from oboro.report.pareto import pareto_front
 Setting = str | int | float | None
 
 # A setting that says nothing new where it follows from the others.
+PARTS = ("sampler", "schedule", "guidance")  # what a protocol says of how samples were drawn
 FOLLOWS = {"file": ("run", "step"), "ema": ("ema_std",)}
 
 
@@ -171,8 +172,7 @@ def row_of(folder: Path, result: Mapping[str, Any], run: str, columns: Mapping[t
     protocol = result["protocol"]
     spread = result.get("repeats", {})
     settings = {
-        **parsed("sampler", protocol.get("sampler", "")),
-        **parsed("guidance", protocol.get("guidance", "")),
+        **{k: v for part in PARTS for k, v in parsed(part, protocol.get(part, "")).items()},
         "images": protocol.get("images"),
         "run": run,
         "step": result.get("step"),

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from oboro.evaluation import measurement, short
-from oboro.report.benchmark import Benchmark, Column, Number, Row, Setting, numeric, varying
+from oboro.report.benchmark import PARTS, Benchmark, Column, Number, Row, Setting, numeric, varying
 
 WIDTH = 100  # characters of a line
 FOLD = 16  # characters after which the name of a number goes on in the next line
@@ -86,7 +86,7 @@ def below(benchmark: Benchmark, column: Column, ending: str) -> Iterator[str]:
 def protocol_line(rows: Sequence[Row], column: Column) -> str:
     """The protocol of a column in its short form, where "as shown" stands for what differs among ``rows``."""
     differ = {"ema" if name == "ema_std" else whole(name) for name in varying(rows)}
-    shown = {name: f"{name} as shown" for name in ("sampler", "guidance") if name in differ}
+    shown = {name: f"{name} as shown" for name in PARTS if name in differ}
     if "ema" in differ:
         shown["ema"] = "as shown"
     if "images" in differ:
@@ -106,7 +106,7 @@ def same(rows: Sequence[Row], parts: int = 0) -> str:
         texts.append(f"run {Path(*Path(rows[0].checkpoint).parent.parts[-parts:])}")
     if "step" not in differ:
         texts.append(said("step", rows[0].settings["step"]))
-    parts = dict.fromkeys(k for row in rows for k in row.settings if whole(k) in ("sampler", "guidance"))
+    parts = dict.fromkeys(k for row in rows for k in row.settings if whole(k) in PARTS)
     for name in (k for k in parts if k not in differ and whole(k) in map(whole, differ)):
         having = [row.settings for row in rows if row.settings.get(name) is not None]
         owners = dict.fromkeys(str(settings[whole(name)]) for settings in having) if len(having) < len(rows) else {}
@@ -136,7 +136,7 @@ def said(name: str, value: Setting) -> str:
     """A setting in a sentence: ``10 steps``, ``scale 2``, ``DDIM``."""
     if name == "sampler.steps":
         return f"{text(value)} steps"
-    return text(value) if name in ("sampler", "guidance", "run", "file", "images") else f"{heading(name)} {text(value)}"
+    return text(value) if name in (*PARTS, "run", "file", "images") else f"{heading(name)} {text(value)}"
 
 
 def setting_cells(rows: Sequence[Row]) -> list[Cells]:
