@@ -13,7 +13,7 @@ from oboro.denoiser import Denoiser
 from oboro.errors import UserError
 from oboro.exact import GaussianDenoiser
 from oboro.guidance import CFGPP, Autoguidance, CFGZeroStar, ClassifierFree, Unguided
-from oboro.loss import Denoising
+from oboro.loss import Denoising, Hybrid
 from oboro.loss.coupling import Independent, OptimalTransport
 from oboro.loss.penalty import Squared
 from oboro.loss.time import LossAware
@@ -21,7 +21,7 @@ from oboro.loss.time import Uniform as UniformTime
 from oboro.loss.weighting import LearnedLogVariance
 from oboro.loss.weighting import Uniform as UniformWeight
 from oboro.parameterization import EDM, Consistency
-from oboro.sampler import DDIM, Adaptive, Heun, Restart
+from oboro.sampler import DDIM, Adaptive, Heun, LearnedVariance, Restart
 from oboro.sampler.grid import LogSNR, Times, Trailing
 from oboro.schedule import VP, Linear
 
@@ -88,6 +88,11 @@ REFUSED = {
         "parameterization=edm",
         {"parameterization": Consistency(), "sampler": DDIM(1)},
     ),
+    "a variance that nobody taught": (
+        {"sampler": LearnedVariance(8)},
+        "LearnedVariance draws .* Denoising does not teach; .*loss=hybrid",
+        {"sampler": LearnedVariance(8), "loss": Hybrid(UniformWeight(), Squared())},
+    ),
     "two ways to even out the loss": (
         {"loss": loss(LossAware(UniformTime()), LEARNED)},
         "LossAware and LearnedLogVariance",
@@ -116,7 +121,9 @@ def test_a_contradiction_is_refused_and_its_remedy_accepted(case):
 
 @pytest.mark.parametrize("name", sorted({*SAMPLERS, *ADAPTIVE}))
 def test_every_sampler_goes_with_the_usual_parts(name):
-    compatibility.check(parts(VP(), sampler=SAMPLERS.get(name, Adaptive())))
+    sampler = SAMPLERS.get(name, Adaptive())
+    usual = {"loss": Hybrid(UniformWeight(), Squared())} if sampler.asks_variance else {}
+    compatibility.check(parts(VP(), sampler=sampler, **usual))
 
 
 @pytest.mark.parametrize("name", GUIDANCE)

@@ -66,6 +66,32 @@ def test_another_schedule_changes_nothing_but_the_scale(schedule, parameterizati
             torch.testing.assert_close(moved, expected, rtol=1e-4, atol=1e-4)
 
 
+class TwoAnswers(nn.Module):
+    """Twice as many channels as the input: the input, and three times it."""
+
+    def forward(self, x, c_noise, cond):
+        return torch.cat([x, 3 * x], 1)
+
+
+def test_the_other_channels_are_the_place_of_the_variance_in_its_range(schedule, parameterization, normal):
+    """v = (output + 1) / 2 (arXiv:2102.09672, sec. 3.1 and its code), and x̂0 as if they were not there."""
+    if not defined(schedule, parameterization):
+        return
+    x_t, t = normal(5, 2, 4, 4), schedule.t_from_log_snr(LOG_SNR)
+    denoiser = Denoiser(TwoAnswers(), schedule, parameterization)
+    x0, v = denoiser.with_variance(x_t, t, {})
+    assert torch.equal(x0, denoiser(x_t, t, {}))
+    c_in = expand_as(parameterization(*schedule(t)).c_in, x_t)
+    torch.testing.assert_close(v, (3 * c_in * x_t + 1) / 2)
+    torch.testing.assert_close(x0, Denoiser(Recorder(), schedule, parameterization)(x_t, t, {}))
+
+
+def test_a_network_without_a_variance_is_told_how_to_get_one(normal):
+    denoiser = Denoiser(Recorder(), Linear(), V())
+    with pytest.raises(UserError, match=r"Recorder predicts no variance; train it with model\.learned_variance=true"):
+        denoiser.with_variance(normal(2, 1), torch.full((2,), 0.5), {})
+
+
 def test_rescheduling_shares_the_network():
     denoiser = Denoiser(nn.Identity(), Linear(), V())
     other = denoiser.reschedule(Karras())

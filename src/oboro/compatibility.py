@@ -11,7 +11,7 @@ from oboro.conditioner import Label, Unconditional
 from oboro.denoiser import Denoiser
 from oboro.errors import UserError
 from oboro.guidance import Guidance
-from oboro.loss import Denoising
+from oboro.loss import Denoising, Hybrid
 from oboro.sampler import Sampler, nodes
 
 # alpha / sigma at the first node. Samplers begin there with noise alone; more would be missed in the mean of an image.
@@ -23,7 +23,7 @@ class Parts(Protocol):
 
     denoiser: Denoiser
     conditioner: Unconditional | Label
-    loss: Denoising
+    loss: Denoising | Hybrid
     guidance: Guidance
     sampler: Sampler
 
@@ -43,6 +43,11 @@ def contradictions(parts: Parts) -> Iterator[str]:
     yield from conditions(parts)
     yield from coupled(parts)
     yield from steps(parts)
+    if parts.sampler.asks_variance and not parts.loss.teaches_variance:
+        yield (
+            f"{name(parts.sampler)} draws with a variance that {name(parts.loss)} does not teach; train with "
+            "loss=hybrid model.learned_variance=true, or choose sampler=ddim_ancestral."
+        )
     if parts.loss.time.adapts and parts.loss.weighting.adapts:
         yield (
             f"{name(parts.loss.time)} and {name(parts.loss.weighting)} both make up for the size of the loss at each "

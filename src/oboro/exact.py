@@ -12,7 +12,9 @@ from oboro.schedule import Schedule, expand_as
 class GaussianDenoiser(nn.Module):
     """The exact denoiser of data N(mean, std²), elementwise.
 
-    D(x_t, t) = mean + alpha std² / (alpha² std² + sigma²) (x_t - alpha mean).
+    D(x_t, t) = mean + alpha std² / (alpha² std² + sigma²) (x_t - alpha mean). ``with_variance`` gives the v that
+    is exact for short steps, Var[x | x_t] (alpha² + sigma²) / sigma² with Var[x | x_t] = std² sigma² / (alpha² std² +
+    sigma²): 1 for std = 1.
     """
 
     def __init__(self, mean: float | Tensor, std: float | Tensor, schedule: Schedule):
@@ -24,6 +26,11 @@ class GaussianDenoiser(nn.Module):
     def forward(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
         alpha, sigma = self.schedule(expand_as(t, x_t))
         return self.mean + alpha * self.std**2 / ((alpha * self.std) ** 2 + sigma**2) * (x_t - alpha * self.mean)
+
+    def with_variance(self, x_t: Tensor, t: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
+        alpha, sigma = self.schedule(expand_as(t, x_t))
+        v = self.std**2 * (alpha**2 + sigma**2) / ((alpha * self.std) ** 2 + sigma**2)
+        return self(x_t, t, cond), torch.as_tensor(v).expand_as(x_t)
 
     def flow(self, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
         """The exact probability-flow map from time ``t`` (B,) to ``s`` (B,).
@@ -40,7 +47,8 @@ class MixtureDenoiser(nn.Module):
     """The exact denoiser of data sum_k w_k N(mean_k, std²), elementwise: every number is drawn on its own.
 
     D(x_t, t) = sum_k r_k (mean_k + g (x_t - alpha mean_k)) with g = alpha std² / (alpha² std² + sigma²) and r_k the
-    share of component k in the density of x_t.
+    share of component k in the density of x_t. ``with_variance`` gives v = Var[x | x_t] (alpha² + sigma²) / sigma², as
+    ``GaussianDenoiser`` does.
     """
 
     def __init__(self, weights: Tensor, means: Tensor, std: float, schedule: Schedule):
@@ -51,11 +59,24 @@ class MixtureDenoiser(nn.Module):
         self.schedule = schedule
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        share, means = self._posterior(x_t, t)
+        return (share * means).sum(-1)
+
+    def with_variance(self, x_t: Tensor, t: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
+        alpha, sigma = self.schedule(expand_as(t, x_t))
+        share, means = self._posterior(x_t, t)
+        x0 = (share * means).sum(-1)
+        between = (share * (means - x0[..., None]) ** 2).sum(-1)
+        within = self.std**2 / ((alpha * self.std) ** 2 + sigma**2)  # over sigma²
+        return x0, (alpha**2 + sigma**2) * (within + between / sigma**2)
+
+    def _posterior(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """r_k and the mean of x given x_t and k, (B, ..., K)."""
         alpha, sigma = (c[..., None] for c in self.schedule(expand_as(t, x_t)))
         variance = (alpha * self.std) ** 2 + sigma**2
         away = x_t[..., None] - alpha * self.means
         share = (self.weights.log() - away**2 / (2 * variance)).softmax(-1)
-        return (share * (self.means + alpha * self.std**2 / variance * away)).sum(-1)
+        return share, self.means + alpha * self.std**2 / variance * away
 
     def flow(self, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
         """The exact probability-flow map from time ``t`` (B,) to ``s`` (B,), which keeps the quantile of each marginal.

@@ -39,6 +39,10 @@ class Calls:
         self.conds.append(cond)
         return self.denoiser(x_t, t, cond)
 
+    def with_variance(self, x_t, t, cond):
+        self.conds.append(cond)
+        return self.denoiser.with_variance(x_t, t, cond)
+
 
 def test_unguided_is_the_identity(denoiser):
     assert Unguided()(denoiser, []) is denoiser
@@ -90,6 +94,21 @@ def test_steering_the_clean_image_is_steering_the_output_of_the_network(paramete
     guided = ClassifierFree(2.5)(Denoiser(Network(), VP(), parameterization), [])(x_t, T, COND)
     steered = Denoiser(Steered(), VP(), parameterization)(x_t, T, COND)
     torch.testing.assert_close(guided, steered, rtol=1e-9, atol=1e-9)
+
+
+def test_the_variance_is_that_of_the_condition_and_costs_nothing(small_unet, x_t):
+    """Every kind steers x̂0 as it does without a variance, and passes on the conditional v."""
+    calls = Calls(Denoiser(small_unet(num_classes=3, learned_variance=True), Linear(), EDM()).requires_grad_(False))
+    conditional, v = calls.with_variance(x_t, T, COND)
+    kinds = (Unguided(), ClassifierFree(1.0), ClassifierFree(3.0, rescale=0.5), CFGPP(), CFGZeroStar())
+    for guidance in kinds:
+        guided = guidance(calls, [*nodes(Linear(), [0.95, 0.6]), DATA])
+        calls.conds.clear()
+        x0, same = guided.with_variance(x_t, T, COND)
+        asked = len(calls.conds)
+        assert torch.equal(same, v) and asked == 1 + guidance.drops
+        assert torch.equal(x0, guided(x_t, T, COND)) and len(calls.conds) == 2 * asked
+        assert torch.equal(x0, conditional) != guidance.drops
 
 
 # --- weights over noise levels

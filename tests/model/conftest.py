@@ -10,8 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 @cache
-def built(conf, name: str, channels: int, num_classes: int) -> torch.nn.Module:
-    overrides = [f"+model={name}", f"+codec.channels={channels}", f"+conditioner.num_classes={num_classes}"]
+def built(conf, name: str, channels: int, num_classes: int, *settings: str) -> torch.nn.Module:
+    overrides = [f"+model={name}", f"+codec.channels={channels}", f"+conditioner.num_classes={num_classes}", *settings]
     with initialize_config_dir(str(conf), version_base="1.3"), torch.device("meta"):
         return instantiate(compose(overrides=overrides), _convert_="all")["model"].eval()
 

@@ -34,15 +34,16 @@ PUBLISHED = {"dit": 33e6, "dit_b2": 130e6, "dit_l2": 458e6, "dit_xl2": 675e6}  #
 
 
 @pytest.mark.parametrize(("name", "depth", "d", "patch"), SIZES)
-def test_parameters_are_those_of_the_paper_without_its_variance(count_parameters, name, depth, d, patch):
-    """Theirs predict 2 C channels, ours C: p² C (d + 1) fewer. Latents have C = 4, ImageNet K = 1000."""
+def test_parameters_are_those_of_the_paper_with_a_learned_variance(count_parameters, name, depth, d, patch):
+    """Without one p² C (d + 1) fewer. Latents have C = 4, ImageNet K = 1000."""
     c, k = 4, 1000
     block = (3 * d + 3) * d + (d + 1) * d + (d + 1) * 4 * d + (4 * d + 1) * d + (d + 1) * 6 * d
     ends = (c * patch**2 + 1) * d + (256 + 1) * d + (d + 1) * d + (k + 1) * d + (d + 1) * 2 * d
     ours = depth * block + ends + (d + 1) * c * patch**2
     assert count_parameters(name, c, k) == ours
     if name in PUBLISHED:
-        theirs = ours + (d + 1) * c * patch**2
+        theirs = count_parameters(name, c, k, "model.learned_variance=true")
+        assert theirs == ours + (d + 1) * c * patch**2
         assert theirs == pytest.approx(PUBLISHED[name], abs=0.6e6)
 
 

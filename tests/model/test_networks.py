@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from oboro.model import DiT, EDM2UNet, SongUNet
+from oboro.model import DiT, EDM2UNet, SongUNet, UNet
 
 UNET = {"dropout": 0.0, "channels": 8, "channel_mult": (1, 2), "blocks": 1, "attention_levels": (1,)}
 DIT = {"patch": 2, "dim": 16, "depth": 2, "heads": 2, "reference_size": 8}
@@ -111,6 +111,25 @@ def test_half_precision_is_an_approximation(build, question, autocast):
     for exact, rounded in zip(*results, strict=True):
         assert (rounded - exact).norm() < 0.1 * exact.norm()
         assert not torch.equal(rounded, exact)
+
+
+@pytest.mark.parametrize("name", [*NETWORKS, "unet"])
+def test_a_learned_variance_takes_channels_of_its_own(name, randomise, question):
+    """With the weights of a network without one, the first C channels are its answer; the others are something else."""
+    cls, settings = {**NETWORKS, "unet": (UNet, {**UNET, "head_channels": 8})}[name]
+    plain = randomise(make(cls, 2, num_classes=3, **settings))
+    double = randomise(make(cls, 2, num_classes=3, learned_variance=True, **settings), seed=1)
+    weights, own = plain.state_dict(), double.state_dict()
+    for key, value in own.items():  # the last layer has more rows, those of the variance last
+        own[key] = weights[key] if value.ndim == 0 else torch.cat([weights[key], value[len(weights[key]) :]])
+    double.load_state_dict(own)
+    x, c_noise, cond = question
+    x = torch.cat([x, x.square()], 1)
+    answer, both = plain(x, c_noise, cond), double(x, c_noise, cond)
+    assert both.shape == (3, 4, 8, 8)
+    torch.testing.assert_close(both[:, :2], answer)
+    channels = both.transpose(0, 1).flatten(1)
+    assert torch.cdist(channels, channels).add(torch.eye(4)).min() > 1e-3
 
 
 # --- the condition

@@ -44,6 +44,10 @@ class Counter:
         self.times.append(float(t[0]))
         return self.denoiser(x_t, t, cond)
 
+    def with_variance(self, x_t, t, cond):
+        self.times.append(float(t[0]))
+        return self.denoiser.with_variance(x_t, t, cond)
+
 
 # --- the grid
 
@@ -193,6 +197,9 @@ def test_a_certain_denoiser_is_obeyed_at_once(sampler, schedule, normal, noise, 
         def __call__(self, x_t, t, cond):
             return target
 
+        def with_variance(self, x_t, t, cond):
+            return target, torch.zeros_like(x_t)
+
     for steps in (1, 2, 7):
         out = with_steps(sampler, steps)(Certain(schedule), schedule.prior(normal(3, 2)), {}, noise)
         # The stages of PNDM start over from x_T and lose the digits by which it is larger than the data.
@@ -227,6 +234,9 @@ def test_the_condition_reaches_the_denoiser(sampler, normal, noise, with_steps):
         def __call__(self, x_t, t, cond):
             seen.append(cond)
             return 0 * x_t
+
+        def with_variance(self, x_t, t, cond):
+            return self(x_t, t, cond), 0 * x_t
 
     with_steps(sampler, 3)(Listening(), normal(2, 1), cond, noise)
     assert all(c is cond for c in seen) and len(seen) >= 3

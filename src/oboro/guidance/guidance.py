@@ -50,6 +50,11 @@ class Guided(ABC):
     def __call__(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
         return self.steer(self.denoiser(x_t, t, cond), x_t, t, cond)
 
+    def with_variance(self, x_t: Tensor, t: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
+        """D' and the v of D: guidance moves the mean of a step and leaves its variance that of the condition."""
+        conditional, v = self.denoiser.with_variance(x_t, t, cond)
+        return self.steer(conditional, x_t, t, cond), v
+
 
 class Unguided(Guidance):
     """The identity: D' = D."""

@@ -5,5 +5,6 @@ The parts of ``Denoising`` are in ``time``, ``weighting``, ``penalty`` and ``cou
 
 from oboro.loss import coupling, penalty, time, weighting
 from oboro.loss.denoising import Denoising
+from oboro.loss.hybrid import Hybrid
 
-__all__ = ["Denoising", "coupling", "penalty", "time", "weighting"]
+__all__ = ["Denoising", "Hybrid", "coupling", "penalty", "time", "weighting"]

@@ -26,6 +26,8 @@ class Denoising(nn.Module):
     Parameters and buffers are those of ``weighting`` and ``time``, and are trained and kept with the denoiser's.
     """
 
+    teaches_variance = False  # of the reverse steps
+
     def __init__(
         self,
         time: TimeDistribution,
@@ -59,7 +61,7 @@ class Denoising(nn.Module):
             offset = torch.randn(*x.shape[:2], *(1,) * (x.ndim - 2), **draws)
             eps = eps + self.offset_noise * offset.to(x)
         u = self.time.draw(u.to(x))
-        level = self._level(denoiser, u)
+        level = self.level(denoiser, u)
         eps = self.coupling(x, eps, cond)
         target, noise = x, eps
         if self.input_perturbation:
@@ -78,9 +80,10 @@ class Denoising(nn.Module):
         A fixed functional of the denoiser: nothing is drawn, coupled or perturbed, ``LossAware`` uses its base
         distribution and ``LearnedLogVariance`` its base weight, so that values stay comparable over training.
         """
-        return self._weighted(denoiser, x, cond, self._level(denoiser, u), eps, x)
+        return self._weighted(denoiser, x, cond, self.level(denoiser, u), eps, x)
 
-    def _level(self, denoiser: Denoiser, u: Tensor) -> Level:
+    def level(self, denoiser: Denoiser, u: Tensor) -> Level:
+        """The noise levels at the quantiles ``u`` (B,)."""
         return Level(u, self.time, denoiser.schedule, denoiser.parameterization)
 
     def _weighted(self, denoiser: Denoiser, x: Tensor, cond: Cond, level: Level, eps: Tensor, target: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from oboro.denoiser import Cond
 from oboro.errors import UserError
-from oboro.model.layers import LabelEmbedding, NoiseEmbedding, read_label, run, zero
+from oboro.model.layers import LabelEmbedding, NoiseEmbedding, channels_out, read_label, run, zero
 from oboro.model.position import grid_positions, rotary_angles, rotate, sincos
 
 NOISE_FEATURES = 256  # sines and cosines of the noise level, at all widths
@@ -76,8 +76,8 @@ class DiT(nn.Module):
 
     ``num_classes`` > 0 adds a class embedding; ``cond`` may then hold ``label`` (B,), where -1, like a missing key,
     means no label. ``checkpointing`` recomputes each block in the backward pass: less memory for about a third more
-    time. Other than in the paper the noise level is c_noise instead of a step from 0 to 999, and no variance is
-    predicted: C channels come out, not 2 C. The last layer starts at zero.
+    time. With ``learned_variance``, as in the paper, 2 C channels come out; other than in the paper, the noise level is
+    c_noise instead of a step from 0 to 999. The last layer starts at zero.
 
     Raises ``UserError`` when ``heads`` does not divide ``dim`` or leaves heads of other than a multiple of 4 channels.
     """
@@ -96,6 +96,7 @@ class DiT(nn.Module):
         rotary: bool = False,
         reference_size: int = 32,
         checkpointing: bool = False,
+        learned_variance: bool = False,
     ):
         super().__init__()
         if dim % (4 * heads):
@@ -117,7 +118,7 @@ class DiT(nn.Module):
         self.first = glorot(nn.Linear(in_channels * patch**2, dim))
         self.blocks = nn.ModuleList(Block(dim, heads, mlp_ratio) for _ in range(depth))
         self.modulation = zero(nn.Linear(dim, 2 * dim))
-        self.last = zero(nn.Linear(dim, in_channels * patch**2))
+        self.last = zero(nn.Linear(dim, channels_out(in_channels, learned_variance) * patch**2))
 
     def core(self, h: Tensor, positions: Tensor, embedding: Tensor) -> Tensor:
         """Tokens h (B, N, dim) at (row, column) positions (N, 2) ↦ (B, N, dim), before the last layer."""

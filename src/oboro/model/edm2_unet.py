@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from oboro.denoiser import Cond
-from oboro.model.layers import check_levels, check_size, read_label, run
+from oboro.model.layers import channels_out, check_levels, check_size, read_label, run
 from oboro.model.magnitude import (
     CosineAttention,
     MPConv,
@@ -93,7 +93,8 @@ class EDM2UNet(nn.Module):
 
     ``num_classes`` > 0 adds a class embedding; ``cond`` may then hold ``label`` (B,), where -1, like a missing key,
     means no label: the noise embedding stands alone then, at magnitude 1 like the two together. ``checkpointing``
-    recomputes each block in the backward pass: less memory for about a third more time. The output starts at zero.
+    recomputes each block in the backward pass: less memory for about a third more time. With ``learned_variance`` 2 C
+    channels come out. The output starts at zero.
     """
 
     def __init__(
@@ -107,6 +108,7 @@ class EDM2UNet(nn.Module):
         dropout: float = 0.0,
         num_classes: int = 0,
         checkpointing: bool = False,
+        learned_variance: bool = False,
     ):
         super().__init__()
         levels = len(channel_mult)
@@ -143,7 +145,7 @@ class EDM2UNet(nn.Module):
                 if level > 0 and i == blocks:
                     stages.append(block(c, c, False, False, nn.Upsample(scale_factor=2.0)))
                 self.up.append(stages)
-        self.last = MPConv(c, in_channels, 3)
+        self.last = MPConv(c, channels_out(in_channels, learned_variance), 3)
         self.gain = nn.Parameter(torch.zeros(()))
 
     def _embedding(self, c_noise: Tensor, cond: Cond) -> Tensor:

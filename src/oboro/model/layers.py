@@ -57,6 +57,11 @@ def zero(module: nn.Module) -> nn.Module:
     return module
 
 
+def channels_out(in_channels: int, learned_variance: bool) -> int:
+    """C of the prediction, and another C that ``Denoiser.with_variance`` reads."""
+    return 2 * in_channels if learned_variance else in_channels
+
+
 class NoiseEmbedding(nn.Module):
     """c_noise (B,) ↦ (B, dim): sines and cosines at frequencies from 1 to 100 rad per unit, and a two-layer MLP.
 

@@ -8,7 +8,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from oboro.denoiser import Cond
-from oboro.model.layers import ResidualBlock, SelfAttention, check_levels, check_size, group_norm, read_label, run, zero
+from oboro.model.layers import (
+    ResidualBlock,
+    SelfAttention,
+    channels_out,
+    check_levels,
+    check_size,
+    group_norm,
+    read_label,
+    run,
+    zero,
+)
 
 
 class Filter(nn.Module):
@@ -110,7 +120,8 @@ class SongUNet(nn.Module):
     4, and the row and column too many are cut off on the way up. ``attention_levels`` are levels, not pixel sizes.
     ``num_classes`` > 0 adds a class embedding; ``cond`` may then hold ``label`` (B,), where -1, like a missing key,
     means no label. ``checkpointing`` recomputes each stage in the backward pass: less memory for about a third more
-    time. Convolutions that end a residual branch, and the last one, start at zero, where theirs start near it.
+    time. Convolutions that end a residual branch, and the last one, start at zero, where theirs start near it. With
+    ``learned_variance`` 2 C channels come out.
     """
 
     def __init__(
@@ -127,6 +138,7 @@ class SongUNet(nn.Module):
         taps: Sequence[float] = (1, 1),
         num_classes: int = 0,
         checkpointing: bool = False,
+        learned_variance: bool = False,
     ):
         super().__init__()
         levels = len(channel_mult)
@@ -168,7 +180,8 @@ class SongUNet(nn.Module):
                 if level > 0 and i == blocks:
                     stages.append(stage(c, c, resample=FilterUp(taps)))
                 self.up.append(stages)
-        self.last = nn.Sequential(group_norm(c), nn.SiLU(), zero(nn.Conv2d(c, in_channels, 3, padding=1)))
+        last = nn.Conv2d(c, channels_out(in_channels, learned_variance), 3, padding=1)
+        self.last = nn.Sequential(group_norm(c), nn.SiLU(), zero(last))
         self._initialise()
 
     def _initialise(self) -> None:

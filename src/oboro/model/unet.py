@@ -13,6 +13,7 @@ from oboro.model.layers import (
     ResidualBlock,
     SelfAttention,
     Upsample,
+    channels_out,
     check_levels,
     check_size,
     group_norm,
@@ -46,7 +47,8 @@ class UNet(nn.Module):
     ``attention_levels`` are levels, not pixel sizes: level 1 of a 32×32 image is 16×16. ``num_classes`` > 0 adds a
     class embedding; ``cond`` may then hold ``label`` (B,), where -1, like a missing key, means no label.
     ``checkpointing`` recomputes each stage in the backward pass: less memory for about a third more time.
-    Convolutions that end a residual branch, and the last one, start at zero.
+    With ``learned_variance`` 2 C channels come out, the second half for the variance of a reverse step (Nichol &
+    Dhariwal 2021, arXiv:2102.09672). Convolutions that end a residual branch, and the last one, start at zero.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class UNet(nn.Module):
         scale_shift: bool = True,
         residual_resample: bool = False,
         checkpointing: bool = False,
+        learned_variance: bool = False,
     ):
         super().__init__()
         levels = len(channel_mult)
@@ -104,7 +107,8 @@ class UNet(nn.Module):
                     double = nn.Upsample(scale_factor=2.0)
                     stages.append(Stage(block(c, c, double)) if residual_resample else Resample(Upsample(c)))
                 self.up.append(stages)
-        self.last = nn.Sequential(group_norm(c), nn.SiLU(), zero(nn.Conv2d(c, in_channels, 3, padding=1)))
+        last = nn.Conv2d(c, channels_out(in_channels, learned_variance), 3, padding=1)
+        self.last = nn.Sequential(group_norm(c), nn.SiLU(), zero(last))
 
     def _embedding(self, c_noise: Tensor, cond: Cond) -> Tensor:
         label, embedding = read_label(cond, self.num_classes, c_noise), self.noise(c_noise)

@@ -4,7 +4,9 @@ from oboro.sampler.adaptive import Adaptive
 from oboro.sampler.ddim import DDIM, ddim_step
 from oboro.sampler.dpm_solver import DPMSolver2, DPMSolverPP, DPMSolverPP2S
 from oboro.sampler.edm import Euler, Heun
+from oboro.sampler.learned_variance import LearnedVariance
 from oboro.sampler.multistep import DEIS, IPNDM, LMS, PNDM
+from oboro.sampler.posterior import Posterior, posteriors
 from oboro.sampler.restart import Restart
 from oboro.sampler.sampler import DATA, Grid, Node, Noise, Sampler, denoise, node_at, nodes
 from oboro.sampler.unipc import UniPC
@@ -23,8 +25,10 @@ __all__ = [
     "Euler",
     "Grid",
     "Heun",
+    "LearnedVariance",
     "Node",
     "Noise",
+    "Posterior",
     "Restart",
     "Sampler",
     "UniPC",
@@ -32,4 +36,5 @@ __all__ = [
     "denoise",
     "node_at",
     "nodes",
+    "posteriors",
 ]

@@ -109,9 +109,14 @@ class Uniform(Grid):
 UNIFORM = Uniform()
 
 
+def same_time(x: Tensor, t: float) -> Tensor:
+    """``t`` for every row of ``x`` (B, ...): (B,), of its type and on its device."""
+    return torch.full((len(x),), t, dtype=x.dtype, device=x.device)
+
+
 def denoise(denoiser: Denoises, x: Tensor, t: float, cond: Cond) -> Tensor:
     """D(x, t) with the same time for the whole batch."""
-    return denoiser(x, torch.full((len(x),), t, dtype=x.dtype, device=x.device), cond)
+    return denoiser(x, same_time(x, t), cond)
 
 
 class Sampler(ABC):
@@ -137,6 +142,11 @@ class Sampler(ABC):
     def jumps(self) -> bool:
         """Whether x̂0 is taken for the end of the flow, and never for a mean on the way there."""
         return self.steps == 1
+
+    @property
+    def asks_variance(self) -> bool:
+        """Whether it asks for ``Denoises.with_variance``."""
+        return False
 
     @property
     def walks_grid(self) -> bool:

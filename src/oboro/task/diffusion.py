@@ -15,7 +15,7 @@ from oboro.denoiser import Cond, Denoiser
 from oboro.ema import EMA
 from oboro.generate import Watch, generate
 from oboro.guidance import Guidance
-from oboro.loss import Denoising
+from oboro.loss import Denoising, Hybrid
 from oboro.optimizer import Optimizer
 from oboro.sampler import Sampler
 from oboro.seeding import SampleNoise, derive_seed, generator, low_discrepancy
@@ -35,7 +35,7 @@ class Diffusion(lightning.LightningModule):
         denoiser: Denoiser,
         codec: Identity,
         conditioner: Unconditional | Label,
-        loss: Denoising,
+        loss: Denoising | Hybrid,
         guidance: Guidance,
         sampler: Sampler,
         ema: EMA,
