@@ -215,9 +215,7 @@ def composed(*overrides: str, folder: Path = Path("outputs")) -> dict:
     return OmegaConf.to_container(config, resolve=True)
 
 
-def built(
-    *overrides: str, callbacks=(), **trainer
-) -> tuple[lightning.Trainer, Task, lightning.LightningDataModule]:
+def built(*overrides: str, callbacks=(), **trainer) -> tuple[lightning.Trainer, Task, lightning.LightningDataModule]:
     """Trainer, task and data of the toy run without files; the weights and their average are random and differ."""
     config = composed(*overrides)
     with torch.random.fork_rng(devices=[]):

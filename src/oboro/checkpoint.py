@@ -109,7 +109,7 @@ def check_fits(task: Task, checkpoint: dict[str, Any]) -> None:
 
 
 class Trained(ABC):
-    """What the task of a checkpoint has learned, frozen, with the average ``profile`` of its weights; None is the first.
+    """What the task of a checkpoint learned, frozen, with the average ``profile`` of its weights; None is the first.
 
     The file is read when it is first asked for, which raises ``UserError`` if there is no such checkpoint or average,
     or if it is of another task than ``kind``.

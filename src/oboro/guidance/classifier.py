@@ -38,9 +38,7 @@ class Classifier(Guidance):
     sigma, so at pure noise, D' = D.
     """
 
-    def __init__(
-        self, classifier: Classifies, scale: float = 1.0, weight: Weight = CONSTANT, label: int | None = None
-    ):
+    def __init__(self, classifier: Classifies, scale: float = 1.0, weight: Weight = CONSTANT, label: int | None = None):
         self.classifier = classifier
         self.scale = scale
         self.weight = weight

@@ -83,6 +83,10 @@ class Stages:
         c = self.channels * self.channel_mult[level]
         return Stage(self.block(c_in, c), self.attention(c) if level in self.attention_levels else None)
 
+    def half(self, c: int) -> nn.Module:
+        half = nn.AvgPool2d(2, ceil_mode=True)
+        return Stage(self.block(c, c, half)) if self.residual_resample else Resample(Downsample(c))
+
     def down(self) -> tuple[nn.ModuleList, list[int]]:
         """The way down, and the channels before it and after each of its stages."""
         stages, c = nn.ModuleList(), [self.channels]
@@ -91,10 +95,8 @@ class Stages:
                 stages.append(self.at(c[-1], level))
                 c.append(self.channels * self.channel_mult[level])
             if level < self.levels - 1:
-                half = nn.AvgPool2d(2, ceil_mode=True)
-                last = c[-1]
-                stages.append(Stage(self.block(last, last, half)) if self.residual_resample else Resample(Downsample(last)))
-                c.append(last)
+                stages.append(self.half(c[-1]))
+                c.append(c[-1])
         return stages, c
 
     def middle(self, c: int) -> nn.ModuleList:

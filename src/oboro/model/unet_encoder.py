@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from oboro.denoiser import Cond
+from oboro.errors import UserError
 from oboro.model.layers import (
     AttentionPool,
     MeanPool,
@@ -23,7 +24,7 @@ class UNetEncoder(nn.Module):
 
     The way down and the middle of ``UNet`` with the same settings, then a mean over pixels, or with ``attention_pool``
     attention over them, and a linear layer, which starts at zero: every class is as likely. The noisy classifier of
-    Dhariwal & Nichol 2021 (arXiv:2105.05233, sec. 4 and app. H).
+    Dhariwal & Nichol 2021 (arXiv:2105.05233, sec. 4 and app. H). Raises ``UserError`` for less than two classes.
     """
 
     def __init__(
@@ -42,6 +43,11 @@ class UNetEncoder(nn.Module):
         checkpointing: bool = False,
     ):
         super().__init__()
+        if num_classes < 2:
+            raise UserError(
+                f"a classifier needs labelled data and data.num_classes is {num_classes}; "
+                "set data.num_classes to the number of classes."
+            )
         make = Stages(
             channels, channel_mult, blocks, attention_levels, head_channels, dropout, scale_shift, residual_resample
         )

@@ -8,7 +8,6 @@ from oboro.classifier import NoisyClassifier
 from oboro.codec import Identity
 from oboro.data import ImageData
 from oboro.ema import EMA
-from oboro.errors import UserError
 from oboro.loss import CrossEntropy
 from oboro.optimizer import Optimizer
 from oboro.task.task import Task
@@ -46,12 +45,7 @@ class Classification(Task):
         return f"classifier of noisy images on {type(self.classifier.schedule).__name__}"
 
     def check(self, data: ImageData) -> None:
-        """Raises ``UserError`` for data without two classes, or a network that does not give a number for each."""
-        if data.num_classes < 2:
-            raise UserError(
-                f"task=classification needs labelled data and data.num_classes is {data.num_classes}; "
-                "set data.num_classes to the number of classes."
-            )
+        """Raises ``UserError`` for a network that does not give a number for each class of the data."""
         self.check_network(data, (data.num_classes,), "unet_encoder_tiny")
 
     def objective(self, batch: dict[str, Tensor], x: Tensor, generator: torch.Generator) -> Tensor:

@@ -67,9 +67,9 @@ class Task(lightning.LightningModule, ABC):
         """The numbers (B, len(measures)) of validation, at the quantiles ``u`` (B,) of p(t) and the noise ``eps``."""
 
     def check_network(self, data: ImageData, answer: tuple[int, ...], option: str) -> None:
-        """Raises ``UserError`` where the images are too small for the network, or it does not give the shape ``answer``.
+        """Raises ``UserError`` where images are too small for the network, or its answer has another shape.
 
-        ``option`` is a model that does.
+        ``option`` is a model that gives the shape ``answer`` for one image.
         """
         network, shape = self.learned.network, self.codec.latent_shape(data.image_shape)
         if min(shape[1:]) < network.min_size:
