@@ -83,9 +83,9 @@ class ClassifierDenoiser(Guided):
         x_t = x_t.detach().requires_grad_()
         log_p = self.classifier(x_t, t).log_softmax(1)
         classes = log_p.shape[1]
-        if not ((label >= 0) & (label < classes)).all():
+        if len(unknown := label[(label < 0) | (label >= classes)]):
             raise UserError(
-                f"the classifier has classes 0 to {classes - 1} and is asked for class {int(label.max())}; change "
+                f"the classifier has classes 0 to {classes - 1} and is asked for class {int(unknown[0])}; change "
                 "guidance.label, or take a classifier of the same data with guidance.classifier.path."
             )
         (gradient,) = torch.autograd.grad(log_p.gather(1, label[:, None]).sum(), x_t)
