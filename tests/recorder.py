@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from lightning import Callback, Trainer
 
-from oboro.task import Diffusion
+from oboro.task import Diffusion, Task
 
 
 class Recorder(Callback):
@@ -51,7 +51,7 @@ class PowerCut(Callback):
     def __init__(self, step: int, batches: int = 0):
         self.step, self.batches = step, batches
 
-    def on_train_batch_start(self, trainer: Trainer, task: Diffusion, batch: dict, batch_idx: int) -> None:
+    def on_train_batch_start(self, trainer: Trainer, task: Task, batch: dict, batch_idx: int) -> None:
         done = trainer.fit_loop.epoch_loop.batch_progress.current.processed
         if trainer.global_step == self.step and done % trainer.accumulate_grad_batches == self.batches:
             raise ConnectionAbortedError("the power is gone")

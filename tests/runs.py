@@ -31,7 +31,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from oboro.task import Diffusion
+from oboro.task import Task
 
 ROOT = Path(__file__).resolve().parents[1]
 NETWORK = (
@@ -44,8 +44,6 @@ TOY = (
     *NETWORK,
     "data.batch_size=8",
     "data.validation=24",
-    "sampler=heun",
-    "sampler.steps=2",
     "optimizer=adamw",
     "optimizer.warmup_steps=2",
     "trainer.accelerator=cpu",
@@ -54,6 +52,8 @@ TOY = (
     "trainer.log_every_n_steps=1",
     "logger=[jsonl]",
 )
+DRAWS = ("sampler=heun", "sampler.steps=2")  # for a task that has a sampler
+CLASSIFICATION = "task=classification"
 CALLBACKS = ("callbacks.sample_metrics.n=20", "callbacks.sample_metrics.chunk=8", "callbacks.sample_grid.n=10")
 RUN = importlib.import_module("oboro.cli.run")  # the attribute of that name is the function
 NO_EVALUATION = "callbacks=[checkpoints]"
@@ -168,8 +168,10 @@ def shell(script: str, *arguments: str, cwd: Path) -> Run:
 
 def toy(*overrides: str) -> list[str]:
     """Overrides of ``train.yaml`` for a run of two steps, then ``overrides``."""
-    chosen = ["sample_metrics,sample_grid", *(o for o in overrides if o.startswith("callbacks="))][-1]
-    small = [override for override in CALLBACKS if override.split(".")[1] in chosen]
+    draws = CLASSIFICATION not in overrides
+    usual = "sample_metrics,sample_grid" if draws else ""
+    chosen = [usual, *(o for o in overrides if o.startswith("callbacks="))][-1]
+    small = [*(DRAWS if draws else ()), *(o for o in CALLBACKS if o.split(".")[1] in chosen)]
     return [*TOY, f"data.cache_dir={cache_dir()}", *small, *overrides]
 
 
@@ -213,9 +215,7 @@ def composed(*overrides: str, folder: Path = Path("outputs")) -> dict:
     return OmegaConf.to_container(config, resolve=True)
 
 
-def built(
-    *overrides: str, callbacks=(), **trainer
-) -> tuple[lightning.Trainer, Diffusion, lightning.LightningDataModule]:
+def built(*overrides: str, callbacks=(), **trainer) -> tuple[lightning.Trainer, Task, lightning.LightningDataModule]:
     """Trainer, task and data of the toy run without files; the weights and their average are random and differ."""
     config = composed(*overrides)
     with torch.random.fork_rng(devices=[]):
@@ -228,10 +228,10 @@ def built(
 
 
 @torch.no_grad()
-def randomise(task: Diffusion) -> None:
+def randomise(task: Task) -> None:
     """Random weights, other random averages: a fresh network answers zero, whatever it is asked."""
-    task.ema.start(task.denoiser)
-    for group in (*task.ema.averages.values(), list(task.denoiser.parameters())):
+    task.ema.start(task.learned)
+    for group in (*task.ema.averages.values(), list(task.learned.parameters())):
         for p in group:
             p.normal_(std=p[0].numel() ** -0.5 if p.ndim > 1 else 0.5)
 

@@ -8,11 +8,12 @@ from torch import nn
 
 from conftest import ADAPTIVE, PARAMETERIZATIONS, SAMPLERS, configured
 from oboro import compatibility
+from oboro.classifier import NoisyClassifier
 from oboro.conditioner import Label, Unconditional
 from oboro.denoiser import Denoiser
 from oboro.errors import UserError
 from oboro.exact import GaussianDenoiser
-from oboro.guidance import CFGPP, Autoguidance, CFGZeroStar, ClassifierFree, Unguided
+from oboro.guidance import CFGPP, Autoguidance, CFGZeroStar, Classifier, ClassifierFree, Unguided
 from oboro.loss import Denoising, Hybrid
 from oboro.loss.coupling import Independent, OptimalTransport
 from oboro.loss.penalty import Squared
@@ -25,7 +26,7 @@ from oboro.sampler import DDIM, Adaptive, Heun, LearnedVariance, Restart
 from oboro.sampler.grid import LogSNR, Times, Trailing
 from oboro.schedule import VP, Linear
 
-GUIDANCE = configured("guidance", without=("autoguidance",))  # it reads a file
+GUIDANCE = configured("guidance", without=("autoguidance", "classifier"))  # these read a file
 
 
 class Weak(GaussianDenoiser):
@@ -49,6 +50,7 @@ def coupled(sampler):
 
 LEARNED = LearnedLogVariance(UniformWeight())
 EARLY = Times([0.7, 0.3])
+JUDGE = NoisyClassifier(nn.Identity(), VP())
 WEAK = Autoguidance(Weak(0.0, 1.0, VP()))
 # what is refused, a word of the reason, and a remedy that the sentence names
 REFUSED = {
@@ -76,6 +78,16 @@ REFUSED = {
         coupled(DDIM(8, eta=1.0)),
         "DDIM draws noise .* OptimalTransport .* sampler.eta=0",
         coupled(DDIM(8)),
+    ),
+    "a gradient on no score": (
+        {"loss": loss(coupling=OptimalTransport()), "guidance": Classifier(JUDGE)},
+        "Classifier adds .* OptimalTransport .* guidance=classifier_free",
+        {"loss": loss(coupling=OptimalTransport()), "guidance": ClassifierFree(2.0)},
+    ),
+    "a class that is not there": (
+        {"conditioner": Unconditional(), "guidance": Classifier(JUDGE)},
+        "Classifier needs label .* guidance.label",
+        {"conditioner": Unconditional(), "guidance": Classifier(JUDGE, label=3)},
     ),
     "restarts likewise": (coupled(Restart(8)), "Restart draws noise .* sampler=heun", coupled(Heun(8))),
     "a jump that is solved": (

@@ -71,6 +71,7 @@ def choosing(group: str, name: str) -> list[str]:
     needs = {
         "parameterization=eps": ["schedule=vp"],
         "guidance=autoguidance": ["guidance.weak.path=last.ckpt"],
+        "guidance=classifier": ["guidance.classifier.path=last.ckpt"],
         "sampler/grid=sigmas": ["sampler.grid.sigmas=[80,1,0.01]"],
         "sampler/grid=times": ["sampler.grid.times=[1,0.5,0]"],
     }
@@ -158,17 +159,25 @@ def test_every_option_has_a_line_in_the_readme(group):
 # --- second law: every selected group is used
 
 
-def wiring() -> str:
-    return "\n".join((CONF / group / f"{name}.yaml").read_text() for group, name in OPTIONS if group not in CLASSLESS)
+TASKS = [name for group, name in OPTIONS if group == "task"]
+each_task = pytest.mark.parametrize("task", TASKS)
 
 
-def test_every_selected_group_is_used_by_the_wiring():
-    task = (CONF / "task" / "diffusion.yaml").read_text()
-    groups = re.findall(r"^  - (?:override )?/(\w+):", task, re.M)
-    chosen_by_options = re.findall(r"^  - /\w+@_global_\.(\w+):", wiring(), re.M)
-    assert len(groups) >= 9 and set(chosen_by_options) == {"conditioner", "extractor", "optimizer"}
-    used = set(re.findall(r"\$\{(\w+)[.}]", wiring()))
+def wiring(task: str) -> str:
+    """The text of all options, of the tasks that of one."""
+    options = ((group, name) for group, name in OPTIONS if group not in (*CLASSLESS, "task"))
+    return "\n".join((CONF / group / f"{name}.yaml").read_text() for group, name in [("task", task), *options])
+
+
+@each_task
+def test_every_selected_group_is_used_by_the_wiring(task):
+    text = (CONF / "task" / f"{task}.yaml").read_text()
+    groups = re.findall(r"^  - /(\w+)(?:/\w+)?:", text, re.M)
+    chosen_by_options = re.findall(r"^  - /\w+@_global_\.(\w+):", wiring(task), re.M)
+    assert len(groups) >= 6 and set(chosen_by_options) == {"conditioner", "extractor", "optimizer"}
+    used = set(re.findall(r"\$\{(\w+)[.}]", wiring(task)))
     assert set(groups) | set(chosen_by_options) <= used
+    assert set(groups) - {"data"} <= set(re.findall(r"\$\{(\w+)[.}]", text))
 
 
 def test_every_folder_is_a_group_that_an_entry_point_selects():
@@ -178,8 +187,9 @@ def test_every_folder_is_a_group_that_an_entry_point_selects():
         assert part(config, group) is not None or re.search(rf"^  - {group}:", entries, re.M)
 
 
-def test_the_task_is_wired_to_every_argument_of_its_constructor():
-    task = composed().task
+@each_task
+def test_the_task_is_wired_to_every_argument_of_its_constructor(task):
+    task = composed(f"task={task}").task
     assert set(task) - {"_target_"} == set(inspect.signature(get_class(task._target_)).parameters)
 
 
@@ -231,13 +241,14 @@ def test_a_misspelt_argument_fails():
         build(plain(config)["task"])
 
 
-def test_the_network_is_built_once():
+@each_task
+def test_the_network_is_built_once(task):
     """``${model}`` twice would make two networks: the task has the parameters of one."""
-    config = plain(composed())
-    task, network = build(config["task"]), build(config["model"])
+    config = plain(composed(f"task={task}"))
+    built, network = build(config["task"]), build(config["model"])
     size = sum(p.numel() for p in network.parameters())
-    assert size > 0 and sum(p.numel() for p in task.parameters()) == size
-    text = wiring()
+    assert size > 0 and sum(p.numel() for p in built.parameters()) == size
+    text = wiring(task)
     assert text.count("${model}") == text.count("${codec}") == text.count("${ema}") == 1
 
 

@@ -1,18 +1,19 @@
 """Checkpoints: tensors, plain containers and the configuration they were trained with, so that a path is enough."""
 
+from abc import ABC, abstractmethod
 from copy import copy
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from hydra.utils import get_class, instantiate
-from torch import Tensor
+from torch import Tensor, nn
 
-from oboro.denoiser import Cond, Denoiser
+from oboro.denoiser import Cond
 from oboro.errors import UserError
 from oboro.schedule import Schedule
-from oboro.task import Diffusion
+from oboro.task import Classification, Diffusion, Task
 
 # What evaluate.py and sample.py take from a checkpoint unless told otherwise.
 FROM_CHECKPOINT = ("schedule", "sampler", "guidance", "metrics", "extractor", "data")
@@ -69,7 +70,15 @@ def is_trusted(target: Any) -> bool:
         return False
 
 
-def build_task(checkpoint: dict[str, Any], **parts: Any) -> Diffusion:
+def check_kind(checkpoint: dict[str, Any], path: str | Path, kind: type[Task]) -> None:
+    """Raises ``UserError`` where the checkpoint is not of the task ``kind``."""
+    held = get_class(checkpoint["config"]["task"]["_target_"])
+    if held is not kind:
+        there, wanted = (cls.__name__.lower() for cls in (held, kind))
+        raise UserError(f"{path} is a checkpoint of task={there}; give one that train.py wrote with task={wanted}.")
+
+
+def build_task(checkpoint: dict[str, Any], **parts: Any) -> Task:
     """The task of a checkpoint with its weights and averages; ``parts`` (sampler, guidance) replace its own.
 
     Another ``schedule`` for the denoiser leaves the network as it is: it sees functions of log-SNR alone.
@@ -82,14 +91,14 @@ def build_task(checkpoint: dict[str, Any], **parts: Any) -> Diffusion:
     return task.eval().requires_grad_(False)
 
 
-def restore(task: Diffusion, checkpoint: dict[str, Any]) -> None:
+def restore(task: Task, checkpoint: dict[str, Any]) -> None:
     """Raises ``UserError`` when the weights belong to another model."""
     check_fits(task, checkpoint)
     task.load_state_dict(checkpoint["state_dict"])
-    task.ema.load_state_dict(checkpoint["ema"], task.denoiser)
+    task.ema.load_state_dict(checkpoint["ema"], task.learned)
 
 
-def check_fits(task: Diffusion, checkpoint: dict[str, Any]) -> None:
+def check_fits(task: Task, checkpoint: dict[str, Any]) -> None:
     """Raises ``UserError`` that names the first weight which is missing, superfluous or of another shape."""
     here, there = task.state_dict(), checkpoint["state_dict"]
     for name in [*here, *(k for k in there if k not in here)]:
@@ -104,35 +113,62 @@ def check_fits(task: Diffusion, checkpoint: dict[str, Any]) -> None:
         raise UserError(f"the checkpoint has no weights averaged as {sorted(missing)}; choose its own ema=... option.")
 
 
-class TrainedDenoiser:
-    """The frozen denoiser of a checkpoint, with the average ``profile`` of its weights; None is the first.
+class Trained(ABC):
+    """What the task of a checkpoint learned, frozen, with the average ``profile`` of its weights; None is the first.
 
-    The file is read when it is first asked for, which raises ``UserError`` if there is no such checkpoint or average.
+    The file is read when it is first asked for, which raises ``UserError`` if there is no such checkpoint or average,
+    or if it is of another task than ``kind``.
     """
 
     def __init__(self, path: str | Path, profile: str | None = None):
         self.path = path
         self.profile = profile
 
+    @property
+    @abstractmethod
+    def kind(self) -> type[Task]:
+        """The task that learns it."""
+
     @cached_property
-    def _denoiser(self) -> Denoiser:
-        task = build_task(load_checkpoint(self.path))
+    def _learned(self) -> nn.Module:
+        checkpoint = load_checkpoint(self.path)
+        check_kind(checkpoint, self.path, self.kind)
+        task = build_task(checkpoint)
         if self.profile is not None and self.profile not in task.ema.profiles:
             raise UserError(f"{self.path} has no average {self.profile}; choose one of {', '.join(task.ema.profiles)}.")
         averages = task.ema.averages[self.profile or task.ema.default]
-        for p, average in zip(task.denoiser.parameters(), averages, strict=True):
+        for p, average in zip(task.learned.parameters(), averages, strict=True):
             p.data.copy_(average)
-        return task.denoiser
+        return task.learned
 
     @property
     def schedule(self) -> Schedule:
-        return self._denoiser.schedule
+        return self._learned.schedule
 
-    def reschedule(self, schedule: Schedule) -> "TrainedDenoiser":
+    def reschedule(self, schedule: Schedule) -> Self:
         """The same network on another schedule."""
         other = copy(self)
-        other._denoiser = self._denoiser.reschedule(schedule)
+        other._learned = self._learned.reschedule(schedule)
         return other
 
+
+class TrainedDenoiser(Trained):
+    """The denoiser of a checkpoint of ``task=diffusion``."""
+
+    @property
+    def kind(self) -> type[Task]:
+        return Diffusion
+
     def __call__(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        return self._denoiser.to(x_t.device)(x_t, t, cond)
+        return self._learned.to(x_t.device)(x_t, t, cond)
+
+
+class TrainedClassifier(Trained):
+    """The classifier of noisy images of a checkpoint of ``task=classification``."""
+
+    @property
+    def kind(self) -> type[Task]:
+        return Classification
+
+    def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
+        return self._learned.to(x_t.device)(x_t, t)

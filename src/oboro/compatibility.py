@@ -73,7 +73,8 @@ def conditions(parts: Parts) -> Iterator[str]:
     if not guidance.keys <= known:
         yield (
             f"{name(guidance)} needs {', '.join(sorted(guidance.keys - known))} and the condition of the model is "
-            f"{', '.join(sorted(known)) or 'empty'}; choose another guidance, or change the conditions it names."
+            f"{', '.join(sorted(known)) or 'empty'}; choose another guidance, or change what it names with "
+            "guidance.label or guidance.negative."
         )
 
 
@@ -84,6 +85,11 @@ def coupled(parts: Parts) -> Iterator[str]:
             f"{name(parts.sampler)} draws noise by the score of x_t, which a model trained with "
             f"{name(parts.loss.coupling)} does not know, only the flow; choose a sampler without noise, such as "
             "sampler=heun or sampler.eta=0, or train with loss/coupling=independent."
+        )
+    if not parts.loss.coupling.independent and parts.guidance.follows_score:
+        yield (
+            f"{name(parts.guidance)} adds to the score of x_t, which a model trained with {name(parts.loss.coupling)} "
+            "does not know, only the flow; choose guidance=classifier_free, or train with loss/coupling=independent."
         )
     parameterization = parts.denoiser.parameterization
     if parameterization.boundary and not parts.sampler.jumps:

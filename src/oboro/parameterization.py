@@ -25,13 +25,22 @@ class Coefficients(NamedTuple):
     c_noise: Tensor
 
 
-class Parameterization(ABC):
-    """(alpha, sigma) ↦ (p, q) of the target F = p x + q eps.
+def network_input(alpha: Tensor, sigma: Tensor, sigma_data: float) -> tuple[Tensor, Tensor]:
+    """(c_in, c_noise) of a network that sees c_in x_t and c_noise, both of the shape of ``alpha``.
 
     ``sigma_data`` is the standard deviation of the data in ``c_in = 1 / sqrt(alpha² sigma_data² + sigma²)``, giving
     the network an input of unit variance. With sigma_data = 1 and a variance-preserving schedule c_in = 1, as in
     DDPM. ``c_noise = log(sigma / alpha) / 4`` (EDM, arXiv:2206.00364, table 1), with |log_snr| held below 20 so that
     it stays finite where a schedule ends without signal.
+    """
+    log_snr = 2 * (torch.log(alpha) - torch.log(sigma))
+    return torch.rsqrt((alpha * sigma_data) ** 2 + sigma**2), -log_snr.clamp(-20, 20) / 8
+
+
+class Parameterization(ABC):
+    """(alpha, sigma) ↦ (p, q) of the target F = p x + q eps.
+
+    What the network sees is ``network_input`` with ``sigma_data``, whatever the target.
     """
 
     sigma_data: float
@@ -57,9 +66,7 @@ class Parameterization(ABC):
         return q / determinant, -sigma / determinant
 
     def __call__(self, alpha: Tensor, sigma: Tensor) -> Coefficients:
-        c_in = torch.rsqrt((alpha * self.sigma_data) ** 2 + sigma**2)
-        log_snr = 2 * (torch.log(alpha) - torch.log(sigma))
-        return Coefficients(*self.skip_and_out(alpha, sigma), c_in, -log_snr.clamp(-20, 20) / 8)
+        return Coefficients(*self.skip_and_out(alpha, sigma), *network_input(alpha, sigma, self.sigma_data))
 
 
 class Eps(Parameterization):

@@ -5,7 +5,7 @@ import torch
 
 import runs
 from oboro.seeding import low_discrepancy
-from oboro.task.diffusion import LEVELS
+from oboro.task.task import LEVELS
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from lightning import Trainer
 
 from oboro.callbacks.evaluation import Evaluation
 from oboro.callbacks.sample_metrics import SampleMetrics
-from oboro.task import Diffusion
+from oboro.task import Task
 
 
 class Checkpoints(Evaluation):
@@ -24,7 +24,7 @@ class Checkpoints(Evaluation):
         self.folder = Path(folder)
         self.best: float = float("inf")
 
-    def evaluate(self, trainer: Trainer, task: Diffusion) -> None:
+    def evaluate(self, trainer: Trainer, task: Task) -> None:
         objectives = [c.objective for c in trainer.callbacks if isinstance(c, SampleMetrics)]
         found = next((objective[1] for objective in objectives if objective), self.best)
         if found < self.best:

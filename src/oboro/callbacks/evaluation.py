@@ -6,7 +6,8 @@ from typing import Any
 
 from lightning import Callback, Trainer
 
-from oboro.task import Diffusion
+from oboro.errors import UserError
+from oboro.task import Task
 
 
 class Evaluation(Callback, ABC):
@@ -21,10 +22,10 @@ class Evaluation(Callback, ABC):
         self._evaluated_at = -1
 
     @abstractmethod
-    def evaluate(self, trainer: Trainer, task: Diffusion) -> None:
+    def evaluate(self, trainer: Trainer, task: Task) -> None:
         """What is done."""
 
-    def on_train_batch_end(self, trainer: Trainer, task: Diffusion, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(self, trainer: Trainer, task: Task, outputs: Any, batch: Any, batch_idx: int) -> None:
         step = trainer.global_step
         due = step == trainer.max_steps or (self.every_n_steps > 0 and step > 0 and step % self.every_n_steps == 0)
         if due and step != self._evaluated_at:  # with gradient accumulation a step has several batches
@@ -32,3 +33,14 @@ class Evaluation(Callback, ABC):
             start = time.perf_counter()
             self.evaluate(trainer, task)
             self.seconds += time.perf_counter() - start
+
+
+class SampleEvaluation(Evaluation, ABC):
+    """An evaluation of generated images. Raises ``UserError`` before training where the task generates none."""
+
+    def setup(self, trainer: Trainer, task: Task, stage: str) -> None:
+        if not task.draws:
+            raise UserError(
+                f"{type(self).__name__} looks at samples and {type(task).__name__} draws none; leave it out of "
+                "callbacks=[...]."
+            )

@@ -7,7 +7,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from rich import progress
 from rich.console import Console
 
-from oboro.task import Diffusion
+from oboro.task import Task
 
 
 class Progress(ProgressBar):
@@ -29,7 +29,7 @@ class Progress(ProgressBar):
     def disable(self) -> None:
         self._enabled = False
 
-    def on_train_start(self, trainer: Trainer, task: Diffusion) -> None:
+    def on_train_start(self, trainer: Trainer, task: Task) -> None:
         if not (self._enabled and self._console.is_terminal):
             return
         total = trainer.max_steps if trainer.max_steps > 0 else None
@@ -45,7 +45,7 @@ class Progress(ProgressBar):
         self._bar = self._progress.add_task("training", total=total, completed=trainer.global_step, values="")
         self._progress.start()
 
-    def on_train_batch_end(self, trainer: Trainer, task: Diffusion, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(self, trainer: Trainer, task: Task, outputs: Any, batch: Any, batch_idx: int) -> None:
         step = trainer.global_step
         if not self._enabled:
             return
@@ -55,16 +55,16 @@ class Progress(ProgressBar):
         elif step % self.refresh_every_n_steps == 0 or step == trainer.max_steps:
             self._progress.update(self._bar, completed=step, values=self._values(trainer, task))
 
-    def _values(self, trainer: Trainer, task: Diffusion) -> str:
+    def _values(self, trainer: Trainer, task: Task) -> str:
         metrics = self.get_metrics(trainer, task)
         return "  ".join(
             f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in metrics.items() if k != "v_num"
         )
 
-    def on_train_end(self, trainer: Trainer, task: Diffusion) -> None:
+    def on_train_end(self, trainer: Trainer, task: Task) -> None:
         self._stop()
 
-    def on_exception(self, trainer: Trainer, task: Diffusion, exception: BaseException) -> None:
+    def on_exception(self, trainer: Trainer, task: Task, exception: BaseException) -> None:
         self._stop()
 
     def _stop(self) -> None:

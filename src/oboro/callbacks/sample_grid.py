@@ -9,14 +9,14 @@ from PIL import Image
 from torch import Tensor
 
 from oboro import distributed
-from oboro.callbacks.evaluation import Evaluation
+from oboro.callbacks.evaluation import SampleEvaluation
 from oboro.data import to_uint8
 from oboro.errors import UserError
 from oboro.report.pictures import columns_for, grid_image
 from oboro.task import Diffusion
 
 
-class SampleGrid(Evaluation):
+class SampleGrid(SampleEvaluation):
     """Samples 0..n-1 of the averaged weights at a fixed seed, class i mod num_classes: ``folder/step-XXXXXXXX.png``
     and TensorBoard's ``samples``."""
 

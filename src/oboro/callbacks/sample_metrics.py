@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import torch
 from lightning import Trainer
 
-from oboro.callbacks.evaluation import Evaluation
+from oboro.callbacks.evaluation import SampleEvaluation
 from oboro.callbacks.preflight import advise
 from oboro.errors import UserError
 from oboro.evaluation import Evaluation as Measured
@@ -20,7 +20,7 @@ from oboro.task import Diffusion
 log = logging.getLogger(__name__)
 
 
-class SampleMetrics(Evaluation):
+class SampleMetrics(SampleEvaluation):
     """``metrics`` of ``n`` samples of the averaged weights against the training set, on all ranks.
 
     The values do not depend on the number of devices, and training does not depend on them (``oboro.evaluation``). They

@@ -7,7 +7,7 @@ from lightning import Trainer
 from oboro.callbacks.evaluation import Evaluation
 from oboro.errors import UserError
 from oboro.posthoc import write_snapshot
-from oboro.task import Diffusion
+from oboro.task import Task
 
 SNAPSHOTS = 20  # with two profiles, enough for std from 0.02 to 0.26 (oboro.posthoc.TOLERANCE)
 
@@ -24,16 +24,16 @@ class Snapshots(Evaluation):
         self.folder = Path(folder)
         self.spread = every_n_steps is None
 
-    def setup(self, trainer: Trainer, task: Diffusion, stage: str) -> None:
+    def setup(self, trainer: Trainer, task: Task, stage: str) -> None:
         self.stds = {name: profile.std for name, profile in task.ema.profiles.items() if profile.std is not None}
         if not self.stds:
             raise UserError("snapshots are of power-function averages and there are none; choose ema=ema.")
         if self.spread:
             self.every_n_steps = max(1, trainer.max_steps // SNAPSHOTS)
 
-    def evaluate(self, trainer: Trainer, task: Diffusion) -> None:
+    def evaluate(self, trainer: Trainer, task: Task) -> None:
         if trainer.is_global_zero:
             self.folder.mkdir(parents=True, exist_ok=True)
-            state = task.ema.state_dict(task.denoiser)
+            state = task.ema.state_dict(task.learned)
             path = self.folder / f"{trainer.global_step:08d}.safetensors"
             write_snapshot(path, trainer.global_step, state["updates"], self.stds, state["averages"])

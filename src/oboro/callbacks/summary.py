@@ -10,7 +10,7 @@ from rich.table import Table
 from oboro.callbacks.sample_metrics import SampleMetrics
 from oboro.callbacks.throughput import Throughput
 from oboro.report.table import print_evaluations
-from oboro.task import Diffusion
+from oboro.task import Task
 
 
 class Summary(Callback):
@@ -22,10 +22,10 @@ class Summary(Callback):
     def __init__(self, folder: str):
         self.folder = Path(folder)
 
-    def on_train_start(self, trainer: Trainer, task: Diffusion) -> None:
+    def on_train_start(self, trainer: Trainer, task: Task) -> None:
         self._start, self._first = time.perf_counter(), trainer.global_step
 
-    def on_train_end(self, trainer: Trainer, task: Diffusion) -> None:
+    def on_train_end(self, trainer: Trainer, task: Task) -> None:
         if not trainer.is_global_zero:
             return
         Console().print(self._table(trainer, task, time.perf_counter() - self._start))
@@ -33,14 +33,13 @@ class Summary(Callback):
             if isinstance(callback, SampleMetrics) and callback.latest is not None:
                 print_evaluations([callback.latest], "measured")
 
-    def _table(self, trainer: Trainer, task: Diffusion, seconds: float) -> Table:
-        data, denoiser = trainer.datamodule, task.denoiser
-        parameters = sum(p.numel() for p in denoiser.parameters())
+    def _table(self, trainer: Trainer, task: Task, seconds: float) -> Table:
+        data = trainer.datamodule
+        parameters = sum(p.numel() for p in task.learned.parameters())
         table = Table(show_header=False, title="trained", title_justify="left")
         table.add_row(
             "model",
-            f"{type(denoiser.network).__name__}, {parameters / 1e6:.2f} M parameters, "
-            f"{type(denoiser.parameterization).__name__} on {type(denoiser.schedule).__name__}",
+            f"{type(task.learned.network).__name__}, {parameters / 1e6:.2f} M parameters, {task.description}",
         )
         c, h, w = data.image_shape
         table.add_row("data", f"{type(data).__name__}, {len(data.train_images):,} training images of {c}×{h}×{w}")

@@ -6,7 +6,7 @@ from typing import Any
 from lightning import Callback, Trainer
 
 from oboro.callbacks.evaluation import Evaluation
-from oboro.task import Diffusion
+from oboro.task import Task
 
 
 class Throughput(Callback):
@@ -27,7 +27,7 @@ class Throughput(Callback):
         evaluation = self._validation + sum(c.seconds for c in trainer.callbacks if isinstance(c, Evaluation))
         return time.perf_counter(), evaluation, self._step, trainer.global_step
 
-    def on_train_start(self, trainer: Trainer, task: Diffusion) -> None:
+    def on_train_start(self, trainer: Trainer, task: Task) -> None:
         self._mark = self._first = self._last = self._now(trainer)
 
     def total(self) -> tuple[float, int]:
@@ -35,14 +35,14 @@ class Throughput(Callback):
         wall, evaluation, _, steps = (b - a for a, b in zip(self._first, self._last, strict=True))
         return max(wall - evaluation, 1e-9), steps
 
-    def on_train_end(self, trainer: Trainer, task: Diffusion) -> None:
+    def on_train_end(self, trainer: Trainer, task: Task) -> None:
         for logger in trainer.loggers:
             logger.log_metrics({"training_seconds": self.total()[0]}, trainer.global_step)
 
-    def on_train_batch_start(self, trainer: Trainer, task: Diffusion, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(self, trainer: Trainer, task: Task, batch: Any, batch_idx: int) -> None:
         self._batch_start = time.perf_counter()
 
-    def on_train_batch_end(self, trainer: Trainer, task: Diffusion, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(self, trainer: Trainer, task: Task, outputs: Any, batch: Any, batch_idx: int) -> None:
         self._step += time.perf_counter() - self._batch_start
         self._last = now = self._now(trainer)
         self._batch_size = trainer.datamodule.batch_size
@@ -57,8 +57,8 @@ class Throughput(Callback):
         for logger in trainer.loggers:
             logger.log_metrics({"images_per_second": speed, **values}, trainer.global_step)
 
-    def on_validation_start(self, trainer: Trainer, task: Diffusion) -> None:
+    def on_validation_start(self, trainer: Trainer, task: Task) -> None:
         self._validation_start = time.perf_counter()
 
-    def on_validation_end(self, trainer: Trainer, task: Diffusion) -> None:
+    def on_validation_end(self, trainer: Trainer, task: Task) -> None:
         self._validation += time.perf_counter() - self._validation_start

@@ -7,8 +7,9 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 
-from oboro.checkpoint import FROM_CHECKPOINT, load_checkpoint
+from oboro.checkpoint import FROM_CHECKPOINT, check_kind, load_checkpoint
 from oboro.errors import UserError
+from oboro.task import Diffusion
 
 NESTED = {"sampler": "grid", "guidance": "weight"}  # a part that is chosen by itself: sampler/grid=karras
 POLL = 5.0  # seconds between two looks at a folder
@@ -32,6 +33,13 @@ def stored(config: dict[str, Any], group: str) -> dict[str, Any]:
     return owner.get(group, {})
 
 
+def drawing(path: str) -> dict[str, Any]:
+    """The configuration of a checkpoint that can draw. Raises ``UserError`` if there is none, or another task's."""
+    checkpoint = load_checkpoint(path)
+    check_kind(checkpoint, path, Diffusion)
+    return checkpoint["config"]
+
+
 def offer_checkpoint(arguments: list[str]) -> None:
     """Make what ``checkpoint=PATH`` or ``watch=RUN`` was trained with the options called ``from_checkpoint``.
 
@@ -42,7 +50,7 @@ def offer_checkpoint(arguments: list[str]) -> None:
     paths = [p for a in arguments if a.startswith("checkpoint=") for p in a.removeprefix("checkpoint=").split(",")]
     runs = [a.removeprefix("watch=").strip("'\"") for a in arguments if a.startswith("watch=")]
     paths += [str(latest_checkpoint(Path(run).expanduser())) for run in runs]
-    configs = [load_checkpoint(p.strip("'\""))["config"] for p in paths]
+    configs = [drawing(p.strip("'\"")) for p in paths]
     for group in FROM_CHECKPOINT:
         nodes = [stored(c, group) for c in configs]
         if any(node != nodes[0] for node in nodes):

@@ -9,16 +9,15 @@ import lightning
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from oboro import compatibility
 from oboro.callbacks import SampleMetrics
 from oboro.checkpoint import check_fits, load_checkpoint
 from oboro.cli.device import resolve_precision
 from oboro.cli.run import task_function
 from oboro.data import ImageData
-from oboro.errors import UserError
 from oboro.report.table import write_result
-from oboro.task import Diffusion
+from oboro.task import Task
 
+# Of the groups and values of a run, what its checkpoints hold; a task need not have all of them.
 STORED = ("task", "data", "extractor", "metrics", "sampler", "guidance", "trainer", "seed")
 
 
@@ -30,10 +29,9 @@ def train(config: DictConfig) -> None:
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     lightning.seed_everything(config.seed, verbose=False)  # initial weights, the same on every rank
     data: ImageData = instantiate(plain["data"], _convert_="all")
-    task: Diffusion = instantiate(plain["task"], _convert_="all")
-    task.config = {key: plain[key] for key in STORED}
-    check(task, data)
-    compatibility.check(task)
+    task: Task = instantiate(plain["task"], _convert_="all")
+    task.config = {key: plain[key] for key in STORED if key in plain}
+    task.check(data)
     if config.resume:
         check_fits(task, load_checkpoint(config.resume))
     callbacks = list(instantiate(plain["callbacks"], _convert_="all").values())
@@ -44,22 +42,6 @@ def train(config: DictConfig) -> None:
     measured = [c.latest.numbers for c in callbacks if isinstance(c, SampleMetrics) and c.latest is not None]
     if trainer.is_global_zero and measured:
         write_result(Path(config.output_dir), measured[0])
-
-
-def check(task: Diffusion, data: ImageData) -> None:
-    """Raises ``UserError`` for an image size that the network cannot halve, or labels that the data does not have."""
-    if task.conditioner.num_classes not in (0, data.num_classes):
-        raise UserError(
-            f"the conditioner has {task.conditioner.num_classes} classes and the data {data.num_classes}; "
-            "set data.num_classes alone, conditioner.num_classes follows it."
-        )
-    _, height, width = task.codec.latent_shape(data.image_shape)
-    least = task.denoiser.network.min_size
-    if min(height, width) < least:
-        raise UserError(
-            f"the network halves images down to 1/{least} and {height}×{width} cannot be halved that often; "
-            f"set data.resolution to {least} or more, or fewer levels with model.channel_mult."
-        )
 
 
 def in_steps(trainer: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Guidance: from a denoiser to a denoiser that is steered."""
 
 from oboro.guidance.autoguidance import Autoguidance
+from oboro.guidance.classifier import Classifier
 from oboro.guidance.classifier_free import CFGPP, CFGZeroStar, ClassifierFree
 from oboro.guidance.guidance import Guidance, Guided, Unguided
 
-__all__ = ["CFGPP", "Autoguidance", "CFGZeroStar", "ClassifierFree", "Guidance", "Guided", "Unguided"]
+__all__ = ["CFGPP", "Autoguidance", "CFGZeroStar", "Classifier", "ClassifierFree", "Guidance", "Guided", "Unguided"]

@@ -24,6 +24,11 @@ class Guidance(ABC):
         return set()
 
     @property
+    def follows_score(self) -> bool:
+        """Whether it adds a score to that of x_t, and so takes (alpha x̂0 - x_t) / sigma² for it."""
+        return False
+
+    @property
     def stepwise(self) -> bool:
         """Whether it means the steps of the time grid, and not only points."""
         return False

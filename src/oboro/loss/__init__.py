@@ -1,10 +1,13 @@
 """Losses: (denoiser, x, cond, generator) to one number per sample. They own p(t), the weight and the target.
 
+``CrossEntropy`` is that of a classifier: (classifier, x, label, generator).
+
 The parts of ``Denoising`` are in ``time``, ``weighting``, ``penalty`` and ``coupling``; each is a config group.
 """
 
 from oboro.loss import coupling, penalty, time, weighting
+from oboro.loss.cross_entropy import CrossEntropy
 from oboro.loss.denoising import Denoising
 from oboro.loss.hybrid import Hybrid
 
-__all__ = ["Denoising", "Hybrid", "coupling", "penalty", "time", "weighting"]
+__all__ = ["CrossEntropy", "Denoising", "Hybrid", "coupling", "penalty", "time", "weighting"]

@@ -41,13 +41,18 @@ class TimeDistribution(nn.Module, ABC):
         """Take note of what trained the denoiser at the drawn ``u``, ``loss`` (B,) without the correction."""
 
 
+def time_at(u: Tensor, time: TimeDistribution, schedule: Schedule) -> tuple[Tensor, Tensor]:
+    """``u`` inside of (0, 1) and the times there, in [T_MIN, 1], both (B,)."""
+    u = u.clamp(2**-25, 1 - 2**-24)  # normal quantiles are infinite at both ends, and inf / inf is NaN
+    return u, time.quantile(u, schedule).clamp(T_MIN, 1)
+
+
 class Level:
     """The noise levels (B,) at the quantiles ``u`` of p(t), as a weight sees them. Computed when they are asked for."""
 
     def __init__(self, u: Tensor, time: TimeDistribution, schedule: Schedule, parameterization: Parameterization):
-        self.u = u.clamp(2**-25, 1 - 2**-24)  # normal quantiles are infinite at both ends, and inf / inf is NaN
+        self.u, self.t = time_at(u, time, schedule)
         self.time, self.schedule, self.parameterization = time, schedule, parameterization
-        self.t = time.quantile(self.u, schedule).clamp(T_MIN, 1)
         self.alpha, self.sigma = schedule(self.t)
 
     @cached_property

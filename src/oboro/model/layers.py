@@ -159,6 +159,36 @@ class SelfAttention(nn.Module):
         return x + self.proj(h.reshape(b, c, height, width))
 
 
+class AttentionPool(nn.Module):
+    """(B, C, H, W) ↦ (B, C): proj(softmax(q kᵀ / sqrt(d)) v) with the mean over pixels as the only query.
+
+    The query is among the keys, too, as in the pooling of CLIP (Radford et al. 2021, arXiv:2103.00020, sec. 2.4),
+    which ADM's classifier uses; without its position embedding, so that any H and W will do.
+    """
+
+    def __init__(self, channels: int, head_channels: int):
+        super().__init__()
+        self.heads = count_heads(channels, head_channels)
+        self.query = nn.Linear(channels, channels)
+        self.key_value = nn.Linear(channels, 2 * channels)
+        self.proj = nn.Linear(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, c = x.shape[:2]
+        pixels = x.flatten(2).mT
+        mean = pixels.mean(1, keepdim=True)
+        k, v = self.key_value(torch.cat([mean, pixels], 1)).chunk(2, -1)
+        q, k, v = (a.view(b, -1, self.heads, c // self.heads).transpose(1, 2) for a in (self.query(mean), k, v))
+        return self.proj(F.scaled_dot_product_attention(q, k, v).reshape(b, c))
+
+
+class MeanPool(nn.Module):
+    """(B, C, H, W) ↦ (B, C): the mean over pixels."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((2, 3))
+
+
 class Downsample(nn.Sequential):
     """Halves H and W with a strided 3×3 convolution (DDPM)."""
 

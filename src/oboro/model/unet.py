@@ -1,6 +1,7 @@
 """The U-Net of DDPM, improved DDPM, DDPM++ and ADM."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +36,74 @@ class Stage(nn.Module):
         return self.attention(self.block(h, embedding))
 
 
+class Resample(nn.Module):
+    """A resizing layer in the place of a stage; the embedding does not reach it."""
+
+    def __init__(self, layer: nn.Module):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
+        return self.layer(h)
+
+
+@dataclass(frozen=True)
+class Stages:
+    """Makes the stages of a U-Net, or of its way down alone; the settings are those of ``UNet``."""
+
+    channels: int
+    channel_mult: Sequence[int]
+    blocks: int
+    attention_levels: Sequence[int]
+    head_channels: int
+    dropout: float
+    scale_shift: bool
+    residual_resample: bool
+
+    def __post_init__(self) -> None:
+        check_levels(self.attention_levels, self.levels)
+
+    @property
+    def levels(self) -> int:
+        return len(self.channel_mult)
+
+    @property
+    def embedding(self) -> int:
+        """Width of the embedding of noise and label."""
+        return 4 * self.channels
+
+    def block(self, c_in: int, c_out: int, resample: nn.Module | None = None) -> ResidualBlock:
+        settings = {"dropout": self.dropout, "scale_shift": self.scale_shift}
+        return ResidualBlock(c_in, c_out, self.embedding, resample=resample, **settings)
+
+    def attention(self, c: int) -> SelfAttention:
+        return SelfAttention(c, self.head_channels)
+
+    def at(self, c_in: int, level: int) -> Stage:
+        """A stage of ``level``, with attention where the level has it."""
+        c = self.channels * self.channel_mult[level]
+        return Stage(self.block(c_in, c), self.attention(c) if level in self.attention_levels else None)
+
+    def half(self, c: int) -> nn.Module:
+        half = nn.AvgPool2d(2, ceil_mode=True)
+        return Stage(self.block(c, c, half)) if self.residual_resample else Resample(Downsample(c))
+
+    def down(self) -> tuple[nn.ModuleList, list[int]]:
+        """The way down, and the channels before it and after each of its stages."""
+        stages, c = nn.ModuleList(), [self.channels]
+        for level in range(self.levels):
+            for _ in range(self.blocks):
+                stages.append(self.at(c[-1], level))
+                c.append(self.channels * self.channel_mult[level])
+            if level < self.levels - 1:
+                stages.append(self.half(c[-1]))
+                c.append(c[-1])
+        return stages, c
+
+    def middle(self, c: int) -> nn.ModuleList:
+        return nn.ModuleList([Stage(self.block(c, c), self.attention(c)), Stage(self.block(c, c))])
+
+
 class UNet(nn.Module):
     """F(x (B, C, H, W), c_noise (B,), cond) ↦ (B, C, H, W), for any H and W of at least ``min_size``.
 
@@ -67,45 +136,26 @@ class UNet(nn.Module):
         learned_variance: bool = False,
     ):
         super().__init__()
-        levels = len(channel_mult)
-        check_levels(attention_levels, levels)
-        self.min_size = 2 ** (levels - 1)
+        make = Stages(
+            channels, channel_mult, blocks, attention_levels, head_channels, dropout, scale_shift, residual_resample
+        )
+        self.min_size = 2 ** (make.levels - 1)
         self.num_classes = num_classes
         self.checkpointing = checkpointing
-        embedding = 4 * channels
-        self.noise = NoiseEmbedding(channels, embedding)
-        self.label = LabelEmbedding(num_classes, embedding) if num_classes else None
-
-        def block(c_in: int, c_out: int, resample: nn.Module | None = None) -> ResidualBlock:
-            return ResidualBlock(c_in, c_out, embedding, dropout=dropout, scale_shift=scale_shift, resample=resample)
-
-        def stage(c_in: int, level: int) -> Stage:
-            c = channels * channel_mult[level]
-            return Stage(block(c_in, c), SelfAttention(c, head_channels) if level in attention_levels else None)
-
+        self.noise = NoiseEmbedding(channels, make.embedding)
+        self.label = LabelEmbedding(num_classes, make.embedding) if num_classes else None
         self.first = nn.Conv2d(in_channels, channels, 3, padding=1)
-        self.down = nn.ModuleList()
-        c, skips = channels, [channels]
-        for level in range(levels):
-            for _ in range(blocks):
-                self.down.append(stage(c, level))
-                c = channels * channel_mult[level]
-                skips.append(c)
-            if level < levels - 1:
-                half = nn.AvgPool2d(2, ceil_mode=True)
-                self.down.append(Stage(block(c, c, half)) if residual_resample else Resample(Downsample(c)))
-                skips.append(c)
-
-        self.middle = nn.ModuleList([Stage(block(c, c), SelfAttention(c, head_channels)), Stage(block(c, c))])
-
+        self.down, skips = make.down()
+        c = skips[-1]
+        self.middle = make.middle(c)
         self.up = nn.ModuleList()  # one list of stages for every skip connection
-        for level in reversed(range(levels)):
+        for level in reversed(range(make.levels)):
             for i in range(blocks + 1):
-                stages = nn.ModuleList([stage(c + skips.pop(), level)])
+                stages = nn.ModuleList([make.at(c + skips.pop(), level)])
                 c = channels * channel_mult[level]
                 if level > 0 and i == blocks:
                     double = nn.Upsample(scale_factor=2.0)
-                    stages.append(Stage(block(c, c, double)) if residual_resample else Resample(Upsample(c)))
+                    stages.append(Stage(make.block(c, c, double)) if residual_resample else Resample(Upsample(c)))
                 self.up.append(stages)
         last = nn.Conv2d(c, channels_out(in_channels, learned_variance), 3, padding=1)
         self.last = nn.Sequential(group_norm(c), nn.SiLU(), zero(last))
@@ -131,14 +181,3 @@ class UNet(nn.Module):
             for stage in stages:
                 h = run(stage, h, embedding, recompute=self.checkpointing)
         return self.last(h)
-
-
-class Resample(nn.Module):
-    """A resizing layer in the place of a stage; the embedding does not reach it."""
-
-    def __init__(self, layer: nn.Module):
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
-        return self.layer(h)

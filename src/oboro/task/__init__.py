@@ -1,5 +1,7 @@
 """Tasks: LightningModules. The mathematics is importable and testable without them."""
 
+from oboro.task.classification import Classification
 from oboro.task.diffusion import Diffusion
+from oboro.task.task import Task
 
-__all__ = ["Diffusion"]
+__all__ = ["Classification", "Diffusion", "Task"]

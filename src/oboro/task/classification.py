@@ -1,0 +1,58 @@
+"""Training of a classifier of noisy images, for classifier guidance."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from oboro.classifier import NoisyClassifier
+from oboro.codec import Identity
+from oboro.data import ImageData
+from oboro.ema import EMA
+from oboro.loss import CrossEntropy
+from oboro.optimizer import Optimizer
+from oboro.task.task import Task
+
+
+class Classification(Task):
+    """``classifier`` trained by ``loss`` on noisy ``codec.encode(image)`` and its label, averaged by ``ema``.
+
+    Validation tells the loss and the share of right answers (top 1). ``compile`` as in ``Diffusion``.
+    """
+
+    measures = ("loss", "accuracy")
+
+    def __init__(
+        self,
+        classifier: NoisyClassifier,
+        codec: Identity,
+        loss: CrossEntropy,
+        ema: EMA,
+        optimizer: Optimizer,
+        seed: int = 0,
+        compile: bool = False,
+    ):
+        super().__init__(codec, loss, ema, optimizer, seed)
+        self.classifier = classifier
+        if compile:
+            self.classifier.network.compile()
+
+    @property
+    def learned(self) -> NoisyClassifier:
+        return self.classifier
+
+    @property
+    def description(self) -> str:
+        return f"classifier of noisy images on {type(self.classifier.schedule).__name__}"
+
+    def check(self, data: ImageData) -> None:
+        """Raises ``UserError`` for a network that does not give a number for each class of the data."""
+        self.check_network(data, [(data.num_classes,)], "unet_encoder_tiny")
+
+    def objective(self, batch: dict[str, Tensor], x: Tensor, generator: torch.Generator) -> Tensor:
+        return self.loss(self.classifier, x, batch["label"], generator)
+
+    def measure(self, batch: dict[str, Tensor], x: Tensor, u: Tensor, eps: Tensor) -> Tensor:
+        label = batch["label"]
+        logits = self.loss.logits(self.classifier, x, u, eps)
+        right = (logits.argmax(1) == label).to(logits)
+        return torch.stack([F.cross_entropy(logits, label, reduction="none"), right], 1)
