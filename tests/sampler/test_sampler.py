@@ -1,52 +1,22 @@
 from copy import copy
 from itertools import pairwise
-from math import exp, expm1, inf, log, log2, sqrt
+from math import inf, log2
 
 import pytest
 import torch
 from scipy import stats
 
-from conftest import SAMPLERS
 from oboro.errors import UserError
-from oboro.exact import GaussianDenoiser, MixtureDenoiser
-from oboro.sampler import DATA, DDIM, PNDM, Adaptive, DPMSolverPP, Heun, Node, Restart, ddim_step, node_at, nodes
-from oboro.sampler.grid import Karras as Karras_grid
+from oboro.sampler import DATA, PNDM, Node, nodes
 from oboro.sampler.grid import LogSNR, Uniform
-from oboro.schedule import VE, VP, Cosine, Karras, Linear
+from oboro.schedule import VE, VP, Karras, Linear
 from oboro.seeding import SampleNoise
 from sampler.moments import moments
+from sampler.toys import MEAN, STD, Counter, exact_denoisers, gaussian, grid, no_noise
 
 pytestmark = pytest.mark.usefixtures("global_generator_unread")
 
-MEAN, STD = 0.3, 0.7
 STEPS = [1, 2, 5]
-
-
-def gaussian(schedule):
-    return GaussianDenoiser(MEAN, STD, schedule)
-
-
-def grid(schedule, start, end, steps):
-    return nodes(schedule, torch.linspace(start, end, steps + 1, dtype=torch.float64).tolist())
-
-
-def no_noise(like):
-    raise AssertionError("a sampler of the ODE asked for noise")
-
-
-class Counter:
-    """A denoiser that counts its evaluations and keeps its times."""
-
-    def __init__(self, denoiser):
-        self.denoiser, self.schedule, self.times = denoiser, denoiser.schedule, []
-
-    def __call__(self, x_t, t, cond):
-        self.times.append(float(t[0]))
-        return self.denoiser(x_t, t, cond)
-
-    def with_variance(self, x_t, t, cond):
-        self.times.append(float(t[0]))
-        return self.denoiser.with_variance(x_t, t, cond)
 
 
 # --- the grid
@@ -105,12 +75,6 @@ def test_evaluations_are_as_many_as_announced(sampler, schedule, normal, noise, 
     assert len(counter.times) == sampler.evaluations(schedule)
     assert counter.times[0] == 1
     assert all(0 <= t <= 1 for t in counter.times)
-
-
-def exact_denoisers(schedule):
-    """A Gaussian, and a mixture of two that the sampler has to tell apart."""
-    weights, means = torch.tensor([[0.3, 0.7], [-0.6, 0.5]], dtype=torch.float64)
-    return GaussianDenoiser(MEAN, STD, schedule), MixtureDenoiser(weights, means, 0.3, schedule)
 
 
 def well_begun(schedule, steps):
@@ -290,245 +254,3 @@ def test_samples_of_a_mixture_have_its_distribution(sde_sampler, rng, normal, no
     few, many = distance(4), distance(200)
     assert many < 1.95 / n**0.5 + 0.01  # the 0.1 % point, and what 200 steps leave
     assert many < few
-
-
-# --- DDIM
-
-
-def test_ddim_on_the_linear_schedule_is_eulers_method_for_the_velocity(normal):
-    schedule, x = Linear(), normal(5, 2)
-    denoiser, nodes_ = gaussian(schedule), grid(Linear(), 1.0, 0.1, 9)
-    expected = x
-    for t, s in pairwise(nodes_):
-        velocity = (expected - denoiser(expected, torch.full((5,), t.t, dtype=torch.float64), {})) / t.t
-        expected = expected + (s.t - t.t) * velocity
-    torch.testing.assert_close(DDIM(eta=0.0).solve(denoiser, x, nodes_, {}, no_noise), expected)
-
-
-def test_ddim_is_eulers_method_in_noise_over_signal(schedule, normal):
-    """d(x/alpha) = eps d(sigma/alpha) with eps held over the step (arXiv:2010.02502, eq. 14)."""
-    x, denoiser = normal(5, 2), gaussian(schedule)
-    t, s = nodes(schedule, [0.8, 0.7])
-    eps = (x - t.alpha * denoiser(x, torch.full((5,), 0.8, dtype=torch.float64), {})) / t.sigma
-    expected = s.alpha * (x / t.alpha + (s.sigma / s.alpha - t.sigma / t.alpha) * eps)
-    torch.testing.assert_close(DDIM(eta=0.0).solve(denoiser, x, [t, s], {}, no_noise), expected)
-
-
-@pytest.mark.parametrize("eta", [0.3, 1.0])
-def test_ddim_is_the_posterior_of_ddpm(eta, normal):
-    """Mean and variance of q(x_s | x_t, x0) from betas (arXiv:2006.11239, eq. 7); eta² times that variance."""
-    x, denoiser = normal(5, 2), gaussian(VP())
-    abar_t, abar_s = (float(VP().alpha(torch.tensor(v, dtype=torch.float64))) ** 2 for v in (0.6, 0.58))
-    beta = 1 - abar_t / abar_s
-    variance = beta * (1 - abar_s) / (1 - abar_t)
-    x0 = denoiser(x, torch.full((5,), 0.6, dtype=torch.float64), {})
-
-    def step(z):
-        return DDIM(eta=eta).solve(denoiser, x, nodes(VP(), [0.6, 0.58]), {}, lambda like: torch.full_like(like, z))
-
-    torch.testing.assert_close(step(1.0) - step(0.0), torch.full_like(x, eta * sqrt(variance)), rtol=1e-10, atol=1e-10)
-    if eta == 1:
-        mean = sqrt(abar_s) * beta / (1 - abar_t) * x0 + sqrt(1 - beta) * (1 - abar_s) / (1 - abar_t) * x
-    else:  # arXiv:2010.02502, eq. 12
-        eps = (x - sqrt(abar_t) * x0) / sqrt(1 - abar_t)
-        mean = sqrt(abar_s) * x0 + sqrt(1 - abar_s - eta**2 * variance) * eps
-    torch.testing.assert_close(step(0.0), mean, rtol=1e-10, atol=1e-10)
-
-
-def test_ddim_with_endless_eta_renoises_the_denoised_image(schedule, normal):
-    """Multistep consistency sampling: x_s = alpha_s D + sigma_s z."""
-    x, z, denoiser = normal(5, 2), normal(5, 2), gaussian(schedule)
-    t, s = nodes(schedule, [0.8, 0.5])
-    x0 = denoiser(x, torch.full((5,), 0.8, dtype=torch.float64), {})
-    out = DDIM(eta=1e6).solve(denoiser, x, [t, s], {}, lambda like: z)
-    torch.testing.assert_close(out, s.alpha * x0 + s.sigma * z)
-
-
-def test_the_step_keeps_the_noise_that_the_denoised_image_implies(schedule, normal):
-    x0, eps = normal(5, 2), normal(5, 2)
-    t, s = nodes(schedule, [0.9, 0.4])
-    moved = ddim_step(t.alpha * x0 + t.sigma * eps, x0, t, s)
-    torch.testing.assert_close(moved, s.alpha * x0 + s.sigma * eps, rtol=1e-10, atol=1e-10)
-
-
-# --- Heun
-
-
-def test_heun_on_karras_is_algorithm_1_of_edm(normal):
-    """arXiv:2206.00364, algorithm 1, written in sigma alone."""
-    n, rho, denoiser = 18, 7, gaussian(Karras())
-    sigmas = [(80 ** (1 / rho) + i / (n - 1) * (0.002 ** (1 / rho) - 80 ** (1 / rho))) ** rho for i in range(n)] + [0]
-
-    def D(x, sigma):
-        return MEAN + STD**2 / (STD**2 + sigma**2) * (x - MEAN)
-
-    x = x_T = 80 * normal(5, 2)
-    for i in range(n):
-        d = (x - D(x, sigmas[i])) / sigmas[i]
-        x_next = x + (sigmas[i + 1] - sigmas[i]) * d
-        if sigmas[i + 1] != 0:
-            d_next = (x_next - D(x_next, sigmas[i + 1])) / sigmas[i + 1]
-            x_next = x + (sigmas[i + 1] - sigmas[i]) * (d + d_next) / 2
-        x = x_next
-    torch.testing.assert_close(Heun(n)(denoiser, x_T, {}, no_noise), x, rtol=1e-9, atol=1e-9)
-
-
-def test_heun_evaluates_35_times_in_18_steps_of_edm():
-    assert Heun(18).evaluations(Karras()) == 35  # arXiv:2206.00364, table 2: NFE 35 on CIFAR-10
-
-
-# --- DPM-Solver++
-
-
-def test_dpm_solver_pp_is_algorithm_2_of_its_paper(schedule, normal):
-    """arXiv:2211.01095, algorithm 2, with the paper's r_i = h_{i-1} / h_i; data is denoised in a last Euler step."""
-    x, denoiser, nodes_ = normal(5, 2), gaussian(schedule), grid(schedule, 0.9, 0.2, 6)
-    lam = [log(n.alpha / n.sigma) for n in nodes_]
-    h = [None, *(b - a for a, b in pairwise(lam))]
-
-    def model(x, node):
-        return denoiser(x, torch.full((5,), node.t, dtype=torch.float64), {})
-
-    q = [model(x, nodes_[0])]
-    expected = nodes_[1].sigma / nodes_[0].sigma * x - nodes_[1].alpha * (exp(-h[1]) - 1) * q[0]
-    for i in range(2, 7):
-        q.append(model(expected, nodes_[i - 1]))
-        r = h[i - 1] / h[i]
-        D = (1 + 1 / (2 * r)) * q[i - 1] - 1 / (2 * r) * q[i - 2]
-        expected = nodes_[i].sigma / nodes_[i - 1].sigma * expected - nodes_[i].alpha * (exp(-h[i]) - 1) * D
-    out = DPMSolverPP(6).solve(denoiser, x, nodes_, {}, no_noise)
-    torch.testing.assert_close(out, expected, rtol=1e-10, atol=1e-10)
-
-
-def test_dpm_solver_pp_takes_the_first_step_as_the_exponential_integrator(schedule, normal):
-    """Exact where D is constant over the step, which makes it DDIM."""
-    x, denoiser = normal(5, 2), gaussian(schedule)
-    pair = nodes(schedule, [0.8, 0.6])
-    ours, ddim = (s.solve(denoiser, x, pair, {}, no_noise) for s in (DPMSolverPP(1), DDIM(1, eta=0.0)))
-    torch.testing.assert_close(ours, ddim, rtol=1e-10, atol=1e-10)
-
-
-def test_dpm_solver_pp_extrapolates_a_denoiser_linear_in_log_snr(normal):
-    """For D(lambda) = c lambda the scheme holds D at the middle of the step: known for even steps in lambda."""
-    schedule, h = Cosine(), 0.5
-    t = schedule.t_from_log_snr(2 * torch.tensor([-1.0, -0.5, 0.0], dtype=torch.float64)).tolist()
-
-    class LinearInLambda:
-        def __call__(self, x_t, t, cond):
-            return (schedule.log_snr(t) / 2)[:, None].expand_as(x_t)
-
-    grid_ = nodes(schedule, t)
-    x = normal(5, 2)
-    first = grid_[1].sigma / grid_[0].sigma * x - grid_[1].alpha * expm1(-h) * -1.0
-    expected = grid_[2].sigma / grid_[1].sigma * first - grid_[2].alpha * expm1(-h) * -0.25
-    torch.testing.assert_close(DPMSolverPP(2).solve(LinearInLambda(), x, grid_, {}, no_noise), expected)
-
-
-# --- stochastic differential equations
-
-
-@pytest.mark.parametrize("name", ["dpm_solver_pp_sde", "dpm_solver_pp_2s_sde", "dpm_solver_pp_3m_sde"])
-def test_more_steps_of_an_sde_end_in_the_same_image(name):
-    """One Brownian path whatever the steps: the samples themselves converge, not only their distribution."""
-    schedule = VP()
-    denoiser = gaussian(schedule)
-
-    def run(steps):
-        sampler, noise = copy(SAMPLERS[name]), SampleNoise(0, [0])
-        sampler.steps, sampler.grid = steps, LogSNR(-8, 8)
-        return sampler(denoiser, schedule.prior(noise(torch.empty(1, 200, dtype=torch.float64))), {}, noise)
-
-    coarse, middle, fine = run(20), run(80), run(320)
-    assert (coarse - fine).std() < 0.25 * fine.std() and (middle - fine).std() < 0.6 * (coarse - fine).std()
-
-
-def test_churn_adds_the_noise_of_algorithm_2(normal):
-    """arXiv:2206.00364, algorithm 2, lines 4 to 11, in sigma alone."""
-    low, high, churn, noise_std, n = 0.05, 50.0, 3.0, 1.01, 6
-    denoiser, schedule, x, draws = gaussian(Karras()), Karras(), 80 * normal(5, 2), normal(6, 5, 2)
-    grid_, used = Uniform()(schedule, n), iter(draws)
-    sampler = Heun(n, churn, low, high, noise_std)
-    ours = sampler.solve(denoiser, x, grid_, {}, lambda like: next(used))
-    left = iter(draws)
-    for t, s in pairwise(grid_):
-        gamma = min(churn / n, sqrt(2) - 1) if low <= t.sigma <= high else 0
-        sigma = t.sigma * (1 + gamma)
-        if gamma:
-            x = x + sqrt(sigma**2 - t.sigma**2) * noise_std * next(left)
-        d = (x - denoised(x, sigma)) / sigma
-        ahead = x + (s.sigma - sigma) * d
-        if s.sigma:
-            ahead = x + (s.sigma - sigma) * (d + (ahead - denoised(ahead, s.sigma)) / s.sigma) / 2
-        x = ahead
-    torch.testing.assert_close(ours, x, rtol=1e-9, atol=1e-9)
-
-
-def denoised(x, sigma):
-    """D of the Gaussian, in sigma alone."""
-    return MEAN + STD**2 / (STD**2 + sigma**2) * (x - MEAN)
-
-
-# --- Restart
-
-
-def test_restart_without_repeats_is_heun(schedule, normal):
-    x, denoiser = schedule.prior(normal(3, 2)), gaussian(schedule)
-    assert torch.equal(Restart(9, repeats=0)(denoiser, x, {}, no_noise), Heun(9)(denoiser, x, {}, no_noise))
-
-
-def test_restart_contracts_an_error_made_on_the_way():
-    """From noise 30 % too wide: a way back and down leaves of it what the data share in the noise it goes back to."""
-    schedule = Karras()
-
-    def std(repeats):
-        impulse = moments(Wide(Restart(60, repeats, 30, 0.05, 5.0, Karras_grid(0.002, 80.0))), schedule, MEAN, STD)
-        return impulse[1] ** 0.5
-
-    before, once, twice = (abs(std(k) / STD - 1) for k in (0, 1, 2))
-    assert before > 0.25 and once < 0.05 * before and twice < once
-
-
-class Wide:
-    """A sampler that starts from 1.3 times the noise."""
-
-    def __init__(self, sampler):
-        self.sampler = sampler
-
-    def __call__(self, denoiser, x_T, cond, noise):
-        return self.sampler(denoiser, 1.3 * x_T, cond, noise)
-
-
-# --- adaptive steps
-
-
-@pytest.mark.parametrize("schedule", [Linear(), VP(), Karras()], ids=["linear", "vp", "karras"])
-def test_a_smaller_tolerance_is_more_exact_and_dearer(schedule):
-    denoiser = exact_denoisers(schedule)[1]
-    x = schedule.prior(torch.tensor([[-1.3], [0.4], [2.0]], dtype=torch.float64))
-    ends = [node_at(schedule, v).t for v in (-5.0, 5.0)]
-    t, s = (torch.full((3,), v, dtype=torch.float64) for v in ends)
-    start = x * float(schedule.sigma(t[:1]) / schedule.sigma(torch.ones(1, dtype=torch.float64)))
-    exact = denoiser(denoiser.flow(start, t, s), s, {})
-    errors, costs = [], []
-    for tolerance in (1e-1, 1e-2, 1e-3, 1e-4):
-        counter = Counter(denoiser)
-        sampler = Adaptive(2000, rtol=tolerance, atol=tolerance / 10)
-        out = sampler.solve(counter, start, [*nodes(schedule, ends), DATA], {}, no_noise)
-        errors.append(float((out - exact).abs().max()))
-        costs.append(len(counter.times))
-        assert costs[-1] <= sampler.evaluations(schedule)
-    assert all(b < 0.8 * a for a, b in pairwise(errors)) and errors[-1] < 0.05 * errors[0]
-    # Of second order: a hundredth of the tolerance takes about ten times the steps, since E is first against second.
-    assert all(a < b < 12 * a for a, b in pairwise(costs))
-
-
-def test_adaptive_steps_do_not_depend_on_companions(schedule):
-    denoiser = exact_denoisers(schedule)[1]
-    x = schedule.prior(SampleNoise(0, range(6))(torch.empty(6, 1, 4, 4)))
-    together = Adaptive()(denoiser, x, {}, no_noise)
-    assert torch.equal(Adaptive()(denoiser, x[2:4], {}, no_noise), together[2:4])
-
-
-def test_too_few_trials_are_said():
-    with pytest.raises(UserError, match=r"3 trials.*raise sampler\.steps or a tolerance"):
-        Adaptive(3)(gaussian(Linear()), torch.ones(1, 1), {}, no_noise)
