@@ -294,3 +294,17 @@ def test_the_other_entry_points_compose(entry):
 def test_wrong_options_groups_and_keys_fail(override):
     with pytest.raises(Exception, match="Could not"):
         composed(override)
+
+
+PRINTED = ("schedule", "sampler", "sampler/grid", "guidance", "guidance/weight")  # in the protocol of a number
+
+
+@over(option for option in OPTIONS if option[0] in PRINTED)
+def test_what_a_protocol_prints_of_an_object_are_its_settings(group, name):
+    """Public attributes are the arguments of the constructor; what follows from them is private.
+
+    Only the list of ``Times`` has another name, since ``times`` is what every grid is asked for.
+    """
+    made = build(option_node(group, name))
+    shown = {"times" if key == "listed" else key for key in vars(made) if not key.startswith("_")}
+    assert shown == set(inspect.signature(type(made)).parameters)

@@ -67,15 +67,16 @@ class Sigmoid(VariancePreserving):
                 f"Sigmoid got start = {start}, end = {end}, tau = {tau}; choose start < end and tau at least "
                 "(end - start) / 160."
             )
-        self.half = (end - start) / (2 * tau)
-        self.offset = log(cosh(start / (2 * tau)) / cosh(end / (2 * tau)))
+        self.start, self.end, self.tau = start, end, tau
+        self._half = (end - start) / (2 * tau)
+        self._offset = log(cosh(start / (2 * tau)) / cosh(end / (2 * tau)))
 
     def log_snr(self, t: Tensor) -> Tensor:
-        return torch.log(torch.sinh((1 - t) * self.half)) - torch.log(torch.sinh(t * self.half)) + self.offset
+        return torch.log(torch.sinh((1 - t) * self._half)) - torch.log(torch.sinh(t * self._half)) + self._offset
 
     def t_from_log_snr(self, log_snr: Tensor) -> Tensor:
-        ratio = torch.exp(log_snr - self.offset)  # sinh((1 - t) h) / sinh(t h) = sinh(h) coth(t h) - cosh(h)
-        return torch.log1p(2 * sinh(self.half) / (ratio + exp(-self.half))) / (2 * self.half)
+        ratio = torch.exp(log_snr - self._offset)  # sinh((1 - t) h) / sinh(t h) = sinh(h) coth(t h) - cosh(h)
+        return torch.log1p(2 * sinh(self._half) / (ratio + exp(-self._half))) / (2 * self._half)
 
 
 class Laplace(VariancePreserving):
@@ -109,18 +110,18 @@ class Karras(Schedule):
     """
 
     def __init__(self, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0):
-        self.rho = rho
-        self.low = sigma_min ** (1 / rho)
-        self.high = sigma_max ** (1 / rho)
+        self.sigma_min, self.sigma_max, self.rho = sigma_min, sigma_max, rho
+        self._low = sigma_min ** (1 / rho)
+        self._high = sigma_max ** (1 / rho)
 
     def alpha(self, t: Tensor) -> Tensor:
         return torch.ones_like(t)
 
     def sigma(self, t: Tensor) -> Tensor:
-        return (self.low + t * (self.high - self.low)) ** self.rho
+        return (self._low + t * (self._high - self._low)) ** self.rho
 
     def log_snr(self, t: Tensor) -> Tensor:
-        return -2 * self.rho * torch.log(self.low + t * (self.high - self.low))
+        return -2 * self.rho * torch.log(self._low + t * (self._high - self._low))
 
     def t_from_log_snr(self, log_snr: Tensor) -> Tensor:
-        return (torch.exp(-log_snr / (2 * self.rho)) - self.low) / (self.high - self.low)
+        return (torch.exp(-log_snr / (2 * self.rho)) - self._low) / (self._high - self._low)

@@ -33,7 +33,7 @@ class Discrete(VariancePreserving):
             )
         self.steps = steps
         knots = accumulate((-log1p(-beta) for beta in betas), initial=0.0)
-        self.knots = torch.tensor(list(knots), dtype=torch.float64, device="cpu")
+        self._knots = torch.tensor(list(knots), dtype=torch.float64, device="cpu")
 
     @abstractmethod
     def betas(self, steps: int) -> list[float]:
@@ -55,13 +55,13 @@ class Discrete(VariancePreserving):
 
     def _integral(self, t: Tensor) -> Tensor:
         """L(t) = -log abar."""
-        knots, position = self.knots.to(t.device), t * self.steps
+        knots, position = self._knots.to(t.device), t * self.steps
         piece = position.detach().floor().long().clamp(0, self.steps - 1)
         return knots[piece] + (position - piece) * (knots[piece + 1] - knots[piece])
 
     def _time(self, integral: Tensor) -> Tensor:
         """The inverse of ``_integral``."""
-        knots = self.knots.to(integral.device)
+        knots = self._knots.to(integral.device)
         piece = (torch.searchsorted(knots, integral.detach().contiguous(), right=True) - 1).clamp(0, self.steps - 1)
         return (piece + (integral - knots[piece]) / (knots[piece + 1] - knots[piece])) / self.steps
 

@@ -29,11 +29,13 @@ class Shifted(Schedule):
         if not (resolution > 0 and reference > 0):
             raise UserError(f"Shifted got resolution {resolution} and reference {reference}; choose both above 0.")
         self.base = base
-        self.shift = 2 * log(reference / resolution)
+        self.resolution = resolution
+        self.reference = reference
+        self._shift = 2 * log(reference / resolution)
 
     def _warped(self, t: Tensor) -> Tensor:
         """The time at which ``base`` is as noisy; float64, as base has its end where 1 - t no longer tells much."""
-        return self.base.t_from_log_snr(self.base.log_snr(t) + self.shift)
+        return self.base.t_from_log_snr(self.base.log_snr(t) + self._shift)
 
     def alpha(self, t: Tensor) -> Tensor:
         return in_float64(lambda t: self.base.alpha(self._warped(t)), t)
@@ -42,10 +44,10 @@ class Shifted(Schedule):
         return in_float64(lambda t: self.base.sigma(self._warped(t)), t)
 
     def log_snr(self, t: Tensor) -> Tensor:
-        return self.base.log_snr(t) + self.shift
+        return self.base.log_snr(t) + self._shift
 
     def t_from_log_snr(self, log_snr: Tensor) -> Tensor:
-        return self.base.t_from_log_snr(log_snr - self.shift)
+        return self.base.t_from_log_snr(log_snr - self._shift)
 
 
 class Interpolated(VariancePreserving):
@@ -69,15 +71,16 @@ class Interpolated(VariancePreserving):
                 f"Interpolated between {data} and {noise} pixels would rise in log-SNR on the way; choose noise below "
                 f"{data * exp(pi):.0f}."
             )
-        self.cosine = Cosine()
-        self.first = 2 * log(data / resolution)
-        self.change = 2 * log(noise / data)
+        self.resolution, self.data, self.noise = resolution, data, noise
+        self._cosine = Cosine()
+        self._first = 2 * log(data / resolution)
+        self._change = 2 * log(noise / data)
 
     def log_snr(self, t: Tensor) -> Tensor:
-        return self.cosine.log_snr(t) + (self.first + t * self.change)
+        return self._cosine.log_snr(t) + (self._first + t * self._change)
 
     def t_from_log_snr(self, log_snr: Tensor) -> Tensor:
-        return in_float64(lambda log_snr: self.cosine.t_from_log_snr(self._cosine_part(log_snr)), log_snr)
+        return in_float64(lambda log_snr: self._cosine.t_from_log_snr(self._cosine_part(log_snr)), log_snr)
 
     def _cosine_part(self, log_snr: Tensor) -> Tensor:
         """The root c of c + change t(c) = log_snr - first, with t(c) the inverse of the cosine's log-SNR.
@@ -86,14 +89,14 @@ class Interpolated(VariancePreserving):
         least 1 - change / (2 pi). Twelve halvings bring it within |change| / 8192, where Newton's method squares the
         error at each step; their number is fixed so that no step waits for a value on the device.
         """
-        right = (log_snr - self.first).clamp(-1e4, 1e4)  # beyond, t(c) is 0 or 1 anyway, and infinite - infinite NaN
-        low, high = right - max(self.change, 0.0), right - min(self.change, 0.0)
+        right = (log_snr - self._first).clamp(-1e4, 1e4)  # beyond, t(c) is 0 or 1 anyway, and infinite - infinite NaN
+        low, high = right - max(self._change, 0.0), right - min(self._change, 0.0)
         for _ in range(12):
             middle = (low + high) / 2
-            above = middle + self.change * self.cosine.t_from_log_snr(middle) > right
+            above = middle + self._change * self._cosine.t_from_log_snr(middle) > right
             low, high = torch.where(above, low, middle), torch.where(above, middle, high)
         c = (low + high) / 2
         for _ in range(6):
-            error = c + self.change * self.cosine.t_from_log_snr(c) - right
-            c = c - error / (1 - self.change / (2 * pi * torch.cosh(c / 2)))
+            error = c + self._change * self._cosine.t_from_log_snr(c) - right
+            c = c - error / (1 - self._change / (2 * pi * torch.cosh(c / 2)))
         return c

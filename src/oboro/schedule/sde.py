@@ -32,19 +32,20 @@ class VP(Schedule):
     """
 
     def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0):
-        self.integral = LinearBeta(beta_min, beta_max)
+        self.beta_min, self.beta_max = beta_min, beta_max
+        self._integral = LinearBeta(beta_min, beta_max)
 
     def alpha(self, t: Tensor) -> Tensor:
-        return torch.exp(-self.integral(t) / 2)
+        return torch.exp(-self._integral(t) / 2)
 
     def sigma(self, t: Tensor) -> Tensor:
-        return torch.sqrt(-torch.expm1(-self.integral(t)))
+        return torch.sqrt(-torch.expm1(-self._integral(t)))
 
     def log_snr(self, t: Tensor) -> Tensor:
-        return -torch.log(torch.expm1(self.integral(t)))
+        return -torch.log(torch.expm1(self._integral(t)))
 
     def t_from_log_snr(self, log_snr: Tensor) -> Tensor:
-        return self.integral.inverse(torch.nn.functional.softplus(-log_snr, threshold=100))
+        return self._integral.inverse(torch.nn.functional.softplus(-log_snr, threshold=100))
 
 
 class SubVP(Schedule):
@@ -55,20 +56,21 @@ class SubVP(Schedule):
     """
 
     def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0):
-        self.integral = LinearBeta(beta_min, beta_max)
+        self.beta_min, self.beta_max = beta_min, beta_max
+        self._integral = LinearBeta(beta_min, beta_max)
 
     def alpha(self, t: Tensor) -> Tensor:
-        return torch.exp(-self.integral(t) / 2)
+        return torch.exp(-self._integral(t) / 2)
 
     def sigma(self, t: Tensor) -> Tensor:
-        return -torch.expm1(-self.integral(t))
+        return -torch.expm1(-self._integral(t))
 
     def log_snr(self, t: Tensor) -> Tensor:
-        return -2 * torch.log(2 * torch.sinh(self.integral(t) / 2))
+        return -2 * torch.log(2 * torch.sinh(self._integral(t) / 2))
 
     def t_from_log_snr(self, log_snr: Tensor) -> Tensor:
         ratio = torch.exp((-log_snr / 2).clamp(max=80))  # far beyond the end, and finite in float32
-        return self.integral.inverse(2 * torch.asinh(ratio / 2))
+        return self._integral.inverse(2 * torch.asinh(ratio / 2))
 
 
 class VE(Schedule):
@@ -81,16 +83,17 @@ class VE(Schedule):
 
     def __init__(self, sigma_min: float = 0.01, sigma_max: float = 50.0):
         self.sigma_min = sigma_min
-        self.log_ratio = log(sigma_max / sigma_min)
+        self.sigma_max = sigma_max
+        self._log_ratio = log(sigma_max / sigma_min)
 
     def alpha(self, t: Tensor) -> Tensor:
         return torch.ones_like(t)
 
     def sigma(self, t: Tensor) -> Tensor:
-        return self.sigma_min * torch.exp(t * self.log_ratio)
+        return self.sigma_min * torch.exp(t * self._log_ratio)
 
     def log_snr(self, t: Tensor) -> Tensor:
         return -2 * torch.log(self.sigma(t))
 
     def t_from_log_snr(self, log_snr: Tensor) -> Tensor:
-        return (-log_snr / 2 - log(self.sigma_min)) / self.log_ratio
+        return (-log_snr / 2 - log(self.sigma_min)) / self._log_ratio

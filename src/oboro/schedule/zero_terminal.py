@@ -31,16 +31,16 @@ class ZeroTerminalSNR(Schedule):
         self.base = base
         self.first = first
         a, z = alpha[:2].tolist()
-        self.scale = a / (a - z)
-        self.floor = z
+        self._scale = a / (a - z)
+        self._floor = z
         # What 1 - alpha' lacks to scale (1 - alpha); zero for first = 0. Taken from sigma: 1 - alpha would cancel.
-        self.missing = z / (a - z) * float(sigma[0]) ** 2 / (1 + a)
-        self.first_log_snr = float(base.log_snr(times)[0])
+        self._missing = z / (a - z) * float(sigma[0]) ** 2 / (1 + a)
+        self._first_log_snr = float(base.log_snr(times)[0])
 
     def _rescaled(self, t: Tensor) -> tuple[Tensor, Tensor]:
         alpha, sigma = self.base(t)
-        scaled = torch.where(t < 1, self.scale * (alpha - self.floor).clamp(min=0), 0.0)
-        rest = self.scale * sigma**2 / (1 + alpha) - self.missing  # 1 - alpha', without cancellation near data
+        scaled = torch.where(t < 1, self._scale * (alpha - self._floor).clamp(min=0), 0.0)
+        rest = self._scale * sigma**2 / (1 + alpha) - self._missing  # 1 - alpha', without cancellation near data
         before = t < self.first
         root = torch.sqrt((rest * (1 + scaled)).clamp(min=0))
         return torch.where(before, alpha, scaled), torch.where(before, sigma, root)
@@ -61,8 +61,8 @@ class ZeroTerminalSNR(Schedule):
     def t_from_log_snr(self, log_snr: Tensor) -> Tensor:
         def inverse(log_snr: Tensor) -> Tensor:
             scaled = torch.sqrt(torch.sigmoid(log_snr))
-            rest = (torch.sigmoid(-log_snr) / (1 + scaled) + self.missing) / self.scale  # 1 - alpha
-            own = 2 * torch.log(scaled / self.scale + self.floor) - torch.log(rest * (2 - rest))
-            return self.base.t_from_log_snr(torch.where(log_snr > self.first_log_snr, log_snr, own))
+            rest = (torch.sigmoid(-log_snr) / (1 + scaled) + self._missing) / self._scale  # 1 - alpha
+            own = 2 * torch.log(scaled / self._scale + self._floor) - torch.log(rest * (2 - rest))
+            return self.base.t_from_log_snr(torch.where(log_snr > self._first_log_snr, log_snr, own))
 
         return in_float64(inverse, log_snr)
