@@ -25,7 +25,7 @@ PANELS = {
     ],
 }
 REFERENCE = "dpm_solver_pp"  # in every panel, in grey where it is not at home
-TICKS_X, TICKS_Y = (4, 6, 8, 12, 24, 48), (5, 6, 7, 8, 10, 15, 20, 30, 50)
+TICKS_X, TICKS_Y = (4, 6, 8, 12, 24, 48), (4, 5, 6, 7, 8, 10, 15, 20, 30, 50)
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F00")
 MARKERS = "os^DvPX<"
 
@@ -55,7 +55,7 @@ def draw(name: str, found: dict[str, list[tuple[float, float, float]]], path: Pa
         axes.set(xscale="log", yscale="log", title=title, xlabel="network evaluations a sample")
         axes.set_xticks(TICKS_X, [str(t) for t in TICKS_X])
         axes.set_yticks(TICKS_Y, [str(t) for t in TICKS_Y])
-        axes.set_xlim(3.5, 55)
+        axes.set_xlim(3.5, 66)
         axes.set_ylim(0.95 * min(values), 1.05 * max(values))
         axes.minorticks_off()
         axes.grid(color="0.9")

@@ -258,3 +258,15 @@ def test_no_global_figure_and_no_changed_setting(grid):
     before = dict(matplotlib.rcParams)
     benchmark_figure(grid)
     assert not Gcf.figs and dict(matplotlib.rcParams) == before
+
+
+def test_a_long_legend_stays_inside_of_the_picture_and_above_the_caption(tmp_path):
+    sweep = Sweep(tmp_path)
+    for k in range(18):
+        for steps in (5, 10):
+            sampler = f"Sampler{k}(steps={steps}, some_setting={k}.0)"
+            sweep.job(9 - steps / 10 + k, sampler=sampler, evaluations_per_sample=steps)
+    figure = benchmark_figure(collect(sweep.folder))
+    figure.draw_without_rendering()
+    box, caption = figure.axes[-1].get_legend().get_window_extent(), figure._supxlabel.get_window_extent()
+    assert len(legend(figure)) == 20 and box.y0 > caption.y1 and box.x1 <= figure.bbox.x1

@@ -72,6 +72,8 @@ def benchmark_figure(benchmark: Benchmark, quality: str | None = None) -> Figure
             panel.axes.axhline(column.real, **REAL)
     panels[0].axes.set_ylabel(column.name, fontsize=FONT)
     handles = legend_handles(series, column, real_drawn, panels[0].ringed, not against)
+    lines = sum(1 + handle.get_label().count("\n") for handle in handles)
+    figure.set_figheight(max(figure.get_figheight(), (lines + 0.6 * len(handles)) * FONT / 72 + 1.5))
     look = {"fontsize": FONT, "frameon": False, "handlelength": 3, "borderaxespad": 0}
     panels[-1].axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.04, 1), **look)
     write_around(figure, rows, column, len(benchmark.rows) - len(rows))
