@@ -48,7 +48,6 @@ def coupled(sampler):
     return {"loss": loss(coupling=OptimalTransport()), "sampler": sampler}
 
 
-LEARNED = LearnedLogVariance(UniformWeight())
 EARLY = Times([0.7, 0.3])
 JUDGE = NoisyClassifier(nn.Identity(), VP())
 WEAK = Autoguidance(Weak(0.0, 1.0, VP()))
@@ -105,11 +104,6 @@ REFUSED = {
         "LearnedVariance draws .* Denoising does not teach; .*loss=hybrid",
         {"sampler": LearnedVariance(8), "loss": Hybrid(UniformWeight(), Squared())},
     ),
-    "two ways to even out the loss": (
-        {"loss": loss(LossAware(UniformTime()), LEARNED)},
-        "LossAware and LearnedLogVariance",
-        {"loss": loss(LossAware(UniformTime()))},
-    ),
     "a beginning with signal": (
         {"sampler": Heun(2, grid=EARLY)},
         "Times with 2 steps begins at t=0.7, where the signal still is 0.43 .*all signal is gone at t=1.*trailing",
@@ -156,3 +150,11 @@ def test_parameterizations_with_a_boundary_are_those_that_fix_an_image_above_zer
     for parameterization in PARAMETERIZATIONS.values():
         c_out = parameterization(*Linear()(t)).c_out
         assert parameterization.boundary == bool((c_out.sign().diff() != 0).any())
+
+
+def test_a_weight_is_applied_once():
+    """Neither the learned variance nor the preference for large losses can be put on top of itself."""
+    with pytest.raises(UserError, match=r"twice; choose a fixed weight as loss\.weighting\.base"):
+        LearnedLogVariance(LearnedLogVariance(UniformWeight()))
+    with pytest.raises(UserError, match=r"twice; choose a fixed p\(t\) as loss\.time\.base"):
+        LossAware(LossAware(UniformTime()))

@@ -16,10 +16,14 @@ LABELS = torch.arange(100) % 3
 
 
 class Elementwise(nn.Module):
-    """A network whose samples cannot meet: arithmetic without sums gives the same bits in every batch shape."""
+    """A network whose samples cannot meet: arithmetic without sums gives the same bits in every batch shape.
+
+    It predicts a variance, too, as the one sampler that asks for it needs.
+    """
 
     def forward(self, x, c_noise, cond):
-        return torch.tanh(x + expand_as(cond["label"].to(x.dtype), x) / 3 - expand_as(c_noise, x))
+        answer = torch.tanh(x + expand_as(cond["label"].to(x.dtype), x) / 3 - expand_as(c_noise, x))
+        return torch.cat([answer, -answer], 1)
 
 
 @pytest.fixture
@@ -50,7 +54,7 @@ def test_image_i_is_a_function_of_seed_and_id(draw):
 
 
 def test_with_a_unet_companions_do_not_matter_at_equal_shape(draw, small_unet):
-    network = small_unet(num_classes=3, dtype=torch.float32)
+    network = small_unet(num_classes=3, dtype=torch.float32, learned_variance=True)
     first, second = draw([0, 1, 2, 3], network=network), draw([3, 7, 0, 9], network=network)
     assert torch.equal(first[[0, 3]], second[[2, 0]])
 
@@ -74,7 +78,7 @@ def test_values_beyond_the_range_of_an_image_are_cut():
 
 
 def test_guidance_changes_the_image_but_not_the_noise_it_starts_from(small_unet, sampler, with_steps):
-    denoiser = Denoiser(small_unet(num_classes=3, dtype=torch.float32), Karras(), EDM())
+    denoiser = Denoiser(small_unet(num_classes=3, dtype=torch.float32, learned_variance=True), Karras(), EDM())
     keywords = {
         "ids": [4, 5],
         "seed": 0,
@@ -90,6 +94,10 @@ def test_guidance_changes_the_image_but_not_the_noise_it_starts_from(small_unet,
         def __call__(self, x_t, t, cond):
             seen.append(x_t)
             return denoiser(x_t, t, cond)
+
+        def with_variance(self, x_t, t, cond):
+            seen.append(x_t)
+            return denoiser.with_variance(x_t, t, cond)
 
     results = [
         generate(Spy(), g, with_steps(sampler, 2), Identity(1), **keywords) for g in (Unguided(), ClassifierFree(3.0))

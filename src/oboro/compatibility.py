@@ -48,12 +48,6 @@ def contradictions(parts: Parts) -> Iterator[str]:
             f"{name(parts.sampler)} draws with a variance that {name(parts.loss)} does not teach; train with "
             "loss=hybrid model.learned_variance=true, or choose sampler=ddim_ancestral."
         )
-    if parts.loss.time.adapts and parts.loss.weighting.adapts:
-        yield (
-            f"{name(parts.loss.time)} and {name(parts.loss.weighting)} both make up for the size of the loss at each "
-            "noise level, so one undoes the other; keep loss/time=loss_aware with another loss/weighting, or "
-            "loss/weighting=learned_log_variance with another loss/time."
-        )
 
 
 def conditions(parts: Parts) -> Iterator[str]:

@@ -133,6 +133,11 @@ class LossAware(TimeDistribution):
                 f"loss-aware times need bins and history of at least 1 and a uniform share in (0, 1], got {bins}, "
                 f"{history} and {uniform}; set loss.time.bins, loss.time.history and loss.time.uniform so."
             )
+        if base.adapts:
+            raise UserError(
+                f"LossAware of {type(base).__name__} would follow the losses twice; choose a fixed p(t) as "
+                "loss.time.base."
+            )
         self.base = base
         self.uniform = uniform
         self.register_buffer("losses", torch.zeros(bins, history))

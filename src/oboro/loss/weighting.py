@@ -6,6 +6,7 @@ from math import log, pi, sqrt
 import torch
 from torch import Tensor, nn
 
+from oboro.errors import UserError
 from oboro.loss.time import Level
 from oboro.seeding import generator
 
@@ -126,7 +127,7 @@ class LearnedLogVariance(Weight):
     of u is log E[L | log_snr], so that every noise level comes to weigh the same. u = head · phi / sqrt(features), with
     fixed random Fourier features phi = sqrt(2) cos(2 pi (f c + b)) of c = log_snr / 8 and head = 0 at first: the root
     holds the gradient of u near 1, where the clipping of the joint gradient would slow the denoiser otherwise. L, and
-    with it the loss in validation, is that of ``base``, without u.
+    with it the loss in validation, is that of ``base``, without u. Raises ``UserError`` for a ``base`` that adapts.
     """
 
     adapts = True
@@ -135,6 +136,11 @@ class LearnedLogVariance(Weight):
 
     def __init__(self, base: Weight, features: int = 128):
         super().__init__()
+        if base.adapts:
+            raise UserError(
+                f"LearnedLogVariance of {type(base).__name__} would divide by the loss of a noise level twice; choose a "
+                "fixed weight as loss.weighting.base."
+            )
         self.base = base
         self.head = nn.Parameter(torch.zeros(features))
         g = generator(0, "log variance features")
