@@ -138,8 +138,8 @@ class LearnedLogVariance(Weight):
         super().__init__()
         if base.adapts:
             raise UserError(
-                f"LearnedLogVariance of {type(base).__name__} would divide by the loss of a noise level twice; choose a "
-                "fixed weight as loss.weighting.base."
+                f"LearnedLogVariance of {type(base).__name__} would divide by the loss of a noise level twice; "
+                "choose a fixed weight as loss.weighting.base."
             )
         self.base = base
         self.head = nn.Parameter(torch.zeros(features))
