@@ -117,15 +117,14 @@ def test_whoever_watches_sees_every_evaluation_and_changes_nothing(draw, sampler
 
 
 def test_what_is_seen_is_what_guidance_makes_and_ends_in_the_image(small_unet):
-    network, seen = small_unet(num_classes=3, dtype=torch.float32), []
+    denoiser = Denoiser(small_unet(num_classes=3, dtype=torch.float32), Karras(), EDM())
     keywords = {"ids": [0], "seed": 0, "cond": {"label": torch.tensor([1])}, "latent_shape": (1, 8, 8)}
-    image = generate(
-        Denoiser(network, Karras(), EDM()),
-        ClassifierFree(3.0),
-        DDIM(3),
-        Identity(1),
-        device=torch.device("cpu"),
-        watch=lambda x0, t: seen.append(x0),
-        **keywords,
-    )
+
+    def draw(guidance, watch=None):
+        cpu = torch.device("cpu")
+        return generate(denoiser, guidance, DDIM(3), Identity(1), device=cpu, watch=watch, **keywords)
+
+    seen = []
+    image = draw(ClassifierFree(3.0), lambda x0, t: seen.append(x0))
     assert len(seen) == 3 and torch.equal(seen[-1].clamp(-1, 1), image)
+    assert torch.equal(image, draw(ClassifierFree(3.0))) and not torch.equal(image, draw(Unguided()))
