@@ -1,5 +1,6 @@
 """Numbers about samples: from the averaged weights, with training as it was afterwards."""
 
+from copy import deepcopy
 from types import MappingProxyType
 
 import pytest
@@ -10,7 +11,7 @@ import runs
 from oboro.evaluation import Protocol, digest, doubts
 from oboro.evaluator import Evaluator
 from oboro.extractor import Extractor
-from oboro.guidance import ClassifierFree
+from oboro.guidance import Autoguidance, ClassifierFree
 from oboro.metrics import Bank, Frechet, Held, Metric, Value
 from oboro.sampler import DDIM, Heun
 
@@ -161,6 +162,16 @@ def test_every_evaluation_of_the_network_is_counted(parts, judge, monkeypatch, s
     found = judge(Pixels(), Mean()).evaluate(task, Protocol(n=5, chunk=4), precision="32-true")
     assert found.protocol["evaluations_per_sample"] == evaluations
     assert not task.denoiser.network._forward_hooks
+
+
+def test_the_networks_of_guidance_are_counted_too(parts, judge, monkeypatch):
+    task, _ = parts
+    weak = deepcopy(task.denoiser)
+    monkeypatch.setattr(task, "sampler", DDIM(5))
+    monkeypatch.setattr(task, "guidance", Autoguidance(weak, 2.0))
+    found = judge(Pixels(), Mean()).evaluate(task, Protocol(n=5, chunk=4), precision="32-true")
+    assert found.protocol["evaluations_per_sample"] == 10
+    assert not weak.network._forward_hooks
 
 
 def test_a_measurement_is_told_from_another_by_its_digest_and_not_by_what_is_compared(parts, judge, monkeypatch):

@@ -142,6 +142,10 @@ class Trained(ABC):
         return task.learned
 
     @property
+    def network(self) -> nn.Module:
+        return self._learned.network
+
+    @property
     def schedule(self) -> Schedule:
         return self._learned.schedule
 

@@ -1,7 +1,7 @@
 """Numbers about generated samples, the same on any number of ranks, leaving training untouched."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -80,7 +80,7 @@ class Evaluator:
                 shown = images[: min(SHOWN, protocol.n)].cpu()
             return self._rows(images)
 
-        with task.averaged(protocol.ema), counted(task.denoiser.network) as count:
+        with task.averaged(protocol.ema), counted([task.denoiser.network, *task.guidance.networks]) as count:
             rows = distributed.map_samples(protocol.n, protocol.chunk, look, task.device, done, protocol.first)
         drawn = sum(len(ids) for ids in distributed.chunks(protocol.n, protocol.chunk))  # by this rank, with padding
         seconds = time.perf_counter() - start
@@ -176,16 +176,17 @@ def held_out_likelihood(
 
 
 @contextmanager
-def counted(network: nn.Module) -> Iterator[Callable[[], int]]:
-    """How often ``network`` is evaluated inside the context, in images: guidance and samplers hide nothing from it."""
+def counted(networks: Sequence[nn.Module]) -> Iterator[Callable[[], int]]:
+    """How often ``networks`` are evaluated inside the context, in images: guidance and samplers hide nothing."""
     images = 0
 
     def count(module: nn.Module, inputs: tuple, output: Any) -> None:
         nonlocal images
         images += len(inputs[0])
 
-    hook = network.register_forward_hook(count)
+    hooks = [network.register_forward_hook(count) for network in networks]
     try:
         yield lambda: images
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Protocol
 
+from torch import nn
+
 from oboro.denoiser import Denoises
 from oboro.guidance.extrapolation import Extrapolated
 from oboro.guidance.guidance import Guidance
@@ -13,6 +15,9 @@ from oboro.schedule import Schedule
 
 class Trained(Denoises, Protocol):
     """A denoiser that can be asked on another schedule than that of its training."""
+
+    @property
+    def network(self) -> nn.Module: ...
 
     def reschedule(self, schedule: Schedule) -> Denoises: ...
 
@@ -29,6 +34,10 @@ class Autoguidance(Guidance):
         self.weak = weak
         self.scale = scale
         self.weight = weight
+
+    @property
+    def networks(self) -> Sequence[nn.Module]:
+        return [self.weak.network]
 
     def __call__(self, denoiser: Denoises, grid: Sequence[Node]) -> Denoises:
         return Extrapolated(denoiser, self.weak.reschedule(denoiser.schedule), self.scale, self.weight)

@@ -5,7 +5,7 @@ from math import exp
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from oboro.denoiser import Cond, Denoises
 from oboro.errors import UserError
@@ -22,6 +22,9 @@ class Classifies(Protocol):
     """Anything that maps (x_t (B, ...), t (B,)) to logits (B, num_classes) of p(y | x_t), on any schedule."""
 
     def __call__(self, x_t: Tensor, t: Tensor) -> Tensor: ...
+
+    @property
+    def network(self) -> nn.Module: ...
 
     def reschedule(self, schedule: Schedule) -> "Classifies": ...
 
@@ -43,6 +46,10 @@ class Classifier(Guidance):
         self.scale = scale
         self.weight = weight
         self.label = label
+
+    @property
+    def networks(self) -> Sequence[nn.Module]:
+        return [self.classifier.network]
 
     @property
     def keys(self) -> set[str]:

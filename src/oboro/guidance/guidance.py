@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from oboro.denoiser import Cond, Denoises
 from oboro.sampler import Node
@@ -17,6 +17,11 @@ class Guidance(ABC):
     def drops(self) -> bool:
         """Whether it asks the denoiser without a condition: then training must drop conditions now and then."""
         return False
+
+    @property
+    def networks(self) -> Sequence[nn.Module]:
+        """Networks of its own that it evaluates, each evaluation a cost like that of the denoiser's."""
+        return []
 
     @property
     def keys(self) -> set[str]:
