@@ -44,6 +44,13 @@ def parts(schedule=None, parameterization=None, **given):
     return SimpleNamespace(denoiser=denoiser, **{**usual, **given})
 
 
+def jumps():
+    """A loss that teaches the end of the flow, as consistency training does."""
+    taught = loss()
+    taught.teaches_jumps = True
+    return taught
+
+
 def coupled(sampler):
     return {"loss": loss(coupling=OptimalTransport()), "sampler": sampler}
 
@@ -89,15 +96,20 @@ REFUSED = {
         {"conditioner": Unconditional(), "guidance": Classifier(JUDGE, label=3)},
     ),
     "restarts likewise": (coupled(Restart(8)), "Restart draws noise .* sampler=heun", coupled(Heun(8))),
-    "a jump that is solved": (
-        {"parameterization": Consistency(), "sampler": Heun(8)},
-        "Heun takes .* Consistency .* sampler=ddim_consistency",
+    "a jump that is not taught": (
         {"parameterization": Consistency(), "sampler": DDIM(8, eta=float("inf"))},
+        "Consistency holds .* Denoising teaches a mean; choose parameterization=edm",
+        {"parameterization": EDM()},
+    ),
+    "a jump that is solved": (
+        {"parameterization": Consistency(), "sampler": Heun(8), "loss": jumps()},
+        "Heun takes .* Consistency .* sampler=ddim_consistency",
+        {"parameterization": Consistency(), "sampler": DDIM(8, eta=float("inf")), "loss": jumps()},
     ),
     "a jump on the way": (
-        {"parameterization": Consistency(), "sampler": DDIM(2)},
+        {"parameterization": Consistency(), "sampler": DDIM(2), "loss": jumps()},
         "parameterization=edm",
-        {"parameterization": Consistency(), "sampler": DDIM(1)},
+        {"parameterization": Consistency(), "sampler": DDIM(1), "loss": jumps()},
     ),
     "a variance that nobody taught": (
         {"sampler": LearnedVariance(8)},
@@ -108,6 +120,16 @@ REFUSED = {
         {"sampler": Heun(2, grid=EARLY)},
         "Times with 2 steps begins at t=0.7, where the signal still is 0.43 .*all signal is gone at t=1.*trailing",
         {"sampler": Heun(2, grid=Trailing())},
+    ),
+    "steps that begin above the grid": (
+        {"guidance": CFGPP(), "sampler": Heun(8, churn=40)},
+        "CFGPP means the steps .* Heun takes others",
+        {"guidance": CFGPP(), "sampler": Heun(8)},
+    ),
+    "segments beside the grid": (
+        {"guidance": CFGZeroStar(), "sampler": Restart(8)},
+        "CFGZeroStar means the steps .* Restart takes others",
+        {"guidance": CFGZeroStar(), "sampler": Restart(8, repeats=0)},
     ),
     "steps that are not those of the grid": (
         {"guidance": CFGPP(), "sampler": Adaptive()},

@@ -113,6 +113,18 @@ def check_fits(task: Task, checkpoint: dict[str, Any]) -> None:
         raise UserError(f"the checkpoint has no weights averaged as {sorted(missing)}; choose its own ema=... option.")
 
 
+def with_absolute_paths(node: Any) -> Any:
+    """A configuration in which the files of ``Trained`` parts are found from every folder."""
+    if isinstance(node, list):
+        return [with_absolute_paths(child) for child in node]
+    if not isinstance(node, dict):
+        return node
+    copied = {key: with_absolute_paths(child) for key, child in node.items()}
+    if str(node.get("_target_")).startswith(f"{__name__}."):
+        copied["path"] = str(Path(node["path"]).expanduser().resolve())
+    return copied
+
+
 class Trained(ABC):
     """What the task of a checkpoint learned, frozen, with the average ``profile`` of its weights; None is the first.
 
@@ -131,6 +143,11 @@ class Trained(ABC):
 
     @cached_property
     def _learned(self) -> nn.Module:
+        if not Path(self.path).expanduser().is_file():
+            raise UserError(
+                f"guidance needs the checkpoint {self.path} and there is none; change the path below guidance, or "
+                "choose guidance=unguided."
+            )
         checkpoint = load_checkpoint(self.path)
         check_kind(checkpoint, self.path, self.kind)
         task = build_task(checkpoint)
@@ -164,7 +181,8 @@ class TrainedDenoiser(Trained):
         return Diffusion
 
     def __call__(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        return self._learned.to(x_t.device)(x_t, t, cond)
+        known = cond if self.network.num_classes else {}  # a model without labels is asked without them
+        return self._learned.to(x_t.device, x_t.dtype)(x_t, t, known)
 
 
 class TrainedClassifier(Trained):
@@ -175,4 +193,4 @@ class TrainedClassifier(Trained):
         return Classification
 
     def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
-        return self._learned.to(x_t.device)(x_t, t)
+        return self._learned.to(x_t.device, x_t.dtype)(x_t, t)

@@ -61,7 +61,7 @@ def conditions(parts: Parts) -> Iterator[str]:
     elif guidance.drops and conditioner.dropout == 0:
         yield (
             f"{name(guidance)} asks the model without its condition, which conditioner.dropout=0 never trains; train "
-            "with conditioner.dropout=0.1, or choose guidance.scale=1, guidance=unguided or guidance=autoguidance."
+            "with conditioner.dropout=0.1, or choose guidance=unguided or guidance=autoguidance."
         )
     known = set(conditioner.for_samples([0], None))
     if not guidance.keys <= known:
@@ -86,6 +86,11 @@ def coupled(parts: Parts) -> Iterator[str]:
             "does not know, only the flow; choose guidance=classifier_free, or train with loss/coupling=independent."
         )
     parameterization = parts.denoiser.parameterization
+    if parameterization.boundary and not parts.loss.teaches_jumps:
+        yield (
+            f"{name(parameterization)} holds x̂0 for the end of the flow and {name(parts.loss)} teaches a mean; choose "
+            "parameterization=edm, which is the same without a boundary."
+        )
     if parameterization.boundary and not parts.sampler.jumps:
         yield (
             f"{name(parts.sampler)} takes x̂0 for a mean and {name(parameterization)} holds it for the end of the flow; "
@@ -106,7 +111,7 @@ def steps(parts: Parts) -> Iterator[str]:
         )
     if parts.guidance.stepwise and not sampler.walks_grid:
         yield (
-            f"{name(parts.guidance)} means the steps of a time grid and {name(sampler)} chooses its own; choose "
+            f"{name(parts.guidance)} means the steps of a time grid and {name(sampler)} takes others; choose "
             "guidance=classifier_free, or a sampler with fixed steps such as sampler=dpm_solver_pp."
         )
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 import runs
-from oboro.checkpoint import load_checkpoint
+from oboro.checkpoint import load_checkpoint, with_absolute_paths
+from oboro.cli.checkpoint import offer_checkpoint
 from oboro.errors import UserError
 
 PLAIN = (str, int, float, bool, type(None))
@@ -112,3 +113,20 @@ def test_what_is_no_checkpoint_is_refused(tmp_path):
         torch.save(content, tmp_path / f"{name}.ckpt")
         with pytest.raises(UserError, match="not written by oboro"):
             load_checkpoint(tmp_path / f"{name}.ckpt")
+
+
+def test_checkpoints_of_other_settings_go_together_where_the_setting_is_named(checkpoint, altered):
+    other = altered(lambda content: content["config"]["sampler"].update(steps=7))
+    both = f"checkpoint={checkpoint},{other}"
+    with pytest.raises(UserError, match=r"differ in their sampler; .* or name sampler="):
+        offer_checkpoint([both])
+    offer_checkpoint([both, "sampler=ddim"])
+
+
+def test_files_that_guidance_needs_are_found_from_every_folder(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    weak = {"_target_": "oboro.checkpoint.TrainedDenoiser", "path": "weak.ckpt", "profile": None}
+    other = {"_target_": "oboro.data.ImageFolder", "path": "pictures"}
+    kept = with_absolute_paths({"task": {"guidance": {"weak": weak}}, "data": [other]})
+    assert kept["task"]["guidance"]["weak"] == {**weak, "path": str(tmp_path / "weak.ckpt")}
+    assert kept["data"] == [other]

@@ -59,7 +59,7 @@ MISTAKES = {
     "guidance that was not trained": (
         "train",
         ["guidance.scale=2", "conditioner.dropout=0"],
-        ["conditioner.dropout=0.1", "guidance.scale=1"],
+        ["conditioner.dropout=0.1", "guidance=unguided"],
     ),
     "a part that contradicts the model": (
         "sample",
@@ -69,7 +69,12 @@ MISTAKES = {
     "a missing weak model": (
         "sample",
         ["checkpoint={checkpoint}", "guidance=autoguidance", "guidance.weak.path=nowhere.ckpt"],
-        ["no checkpoint nowhere.ckpt"],
+        ["guidance needs", "nowhere.ckpt", "guidance=unguided"],
+    ),
+    "a network without the variance of its loss": (
+        "train",
+        ["loss=hybrid"],
+        ["2×28×28", "model.learned_variance=true"],
     ),
     "a weak model that is not named": ("sample", ["checkpoint={checkpoint}", "guidance=autoguidance"], ["weak.path"]),
     "unwritable outputs": ("train", ["hydra.run.dir={place}/file/run"], ["file", "hydra.run.dir"]),

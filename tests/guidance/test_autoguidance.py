@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from oboro.checkpoint import TrainedDenoiser
 from oboro.denoiser import Denoiser
 from oboro.exact import GaussianDenoiser
 from oboro.guidance import Autoguidance
@@ -65,3 +66,11 @@ def test_samples_leave_what_the_weak_model_blurs(normal):
     )
     assert plain.std() == pytest.approx(0.5, abs=0.03)
     assert guided.mean() == pytest.approx(1.0, abs=0.03) and guided.std() < 0.75 * plain.std()
+
+
+def test_a_weak_model_without_labels_is_asked_without_them(small_unet, normal):
+    weak = TrainedDenoiser("never read")
+    weak._learned = Denoiser(small_unet(num_classes=0, seed=1), VP(), EDM()).requires_grad_(False)
+    strong, x_t = Denoiser(small_unet(num_classes=3), Linear(), EDM()).requires_grad_(False), normal(3, 1, 8, 8)
+    alone = Autoguidance(weak, 0.0)(strong, [])(x_t, T, COND)
+    torch.testing.assert_close(alone, weak._learned.reschedule(Linear())(x_t, T, {}))

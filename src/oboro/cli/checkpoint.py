@@ -53,7 +53,8 @@ def offer_checkpoint(arguments: list[str]) -> None:
     configs = [drawing(p.strip("'\"")) for p in paths]
     for group in FROM_CHECKPOINT:
         nodes = [stored(c, group) for c in configs]
-        if any(node != nodes[0] for node in nodes):
+        named = any(argument.startswith(f"{group}=") for argument in arguments)
+        if not named and any(node != nodes[0] for node in nodes):
             raise UserError(
                 f"these checkpoints differ in their {group}; sweep over checkpoints of one setting, or name {group}=..."
             )

@@ -10,7 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from oboro.callbacks import SampleMetrics
-from oboro.checkpoint import check_fits, load_checkpoint
+from oboro.checkpoint import check_fits, load_checkpoint, with_absolute_paths
 from oboro.cli.device import resolve_precision
 from oboro.cli.run import task_function
 from oboro.data import ImageData
@@ -26,7 +26,7 @@ def train(config: DictConfig) -> None:
     """Build what the configuration names, check that it fits together, train; results go to ``output_dir``."""
     quiet()
     config.trainer.precision = resolve_precision(str(config.trainer.precision), str(config.trainer.accelerator))
-    plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    plain: dict[str, Any] = with_absolute_paths(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
     lightning.seed_everything(config.seed, verbose=False)  # initial weights, the same on every rank
     data: ImageData = instantiate(plain["data"], _convert_="all")
     task: Task = instantiate(plain["task"], _convert_="all")

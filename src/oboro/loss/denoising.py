@@ -27,6 +27,7 @@ class Denoising(nn.Module):
     """
 
     teaches_variance = False  # of the reverse steps
+    teaches_jumps = False  # to the end of the flow, in place of the mean
 
     def __init__(
         self,

@@ -73,6 +73,7 @@ class Hybrid(nn.Module):
     """
 
     teaches_variance = True
+    teaches_jumps = False
 
     def __init__(self, weighting: Weight, penalty: Penalty, steps: int = 1000, vlb_weight: float = 0.001):
         super().__init__()

@@ -76,7 +76,7 @@ def plain(config: object) -> str:
 def part(value: object) -> str:
     if not type(value).__module__.startswith("oboro."):
         return str(value)
-    values = " ".join(f"{k}={v}" for k, v in vars(value).items() if not k.startswith("_"))
+    values = " ".join(f"{k}={part(v)}" for k, v in vars(value).items() if not k.startswith("_"))
     return type(value).__name__ + (f"({values})" if values else "")
 
 

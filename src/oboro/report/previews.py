@@ -23,7 +23,7 @@ class Previews:
         self._next = 1.0
 
     def wants(self, t: float) -> bool:
-        return t <= self._next + 1e-6
+        return t <= self._next + 1e-6 and len(self._shown) < self.columns
 
     def add(self, images: Tensor, t: float) -> None:
         """uint8 ``images`` (N, C, H, W) as the next column, that of time ``t``."""

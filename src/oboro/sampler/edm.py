@@ -40,6 +40,10 @@ class Churned(Sampler):
     def stochastic(self) -> bool:
         return self.churn > 0
 
+    @property
+    def walks_grid(self) -> bool:
+        return self.churn == 0  # else a step begins above its node
+
     @abstractmethod
     def step(self, denoiser: Denoises, x: Tensor, t: Node, s: Node, cond: Cond) -> Tensor:
         """``x`` (B, ...) at ``t`` carried to ``s``."""

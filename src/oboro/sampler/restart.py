@@ -42,6 +42,10 @@ class Restart(Sampler):
     def stochastic(self) -> bool:
         return self.repeats > 0
 
+    @property
+    def walks_grid(self) -> bool:
+        return self.repeats == 0
+
     def evaluations(self, schedule: Schedule) -> int:
         grid = self.nodes(schedule)
         passes = [grid, *[segment for segment in [self._segment(schedule, grid)] * self.repeats if segment]]

@@ -65,7 +65,11 @@ class Diffusion(Task):
                 "set data.num_classes alone, conditioner.num_classes follows it."
             )
         channels, *size = self.codec.latent_shape(data.image_shape)
-        self.check_network(data, [(channels, *size), (2 * channels, *size)], "unet_tiny")
+        image, two = (channels, *size), (2 * channels, *size)
+        if self.loss.teaches_variance:
+            self.check_network(data, [two], "unet_tiny model.learned_variance=true")
+        else:
+            self.check_network(data, [image, two], "unet_tiny")
         compatibility.check(self)
 
     def objective(self, batch: dict[str, Tensor], x: Tensor, generator: torch.Generator) -> Tensor:
