@@ -130,7 +130,7 @@ def test_mostly_unreadable_is_refused(tmp_path):
         (tmp_path / "root" / f"{i}.jpg").write_bytes(b"not a picture")
     with pytest.raises(UserError, match=r"2 of 3 images .* cannot be read: 1\.jpg .*; repair or remove them"):
         load(tmp_path)
-    assert list((tmp_path / "cache" / "data").iterdir()) == []
+    assert list((tmp_path / "cache" / "data").glob("[!.]*")) == []
 
 
 def test_no_folder_no_images_and_no_lines_say_so(tmp_path):
@@ -152,7 +152,7 @@ def test_cache_is_used_until_a_file_or_an_option_changes(tmp_path):
     for i in range(3):
         paint(tmp_path / "root" / f"{i}.png", i)
     first = load(tmp_path)
-    (built,) = (tmp_path / "cache" / "data").iterdir()
+    (built,) = (tmp_path / "cache" / "data").glob("[!.]*")
     stamp = (built / "images.npy").stat().st_mtime_ns
     assert load(tmp_path, seed=7, batch_size=2, validation=1).fingerprint == first.fingerprint
     assert (built / "images.npy").stat().st_mtime_ns == stamp

@@ -17,9 +17,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 from oboro.errors import UserError
+
+LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -132,26 +135,18 @@ def build(folder: Path, shape: tuple[int, int, int], blocks: Iterator[Block]) ->
         temporary.mkdir()
     try:
         _write(temporary, shape, blocks)
-        with writing(folder):
-            while (cached := open_cached(folder)) is None:
-                _replace(folder, temporary)
+        # A folder cannot be exchanged for another in one step, so one process at a time looks and exchanges.
+        with writing(folder), FileLock(folder.parent / LOCK):
+            cached = open_cached(folder)
+            if cached is None:
+                shutil.rmtree(folder, ignore_errors=True)  # what is damaged
+                os.rename(temporary, folder)
+                cached = open_cached(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+    if cached is None:
+        raise UserError(f"what was just written to {folder} cannot be read; set data.cache_dir=<another folder>")
     return cached
-
-
-def _replace(folder: Path, temporary: Path) -> None:
-    """Rename ``temporary`` to ``folder``, or remove what is damaged there."""
-    try:
-        os.rename(temporary, folder)
-    except OSError:
-        if not folder.exists():
-            raise
-        if open_cached(folder) is None:
-            damaged = beside(folder)
-            with contextlib.suppress(FileNotFoundError):  # another process has removed it
-                os.rename(folder, damaged)
-            shutil.rmtree(damaged, ignore_errors=True)
 
 
 def _write(folder: Path, shape: tuple[int, int, int], blocks: Iterator[Block]) -> None:
