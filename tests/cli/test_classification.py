@@ -10,7 +10,7 @@ from PIL import Image
 import runs
 from oboro.checkpoint import TrainedClassifier
 from oboro.data import from_uint8
-from oboro.task.task import LEVELS
+from oboro.task.noise_levels import LEVELS
 
 LEARNED = ("state_dict", "ema", "optimizer_states", "lr_schedulers", "global_step")
 SETTINGS = ("model.dropout=0.5", "loss/time=loss_aware", "loss.time.bins=2", "loss.time.history=2")

@@ -5,7 +5,7 @@ import torch
 
 import runs
 from oboro.seeding import low_discrepancy
-from oboro.task.task import LEVELS
+from oboro.task.noise_levels import LEVELS
 
 
 @pytest.fixture(scope="module")

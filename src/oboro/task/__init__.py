@@ -2,6 +2,7 @@
 
 from oboro.task.classification import Classification
 from oboro.task.diffusion import Diffusion
+from oboro.task.noise_levels import NoiseLevels
 from oboro.task.task import Task
 
-__all__ = ["Classification", "Diffusion", "Task"]
+__all__ = ["Classification", "Diffusion", "NoiseLevels", "Task"]

@@ -10,10 +10,10 @@ from oboro.data import ImageData
 from oboro.ema import EMA
 from oboro.loss import CrossEntropy
 from oboro.optimizer import Optimizer
-from oboro.task.task import Task
+from oboro.task.noise_levels import NoiseLevels
 
 
-class Classification(Task):
+class Classification(NoiseLevels):
     """``classifier`` trained by ``loss`` on noisy ``codec.encode(image)`` and its label, averaged by ``ema``.
 
     Validation tells the loss and the share of right answers (top 1). ``compile`` as in ``Diffusion``.
@@ -51,7 +51,7 @@ class Classification(Task):
     def objective(self, batch: dict[str, Tensor], x: Tensor, generator: torch.Generator) -> Tensor:
         return self.loss(self.classifier, x, batch["label"], generator)
 
-    def measure(self, batch: dict[str, Tensor], x: Tensor, u: Tensor, eps: Tensor) -> Tensor:
+    def errors(self, batch: dict[str, Tensor], x: Tensor, u: Tensor, eps: Tensor) -> Tensor:
         label = batch["label"]
         logits = self.loss.logits(self.classifier, x, u, eps)
         right = (logits.argmax(1) == label).to(logits)

@@ -15,10 +15,10 @@ from oboro.guidance import Guidance
 from oboro.loss import Denoising, Hybrid
 from oboro.optimizer import Optimizer
 from oboro.sampler import Sampler
-from oboro.task.task import Task
+from oboro.task.noise_levels import NoiseLevels
 
 
-class Diffusion(Task):
+class Diffusion(NoiseLevels):
     """``denoiser`` trained by ``loss`` on ``codec.encode(image)`` under ``conditioner``, averaged by ``ema``.
 
     Samples are a function of (seed, id). ``compile`` compiles the network in place, which keeps the names of its
@@ -75,7 +75,7 @@ class Diffusion(Task):
     def objective(self, batch: dict[str, Tensor], x: Tensor, generator: torch.Generator) -> Tensor:
         return self.loss(self.denoiser, x, self.conditioner(batch, generator), generator)
 
-    def measure(self, batch: dict[str, Tensor], x: Tensor, u: Tensor, eps: Tensor) -> Tensor:
+    def errors(self, batch: dict[str, Tensor], x: Tensor, u: Tensor, eps: Tensor) -> Tensor:
         return self.loss.at_quantile(self.denoiser, x, self.conditioner.keep(batch), u, eps)[:, None]
 
     def generate(

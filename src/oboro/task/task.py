@@ -1,35 +1,31 @@
-"""What all tasks share: the stream of randomness, averaged weights, validation by noise level, checkpoints."""
+"""What all tasks share: the stream of randomness, averaged weights, validation, checkpoints."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import chain
 from typing import Any
 
 import lightning
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from oboro import distributed
 from oboro.codec import Identity
 from oboro.data import ImageData
 from oboro.ema import EMA
-from oboro.errors import UserError
 from oboro.optimizer import Optimizer
-from oboro.seeding import SampleNoise, derive_seed, generator, low_discrepancy
-
-LEVELS = 4
+from oboro.seeding import derive_seed, generator
 
 
 class Task(lightning.LightningModule, ABC):
     """One module trained by ``loss`` on ``codec.encode(image)``, averaged by ``ema``.
 
-    Training noise is a function of (seed, step, rank), validation noise of (seed, image).
+    Training noise is a function of (seed, step, micro-batch, rank). Validation looks at every held-out image with the
+    averaged weights, and its numbers are equal on any number of ranks.
 
     Attributes:
         draws: whether it can generate images, so that callbacks may look at samples.
-        measures: names of the numbers that ``measure`` gives.
+        measures: the numbers of ``summary`` that the progress bar shows.
     """
 
     draws: bool = False
@@ -47,7 +43,7 @@ class Task(lightning.LightningModule, ABC):
     @property
     @abstractmethod
     def learned(self) -> nn.Module:
-        """What is trained and averaged, a module with a ``network``."""
+        """What is trained and averaged."""
 
     @property
     @abstractmethod
@@ -63,27 +59,17 @@ class Task(lightning.LightningModule, ABC):
         """What training lowers (B,) for the encoded images ``x`` (B, ...) of ``batch``; draws are ``generator``'s."""
 
     @abstractmethod
-    def measure(self, batch: dict[str, Tensor], x: Tensor, u: Tensor, eps: Tensor) -> Tensor:
-        """The numbers (B, len(measures)) of validation, at the quantiles ``u`` (B,) of p(t) and the noise ``eps``."""
+    def measure(self, batch: dict[str, Tensor], x: Tensor) -> Tensor:
+        """What validation keeps of each image, (B, K) with K = ``columns``; the averaged weights are in place."""
 
-    def check_network(self, data: ImageData, answers: Sequence[tuple[int, ...]], option: str) -> None:
-        """Raises ``UserError`` where images are too small for the network, or its answer has none of the shapes.
+    @property
+    @abstractmethod
+    def columns(self) -> int:
+        """K, the length of a row of ``measure``: a rank may have no image to tell it by."""
 
-        ``option`` is a model that gives the first of ``answers`` for one image.
-        """
-        network, shape = self.learned.network, self.codec.latent_shape(data.image_shape)
-        if min(shape[1:]) < network.min_size:
-            raise UserError(
-                f"the network halves images down to 1/{network.min_size} and {shape[1]}×{shape[2]} cannot be halved "
-                f"that often; set data.resolution to {network.min_size} or more, or fewer levels with "
-                "model.channel_mult."
-            )
-        given = answer_shape(network, shape)
-        if given not in answers:
-            raise UserError(
-                f"{type(network).__name__} makes {by(given)} of an image and {type(self).__name__} needs "
-                f"{by(answers[0])}; choose model={option} or another one of its kind."
-            )
+    @abstractmethod
+    def summary(self, rows: Tensor) -> dict[str, float]:
+        """The numbers of validation, by name, from the ``rows`` (N, K), float64, of all held-out images in order."""
 
     def on_fit_start(self) -> None:
         self.ema.start(self.learned)
@@ -104,28 +90,21 @@ class Task(lightning.LightningModule, ABC):
 
     def on_validation_epoch_start(self) -> None:
         nothing = torch.empty(0, dtype=torch.int64, device=self.device)  # a rank may get no validation batch
-        self._validation = [(nothing, torch.empty(0, len(self.measures) + 1, device=self.device))]
+        self._validation = [(nothing, torch.empty(0, self.columns, device=self.device))]
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """With the averaged weights, image i at a quantile of p(t) and an eps of its own, both frozen."""
-        index, x = batch["index"], self.codec.encode(batch["image"])
-        u = low_discrepancy(index)
-        eps = SampleNoise(self.seed, (index + 2**32).tolist())(x)
+        x = self.codec.encode(batch["image"])
         with self.averaged():
-            numbers = self.measure(batch, x, u.to(x), eps)
-        level = (u * LEVELS).long().to(numbers.device)
-        self._validation.append((index, torch.cat([numbers.float(), level.float()[:, None]], 1)))
+            rows = self.measure(batch, x)
+        self._validation.append((batch["index"], rows.float()))
 
     def on_validation_epoch_end(self) -> None:
-        """``val/<measure>`` over all images, and ``val/<measure>_noise<k>`` over those in quarter k of p(t)."""
+        """``val/<name>`` of every number of ``summary``."""
         ids, rows = (torch.cat(column) for column in zip(*self._validation, strict=True))
         _, rows = distributed.gather_rows(ids, rows)
-        *columns, level = rows.cpu().double().unbind(1)
         self.log("step", float(self.global_step))
-        for name, numbers in zip(self.measures, columns, strict=True):
-            self.log(f"val/{name}", numbers.mean(), prog_bar=True)
-            there = [k for k in range(LEVELS) if (level == k).any()]
-            self.log_dict({f"val/{name}_noise{k}": numbers[level == k].mean() for k in there})
+        for name, number in self.summary(rows.cpu().double()).items():
+            self.log(f"val/{name}", number, prog_bar=name in self.measures)
 
     @contextmanager
     def averaged(self, profile: str | None = None) -> Iterator[None]:
@@ -139,8 +118,8 @@ class Task(lightning.LightningModule, ABC):
             self.train(training)
 
     def configure_optimizers(self) -> dict[str, Any]:
-        learned = [*self.learned.parameters(), *self.loss.parameters()]  # a weight may be learned too
-        optimizer, schedule = self.optimizer(learned, self.trainer.max_steps)
+        parameters = (*self.learned.parameters(), *self.loss.parameters())  # a loss may learn, too
+        optimizer, schedule = self.optimizer([p for p in parameters if p.requires_grad], self.trainer.max_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -150,19 +129,6 @@ class Task(lightning.LightningModule, ABC):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.ema.load_state_dict(checkpoint["ema"], self.learned)
         align_batches(checkpoint, self.trainer.accumulate_grad_batches)
-
-
-def by(shape: tuple[int, ...]) -> str:
-    """``1×28×28``."""
-    return "×".join(map(str, shape))
-
-
-def answer_shape(network: nn.Module, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape of what a network makes of one image (C, H, W) = ``shape``, found without computing anything."""
-    state = {name: v.to("meta") for name, v in chain(network.named_parameters(), network.named_buffers())}
-    x, c_noise = torch.empty(1, *shape, device="meta"), torch.empty(1, device="meta")
-    with torch.no_grad(), torch.compiler.set_stance("force_eager"):
-        return tuple(functional_call(network, state, (x, c_noise, {})).shape[1:])
 
 
 def align_batches(checkpoint: dict[str, Any], accumulate: int) -> None:
