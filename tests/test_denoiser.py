@@ -39,10 +39,10 @@ def test_the_coefficients_of_the_current_noise_wrap_the_network(schedule, parame
         return
     network, x_t, cond = Recorder(), normal(5, 1, 4, 4), {"label": torch.arange(5)}
     t = schedule.t_from_log_snr(LOG_SNR)
-    out = Denoiser(network, schedule, parameterization)(x_t, t, cond)
+    out = Denoiser(network, schedule, parameterization)(x_t, t, {**cond, "negative_label": torch.zeros(5)})
     c = parameterization(*schedule(t))
     seen, c_noise, seen_cond = network.arguments
-    assert seen_cond is cond
+    assert seen_cond == {"label": cond["label"]}  # and nothing of what guidance goes away from
     torch.testing.assert_close(c_noise, c.c_noise)
     for i in range(5):
         torch.testing.assert_close(seen[i], c.c_in[i] * x_t[i])

@@ -181,7 +181,7 @@ class TrainedDenoiser(Trained):
         return Diffusion
 
     def __call__(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        known = cond if self.network.num_classes else {}  # a model without labels is asked without them
+        known = cond if self.network.num_classes or self.network.text_dim else {}  # without conditions: asked without
         return self._learned.to(x_t.device, x_t.dtype)(x_t, t, known)
 
 

@@ -7,7 +7,7 @@ new part is held to it by its own answer and not by its name.
 from collections.abc import Iterator
 from typing import Protocol
 
-from oboro.conditioner import Label, Unconditional
+from oboro.conditioner import Conditioner
 from oboro.denoiser import Denoiser
 from oboro.errors import UserError
 from oboro.guidance import Guidance
@@ -22,7 +22,7 @@ class Parts(Protocol):
     """What a run is made of: a ``Diffusion`` task has it all."""
 
     denoiser: Denoiser
-    conditioner: Unconditional | Label
+    conditioner: Conditioner
     loss: Denoising | Hybrid
     guidance: Guidance
     sampler: Sampler
@@ -53,17 +53,17 @@ def contradictions(parts: Parts) -> Iterator[str]:
 def conditions(parts: Parts) -> Iterator[str]:
     """Whether the model knows what guidance is going to ask."""
     guidance, conditioner = parts.guidance, parts.conditioner
-    if guidance.drops and conditioner.num_classes == 0:
+    if guidance.drops and not conditioner.keys:
         yield (
             f"{name(guidance)} compares the model with and without its condition, and this model has none; choose "
-            "guidance=unguided or guidance=autoguidance, or train with conditioner=label."
+            "guidance=unguided or guidance=autoguidance, or train with conditioner=label or text."
         )
     elif guidance.drops and conditioner.dropout == 0:
         yield (
             f"{name(guidance)} asks the model without its condition, which conditioner.dropout=0 never trains; train "
             "with conditioner.dropout=0.1, or choose guidance=unguided or guidance=autoguidance."
         )
-    known = set(conditioner.for_samples([0], None))
+    known = conditioner.keys
     if not guidance.keys <= known:
         yield (
             f"{name(guidance)} needs {', '.join(sorted(guidance.keys - known))} and the condition of the model is "

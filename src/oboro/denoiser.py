@@ -10,6 +10,7 @@ from oboro.parameterization import Parameterization
 from oboro.schedule import Schedule, expand_as
 
 Cond = dict[str, Tensor]
+NEGATIVE = "negative_"  # such keys are the condition that guidance goes away from, and not for the network
 
 
 class Denoises(Protocol):
@@ -65,7 +66,8 @@ class Denoiser(nn.Module):
     def _evaluated(self, x_t: Tensor, t: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
         """x̂0, and the channels of the output that it did not take."""
         c = self.parameterization(*self.schedule(t))
-        output = self.network(expand_as(c.c_in, x_t) * x_t, c.c_noise, cond).to(x_t.dtype)
+        asked = {key: value for key, value in cond.items() if not key.startswith(NEGATIVE)}
+        output = self.network(expand_as(c.c_in, x_t) * x_t, c.c_noise, asked).to(x_t.dtype)
         channels = x_t.shape[1]
         x0 = expand_as(c.c_skip, x_t) * x_t + expand_as(c.c_out, x_t) * output[:, :channels]
         return x0, output[:, channels:]

@@ -85,7 +85,7 @@ class Evaluator:
         drawn = sum(len(ids) for ids in distributed.chunks(protocol.n, protocol.chunk))  # by this rank, with padding
         seconds = time.perf_counter() - start
         ids = range(protocol.first, protocol.first + protocol.n)
-        labels = task.conditioner.for_samples(ids, self.data.label_frequencies).get("label")
+        labels = task.conditioner.choose(ids, self.data.population).get("label")
         said |= {
             "quantisation": QUANTISATION,
             "samples": protocol.n,
@@ -129,7 +129,7 @@ class Evaluator:
             return self._images(task, padded, protocol, autocast)[: len(ids)]
 
     def _images(self, task: Diffusion, ids: list[int], protocol: Protocol, autocast: Callable) -> Tensor:
-        cond = task.conditioner.for_samples(ids, self.data.label_frequencies)
+        cond = task.conditioner.for_samples(ids, self.data.population)
         with autocast():
             return to_uint8(task.generate(ids, protocol.seed, cond, self.data.image_shape))
 

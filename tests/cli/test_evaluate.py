@@ -41,7 +41,7 @@ def test_the_picture_of_closest_pairs_shows_the_samples_and_training_images_it_n
     _, _, data = runs.built()
     data.setup()
     task = build_task(load_checkpoint(checkpoint))
-    cond = task.conditioner.for_samples([pair["sample"]] * 6, data.label_frequencies)
+    cond = task.conditioner.for_samples([pair["sample"]] * 6, data.population)
     with task.averaged():
         drawn = to_uint8(task.generate([pair["sample"]] * 6, 0, cond, (1, 28, 28)))[0, 0]
     pixels = np.asarray(Image.open(tmp_path / "closest_pairs.png"))

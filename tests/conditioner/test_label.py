@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from oboro.conditioner import Label
+from oboro.data import Population
 from oboro.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("global_generator_unread")
@@ -60,12 +61,16 @@ def test_pictures_show_the_classes_in_turn():
     assert Label(3).for_samples([0, 1, 2, 3, 7], None)["label"].tolist() == [0, 1, 2, 0, 1]
 
 
-@pytest.mark.parametrize("frequencies", [[1.0] * 10, [5, 3, 1, 1], [0.0, 2.0, 0.0, 6.0], [1e6, 1.0]])
+def population(counts):
+    return Population(torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts)), len(counts))
+
+
+@pytest.mark.parametrize("counts", [[1] * 10, [5, 3, 1, 1], [0, 2, 0, 6], [1_000_000, 1]])
 @pytest.mark.parametrize(("first", "n"), [(0, 1000), (17, 100), (10**6, 5000), (3, 12)])
-def test_any_run_of_ids_has_the_classes_in_proportion(frequencies, first, n):
+def test_any_run_of_ids_has_the_classes_in_proportion(counts, first, n):
     """With an error of a few log n samples: far below the root of n of independent draws."""
-    f = torch.tensor(frequencies)
-    label = Label(len(f)).for_samples(range(first, first + n), f)["label"]
+    f = torch.tensor(counts)
+    label = Label(len(f)).for_samples(range(first, first + n), population(counts))["label"]
     counts = torch.bincount(label, minlength=len(f)).double()
     expected = n * f.double() / f.double().sum()
     assert (counts - expected).abs().max() <= 1.5 + log(n)
@@ -73,11 +78,11 @@ def test_any_run_of_ids_has_the_classes_in_proportion(frequencies, first, n):
 
 
 def test_the_class_of_a_sample_is_a_function_of_its_id_alone():
-    f = torch.tensor([5.0, 3.0, 1.0, 1.0])
-    for frequencies in (None, f, 100 * f):
-        together = Label(4).for_samples(range(50), frequencies)["label"]
-        assert torch.equal(Label(4).for_samples([30, 7], frequencies)["label"], together[[30, 7]])
-    assert torch.equal(Label(4).for_samples(range(50), f)["label"], Label(4).for_samples(range(50), 100 * f)["label"])
+    few, many = population([5, 3, 1, 1]), population([500, 300, 100, 100])
+    for people in (None, few, many):
+        together = Label(4).for_samples(range(50), people)["label"]
+        assert torch.equal(Label(4).for_samples([30, 7], people)["label"], together[[30, 7]])
+    assert torch.equal(Label(4).for_samples(range(50), few)["label"], Label(4).for_samples(range(50), many)["label"])
 
 
 def test_unlabelled_data_is_refused_with_the_remedy():

@@ -25,7 +25,7 @@ def test_embedded_images_are_the_published_ones(tmp_path):
         bytes([0, 0, 8, 1]) + np.array([10_000], ">u4").tobytes() + data.train_labels.numpy().astype("u1").tobytes()
     )
     assert hashlib.sha256(labels).hexdigest() == PARTS["test"].labels.sha256
-    assert data.label_frequencies.tolist() == [0.1] * 10
+    assert data.population.frequencies.tolist() == [0.1] * 10
 
 
 def test_unknown_part_is_refused():

@@ -36,7 +36,7 @@ def test_flat_folder_is_read_in_natural_order(tmp_path):
     (tmp_path / "root" / "notes.txt").write_text("not an image")
     data = load(tmp_path)
     assert values(data) == [1, 2, 10, 33, 77]
-    assert data.train_labels is None and data.train_captions is None and data.label_frequencies is None
+    assert data.train_labels is None and data.train_captions is None and data.population.frequencies is None
 
 
 def test_class_folders_are_labels_in_natural_order(tmp_path):
@@ -45,7 +45,9 @@ def test_class_folders_are_labels_in_natural_order(tmp_path):
     data = load(tmp_path, num_classes=3)
     assert values(data) == [1, 3, 2, 10]
     assert data.train_labels.tolist() == [0, 1, 1, 2] and data.train_labels.dtype == torch.int64
-    assert data.label_frequencies.tolist() == [0.25, 0.5, 0.25] and data.label_frequencies.dtype == torch.float64
+    assert (
+        data.population.frequencies.tolist() == [0.25, 0.5, 0.25] and data.population.frequencies.dtype == torch.float64
+    )
     batch = next(iter(data.train_dataloader()))
     assert torch.equal(batch["label"], data.train_labels[batch["index"]])
     ignored = load(tmp_path)

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 @cache
 def built(conf, name: str, channels: int, num_classes: int, *settings: str) -> torch.nn.Module:
     overrides = [f"+model={name}", f"+codec.channels={channels}", f"+conditioner.num_classes={num_classes}", *settings]
-    overrides += [f"+data.num_classes={num_classes}"]
+    overrides += [f"+data.num_classes={num_classes}", "+conditioner.text_dim=0", "+conditioner.pooled_dim=0"]
     with initialize_config_dir(str(conf), version_base="1.3"), torch.device("meta"):
         return instantiate(compose(overrides=overrides), _convert_="all")["model"].eval()
 

@@ -162,7 +162,7 @@ def test_places_are_scaled_to_the_reference(small_dit, normal):
     """The places of a 16×24 image lie in the stretch that 8 pixels of the reference cover."""
     network, seen = small_dit(reference_size=8), []
     core = network.core
-    network.core = lambda h, positions, embedding: seen.append(positions) or core(h, positions, embedding)
+    network.core = lambda h, positions, *told: seen.append(positions) or core(h, positions, *told)
     network(normal(1, 1, 16, 24), normal(1), {})
     assert torch.equal(seen[0], grid_positions(8, 12, 4.0))
 

@@ -17,6 +17,7 @@ def parameters(network) -> int:
 def configured(conf, name, channels, num_classes) -> int:
     """Number of parameters of an option of conf/model."""
     overrides = [f"+model={name}", f"+codec.channels={channels}", f"+conditioner.num_classes={num_classes}"]
+    overrides += ["+conditioner.text_dim=0", "+conditioner.pooled_dim=0"]
     with initialize_config_dir(str(conf), version_base="1.3"), torch.device("meta"):
         return parameters(instantiate(compose(overrides=overrides), _convert_="all")["model"])
 

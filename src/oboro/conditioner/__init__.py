@@ -1,6 +1,8 @@
-"""Conditioners: batch to condition. Dropping happens per sample, for training only."""
+"""Conditioners: batch ↦ cond."""
 
+from oboro.conditioner.conditioner import Batch, Conditioner
 from oboro.conditioner.label import Label
+from oboro.conditioner.text import Text
 from oboro.conditioner.unconditional import Unconditional
 
-__all__ = ["Label", "Unconditional"]
+__all__ = ["Batch", "Conditioner", "Label", "Text", "Unconditional"]

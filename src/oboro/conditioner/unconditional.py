@@ -1,29 +1,33 @@
 """No condition at all."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-from torch import Tensor
 
+from oboro.conditioner.conditioner import Batch, Conditioner
+from oboro.data import Population
 from oboro.denoiser import Cond
 from oboro.errors import UserError
 
 
-class Unconditional:
-    """batch ↦ {}. ``num_classes`` is 0, for networks that ask every conditioner."""
+class Unconditional(Conditioner):
+    """batch ↦ {}. The arguments are 0, for networks that ask every conditioner."""
 
-    dropout = 0.0
+    def __init__(self, num_classes: int = 0, text_dim: int = 0, pooled_dim: int = 0):
+        if num_classes or text_dim or pooled_dim:
+            raise UserError("conditioner=unconditional has no classes and no text; use conditioner=label or text.")
+        super().__init__()
 
-    def __init__(self, num_classes: int = 0):
-        if num_classes != 0:
-            raise UserError("conditioner=unconditional has no classes; use conditioner=label for labelled data.")
-        self.num_classes = num_classes
+    @property
+    def keys(self) -> set[str]:
+        return set()
 
-    def __call__(self, batch: dict[str, Tensor], generator: torch.Generator) -> Cond:
+    def forward(self, batch: Batch, generator: torch.Generator) -> Cond:
         return {}
 
-    def keep(self, batch: dict[str, Tensor]) -> Cond:
+    def keep(self, batch: Batch) -> Cond:
         return {}
 
-    def for_samples(self, ids: Sequence[int], frequencies: Tensor | None) -> Cond:
+    def choose(self, ids: Sequence[int], population: Population | None) -> dict[str, Any]:
         return {}

@@ -4,5 +4,6 @@ from oboro.data.cifar10 import CIFAR10
 from oboro.data.fashion_mnist import FashionMNIST
 from oboro.data.image_folder import ImageFolder
 from oboro.data.images import ImageData, from_uint8, to_uint8
+from oboro.data.population import Population
 
-__all__ = ["CIFAR10", "FashionMNIST", "ImageData", "ImageFolder", "from_uint8", "to_uint8"]
+__all__ = ["CIFAR10", "FashionMNIST", "ImageData", "ImageFolder", "Population", "from_uint8", "to_uint8"]

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from oboro.data import cache
 from oboro.data.cache import CachedImages, ImageArray, Source
+from oboro.data.population import Population
 from oboro.data.stream import Chunks, Selection, TrainStream
 from oboro.errors import UserError
 from oboro.seeding import generator
@@ -51,7 +52,7 @@ class ImageData(LightningDataModule, ABC):
 
     After ``prepare_data()`` and ``setup()``: ``train_images`` and ``validation_images`` (``ImageArray``),
     ``train_labels`` and ``validation_labels`` ((n,) int64 or None), ``train_captions`` and ``validation_captions``
-    (list of strings or None), ``label_frequencies`` ((num_classes,) float64 over the training images, or None) and
+    (list of strings or None), ``population`` (classes and captions of the training images) and
     ``fingerprint``, the SHA-256 of all decoded pixels, labels and captions. Mistakes raise ``UserError``.
     """
 
@@ -108,15 +109,15 @@ class ImageData(LightningDataModule, ABC):
         train, held_out = self._split(cached.shape[0])
         self.fingerprint = cached.fingerprint
         self.train_images, self.validation_images = ImageArray(cached, train), ImageArray(cached, held_out)
-        self.train_labels = self.validation_labels = self.label_frequencies = None
+        self.train_labels = self.validation_labels = None
         self.train_captions = self.validation_captions = None
         if self.num_classes:
             self.train_labels, self.validation_labels = (torch.from_numpy(cached.labels[r]) for r in (train, held_out))
-            self.label_frequencies = torch.bincount(self.train_labels, minlength=self.num_classes).double() / len(train)
         if cached.captions is not None:
             self.train_captions, self.validation_captions = (
                 [cached.captions[i] for i in rows] for rows in (train, held_out)
             )
+        self.population = Population(self.train_labels, self.num_classes, self.train_captions)
         self._cached = cached
 
     def _folder(self, source: Source) -> Path:

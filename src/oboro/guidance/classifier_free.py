@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from oboro.denoiser import Cond, Denoises
+from oboro.denoiser import NEGATIVE, Cond, Denoises
 from oboro.guidance.extrapolation import Extrapolated
 from oboro.guidance.guidance import Guidance, Guided
 from oboro.guidance.weight import CONSTANT, Weight
@@ -25,7 +25,8 @@ class ClassifierFree(Guidance):
 
     ``rescale`` = phi turns D' into (phi std(D_c) / std(D') + 1 - phi) D', with std over each sample: Lin et al. 2023
     (arXiv:2305.08891, eq. 15-16, there on the network's output). ``negative`` replaces no condition by one to go away
-    from, a number for each key: {label: 3}.
+    from, a number for each key: {label: 3}. Keys of cond that begin with ``negative_``, such as ``negative_text``,
+    do so for each sample on its own.
     """
 
     def __init__(
@@ -58,9 +59,10 @@ class ClassifierFree(Guidance):
         return Extrapolated(denoiser, away, self.scale, self.weight, self.rescale)
 
 
-def opposite(cond: Cond, negative: Mapping[str, int]) -> Cond:
-    """The condition to go away from: none, or ``negative`` for every sample."""
-    return {key: torch.full_like(cond[key], value) for key, value in negative.items()}
+def opposite(cond: Cond, negative: Mapping[str, int] | None = None) -> Cond:
+    """The condition to go away from: ``negative`` for every sample, the ``negative_`` keys of cond, or none."""
+    stated = {key.removeprefix(NEGATIVE): value for key, value in cond.items() if key.startswith(NEGATIVE)}
+    return stated | {key: torch.full_like(cond[key], value) for key, value in (negative or {}).items()}
 
 
 class CFGPP(Guidance):
@@ -95,7 +97,7 @@ class CFGPPDenoiser(Guided):
         self.grid = list(grid)
 
     def steer(self, conditional: Tensor, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        unconditional = self.denoiser(x_t, t, {})
+        unconditional = self.denoiser(x_t, t, opposite(cond))
         kept = torch.tensor([self._kept(v) for v in t.double().tolist()]).to(x_t)
         return unconditional + expand_as(self.scale / (1 - kept), x_t) * (conditional - unconditional)
 
@@ -140,7 +142,7 @@ class CFGZeroStarDenoiser(Guided):
 
     def steer(self, conditional: Tensor, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
         alpha, sigma = self.schedule(expand_as(t, x_t))
-        v_c, v_u = ((x_t - (alpha + sigma) * x0) / sigma for x0 in (conditional, self.denoiser(x_t, t, {})))
+        v_c, v_u = ((x_t - (alpha + sigma) * x0) / sigma for x0 in (conditional, self.denoiser(x_t, t, opposite(cond))))
         product, square = ((v_u * v).flatten(1).sum(1) for v in (v_c, v_u))
         v_u = expand_as(product / square, x_t) * v_u
         v = torch.where(expand_as(t, x_t) >= self.still - 1e-6, 0.0, v_u + self.scale * (v_c - v_u))

@@ -8,6 +8,7 @@ from oboro.denoiser import Cond
 from oboro.errors import UserError
 from oboro.model.layers import LabelEmbedding, NoiseEmbedding, channels_out, read_label, run, zero
 from oboro.model.position import grid_positions, rotary_angles, rotate, sincos
+from oboro.model.text import CrossAttention, TextEmbedding
 
 NOISE_FEATURES = 256  # sines and cosines of the noise level, at all widths
 
@@ -47,19 +48,30 @@ class Block(nn.Module):
     """h + gate attention(modulate(h)), then the same with an MLP: the adaLN-zero block (arXiv:2212.09748, fig. 3).
 
     A linear map of silu(embedding) gives both branches their shift, scale and gate; it starts at zero, and the block
-    as the identity.
+    as the identity. With ``text_dim`` > 0 tokens attend to a text between the two, without modulation, as in PixArt-α
+    (Chen et al. 2024, arXiv:2310.00426, sec. 2.3).
     """
 
-    def __init__(self, dim: int, heads: int, mlp_ratio: int):
+    def __init__(self, dim: int, heads: int, mlp_ratio: int, text_dim: int = 0):
         super().__init__()
         self.modulation = zero(nn.Linear(dim, 6 * dim))
         self.attention = Attention(dim, heads)
         wide, narrow = glorot(nn.Linear(dim, mlp_ratio * dim)), glorot(nn.Linear(mlp_ratio * dim, dim))
         self.mlp = nn.Sequential(wide, nn.GELU(approximate="tanh"), narrow)
+        self.cross = CrossAttention(dim, text_dim, heads) if text_dim else None
 
-    def forward(self, h: Tensor, embedding: Tensor, angle: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        h: Tensor,
+        embedding: Tensor,
+        angle: Tensor | None = None,
+        text: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(F.silu(embedding)).chunk(6, 1)
         h = h + gate1[:, None] * self.attention(modulate(h, shift1, scale1), angle)
+        if self.cross is not None:
+            h = h + self.cross(h, text, mask)
         return h + gate2[:, None] * self.mlp(modulate(h, shift2, scale2))
 
 
@@ -75,7 +87,8 @@ class DiT(nn.Module):
     trained on 32×32 sees 64×64 as the same picture in finer steps.
 
     ``num_classes`` > 0 adds a class embedding; ``cond`` may then hold ``label`` (B,), where -1, like a missing key,
-    means no label. ``checkpointing`` recomputes each block in the backward pass: less memory for about a third more
+    means no label. ``text_dim`` > 0 lets tokens attend to a text; the keys of ``cond`` are those of ``UNet``.
+    ``checkpointing`` recomputes each block in the backward pass: less memory for about a third more
     time. With ``learned_variance``, as in the paper, 2 C channels come out; other than in the paper, the noise level is
     c_noise instead of a step from 0 to 999. The last layer starts at zero.
 
@@ -97,6 +110,8 @@ class DiT(nn.Module):
         reference_size: int = 32,
         checkpointing: bool = False,
         learned_variance: bool = False,
+        text_dim: int = 0,
+        pooled_dim: int = 0,
     ):
         super().__init__()
         if dim % (4 * heads):
@@ -106,6 +121,7 @@ class DiT(nn.Module):
             )
         self.patch = patch
         self.num_classes = num_classes
+        self.text_dim = text_dim
         self.checkpointing = checkpointing
         self.extent = reference_size / patch
         self.head_channels = dim // heads
@@ -115,12 +131,20 @@ class DiT(nn.Module):
             nn.init.normal_(layer.weight, std=0.02)
             nn.init.zeros_(layer.bias)
         self.label = LabelEmbedding(num_classes, dim) if num_classes else None
+        self.text = TextEmbedding(text_dim, pooled_dim, dim) if text_dim else None
         self.first = glorot(nn.Linear(in_channels * patch**2, dim))
-        self.blocks = nn.ModuleList(Block(dim, heads, mlp_ratio) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(dim, heads, mlp_ratio, text_dim) for _ in range(depth))
         self.modulation = zero(nn.Linear(dim, 2 * dim))
         self.last = zero(nn.Linear(dim, channels_out(in_channels, learned_variance) * patch**2))
 
-    def core(self, h: Tensor, positions: Tensor, embedding: Tensor) -> Tensor:
+    def core(
+        self,
+        h: Tensor,
+        positions: Tensor,
+        embedding: Tensor,
+        text: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
         """Tokens h (B, N, dim) at (row, column) positions (N, 2) ↦ (B, N, dim), before the last layer."""
         positions = positions.to(torch.promote_types(h.dtype, torch.float32))
         if self.rotary:
@@ -128,19 +152,23 @@ class DiT(nn.Module):
         else:
             angle, h = None, h + sincos(positions, h.shape[2]).to(h.dtype)
         for block in self.blocks:
-            h = run(block, h, embedding, angle, recompute=self.checkpointing)
+            h = run(block, h, embedding, angle, text, mask, recompute=self.checkpointing)
         return modulate(h, *self.modulation(F.silu(embedding)).chunk(2, 1))
 
     def forward(self, x: Tensor, c_noise: Tensor, cond: Cond) -> Tensor:
         """Raises ``ValueError`` for a key of ``cond`` that the network does not read."""
-        label, embedding = read_label(cond, self.num_classes, c_noise), self.noise(c_noise)
+        label, embedding = read_label(cond, self.num_classes, c_noise, self.text_dim), self.noise(c_noise)
         if self.label:
             embedding = embedding + self.label(label)
+        text, mask = None, None
+        if self.text:
+            text, mask, pooled = self.text(cond, len(c_noise))
+            embedding = embedding + pooled
         height, width = x.shape[-2:]
         x = F.pad(x, (0, -width % self.patch, 0, -height % self.patch))
         rows, columns = (side // self.patch for side in x.shape[-2:])
         tokens = F.pixel_unshuffle(x, self.patch).flatten(2).transpose(1, 2)
         positions = grid_positions(rows, columns, self.extent, x.device)
-        h = self.last(self.core(self.first(tokens), positions, embedding))
+        h = self.last(self.core(self.first(tokens), positions, embedding, text, mask))
         h = h.transpose(1, 2).unflatten(2, (rows, columns))
         return F.pixel_shuffle(h, self.patch)[..., :height, :width]

@@ -115,6 +115,7 @@ class EDM2UNet(nn.Module):
         check_levels(attention_levels, levels)
         self.min_size = 2 ** (levels - 1)
         self.num_classes = num_classes
+        self.text_dim = 0
         self.checkpointing = checkpointing
         widths = [channels * m for m in channel_mult]
         embedding = max(widths)

@@ -11,14 +11,18 @@ from oboro.denoiser import Cond
 from oboro.errors import UserError
 
 
-def read_label(cond: Cond, num_classes: int, c_noise: Tensor) -> Tensor:
+def read_label(cond: Cond, num_classes: int, c_noise: Tensor, text_dim: int = 0) -> Tensor:
     """``cond["label"]`` (B,), or -1 throughout where there is none; B is the length of ``c_noise``.
 
-    Raises ``ValueError`` for any other key, and for labels where ``num_classes`` is 0.
+    Raises ``ValueError`` for any other key but those of a text where ``text_dim`` > 0, and for labels where
+    ``num_classes`` is 0.
     """
-    unknown = set(cond) - ({"label"} if num_classes else set())
+    known = ({"label"} if num_classes else set()) | ({"text", "text_mask", "text_pooled"} if text_dim else set())
+    unknown = set(cond) - known
     if unknown:
-        raise ValueError(f"a network with num_classes={num_classes} does not read cond keys {sorted(unknown)}")
+        raise ValueError(
+            f"a network with num_classes={num_classes}, text_dim={text_dim} does not read cond keys {sorted(unknown)}"
+        )
     return cond.get("label", torch.full(c_noise.shape, -1, dtype=torch.int64, device=c_noise.device))
 
 

@@ -94,6 +94,7 @@ class Embedding(nn.Module):
         frequencies = 32 * pi * torch.randn(n) if fourier else 10_000.0 ** -(torch.arange(n) / (n - 1))
         self.register_buffer("frequencies", frequencies)
         self.num_classes = num_classes
+        self.text_dim = 0
         self.label = nn.Linear(num_classes, features) if num_classes else None
         self.mlp = nn.Sequential(nn.Linear(features, dim), nn.SiLU(), nn.Linear(dim, dim))
 
@@ -145,6 +146,7 @@ class SongUNet(nn.Module):
         check_levels(attention_levels, levels)
         self.min_size = 2 ** (levels - 1)
         self.num_classes = num_classes
+        self.text_dim = 0
         self.checkpointing = checkpointing
         embedding = 4 * channels
         self.embedding = Embedding(noise_channels, embedding, num_classes, fourier)

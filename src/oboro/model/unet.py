@@ -22,28 +22,33 @@ from oboro.model.layers import (
     run,
     zero,
 )
+from oboro.model.text import PixelCrossAttention, TextEmbedding
 
 
 class Stage(nn.Module):
-    """A residual block, with or without self-attention after it."""
+    """A residual block, with or without self-attention after it, and attention to a text after that."""
 
-    def __init__(self, block: ResidualBlock, attention: SelfAttention | None = None):
+    def __init__(
+        self, block: ResidualBlock, attention: SelfAttention | None = None, cross: PixelCrossAttention | None = None
+    ):
         super().__init__()
         self.block = block
         self.attention = attention or nn.Identity()
+        self.cross = cross
 
-    def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
-        return self.attention(self.block(h, embedding))
+    def forward(self, h: Tensor, embedding: Tensor, text: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        h = self.attention(self.block(h, embedding))
+        return h if self.cross is None else self.cross(h, text, mask)
 
 
 class Resample(nn.Module):
-    """A resizing layer in the place of a stage; the embedding does not reach it."""
+    """A resizing layer in the place of a stage; embedding and text do not reach it."""
 
     def __init__(self, layer: nn.Module):
         super().__init__()
         self.layer = layer
 
-    def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
+    def forward(self, h: Tensor, embedding: Tensor, text: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         return self.layer(h)
 
 
@@ -59,6 +64,7 @@ class Stages:
     dropout: float
     scale_shift: bool
     residual_resample: bool
+    text_dim: int = 0
 
     def __post_init__(self) -> None:
         check_levels(self.attention_levels, self.levels)
@@ -76,13 +82,14 @@ class Stages:
         settings = {"dropout": self.dropout, "scale_shift": self.scale_shift}
         return ResidualBlock(c_in, c_out, self.embedding, resample=resample, **settings)
 
-    def attention(self, c: int) -> SelfAttention:
-        return SelfAttention(c, self.head_channels)
+    def attending(self, c_in: int, c: int) -> Stage:
+        cross = PixelCrossAttention(c, self.text_dim, self.head_channels) if self.text_dim else None
+        return Stage(self.block(c_in, c), SelfAttention(c, self.head_channels), cross)
 
     def at(self, c_in: int, level: int) -> Stage:
         """A stage of ``level``, with attention where the level has it."""
         c = self.channels * self.channel_mult[level]
-        return Stage(self.block(c_in, c), self.attention(c) if level in self.attention_levels else None)
+        return self.attending(c_in, c) if level in self.attention_levels else Stage(self.block(c_in, c))
 
     def half(self, c: int) -> nn.Module:
         half = nn.AvgPool2d(2, ceil_mode=True)
@@ -101,7 +108,7 @@ class Stages:
         return stages, c
 
     def middle(self, c: int) -> nn.ModuleList:
-        return nn.ModuleList([Stage(self.block(c, c), self.attention(c)), Stage(self.block(c, c))])
+        return nn.ModuleList([self.attending(c, c), Stage(self.block(c, c))])
 
 
 class UNet(nn.Module):
@@ -115,6 +122,11 @@ class UNet(nn.Module):
 
     ``attention_levels`` are levels, not pixel sizes: level 1 of a 32×32 image is 16×16. ``num_classes`` > 0 adds a
     class embedding; ``cond`` may then hold ``label`` (B,), where -1, like a missing key, means no label.
+
+    ``text_dim`` > 0 adds attention to a text after each self-attention (arXiv:2112.10752, sec. 3.3); ``cond`` may then
+    hold ``text`` (B, L, text_dim), ``text_mask`` (B, L) and, with ``pooled_dim`` > 0, ``text_pooled`` (B, pooled_dim),
+    which is added to the embedding of the noise level; a mask without any True, like missing keys, means no text.
+
     ``checkpointing`` recomputes each stage in the backward pass: less memory for about a third more time.
     With ``learned_variance`` 2 C channels come out, the second half for the variance of a reverse step (Nichol &
     Dhariwal 2021, arXiv:2102.09672). Convolutions that end a residual branch, and the last one, start at zero.
@@ -134,16 +146,19 @@ class UNet(nn.Module):
         residual_resample: bool = False,
         checkpointing: bool = False,
         learned_variance: bool = False,
+        text_dim: int = 0,
+        pooled_dim: int = 0,
     ):
         super().__init__()
-        make = Stages(
-            channels, channel_mult, blocks, attention_levels, head_channels, dropout, scale_shift, residual_resample
-        )
+        block = (head_channels, dropout, scale_shift, residual_resample)
+        make = Stages(channels, channel_mult, blocks, attention_levels, *block, text_dim)
         self.min_size = 2 ** (make.levels - 1)
         self.num_classes = num_classes
+        self.text_dim = text_dim
         self.checkpointing = checkpointing
         self.noise = NoiseEmbedding(channels, make.embedding)
         self.label = LabelEmbedding(num_classes, make.embedding) if num_classes else None
+        self.text = TextEmbedding(text_dim, pooled_dim, make.embedding) if text_dim else None
         self.first = nn.Conv2d(in_channels, channels, 3, padding=1)
         self.down, skips = make.down()
         c = skips[-1]
@@ -160,24 +175,30 @@ class UNet(nn.Module):
         last = nn.Conv2d(c, channels_out(in_channels, learned_variance), 3, padding=1)
         self.last = nn.Sequential(group_norm(c), nn.SiLU(), zero(last))
 
-    def _embedding(self, c_noise: Tensor, cond: Cond) -> Tensor:
-        label, embedding = read_label(cond, self.num_classes, c_noise), self.noise(c_noise)
-        return embedding + self.label(label) if self.label else embedding
+    def _told(self, c_noise: Tensor, cond: Cond) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """The embedding of noise level and condition; tokens of a text and their mask, where the network reads one."""
+        label, embedding = read_label(cond, self.num_classes, c_noise, self.text_dim), self.noise(c_noise)
+        if self.label:
+            embedding = embedding + self.label(label)
+        if not self.text:
+            return embedding, None, None
+        text, mask, pooled = self.text(cond, len(c_noise))
+        return embedding + pooled, text, mask
 
     def forward(self, x: Tensor, c_noise: Tensor, cond: Cond) -> Tensor:
         """Raises ``ValueError`` for a key of ``cond`` that the network does not read, or an H×W it cannot halve."""
         check_size(x, self.min_size)
-        embedding = self._embedding(c_noise, cond)
+        told = self._told(c_noise, cond)
         h = self.first(x)
         skips = [h]
         for stage in self.down:
-            h = run(stage, h, embedding, recompute=self.checkpointing)
+            h = run(stage, h, *told, recompute=self.checkpointing)
             skips.append(h)
         for stage in self.middle:
-            h = run(stage, h, embedding, recompute=self.checkpointing)
+            h = run(stage, h, *told, recompute=self.checkpointing)
         for stages in self.up:
             skip = skips.pop()
             h = torch.cat([h[..., : skip.shape[-2], : skip.shape[-1]], skip], 1)
             for stage in stages:
-                h = run(stage, h, embedding, recompute=self.checkpointing)
+                h = run(stage, h, *told, recompute=self.checkpointing)
         return self.last(h)

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from oboro import compatibility
 from oboro.codec import Identity
-from oboro.conditioner import Label, Unconditional
+from oboro.conditioner import Conditioner
 from oboro.data import ImageData
 from oboro.denoiser import Cond, Denoiser
 from oboro.ema import EMA
@@ -31,7 +31,7 @@ class Diffusion(NoiseLevels):
         self,
         denoiser: Denoiser,
         codec: Identity,
-        conditioner: Unconditional | Label,
+        conditioner: Conditioner,
         loss: Denoising | Hybrid,
         guidance: Guidance,
         sampler: Sampler,
@@ -64,6 +64,11 @@ class Diffusion(NoiseLevels):
                 f"the conditioner has {self.conditioner.num_classes} classes and the data {data.num_classes}; "
                 "set data.num_classes alone, conditioner.num_classes follows it."
             )
+        if self.conditioner.text_dim and not self.denoiser.network.text_dim:
+            raise UserError(
+                f"{type(self.denoiser.network).__name__} reads no text; choose model=unet or model=dit or one of their "
+                "sizes, or conditioner=label or unconditional."
+            )
         channels, *size = self.codec.latent_shape(data.image_shape)
         image, two = (channels, *size), (2 * channels, *size)
         if self.loss.teaches_variance:
@@ -71,6 +76,9 @@ class Diffusion(NoiseLevels):
         else:
             self.check_network(data, [image, two], "unet_tiny")
         compatibility.check(self)
+
+    def setup(self, stage: str) -> None:
+        self.conditioner.check(self.trainer.datamodule.population)
 
     def objective(self, batch: dict[str, Tensor], x: Tensor, generator: torch.Generator) -> Tensor:
         return self.loss(self.denoiser, x, self.conditioner(batch, generator), generator)

@@ -1,0 +1,22 @@
+"""What the training images are, told to those who draw conditions for new ones."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Population:
+    """Of n training images the classes (n,) int64, out of ``num_classes``, and the captions, where there are any."""
+
+    labels: Tensor | None = None
+    num_classes: int = 0
+    captions: list[str] | None = None
+
+    @property
+    def frequencies(self) -> Tensor | None:
+        """Share of each class (num_classes,), float64; None without labels."""
+        if self.labels is None:
+            return None
+        return torch.bincount(self.labels, minlength=self.num_classes).double() / len(self.labels)
