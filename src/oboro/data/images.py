@@ -37,6 +37,7 @@ class ImageData(LightningDataModule, ABC):
 
     A training batch is ``{"image": (b, C, H, W), "index": (b,) int64}`` and, where ``num_classes`` > 0,
     ``"label": (b,) int64``; ``index`` is the row of ``train_images`` (``validation_images`` for a validation batch).
+    Where the data has captions, ``"caption"`` is a list of b strings, which stay on the CPU.
     Images travel as uint8 and become float32 in [−1, 1] on the device, where mirroring happens too.
 
     The training stream is infinite and a pure function of ``(seed, position)``: see ``TrainStream``. It starts at the
@@ -48,12 +49,14 @@ class ImageData(LightningDataModule, ABC):
     - ``num_workers``: 0 is fastest here. A memory-mapped batch is one copy, and handing it over from another process
       costs several times as much (32 pixels, batches of 64: 220,000 images/s with 0 workers, 24,000 with 2).
     - ``flip``: mirror half of the training images left to right.
-    - ``validation``: how many images to hold out, or which fraction of them.
+    - ``validation``: how many images to hold out, or which fraction of them. Where a source says which images belong
+      together, groups are held out whole, so that the number may fall short by less than the size of a group.
 
     After ``prepare_data()`` and ``setup()``: ``train_images`` and ``validation_images`` (``ImageArray``),
     ``train_labels`` and ``validation_labels`` ((n,) int64 or None), ``train_captions`` and ``validation_captions``
     (list of strings or None), ``population`` (classes and captions of the training images) and
-    ``fingerprint``, the SHA-256 of all decoded pixels, labels and captions. Mistakes raise ``UserError``.
+    ``fingerprint``, the SHA-256 of all decoded pixels, labels, captions
+    and groups. Mistakes raise ``UserError``.
     """
 
     def __init__(
@@ -106,7 +109,7 @@ class ImageData(LightningDataModule, ABC):
         cached = cache.open_cached(self._folder(source))
         if cached is None:
             raise RuntimeError("the images are not in the cache: call prepare_data() before setup()")
-        train, held_out = self._split(cached.shape[0])
+        train, held_out = self._split(cached.shape[0], cached.groups)
         self.fingerprint = cached.fingerprint
         self.train_images, self.validation_images = ImageArray(cached, train), ImageArray(cached, held_out)
         self.train_labels = self.validation_labels = None
@@ -132,16 +135,31 @@ class ImageData(LightningDataModule, ABC):
         if self.num_classes and self.num_classes != found:
             raise UserError(f"the data has {found} classes, not {self.num_classes}; set data.num_classes={found}")
 
-    def _split(self, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Rows for training and for validation, each ascending: a fixed permutation of the seed, cut in two."""
+    def _split(self, count: int, groups: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        """Rows for training and for validation, each ascending: a fixed permutation of the seed, cut in two.
+
+        With ``groups`` (count,) each group is one element of the permutation, and held out if all of it still fits.
+        """
         held_out = round(self.validation * count) if isinstance(self.validation, float) else self.validation
         if not 0 <= held_out < count:
             raise UserError(
                 f"data.validation={self.validation} holds out {held_out} of {count} images and has to leave at least "
                 f"one to train on; set a number from 0 to {count - 1}, or a fraction below 1"
             )
-        order = torch.randperm(count, generator=generator(self.seed, "split")).numpy()
-        return np.sort(order[held_out:]), np.sort(order[:held_out])
+        if groups is None:
+            order = torch.randperm(count, generator=generator(self.seed, "split")).numpy()
+            return np.sort(order[held_out:]), np.sort(order[:held_out])
+        _, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+        chosen, room = np.zeros(len(sizes), dtype=bool), held_out
+        for i in torch.randperm(len(sizes), generator=generator(self.seed, "split")).tolist():
+            if sizes[i] <= room:
+                chosen[i], room = True, room - sizes[i]
+        if held_out and not chosen.any():
+            raise UserError(
+                f"data.validation={self.validation} holds out {held_out} of {count} images, fewer than any group that "
+                f"belongs together; set data.validation={sizes.min()} or more"
+            )
+        return np.flatnonzero(~chosen[group]), np.flatnonzero(chosen[group])
 
     def train_dataloader(self) -> DataLoader:
         world, rank = self._place()
@@ -155,12 +173,13 @@ class ImageData(LightningDataModule, ABC):
             accumulate=1 if self.trainer is None else self.trainer.accumulate_grad_batches,
             start=self._consumed,
         )
-        return self._loader(_Batches(self.train_images, self.train_labels), stream)
+        return self._loader(_Batches(self.train_images, self.train_labels, self.train_captions), stream)
 
     def val_dataloader(self) -> DataLoader:
         world, rank = self._place()
         chunks = Chunks(len(self.validation_images), min(self.batch_size, _CHUNK), world=world, rank=rank)
-        return self._loader(_Batches(self.validation_images, self.validation_labels), chunks)
+        batches = _Batches(self.validation_images, self.validation_labels, self.validation_captions)
+        return self._loader(batches, chunks)
 
     def on_after_batch_transfer(self, batch: dict, dataloader_idx: int) -> dict:
         """On the device: mirror where the stream says so, then uint8 to [−1, 1]."""
@@ -199,21 +218,23 @@ class ImageData(LightningDataModule, ABC):
 class _Batches(Dataset):
     """Reads the whole batch that a sampler selects at once."""
 
-    def __init__(self, images: ImageArray, labels: Tensor | None):
-        self._images, self._labels = images, labels
+    def __init__(self, images: ImageArray, labels: Tensor | None, captions: list[str] | None):
+        self._images, self._labels, self._captions = images, labels, captions
 
     def __len__(self) -> int:
         return len(self._images)
 
-    def __getitems__(self, selection: Selection) -> dict[str, Tensor]:
+    def __getitems__(self, selection: Selection) -> dict[str, Tensor | list[str]]:
         index, flip = selection
         batch = {"image": self._images[index], "index": index}
         if self._labels is not None:
             batch["label"] = self._labels[index]
+        if self._captions is not None:
+            batch["caption"] = [self._captions[i] for i in index.tolist()]
         if flip is not None:
             batch["flip"] = flip
         return batch
 
 
-def _as_is(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+def _as_is(batch: dict) -> dict:
     return batch
