@@ -1,8 +1,8 @@
 """Checkpoints: tensors, plain containers and the configuration they were trained with, so that a path is enough."""
 
 from abc import ABC, abstractmethod
-from copy import copy
-from functools import cached_property
+from copy import copy, deepcopy
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -113,6 +113,38 @@ def check_fits(task: Task, checkpoint: dict[str, Any]) -> None:
         raise UserError(f"the checkpoint has no weights averaged as {sorted(missing)}; choose its own ema=... option.")
 
 
+def averaged(task: Task, path: str | Path, profile: str | None) -> nn.Module:
+    """What ``task``, which was read from ``path``, learned, with an average of its weights; None is the first one."""
+    if profile is not None and profile not in task.ema.profiles:
+        raise UserError(f"{path} has no average {profile}; choose one of {', '.join(task.ema.profiles)}.")
+    for p, average in zip(task.learned.parameters(), task.ema.averages[profile or task.ema.default], strict=True):
+        p.data.copy_(average)
+    return task.learned
+
+
+@lru_cache(maxsize=2)
+def _load_learned(
+    path: Path, modified: int, kind: str, profile: str | None
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    checkpoint = load_checkpoint(path)
+    held = get_class(checkpoint["config"]["task"]["_target_"]).__name__.lower()
+    if held != kind:
+        raise UserError(f"{path} is a checkpoint of task={held}; give one that train.py wrote with task={kind}.")
+    task = build_task(checkpoint)
+    (name,) = (name for name, child in task.named_children() if child is task.learned)
+    return checkpoint["config"]["task"][name], averaged(task, path, profile).state_dict()
+
+
+def load_learned(path: str | Path, kind: str, profile: str | None) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The configuration and the averaged weights of what a checkpoint of ``task=<kind>`` learned.
+
+    Raises ``UserError`` where there is no such checkpoint or average, or where it is another task's.
+    """
+    path = Path(path).expanduser()
+    config, state = _load_learned(path, path.stat().st_mtime_ns if path.is_file() else 0, kind, profile)
+    return deepcopy(config), state
+
+
 def with_absolute_paths(node: Any) -> Any:
     """A configuration in which the files of ``Trained`` parts are found from every folder."""
     if isinstance(node, list):
@@ -150,13 +182,7 @@ class Trained(ABC):
             )
         checkpoint = load_checkpoint(self.path)
         check_kind(checkpoint, self.path, self.kind)
-        task = build_task(checkpoint)
-        if self.profile is not None and self.profile not in task.ema.profiles:
-            raise UserError(f"{self.path} has no average {self.profile}; choose one of {', '.join(task.ema.profiles)}.")
-        averages = task.ema.averages[self.profile or task.ema.default]
-        for p, average in zip(task.learned.parameters(), averages, strict=True):
-            p.data.copy_(average)
-        return task.learned
+        return averaged(build_task(checkpoint), self.path, self.profile)
 
     @property
     def network(self) -> nn.Module:

@@ -15,6 +15,7 @@ from oboro.cli.device import resolve_precision
 from oboro.cli.run import task_function
 from oboro.data import ImageData
 from oboro.report.table import write_result
+from oboro.stored import inlined, load_parts
 from oboro.task import Task
 
 # Of the groups and values of a run, what its checkpoints hold; a task need not have all of them.
@@ -27,9 +28,11 @@ def train(config: DictConfig) -> None:
     quiet()
     config.trainer.precision = resolve_precision(str(config.trainer.precision), str(config.trainer.accelerator))
     plain: dict[str, Any] = with_absolute_paths(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
+    plain["task"], parts = inlined(plain["task"])
     lightning.seed_everything(config.seed, verbose=False)  # initial weights, the same on every rank
     data: ImageData = instantiate(plain["data"], _convert_="all")
     task: Task = instantiate(plain["task"], _convert_="all")
+    load_parts(task, parts)
     task.config = {key: plain[key] for key in STORED if key in plain}
     task.check(data)
     if config.resume:

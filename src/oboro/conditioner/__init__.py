@@ -3,6 +3,7 @@
 from oboro.conditioner.conditioner import Batch, Conditioner
 from oboro.conditioner.label import Label
 from oboro.conditioner.text import Text
+from oboro.conditioner.trained import TrainedCLIP
 from oboro.conditioner.unconditional import Unconditional
 
-__all__ = ["Batch", "Conditioner", "Label", "Text", "Unconditional"]
+__all__ = ["Batch", "Conditioner", "Label", "Text", "TrainedCLIP", "Unconditional"]

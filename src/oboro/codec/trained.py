@@ -1,0 +1,16 @@
+"""The codec of another run."""
+
+from dataclasses import dataclass
+
+from oboro.stored import TrainedPart
+
+
+@dataclass(frozen=True)
+class Trained(TrainedPart):
+    """The autoencoder of a checkpoint of ``task=autoencoder``. ``channels`` of its latents is told to the network."""
+
+    channels: int | None = None
+
+    @property
+    def task(self) -> str:
+        return "autoencoder"
