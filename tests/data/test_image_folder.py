@@ -2,12 +2,13 @@ import json
 import os
 import warnings
 
+import lightning
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from oboro.data import ImageFolder
+from oboro.data import ImageFolder, to_uint8
 from oboro.errors import UserError
 
 
@@ -184,3 +185,30 @@ def test_metadata_is_read_again_when_it_changes_and_its_order_does_not_matter(tm
     assert (values(load(tmp_path)), load(tmp_path).train_captions) == ([2, 10], ["two", "ten"])
     describe(tmp_path, {"file_name": "10.png", "text": "10"}, {"file_name": "2.png", "text": "two"})
     assert load(tmp_path).train_captions == ["two", "10"]
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_batches_hold_the_captions_of_their_images(tmp_path, num_workers):
+    rows = [{"file_name": f"{i}.png", "text": f"picture {i} 朧"} for i in range(7)]
+    for i in range(7):
+        paint(tmp_path / "root" / f"{i}.png", i)
+    describe(tmp_path, *rows)
+    data = load(tmp_path, validation=3, batch_size=5, num_workers=num_workers, flip=True)
+    train = next(iter(data.train_dataloader()))  # five images of a stream of four: the epoch ends in the middle
+    assert len(train["caption"]) == 5 and set(train["caption"]) == set(data.train_captions)
+    for batch in (train, *data.val_dataloader()):
+        assert all(type(caption) is str for caption in batch["caption"])
+        assert batch["caption"] == [f"picture {i} 朧" for i in batch["image"][:, 0, 0, 0].tolist()]
+
+
+def test_captions_and_labels_travel_together_and_stay_strings_on_the_device(tmp_path):
+    for i in range(4):
+        paint(tmp_path / "root" / f"{i}.png", i)
+    describe(tmp_path, *({"file_name": f"{i}.png", "text": f"{i}", "label": i % 2} for i in range(4)))
+    data = load(tmp_path, num_classes=2, batch_size=4)
+    raw = next(iter(data.train_dataloader()))
+    module = lightning.LightningModule()
+    batch = data.on_after_batch_transfer(data.transfer_batch_to_device(raw, module.device, 0), 0)
+    assert set(batch) == {"image", "index", "label", "caption"}
+    assert [int(caption) % 2 for caption in batch["caption"]] == batch["label"].tolist()
+    assert [int(caption) for caption in batch["caption"]] == to_uint8(batch["image"])[:, 0, 0, 0].tolist()

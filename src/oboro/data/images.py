@@ -36,6 +36,7 @@ class ImageData(LightningDataModule, ABC):
 
     A training batch is ``{"image": (b, C, H, W), "index": (b,) int64}`` and, where ``num_classes`` > 0,
     ``"label": (b,) int64``; ``index`` is the row of ``train_images`` (``validation_images`` for a validation batch).
+    Where the data has captions, ``"caption"`` is a list of b strings, which stay on the CPU.
     Images travel as uint8 and become float32 in [−1, 1] on the device, where mirroring happens too.
 
     The training stream is infinite and a pure function of ``(seed, position)``: see ``TrainStream``. It starts at the
@@ -154,12 +155,13 @@ class ImageData(LightningDataModule, ABC):
             accumulate=1 if self.trainer is None else self.trainer.accumulate_grad_batches,
             start=self._consumed,
         )
-        return self._loader(_Batches(self.train_images, self.train_labels), stream)
+        return self._loader(_Batches(self.train_images, self.train_labels, self.train_captions), stream)
 
     def val_dataloader(self) -> DataLoader:
         world, rank = self._place()
         chunks = Chunks(len(self.validation_images), min(self.batch_size, _CHUNK), world=world, rank=rank)
-        return self._loader(_Batches(self.validation_images, self.validation_labels), chunks)
+        batches = _Batches(self.validation_images, self.validation_labels, self.validation_captions)
+        return self._loader(batches, chunks)
 
     def on_after_batch_transfer(self, batch: dict, dataloader_idx: int) -> dict:
         """On the device: mirror where the stream says so, then uint8 to [−1, 1]."""
@@ -198,21 +200,23 @@ class ImageData(LightningDataModule, ABC):
 class _Batches(Dataset):
     """Reads the whole batch that a sampler selects at once."""
 
-    def __init__(self, images: ImageArray, labels: Tensor | None):
-        self._images, self._labels = images, labels
+    def __init__(self, images: ImageArray, labels: Tensor | None, captions: list[str] | None):
+        self._images, self._labels, self._captions = images, labels, captions
 
     def __len__(self) -> int:
         return len(self._images)
 
-    def __getitems__(self, selection: Selection) -> dict[str, Tensor]:
+    def __getitems__(self, selection: Selection) -> dict[str, Tensor | list[str]]:
         index, flip = selection
         batch = {"image": self._images[index], "index": index}
         if self._labels is not None:
             batch["label"] = self._labels[index]
+        if self._captions is not None:
+            batch["caption"] = [self._captions[i] for i in index.tolist()]
         if flip is not None:
             batch["flip"] = flip
         return batch
 
 
-def _as_is(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+def _as_is(batch: dict) -> dict:
     return batch
