@@ -13,38 +13,9 @@ from tokenizers import models, pre_tokenizers, trainers
 from oboro.errors import UserError
 from oboro.model.tokenizer import BYTES, END, NONE, PAD, SPECIAL, START, Tokenizer
 
-WORDS = [
-    "a",
-    "photo",
-    "of",
-    "the",
-    "grey",
-    "red",
-    "apple",
-    "boot",
-    "sneaker,",
-    "t-shirt",
-    "Émoji",
-    "東京",
-    "food’s",
-    "(fruit)",
-    "🍎",
-    "picture",
-    "style",
-    "with",
-    "many",
-    "other",
-    "words",
-    "so",
-    "that",
-    "there",
-    "is",
-    "more",
-    "to",
-    "merge",
-    "than",
-    "room",
-]
+TEXT = """a photo of the grey red apple boot sneaker, t-shirt Émoji 東京 food’s (fruit) 🍎 picture style with many other
+words so that there is more to merge than room"""
+WORDS = TEXT.split()
 CAPTIONS = [" ".join(random.Random(i).choices(WORDS, k=7)) for i in range(200)]
 FOREIGN = [
     "",

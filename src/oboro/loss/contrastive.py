@@ -76,7 +76,7 @@ class Contrastive(PairLoss):
     needs_bias = False
 
     def of_logits(self, image: Tensor, text: Tensor, positive: Tensor) -> Tensor:
-        target = positive / positive.sum(1, keepdim=True)
+        target = positive.to(image) / positive.sum(1, keepdim=True)
         ways = (-(target * logits.log_softmax(1)).sum(1) for logits in (image, text))
         return sum(ways) / 2
 
