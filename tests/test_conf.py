@@ -56,7 +56,7 @@ each_class_option = over(option for option in OPTIONS if option[0] not in CLASSL
 @cache
 def compose_once(overrides: tuple[str, ...]):
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("train", [*overrides, "output_dir=outputs", "data.root=pictures"])
+        return compose("train", [*overrides, "output_dir=outputs"])
 
 
 def composed(*overrides: str):
@@ -69,6 +69,7 @@ def choosing(group: str, name: str) -> list[str]:
     if group in SEVERAL:
         return [f"{group}=[{name}]"]
     needs = {
+        "data=image_folder": ["data.root=pictures"],
         "parameterization=eps": ["schedule=vp"],
         "guidance=autoguidance": ["guidance.weak.path=last.ckpt"],
         "guidance=classifier": ["guidance.classifier.path=last.ckpt"],

@@ -2,6 +2,7 @@ import json
 import os
 import pickle
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,12 +13,13 @@ from oboro.errors import UserError
 
 SHAPE = (1, 4, 4)
 IMAGES = np.random.default_rng(0).integers(0, 256, (12, *SHAPE), dtype=np.uint8)
+GROUPS = np.arange(12) // 4 - 1
 
 
 def blocks():
     for start in range(0, 12, 5):
         part = slice(start, start + 5)
-        yield Block(IMAGES[part], np.arange(12)[part] % 3, [f"図 {i}" for i in range(12)][part])
+        yield Block(IMAGES[part], np.arange(12)[part] % 3, [f"図 {i}" for i in range(12)][part], GROUPS[part])
 
 
 def leftovers(folder):
@@ -28,7 +30,7 @@ def test_what_is_read_is_what_was_decoded(tmp_path):
     cached = build(tmp_path / "a", SHAPE, blocks())
     assert cached.shape == (12, *SHAPE)
     assert np.array_equal(cached.labels, np.arange(12) % 3) and cached.labels.dtype == np.int64
-    assert cached.captions == [f"図 {i}" for i in range(12)]
+    assert cached.captions == [f"図 {i}" for i in range(12)] and np.array_equal(cached.groups, GROUPS)
     assert np.array_equal(np.load(tmp_path / "a" / "images.npy"), IMAGES)
     assert leftovers(tmp_path / "a") == []
 
@@ -56,21 +58,20 @@ def test_a_batch_can_be_changed_without_changing_the_data(tmp_path):
 
 def test_fingerprint_follows_the_content_alone(tmp_path):
     one = build(tmp_path / "a", SHAPE, blocks()).fingerprint
-    assert (
-        one
-        == build(
-            tmp_path / "b", SHAPE, iter([Block(IMAGES, np.arange(12) % 3, [f"図 {i}" for i in range(12)])])
-        ).fingerprint
-    )
+    whole = Block(IMAGES, np.arange(12) % 3, [f"図 {i}" for i in range(12)], GROUPS)
+    assert one == build(tmp_path / "b", SHAPE, iter([whole])).fingerprint
     others = [
-        Block(IMAGES[::-1], np.arange(12) % 3, [f"図 {i}" for i in range(12)]),
-        Block(IMAGES, np.arange(12) % 4, [f"図 {i}" for i in range(12)]),
-        Block(IMAGES, np.arange(12) % 3, [f"図{i}" for i in range(12)]),
+        replace(whole, images=IMAGES[::-1]),
+        replace(whole, labels=np.arange(12) % 4),
+        replace(whole, captions=[f"図{i}" for i in range(12)]),
+        replace(whole, groups=GROUPS + 1),
+        replace(whole, groups=None),
         Block(IMAGES, np.arange(12) % 3),
+        Block(IMAGES, groups=np.arange(12) % 3),
         Block(IMAGES),
     ]
     found = {build(tmp_path / f"c{i}", SHAPE, iter([block])).fingerprint for i, block in enumerate(others)}
-    assert len(found | {one}) == 6
+    assert len(found | {one}) == 9
     cached = open_cached(tmp_path / "a")
     assert ImageArray(cached, np.arange(5)).fingerprint != ImageArray(cached, np.arange(1, 6)).fingerprint
 
@@ -81,6 +82,10 @@ def truncate(folder):
 
 def shorten_labels(folder):
     np.save(folder / "labels.npy", np.arange(3))
+
+
+def shorten_groups(folder):
+    np.save(folder / "groups.npy", np.arange(3))
 
 
 def other_shape(folder):
@@ -99,7 +104,10 @@ def fewer_captions(folder):
     (folder / "captions.json").write_text(json.dumps(["one"]))
 
 
-@pytest.mark.parametrize("damage", [truncate, shorten_labels, other_shape, half_meta, no_labels, fewer_captions])
+DAMAGES = [truncate, shorten_labels, shorten_groups, other_shape, half_meta, no_labels, fewer_captions]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_cache_is_noticed_and_built_again(tmp_path, damage):
     folder = tmp_path / "a"
     build(folder, SHAPE, blocks())
@@ -108,6 +116,14 @@ def test_a_damaged_cache_is_noticed_and_built_again(tmp_path, damage):
     assert build(folder, SHAPE, blocks()).shape == (12, *SHAPE)
     assert np.array_equal(np.load(folder / "images.npy"), IMAGES)
     assert leftovers(folder) == []
+
+
+def test_a_cache_that_was_written_before_there_were_groups_is_still_read(tmp_path):
+    build(tmp_path / "a", SHAPE, iter([Block(IMAGES)]))
+    meta = json.loads((tmp_path / "a" / "meta.json").read_text())
+    del meta["groups"]
+    (tmp_path / "a" / "meta.json").write_text(json.dumps(meta))
+    assert open_cached(tmp_path / "a").groups is None
 
 
 def test_failure_while_decoding_leaves_nothing(tmp_path):

@@ -1,12 +1,14 @@
 from pathlib import Path
 
 import lightning
+import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import get_class, instantiate
 
-from oboro.data import FashionMNIST, from_uint8, to_uint8
+from oboro.data import FashionMNIST, ImageData, from_uint8, to_uint8
+from oboro.data.cache import Block, Source
 from oboro.data.stream import TrainStream
 from oboro.errors import UserError
 
@@ -123,6 +125,45 @@ def test_split_is_a_partition_that_depends_on_the_seed_alone(pictures):
 def test_something_is_left_to_train_on(pictures, validation):
     with pytest.raises(UserError, match="leave at least one to train on; set a number from 0 to 9"):
         pictures(10, validation=validation)
+
+
+class Grouped(ImageData):
+    """Grey pictures of one pixel, as bright as their number; ``groups`` says which belong together."""
+
+    def __init__(self, groups, validation, cache_dir, seed=0):
+        shared = {"channels": 1, "resolution": 1, "num_classes": 0, "batch_size": 4, "num_workers": 0, "flip": False}
+        super().__init__(**shared, validation=validation, seed=seed, cache_dir=str(cache_dir))
+        self.groups = np.array(groups)
+
+    def source(self):
+        images = np.arange(len(self.groups), dtype=np.uint8)[:, None, None, None]
+        return Source(repr(self.groups.tolist()), 0, lambda: iter([Block(images, groups=self.groups)]))
+
+
+def split_of(tmp_path, groups, validation, seed=0):
+    data = Grouped(groups, validation, tmp_path, seed)
+    data.prepare_data()
+    data.setup()
+    return [images[:].flatten().tolist() for images in (data.train_images, data.validation_images)]
+
+
+def test_groups_are_trained_on_or_held_out_whole(tmp_path):
+    groups = [i % 20 if i < 60 else 20 + i // 7 for i in range(100)]  # of 3, not side by side, and of up to 7
+    seen = set()
+    for seed in range(5):
+        train, held_out = split_of(tmp_path, groups, 0.25, seed)
+        assert sorted(train + held_out) == list(range(100)) and train == sorted(train)
+        assert not {groups[i] for i in train} & {groups[i] for i in held_out}
+        assert 25 - 2 <= len(held_out) <= 25  # less than the smallest group is missing
+        seen.add(tuple(held_out))
+    assert len(seen) == 5 and split_of(tmp_path, groups, 25, 4)[1] == held_out
+
+
+def test_a_validation_smaller_than_every_group_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"fewer than any group .*; set data\.validation=2 or more$"):
+        split_of(tmp_path, [0, 0, 1, 1, 1], 1)
+    assert split_of(tmp_path, [0, 0, 1, 1, 1], 0)[1] == []
+    assert split_of(tmp_path, [0, 0, 1, 1, 1], 2)[1] == [0, 1]
 
 
 @pytest.mark.parametrize("wrong", [{"channels": 2}, {"resolution": [8, 8, 8]}, {"resolution": 0}, {"batch_size": 0}])

@@ -1,8 +1,10 @@
 """Images for training: one class per kind of source, decoded once into a memory-mapped array, read in a fixed order."""
 
 from oboro.data.cifar10 import CIFAR10
+from oboro.data.emoji import Emoji
+from oboro.data.fashion_captions import FashionCaptions
 from oboro.data.fashion_mnist import FashionMNIST
 from oboro.data.image_folder import ImageFolder
 from oboro.data.images import ImageData, from_uint8, to_uint8
 
-__all__ = ["CIFAR10", "FashionMNIST", "ImageData", "ImageFolder", "from_uint8", "to_uint8"]
+__all__ = ["CIFAR10", "Emoji", "FashionCaptions", "FashionMNIST", "ImageData", "ImageFolder", "from_uint8", "to_uint8"]

@@ -1,8 +1,9 @@
 """Decode once, memory-map ever after.
 
-A folder of the cache holds ``images.npy`` (N, C, H, W) uint8, ``labels.npy`` (N,) int64 and ``captions.json`` where the
-source has them, and ``meta.json``. It is written beside its final place and renamed, so it is either whole or absent.
-Changed sizes and shapes are noticed when it is opened and lead to a new decode; flipped bits inside of it are not.
+A folder of the cache holds ``images.npy`` (N, C, H, W) uint8, ``labels.npy`` (N,) int64, ``groups.npy`` (N,) int64 and
+``captions.json`` where the source has them, and ``meta.json``. It is written beside its final place and renamed, so it
+is either whole or absent. Changed sizes and shapes are noticed when it is opened and lead to a new decode; flipped bits
+inside of it are not.
 """
 
 import contextlib
@@ -27,11 +28,16 @@ LOCK = ".lock"
 
 @dataclass(frozen=True)
 class Block:
-    """Consecutive decoded images (n, C, H, W) uint8 with their labels (n,) and captions, if the source has any."""
+    """Consecutive decoded images (n, C, H, W) uint8 with their labels (n,) and captions, if the source has any.
+
+    Images of equal ``groups`` (n,), any integers, show so much the same that none may be held out while another is
+    trained on.
+    """
 
     images: np.ndarray
     labels: np.ndarray | None = None
     captions: list[str] | None = None
+    groups: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,7 @@ class Source:
     """What a data set is before it is decoded.
 
     ``key`` changes whenever decoding would give something else, ``classes`` is the number of classes that the labels
-    name (0 = unlabelled) and ``blocks()`` decodes. Every block has labels or none has; captions likewise.
+    name (0 = unlabelled) and ``blocks()`` decodes. Every block has labels or none has; captions and groups likewise.
     """
 
     key: str
@@ -55,6 +61,7 @@ class CachedImages:
     shape: tuple[int, int, int, int]
     labels: np.ndarray | None
     captions: list[str] | None
+    groups: np.ndarray | None
     fingerprint: str
 
 
@@ -114,13 +121,15 @@ def open_cached(folder: Path) -> CachedImages | None:
         images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
         labels = np.load(folder / "labels.npy", allow_pickle=False) if meta["labels"] else None
         captions = json.loads((folder / "captions.json").read_text(encoding="utf-8")) if meta["captions"] else None
+        groups = np.load(folder / "groups.npy", allow_pickle=False) if meta.get("groups") else None
         shape, fingerprint = tuple(meta["shape"]), meta["fingerprint"]
     except (OSError, ValueError, EOFError, KeyError, TypeError):
         return None
     whole = images.shape == shape and images.dtype == np.uint8
     whole &= labels is None or (labels.shape == shape[:1] and labels.dtype == np.int64)
     whole &= captions is None or len(captions) == shape[0]
-    return CachedImages(folder, shape, labels, captions, fingerprint) if whole else None
+    whole &= groups is None or (groups.shape == shape[:1] and groups.dtype == np.int64)
+    return CachedImages(folder, shape, labels, captions, groups, fingerprint) if whole else None
 
 
 def build(folder: Path, shape: tuple[int, int, int], blocks: Iterator[Block]) -> CachedImages:
@@ -152,6 +161,7 @@ def build(folder: Path, shape: tuple[int, int, int], blocks: Iterator[Block]) ->
 def _write(folder: Path, shape: tuple[int, int, int], blocks: Iterator[Block]) -> None:
     digest = hashlib.sha256(repr(shape).encode())
     labels: list[np.ndarray] = []
+    groups: list[np.ndarray] = []
     captions: list[str] = []
     count = 0
     with open(folder / "images.npy", "wb") as file:
@@ -165,18 +175,20 @@ def _write(folder: Path, shape: tuple[int, int, int], blocks: Iterator[Block]) -
             with writing(folder):
                 file.write(images)
             labels += [] if block.labels is None else [block.labels]
+            groups += [] if block.groups is None else [block.groups]
             captions += block.captions or []
         with writing(folder):
             file.seek(0)
             _write_header(file, (count, *shape))  # as long as the first one: the format pads for a growing first axis
             file.flush()
             os.fsync(file.fileno())
-    meta = {"shape": [count, *shape], "labels": bool(labels), "captions": bool(captions)}
+    meta = {"shape": [count, *shape], "labels": bool(labels), "captions": bool(captions), "groups": bool(groups)}
     with writing(folder):
-        if labels:
-            joined = np.concatenate(labels).astype(np.int64)
-            digest.update(b"labels" + joined.tobytes())
-            np.save(folder / "labels.npy", joined)
+        for name, numbers in (("labels", labels), ("groups", groups)):
+            if numbers:
+                joined = np.concatenate(numbers).astype(np.int64)
+                digest.update(name.encode() + joined.tobytes())
+                np.save(folder / f"{name}.npy", joined)
         if captions:
             text = json.dumps(captions, ensure_ascii=False)
             digest.update(b"captions" + text.encode())

@@ -6,6 +6,7 @@ resampling (Pillow), and clipped to 8 bits.
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -15,12 +16,12 @@ MAX_PIXELS = 64 * 2**20  # checked on the header, before anything is decoded; be
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
-def decode_file(path: Path, channels: int, resolution: tuple[int, int]) -> np.ndarray:
-    """The picture at ``path`` (PNG, JPEG or WebP), turned as its EXIF orientation says, as uint8 (C, H, W).
+def decode_file(file: Path | BinaryIO, channels: int, resolution: tuple[int, int]) -> np.ndarray:
+    """The picture in ``file`` (PNG, JPEG or WebP), turned as its EXIF orientation says, as uint8 (C, H, W).
 
     Raises whatever Pillow raises on a damaged file, and ``ValueError`` for one of more than ``MAX_PIXELS`` pixels.
     """
-    with Image.open(path, formats=("PNG", "JPEG", "WEBP")) as image:
+    with Image.open(file, formats=("PNG", "JPEG", "WEBP")) as image:
         if image.width * image.height > MAX_PIXELS:
             raise ValueError(f"{image.width} × {image.height} pixels are more than {MAX_PIXELS}")
         image.load()

@@ -4,24 +4,17 @@ import hashlib
 import json
 import os
 import re
-import warnings
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-import numpy as np
-from PIL import Image
-from rich.progress import Progress
-
 from oboro.data.cache import Block, Source
-from oboro.data.decode import SUFFIXES, decode_file
+from oboro.data.decode import SUFFIXES
 from oboro.data.images import ImageData
+from oboro.data.pictures import Picture, decoded
 from oboro.errors import UserError
 
 _METADATA = "metadata.jsonl"
-_BLOCK = 256
-_NAMED = 5  # unreadable files named in the warning; the rest is counted
 
 
 @dataclass(frozen=True)
@@ -86,42 +79,8 @@ class ImageFolder(ImageData):
         return Source(digest.hexdigest(), classes, lambda: self._blocks(entries))
 
     def _blocks(self, entries: list[Entry]) -> Iterator[Block]:
-        skipped: list[str] = []
-        with (
-            warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning),
-            ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,  # Pillow decodes outside of the interpreter lock
-            Progress(transient=True, disable=len(entries) < _BLOCK) as progress,
-        ):
-            task = progress.add_task(f"Decoding {self.root.name}", total=len(entries))
-            for start in range(0, len(entries), _BLOCK):
-                part = entries[start : start + _BLOCK]
-                decoded = list(zip(part, pool.map(self._decode, part), strict=True))
-                skipped += [f"{entry.name} ({image})" for entry, image in decoded if isinstance(image, str)]
-                good = [(entry, image) for entry, image in decoded if not isinstance(image, str)]
-                progress.update(task, advance=len(part))
-                if good:
-                    yield _block(good)
-        if not skipped:
-            return
-        named = ", ".join(skipped[:_NAMED]) + (", …" if len(skipped) > _NAMED else "")
-        summary = f"{len(skipped)} of {len(entries)} images in {self.root} cannot be read: {named}"
-        if 2 * len(skipped) > len(entries):
-            raise UserError(f"{summary}; repair or remove them, or set data.root=<another folder>")
-        warnings.warn(f"{summary}; they are left out", stacklevel=2)
-
-    def _decode(self, entry: Entry) -> np.ndarray | str:
-        """The decoded image, or the reason why there is none: a damaged file makes Pillow raise almost anything."""
-        try:
-            return decode_file(self.root / entry.name, self.image_shape[0], self.image_shape[1:])
-        except Exception as error:
-            return f"{type(error).__name__}: {error}"
-
-
-def _block(decoded: list[tuple[Entry, np.ndarray]]) -> Block:
-    entries, images = zip(*decoded, strict=True)
-    labels = None if entries[0].label is None else np.array([entry.label for entry in entries])
-    captions = None if entries[0].caption is None else [entry.caption for entry in entries]
-    return Block(np.stack(images), labels, captions)
+        pictures = (Picture(entry.name, self.root / entry.name, entry.label, entry.caption) for entry in entries)
+        return decoded(pictures, self.image_shape, place=str(self.root), total=len(entries))
 
 
 def natural(name: str) -> tuple:

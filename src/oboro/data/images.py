@@ -48,12 +48,13 @@ class ImageData(LightningDataModule, ABC):
     - ``num_workers``: 0 is fastest here. A memory-mapped batch is one copy, and handing it over from another process
       costs several times as much (32 pixels, batches of 64: 220,000 images/s with 0 workers, 24,000 with 2).
     - ``flip``: mirror half of the training images left to right.
-    - ``validation``: how many images to hold out, or which fraction of them.
+    - ``validation``: how many images to hold out, or which fraction of them. Where a source says which images belong
+      together, groups are held out whole, so that the number may fall short by less than the size of a group.
 
     After ``prepare_data()`` and ``setup()``: ``train_images`` and ``validation_images`` (``ImageArray``),
     ``train_labels`` and ``validation_labels`` ((n,) int64 or None), ``train_captions`` and ``validation_captions``
     (list of strings or None), ``label_frequencies`` ((num_classes,) float64 over the training images, or None) and
-    ``fingerprint``, the SHA-256 of all decoded pixels, labels and captions. Mistakes raise ``UserError``.
+    ``fingerprint``, the SHA-256 of all decoded pixels, labels, captions and groups. Mistakes raise ``UserError``.
     """
 
     def __init__(
@@ -106,7 +107,7 @@ class ImageData(LightningDataModule, ABC):
         cached = cache.open_cached(self._folder(source))
         if cached is None:
             raise RuntimeError("the images are not in the cache: call prepare_data() before setup()")
-        train, held_out = self._split(cached.shape[0])
+        train, held_out = self._split(cached.shape[0], cached.groups)
         self.fingerprint = cached.fingerprint
         self.train_images, self.validation_images = ImageArray(cached, train), ImageArray(cached, held_out)
         self.train_labels = self.validation_labels = self.label_frequencies = None
@@ -132,16 +133,31 @@ class ImageData(LightningDataModule, ABC):
         if self.num_classes and self.num_classes != found:
             raise UserError(f"the data has {found} classes, not {self.num_classes}; set data.num_classes={found}")
 
-    def _split(self, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Rows for training and for validation, each ascending: a fixed permutation of the seed, cut in two."""
+    def _split(self, count: int, groups: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        """Rows for training and for validation, each ascending: a fixed permutation of the seed, cut in two.
+
+        With ``groups`` (count,) each group is one element of the permutation, and held out if all of it still fits.
+        """
         held_out = round(self.validation * count) if isinstance(self.validation, float) else self.validation
         if not 0 <= held_out < count:
             raise UserError(
                 f"data.validation={self.validation} holds out {held_out} of {count} images and has to leave at least "
                 f"one to train on; set a number from 0 to {count - 1}, or a fraction below 1"
             )
-        order = torch.randperm(count, generator=generator(self.seed, "split")).numpy()
-        return np.sort(order[held_out:]), np.sort(order[:held_out])
+        if groups is None:
+            order = torch.randperm(count, generator=generator(self.seed, "split")).numpy()
+            return np.sort(order[held_out:]), np.sort(order[:held_out])
+        _, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+        chosen, room = np.zeros(len(sizes), dtype=bool), held_out
+        for i in torch.randperm(len(sizes), generator=generator(self.seed, "split")).tolist():
+            if sizes[i] <= room:
+                chosen[i], room = True, room - sizes[i]
+        if held_out and not chosen.any():
+            raise UserError(
+                f"data.validation={self.validation} holds out {held_out} of {count} images, fewer than any group that "
+                f"belongs together; set data.validation={sizes.min()} or more"
+            )
+        return np.flatnonzero(~chosen[group]), np.flatnonzero(chosen[group])
 
     def train_dataloader(self) -> DataLoader:
         world, rank = self._place()

@@ -1,0 +1,88 @@
+"""Many encoded pictures of any origin, decoded into blocks of the cache."""
+
+import io
+import os
+import warnings
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from rich.progress import Progress
+
+from oboro.data.cache import Block
+from oboro.data.decode import decode_file
+from oboro.errors import UserError
+
+_BLOCK = 256
+_NAMED = 5  # unreadable pictures named in the warning; the rest is counted
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture: the path of its file or the bytes of one (PNG, JPEG, WebP), and what is known of it.
+
+    ``name`` is what messages call it; label, caption and group are those of ``Block``.
+    """
+
+    name: str
+    file: Path | bytes
+    label: int | None = None
+    caption: str | None = None
+    group: int | None = None
+
+
+def decoded(
+    pictures: Iterable[Picture], image_shape: tuple[int, int, int], *, place: str, total: int | None = None
+) -> Iterator[Block]:
+    """The pictures in their order as blocks of ``image_shape`` (C, H, W), each made to fit as ``decode.fit`` says.
+
+    Every picture has a label or none has; captions and groups likewise. Pictures that cannot be read are named in a
+    warning and left out; ``UserError`` where they are more than half. ``place`` is what messages call all of them,
+    ``total`` their number for the progress bar.
+    """
+
+    def decode(picture: Picture) -> np.ndarray | str:
+        """The decoded image, or the reason why there is none: a damaged file makes Pillow raise almost anything."""
+        try:
+            file = io.BytesIO(picture.file) if isinstance(picture.file, bytes) else picture.file
+            return decode_file(file, image_shape[0], image_shape[1:])
+        except Exception as error:
+            return f"{type(error).__name__}: {error}"
+
+    rest, count, skipped = iter(pictures), 0, []
+    with (
+        warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning),
+        ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,  # Pillow decodes outside of the interpreter lock
+        Progress(transient=True, disable=total is not None and total < _BLOCK) as progress,
+    ):
+        task = progress.add_task(f"Decoding {Path(place).name}", total=total)
+        while part := list(islice(rest, _BLOCK)):
+            both = list(zip(part, pool.map(decode, part), strict=True))
+            skipped += [f"{picture.name} ({image})" for picture, image in both if isinstance(image, str)]
+            good = [(picture, image) for picture, image in both if not isinstance(image, str)]
+            count += len(part)
+            progress.update(task, advance=len(part))
+            if good:
+                yield _block(good)
+    if not skipped:
+        return
+    named = ", ".join(skipped[:_NAMED]) + (", …" if len(skipped) > _NAMED else "")
+    summary = f"{len(skipped)} of {count} images in {place} cannot be read: {named}"
+    if 2 * len(skipped) > count:
+        raise UserError(f"{summary}; repair or remove them, or use other data")
+    warnings.warn(f"{summary}; they are left out", stacklevel=2)
+
+
+def _block(both: list[tuple[Picture, np.ndarray]]) -> Block:
+    pictures, images = zip(*both, strict=True)
+    first = pictures[0]
+    return Block(
+        np.stack(images),
+        None if first.label is None else np.array([picture.label for picture in pictures]),
+        None if first.caption is None else [picture.caption for picture in pictures],
+        None if first.group is None else np.array([picture.group for picture in pictures]),
+    )
