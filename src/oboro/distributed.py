@@ -58,6 +58,29 @@ def gather_rows(ids: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     return ids[order], rows[order]
 
 
+def gather_with_gradients(rows: Tensor) -> Tensor:
+    """``rows`` (B, ...) of all ranks, (world B, ...), in the order of the ranks; B is the same on all.
+
+    What a loss on one rank says about another's rows flows back to it: the gradient of ``rows`` is the sum over ranks.
+    The mean of the ranks' gradients, which DDP takes, is then that of the mean of their losses.
+    """
+    return _Gather.apply(rows) if world_size() > 1 else rows
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, rows: Tensor) -> Tensor:
+        parts = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(world_size())]
+        dist.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        gradient = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(gradient)
+        return gradient.chunk(world_size())[rank()]
+
+
 def map_samples(
     n: int,
     size: int,

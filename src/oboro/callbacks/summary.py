@@ -39,7 +39,7 @@ class Summary(Callback):
         table = Table(show_header=False, title="trained", title_justify="left")
         table.add_row(
             "model",
-            f"{type(task.learned.network).__name__}, {parameters / 1e6:.2f} M parameters, {task.description}",
+            f"{type(task.network).__name__}, {parameters / 1e6:.2f} M parameters, {task.description}",
         )
         c, h, w = data.image_shape
         table.add_row("data", f"{type(data).__name__}, {len(data.train_images):,} training images of {c}×{h}×{w}")

@@ -1,6 +1,7 @@
 """Images for training: one class per kind of source, decoded once into a memory-mapped array, read in a fixed order."""
 
 from oboro.data.cifar10 import CIFAR10
+from oboro.data.emoji import Emoji
 from oboro.data.fashion_captions import FashionCaptions
 from oboro.data.fashion_mnist import FashionMNIST
 from oboro.data.image_folder import ImageFolder
@@ -9,6 +10,7 @@ from oboro.data.population import Population
 
 __all__ = [
     "CIFAR10",
+    "Emoji",
     "FashionCaptions",
     "FashionMNIST",
     "ImageData",

@@ -1,13 +1,26 @@
 """Losses: (denoiser, x, cond, generator) to one number per sample. They own p(t), the weight and the target.
 
-``CrossEntropy`` is that of a classifier: (classifier, x, label, generator).
+``CrossEntropy`` is that of a classifier: (classifier, x, label, generator). ``Contrastive`` and ``SigLIP`` are those of
+CLIP, of the embeddings of images and texts.
 
 The parts of ``Denoising`` are in ``time``, ``weighting``, ``penalty`` and ``coupling``; each is a config group.
 """
 
 from oboro.loss import coupling, penalty, time, weighting
+from oboro.loss.contrastive import Contrastive, PairLoss, SigLIP
 from oboro.loss.cross_entropy import CrossEntropy
 from oboro.loss.denoising import Denoising
 from oboro.loss.hybrid import Hybrid
 
-__all__ = ["CrossEntropy", "Denoising", "Hybrid", "coupling", "penalty", "time", "weighting"]
+__all__ = [
+    "Contrastive",
+    "CrossEntropy",
+    "Denoising",
+    "Hybrid",
+    "PairLoss",
+    "SigLIP",
+    "coupling",
+    "penalty",
+    "time",
+    "weighting",
+]

@@ -1,12 +1,27 @@
 """Networks. A network is F(x, c_noise, cond) and declares ``min_size``: the least H and W.
 
-``UNetEncoder`` answers with a number for each class, the others with an image.
+``UNetEncoder`` answers with a number for each class, the others with an image. ``CLIP`` is no such network: it sees
+images without noise, and texts.
 """
 
+from oboro.model.clip import CLIP, TextTower
 from oboro.model.dit import DiT
 from oboro.model.edm2_unet import EDM2UNet
 from oboro.model.song_unet import SongUNet
+from oboro.model.tokenizer import Tokenizer
 from oboro.model.unet import UNet
 from oboro.model.unet_encoder import UNetEncoder
+from oboro.model.vision import ConvTower, VisionTransformer
 
-__all__ = ["DiT", "EDM2UNet", "SongUNet", "UNet", "UNetEncoder"]
+__all__ = [
+    "CLIP",
+    "ConvTower",
+    "DiT",
+    "EDM2UNet",
+    "SongUNet",
+    "TextTower",
+    "Tokenizer",
+    "UNet",
+    "UNetEncoder",
+    "VisionTransformer",
+]

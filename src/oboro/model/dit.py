@@ -29,7 +29,10 @@ def modulate(h: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """proj(softmax(q kᵀ / sqrt(d)) v) over all tokens (B, N, D); with ``angle`` (N, d/2), q and k are turned by it."""
+    """proj(softmax(q kᵀ / sqrt(d)) v) over all tokens (B, N, D); with ``angle`` (N, d/2), q and k are turned by it.
+
+    With ``mask`` (B, N), bool, only tokens where it is true are attended to.
+    """
 
     def __init__(self, dim: int, heads: int):
         super().__init__()
@@ -37,11 +40,12 @@ class Attention(nn.Module):
         self.qkv = glorot(nn.Linear(dim, 3 * dim))
         self.proj = glorot(nn.Linear(dim, dim))
 
-    def forward(self, h: Tensor, angle: Tensor | None = None) -> Tensor:
+    def forward(self, h: Tensor, angle: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         q, k, v = self.qkv(h).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         if angle is not None:
             q, k = rotate(q, angle), rotate(k, angle)
-        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        among = None if mask is None else mask[:, None, None]
+        return self.proj(F.scaled_dot_product_attention(q, k, v, attn_mask=among).transpose(1, 2).flatten(2))
 
 
 class Block(nn.Module):

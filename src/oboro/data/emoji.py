@@ -1,0 +1,172 @@
+"""Emoji of Twitter and Google with their names: about 7,600 pictures of 64 pixels and a caption for each."""
+
+import hashlib
+import json
+import re
+import tarfile
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from oboro.data.cache import Block, Source
+from oboro.data.images import ImageData
+from oboro.data.npm import Package, find
+from oboro.data.pictures import Picture, decoded
+from oboro.errors import UserError
+from oboro.seeding import derive_seed
+
+PACKAGES = {  # by vendor
+    "twitter": Package(
+        "emoji-datasource-twitter", "16.0.0", "f64a530c63bca463bd8317fdc4615ce63a53a0c65018e4ce2d848aaba7a28877"
+    ),
+    "google": Package(
+        "emoji-datasource-google", "16.0.0", "fb5fd131b362aab7a55542d2a147a79708cce0a8b1c1bbacd470172708b5c438"
+    ),
+}
+TONES = {"1F3FB": "light", "1F3FC": "medium-light", "1F3FD": "medium", "1F3FE": "medium-dark", "1F3FF": "dark"}
+KINDS = {  # subcategories of Unicode that are no words
+    "alphanum": "letters and numbers",
+    "av-symbol": "button",
+    "geometric": "shape",
+    "other-object": "object",
+    "other-symbol": "symbol",
+    "person-symbol": "people",
+    "place-other": "place",
+    "plant-other": "plant",
+}
+TEMPLATES = (
+    "{name}, {kind}, in the style of {vendor}",
+    "{name}, in the style of {vendor}",
+    "an emoji of {name}, {kind}, in the style of {vendor}",
+    "an emoji of {name} in the style of {vendor}",
+    "{name}, {kind}, {category}, in the style of {vendor}",
+)
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What one picture shows: ``subject`` is the emoji without its skin tone, as a code."""
+
+    image: str
+    subject: str
+    caption: str
+
+
+class Emoji(ImageData):
+    """The pictures of the npm packages ``emoji-datasource-twitter`` and ``-google`` with captions of their names.
+
+    Tarballs of both are taken from ``root``, or fetched once with ``npm pack`` into the cache; their digests are
+    checked. All skin tones are in: 3,786 pictures of each vendor, 1,911 of them different emoji, laid on white. A
+    caption is made of name, skin tones, kind and vendor, in one of a few forms that is fixed for each picture.
+
+    Pictures of one emoji, in all skin tones and of both vendors, and files that are equal (some flags, families)
+    are a group: all of them are held out or none. There are no labels.
+    """
+
+    def __init__(
+        self,
+        *,
+        root: str | None = None,
+        channels: int = 3,
+        resolution: int | Sequence[int] = 64,
+        num_classes: int = 0,
+        batch_size: int = 128,
+        num_workers: int = 0,
+        flip: bool = False,
+        validation: int | float = 0.05,
+        seed: int = 0,
+        cache_dir: str | None = None,
+    ):
+        super().__init__(
+            channels=channels,
+            resolution=resolution,
+            num_classes=num_classes,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            flip=flip,
+            validation=validation,
+            seed=seed,
+            cache_dir=cache_dir,
+        )
+        self.root = Path(root).expanduser() if root else None
+
+    def source(self) -> Source:
+        content = [package.sha256 for package in PACKAGES.values()]
+        wording = hashlib.sha256(repr((TEMPLATES, KINDS, TONES, content)).encode()).hexdigest()
+        return Source(wording, 0, self._blocks)
+
+    def _blocks(self) -> Iterator[Block]:
+        drawings, files = [], []
+        for vendor, package in PACKAGES.items():
+            table, pictures = _read(find(package, self.root, self.cache_dir / "downloads" / "emoji"), vendor)
+            listed = list(draw(table, vendor))
+            drawings += listed
+            files += [pictures[drawing.image] for drawing in listed]
+        groups = together([(d.subject, hashlib.sha256(f).hexdigest()) for d, f in zip(drawings, files, strict=True)])
+        encoded = (
+            Picture(drawing.image, file, caption=drawing.caption, group=group)
+            for drawing, file, group in zip(drawings, files, groups, strict=True)
+        )
+        return decoded(encoded, self.image_shape, place="the emoji packages", total=len(files))
+
+
+def draw(table: list[dict], vendor: str) -> Iterator[Drawing]:
+    """What ``emoji.json`` lists, each emoji followed by its skin tones."""
+    for entry in sorted(table, key=lambda entry: entry["sort_order"]):
+        yield Drawing(entry["image"], entry["unified"], caption(entry, "", vendor))
+        for tones, variant in entry.get("skin_variations", {}).items():
+            yield Drawing(variant["image"], entry["unified"], caption(entry, tones, vendor))
+
+
+def caption(entry: dict, tones: str, vendor: str) -> str:
+    """The caption of an emoji of ``emoji.json`` in the skin ``tones`` ("" or codes joined by "-") of a vendor.
+
+    A short name is added where it has words that the name lacks: Unicode calls 👉 a white right pointing backhand
+    index, its short name is point_right.
+    """
+    name = entry["name"].lower()
+    words = [re.sub(r"[_-]", " ", short).lower() for short in entry["short_names"]]
+    known, added = set(re.findall(r"\w+", name)), []
+    for short in words:
+        if re.fullmatch(r"[a-z ]{3,}", short) and not set(short.split()) <= known and not short.startswith("flag "):
+            added.append(short)
+            known |= set(short.split())
+    skin = " and ".join(dict.fromkeys(TONES[tone] for tone in tones.split("-"))) if tones else ""
+    full = ", ".join([name, *added]) + (f" with {skin} skin" if skin else "")
+    subcategory = entry["subcategory"]
+    kind = KINDS.get(subcategory, subcategory.replace("-", " ").replace("&", "and"))
+    template = TEMPLATES[derive_seed(0, f"emoji caption {vendor} {entry['unified']} {tones}") % len(TEMPLATES)]
+    category = entry["category"].lower().replace("&", "and")
+    return template.format(name=full, kind=kind, category=category, vendor=vendor)
+
+
+def together(rows: Sequence[tuple[str, ...]]) -> list[int]:
+    """Numbers of groups: rows that share any of their keys, directly or through others, are in one."""
+    parent: dict[str, str] = {}
+
+    def root(key: str) -> str:
+        while parent.setdefault(key, key) != key:
+            key = parent[key]
+        return key
+
+    for keys in rows:
+        for key in keys[1:]:
+            parent[root(key)] = root(keys[0])
+    numbers: dict[str, int] = {}
+    return [numbers.setdefault(root(keys[0]), len(numbers)) for keys in rows]
+
+
+def _read(archive: Path, vendor: str) -> tuple[list[dict], dict[str, bytes]]:
+    """``emoji.json`` and the files of 64 pixels by name, from one pass over the tarball."""
+    folder, table, pictures = f"package/img/{vendor}/64/", None, {}
+    try:
+        with tarfile.open(archive, "r:gz") as tar:
+            for member in tar:
+                if member.name == "package/emoji.json":
+                    table = json.load(tar.extractfile(member))
+                elif member.name.startswith(folder) and member.isfile():
+                    pictures[member.name.removeprefix(folder)] = tar.extractfile(member).read()
+    except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
+        raise UserError(f"cannot read {archive}: {error}; delete it to have it fetched again") from error
+    return table, pictures

@@ -1,0 +1,160 @@
+"""Training of CLIP on images and their captions."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from oboro import distributed
+from oboro.codec import Identity
+from oboro.data import ImageData
+from oboro.ema import EMA
+from oboro.errors import UserError
+from oboro.loss import PairLoss
+from oboro.metrics.retrieval import recall
+from oboro.model.clip import CLIP as Network
+from oboro.optimizer import Optimizer
+from oboro.seeding import generator
+from oboro.task.task import Task
+
+PAIRS = 256  # that the loss of validation is among
+
+
+class CLIP(Task):
+    """``clip`` trained by ``loss`` on ``codec.encode(image)`` and the image's caption, averaged by ``ema``.
+
+    The tokenizer learns from the captions of the training images before the first step, on rank 0 for all, and not
+    again on resume. Validation sees every held-out pair:
+
+    - ``loss`` among random groups of 256 pairs, the same at each validation;
+    - ``image_to_text_r1`` and ``_r5``: whether the caption of an image is the first, or among the first five, of the
+      held-out captions, where captions that are equal are one. k / D for D captions by chance;
+    - ``text_to_image_r1`` and ``_r5``: whether an image with that caption is among the first of the held-out images;
+      an image with an equal caption is as right as its own. k / N by chance where all N captions differ;
+    - ``accuracy``, with ``prompts`` (one text for each class): whether the nearest prompt is that of the label.
+      1 / num_classes by chance if classes are as frequent.
+
+    Captions are equal where their tokens are. ``compile`` compiles both towers in place.
+    """
+
+    measures = ("loss", "image_to_text_r1", "accuracy")
+
+    def __init__(
+        self,
+        clip: Network,
+        codec: Identity,
+        loss: PairLoss,
+        ema: EMA,
+        optimizer: Optimizer,
+        prompts: Sequence[str] | None = None,
+        seed: int = 0,
+        compile: bool = False,
+    ):
+        super().__init__(codec, loss, ema, optimizer, seed)
+        self.clip = clip
+        self.prompts = prompts
+        if compile:
+            self.clip.image.compile()
+            self.clip.text.compile()
+
+    @property
+    def learned(self) -> Network:
+        return self.clip
+
+    @property
+    def network(self) -> Network:
+        return self.clip
+
+    @property
+    def description(self) -> str:
+        return f"{type(self.clip.image).__name__} and text tower of {self.clip.text.tokenizer.length} tokens"
+
+    def check(self, data: ImageData) -> None:
+        """Raises ``UserError`` for images that the tower cannot divide, prompts that are not one for each class, and a
+        bias of the logits that the loss lacks or cannot learn."""
+        sides, multiple = self.codec.latent_shape(data.image_shape)[1:], self.clip.image.multiple
+        if any(side % multiple for side in sides):
+            raise UserError(
+                f"the image tower needs sides that are multiples of {multiple} and these are {sides[0]}×{sides[1]}; "
+                f"set data.resolution to a multiple of {multiple}, or model.image.patch to a divisor."
+            )
+        if self.prompts is not None and len(self.prompts) != data.num_classes:
+            raise UserError(
+                f"there are {len(self.prompts)} prompts for {data.num_classes} classes; set task.prompts to one for "
+                "each class, or to null."
+            )
+        if self.loss.needs_bias and self.clip.bias is None:
+            raise UserError("loss=siglip learns a bias of the logits; set model.bias=-10 model.scale=10.")
+        if self.clip.bias is not None and not self.loss.needs_bias:
+            raise UserError("a softmax does not see a bias of its logits; set model.bias=null or choose loss=siglip.")
+
+    def on_fit_start(self) -> None:
+        """Raises ``UserError`` for data without captions."""
+        super().on_fit_start()
+        data, tokenizer = self.trainer.datamodule, self.clip.text.tokenizer
+        if data.train_captions is None:
+            raise UserError(
+                f"CLIP learns from captions and {type(data).__name__} has none; choose data=fashion_captions, or a "
+                "folder whose metadata.jsonl has texts."
+            )
+        if not tokenizer.fitted:
+
+            def fit() -> Tensor:
+                tokenizer.fit(data.train_captions)
+                return tokenizer.merges.cpu()
+
+            tokenizer.merges.copy_(distributed.from_first(fit))
+
+    def objective(self, batch: dict[str, Tensor], x: Tensor, generator: torch.Generator) -> Tensor:
+        ids, mask = self.clip.tokenize(batch["caption"])
+        return self.loss(*self.clip(x, ids, mask), ids, self.clip.scale(), self.clip.bias)
+
+    @property
+    def columns(self) -> int:
+        return 2 * self.clip.text.proj.out_features + 2
+
+    def on_validation_epoch_start(self) -> None:
+        super().on_validation_epoch_start()
+        ids, _ = self.clip.tokenize(self.trainer.datamodule.validation_captions)
+        self._captions = ids.unique(dim=0, return_inverse=True)[1]
+
+    def measure(self, batch: dict[str, Tensor], x: Tensor) -> Tensor:
+        """The embeddings of image and text, the number of the caption among those that differ, and the label or -1."""
+        caption = self._captions[batch["index"]]
+        label = batch.get("label", torch.full_like(caption, -1))
+        columns = [self.clip.encode_image(x), self.clip.encode_text(batch["caption"]), caption[:, None], label[:, None]]
+        return torch.cat([column.float() for column in columns], 1)
+
+    def summary(self, rows: Tensor) -> dict[str, float]:
+        if not len(rows):
+            return {}
+        image, text = rows[:, :-2].chunk(2, 1)
+        caption, label = rows[:, -2:].long().unbind(1)
+        with torch.no_grad(), self.averaged():
+            found = {"loss": self.held_out_loss(image, text, caption)}
+            prompts = self.clip.encode_text(self.prompts).cpu().double() if self.prompts else None
+        each, first = distinct(caption)
+        for k in (1, 5):
+            found[f"image_to_text_r{k}"] = recall(image, caption, text[first], each, k)
+        for k in (1, 5):
+            found[f"text_to_image_r{k}"] = recall(text, caption, image, caption, k)
+        if prompts is not None:
+            found["accuracy"] = ((image @ prompts.T).argmax(1) == label).double().mean().item()
+        return found
+
+    def held_out_loss(self, image: Tensor, text: Tensor, caption: Tensor) -> float:
+        """The mean over groups of ``PAIRS`` pairs, drawn without return; pairs that fill no group are left out."""
+        scale, bias = (None if p is None else p.detach().cpu() for p in (self.clip.scale(), self.clip.bias))
+        order = torch.randperm(len(image), generator=generator(self.seed, "pairs"))
+        losses = []
+        for group in order[: max(len(order) // PAIRS * PAIRS, min(len(order), PAIRS))].split(PAIRS):
+            pairs = image[group], text[group], caption[group, None]
+            losses.append(self.loss.among(*pairs, *pairs, 0, scale, bias).mean())
+        return torch.stack(losses).mean().item()
+
+
+def distinct(keys: Tensor) -> tuple[Tensor, Tensor]:
+    """The different values of ``keys`` (n,), and where each comes first."""
+    values, number = keys.unique(return_inverse=True)
+    places = torch.arange(len(keys))
+    return values, torch.full_like(values, len(keys)).scatter_reduce(0, number, places, "amin")
