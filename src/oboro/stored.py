@@ -1,7 +1,7 @@
 """Parts that other runs or other programs left on disk, and how a configuration takes them in.
 
-A node whose class is a ``Stored`` stands for a module that exists already. Before a run builds its task, ``inlined`` puts
-the module's own configuration in the place of the node, and its weights are loaded after the task is built. So
+A node whose class is a ``Stored`` stands for a module that exists already. Before a run builds its task, ``inlined``
+puts the module's own configuration in the place of the node, and its weights are loaded after the task is built. So
 every checkpoint holds all that it needs: the path is read once, when training starts.
 """
 

@@ -1,6 +1,7 @@
 """Callbacks: one event, one output each. A callback says when, a function elsewhere says what."""
 
 from oboro.callbacks.checkpoints import Checkpoints
+from oboro.callbacks.latent_cache import LatentCache
 from oboro.callbacks.progress import Progress
 from oboro.callbacks.sample_grid import SampleGrid
 from oboro.callbacks.sample_metrics import SampleMetrics
@@ -8,4 +9,13 @@ from oboro.callbacks.snapshots import Snapshots
 from oboro.callbacks.summary import Summary
 from oboro.callbacks.throughput import Throughput
 
-__all__ = ["Checkpoints", "Progress", "SampleGrid", "SampleMetrics", "Snapshots", "Summary", "Throughput"]
+__all__ = [
+    "Checkpoints",
+    "LatentCache",
+    "Progress",
+    "SampleGrid",
+    "SampleMetrics",
+    "Snapshots",
+    "Summary",
+    "Throughput",
+]

@@ -44,10 +44,13 @@ def evaluate(config: DictConfig) -> None:
     path = latest_checkpoint(Path(config.watch).expanduser()) if config.watch else config.checkpoint
     fabric = start(config, config.devices, trained_precision(path))
     checkpoint, task = open_task(config, path, fabric)
-    make_ready(evaluator, task.conditioner.num_classes > 0, config.n)
+    read_data(evaluator.data)
+    make_ready(evaluator, task.conditioner.tells_classes(evaluator.data.population), config.n)
     held_out = len(evaluator.data.validation_images)
     if config.bits_per_dim.n > held_out:
         raise UserError(f"bits_per_dim.n={config.bits_per_dim.n} of {held_out} held-out images; set it to fewer.")
+    if config.bits_per_dim.n and task.codec.latent_shape(evaluator.data.image_shape) != evaluator.data.image_shape:
+        raise UserError("bits per dimension of pixels are not known to a model of latents; set bits_per_dim.n=0.")
     if config.watch:
         watch(config, evaluator, fabric, measure)
         return
@@ -117,14 +120,13 @@ def build_evaluator(config: DictConfig) -> Evaluator:
 
 
 def make_ready(evaluator: Evaluator, labelled: bool, n: int) -> None:
-    """Data and weights of the extractor are fetched, by rank 0 first, and checked against what is asked."""
-    read_data(evaluator.data)
+    """The weights of the extractor are fetched, by rank 0 first, and all is checked against what is asked."""
     evaluator.check(labelled, n)
     evaluator.prepare()
 
 
 def read_data(data: ImageData) -> None:
-    """By rank 0 first."""
+    """Fetched and decoded by rank 0 first."""
     with distributed.together():
         if distributed.rank() == 0:
             data.prepare_data()
@@ -135,8 +137,8 @@ def evaluate_images(config: DictConfig, evaluator: Evaluator) -> None:
     """Measure pictures that are there already."""
     fabric = start(config, config.devices, "32-true")
     data = evaluator.data
-    read_data(data)
     images, labels, fingerprint = read_images(config.images, data.image_shape, data.num_classes, data.cache_dir)
+    read_data(data)
     make_ready(evaluator, labels is not None, len(images))
     origin = {"images": str(config.images), "images_fingerprint": fingerprint}
     with progress(fabric, len(images)) as done:

@@ -1,5 +1,6 @@
 """python sample.py"""
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +21,7 @@ from oboro.cli.device import resolve_precision
 from oboro.cli.run import task_function
 from oboro.cli.train import quiet
 from oboro.data import to_uint8
-from oboro.denoiser import Cond
+from oboro.denoiser import NEGATIVE, Cond
 from oboro.errors import UserError
 from oboro.generate import Watch
 from oboro.posthoc import posthoc
@@ -67,16 +68,53 @@ def trained_precision(path: str | Path) -> str:
     return load_checkpoint(path)["config"]["trainer"]["precision"]
 
 
-def conditions(task: Diffusion, label: Any, ids: list[int]) -> Cond:
-    """The condition of samples ``ids``: the given classes in turn, or every class in turn."""
+def asked(config: DictConfig, task: Diffusion, ids: list[int]) -> dict[str, Any]:
+    """What samples ``ids`` shall be: the given classes or texts in turn, or what the conditioner shows in pictures."""
+    label, prompt = (OmegaConf.to_container(v) if OmegaConf.is_list(v) else v for v in (config.label, config.prompt))
+    if label is not None and prompt is not None:
+        raise UserError("label and prompt both say what to draw; give one of them.")
+    if prompt is not None:
+        return {"caption": in_turn(texts(prompt, "prompt", task), ids)}
     if label is None:
-        return task.conditioner.for_samples(ids, None)
+        return task.conditioner.choose(ids, None)
     classes = [label] if isinstance(label, int) else list(label)
     count = task.conditioner.num_classes
     if not classes or not all(isinstance(c, int) and 0 <= c < count for c in classes):
         has = f"has classes 0 to {count - 1}" if count else "was trained without labels"
         raise UserError(f"label={label} cannot be drawn: the model {has}; change label=... or leave it out.")
-    return {"label": torch.tensor([classes[i % len(classes)] for i in ids])}
+    return {"label": torch.tensor(in_turn(classes, ids))}
+
+
+def in_turn(choices: list[Any], ids: list[int]) -> list[Any]:
+    return [choices[i % len(choices)] for i in ids]
+
+
+def texts(value: Any, key: str, task: Diffusion) -> list[str]:
+    """One text or a list of them. Raises ``UserError`` where the model reads none."""
+    if not task.conditioner.text_dim:
+        raise UserError(
+            f"{key}={value} cannot be drawn: the model reads no text; leave it out, or give the checkpoint of a model "
+            "that was trained with conditioner=text."
+        )
+    several = list(value) if isinstance(value, list) else [value]
+    if not several:
+        raise UserError(f"{key}=[] names no text; give one or leave it out.")
+    return [str(text) for text in several]
+
+
+def conditions(config: DictConfig, task: Diffusion, batch: dict[str, Any]) -> Cond:
+    """The condition of samples that shall be what ``batch`` says, and of the text to go away from."""
+    cond = task.conditioner.keep(batch)
+    if config.negative is None:
+        return cond
+    if not task.guidance.drops:
+        raise UserError(
+            f"negative={config.negative} is a text that guidance goes away from, and {type(task.guidance).__name__} as "
+            "set does not; choose guidance=classifier_free guidance.scale=3, or leave negative out."
+        )
+    (away,) = texts(str(config.negative), "negative", task)
+    opposite = task.conditioner.keep({"caption": [away] * len(next(iter(cond.values())))})
+    return cond | {f"{NEGATIVE}{key}": value for key, value in opposite.items()}
 
 
 @contextmanager
@@ -132,15 +170,18 @@ def sample(config: DictConfig) -> None:
     fabric = start(config, 1, trained_precision(config.checkpoint))
     checkpoint, task = open_task(config, config.checkpoint, fabric)
     data, folder = checkpoint["config"]["data"], Path(config.output_dir)
-    label = OmegaConf.to_container(config.label) if OmegaConf.is_list(config.label) else config.label
-    cond = conditions(task, label, list(range(config.n)))
+    batch = asked(config, task, list(range(config.n)))
+    cond = conditions(config, task, batch)
     size = data["resolution"]
     shape = (data["channels"], *((size, size) if isinstance(size, int) else size))
     (folder / "images").mkdir(parents=True, exist_ok=True)
     images = draw(config, task, fabric, cond, shape)
-    grid_image(images, columns_for(config.n, task.conditioner.num_classes if label is None else 0)).save(
-        folder / "grid.png"
-    )
+    if "caption" in batch:  # the folder of images becomes a data set of its own
+        rows = ({"file_name": f"{i:06d}.png", "text": text} for i, text in enumerate(batch["caption"]))
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        (folder / "images/metadata.jsonl").write_text(lines, encoding="utf-8")
+    kinds = len(set(batch["caption"])) if "caption" in batch else task.conditioner.num_classes
+    grid_image(images, columns_for(config.n, kinds if config.label is None else 0)).save(folder / "grid.png")
     if config.npz:
         labels = {"labels": cond["label"].numpy()} if "label" in cond else {}
         np.savez(folder / "samples.npz", images=images.permute(0, 2, 3, 1).numpy(), **labels)

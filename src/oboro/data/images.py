@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from oboro.data import cache
 from oboro.data.cache import CachedImages, ImageArray, Source
+from oboro.data.latents import Latents
 from oboro.data.population import Population
 from oboro.data.stream import Chunks, Selection, TrainStream
 from oboro.errors import UserError
@@ -38,6 +39,7 @@ class ImageData(LightningDataModule, ABC):
     A training batch is ``{"image": (b, C, H, W), "index": (b,) int64}`` and, where ``num_classes`` > 0,
     ``"label": (b,) int64``; ``index`` is the row of ``train_images`` (``validation_images`` for a validation batch).
     Where the data has captions, ``"caption"`` is a list of b strings, which stay on the CPU.
+    With latents from the cache (``callbacks=latent_cache``) a batch holds ``"latent"`` instead of ``"image"``.
     Images travel as uint8 and become float32 in [−1, 1] on the device, where mirroring happens too.
 
     The training stream is infinite and a pure function of ``(seed, position)``: see ``TrainStream``. It starts at the
@@ -87,6 +89,7 @@ class ImageData(LightningDataModule, ABC):
         # With few held-out images a rank may have no chunk of them.
         self.allow_zero_length_dataloader_with_multiple_devices = True
         self._cached: CachedImages | None = None
+        self.latents: dict[str, Latents] = {}  # of the training and the validation images, once they are cached
 
     @abstractmethod
     def source(self) -> Source:
@@ -173,16 +176,21 @@ class ImageData(LightningDataModule, ABC):
             accumulate=1 if self.trainer is None else self.trainer.accumulate_grad_batches,
             start=self._consumed,
         )
-        return self._loader(_Batches(self.train_images, self.train_labels, self.train_captions), stream)
+        return self._loader(
+            _Batches(self.train_images, self.train_labels, self.train_captions, self.latents.get("train")), stream
+        )
 
     def val_dataloader(self) -> DataLoader:
         world, rank = self._place()
         chunks = Chunks(len(self.validation_images), min(self.batch_size, _CHUNK), world=world, rank=rank)
-        batches = _Batches(self.validation_images, self.validation_labels, self.validation_captions)
+        told = (self.validation_labels, self.validation_captions, self.latents.get("validation"))
+        batches = _Batches(self.validation_images, *told)
         return self._loader(batches, chunks)
 
     def on_after_batch_transfer(self, batch: dict, dataloader_idx: int) -> dict:
-        """On the device: mirror where the stream says so, then uint8 to [−1, 1]."""
+        """On the device: mirror where the stream says so, then uint8 to [−1, 1]. Latents from the cache are ready."""
+        if "image" not in batch:
+            return batch
         batch = dict(batch)
         flip = batch.pop("flip", None)
         if flip is not None:
@@ -218,15 +226,19 @@ class ImageData(LightningDataModule, ABC):
 class _Batches(Dataset):
     """Reads the whole batch that a sampler selects at once."""
 
-    def __init__(self, images: ImageArray, labels: Tensor | None, captions: list[str] | None):
-        self._images, self._labels, self._captions = images, labels, captions
+    def __init__(self, images: ImageArray, labels: Tensor | None, captions: list[str] | None, latents: Latents | None):
+        self._images, self._labels, self._captions, self._latents = images, labels, captions, latents
 
     def __len__(self) -> int:
         return len(self._images)
 
     def __getitems__(self, selection: Selection) -> dict[str, Tensor | list[str]]:
         index, flip = selection
-        batch = {"image": self._images[index], "index": index}
+        batch = {"index": index}
+        if self._latents is not None:
+            batch["latent"], flip = self._latents(index, flip), None
+        else:
+            batch["image"] = self._images[index]
         if self._labels is not None:
             batch["label"] = self._labels[index]
         if self._captions is not None:

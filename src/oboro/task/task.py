@@ -84,10 +84,14 @@ class Task(lightning.LightningModule, ABC):
         indices = (self.global_step, micro, self.global_rank)
         g = generator(self.seed, "train", *indices, device=self.device)
         torch.manual_seed(derive_seed(self.seed, "dropout", *indices))  # layers read the global generator
-        loss = self.objective(batch, self.codec.encode(batch["image"]), g).mean()
+        loss = self.objective(batch, self.encoded(batch), g).mean()
         self.log("train/loss", loss, prog_bar=True)
         self.log("step", self.global_step + 1.0)  # for loggers: steps done, where Lightning counts from 0
         return loss
+
+    def encoded(self, batch: dict[str, Any]) -> Tensor:
+        """The latents of a batch, which a cache may hold already."""
+        return batch["latent"] if "latent" in batch else self.codec.encode(batch["image"])
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
@@ -98,9 +102,8 @@ class Task(lightning.LightningModule, ABC):
         self._validation = [(nothing, torch.empty(0, self.columns, device=self.device))]
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        x = self.codec.encode(batch["image"])
         with self.averaged():
-            rows = self.measure(batch, x)
+            rows = self.measure(batch, self.encoded(batch))
         self._validation.append((batch["index"], rows.float()))
 
     def on_validation_epoch_end(self) -> None:

@@ -1,0 +1,123 @@
+"""Latents of all images, computed once and memory-mapped ever after."""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable
+from math import prod
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from oboro import distributed
+from oboro.data.cache import ImageArray, beside, writing
+from oboro.errors import UserError
+
+
+def module_digest(module: nn.Module) -> str:
+    """SHA-256 (hex) of all that ``module`` computes with: its structure, its parameters and its buffers."""
+    digest = hashlib.sha256(repr(module).encode())
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+class Latents:
+    """Of n images the latents (C, h, w), float32, and those of the mirrored images: ``latents(index, flip)``.
+
+    The file is mapped on first use and not pickled.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._array: np.ndarray | None = None
+
+    def __call__(self, index: Tensor, flip: Tensor | None) -> Tensor:
+        """(B, C, h, w) of the images ``index`` (B,), mirrored where ``flip`` (B,) is true."""
+        if self._array is None:
+            self._array = np.load(self.path, mmap_mode="r", allow_pickle=False)
+        mirrored = np.zeros(len(index), dtype=np.int64) if flip is None else flip.cpu().numpy().astype(np.int64)
+        return torch.from_numpy(self._array[mirrored, index.cpu().numpy()])
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_array": None}
+
+
+def cache_latents(
+    images: ImageArray,
+    to_pixels: Callable[[Tensor], Tensor],
+    codec: nn.Module,
+    folder: Path,
+    *,
+    flips: bool,
+    device: torch.device,
+    chunk: int = 100,
+    done: Callable[[int], None] | None = None,
+) -> Latents:
+    """``codec.encode(to_pixels(images))``, from ``folder`` where it is there, else computed by all ranks together.
+
+    The file is named after the images, the digest of the codec and whether mirrored images are in it (``flips``), and holds
+    (1 or 2, n, C, h, w) float32. All ranks must see ``folder``. Chunks of images have one shape, so a latent does not
+    depend on the number of ranks. ``done`` is told how many images are finished.
+    Raises ``UserError`` where the disk is full, or cannot be written to, before anything is computed.
+    """
+    key = hashlib.sha256(f"1 {images.fingerprint} {module_digest(codec)} {flips}".encode()).hexdigest()[:32]
+    path = folder / f"{key}.npy"
+    if not distributed.from_first(path.is_file):
+        shape = (1 + flips, len(images), *codec.latent_shape(images.shape[1:]))
+        partial = distributed.from_first(lambda: create(path, shape))
+        try:
+            fill(partial, images, to_pixels, codec, device, chunk, done)
+            distributed.from_first(lambda: os.replace(partial, path))
+        finally:
+            partial.unlink(missing_ok=True)
+    with distributed.together():
+        if not path.is_file():
+            raise UserError(f"not every process sees {path}; set data.cache_dir=<a folder that all nodes share>.")
+    return Latents(path)
+
+
+def create(path: Path, shape: tuple[int, ...]) -> Path:
+    """An empty array beside ``path``. ``UserError`` where there is no room for it."""
+    partial = beside(path)
+    with writing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        needed, free = 4 * prod(shape), shutil.disk_usage(path.parent).free
+        if needed > free:
+            raise UserError(
+                f"latents take {needed / 1e9:.1f} GB and {path.parent} has {free / 1e9:.1f} GB left; "
+                "set data.cache_dir=<another folder>, or leave callbacks.latent_cache out."
+            )
+        np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape).flush()
+    return partial
+
+
+@torch.no_grad()
+def fill(
+    partial: Path,
+    images: ImageArray,
+    to_pixels: Callable[[Tensor], Tensor],
+    codec: nn.Module,
+    device: torch.device,
+    chunk: int,
+    done: Callable[[int], None] | None,
+) -> None:
+    """The chunks of this rank; all ranks meet at the end."""
+    with distributed.together():
+        array = np.load(partial, mmap_mode="r+", allow_pickle=False)
+        chunk, finished = min(chunk, len(images)), 0
+        for ids in distributed.chunks(len(images), chunk):
+            there = [i for i in ids if i >= 0]
+            finished += chunk * distributed.world_size()
+            if there:
+                padded = torch.tensor([*there, *[there[-1]] * (chunk - len(there))])
+                x = to_pixels(images[padded].to(device))
+                for flip in range(len(array)):
+                    z = codec.encode(x.flip(-1) if flip else x)[: len(there)]
+                    array[flip, there[0] : there[-1] + 1] = z.float().cpu().numpy()
+            if done is not None:
+                done(min(finished, len(images)))
+        array.flush()

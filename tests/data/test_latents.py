@@ -1,0 +1,105 @@
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from oboro.data import from_uint8
+from oboro.data.cache import Block, ImageArray, build
+from oboro.data.latents import Latents, cache_latents, module_digest
+from oboro.errors import UserError
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (23, 3, 8, 8), dtype=np.uint8)
+
+
+class Halving(nn.Module):
+    """A codec with weights that counts how often it is asked."""
+
+    def __init__(self, seed=0):
+        super().__init__()
+        weight = torch.randn(2, 3, 2, 2, generator=torch.Generator().manual_seed(seed))
+        self.weight = nn.Parameter(weight)
+        self.register_buffer("shift", torch.zeros(1))
+        self.asked = 0
+
+    def encode(self, x):
+        self.asked += len(x)
+        return nn.functional.conv2d(x, self.weight, stride=2) + self.shift
+
+    def latent_shape(self, image_shape):
+        return (2, image_shape[1] // 2, image_shape[2] // 2)
+
+
+@pytest.fixture
+def images(tmp_path):
+    cached = build(tmp_path / "data", IMAGES.shape[1:], iter([Block(IMAGES)]))
+    return ImageArray(cached, np.arange(1, 23))
+
+
+def cached(images, codec, tmp_path, flips=False, chunk=5):
+    where = {"folder": tmp_path / "latents", "device": torch.device("cpu")}
+    return cache_latents(images, from_uint8, codec, flips=flips, chunk=chunk, **where)
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 100])
+def test_they_are_what_the_codec_gives_mirrored_or_not(images, tmp_path, chunk):
+    codec = Halving()
+    latents = cached(images, codec, tmp_path, flips=True, chunk=chunk)
+    index, flip = torch.tensor([21, 0, 3, 3]), torch.tensor([True, False, True, False])
+    x = from_uint8(images[index])
+    expected = codec.encode(torch.where(flip[:, None, None, None], x.flip(-1), x))
+    torch.testing.assert_close(latents(index, flip), expected)
+    torch.testing.assert_close(latents(index, None), codec.encode(x))
+
+
+def test_they_are_computed_once_for_each_codec_and_each_set_of_images(images, tmp_path):
+    codec = Halving()
+    first = cached(images, codec, tmp_path)
+    asked = codec.asked
+    assert cached(images, codec, tmp_path).path == first.path and codec.asked == asked
+    other = cached(images, Halving(1), tmp_path)
+    with torch.no_grad():
+        codec.shift += 1  # a buffer, such as the statistics of latents, is a part of the codec
+    shifted = cached(images, codec, tmp_path)
+    fewer = cached(
+        ImageArray(build(tmp_path / "b", (3, 8, 8), iter([Block(IMAGES[:9])])), np.arange(9)), codec, tmp_path
+    )
+    both = cached(images, codec, tmp_path, flips=True)
+    assert len({latents.path for latents in (first, other, shifted, fewer, both)}) == 5
+    torch.testing.assert_close(shifted(torch.arange(22), None), first(torch.arange(22), None) + 1)
+
+
+def test_a_failure_leaves_nothing(images, tmp_path):
+    class Broken(Halving):
+        def encode(self, x):
+            if self.asked:
+                raise RuntimeError("stop")
+            return super().encode(x)
+
+    with pytest.raises(RuntimeError, match="stop"):
+        cached(images, Broken(), tmp_path)
+    assert list((tmp_path / "latents").iterdir()) == []
+
+
+def test_a_full_disk_is_said_before_anything_is_computed(images, tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 100}))
+    codec = Halving()
+    with pytest.raises(UserError, match=r"set data\.cache_dir="):
+        cached(images, codec, tmp_path)
+    assert codec.asked == 0
+
+
+def test_a_copy_in_a_worker_maps_the_file_itself(images, tmp_path):
+    latents = cached(images, Halving(), tmp_path)
+    index = torch.tensor([4, 2])
+    before = latents(index, None)
+    copy = pickle.loads(pickle.dumps(latents))
+    assert len(pickle.dumps(latents)) < 1000
+    assert isinstance(copy, Latents) and torch.equal(copy(index, None), before)
+
+
+def test_a_digest_tells_structure_weights_and_buffers_apart():
+    codec = Halving()
+    digests = [module_digest(m) for m in (codec, Halving(1), nn.Conv2d(3, 2, 2), nn.Conv2d(3, 2, 2, stride=2).eval())]
+    assert len(set(digests)) == 4 and module_digest(Halving()) == digests[0]
