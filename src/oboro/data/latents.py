@@ -59,8 +59,8 @@ def cache_latents(
 ) -> Latents:
     """``codec.encode(to_pixels(images))``, from ``folder`` where it is there, else computed by all ranks together.
 
-    The file is named after the images, the digest of the codec and whether mirrored images are in it (``flips``), and holds
-    (1 or 2, n, C, h, w) float32. All ranks must see ``folder``. Chunks of images have one shape, so a latent does not
+    The file is named after the images, the digest of the codec and whether mirrored images are in it (``flips``), and
+    holds (1 or 2, n, C, h, w) float32. All ranks must see ``folder``. Chunks of images have one shape, so a latent does not
     depend on the number of ranks. ``done`` is told how many images are finished.
     Raises ``UserError`` where the disk is full, or cannot be written to, before anything is computed.
     """
