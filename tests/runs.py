@@ -41,7 +41,6 @@ NETWORK = (
     "model.attention_levels=[1]",
 )
 TOY = (
-    *NETWORK,
     "data.batch_size=8",
     "data.validation=24",
     "optimizer=adamw",
@@ -54,6 +53,8 @@ TOY = (
 )
 DRAWS = ("sampler=heun", "sampler.steps=2")  # for a task that has a sampler
 CLASSIFICATION = "task=classification"
+CLIP = "task=clip"
+SMALL_CLIP = ("model.image.channels=[8,8]", "model.text.dim=8", "model.text.depth=1", "model.text.vocab_size=300")
 CALLBACKS = ("callbacks.sample_metrics.n=20", "callbacks.sample_metrics.chunk=8", "callbacks.sample_grid.n=10")
 RUN = importlib.import_module("oboro.cli.run")  # the attribute of that name is the function
 NO_EVALUATION = "callbacks=[checkpoints]"
@@ -168,11 +169,12 @@ def shell(script: str, *arguments: str, cwd: Path) -> Run:
 
 def toy(*overrides: str) -> list[str]:
     """Overrides of ``train.yaml`` for a run of two steps, then ``overrides``."""
-    draws = CLASSIFICATION not in overrides
+    draws = not {CLASSIFICATION, CLIP} & {*overrides}
+    network = SMALL_CLIP if CLIP in overrides else NETWORK
     usual = "sample_metrics,sample_grid" if draws else ""
     chosen = [usual, *(o for o in overrides if o.startswith("callbacks="))][-1]
     small = [*(DRAWS if draws else ()), *(o for o in CALLBACKS if o.split(".")[1] in chosen)]
-    return [*TOY, f"data.cache_dir={cache_dir()}", *small, *overrides]
+    return [*network, *TOY, f"data.cache_dir={cache_dir()}", *small, *overrides]
 
 
 def outputs(folder: Path, *overrides: str) -> list[str]:

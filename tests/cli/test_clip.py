@@ -1,0 +1,59 @@
+"""CLIP as a user trains it."""
+
+import torch
+
+import runs
+
+LEARNED = ("state_dict", "ema", "optimizer_states", "lr_schedulers", "global_step")
+SIX = (runs.CLIP, "trainer.max_steps=6", "callbacks.checkpoints.every_n_steps=3")
+SIGLIP = ("loss=siglip", "model.bias=-10", "model.scale=10")
+PROMPTS = "[a t-shirt,trousers,a pullover,a dress,a coat,a sandal,a shirt,a sneaker,a bag,a boot]"
+MERGES = "clip.text.tokenizer.merges"
+
+
+def test_a_run_learns_which_words_go_with_which_pictures(tmp_path):
+    steps = ("trainer.max_steps=40", "trainer.val_check_interval=40", "data.batch_size=64", "optimizer.lr=0.003")
+    size = ("model.image.channels=[8,16]", "model.text.dim=16", "data.validation=200")
+    run = runs.train(tmp_path, runs.CLIP, *steps, *size, f"task.prompts={PROMPTS}")
+    losses = list(run.logged("train/loss").values())
+    assert sum(losses[-5:]) < sum(losses[:5]) - 0.5
+    row = next(row for row in run.rows if "val/loss" in row)
+    assert row["val/accuracy"] > 0.25  # 0.1 by chance
+    assert row["val/image_to_text_r1"] <= row["val/image_to_text_r5"] and row["val/text_to_image_r5"] > 0.05
+    assert {path.name for path in tmp_path.iterdir()} == {".hydra", "checkpoints", "metrics.jsonl", "train.log"}
+    shown = " ".join(run.stdout.replace("│", " ").split())
+    assert "CLIP, 0.0" in shown and "ConvTower and text tower of 16 tokens" in shown
+
+
+def test_a_run_that_was_cut_off_ends_as_if_it_had_not_been(tmp_path):
+    """Bit for bit, with the merges of its checkpoint."""
+    quiet = (*SIX, *SIGLIP, runs.NO_EVALUATION)
+    straight = runs.train(tmp_path / "straight", *quiet)
+    cut = runs.toy(*quiet, "+callbacks.cut={_target_: recorder.PowerCut, step: 4, batches: 0}")
+    interrupted = runs.call("train.py", *runs.outputs(tmp_path / "cut", *cut), cwd=tmp_path)
+    assert interrupted.status == 1 and "the power is gone" in interrupted.stderr
+    last = runs.Run(1, "", "", tmp_path / "cut").last
+    resumed = runs.train(tmp_path / "resumed", *quiet, f"resume={last}")
+    first, second = (run.checkpoint() for run in (straight, resumed))
+    assert all(runs.equal(first[key], second[key]) for key in LEARNED)
+    assert (first["state_dict"][MERGES] >= 0).all()
+
+    content = torch.load(last, weights_only=True)
+    content["state_dict"][MERGES][20:] = -1  # fewer than the captions would give
+    torch.save(content, last)
+    fewer = runs.train(tmp_path / "fewer", *quiet, f"resume={last}").checkpoint()
+    assert torch.equal(fewer["state_dict"][MERGES], content["state_dict"][MERGES])
+
+
+def test_mistakes_end_in_one_line(tmp_path):
+    mistakes = [
+        (["data=fashion_mnist_10k"], ["FashionMNIST has none", "choose data=fashion_captions"]),
+        (["callbacks=[sample_grid]"], ["SampleGrid", "leave it out of callbacks="]),
+        (["model.text.vocab_size=200"], ["set model.text.vocab_size above 259"]),
+    ]
+    for typed, mentions in mistakes:
+        arguments = runs.toy(runs.CLIP, *typed)
+        run = runs.call("train.py", *runs.outputs(tmp_path / "run", *arguments), cwd=tmp_path)
+        errors = [line for line in run.stderr.splitlines() if line.startswith("error: ")]
+        assert run.status == 1 and len(errors) == 1 and "Traceback" not in run.stderr, run.stderr
+        assert all(mention in errors[0] for mention in mentions), run.stderr
