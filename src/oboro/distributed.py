@@ -58,6 +58,14 @@ def gather_rows(ids: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     return ids[order], rows[order]
 
 
+def mean(values: Tensor) -> Tensor:
+    """The mean of ``values`` over ranks, of equal shape on all; the same bits on all. No gradients."""
+    total = values.detach().clone()
+    if world_size() > 1:
+        dist.all_reduce(total)
+    return total / world_size()
+
+
 def map_samples(
     n: int,
     size: int,

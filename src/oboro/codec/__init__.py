@@ -1,5 +1,10 @@
 """Codecs: data ↔ latent."""
 
+from oboro.codec.autoencoder import Autoencoder
 from oboro.codec.identity import Identity
+from oboro.codec.learned import Learned
+from oboro.codec.tiled import Tiled
+from oboro.codec.tiny_autoencoder import TinyAutoencoder
+from oboro.codec.vq_autoencoder import VQAutoencoder
 
-__all__ = ["Identity"]
+__all__ = ["Autoencoder", "Identity", "Learned", "Tiled", "TinyAutoencoder", "VQAutoencoder"]

@@ -1,8 +1,9 @@
 """Tasks: LightningModules. The mathematics is importable and testable without them."""
 
+from oboro.task.autoencoder import Autoencoder
 from oboro.task.classification import Classification
 from oboro.task.diffusion import Diffusion
 from oboro.task.noise_levels import NoiseLevels
 from oboro.task.task import Task
 
-__all__ = ["Classification", "Diffusion", "NoiseLevels", "Task"]
+__all__ = ["Autoencoder", "Classification", "Diffusion", "NoiseLevels", "Task"]

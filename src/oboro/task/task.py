@@ -46,6 +46,11 @@ class Task(lightning.LightningModule, ABC):
         """What is trained and averaged."""
 
     @property
+    def network(self) -> nn.Module:
+        """Whose name stands for what is learned."""
+        return self.learned
+
+    @property
     @abstractmethod
     def description(self) -> str:
         """What the network is trained for, in a few words."""
