@@ -81,6 +81,14 @@ class _Gather(torch.autograd.Function):
         return gradient.chunk(world_size())[rank()]
 
 
+def mean(values: Tensor) -> Tensor:
+    """The mean of ``values`` over ranks, of equal shape on all; the same bits on all. No gradients."""
+    total = values.detach().clone()
+    if world_size() > 1:
+        dist.all_reduce(total)
+    return total / world_size()
+
+
 def map_samples(
     n: int,
     size: int,

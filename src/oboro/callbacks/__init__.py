@@ -2,7 +2,10 @@
 
 from oboro.callbacks.checkpoints import Checkpoints
 from oboro.callbacks.latent_cache import LatentCache
+from oboro.callbacks.latent_statistics import LatentStatistics
 from oboro.callbacks.progress import Progress
+from oboro.callbacks.reconstruction_metrics import ReconstructionMetrics
+from oboro.callbacks.reconstructions import Reconstructions
 from oboro.callbacks.sample_grid import SampleGrid
 from oboro.callbacks.sample_metrics import SampleMetrics
 from oboro.callbacks.snapshots import Snapshots
@@ -12,7 +15,10 @@ from oboro.callbacks.throughput import Throughput
 __all__ = [
     "Checkpoints",
     "LatentCache",
+    "LatentStatistics",
     "Progress",
+    "ReconstructionMetrics",
+    "Reconstructions",
     "SampleGrid",
     "SampleMetrics",
     "Snapshots",

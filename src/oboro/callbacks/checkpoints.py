@@ -6,8 +6,7 @@ from typing import Any
 
 from lightning import Trainer
 
-from oboro.callbacks.evaluation import Evaluation
-from oboro.callbacks.sample_metrics import SampleMetrics
+from oboro.callbacks.evaluation import Evaluation, MetricEvaluation
 from oboro.task import Task
 
 
@@ -16,7 +15,8 @@ class Checkpoints(Evaluation):
 
     Lightning's ModelCheckpoint writes neither at the last step of a run that is counted in steps, nor in place: its
     temporary file lies in another folder, so that a kill can leave a half-written ``last.ckpt``. Here the new file
-    takes the place of the old one in one rename. Must come after ``SampleMetrics`` in the list of callbacks.
+    takes the place of the old one in one rename. Must come after what measures, and after ``LatentStatistics``, in the
+    list of callbacks.
     """
 
     def __init__(self, folder: str, every_n_steps: int):
@@ -25,7 +25,7 @@ class Checkpoints(Evaluation):
         self.best: float = float("inf")
 
     def evaluate(self, trainer: Trainer, task: Task) -> None:
-        objectives = [c.objective for c in trainer.callbacks if isinstance(c, SampleMetrics)]
+        objectives = [c.objective for c in trainer.callbacks if isinstance(c, MetricEvaluation)]
         found = next((objective[1] for objective in objectives if objective), self.best)
         if found < self.best:
             self.best = found

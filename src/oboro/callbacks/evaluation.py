@@ -1,13 +1,20 @@
 """When evaluation happens: every so many steps and at the last one."""
 
+import logging
 import time
 from abc import ABC, abstractmethod
 from typing import Any
 
+import torch
 from lightning import Callback, Trainer
 
 from oboro.errors import UserError
+from oboro.evaluation import Evaluation as Measured
+from oboro.evaluation import line, short
+from oboro.logger import log_evaluation
 from oboro.task import Task
+
+log = logging.getLogger(__name__)
 
 
 class Evaluation(Callback, ABC):
@@ -44,3 +51,29 @@ class SampleEvaluation(Evaluation, ABC):
                 f"{type(self).__name__} looks at samples and {type(task).__name__} draws none; leave it out of "
                 "callbacks=[...]."
             )
+
+
+class MetricEvaluation(Evaluation, ABC):
+    """An evaluation that measures: ``latest`` is what was found last, and its first number says which checkpoint is the
+    best."""
+
+    def __init__(self, every_n_steps: int):
+        super().__init__(every_n_steps)
+        self.latest: Measured | None = None
+
+    @property
+    def objective(self) -> tuple[str, float] | None:
+        """Name and value of the first number measured last, signed so that smaller is better."""
+        if self.latest is None or not self.latest.values:
+            return None
+        name, value = next(iter(self.latest.values.items()))
+        return name, value.value * (-value.better or 1)
+
+    def tell(self, trainer: Trainer, found: Measured) -> None:
+        """To every logger with its protocol, to ``trainer.callback_metrics`` and, as the latest, to ``latest``."""
+        self.latest = found
+        trainer.callback_metrics.update({k: torch.tensor(v) for k, v in found.numbers.items()})
+        log_evaluation(trainer.loggers, found, trainer.global_step)
+        if trainer.is_global_zero:
+            log.info("protocol: %s", short(found.protocol))
+            log.info("step %d: %s", trainer.global_step, line(found))

@@ -1,26 +1,20 @@
 """How good the samples are, during training."""
 
-import logging
 from collections.abc import Mapping
 
-import torch
 from lightning import Trainer
 
-from oboro.callbacks.evaluation import SampleEvaluation
+from oboro.callbacks.evaluation import MetricEvaluation, SampleEvaluation
 from oboro.callbacks.preflight import advise
 from oboro.errors import UserError
-from oboro.evaluation import Evaluation as Measured
-from oboro.evaluation import Protocol, line, short
+from oboro.evaluation import Protocol
 from oboro.evaluator import Evaluator
 from oboro.extractor import Extractor, Joint
-from oboro.logger import log_evaluation
 from oboro.metrics import Metric
 from oboro.task import Diffusion
 
-log = logging.getLogger(__name__)
 
-
-class SampleMetrics(SampleEvaluation):
+class SampleMetrics(SampleEvaluation, MetricEvaluation):
     """``metrics`` of ``n`` samples of the averaged weights against the training set, on all ranks.
 
     The values do not depend on the number of devices, and training does not depend on them (``oboro.evaluation``). They
@@ -45,15 +39,6 @@ class SampleMetrics(SampleEvaluation):
         self.extractor = extractor
         self.metrics = metrics
         self.protocol = Protocol(n=n, seed=seed, chunk=min(chunk, n))
-        self.latest: Measured | None = None
-
-    @property
-    def objective(self) -> tuple[str, float] | None:
-        """Name and value of the first number measured last, signed so that smaller is better."""
-        if self.latest is None or not self.latest.values:
-            return None
-        name, value = next(iter(self.latest.values.items()))
-        return name, value.value * (-value.better or 1)
 
     def on_fit_start(self, trainer: Trainer, task: Diffusion) -> None:
         """Before any training: what is missing, impossible or out of proportion is said now."""
@@ -66,11 +51,7 @@ class SampleMetrics(SampleEvaluation):
     def evaluate(self, trainer: Trainer, task: Diffusion) -> None:
         if not self.metrics:
             return
-        self.latest = self._evaluator.evaluate(
+        found = self._evaluator.evaluate(
             task, self.protocol, precision=str(trainer.precision), autocast=trainer.precision_plugin.forward_context
         )
-        trainer.callback_metrics.update({k: torch.tensor(v) for k, v in self.latest.numbers.items()})
-        log_evaluation(trainer.loggers, self.latest, trainer.global_step)
-        if trainer.is_global_zero:
-            log.info("protocol: %s", short(self.latest.protocol))
-            log.info("step %d: %s", trainer.global_step, line(self.latest))
+        self.tell(trainer, found)

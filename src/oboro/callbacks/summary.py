@@ -7,7 +7,7 @@ from lightning import Callback, Trainer
 from rich.console import Console
 from rich.table import Table
 
-from oboro.callbacks.sample_metrics import SampleMetrics
+from oboro.callbacks.evaluation import MetricEvaluation
 from oboro.callbacks.throughput import Throughput
 from oboro.report.table import print_evaluations
 from oboro.task import Task
@@ -30,7 +30,7 @@ class Summary(Callback):
             return
         Console().print(self._table(trainer, task, time.perf_counter() - self._start))
         for callback in trainer.callbacks:
-            if isinstance(callback, SampleMetrics) and callback.latest is not None:
+            if isinstance(callback, MetricEvaluation) and callback.latest is not None:
                 print_evaluations([callback.latest], "measured")
 
     def _table(self, trainer: Trainer, task: Task, seconds: float) -> Table:
@@ -51,9 +51,10 @@ class Summary(Callback):
                 training, _ = callback.total()
                 whole += f", {training:.0f} s without evaluation, {steps * data.batch_size / training:.0f} images/s"
         table.add_row("time", whole)
-        if "val/loss" in trainer.callback_metrics:
-            table.add_row("val/loss", f"{float(trainer.callback_metrics['val/loss']):.4f}  (averaged weights)")
-        for what in ("samples", "checkpoints", "metrics.jsonl"):
+        for name in (f"val/{measure}" for measure in task.measures):
+            if name in trainer.callback_metrics:
+                table.add_row(name, f"{float(trainer.callback_metrics[name]):.4f}  (averaged weights)")
+        for what in ("samples", "reconstructions", "checkpoints", "metrics.jsonl"):
             if (self.folder / what).exists():
                 table.add_row(what, str(self.folder / what))
         return table

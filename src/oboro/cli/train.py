@@ -9,7 +9,7 @@ import lightning
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from oboro.callbacks import SampleMetrics
+from oboro.callbacks.evaluation import MetricEvaluation
 from oboro.checkpoint import check_fits, load_checkpoint, with_absolute_paths
 from oboro.cli.device import resolve_precision
 from oboro.cli.run import task_function
@@ -42,7 +42,7 @@ def train(config: DictConfig) -> None:
     settings = in_steps(plain["trainer"])
     trainer = instantiate(settings, callbacks=callbacks, logger=loggers, _convert_="all")
     trainer.fit(task, data, ckpt_path=config.resume, weights_only=True)
-    measured = [c.latest.numbers for c in callbacks if isinstance(c, SampleMetrics) and c.latest is not None]
+    measured = [c.latest.numbers for c in callbacks if isinstance(c, MetricEvaluation) and c.latest is not None]
     if trainer.is_global_zero and measured:
         write_result(Path(config.output_dir), measured[0])
 

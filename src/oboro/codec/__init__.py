@@ -1,6 +1,11 @@
 """Codecs: data ↔ latent."""
 
+from oboro.codec.autoencoder import Autoencoder
 from oboro.codec.identity import Identity
+from oboro.codec.learned import Learned
+from oboro.codec.tiled import Tiled
+from oboro.codec.tiny_autoencoder import TinyAutoencoder
 from oboro.codec.trained import Trained
+from oboro.codec.vq_autoencoder import VQAutoencoder
 
-__all__ = ["Identity", "Trained"]
+__all__ = ["Autoencoder", "Identity", "Learned", "Tiled", "TinyAutoencoder", "Trained", "VQAutoencoder"]

@@ -7,14 +7,17 @@ from oboro.data.fashion_mnist import FashionMNIST
 from oboro.data.hugging_face import HuggingFace
 from oboro.data.image_folder import ImageFolder
 from oboro.data.images import ImageData, from_uint8, to_uint8
-__all__ = []
 
 __all__ = [
     "CIFAR10",
     "Emoji",
     "FashionCaptions",
     "FashionMNIST",
-__all__ = ["HuggingFace", "ImageData", "ImageFolder", "Population", "WebDataset"]
+    "HuggingFace",
+    "ImageData",
+    "ImageFolder",
+    "Population",
+    "WebDataset",
     "from_uint8",
     "to_uint8",
 ]

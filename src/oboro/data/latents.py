@@ -60,8 +60,8 @@ def cache_latents(
     """``codec.encode(to_pixels(images))``, from ``folder`` where it is there, else computed by all ranks together.
 
     The file is named after the images, the digest of the codec and whether mirrored images are in it (``flips``), and
-    holds (1 or 2, n, C, h, w) float32. All ranks must see ``folder``. Chunks of images have one shape, so a latent does not
-    depend on the number of ranks. ``done`` is told how many images are finished.
+    holds (1 or 2, n, C, h, w) float32. All ranks must see ``folder``. Chunks of images have one shape, so a latent does
+    not depend on the number of ranks. ``done`` is told how many images are finished.
     Raises ``UserError`` where the disk is full, or cannot be written to, before anything is computed.
     """
     key = hashlib.sha256(f"1 {images.fingerprint} {module_digest(codec)} {flips}".encode()).hexdigest()[:32]

@@ -1,16 +1,18 @@
 """Losses: (denoiser, x, cond, generator) to one number per sample. They own p(t), the weight and the target.
 
-``CrossEntropy`` is that of a classifier: (classifier, x, label, generator). ``Contrastive`` and ``SigLIP`` are those of
-CLIP, of the embeddings of images and texts.
+``CrossEntropy`` is that of a classifier: (classifier, x, label, generator). ``Reconstruction`` is that of an
+autoencoder: (codec, x, step, generator), of the parts ``perceptual`` and ``discriminator``. ``Contrastive`` and
+``SigLIP`` are those of CLIP, of the embeddings of images and texts.
 
 The parts of ``Denoising`` are in ``time``, ``weighting``, ``penalty`` and ``coupling``; each is a config group.
 """
 
-from oboro.loss import coupling, penalty, time, weighting
+from oboro.loss import coupling, discriminator, penalty, perceptual, time, weighting
 from oboro.loss.contrastive import Contrastive, PairLoss, SigLIP
 from oboro.loss.cross_entropy import CrossEntropy
 from oboro.loss.denoising import Denoising
 from oboro.loss.hybrid import Hybrid
+from oboro.loss.reconstruction import Reconstruction
 
 __all__ = [
     "Contrastive",
@@ -18,9 +20,12 @@ __all__ = [
     "Denoising",
     "Hybrid",
     "PairLoss",
+    "Reconstruction",
     "SigLIP",
     "coupling",
+    "discriminator",
     "penalty",
+    "perceptual",
     "time",
     "weighting",
 ]

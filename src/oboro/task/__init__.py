@@ -1,9 +1,10 @@
 """Tasks: LightningModules. The mathematics is importable and testable without them."""
 
+from oboro.task.autoencoder import Autoencoder
 from oboro.task.classification import Classification
 from oboro.task.clip import CLIP
 from oboro.task.diffusion import Diffusion
 from oboro.task.noise_levels import NoiseLevels
 from oboro.task.task import Task
 
-__all__ = ["CLIP", "Classification", "Diffusion", "NoiseLevels", "Task"]
+__all__ = ["CLIP", "Autoencoder", "Classification", "Diffusion", "NoiseLevels", "Task"]

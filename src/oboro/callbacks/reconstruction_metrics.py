@@ -1,0 +1,58 @@
+"""How good reconstructions are, during training."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from lightning import Trainer
+
+from oboro.callbacks.evaluation import MetricEvaluation
+from oboro.errors import UserError
+from oboro.evaluator import Evaluator
+from oboro.extractor import Extractor, Joint
+from oboro.latent import reconstructions, spread
+from oboro.metrics import Metric
+from oboro.task import Autoencoder
+
+
+class ReconstructionMetrics(MetricEvaluation):
+    """``metrics`` of the averaged weights' reconstructions of ``n`` held-out images (None: all) against the training
+    set, on all ranks: ``reconstruction/<name>``, the rFID of the literature where a metric is FID.
+
+    The codec has not seen these images, so the number beside each, of real images, is the best that can be had.
+    """
+
+    def __init__(
+        self, extractor: Extractor | Joint, metrics: Mapping[str, Metric], every_n_steps: int, n: int | None = None
+    ):
+        super().__init__(every_n_steps)
+        self.extractor = extractor
+        self.metrics = metrics
+        self.n = n
+
+    def on_fit_start(self, trainer: Trainer, task: Autoencoder) -> None:
+        """Before any training: what is missing or impossible is said now."""
+        data = trainer.datamodule
+        self._rows = spread(self.n, len(data.validation_images))
+        if self.metrics and len(self._rows) < 2:
+            raise UserError("no images are held out to be reconstructed; set data.validation=1000, or metrics=[].")
+        self._evaluator = Evaluator(self.extractor, self.metrics, data)
+        self._evaluator.check(data.num_classes > 0, len(self._rows))
+        self._evaluator.prepare()
+
+    def evaluate(self, trainer: Trainer, task: Autoencoder) -> None:
+        if not self.metrics:
+            return
+        data = trainer.datamodule
+        with task.averaged(), trainer.precision_plugin.forward_context():
+            images = reconstructions(task.learned, data.validation_images, self._rows, task.device)
+        labels = None if data.validation_labels is None else data.validation_labels[self._rows]
+        origin = {
+            "images": "reconstructions of held-out images",
+            "images_fingerprint": data.fingerprint,
+            "ema": task.ema.default,
+            "precision": str(trainer.precision),
+            "device": task.device.type,
+        }
+        found = self._evaluator.evaluate_images(images, labels, origin, task.device)
+        values = {f"reconstruction/{name}": value for name, value in found.values.items()}
+        self.tell(trainer, replace(found, values=values))

@@ -1,0 +1,38 @@
+"""A picture of what comes back from the latent."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning import Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from oboro.callbacks.evaluation import Evaluation
+from oboro.latent import reconstructions, spread
+from oboro.report.pictures import pairs_image
+from oboro.task import Autoencoder
+
+
+class Reconstructions(Evaluation):
+    """``n`` held-out images above their reconstructions by the averaged weights: ``folder/step-XXXXXXXX.png`` and
+    TensorBoard's ``reconstructions``. Training images where none are held out."""
+
+    def __init__(self, folder: str, every_n_steps: int, n: int = 16):
+        super().__init__(every_n_steps)
+        self.folder = Path(folder)
+        self.n = n
+
+    def evaluate(self, trainer: Trainer, task: Autoencoder) -> None:
+        data = trainer.datamodule
+        images = data.validation_images if len(data.validation_images) else data.train_images
+        rows = spread(self.n, len(images))
+        with task.averaged(), trainer.precision_plugin.forward_context():
+            made = reconstructions(task.learned, images, rows, task.device)
+        if trainer.is_global_zero:
+            picture = pairs_image(images[torch.tensor(rows)], made)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            picture.save(self.folder / f"step-{trainer.global_step:08d}.png")
+            for logger in trainer.loggers:
+                if isinstance(logger, TensorBoardLogger):
+                    pixels = np.asarray(picture.convert("RGB"))
+                    logger.experiment.add_image("reconstructions", pixels, trainer.global_step, dataformats="HWC")

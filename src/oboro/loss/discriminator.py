@@ -1,0 +1,38 @@
+"""Networks that tell reconstructions from images, trained together with what they judge."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from oboro.model.layers import group_norm
+
+
+class Patch(nn.Module):
+    """PatchGAN (Isola et al. 2017, arXiv:1611.07004, appendix 6.1.2): a logit for each patch, (B, 1, h, w) of images.
+
+    ``layers`` strided 4×4 convolutions, of ``width`` channels and twice as many in each next one up to 8 ``width``,
+    then one that is not strided, then the logit. GroupNorm in place of the paper's batch normalisation: a logit depends
+    on its image alone, and so not on how many devices share a batch.
+    """
+
+    def __init__(self, in_channels: int, width: int = 64, layers: int = 3):
+        super().__init__()
+        self.first = nn.Conv2d(in_channels, width, 4, stride=2, padding=1)
+        widths = [width * min(2**i, 8) for i in range(layers + 1)]
+        self.convs = nn.ModuleList()
+        self.norms = nn.ModuleList()
+        for i in range(layers):
+            stride = 2 if i < layers - 1 else 1
+            self.convs.append(nn.Conv2d(widths[i], widths[i + 1], 4, stride=stride, padding=1, bias=False))
+            self.norms.append(group_norm(widths[i + 1]))
+        self.logit = nn.Conv2d(widths[-1], 1, 4, padding=1)
+
+    @property
+    def least(self) -> int:
+        """The side of the smallest image that leaves a patch."""
+        return 3 * 2 ** len(self.convs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.leaky_relu(self.first(x), 0.2)
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            h = F.leaky_relu(norm(conv(h)), 0.2)
+        return self.logit(h)

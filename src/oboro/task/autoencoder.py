@@ -1,0 +1,95 @@
+"""Training of an autoencoder, the codec of latent diffusion."""
+
+import torch
+from torch import Tensor
+from torchmetrics.functional.image import structural_similarity_index_measure
+
+from oboro.codec import Identity, Learned
+from oboro.data import ImageData
+from oboro.ema import EMA
+from oboro.errors import UserError
+from oboro.loss import Reconstruction
+from oboro.optimizer import Optimizer
+from oboro.task.task import Task
+
+NAMES = ("psnr", "ssim", "l1", "perceptual")
+
+
+class Autoencoder(Task):
+    """``autoencoder`` trained by ``loss`` to give back the images it sees, averaged by ``ema``.
+
+    Validation compares each held-out image with decode(encode(image)), nothing drawn. ``compile`` compiles encoder and
+    decoder in place.
+    """
+
+    measures = ("psnr",)
+
+    def __init__(
+        self,
+        autoencoder: Learned,
+        loss: Reconstruction,
+        ema: EMA,
+        optimizer: Optimizer,
+        seed: int = 0,
+        compile: bool = False,
+    ):
+        super().__init__(Identity(autoencoder.in_channels), loss, ema, optimizer, seed)
+        self.autoencoder = autoencoder
+        if compile:
+            self.autoencoder.encoder.compile()
+            self.autoencoder.decoder.compile()
+
+    @property
+    def learned(self) -> Learned:
+        return self.autoencoder
+
+    @property
+    def description(self) -> str:
+        return f"{self.autoencoder.channels} channels at 1/{self.autoencoder.factor} of the size"
+
+    def check(self, data: ImageData) -> None:
+        """Raises ``UserError`` for images that codec, discriminator or perceptual features cannot see."""
+        channels, *size = data.image_shape
+        if channels != self.autoencoder.in_channels:
+            raise UserError(
+                f"the codec is for images of {self.autoencoder.in_channels} channels and the data have {channels}; set "
+                "data.channels alone, codec.in_channels follows it."
+            )
+        self.autoencoder.latent_shape(data.image_shape)
+        if self.loss.adversarial > 0 and min(size) < self.loss.discriminator.least:
+            raise UserError(
+                f"the discriminator needs sides of {self.loss.discriminator.least} and images are {size[0]}×{size[1]}; "
+                "set a smaller loss.discriminator.layers, or loss.adversarial=0."
+            )
+        self.loss.perceptual.check(channels)
+
+    def objective(self, batch: dict[str, Tensor], x: Tensor, generator: torch.Generator) -> Tensor:
+        terms = self.loss(self.autoencoder, x, self.global_step, generator)
+        self.log_dict({f"train/{name}": number for name, number in terms.numbers.items()})
+        return terms.objective
+
+    @property
+    def columns(self) -> int:
+        return len(NAMES) + self.autoencoder.columns(self.trainer.datamodule.image_shape)
+
+    def measure(self, batch: dict[str, Tensor], x: Tensor) -> Tensor:
+        made = self.autoencoder.decode(self.autoencoder.encode(x)).to(x).clamp(-1, 1)
+        found = torch.stack([*likeness(made, x), self.loss.perceptual(made, x)], 1)
+        return torch.cat([found.float(), self.autoencoder.observe(x).float()], 1)
+
+    def summary(self, rows: Tensor) -> dict[str, float]:
+        """Means over images of PSNR in dB, SSIM, the absolute error of pixels in [-1, 1] and the perceptual distance;
+        and what the codec says of its latents."""
+        means = rows[:, : len(NAMES)].mean(0).tolist()
+        return dict(zip(NAMES, means, strict=True)) | self.autoencoder.summary(rows[:, len(NAMES) :])
+
+
+def likeness(made: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(PSNR, SSIM, mean absolute error), (B,) each, of images (B, C, H, W) in [-1, 1].
+
+    PSNR = 10 log10(4 / MSE), MSE at least 1e-10; SSIM with Gaussian windows of sigma 1.5 (Wang et al. 2004).
+    """
+    error = (made - x).flatten(1)
+    psnr = 10 * (4 / error.square().mean(1).clamp(min=1e-10)).log10()
+    ssim = structural_similarity_index_measure(made, x, data_range=2.0, reduction="none")
+    return psnr, ssim.view(len(x)), error.abs().mean(1)
