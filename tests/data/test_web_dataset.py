@@ -1,5 +1,4 @@
 import io
-import json
 import os
 import sys
 
@@ -106,9 +105,10 @@ def test_mistakes_name_the_remedy(tmp_path):
     (tmp_path / "shards" / "0.tar").write_bytes(whole[:1800])
     with pytest.raises(UserError, match=r"cannot read .*0\.tar: .*; write that shard again or leave it out$"):
         load(tmp_path)
-    shard(tmp_path / "other" / "0.tar", range(2), json=lambda i: json.dumps({}).encode()[:1])
-    with pytest.raises(UserError, match=r"cannot read .*0\.tar: "):
-        load(tmp_path, "other/0.tar")
+    for content in (b"{", b"[]", b"\xff"):
+        shard(tmp_path / "other" / "0.tar", range(2), json=lambda i, content=content: content)
+        with pytest.raises(UserError, match=r"cannot read .*0\.tar: .*; write that shard again or leave it out$"):
+            load(tmp_path, "other/0.tar")
 
 
 def test_without_the_library_the_extra_is_named(monkeypatch):

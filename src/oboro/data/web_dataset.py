@@ -91,7 +91,9 @@ class WebDataset(ImageData):
                 raise UserError(f"cannot read {path}: {said}; write that shard again or leave it out") from error
 
     def _picture(self, name: str, file: bytes, sample: dict[str, bytes]) -> Picture:
-        about = json.loads(sample["json"]) if "json" in sample else {}
+        about = json.loads(sample.get("json", b"{}"))
+        if not isinstance(about, dict):
+            raise ValueError(f"the .json of {sample['__key__']} is not an object")
         return Picture(name, file, self._label(name, sample, about), self._caption(sample, about))
 
     def _caption(self, sample: dict[str, bytes], about: dict) -> str | None:
