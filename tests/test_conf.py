@@ -70,6 +70,8 @@ def choosing(group: str, name: str) -> list[str]:
         return [f"{group}=[{name}]"]
     needs = {
         "data=image_folder": ["data.root=pictures"],
+        "data=hugging_face": ["data.path=pictures"],
+        "data=web_dataset": ["data.shards=pictures/*.tar"],
         "parameterization=eps": ["schedule=vp"],
         "extractor=trained_clip": ["extractor.path=last.ckpt"],
         "guidance=autoguidance": ["guidance.weak.path=last.ckpt"],

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import get_class, instantiate
+from omegaconf import OmegaConf
 
 from oboro.data import FashionMNIST, ImageData, from_uint8, to_uint8
 from oboro.data.cache import Block, Source
@@ -183,8 +184,8 @@ def test_setup_only_reads(tmp_path):
 def test_every_option_builds_the_class_it_is_named_after(option, tmp_path):
     with initialize_config_dir(str(CONF), version_base=None):
         config = compose(overrides=[f"+data={option}", "+seed=5", f"data.cache_dir={tmp_path}"]).data
-        root = {"root": str(tmp_path)} if option.startswith("image_folder") else {}
-        data = instantiate(config, _convert_="all", **root)
+        missing = {key: str(tmp_path) for key in config if OmegaConf.is_missing(config, key)}  # where the data is
+        data = instantiate(config, _convert_="all", **missing)
     assert option.replace("_", "").startswith(get_class(config._target_).__name__.lower())
     assert data.seed == 5
     assert data.image_shape == (config.channels, config.resolution, config.resolution)

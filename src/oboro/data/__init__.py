@@ -4,7 +4,20 @@ from oboro.data.cifar10 import CIFAR10
 from oboro.data.emoji import Emoji
 from oboro.data.fashion_captions import FashionCaptions
 from oboro.data.fashion_mnist import FashionMNIST
+from oboro.data.hugging_face import HuggingFace
 from oboro.data.image_folder import ImageFolder
 from oboro.data.images import ImageData, from_uint8, to_uint8
+from oboro.data.web_dataset import WebDataset
 
-__all__ = ["CIFAR10", "Emoji", "FashionCaptions", "FashionMNIST", "ImageData", "ImageFolder", "from_uint8", "to_uint8"]
+__all__ = [
+    "CIFAR10",
+    "Emoji",
+    "FashionCaptions",
+    "FashionMNIST",
+    "HuggingFace",
+    "ImageData",
+    "ImageFolder",
+    "WebDataset",
+    "from_uint8",
+    "to_uint8",
+]

@@ -1,0 +1,132 @@
+"""Data sets of the Hugging Face library ``datasets``: saved folders, Parquet files, names on the hub."""
+
+import glob
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from oboro.data.cache import Block, Source
+from oboro.data.images import ImageData
+from oboro.data.optional import library
+from oboro.data.pictures import Picture, decoded
+from oboro.errors import UserError
+
+
+class HuggingFace(ImageData):
+    """Pictures, captions and labels from the columns of a data set.
+
+    ``path`` is a folder that ``save_to_disk`` wrote, Parquet files (a folder, a file, or a pattern like
+    ``shards/*.parquet``), or a name on the hub, whose ``name`` chooses a configuration; ``split`` chooses the part.
+    Data sets that come as a Python script are not run.
+
+    - ``image``: the column of pictures (PNG, JPEG, WebP).
+    - ``text``: the column of captions, or null for none. Of a list of captions the first is taken; one that is missing
+      is empty.
+    - ``label``: the column of classes, integers or a ``ClassLabel``, or null for none.
+
+    The cache is decoded anew when the fingerprint that the library gives to the data set changes. Pictures that cannot
+    be read are left out with a warning. Raises ``UserError`` where the data set, the split or a column is missing.
+    """
+
+    def __init__(
+        self,
+        *,
+        path: str,
+        name: str | None = None,
+        split: str = "train",
+        image: str = "image",
+        text: str | None = "text",
+        label: str | None = None,
+        channels: int = 3,
+        resolution: int | Sequence[int] = 64,
+        num_classes: int = 0,
+        batch_size: int = 128,
+        num_workers: int = 0,
+        flip: bool = False,
+        validation: int | float = 0.05,
+        seed: int = 0,
+        cache_dir: str | None = None,
+    ):
+        super().__init__(
+            channels=channels,
+            resolution=resolution,
+            num_classes=num_classes,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            flip=flip,
+            validation=validation,
+            seed=seed,
+            cache_dir=cache_dir,
+        )
+        self.path, self.name, self.split = path, name, split
+        self.image, self.text, self.label = image, text, label
+
+    def source(self) -> Source:
+        rows = self._columns(_load(self.path, self.name, self.split))
+        classes = 0 if self.label is None else _classes(rows, self.label)
+        key = json.dumps([rows._fingerprint, self.image, self.text, self.label])
+        return Source(key, classes, lambda: self._blocks(rows))
+
+    def _columns(self, rows: Any) -> Any:
+        """The wanted columns, in a fixed order."""
+        wanted = {"image": self.image, "text": self.text, "label": self.label}
+        for option, column in wanted.items():
+            if column is not None and column not in rows.column_names:
+                raise UserError(
+                    f"{self.path} has no column {column}; set data.{option} to one of {', '.join(rows.column_names)}"
+                )
+        return rows.select_columns([*dict.fromkeys(column for column in wanted.values() if column is not None)])
+
+    def _blocks(self, rows: Any) -> Iterator[Block]:
+        datasets = library("datasets", "hugging_face")
+        try:
+            encoded = rows.cast_column(self.image, datasets.Image(decode=False))
+        except (TypeError, ValueError, NotImplementedError) as error:
+            raise UserError(
+                f"column {self.image} of {self.path} holds no pictures; set data.image to another column"
+            ) from error
+        pictures = (self._picture(i, row) for i, row in enumerate(encoded))
+        return decoded(pictures, self.image_shape, place=self.path, total=len(encoded))
+
+    def _picture(self, number: int, row: dict) -> Picture:
+        held = row[self.image] or {"bytes": b"", "path": None}  # a missing picture cannot be read
+        file = Path(held["path"]) if held["bytes"] is None else held["bytes"]
+        label = None if self.label is None else row[self.label]
+        return Picture(f"row {number}", file, label, None if self.text is None else self._caption(row[self.text]))
+
+    def _caption(self, value: Any) -> str:
+        if isinstance(value, list):
+            value = next(iter(value), None)
+        if value is not None and not isinstance(value, str):
+            raise UserError(f"column {self.text} of {self.path} holds no text; set data.text to another column or null")
+        return value or ""
+
+
+def _load(path: str, name: str | None, split: str) -> Any:
+    """The ``datasets.Dataset`` at ``path``."""
+    datasets = library("datasets", "hugging_face")
+    place = Path(path).expanduser()
+    parquet = sorted(glob.glob(str(place / "*.parquet") if place.is_dir() else str(place)))
+    try:
+        if (place / "dataset_dict.json").is_file():
+            return datasets.load_from_disk(str(place))[split]
+        if (place / "state.json").is_file():
+            return datasets.load_from_disk(str(place))
+        if parquet and all(file.endswith(".parquet") for file in parquet):
+            return datasets.load_dataset("parquet", data_files={split: parquet}, split=split)
+        return datasets.load_dataset(path, name, split=split)
+    except KeyError as error:
+        raise UserError(f"{path} has no split {split}; set data.split to another one") from error
+    except (OSError, ValueError, RuntimeError) as error:
+        said = str(error).splitlines()[0]
+        raise UserError(f"cannot load {path}: {said}; correct data.path, data.name or data.split") from error
+
+
+def _classes(rows: Any, column: str) -> int:
+    """How many classes the labels of ``column`` name."""
+    found = rows.unique(column)
+    if not all(type(label) is int and label >= 0 for label in found):
+        raise UserError(f"column {column} holds other things than class numbers; set data.label to another one or null")
+    names = getattr(rows.features[column], "names", None)  # of a ClassLabel
+    return len(names) if names else 1 + max(found)

@@ -1,0 +1,112 @@
+"""WebDataset shards: tar files whose members of one name are one sample, ``0001.jpg`` and ``0001.txt``."""
+
+import glob
+import hashlib
+import json
+import tarfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from oboro.data.cache import Block, Source
+from oboro.data.decode import SUFFIXES
+from oboro.data.images import ImageData
+from oboro.data.optional import library
+from oboro.data.pictures import Picture, decoded
+from oboro.errors import UserError
+
+
+class WebDataset(ImageData):
+    """Tar files on this machine, read in the order of the pattern by the library ``webdataset``.
+
+    ``shards`` is a path with ``*`` or with braces: ``shards/{0000..0127}.tar``. A sample has a picture
+    (png, jpg, jpeg, webp), else it is not one, and
+
+    - its caption in ``.txt``, or in the field ``caption`` of ``.json``; without captions anywhere set ``caption`` null;
+    - its class in ``.cls``, or in the field ``label`` of ``.json``. Classes are read where ``num_classes`` > 0: then
+      every sample has one.
+
+    The cache is decoded anew when a name, a size or a modification time of a shard changes. Pictures that cannot be
+    read are left out with a warning. Raises ``UserError`` where there are no shards, and where one is damaged.
+    """
+
+    def __init__(
+        self,
+        *,
+        shards: str,
+        caption: str | None = "caption",
+        label: str = "label",
+        channels: int = 3,
+        resolution: int | Sequence[int] = 64,
+        num_classes: int = 0,
+        batch_size: int = 128,
+        num_workers: int = 0,
+        flip: bool = False,
+        validation: int | float = 0.05,
+        seed: int = 0,
+        cache_dir: str | None = None,
+    ):
+        super().__init__(
+            channels=channels,
+            resolution=resolution,
+            num_classes=num_classes,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            flip=flip,
+            validation=validation,
+            seed=seed,
+            cache_dir=cache_dir,
+        )
+        self.shards, self.caption, self.label = shards, caption, label
+
+    def source(self) -> Source:
+        paths = self._paths()
+        states = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+        said = json.dumps([states, self.caption, self.label, self.num_classes])
+        return Source(hashlib.sha256(said.encode()).hexdigest(), self.num_classes, lambda: self._blocks(paths))
+
+    def _paths(self) -> list[Path]:
+        library("webdataset", "web_dataset")
+        expand = library("braceexpand", "web_dataset").braceexpand  # which webdataset depends on
+        found = [
+            match for pattern in expand(str(Path(self.shards).expanduser())) for match in sorted(glob.glob(pattern))
+        ]
+        if not found:
+            raise UserError(f"data.shards={self.shards} names no file; set data.shards='<folder>/*.tar'")
+        return [Path(path) for path in found]
+
+    def _blocks(self, paths: list[Path]) -> Iterator[Block]:
+        return decoded(self._pictures(paths), self.image_shape, place=self.shards)
+
+    def _pictures(self, paths: list[Path]) -> Iterator[Picture]:
+        tar = library("webdataset", "web_dataset").tariterators
+        for path in paths:
+            try:
+                with path.open("rb") as stream:
+                    for sample in tar.group_by_keys(tar.tar_file_expander([{"url": path.name, "stream": stream}])):
+                        file = next((sample[s[1:]] for s in SUFFIXES if s[1:] in sample), None)
+                        if file is not None:
+                            yield self._picture(f"{path.name}/{sample['__key__']}", file, sample)
+            except (OSError, EOFError, ValueError, tarfile.TarError) as error:
+                said = str(error).splitlines()[0]
+                raise UserError(f"cannot read {path}: {said}; write that shard again or leave it out") from error
+
+    def _picture(self, name: str, file: bytes, sample: dict[str, bytes]) -> Picture:
+        about = json.loads(sample["json"]) if "json" in sample else {}
+        return Picture(name, file, self._label(name, sample, about), self._caption(sample, about))
+
+    def _caption(self, sample: dict[str, bytes], about: dict) -> str | None:
+        if self.caption is None:
+            return None
+        return sample["txt"].decode().strip() if "txt" in sample else str(about.get(self.caption) or "")
+
+    def _label(self, name: str, sample: dict[str, bytes], about: dict) -> int | None:
+        if not self.num_classes:
+            return None
+        said = sample["cls"].decode() if "cls" in sample else about.get(self.label)
+        try:
+            label = int(said)
+        except (TypeError, ValueError):
+            raise UserError(f"{name} has no class; give a .cls to every sample, or set data.num_classes=0") from None
+        if not 0 <= label < self.num_classes:
+            raise UserError(f"{name} is of class {label}; set data.num_classes={max(label, 0) + 1} or more")
+        return label
