@@ -73,6 +73,7 @@ def choosing(group: str, name: str) -> list[str]:
         "data=hugging_face": ["data.path=pictures"],
         "data=web_dataset": ["data.shards=pictures/*.tar"],
         "parameterization=eps": ["schedule=vp"],
+        "extractor=trained_clip": ["extractor.path=last.ckpt"],
         "guidance=autoguidance": ["guidance.weak.path=last.ckpt"],
         "guidance=classifier": ["guidance.classifier.path=last.ckpt"],
         "sampler/grid=sigmas": ["sampler.grid.sigmas=[80,1,0.01]"],

@@ -6,5 +6,6 @@ from oboro.extractor.extractor import Extractor, Images
 from oboro.extractor.fashion import Fashion
 from oboro.extractor.inception import Inception
 from oboro.extractor.joint import Joint
+from oboro.extractor.trained_clip import TrainedCLIP
 
-__all__ = ["CLIP", "DINOv2", "Extractor", "Fashion", "Images", "Inception", "Joint"]
+__all__ = ["CLIP", "DINOv2", "Extractor", "Fashion", "Images", "Inception", "Joint", "TrainedCLIP"]

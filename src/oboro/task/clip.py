@@ -11,10 +11,10 @@ from oboro.data import ImageData
 from oboro.ema import EMA
 from oboro.errors import UserError
 from oboro.loss import PairLoss
-from oboro.metrics.retrieval import recall
 from oboro.model.clip import CLIP as Network
 from oboro.optimizer import Optimizer
 from oboro.seeding import generator
+from oboro.task.retrieval import recall
 from oboro.task.task import Task
 
 PAIRS = 256  # that the loss of validation is among

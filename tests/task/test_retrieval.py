@@ -3,8 +3,8 @@ from math import comb
 import pytest
 import torch
 
-from oboro.metrics import retrieval
-from oboro.metrics.retrieval import recall
+from oboro.task import retrieval
+from oboro.task.retrieval import recall
 
 
 def test_recall_counts_the_queries_that_find_their_key(normal, monkeypatch):

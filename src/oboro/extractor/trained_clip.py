@@ -1,0 +1,83 @@
+"""Embeddings of a CLIP that was trained here: a checkpoint of ``task=clip`` as an extractor."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from oboro.checkpoint import build_task, check_kind, load_checkpoint
+from oboro.data import from_uint8
+from oboro.extractor.extractor import Extractor, file_digest
+from oboro.extractor.fashion import LUMA
+from oboro.extractor.pretrained import Lengths
+from oboro.task import CLIP
+
+
+class TrainedCLIP(Extractor):
+    """Unit vectors of images, by the averaged weights of the checkpoint ``path`` (the average that validation used).
+
+    Images get the channels and the size of those it was trained on: grey is repeated, colour becomes luma (ITU-R
+    BT.601), other sizes are resized with antialiased bilinear interpolation. The vectors know what the captions of its
+    data tell apart; distances in them compare with no others.
+    """
+
+    name = "trained_clip"
+
+    def __init__(self, path: str):
+        super().__init__()
+        self.path = Path(path).expanduser()
+        self.outputs = Lengths(lambda: self._checkpoint["config"]["task"]["clip"]["text"]["embedding"])
+
+    @cached_property
+    def _checkpoint(self) -> dict[str, Any]:
+        checkpoint = load_checkpoint(self.path)
+        check_kind(checkpoint, self.path, CLIP)
+        return checkpoint
+
+    @property
+    def _shape(self) -> tuple[int, int, int]:
+        data = self._checkpoint["config"]["data"]
+        sides = data["resolution"]
+        return data["channels"], *(sides if isinstance(sides, list) else (sides, sides))
+
+    @property
+    def resize(self) -> str:
+        """How images become the network's input; the size is that of the data it was trained on."""
+        channels, height, width = self._shape
+        colour = "luma (BT.601), " if channels == 1 else ""
+        return f"{colour}bilinear antialiased to {height}x{width}"
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) of the checkpoint."""
+        return file_digest(self.path)
+
+    def prepare(self) -> None:
+        """Raises ``UserError`` where ``path`` is no checkpoint of ``task=clip``."""
+        _ = self._checkpoint
+
+    def build(self) -> nn.Module:
+        task = build_task(self._checkpoint)
+        for p, average in zip(task.clip.parameters(), task.ema.averages[task.ema.default], strict=True):
+            p.data.copy_(average)
+        return task.clip
+
+    def forward(self, network: nn.Module, images: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
+        channels, *size = self._shape
+        x = from_uint8(images)
+        if channels == 1 and x.shape[1] == 3:
+            x = (x * x.new_tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
+        if list(x.shape[2:]) != size:
+            x = F.interpolate(x, size, mode="bilinear", antialias=True, align_corners=False)
+        return {"features": network.encode_image(x.expand(-1, channels, -1, -1))}
+
+    def embed_text(self, texts: Sequence[str]) -> Tensor:
+        """Unit vectors (n, d) of n texts, float32, on the extractor's device: the other half of ``clip_score``."""
+        if self._network is None:
+            self.load(self._device)
+        with torch.no_grad(), torch.autocast(self._device.type, enabled=False):
+            return self._network.encode_text(texts)
