@@ -40,8 +40,14 @@ NETWORK = (
     "model.blocks=1",
     "model.attention_levels=[1]",
 )
+CODEC = (
+    "codec.width=8",
+    "codec.channel_mult=[1,2]",
+    "loss.discriminator.width=8",
+    "loss.discriminator.layers=1",
+    "loss.warmup=1",
+)
 TOY = (
-    *NETWORK,
     "data.batch_size=8",
     "data.validation=24",
     "optimizer=adamw",
@@ -54,7 +60,9 @@ TOY = (
 )
 DRAWS = ("sampler=heun", "sampler.steps=2")  # for a task that has a sampler
 CLASSIFICATION = "task=classification"
+AUTOENCODER = "task=autoencoder"
 CALLBACKS = ("callbacks.sample_metrics.n=20", "callbacks.sample_metrics.chunk=8", "callbacks.sample_grid.n=10")
+STATISTICS = "callbacks.latent_statistics.n=100"
 RUN = importlib.import_module("oboro.cli.run")  # the attribute of that name is the function
 NO_EVALUATION = "callbacks=[checkpoints]"
 
@@ -168,10 +176,12 @@ def shell(script: str, *arguments: str, cwd: Path) -> Run:
 
 def toy(*overrides: str) -> list[str]:
     """Overrides of ``train.yaml`` for a run of two steps, then ``overrides``."""
-    draws = CLASSIFICATION not in overrides
-    usual = "sample_metrics,sample_grid" if draws else ""
+    compresses = AUTOENCODER in overrides
+    draws = CLASSIFICATION not in overrides and not compresses
+    usual = "sample_metrics,sample_grid" if draws else "latent_statistics" if compresses else ""
     chosen = [usual, *(o for o in overrides if o.startswith("callbacks="))][-1]
-    small = [*(DRAWS if draws else ()), *(o for o in CALLBACKS if o.split(".")[1] in chosen)]
+    small = [*(CODEC if compresses else NETWORK), *(DRAWS if draws else ())]
+    small += [o for o in (*CALLBACKS, STATISTICS) if o.split(".")[1] in chosen]
     return [*TOY, f"data.cache_dir={cache_dir()}", *small, *overrides]
 
 
