@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from lightning import Callback, Trainer
 
-from oboro.task import Diffusion, Task
+from oboro.data import from_uint8
+from oboro.task import Autoencoder, Diffusion, Task
 
 
 class Recorder(Callback):
@@ -42,6 +43,27 @@ class Recorder(Callback):
     def on_train_end(self, trainer: Trainer, task: Diffusion) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         record = {**self.record, "weights": task.state_dict(), "averages": task.ema.state_dict(task.denoiser)}
+        torch.save(record, self.folder / f"rank{trainer.global_rank}.pt")
+
+
+class Latents(Callback):
+    """``folder/rank<r>.pt`` at the end: weights, averages, what was logged, and the latents of the first 500 training
+    images by the averaged weights."""
+
+    def __init__(self, folder: str):
+        self.folder = Path(folder)
+
+    def on_train_end(self, trainer: Trainer, task: Autoencoder) -> None:
+        images = from_uint8(trainer.datamodule.train_images[torch.arange(500)])
+        with torch.no_grad(), task.averaged():
+            z = task.learned.encode(images)
+        record = {
+            "weights": task.state_dict(),
+            "averages": task.ema.state_dict(task.learned),
+            "logged": dict(trainer.callback_metrics),
+            "z": z,
+        }
+        self.folder.mkdir(parents=True, exist_ok=True)
         torch.save(record, self.folder / f"rank{trainer.global_rank}.pt")
 
 

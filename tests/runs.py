@@ -40,6 +40,13 @@ NETWORK = (
     "model.blocks=1",
     "model.attention_levels=[1]",
 )
+CODEC = (
+    "codec.width=8",
+    "codec.channel_mult=[1,2]",
+    "loss.discriminator.width=8",
+    "loss.discriminator.layers=1",
+    "loss.warmup=1",
+)
 TOY = (
     "data.batch_size=8",
     "data.validation=24",
@@ -55,7 +62,9 @@ DRAWS = ("sampler=heun", "sampler.steps=2")  # for a task that has a sampler
 CLASSIFICATION = "task=classification"
 CLIP = "task=clip"
 SMALL_CLIP = ("model.image.channels=[8,8]", "model.text.dim=8", "model.text.depth=1", "model.text.vocab_size=300")
+AUTOENCODER = "task=autoencoder"
 CALLBACKS = ("callbacks.sample_metrics.n=20", "callbacks.sample_metrics.chunk=8", "callbacks.sample_grid.n=10")
+STATISTICS = "callbacks.latent_statistics.n=100"
 RUN = importlib.import_module("oboro.cli.run")  # the attribute of that name is the function
 NO_EVALUATION = "callbacks=[checkpoints]"
 
@@ -169,12 +178,17 @@ def shell(script: str, *arguments: str, cwd: Path) -> Run:
 
 def toy(*overrides: str) -> list[str]:
     """Overrides of ``train.yaml`` for a run of two steps, then ``overrides``."""
-    draws = not {CLASSIFICATION, CLIP} & {*overrides}
-    network = SMALL_CLIP if CLIP in overrides else NETWORK
-    usual = "sample_metrics,sample_grid" if draws else ""
-    chosen = [usual, *(o for o in overrides if o.startswith("callbacks="))][-1]
-    small = [*(DRAWS if draws else ()), *(o for o in CALLBACKS if o.split(".")[1] in chosen)]
-    return [*network, *TOY, f"data.cache_dir={cache_dir()}", *small, *overrides]
+    usual = {
+        CLASSIFICATION: (NETWORK, ""),
+        CLIP: (SMALL_CLIP, ""),
+        AUTOENCODER: (CODEC, "latent_statistics"),
+    }
+    small, shown = next(
+        (v for k, v in usual.items() if k in overrides), ((*NETWORK, *DRAWS), "sample_metrics,sample_grid")
+    )
+    chosen = [shown, *(o for o in overrides if o.startswith("callbacks="))][-1]
+    short = [o for o in (*CALLBACKS, STATISTICS) if o.split(".")[1] in chosen]
+    return [*TOY, f"data.cache_dir={cache_dir()}", *small, *short, *overrides]
 
 
 def outputs(folder: Path, *overrides: str) -> list[str]:

@@ -18,6 +18,7 @@ from oboro.guidance import Guidance
 from oboro.guidance.weight import Weight as GuidanceWeight
 from oboro.loss.coupling import Coupling
 from oboro.loss.penalty import Penalty
+from oboro.loss.perceptual import Perceptual
 from oboro.loss.time import TimeDistribution
 from oboro.loss.weighting import Weight
 from oboro.parameterization import Parameterization
@@ -36,8 +37,10 @@ FAMILIES = {
     "loss/weighting": Weight,
     "loss/penalty": Penalty,
     "loss/coupling": Coupling,
+    "loss/perceptual": Perceptual,
 }
 CLASSLESS = ("experiment", "debug", "hparams_search")  # these change a run; the others configure one class each
+OF_AUTOENCODERS = ("loss/perceptual", "loss/discriminator")  # groups that task=autoencoder has
 SEVERAL = ("callbacks", "logger", "metrics")  # groups of which a run takes several options
 SEARCH = ("*/*.yaml", "*/*/*.yaml")  # groups, and groups nested in them: loss/time
 PATHS = [path.relative_to(CONF) for pattern in SEARCH for path in CONF.glob(pattern)]
@@ -79,6 +82,8 @@ def choosing(group: str, name: str) -> list[str]:
         "sampler/grid=sigmas": ["sampler.grid.sigmas=[80,1,0.01]"],
         "sampler/grid=times": ["sampler.grid.times=[1,0.5,0]"],
     }
+    if group in OF_AUTOENCODERS or f"{group}={name}".startswith("loss=reconstruction"):
+        return ["task=autoencoder", f"{group}={name}"]
     return [f"{group}={name}", *needs.get(f"{group}={name}", [])]
 
 
@@ -185,10 +190,10 @@ def test_every_selected_group_is_used_by_the_wiring(task):
 
 
 def test_every_folder_is_a_group_that_an_entry_point_selects():
-    config = composed()
+    configs = [composed(), *(composed(f"task={task}") for task in TASKS)]
     entries = "\n".join((CONF / f"{entry}.yaml").read_text() for entry in ("train", "sample", "evaluate"))
     for group in {group for group, _ in OPTIONS}:
-        assert part(config, group) is not None or re.search(rf"^  - {group}:", entries, re.M)
+        assert any(part(config, group) is not None for config in configs) or re.search(rf"^  - {group}:", entries, re.M)
 
 
 @each_task
@@ -245,13 +250,14 @@ def test_a_misspelt_argument_fails():
 
 @each_task
 def test_the_network_is_built_once(task):
-    """``${model}`` twice would make two networks: the task has the parameters of one."""
+    """``${model}`` twice would make two networks: the task has the parameters of one, and of what its loss learns."""
     config = plain(composed(f"task={task}"))
-    built, network = build(config["task"]), build(config["model"])
+    built, network = build(config["task"]), build(config["model" if "model" in config else "codec"])
     size = sum(p.numel() for p in network.parameters())
-    assert size > 0 and sum(p.numel() for p in built.parameters()) == size
+    assert size > 0 and sum(p.numel() for p in built.learned.parameters()) == size
+    assert sum(p.numel() for p in built.parameters()) == size + sum(p.numel() for p in built.loss.parameters())
     text = wiring(task)
-    assert text.count("${model}") == text.count("${codec}") == text.count("${ema}") == 1
+    assert text.count("${model}") == ("model" in config) and text.count("${codec}") == text.count("${ema}") == 1
 
 
 def test_one_value_has_one_owner():

@@ -50,7 +50,8 @@ def what_ranks_do(rank, order, network):
     with distributed.first_rank_first():
         seen = order.exists()
         order.touch()
-    return samples, ragged, seen, measured(order.with_name(f"{order.name} cache")), failing(rank)
+    mean = distributed.mean(torch.tensor([[float(rank), 1.0]]))
+    return samples, ragged, seen, measured(order.with_name(f"{order.name} cache")), mean, failing(rank)
 
 
 def measured(cache):
@@ -147,6 +148,10 @@ def test_metrics_are_the_same_bits_on_any_number_of_processes(ranks, tmp_path):
     assert all(rank[3][0] == expected for rank in ranks)
     assert torch.equal(ranks[0][3][1], features)
     assert all(len(rank[3][1]) == 0 for rank in ranks[1:])
+
+
+def test_a_mean_is_that_of_all_ranks(ranks):
+    assert all(rank[4].tolist() == [[(len(ranks) - 1) / 2, 1.0]] for rank in ranks)
 
 
 def test_a_rank_that_fails_ends_all_with_its_own_error(ranks):

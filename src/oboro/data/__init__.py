@@ -7,6 +7,8 @@ from oboro.data.fashion_mnist import FashionMNIST
 from oboro.data.hugging_face import HuggingFace
 from oboro.data.image_folder import ImageFolder
 from oboro.data.images import ImageData, from_uint8, to_uint8
+from oboro.data.population import Population
+from oboro.data.web_dataset import WebDataset
 
 __all__ = [
     "CIFAR10",

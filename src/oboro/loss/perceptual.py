@@ -146,7 +146,7 @@ def fill_buffers(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Values for those of ``keep_buffers``; what else ``weights`` holds is not read."""
     here = dict(module.named_buffers(recurse=False))
     there = {name.replace(".", "_"): weight for name, weight in weights.items()}
-    for name in here.keys() - {"shift", "scale"}:
+    for name in sorted(here.keys() - {"shift", "scale"}):
         if name not in there or there[name].shape != here[name].shape:
             raise UserError(
                 f"the weights of {type(module).__name__} have no {name} of shape {tuple(here[name].shape)}; give the "
