@@ -6,6 +6,7 @@ from copy import deepcopy
 from functools import cache
 from itertools import chain
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ from oboro.loss.weighting import Weight
 from oboro.parameterization import Parameterization
 from oboro.sampler import Grid, Sampler
 from oboro.schedule import Schedule
+from oboro.stored import inlined
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 FAMILIES = {
@@ -39,6 +41,7 @@ FAMILIES = {
     "loss/coupling": Coupling,
     "loss/perceptual": Perceptual,
 }
+FOLDER = TemporaryDirectory(prefix="oboro-tests-")
 CLASSLESS = ("experiment", "debug", "hparams_search")  # these change a run; the others configure one class each
 OF_AUTOENCODERS = ("loss/perceptual", "loss/discriminator")  # groups that task=autoencoder has
 SEVERAL = ("callbacks", "logger", "metrics")  # groups of which a run takes several options
@@ -67,6 +70,18 @@ def composed(*overrides: str):
     return deepcopy(compose_once(overrides))
 
 
+@cache
+def learned_by(task: str) -> str:
+    """The path of a checkpoint of ``task=<task>``, its weights those of the start."""
+    built = instantiate(plain(composed(f"task={task}"))["task"], _convert_="all")
+    built.ema.start(built.learned)
+    config = plain(composed(f"task={task}"))
+    averages = built.ema.state_dict(built.learned)
+    path = Path(FOLDER.name) / f"{task}.ckpt"
+    torch.save({"config": config, "ema": averages, "state_dict": built.state_dict(), "global_step": 0}, path)
+    return str(path)
+
+
 def choosing(group: str, name: str) -> list[str]:
     """The overrides that choose an option, with what it cannot do without."""
     if group in SEVERAL:
@@ -82,6 +97,10 @@ def choosing(group: str, name: str) -> list[str]:
         "sampler/grid=sigmas": ["sampler.grid.sigmas=[80,1,0.01]"],
         "sampler/grid=times": ["sampler.grid.times=[1,0.5,0]"],
     }
+    if f"{group}={name}" in ("codec=trained", "experiment=ldm_fashion_text"):
+        needs[f"{group}={name}"] = [f"codec.path={learned_by('autoencoder')}"]
+    if f"{group}={name}" in ("conditioner=text", "experiment=ldm_fashion_text"):
+        needs.setdefault(f"{group}={name}", []).append(f"conditioner.encoder.path={learned_by('clip')}")
     if group in OF_AUTOENCODERS or f"{group}={name}".startswith("loss=reconstruction"):
         return ["task=autoencoder", f"{group}={name}"]
     return [f"{group}={name}", *needs.get(f"{group}={name}", [])]
@@ -90,7 +109,8 @@ def choosing(group: str, name: str) -> list[str]:
 def plain(config) -> dict:
     """Everything resolved, as ``train.py`` does; the trainer on the CPU."""
     config.trainer.precision, config.trainer.accelerator = "32-true", "cpu"
-    return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    resolved = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    return inlined(resolved)[0]
 
 
 def build(node):
@@ -207,7 +227,7 @@ def test_the_task_is_wired_to_every_argument_of_its_constructor(task):
 
 @pytest.mark.parametrize("name", [name for group, name in OPTIONS if group == "experiment"])
 def test_experiments_build(name):
-    config = plain(composed(f"experiment={name}"))
+    config = plain(composed(*choosing("experiment", name)))
     task = build(config["task"])
     for node in ("callbacks", "logger", "trainer"):
         instantiate(config[node], _convert_="all")
