@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from oboro.denoiser import Cond
 from oboro.errors import UserError
 from oboro.schedule import Schedule
-from oboro.task import Classification, Diffusion, Task
+from oboro.task import Task
 
 # What evaluate.py and sample.py take from a checkpoint unless told otherwise.
 FROM_CHECKPOINT = ("schedule", "sampler", "guidance", "metrics", "extractor", "data")
@@ -70,12 +70,11 @@ def is_trusted(target: Any) -> bool:
         return False
 
 
-def check_kind(checkpoint: dict[str, Any], path: str | Path, kind: type[Task]) -> None:
-    """Raises ``UserError`` where the checkpoint is not of the task ``kind``."""
-    held = get_class(checkpoint["config"]["task"]["_target_"])
-    if held is not kind:
-        there, wanted = (cls.__name__.lower() for cls in (held, kind))
-        raise UserError(f"{path} is a checkpoint of task={there}; give one that train.py wrote with task={wanted}.")
+def check_kind(checkpoint: dict[str, Any], path: str | Path, kind: str) -> None:
+    """Raises ``UserError`` where the checkpoint is not one of ``task=<kind>``."""
+    held = get_class(checkpoint["config"]["task"]["_target_"]).__name__.lower()
+    if held != kind:
+        raise UserError(f"{path} is a checkpoint of task={held}; give one that train.py wrote with task={kind}.")
 
 
 def build_task(checkpoint: dict[str, Any], **parts: Any) -> Task:
@@ -127,9 +126,7 @@ def _load_learned(
     path: Path, modified: int, kind: str, profile: str | None
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     checkpoint = load_checkpoint(path)
-    held = get_class(checkpoint["config"]["task"]["_target_"]).__name__.lower()
-    if held != kind:
-        raise UserError(f"{path} is a checkpoint of task={held}; give one that train.py wrote with task={kind}.")
+    check_kind(checkpoint, path, kind)
     task = build_task(checkpoint)
     (name,) = (name for name, child in task.named_children() if child is task.learned)
     return checkpoint["config"]["task"][name], averaged(task, path, profile).state_dict()
@@ -170,8 +167,8 @@ class Trained(ABC):
 
     @property
     @abstractmethod
-    def kind(self) -> type[Task]:
-        """The task that learns it."""
+    def kind(self) -> str:
+        """The option of the group ``task`` that learns it."""
 
     @cached_property
     def _learned(self) -> nn.Module:
@@ -203,8 +200,8 @@ class TrainedDenoiser(Trained):
     """The denoiser of a checkpoint of ``task=diffusion``."""
 
     @property
-    def kind(self) -> type[Task]:
-        return Diffusion
+    def kind(self) -> str:
+        return "diffusion"
 
     def __call__(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
         known = cond if self.network.num_classes or self.network.text_dim else {}  # without conditions: asked without
@@ -215,8 +212,8 @@ class TrainedClassifier(Trained):
     """The classifier of noisy images of a checkpoint of ``task=classification``."""
 
     @property
-    def kind(self) -> type[Task]:
-        return Classification
+    def kind(self) -> str:
+        return "classification"
 
     def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
         return self._learned.to(x_t.device, x_t.dtype)(x_t, t)

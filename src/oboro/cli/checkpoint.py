@@ -9,7 +9,6 @@ from hydra.core.config_store import ConfigStore
 
 from oboro.checkpoint import FROM_CHECKPOINT, check_kind, load_checkpoint
 from oboro.errors import UserError
-from oboro.task import Diffusion
 
 NESTED = {"sampler": "grid", "guidance": "weight"}  # a part that is chosen by itself: sampler/grid=karras
 POLL = 5.0  # seconds between two looks at a folder
@@ -36,7 +35,7 @@ def stored(config: dict[str, Any], group: str) -> dict[str, Any]:
 def drawing(path: str) -> dict[str, Any]:
     """The configuration of a checkpoint that can draw. Raises ``UserError`` if there is none, or another task's."""
     checkpoint = load_checkpoint(path)
-    check_kind(checkpoint, path, Diffusion)
+    check_kind(checkpoint, path, "diffusion")
     return checkpoint["config"]
 
 

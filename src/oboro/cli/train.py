@@ -14,6 +14,7 @@ from oboro.checkpoint import check_fits, load_checkpoint, with_absolute_paths
 from oboro.cli.device import resolve_precision
 from oboro.cli.run import task_function
 from oboro.data import ImageData
+from oboro.errors import UserError
 from oboro.report.table import write_result
 from oboro.stored import inlined, load_parts
 from oboro.task import Task
@@ -33,6 +34,11 @@ def train(config: DictConfig) -> None:
     data: ImageData = instantiate(plain["data"], _convert_="all")
     task: Task = instantiate(plain["task"], _convert_="all")
     load_parts(task, parts)
+    if "codec" not in parts and any(True for _ in task.codec.parameters()):
+        raise UserError(
+            f"the codec {type(task.codec).__name__} has learned nothing yet; choose codec=trained codec.path=<a checkpoint "
+            "of task=autoencoder>."
+        )
     task.config = {key: plain[key] for key in STORED if key in plain}
     task.check(data)
     if config.resume:
@@ -59,6 +65,7 @@ def quiet() -> None:
     for name in ("pytorch.utilities.rank_zero", "fabric.utilities.rank_zero", "fabric.utilities.distributed"):
         logging.getLogger(f"lightning.{name}").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", ".*module\\(s\\) in eval mode at the start of training.*")  # frozen parts
     warnings.filterwarnings("ignore", ".*GPU available but not used.*")
     warnings.filterwarnings("ignore", ".*It is recommended to use `self.log.*sync_dist=True.*")  # already gathered
     warnings.filterwarnings("ignore", ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*")

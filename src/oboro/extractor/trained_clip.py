@@ -9,12 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from oboro.checkpoint import build_task, check_kind, load_checkpoint
 from oboro.data import from_uint8
 from oboro.extractor.extractor import Extractor, file_digest
 from oboro.extractor.fashion import LUMA
 from oboro.extractor.pretrained import Lengths
-from oboro.task import CLIP
 
 
 class TrainedCLIP(Extractor):
@@ -34,8 +32,10 @@ class TrainedCLIP(Extractor):
 
     @cached_property
     def _checkpoint(self) -> dict[str, Any]:
+        from oboro.checkpoint import check_kind, load_checkpoint  # which knows tasks, and one of them extractors
+
         checkpoint = load_checkpoint(self.path)
-        check_kind(checkpoint, self.path, CLIP)
+        check_kind(checkpoint, self.path, "clip")
         return checkpoint
 
     @property
@@ -61,10 +61,9 @@ class TrainedCLIP(Extractor):
         _ = self._checkpoint
 
     def build(self) -> nn.Module:
-        task = build_task(self._checkpoint)
-        for p, average in zip(task.clip.parameters(), task.ema.averages[task.ema.default], strict=True):
-            p.data.copy_(average)
-        return task.clip
+        from oboro.checkpoint import averaged, build_task
+
+        return averaged(build_task(self._checkpoint), self.path, None)
 
     def forward(self, network: nn.Module, images: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
         channels, *size = self._shape

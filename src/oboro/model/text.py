@@ -25,11 +25,11 @@ class TextEmbedding(nn.Module):
 
     def forward(self, cond: Cond, batch: int) -> tuple[Tensor, Tensor, Tensor]:
         if "text" not in cond:
-            tokens = self.no_text.expand(batch, 1, -1)
+            tokens = self.no_text.repeat(batch, 1, 1)
             return (
                 tokens,
                 torch.ones(batch, 1, dtype=torch.bool, device=tokens.device),
-                self.no_pooled.expand(batch, -1),
+                self.no_pooled.repeat(batch, 1),
             )
         mask = cond["text_mask"]
         there = mask.any(1)

@@ -1,0 +1,168 @@
+"""The road from captioned pictures to pictures of a text: three runs of train.py, then sample.py and evaluate.py."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import runs
+from oboro.checkpoint import build_task, load_checkpoint
+
+CAPTIONS = "data=fashion_captions_10k"
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    """Toy checkpoints of an autoencoder and of a CLIP."""
+    folder = tmp_path_factory.mktemp("parts")
+    runs.train(folder / "autoencoder", runs.AUTOENCODER, "callbacks=[latent_statistics,checkpoints]")
+    runs.train(folder / "clip", runs.CLIP, CAPTIONS, runs.NO_EVALUATION)
+    return {name: folder / name / "checkpoints/last.ckpt" for name in ("autoencoder", "clip")}
+
+
+def overrides(parts):
+    return (
+        CAPTIONS,
+        "codec=trained",
+        f"codec.path={parts['autoencoder']}",
+        "conditioner=text",
+        f"conditioner.encoder.path={parts['clip']}",
+        "conditioner.dropout=0.5",
+        "guidance.scale=3",
+        "sampler.steps=2",
+    )
+
+
+@pytest.fixture(scope="module")
+def text_to_image(parts, tmp_path_factory):
+    """The run, and its checkpoint with random weights and averages: two steps leave the network a zero function."""
+    folder = tmp_path_factory.mktemp("text_to_image")
+    run = runs.train(folder / "run", *overrides(parts), "callbacks=[latent_cache,sample_grid,checkpoints]")
+    content = run.checkpoint()
+    task = build_task(content)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        for p in task.denoiser.parameters():
+            torch.nn.init.normal_(p, std=0.3)
+    content["state_dict"] = task.state_dict()
+    for average in content["ema"]["averages"].values():
+        for name, p in task.denoiser.named_parameters():
+            average[name].copy_(p)
+    torch.save(content, folder / "random.ckpt")
+    return run, folder / "random.ckpt"
+
+
+@pytest.fixture(scope="module")
+def drawn(text_to_image, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("drawn")
+    return runs.sample(folder, text_to_image[1], "n=4", "prompt=[a bag,einen Schuh 👟]")
+
+
+def pixels(run: runs.Run) -> np.ndarray:
+    return np.stack([np.asarray(Image.open(path)) for path in sorted((run.folder / "images").glob("*.png"))])
+
+
+def test_a_checkpoint_holds_its_codec_and_its_text_encoder(parts, text_to_image, tmp_path):
+    """The files they came from are not needed any more, and hold the same weights: the averages."""
+    _, path = text_to_image
+    task = build_task(load_checkpoint(path))
+    for name, module in (("autoencoder", task.codec), ("clip", task.conditioner.encoder)):
+        source = build_task(load_checkpoint(parts[name]))
+        learned = source.learned if name == "autoencoder" else source.learned.text
+        names = (name for name, _ in source.learned.named_parameters())
+        average = dict(zip(names, source.ema.averages[source.ema.default], strict=True))
+        prefix = "" if name == "autoencoder" else "text."
+        for key, p in module.named_parameters():
+            assert torch.equal(p, average[prefix + key])
+        for key, buffer in learned.named_buffers():
+            assert torch.equal(buffer, module.get_buffer(key))
+    assert "path" not in json.dumps(load_checkpoint(path)["config"]["task"])
+    assert not torch.equal(task.codec.latent_std, torch.ones_like(task.codec.latent_std))  # statistics came along
+
+
+def test_texts_are_drawn_in_turn_and_kept_beside_the_images(drawn):
+    lines = [
+        json.loads(line) for line in (drawn.folder / "images/metadata.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
+    assert [line["text"] for line in lines] == ["a bag", "einen Schuh 👟"] * 2
+    assert [line["file_name"] for line in lines] == [f"{i:06d}.png" for i in range(4)]
+    images = pixels(drawn).astype(float)
+    assert images.shape == (4, 28, 28) and images.std((1, 2)).min() > 1
+
+
+def test_the_text_and_the_negative_text_decide_the_image(drawn, text_to_image, tmp_path):
+    """Away from the text itself is the model without guidance."""
+    _, path = text_to_image
+    of_bags = pixels(runs.sample(tmp_path / "a", path, "n=4", "prompt=a bag"))
+    assert np.array_equal(of_bags[[0, 2]], pixels(drawn)[[0, 2]])
+    assert not np.array_equal(of_bags[1], pixels(drawn)[1])
+    away = pixels(runs.sample(tmp_path / "b", path, "n=4", "prompt=a bag", "negative=a dark coat"))
+    assert not np.array_equal(away, of_bags)
+    itself = pixels(runs.sample(tmp_path / "c", path, "n=4", "prompt=a bag", "negative=a bag"))
+    unguided = pixels(runs.sample(tmp_path / "d", path, "n=4", "prompt=a bag", "guidance=unguided"))
+    assert np.abs(itself.astype(int) - unguided.astype(int)).max() <= 1
+
+
+def test_cached_latents_train_the_same_model(parts, text_to_image, tmp_path):
+    run, _ = text_to_image
+    uncached = runs.train(tmp_path / "run", *overrides(parts), "callbacks=[checkpoints]")
+    cached, encoded = (r.checkpoint()["state_dict"] for r in (run, uncached))
+    for name in cached:
+        torch.testing.assert_close(cached[name], encoded[name], rtol=1e-4, atol=1e-6)
+
+
+def test_samples_are_measured_by_the_class_of_their_caption(text_to_image, tmp_path):
+    found = runs.evaluate(tmp_path, text_to_image[1], "n=20", "chunk=10", "metrics=[frechet,accuracy]")
+    assert {"fd_fashion_20", "accuracy_fashion_20"} <= set(found["values"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["label=3"], "the model was trained without labels"),
+        (["prompt=a bag", "label=3"], "give one of them"),
+        (["prompt=[]"], "names no text"),
+        (["prompt=a bag", "negative=a coat", "guidance=unguided"], "choose guidance=classifier_free"),
+    ],
+)
+def test_what_cannot_be_drawn_is_said(text_to_image, tmp_path, arguments, said):
+    run = runs.call("sample.py", f"checkpoint={text_to_image[1]}", "n=2", *arguments, cwd=tmp_path)
+    assert run.status == 1 and said in run.stderr.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (["data=fashion_mnist_10k"], "choose data=fashion_captions"),
+        (["model=song_unet_ddpmpp", "optimizer=adamw"], "reads no text; choose model=unet"),
+        (["codec.path=nowhere.ckpt"], "there is no checkpoint nowhere.ckpt"),
+        (
+            ["~codec.path", "~codec.profile", "codec=autoencoder_fashion"],
+            "has learned nothing yet; choose codec=trained",
+        ),
+    ],
+)
+def test_what_cannot_be_trained_is_said(parts, tmp_path, change, said):
+    run = runs.call("train.py", *runs.toy(*overrides(parts), runs.NO_EVALUATION, *change), cwd=tmp_path)
+    assert run.status == 1 and said in run.stderr.replace("\n", " ")
+
+
+def test_a_checkpoint_of_another_task_is_refused(parts, tmp_path):
+    changed = [f"codec.path={parts['clip']}", runs.NO_EVALUATION]
+    run = runs.call("train.py", *runs.toy(*overrides(parts), *changed), cwd=tmp_path)
+    assert run.status == 1 and "give one that train.py wrote with task=autoencoder" in run.stderr.replace("\n", " ")
+
+
+def test_a_model_without_text_says_so(parts, checkpoint, tmp_path):
+    run = runs.call("sample.py", f"checkpoint={checkpoint}", "n=2", "prompt=a bag", cwd=tmp_path)
+    assert run.status == 1 and "the model reads no text" in run.stderr.replace("\n", " ")
+
+
+def test_the_folder_of_samples_is_a_data_set(drawn, parts, tmp_path):
+    shutil.copytree(drawn.folder / "images", tmp_path / "images")
+    changed = ["data=image_folder", f"data.root={tmp_path / 'images'}", "data.channels=1", "data.resolution=28"]
+    run = runs.train(tmp_path / "run", *overrides(parts), *changed, "data.validation=1", runs.NO_EVALUATION)
+    assert run.checkpoint()["global_step"] == 2
