@@ -46,7 +46,7 @@ def test_the_best_checkpoint_is_the_one_with_the_lowest_value(tmp_path, monkeypa
         def evaluate(self, trainer, task):
             self.objective = next(iter(next(scores).items()), None)
 
-    monkeypatch.setattr("oboro.callbacks.checkpoints.SampleMetrics", Next)
+    monkeypatch.setattr("oboro.callbacks.checkpoints.MetricEvaluation", Next)
     checkpoints = Checkpoints(str(tmp_path), every_n_steps=1)
     best = []
 

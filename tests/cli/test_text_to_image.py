@@ -150,6 +150,11 @@ def test_what_cannot_be_trained_is_said(parts, tmp_path, change, said):
     assert run.status == 1 and said in run.stderr.replace("\n", " ")
 
 
+def test_a_codec_that_has_learned_nothing_is_refused(tmp_path):
+    run = runs.call("train.py", *runs.toy("codec=autoencoder_fashion", runs.NO_EVALUATION), cwd=tmp_path)
+    assert run.status == 1 and "has learned nothing yet; choose codec=trained" in run.stderr.replace("\n", " ")
+
+
 def test_a_checkpoint_of_another_task_is_refused(parts, tmp_path):
     changed = [f"codec.path={parts['clip']}", runs.NO_EVALUATION]
     run = runs.call("train.py", *runs.toy(*overrides(parts), *changed), cwd=tmp_path)

@@ -36,8 +36,8 @@ def train(config: DictConfig) -> None:
     load_parts(task, parts)
     if "codec" not in parts and any(True for _ in task.codec.parameters()):
         raise UserError(
-            f"the codec {type(task.codec).__name__} has learned nothing yet; choose codec=trained codec.path=<a checkpoint "
-            "of task=autoencoder>."
+            f"the codec {type(task.codec).__name__} has learned nothing yet; choose codec=trained codec.path=<a "
+            "checkpoint of task=autoencoder>."
         )
     task.config = {key: plain[key] for key in STORED if key in plain}
     task.check(data)
