@@ -62,10 +62,6 @@ class CLIP(Task):
         return self.clip
 
     @property
-    def network(self) -> Network:
-        return self.clip
-
-    @property
     def description(self) -> str:
         return f"{type(self.clip.image).__name__} and text tower of {self.clip.text.tokenizer.length} tokens"
 

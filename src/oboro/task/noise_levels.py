@@ -27,6 +27,10 @@ class NoiseLevels(Task):
         """The numbers (B, len(measures)) at the quantiles ``u`` (B,) of p(t) and the noise ``eps``."""
 
     @property
+    def network(self) -> nn.Module:
+        return self.learned.network
+
+    @property
     def columns(self) -> int:
         return len(self.measures) + 1
 

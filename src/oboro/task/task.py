@@ -47,8 +47,8 @@ class Task(lightning.LightningModule, ABC):
 
     @property
     def network(self) -> nn.Module:
-        """What ``model`` configures, for reports that name it."""
-        return self.learned.network
+        """Whose name stands for what is learned."""
+        return self.learned
 
     @property
     @abstractmethod
