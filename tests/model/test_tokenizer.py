@@ -71,13 +71,17 @@ def test_marks_in_a_text_are_text():
     assert (ids[0] < len(SPECIAL)).sum() == 2 + (~mask).sum()
 
 
-def test_two_merges_of_one_token_leave_a_valid_encoding():
-    """ "abc" is made of ab+c in one word and a+bc in others: more merges than tokens."""
-    words = ["abc"] * 5 + ["ab"] * 9 + ["bc"] * 8 + ["zabcz", "xbc"] * 3
-    for size in (260, 261, 262, 263, 264, 270):
-        tokenizer = fitted(size, 30, [" ".join(words)] * 3)
-        ids, _ = tokenizer(words)
-        assert ids.max() < size and tokenizer.decode(ids) == words
+def test_two_merges_of_one_token_share_its_id():
+    """ab+c and a+bc are one token; the next merge gets the next id, as in the library's training."""
+    tokenizer = Tokenizer(266, 8)
+    a, b, c = (tokens + len(SPECIAL) for tokens in map(BYTES.index, "abc"))
+    first = len(SPECIAL) + len(BYTES)
+    ab, abc, bc, twice = range(first, first + 4)
+    merges = [[a, b], [ab, c], [b, c], [a, bc], [abc, abc], [NONE, NONE], [NONE, NONE]]
+    tokenizer.load_state_dict({"merges": torch.tensor(merges)})
+    ids, _ = tokenizer(["abcabc", "abc", "bc"])
+    assert ids[:, 1].tolist() == [twice, abc, bc] and (ids[:, 2] == END).all()
+    assert tokenizer.decode(ids) == ["abcabc", "abc", "bc"]
 
 
 def test_the_order_of_the_captions_does_not_matter():
