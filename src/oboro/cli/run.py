@@ -21,6 +21,7 @@ from oboro.cli.checkpoint import offer_checkpoint
 from oboro.errors import UserError
 
 CONF = Path(sys.argv[0]).resolve().parent / "conf"
+TEXTS = ("prompt", "negative")  # keys whose values are sentences
 CANNOT_WRITE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOSPC}
 
 
@@ -34,7 +35,7 @@ def run(main: Callable[[], None], from_checkpoint: bool = False, gather: Callabl
     """
     traceback = "debug=default" in sys.argv or "traceback=true" in sys.argv or "HYDRA_FULL_ERROR" in os.environ
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come to us instead of Hydra's own report
-    sys.argv[1:] = [expand_home(argument) for argument in sys.argv[1:]]
+    sys.argv[1:] = [quote_text(expand_home(argument)) for argument in sys.argv[1:]]
     try:
         if from_checkpoint:
             offer_checkpoint(sys.argv[1:])
@@ -50,6 +51,16 @@ def expand_home(argument: str) -> str:
     """``data.root=~/photos`` with the home folder: shells leave it as it is, and Hydra's grammar has no ``~``."""
     key, equals, value = argument.partition("=")
     return key + equals + os.path.expanduser(value) if value.startswith("~/") else argument
+
+
+def quote_text(argument: str) -> str:
+    """``prompt=a shoe, black`` as one text: to Hydra's grammar it would be two values of a sweep."""
+    key, _, value = argument.partition("=")
+    if key not in TEXTS or value in ("", "null") or value[0] in "[\"'":
+        return argument
+    escaped = re.sub(r'(\\*)"', r"\1\1\"", value)
+    ending = re.search(r"\\*$", escaped).group()
+    return f'{key}="{escaped}{ending}"'
 
 
 def task_function(f: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
