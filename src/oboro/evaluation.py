@@ -10,7 +10,7 @@ from torch import Tensor
 
 from oboro.metrics import Value
 
-SETTING = ("ema", "schedule", "sampler", "guidance", "evaluations_per_sample", "images", "images_fingerprint")
+SETTING = ("ema", "codec", "schedule", "sampler", "guidance", "evaluations_per_sample", "images", "images_fingerprint")
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,9 @@ def short(protocol: Mapping[str, Any]) -> str:
         first = protocol["first"]
         what = f"{n:,} samples (ids {first}-{first + n - 1}, seed {protocol['seed']})"
         on = f" on {protocol['schedule']}" if "schedule" in protocol else ""  # files of version 0.1 do not say
+        latent = f", decoded by {protocol['codec']}" if "codec" in protocol else ""
         how = (
-            f", {protocol['sampler']}{on}, {protocol['guidance']}, EMA {protocol['ema']}, "
+            f", {protocol['sampler']}{on}, {protocol['guidance']}{latent}, EMA {protocol['ema']}, "
             f"{protocol['precision']} on {protocol['device']}"
         )
     return (

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from oboro import distributed
 from oboro.data import ImageData, to_uint8
+from oboro.data.latents import module_digest
 from oboro.evaluation import Evaluation, Protocol
 from oboro.extractor import Extractor, Joint
 from oboro.likelihood import bits_per_dim
@@ -95,6 +96,7 @@ class Evaluator:
             "precision": precision,
             "device": task.device.type,
             "ema": protocol.ema or task.ema.default,
+            **described(task.codec),
             "schedule": plain(task.denoiser.schedule),
             "sampler": plain(task.sampler),
             "guidance": plain(task.guidance),
@@ -149,6 +151,11 @@ class Evaluator:
         for view, part in zip(self.views, rows.split([view.width for view in self.views], 1), strict=True):
             values |= view.values(part, labels, device)
         return values
+
+
+def described(codec: nn.Module) -> dict[str, str]:
+    """``{"codec": "Autoencoder@1a2b3c"}`` of a codec with weights, and nothing of pixels as they are."""
+    return {"codec": f"{type(codec).__name__}@{module_digest(codec)[:6]}"} if codec.state_dict() else {}
 
 
 def held_out_likelihood(

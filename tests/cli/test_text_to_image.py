@@ -123,6 +123,7 @@ def test_cached_latents_train_the_same_model(parts, text_to_image, tmp_path):
 def test_samples_are_measured_by_the_class_of_their_caption(text_to_image, tmp_path):
     found = runs.evaluate(tmp_path, text_to_image[1], "n=20", "chunk=10", "metrics=[frechet,accuracy]")
     assert {"fd_fashion_20", "accuracy_fashion_20"} <= set(found["values"])
+    assert found["protocol"]["codec"].startswith("Autoencoder@")
 
 
 @pytest.mark.parametrize(
@@ -131,6 +132,7 @@ def test_samples_are_measured_by_the_class_of_their_caption(text_to_image, tmp_p
         (["label=3"], "the model was trained without labels"),
         (["prompt=a bag", "label=3"], "give one of them"),
         (["prompt=[]"], "names no text"),
+        ([], "was given none; set prompt="),
         (["prompt=a bag", "negative=a coat", "guidance=unguided"], "choose guidance=classifier_free"),
     ],
 )

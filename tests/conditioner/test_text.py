@@ -77,6 +77,14 @@ def test_pictures_show_the_prompts_in_turn(text):
     assert text.choose(range(3), None) == {"caption": ["ab", "c", "ab"]}
 
 
+def test_without_prompts_pictures_during_training_show_captions_of_the_data():
+    text = Text(Spelling(), 3, 3)
+    assert text.choose(range(2), None) == {"caption": ["", ""]}
+    text.check(Population(captions=[f"c{i}" for i in range(50)]))
+    shown = text.choose(range(16), None)["caption"]
+    assert len(set(shown)) == 8 and shown[:8] == shown[8:] and set(shown) <= {f"c{i}" for i in range(50)}
+
+
 def test_samples_have_captions_and_classes_of_the_data_in_proportion(text):
     """Every caption comes with its own class, and any run of ids has the classes as often as the data."""
     labels = torch.tensor([0, 1, 2] * 20 + [0] * 40)

@@ -12,13 +12,13 @@ from oboro import distributed
 from oboro.callbacks.evaluation import SampleEvaluation
 from oboro.data import to_uint8
 from oboro.errors import UserError
-from oboro.report.pictures import columns_for, grid_image
+from oboro.report.pictures import samples_image
 from oboro.task import Diffusion
 
 
 class SampleGrid(SampleEvaluation):
-    """Samples 0..n-1 of the averaged weights at a fixed seed, class i mod num_classes: ``folder/step-XXXXXXXX.png``
-    and TensorBoard's ``samples``."""
+    """Samples 0..n-1 of the averaged weights at a fixed seed, class i mod num_classes or text i mod their number:
+    ``folder/step-XXXXXXXX.png`` and TensorBoard's ``samples``."""
 
     def __init__(self, folder: str, every_n_steps: int, n: int = 64, seed: int = 0, chunk: int = 100):
         super().__init__(every_n_steps)
@@ -42,7 +42,8 @@ class SampleGrid(SampleEvaluation):
         with task.averaged():
             images = distributed.map_samples(self.n, self.chunk, draw, task.device)
         if trainer.is_global_zero:
-            picture = grid_image(images, columns_for(self.n, task.conditioner.num_classes))
+            texts = task.conditioner.choose(range(self.n), None).get("caption")
+            picture = samples_image(images, texts, task.conditioner.num_classes)
             self.folder.mkdir(parents=True, exist_ok=True)
             picture.save(self.folder / f"step-{trainer.global_step:08d}.png")
             self._to_tensorboard(trainer, picture)

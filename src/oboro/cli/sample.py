@@ -25,7 +25,7 @@ from oboro.denoiser import NEGATIVE, Cond
 from oboro.errors import UserError
 from oboro.generate import Watch
 from oboro.posthoc import posthoc
-from oboro.report.pictures import columns_for, grid_image
+from oboro.report.pictures import samples_image
 from oboro.report.previews import ROWS, Previews
 from oboro.task import Diffusion
 
@@ -75,6 +75,8 @@ def asked(config: DictConfig, task: Diffusion, ids: list[int]) -> dict[str, Any]
         raise UserError("label and prompt both say what to draw; give one of them.")
     if prompt is not None:
         return {"caption": in_turn(texts(prompt, "prompt", task), ids)}
+    if label is None and task.conditioner.text_dim and not task.conditioner.prompts:
+        raise UserError('the model draws what a text says and was given none; set prompt="a red apple" or the like.')
     if label is None:
         return task.conditioner.choose(ids, None)
     classes = [label] if isinstance(label, int) else list(label)
@@ -180,8 +182,8 @@ def sample(config: DictConfig) -> None:
         rows = ({"file_name": f"{i:06d}.png", "text": text} for i, text in enumerate(batch["caption"]))
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         (folder / "images/metadata.jsonl").write_text(lines, encoding="utf-8")
-    kinds = len(set(batch["caption"])) if "caption" in batch else task.conditioner.num_classes
-    grid_image(images, columns_for(config.n, kinds if config.label is None else 0)).save(folder / "grid.png")
+    classes = task.conditioner.num_classes if config.label is None else 0
+    samples_image(images, batch.get("caption"), classes).save(folder / "grid.png")
     if config.npz:
         labels = {"labels": cond["label"].numpy()} if "label" in cond else {}
         np.savez(folder / "samples.npz", images=images.permute(0, 2, 3, 1).numpy(), **labels)

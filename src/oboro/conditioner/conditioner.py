@@ -30,6 +30,8 @@ class Conditioner(nn.Module, ABC):
         self.text_dim = text_dim
         self.pooled_dim = pooled_dim
 
+    prompts: Sequence[str] = ()  # texts of pictures
+
     @property
     @abstractmethod
     def keys(self) -> set[str]:

@@ -12,6 +12,7 @@ from oboro.denoiser import Cond
 from oboro.errors import UserError
 from oboro.seeding import low_discrepancy
 
+SHOWN = 8  # captions of the data in pictures
 REMEMBERED = 2**30  # bytes of encoded texts that are kept
 
 
@@ -27,7 +28,7 @@ class Text(Conditioner):
     ``encoder`` is frozen and works in float32. A dropped caption has a mask without any True; for the network that is
     the same as missing keys. Each distinct text is encoded once and remembered.
 
-    ``prompts`` are the texts of pictures during training, in turn; without them, pictures show captions of the data.
+    ``prompts`` are the texts of pictures, in turn; without them, those during training show captions of the data.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Text(Conditioner):
         super().__init__(dropout, 0, text_dim, pooled_dim)
         self.encoder = encoder.requires_grad_(False).eval()
         self.prompts = list(prompts)
+        self._shown = self.prompts
         self._remembered: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
 
     @property
@@ -69,8 +71,8 @@ class Text(Conditioner):
         """Prompt i mod their number, or of a ``population`` the caption (and the class, where there is one) of a
         training image: that at ``low_discrepancy(i)`` of all, ordered by class."""
         if population is None:
-            prompts = self.prompts or [""]
-            return {"caption": [prompts[i % len(prompts)] for i in ids]}
+            texts = self._shown or [""]
+            return {"caption": [texts[i % len(texts)] for i in ids]}
         n, labels = len(population.captions), population.labels
         order = torch.arange(n) if labels is None else torch.argsort(labels, stable=True)
         rows = order[(low_discrepancy(torch.tensor(list(ids), dtype=torch.int64)) * n).long()]
@@ -84,6 +86,7 @@ class Text(Conditioner):
                 "data=emoji or a folder with a text in each line of metadata.jsonl, or choose conditioner=label or "
                 "unconditional."
             )
+        self._shown = self.prompts or self.choose(range(SHOWN), population)["caption"]
 
     def _encoded(self, texts: Sequence[str]) -> list[tuple[Tensor, Tensor, Tensor]]:
         device = next(self.encoder.parameters()).device

@@ -1,10 +1,15 @@
 """Images beside each other."""
 
-from PIL import Image
+from collections.abc import Sequence
+from textwrap import wrap
+
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, cat
 from torchvision.utils import make_grid
 
 TILE = 64  # small images are enlarged by a whole factor to at least this many pixels
+MANY = 16  # kinds of which each gets a row or a column of its own
+HEADING, FONT = 150, 13  # pixels
 
 
 def grid_image(images: Tensor, columns: int) -> Image.Image:
@@ -15,9 +20,31 @@ def grid_image(images: Tensor, columns: int) -> Image.Image:
     return Image.fromarray(grid[..., 0] if images.shape[1] == 1 else grid)
 
 
+def prompts_image(images: Tensor, texts: Sequence[str]) -> Image.Image:
+    """A row for each distinct text, which stands to its left; ``texts`` are those of the images. On white."""
+    distinct = list(dict.fromkeys(texts))
+    members = [[i for i, text in enumerate(texts) if text == one] for one in distinct]
+    rows = [grid_image(images[ids], len(ids)) for ids in members]
+    font, height = ImageFont.load_default(FONT), rows[0].height
+    page = Image.new("RGB", (HEADING + max(row.width for row in rows), height * len(rows)), "white")
+    for j, (text, row) in enumerate(zip(distinct, rows, strict=True)):
+        page.paste(row.convert("RGB"), (HEADING, j * height))
+        lines = "\n".join(wrap(text, 2 * HEADING // FONT - 2)) or "(no text)"
+        place = (6, (j + 0.5) * height)
+        ImageDraw.Draw(page).multiline_text(place, lines, fill="black", font=font, anchor="lm", spacing=2)
+    return page
+
+
+def samples_image(images: Tensor, texts: Sequence[str] | None, num_classes: int) -> Image.Image:
+    """Samples by their text, where there are few, or else a column for each class, or else a square."""
+    if texts is not None and len(set(texts)) <= MANY:
+        return prompts_image(images, texts)
+    return grid_image(images, columns_for(len(images), num_classes))
+
+
 def columns_for(n: int, num_classes: int) -> int:
     """A column per class where there are few classes, else a square."""
-    return num_classes if 1 < num_classes <= 16 else round(n**0.5)
+    return num_classes if 1 < num_classes <= MANY else round(n**0.5)
 
 
 def pairs_image(generated: Tensor, training: Tensor) -> Image.Image:
