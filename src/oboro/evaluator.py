@@ -47,13 +47,13 @@ class Evaluator:
                 if distributed.rank() == 0:
                     view.extractor.prepare()
 
-    def check(self, labelled: bool, n: int) -> None:
+    def check(self, told: set[str], n: int) -> None:
         """Raises ``UserError`` for a metric that ``n`` samples, these data or these extractors cannot give."""
         for name, metric in self.metrics.items():
             if not any(name in view.metrics for view in self.views):
                 raise unserved(name, metric, [view.extractor for view in self.views])
         for view in self.views:
-            view.check(labelled, n)
+            view.check(told, n)
 
     def evaluate(
         self,
@@ -86,7 +86,7 @@ class Evaluator:
         drawn = sum(len(ids) for ids in distributed.chunks(protocol.n, protocol.chunk))  # by this rank, with padding
         seconds = time.perf_counter() - start
         ids = range(protocol.first, protocol.first + protocol.n)
-        labels = task.conditioner.choose(ids, self.data.population).get("label")
+        told = task.conditioner.choose(ids, self.data.population)
         said |= {
             "quantisation": QUANTISATION,
             "samples": protocol.n,
@@ -102,7 +102,7 @@ class Evaluator:
             "guidance": plain(task.guidance),
             "evaluations_per_sample": round(count() / drawn, 3),
         }
-        return Evaluation(self._values(rows, labels, task.device), said, seconds, shown)
+        return Evaluation(self._values(rows, told, task.device), said, seconds, shown)
 
     def evaluate_images(
         self,
@@ -122,7 +122,9 @@ class Evaluator:
         rows = distributed.map_samples(len(images), min(CHUNK, len(images)), look, device, done)
         seconds = time.perf_counter() - start
         said |= {"quantisation": QUANTISATION, "samples": len(images), **origin}
-        return Evaluation(self._values(rows, labels, device), said, seconds, images[:SHOWN])
+        return Evaluation(
+            self._values(rows, {} if labels is None else {"label": labels}, device), said, seconds, images[:SHOWN]
+        )
 
     def redraw(self, task: Diffusion, ids: list[int], protocol: Protocol, autocast: Callable = nullcontext) -> Tensor:
         """Single samples once more, uint8 (len(ids), C, H, W), the same to the last bit; ids at most one chunk."""
@@ -146,10 +148,10 @@ class Evaluator:
             for key, values in ((k, list(dict.fromkeys(i[k] for i in identities))) for k in identities[0])
         }
 
-    def _values(self, rows: Tensor, labels: Tensor | None, device: torch.device) -> dict[str, Value]:
+    def _values(self, rows: Tensor, told: Mapping[str, Any], device: torch.device) -> dict[str, Value]:
         values: dict[str, Value] = {}
         for view, part in zip(self.views, rows.split([view.width for view in self.views], 1), strict=True):
-            values |= view.values(part, labels, device)
+            values |= view.values(part, told, device)
         return values
 
 

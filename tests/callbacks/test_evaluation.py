@@ -9,7 +9,7 @@ import torch
 import runs
 from oboro.callbacks import Checkpoints, SampleGrid
 from oboro.callbacks.evaluation import Evaluation
-from oboro.callbacks.sample_grid import columns_for, grid_image
+from oboro.report.pictures import columns_for, grid_image
 
 
 class Noted(Evaluation):

@@ -10,6 +10,9 @@ from PIL import Image
 
 import runs
 from oboro.checkpoint import build_task, load_checkpoint
+from oboro.data import FashionCaptions, to_uint8
+from oboro.extractor import TrainedCLIP
+from oboro.metrics.clip_score import clip_score
 
 CAPTIONS = "data=fashion_captions_10k"
 
@@ -124,6 +127,34 @@ def test_samples_are_measured_by_the_class_of_their_caption(text_to_image, tmp_p
     found = runs.evaluate(tmp_path, text_to_image[1], "n=20", "chunk=10", "metrics=[frechet,accuracy]")
     assert {"fd_fashion_20", "accuracy_fashion_20"} <= set(found["values"])
     assert found["protocol"]["codec"].startswith("Autoencoder@")
+
+
+def test_clip_score_is_the_mean_over_samples_and_the_captions_they_were_drawn_for(parts, text_to_image, tmp_path):
+    """By hand, from the same samples; real images and their captions stand beside it."""
+    asked = ("n=20", "chunk=10", "metrics=[clip_score]", "extractor=trained_clip", f"extractor.path={parts['clip']}")
+    found = runs.evaluate(tmp_path, text_to_image[1], *asked)
+    data = FashionCaptions(part="test", validation=24, cache_dir=str(runs.cache_dir()))
+    data.prepare_data()
+    data.setup()
+    task = build_task(load_checkpoint(text_to_image[1]))
+    batch = task.conditioner.choose(range(20), data.population)
+    with task.averaged():
+        cond = task.conditioner.keep(batch)
+        halves = [{k: v[part] for k, v in cond.items()} for part in (slice(10), slice(10, 20))]
+        images = [
+            task.generate(list(range(s, s + 10)), 0, half, (1, 28, 28)) for s, half in zip((0, 10), halves, strict=True)
+        ]
+    extractor = TrainedCLIP(str(parts["clip"]))
+    features = extractor(to_uint8(torch.cat(images)))["features"]
+    expected = clip_score(features, extractor.embed_text(batch["caption"])).mean().item()
+    judged = found["judged"]["clip_score_trained_clip_20"]
+    assert judged["value"] == pytest.approx(expected, abs=0.05) and 0 <= judged["real"] <= 100
+
+
+def test_clip_score_without_texts_is_refused(parts, checkpoint, tmp_path):
+    asked = ("n=20", "metrics=[clip_score]", "extractor=trained_clip", f"extractor.path={parts['clip']}")
+    run = runs.call("evaluate.py", f"checkpoint={checkpoint}", *asked, cwd=tmp_path)
+    assert run.status == 1 and "clip_score needs the text of every image" in run.stderr.replace("\n", " ")
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from oboro.metrics import Held, look_at, measure
 
 CONF = Path(__file__).parents[2] / "conf" / "metrics"
 ASSETS = Path(oboro.data.__file__).parent / "assets"
-SKIPPED = {"frechet_spatial", "cmmd"}  # of other extractors
+SKIPPED = {"frechet_spatial", "cmmd", "clip_score"}  # of other extractors
 N = 500
 
 

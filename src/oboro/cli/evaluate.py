@@ -45,7 +45,7 @@ def evaluate(config: DictConfig) -> None:
     fabric = start(config, config.devices, trained_precision(path))
     checkpoint, task = open_task(config, path, fabric)
     read_data(evaluator.data)
-    make_ready(evaluator, task.conditioner.tells_classes(evaluator.data.population), config.n)
+    make_ready(evaluator, task.conditioner.told(evaluator.data.population), config.n)
     held_out = len(evaluator.data.validation_images)
     if config.bits_per_dim.n > held_out:
         raise UserError(f"bits_per_dim.n={config.bits_per_dim.n} of {held_out} held-out images; set it to fewer.")
@@ -119,9 +119,9 @@ def build_evaluator(config: DictConfig) -> Evaluator:
     return Evaluator(extractor, metrics, data, config.reference)
 
 
-def make_ready(evaluator: Evaluator, labelled: bool, n: int) -> None:
+def make_ready(evaluator: Evaluator, told: set[str], n: int) -> None:
     """The weights of the extractor are fetched, by rank 0 first, and all is checked against what is asked."""
-    evaluator.check(labelled, n)
+    evaluator.check(told, n)
     evaluator.prepare()
 
 
@@ -139,7 +139,7 @@ def evaluate_images(config: DictConfig, evaluator: Evaluator) -> None:
     data = evaluator.data
     images, labels, fingerprint = read_images(config.images, data.image_shape, data.num_classes, data.cache_dir)
     read_data(data)
-    make_ready(evaluator, labels is not None, len(images))
+    make_ready(evaluator, set() if labels is None else {"label"}, len(images))
     origin = {"images": str(config.images), "images_fingerprint": fingerprint}
     with progress(fabric, len(images)) as done:
         evaluation = evaluator.evaluate_images(images, labels, origin, fabric.device, done)

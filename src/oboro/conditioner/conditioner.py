@@ -57,9 +57,9 @@ class Conditioner(nn.Module, ABC):
         """The conditions of generated samples."""
         return self.keep(self.choose(ids, population))
 
-    def tells_classes(self, population: Population) -> bool:
-        """Whether it is known of which class samples of ``population`` shall be."""
-        return "label" in self.choose([0], population)
+    def told(self, population: Population) -> set[str]:
+        """What is known of samples of ``population`` before they are drawn: "label", "caption"."""
+        return set(self.choose([0], population))
 
     def check(self, population: Population) -> None:
         """Raises ``UserError`` where the data do not have what the condition is made of."""

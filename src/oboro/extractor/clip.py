@@ -28,6 +28,7 @@ class CLIP(Extractor):
     """
 
     name = "clip"
+    reads_texts = True
 
     def __init__(self, path: str | None = None):
         super().__init__()

@@ -31,12 +31,14 @@ class Extractor(ABC):
         outputs: what it can give and how long each vector is: ``"features"`` always, ``"logits"`` of a classifier,
             ``"spatial"`` for features that still know where things are.
         resize: how images become the network's input, in words.
+        reads_texts: whether ``embed_text(texts)`` puts texts into the space of its features.
         published: names under which the literature reports a metric on these features, ``{"fd": "fid"}``.
     """
 
     name: str
     outputs: Mapping[str, int]
     resize: str
+    reads_texts: bool = False
     published: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self) -> None:

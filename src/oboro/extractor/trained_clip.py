@@ -24,6 +24,7 @@ class TrainedCLIP(Extractor):
     """
 
     name = "trained_clip"
+    reads_texts = True
 
     def __init__(self, path: str):
         super().__init__()

@@ -2,7 +2,7 @@
 
 from oboro.metrics.accuracy import Accuracy
 from oboro.metrics.bank import Bank, look_at
-from oboro.metrics.clip_score import CMMD
+from oboro.metrics.clip_score import CMMD, CLIPScore
 from oboro.metrics.frechet import Frechet, FrechetPerClass, frechet_distance
 from oboro.metrics.inception_score import InceptionScore
 from oboro.metrics.kernel import Kernel
@@ -18,6 +18,7 @@ __all__ = [
     "CMMD",
     "Accuracy",
     "Bank",
+    "CLIPScore",
     "DensityCoverage",
     "Extracted",
     "FeatureStatistics",

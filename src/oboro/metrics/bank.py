@@ -19,10 +19,12 @@ class Bank:
     Attributes:
         outputs: ``{name: (n, d)}``, float32 on the CPU, by the name of the extractor's output.
         labels: (n,) int64, the class that each image was drawn for or has; None without classes.
+        texts: (n, d), the extractor's embedding of the text that each image was drawn for or has; None without texts.
     """
 
     outputs: Mapping[str, Tensor]
     labels: Tensor | None = None
+    texts: Tensor | None = None
 
     def __len__(self) -> int:
         return len(next(iter(self.outputs.values())))
@@ -32,8 +34,8 @@ class Bank:
 
     def take(self, rows: Tensor) -> "Bank":
         """The images ``rows`` alone, in that order; a mask selects likewise."""
-        labels = None if self.labels is None else self.labels[rows]
-        return Bank({name: features[rows] for name, features in self.outputs.items()}, labels)
+        labels, texts = (None if told is None else told[rows] for told in (self.labels, self.texts))
+        return Bank({name: features[rows] for name, features in self.outputs.items()}, labels, texts)
 
 
 def look_at(

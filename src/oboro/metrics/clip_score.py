@@ -85,3 +85,19 @@ class CMMD(Metric):
 
         within = reference.derived("mean of 1 - k of CMMD over pairs of features, 1", compute)["spread"]
         return {"cmmd": Value(cmmd(generated["features"], real, float(within)), better=-1)}
+
+
+class CLIPScore(Metric):
+    """The mean of ``clip_score`` over samples and the texts they were drawn for, with its 95 % interval; final.
+
+    Real images and their own captions score what stands beside it. For extractors that read texts: numbers of
+    different ones do not compare.
+    """
+
+    captioned = True
+    least = 1
+
+    def __call__(self, generated: Bank, reference: Reference) -> dict[str, Value]:
+        scores = clip_score(generated["features"], generated.texts)
+        mean, error = scores.mean().item(), 1.96 * scores.std().item() / len(scores) ** 0.5
+        return {"clip_score": Value(mean, better=1, interval=(mean - error, mean + error))}

@@ -51,6 +51,7 @@ class Metric(ABC):
     Attributes:
         outputs: what it reads from the bank, names of the extractor's outputs.
         labelled: whether it needs the class of every image.
+        captioned: whether it needs the text of every image, in the space of the extractor.
         least: the fewest images, generated or real, of which the number is defined.
         moments: whether the reference's mean and covariance are all it needs.
         extractor: name of the only extractor on which it is defined, None for any.
@@ -58,6 +59,7 @@ class Metric(ABC):
 
     outputs: tuple[str, ...] = ("features",)
     labelled: bool = False
+    captioned: bool = False
     least: int = 2
     moments: bool = False
     extractor: str | None = None
@@ -87,25 +89,32 @@ def outputs_of(metrics: Mapping[str, Metric]) -> list[str]:
 
 def fits(metric: Metric, extractor: Extractor) -> bool:
     """Whether ``extractor`` gives what ``metric`` needs."""
-    return metric.extractor in (None, extractor.name) and set(metric.outputs) <= set(extractor.outputs)
+    reads = extractor.reads_texts or not metric.captioned
+    return reads and metric.extractor in (None, extractor.name) and set(metric.outputs) <= set(extractor.outputs)
 
 
 def unserved(name: str, metric: Metric, extractors: Sequence[Extractor]) -> UserError:
     """What to say of a metric that fits none of ``extractors``."""
     needs = f"extractor={metric.extractor}" if metric.extractor else " and ".join(metric.outputs)
+    needs = "extractor=clip or trained_clip" if metric.captioned else needs
     has = "; ".join(f"{extractor.name} with {', '.join(extractor.outputs)}" for extractor in extractors)
     return UserError(
         f"{name} needs {needs} and there is {has}; leave {name} out of metrics=[...] or choose another extractor."
     )
 
 
-def check(metrics: Mapping[str, Metric], n: int, real: int, labelled: bool) -> None:
+def check(metrics: Mapping[str, Metric], n: int, real: int, told: set[str]) -> None:
     """Raises ``UserError`` for a metric that cannot be had from ``n`` generated and ``real`` real images.
 
-    ``real = 0``: only moments are known, which says nothing about their number.
+    ``told`` is what is known of each image, "label" and "caption". ``real = 0``: only moments are known, which says
+    nothing about their number.
     """
     for name, metric in metrics.items():
-        if metric.labelled and not labelled:
+        if metric.captioned and "caption" not in told:
+            raise UserError(
+                f"{name} needs the text of every image; leave it out of metrics=[...] or train with conditioner=text."
+            )
+        if metric.labelled and "label" not in told:
             raise UserError(
                 f"{name} needs the class of every image; leave it out of metrics=[...] or train with conditioner=label."
             )

@@ -81,6 +81,7 @@ class Extracted(Reference):
         fingerprint: str,
         split: str,
         cache_dir: str | Path,
+        texts: Tensor | None = None,
     ):
         self.n = len(images)
         self.identity = {
@@ -94,7 +95,7 @@ class Extracted(Reference):
         self._cache_dir = Path(cache_dir)
         self._kept: dict[str, Arrays] = {}
         found = {name: self._features(extractor, name, images) for name in outputs}
-        self._bank = Bank(found, labels)
+        self._bank = Bank(found, labels, texts)
 
     def _features(self, extractor: Extractor, output: str, images: Images) -> Tensor:
         identity = self._identity(f"{output} of every image, 1")

@@ -1,6 +1,7 @@
 """One extractor's part in an evaluation: what it has to look for, and the numbers that come of it."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,9 +27,9 @@ class View:
         self.published = published
         self._reference: Reference | None = None
 
-    def check(self, labelled: bool, n: int) -> None:
+    def check(self, told: set[str], n: int) -> None:
         """Raises ``UserError`` for a metric that ``n`` samples, these data or this reference cannot give."""
-        check(self.metrics, n, 0 if self.published else len(self.data.train_images), labelled)
+        check(self.metrics, n, 0 if self.published else len(self.data.train_images), told)
         for name, metric in self.metrics.items():
             if self.published and not metric.moments:
                 raise UserError(
@@ -40,6 +41,7 @@ class View:
         """The extractor on ``device`` and the real images, summarised by all ranks together the first time."""
         if self._reference is None:
             self.extractor.load(device)
+            texts = None if self.published else self._embedded(self.data.train_captions)
             self._reference = (
                 Published(self.published, self.extractor)
                 if self.published
@@ -51,6 +53,7 @@ class View:
                     self.data.train_images.fingerprint,
                     "train",
                     self.data.cache_dir,
+                    texts,
                 )
             )
         return self._reference
@@ -63,11 +66,23 @@ class View:
     def width(self) -> int:
         return sum(self.extractor.outputs[output] for output in self.outputs)
 
-    def values(self, rows: Tensor, labels: Tensor | None, device: torch.device) -> dict[str, Value]:
-        """Every metric, by rank 0, one after the other, and told to the other ranks."""
-        bank, reference = Bank(self.extractor.split(rows, self.outputs), labels), self.load(device)
+    def values(self, rows: Tensor, told: Mapping[str, Any], device: torch.device) -> dict[str, Value]:
+        """Every metric, by rank 0, one after the other, and told to the other ranks.
+
+        ``told`` has the "label" (n,) and the "caption" of each image, where they are known.
+        """
+        reference, texts = self.load(device), self._embedded(told.get("caption"))
+        bank = Bank(self.extractor.split(rows, self.outputs), told.get("label"), texts)
         values: dict[str, Value] = {}
         for name, metric in self.metrics.items():
             one = {name: metric}
             values |= distributed.from_first(lambda one=one: measure(one, self.extractor, bank, reference))
         return values
+
+    def _embedded(self, captions: list[str] | None) -> Tensor | None:
+        """Embeddings (n, d) of texts, each distinct one computed once; None where no metric asks for them."""
+        if captions is None or not any(metric.captioned for metric in self.metrics.values()):
+            return None
+        distinct = list(dict.fromkeys(captions))
+        place = {text: i for i, text in enumerate(distinct)}
+        return self.extractor.embed_text(distinct).cpu()[torch.tensor([place[text] for text in captions])]
