@@ -9,11 +9,11 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from interop.tiny import autoencoder, diffusers, draw
 from oboro.codec import Diffusers
 from oboro.errors import UserError
 from oboro.interop import autoencoder as interop
 from oboro.stored import inlined, load_parts
-from interop.tiny import autoencoder, diffusers, draw
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 VARIANTS = {

@@ -9,12 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from oboro.checkpoint import build_task, check_kind, load_checkpoint
 from oboro.data import from_uint8
 from oboro.extractor.extractor import Extractor, file_digest
 from oboro.extractor.fashion import LUMA
 from oboro.extractor.pretrained import Lengths
-from oboro.task import CLIP
 
 
 class TrainedCLIP(Extractor):
@@ -34,6 +32,9 @@ class TrainedCLIP(Extractor):
 
     @cached_property
     def _checkpoint(self) -> dict[str, Any]:
+        from oboro.checkpoint import check_kind, load_checkpoint  # which imports tasks, and their losses extractors
+        from oboro.task import CLIP
+
         checkpoint = load_checkpoint(self.path)
         check_kind(checkpoint, self.path, CLIP)
         return checkpoint
@@ -61,6 +62,8 @@ class TrainedCLIP(Extractor):
         _ = self._checkpoint
 
     def build(self) -> nn.Module:
+        from oboro.checkpoint import build_task
+
         task = build_task(self._checkpoint)
         for p, average in zip(task.clip.parameters(), task.ema.averages[task.ema.default], strict=True):
             p.data.copy_(average)
