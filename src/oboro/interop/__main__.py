@@ -1,10 +1,10 @@
-"""python -m oboro.interop import|export …: files of other programs into checkpoints, and back."""
+"""python -m oboro.interop import|import-ldm|export …: files of other programs into checkpoints, and back."""
 
 import argparse
 import sys
 
 from oboro.errors import UserError
-from oboro.interop import pipeline
+from oboro.interop import ldm, pipeline
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -14,6 +14,14 @@ def main(arguments: list[str] | None = None) -> None:
     to_us.add_argument("folder")
     to_us.add_argument("checkpoint", help="the .ckpt file to write")
     to_us.set_defaults(run=lambda a: pipeline.save_checkpoint(pipeline.load_pipeline(a.folder), a.checkpoint))
+    single = commands.add_parser("import-ldm", help="a file of LDM or Stable Diffusion becomes a checkpoint")
+    single.add_argument("weights", help=".safetensors or .ckpt")
+    single.add_argument("yaml", help="the settings it was published with")
+    single.add_argument("tokenizer", help="the folder of its tokenizer")
+    single.add_argument("checkpoint", help="the .ckpt file to write")
+    single.set_defaults(
+        run=lambda a: pipeline.save_checkpoint(pipeline.build(ldm.read(a.weights, a.yaml, a.tokenizer)), a.checkpoint)
+    )
     to_them = commands.add_parser("export", help="a checkpoint becomes the folder of a diffusers pipeline")
     to_them.add_argument("checkpoint")
     to_them.add_argument("folder", help="the folder to write")
