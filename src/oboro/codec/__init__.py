@@ -1,6 +1,7 @@
 """Codecs: data ↔ latent."""
 
 from oboro.codec.autoencoder import Autoencoder
+from oboro.codec.diffusers import Diffusers
 from oboro.codec.identity import Identity
 from oboro.codec.learned import Learned
 from oboro.codec.tiled import Tiled
@@ -8,4 +9,4 @@ from oboro.codec.tiny_autoencoder import TinyAutoencoder
 from oboro.codec.trained import Trained
 from oboro.codec.vq_autoencoder import VQAutoencoder
 
-__all__ = ["Autoencoder", "Identity", "Learned", "Tiled", "TinyAutoencoder", "Trained", "VQAutoencoder"]
+__all__ = ["Autoencoder", "Diffusers", "Identity", "Learned", "Tiled", "TinyAutoencoder", "Trained", "VQAutoencoder"]

@@ -19,7 +19,7 @@ class Autoencoder(Learned):
     channels. In training z is drawn, and its divergence from N(0, I) costs ``kl_weight`` KL / (C H W): KL in nats is
     the sum over all of the latent, and C H W numbers make up an image (C, H, W). With an error that is the mean over
     these numbers, this is LDM's objective, which sums both, divided by C H W. The layers are those of diffusers'
-    ``AutoencoderKL``.
+    ``AutoencoderKL``; ``groups`` are those of its normalisations, None follows ``group_norm``.
     """
 
     def __init__(
@@ -31,9 +31,10 @@ class Autoencoder(Learned):
         blocks: int = 2,
         attention: bool = True,
         kl_weight: float = 1e-6,
+        groups: int | None = None,
     ):
         super().__init__(in_channels, channels, 2 ** (len(channel_mult) - 1))
-        shape = (width, channel_mult, blocks, attention)
+        shape = (width, channel_mult, blocks, attention, groups)
         self.encoder = Encoder(in_channels, 2 * channels, *shape)
         self.to_posterior = nn.Conv2d(2 * channels, 2 * channels, 1)
         self.from_latent = nn.Conv2d(channels, channels, 1)

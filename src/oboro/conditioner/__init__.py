@@ -2,8 +2,18 @@
 
 from oboro.conditioner.conditioner import Batch, Conditioner
 from oboro.conditioner.label import Label
+from oboro.conditioner.published import PublishedCLIP, PublishedEmptyText
 from oboro.conditioner.text import Text
 from oboro.conditioner.trained import TrainedCLIP
 from oboro.conditioner.unconditional import Unconditional
 
-__all__ = ["Batch", "Conditioner", "Label", "Text", "TrainedCLIP", "Unconditional"]
+__all__ = [
+    "Batch",
+    "Conditioner",
+    "Label",
+    "PublishedCLIP",
+    "PublishedEmptyText",
+    "Text",
+    "TrainedCLIP",
+    "Unconditional",
+]

@@ -5,8 +5,10 @@ images without noise, and texts.
 """
 
 from oboro.model.clip import CLIP, TextTower
+from oboro.model.clip_text import CLIPText
 from oboro.model.dit import DiT
 from oboro.model.edm2_unet import EDM2UNet
+from oboro.model.ldm_unet import EmptyText, LDMUNet
 from oboro.model.song_unet import SongUNet
 from oboro.model.tokenizer import Tokenizer
 from oboro.model.unet import UNet
@@ -15,9 +17,12 @@ from oboro.model.vision import ConvTower, VisionTransformer
 
 __all__ = [
     "CLIP",
+    "CLIPText",
     "ConvTower",
     "DiT",
     "EDM2UNet",
+    "EmptyText",
+    "LDMUNet",
     "SongUNet",
     "TextTower",
     "Tokenizer",

@@ -1,6 +1,7 @@
 """The encoder and the decoder of an autoencoder of images, without noise or labels."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,11 +12,11 @@ from oboro.model.layers import SelfAttention, Upsample, group_norm, zero
 class ConvBlock(nn.Module):
     """skip(x) + conv(silu(norm(conv(silu(norm(x)))))): the residual block of ``UNet`` with nothing to be told."""
 
-    def __init__(self, in_channels: int, channels: int):
+    def __init__(self, in_channels: int, channels: int, groups: int | None = None):
         super().__init__()
-        self.norm1 = group_norm(in_channels)
+        self.norm1 = group_norm(in_channels, groups)
         self.conv1 = nn.Conv2d(in_channels, channels, 3, padding=1)
-        self.norm2 = group_norm(channels)
+        self.norm2 = group_norm(channels, groups)
         self.conv2 = zero(nn.Conv2d(channels, channels, 3, padding=1))
         self.skip = nn.Conv2d(in_channels, channels, 1) if in_channels != channels else nn.Identity()
 
@@ -37,9 +38,10 @@ class PaddedDownsample(nn.Sequential):
 class Middle(nn.Sequential):
     """Residual block, self-attention with one head (where ``attention``), residual block."""
 
-    def __init__(self, channels: int, attention: bool):
-        attend = SelfAttention(channels, 0) if attention else nn.Identity()
-        super().__init__(ConvBlock(channels, channels), attend, ConvBlock(channels, channels))
+    def __init__(self, channels: int, attention: bool, groups: int | None = None):
+        norm = partial(group_norm, groups=groups)
+        attend = SelfAttention(channels, 0, norm) if attention else nn.Identity()
+        super().__init__(ConvBlock(channels, channels, groups), attend, ConvBlock(channels, channels, groups))
 
 
 class Encoder(nn.Module):
@@ -48,6 +50,7 @@ class Encoder(nn.Module):
     Level i has ``width * channel_mult[i]`` channels and ``blocks`` residual blocks, and all levels but the last halve
     H and W. The middle, normalisation and a 3×3 convolution follow: the encoder of VQGAN (Esser et al. 2021,
     arXiv:2012.09841, table 7) and of LDM (Rombach et al. 2022, arXiv:2112.10752) with attention in the middle alone.
+    ``groups`` are those of every normalisation; None follows ``group_norm``.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class Encoder(nn.Module):
         channel_mult: Sequence[int],
         blocks: int,
         attention: bool,
+        groups: int | None = None,
     ):
         super().__init__()
         widths = [width * mult for mult in channel_mult]
@@ -65,13 +69,13 @@ class Encoder(nn.Module):
         self.levels = nn.ModuleList()
         before = widths[0]
         for i, channels in enumerate(widths):
-            stages = [ConvBlock(before if k == 0 else channels, channels) for k in range(blocks)]
+            stages = [ConvBlock(before if k == 0 else channels, channels, groups) for k in range(blocks)]
             if i < len(widths) - 1:
                 stages.append(PaddedDownsample(channels))
             self.levels.append(nn.Sequential(*stages))
             before = channels
-        self.middle = Middle(before, attention)
-        self.norm = group_norm(before)
+        self.middle = Middle(before, attention, groups)
+        self.norm = group_norm(before, groups)
         self.conv_out = nn.Conv2d(before, out_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -95,20 +99,21 @@ class Decoder(nn.Module):
         channel_mult: Sequence[int],
         blocks: int,
         attention: bool,
+        groups: int | None = None,
     ):
         super().__init__()
         widths = [width * mult for mult in reversed(channel_mult)]
         self.conv_in = nn.Conv2d(in_channels, widths[0], 3, padding=1)
-        self.middle = Middle(widths[0], attention)
+        self.middle = Middle(widths[0], attention, groups)
         self.levels = nn.ModuleList()
         before = widths[0]
         for i, channels in enumerate(widths):
-            stages = [ConvBlock(before if k == 0 else channels, channels) for k in range(blocks + 1)]
+            stages = [ConvBlock(before if k == 0 else channels, channels, groups) for k in range(blocks + 1)]
             if i < len(widths) - 1:
                 stages.append(Upsample(channels))
             self.levels.append(nn.Sequential(*stages))
             before = channels
-        self.norm = group_norm(before)
+        self.norm = group_norm(before, groups)
         self.conv_out = nn.Conv2d(before, out_channels, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:

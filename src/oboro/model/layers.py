@@ -1,6 +1,6 @@
 """Layers that the networks share."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -48,10 +48,16 @@ def run(stage: nn.Module, *args: Tensor | None, recompute: bool) -> Tensor:
     return stage(*args)
 
 
-def group_norm(channels: int) -> nn.GroupNorm:
-    """GroupNorm with the most groups, at most 32, that divide ``channels`` and hold at least 4 of them."""
-    groups = next(g for g in range(min(32, max(channels // 4, 1)), 0, -1) if channels % g == 0)
-    return nn.GroupNorm(groups, channels, eps=1e-6)
+def group_norm(channels: int, groups: int | None = None, eps: float = 1e-6) -> nn.GroupNorm:
+    """GroupNorm with ``groups``, or with the most, at most 32, that divide ``channels`` and hold at least 4 of them.
+
+    Raises ``UserError`` where ``groups`` do not divide ``channels``.
+    """
+    if groups is None:
+        groups = next(g for g in range(min(32, max(channels // 4, 1)), 0, -1) if channels % g == 0)
+    if channels % groups:
+        raise UserError(f"{channels} channels do not split into {groups} groups; set groups to a divisor.")
+    return nn.GroupNorm(groups, channels, eps=eps)
 
 
 def zero(module: nn.Module) -> nn.Module:
@@ -113,13 +119,14 @@ class ResidualBlock(nn.Module):
         scale_shift: bool,
         resample: nn.Module | None = None,
         project: bool = False,
+        norm: Callable[[int], nn.GroupNorm] = group_norm,
     ):
         super().__init__()
-        self.norm1 = group_norm(in_channels)
+        self.norm1 = norm(in_channels)
         self.resample = resample or nn.Identity()
         self.conv1 = nn.Conv2d(in_channels, channels, 3, padding=1)
         self.embedding = nn.Linear(embedding, 2 * channels if scale_shift else channels)
-        self.norm2 = group_norm(channels)
+        self.norm2 = norm(channels)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = zero(nn.Conv2d(channels, channels, 3, padding=1))
         self.skip = nn.Conv2d(in_channels, channels, 1) if project or in_channels != channels else nn.Identity()
@@ -149,10 +156,10 @@ def count_heads(channels: int, head_channels: int) -> int:
 class SelfAttention(nn.Module):
     """x + proj(softmax(q kᵀ / sqrt(d)) v) over all pixels, heads of ``head_channels`` (all channels when 0)."""
 
-    def __init__(self, channels: int, head_channels: int):
+    def __init__(self, channels: int, head_channels: int, norm: Callable[[int], nn.GroupNorm] = group_norm):
         super().__init__()
         self.heads = count_heads(channels, head_channels)
-        self.norm = group_norm(channels)
+        self.norm = norm(channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.proj = zero(nn.Conv2d(channels, channels, 1))
 

@@ -1,0 +1,38 @@
+"""python -m oboro.interop import|import-ldm|export …: files of other programs into checkpoints, and back."""
+
+import argparse
+import sys
+
+from oboro.errors import UserError
+from oboro.interop import ldm, pipeline
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m oboro.interop", description=__doc__)
+    commands = parser.add_subparsers(required=True)
+    to_us = commands.add_parser("import", help="the folder of a diffusers pipeline becomes a checkpoint")
+    to_us.add_argument("folder")
+    to_us.add_argument("checkpoint", help="the .ckpt file to write")
+    to_us.set_defaults(run=lambda a: pipeline.save_checkpoint(pipeline.load_pipeline(a.folder), a.checkpoint))
+    single = commands.add_parser("import-ldm", help="a file of LDM or Stable Diffusion becomes a checkpoint")
+    single.add_argument("weights", help=".safetensors or .ckpt")
+    single.add_argument("yaml", help="the settings it was published with")
+    single.add_argument("tokenizer", help="the folder of its tokenizer")
+    single.add_argument("checkpoint", help="the .ckpt file to write")
+    single.set_defaults(
+        run=lambda a: pipeline.save_checkpoint(pipeline.build(ldm.read(a.weights, a.yaml, a.tokenizer)), a.checkpoint)
+    )
+    to_them = commands.add_parser("export", help="a checkpoint becomes the folder of a diffusers pipeline")
+    to_them.add_argument("checkpoint")
+    to_them.add_argument("folder", help="the folder to write")
+    to_them.add_argument("--profile", help="which average of the weights; the first one unless named")
+    to_them.set_defaults(run=lambda a: pipeline.export(a.checkpoint, a.folder, a.profile))
+    chosen = parser.parse_args(arguments)
+    try:
+        chosen.run(chosen)
+    except UserError as error:
+        raise SystemExit(f"error: {error}") from None
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

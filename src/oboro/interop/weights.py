@@ -1,0 +1,126 @@
+"""Files of weights, and weights under other names."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from oboro.errors import UserError
+from oboro.stored import State
+
+# One of our names ↦ theirs: several are stacked along the first axis, none where only we have such a thing.
+Names = Callable[[str], list[str]]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Raises ``UserError`` where there is no such file, or where it holds no object."""
+    if not path.is_file():
+        raise UserError(f"there is no {path}; give a folder as diffusers' save_pretrained writes it.")
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is no JSON ({error}); get the folder again.") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path} holds no JSON object; get the folder again.")
+    return found
+
+
+def read_weights(folder: Path, stem: str) -> State:
+    """``stem``.safetensors of a folder, also in shards, or ``stem``.bin read without running code; on the CPU.
+
+    Raises ``UserError`` where none is there, or where it is damaged.
+    """
+    whole, index, pickle = (folder / f"{stem}{end}" for end in (".safetensors", ".safetensors.index.json", ".bin"))
+    if whole.is_file():
+        return read_tensors(whole)
+    if index.is_file():
+        shards = sorted({Path(name).name for name in read_json(index).get("weight_map", {}).values()})
+        return {key: value for name in shards for key, value in read_tensors(folder / name).items()}
+    if pickle.is_file():
+        return read_tensors(pickle)
+    raise UserError(f"{folder} has neither {whole.name} nor {pickle.name}; get the folder again.")
+
+
+def read_tensors(path: Path) -> State:
+    """The tensors of a .safetensors file, or of a pickle: its own, or those below its key ``state_dict``."""
+    if not path.is_file():
+        raise UserError(f"there is no {path}; give the path of a file of weights.")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever the readers trip over in a file that is something else
+        raise UserError(
+            f"{path} cannot be read as weights alone (it is damaged, or holds code, which is never run); get it again, "
+            "as .safetensors if there is one."
+        ) from error
+    state = found.get("state_dict", found) if isinstance(found, dict) else {}
+    return {key: value for key, value in state.items() if isinstance(value, Tensor)}
+
+
+def write_weights(path: Path, state: State) -> None:
+    """A .safetensors file that PyTorch's programs read."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({key: value.detach().cpu().contiguous() for key, value in state.items()}, path, {"format": "pt"})
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def template(config: Mapping[str, Any]) -> State:
+    """The state of the module that ``config`` describes, without memory: its names and shapes."""
+    with torch.device("meta"):
+        return instantiate(config, _convert_="all").state_dict()
+
+
+def ours(config: Mapping[str, Any], theirs: State, names: Names, where: str | Path) -> State:
+    """``theirs`` under our names and in our shapes, float32; what only we have is left out.
+
+    Raises ``UserError`` that names a weight which ``where`` lacks, has too much, or has in another size.
+    """
+    found, unread = {}, set(theirs)
+    for name, wanted in template(config).items():
+        sources = names(name)
+        if not sources:
+            continue
+        missing = [source for source in sources if source not in theirs]
+        if missing:
+            raise UserError(f"{where} has no weight {missing[0]}, which its configuration asks for; get it again.")
+        value = torch.cat([theirs[source].float() for source in sources])
+        if value.numel() != wanted.numel():
+            raise UserError(
+                f"{where} has {sources[0]} of {tuple(value.shape)} and its configuration asks for "
+                f"{tuple(wanted.shape)}; get it again."
+            )
+        found[name] = value.reshape(wanted.shape)
+        unread -= set(sources)
+    if unread:
+        raise UserError(f"{where} has the weight {min(unread)}, for which there is no place; choose another model.")
+    return found
+
+
+def theirs(state: State, names: Names) -> State:
+    """The inverse of ``ours``: attention that is a 1×1 convolution here is linear there."""
+    found = {}
+    for name, value in state.items():
+        targets = names(name)
+        if not targets:
+            continue
+        linear = name.endswith(("qkv.weight", "proj.weight")) and value.ndim == 4
+        parts = (value.flatten(1) if linear else value).chunk(len(targets))
+        found |= {target: part.clone() for target, part in zip(targets, parts, strict=True)}
+    return found
+
+
+def require(config: Mapping[str, Any], expected: Mapping[str, Any], where: str | Path) -> None:
+    """Raises ``UserError`` for a key of ``config`` that is there and not as ``expected``."""
+    for key, value in expected.items():
+        if config.get(key, value) != value:
+            raise UserError(f"{where} has {key}={config[key]!r} and only {value!r} can be had; choose another model.")

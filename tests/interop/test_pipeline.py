@@ -1,0 +1,198 @@
+"""A published pipeline draws here what it draws in diffusers, as a checkpoint too, and goes back the same."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from interop.test_unet import pixels, text
+from interop.tiny import autoencoder, diffusers, scramble
+from oboro import compatibility
+from oboro.checkpoint import build_task, load_checkpoint
+from oboro.errors import UserError
+from oboro.interop.pipeline import export, load_pipeline, save_checkpoint
+from oboro.sampler import nodes
+from oboro.seeding import SampleNoise
+
+transformers = pytest.importorskip("transformers")
+
+DDIM = {"clip_sample": False, "set_alpha_to_one": True}
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+WORDS = ["<|startoftext|>", "<|endoftext|>", "!", *LETTERS, *(f"{c}</w>" for c in LETTERS), "og</w>"]
+LENGTH = 6
+STEPS = 5
+
+
+def tokenizer(folder: Path, pad="<|endoftext|>"):
+    made = transformers.CLIPTokenizer(
+        vocab={word: i for i, word in enumerate(WORDS)},
+        merges=[("o", "g</w>")],
+        pad_token=pad,
+        model_max_length=LENGTH,
+    )
+    made.save_pretrained(folder)
+    return made
+
+
+def clip(**changes):
+    sizes = {"vocab_size": len(WORDS), "hidden_size": 12, "intermediate_size": 20, "num_hidden_layers": 2}
+    marks = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
+    config = transformers.CLIPTextConfig(
+        **{**sizes, **marks, "num_attention_heads": 2, "max_position_embeddings": LENGTH, **changes}
+    )
+    return scramble(transformers.CLIPTextModel(config))
+
+
+@pytest.fixture(scope="module")
+def ddpm(tmp_path_factory):
+    """A folder of an unconditional pipeline on pixels."""
+    folder = tmp_path_factory.mktemp("ddpm")
+    scheduler = diffusers.DDPMScheduler(clip_sample=False)
+    diffusers.DDPMPipeline(unet=pixels(), scheduler=scheduler).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def stable_diffusion(tmp_path_factory):
+    """A folder of a text-to-image pipeline on latents of 3×8×8."""
+    folder = tmp_path_factory.mktemp("sd")
+    settings = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}
+    network = text(in_channels=3, out_channels=3, attention_head_dim=2)
+    words = tokenizer(folder / "words")
+    diffusers.StableDiffusionPipeline(
+        vae=autoencoder(),
+        text_encoder=clip(),
+        tokenizer=words,
+        unet=network,
+        scheduler=diffusers.DDIMScheduler(**settings, **DDIM, prediction_type="v_prediction"),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(folder)
+    return folder
+
+
+def first_noise(task, shape, seed=3):
+    """x at the first node of the sampler, which diffusers takes as its latents; one image with the id 0."""
+    sampler, schedule = task.sampler, task.denoiser.schedule
+    noise = SampleNoise(seed, [0])(torch.empty(1, *shape))
+    return noise * nodes(schedule, [sampler.nodes(schedule)[0].t])[0].sigma
+
+
+def drawn(task, cond, shape):
+    task.sampler.steps = STEPS
+    task.sampler.grid.count = 1000
+    return task.generate([0], 3, cond, shape)
+
+
+def theirs_of_pixels(folder, task):
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(folder)
+    scheduler = diffusers.DDIMScheduler.from_config(pipeline.scheduler.config, **DDIM)
+    scheduler.set_timesteps(STEPS)
+    x = first_noise(task, (3, 8, 8))
+    for t in scheduler.timesteps:
+        x = scheduler.step(pipeline.unet(x, t).sample, t, x).prev_sample
+    return x.clamp(-1, 1)
+
+
+def theirs_of_text(folder, task, prompt, **settings):
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    x = first_noise(task, (3, 8, 8))
+    asked = {"num_inference_steps": STEPS, "latents": x, "output_type": "pt", "guidance_scale": 7.5, **settings}
+    return pipeline(prompt, **asked).images * 2 - 1
+
+
+def test_a_pipeline_of_pixels_draws_the_same_image(ddpm):
+    task = load_pipeline(ddpm)
+    image = drawn(task, {}, (3, 8, 8))
+    torch.testing.assert_close(image, theirs_of_pixels(ddpm, task), rtol=1e-4, atol=1e-4)
+    assert image.std() > 0.1
+
+
+@pytest.mark.parametrize("negative", [None, "cat"])
+def test_a_pipeline_of_texts_draws_the_same_image(stable_diffusion, negative):
+    """Tokenizer, text encoder, guidance, network, table, sampler and decoder, all at once."""
+    task = load_pipeline(stable_diffusion)
+    cond = task.conditioner.keep({"caption": ["a dog"]})
+    if negative:
+        cond |= {f"negative_{key}": value for key, value in task.conditioner.keep({"caption": [negative]}).items()}
+    image = drawn(task, cond, (3, 16, 16))
+    theirs = theirs_of_text(stable_diffusion, task, "a dog", negative_prompt=negative)
+    torch.testing.assert_close(image, theirs, rtol=1e-3, atol=1e-3)
+    assert image.std() > 0.1
+    other = drawn(task, task.conditioner.keep({"caption": ["a cat"]}), (3, 16, 16))
+    assert (image - other).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("pad", ["<|endoftext|>", "!"])
+@pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
+def test_the_text_encoder_is_that_of_transformers(pad, activation, tmp_path):
+    from hydra.utils import instantiate
+
+    from oboro.conditioner import PublishedCLIP
+
+    published, words = clip(hidden_act=activation), tokenizer(tmp_path / "tokenizer", pad)
+    published.save_pretrained(tmp_path / "text_encoder")
+    config, state = PublishedCLIP(str(tmp_path)).part()
+    encoder = instantiate(config).eval()
+    encoder.load_state_dict(state)
+    texts = ["", "A Dog", "a b c d e f g h i", "dog"]
+    ids = words(texts, padding="max_length", truncation=True, max_length=LENGTH, return_tensors="pt").input_ids
+    assert torch.equal(encoder.tokenize(texts), ids)
+    with torch.no_grad():
+        tokens, mask, pooled = encoder.encode_tokens(texts)
+    said = published(ids)
+    torch.testing.assert_close(tokens, said.last_hidden_state, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(pooled, said.pooler_output, rtol=1e-4, atol=1e-4)
+    assert mask.all()
+
+
+@pytest.mark.parametrize("which", ["ddpm", "stable_diffusion"])
+def test_the_checkpoint_of_a_pipeline_draws_what_its_task_draws(which, request, tmp_path):
+    task = load_pipeline(request.getfixturevalue(which))
+    save_checkpoint(task, tmp_path / "published.ckpt")
+    checkpoint = load_checkpoint(tmp_path / "published.ckpt")
+    again = build_task(checkpoint, sampler=checkpoint["config"]["sampler"])
+    compatibility.check(again)
+    shape = (3, *(checkpoint["config"]["data"]["resolution"],) * 2)
+    cond = [t.conditioner.keep({"caption": ["a dog"]}) for t in (task, again)]
+    with again.averaged():
+        assert torch.equal(drawn(task, cond[0], shape), drawn(again, cond[1], shape))
+
+
+@pytest.mark.parametrize("which", ["ddpm", "stable_diffusion"])
+def test_what_comes_in_goes_out_and_draws_the_same_image(which, request, tmp_path):
+    folder = request.getfixturevalue(which)
+    task = load_pipeline(folder)
+    save_checkpoint(task, tmp_path / "published.ckpt")
+    export(tmp_path / "published.ckpt", tmp_path / "out")
+    task.sampler.steps = STEPS
+    draws = (theirs_of_pixels, ()) if which == "ddpm" else (theirs_of_text, ("a dog",))
+    before, after = (draws[0](place, task, *draws[1]) for place in (folder, tmp_path / "out"))
+    torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-4)
+    again = load_pipeline(tmp_path / "out")
+    assert again.state_dict().keys() == task.state_dict().keys()
+    for key, value in task.state_dict().items():
+        torch.testing.assert_close(again.state_dict()[key], value, rtol=1e-6, atol=1e-7)
+
+
+def test_a_model_without_a_twin_is_not_exported(ddpm, tmp_path):
+    task = load_pipeline(ddpm)
+    task.config["task"]["denoiser"]["network"] = {"_target_": "oboro.model.UNet", "in_channels": 3, "channels": 8}
+    from hydra.utils import instantiate
+
+    other = instantiate(task.config["task"], _convert_="all")
+    other.config = task.config
+    other.ema.start(other.learned)
+    save_checkpoint(other, tmp_path / "own.ckpt")
+    with pytest.raises(UserError, match=r"UNet has no twin in diffusers.*model=ldm_unet"):
+        export(tmp_path / "own.ckpt", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_pipeline_is_refused(ddpm, tmp_path):
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))
+    with pytest.raises(UserError, match="FluxPipeline"):
+        load_pipeline(tmp_path)
