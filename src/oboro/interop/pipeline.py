@@ -191,7 +191,7 @@ def export(checkpoint: str | Path, folder: str | Path, profile: str | None = Non
     Raises ``UserError``, before anything is written, for a part that has no twin in diffusers.
     """
     found = load_checkpoint(checkpoint)
-    check_kind(found, checkpoint, Diffusion)
+    check_kind(found, checkpoint, "diffusion")
     task = build_task(found)
     averaged(task, checkpoint, profile)
     export_task(task, found["config"], Path(folder).expanduser())
