@@ -3,10 +3,12 @@
 import pytest
 import torch
 
-from oboro.model import DiT, EDM2UNet, SongUNet, UNet
+from oboro.model import DiT, EDM2UNet, LDMUNet, SongUNet, UNet
+from oboro.schedule import DDPM
 
 UNET = {"dropout": 0.0, "channels": 8, "channel_mult": (1, 2), "blocks": 1, "attention_levels": (1,)}
 DIT = {"patch": 2, "dim": 16, "depth": 2, "heads": 2, "reference_size": 8}
+LDM = {"table": DDPM(), "widths": (8, 16), "blocks": 1, "attention_levels": (1,), "heads": (1, 2)}
 NETWORKS = {
     "dit": (DiT, DIT),
     "dit_rotary": (DiT, {**DIT, "rotary": True, "patch": 4}),
@@ -14,6 +16,8 @@ NETWORKS = {
     "edm2_unet_flat": (EDM2UNet, {**UNET, "channel_mult": (2,), "attention_levels": ()}),
     "ddpmpp": (SongUNet, {**UNET, "noise_channels": 8}),
     "ncsnpp": (SongUNet, {**UNET, "noise_channels": 16, "fourier": True, "pyramid": True, "taps": (1, 3, 3, 1)}),
+    "ldm_unet": (LDMUNet, {**LDM, "groups": 4}),
+    "ldm_unet_ddpm": (LDMUNet, {**LDM, "padded_downsample": True, "cos_first": False, "freq_shift": 1, "groups": 2}),
     "ncsnpp_deep": (SongUNet, {**UNET, "channel_mult": (1, 2, 2), "pyramid": True, "attention_levels": ()}),
 }
 
@@ -101,7 +105,7 @@ def test_half_precision_is_an_approximation(build, question, autocast):
     results = []
     for half in (False, True):
         network = build(num_classes=3).float().train()
-        x, c_noise = question[0].float(), question[1].float()
+        x, c_noise = question[0].float(), question[1].bfloat16().float()  # equal levels of noise
         if half and not autocast:
             network, x, c_noise = network.bfloat16(), x.bfloat16(), c_noise.bfloat16()
         with torch.autocast("cpu", torch.bfloat16, enabled=half and autocast):

@@ -1,10 +1,10 @@
-"""python -m oboro.interop import|import-ldm|export …: files of other programs into checkpoints, and back."""
+"""python -m oboro.interop import|import-ldm|export|onnx …: files of other programs into checkpoints, and back."""
 
 import argparse
 import sys
 
 from oboro.errors import UserError
-from oboro.interop import ldm, pipeline
+from oboro.interop import ldm, onnx, pipeline
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -27,6 +27,11 @@ def main(arguments: list[str] | None = None) -> None:
     to_them.add_argument("folder", help="the folder to write")
     to_them.add_argument("--profile", help="which average of the weights; the first one unless named")
     to_them.set_defaults(run=lambda a: pipeline.export(a.checkpoint, a.folder, a.profile))
+    graph = commands.add_parser("onnx", help="the denoiser and the decoder of a checkpoint become ONNX files")
+    graph.add_argument("checkpoint")
+    graph.add_argument("folder", help="the folder to write")
+    graph.add_argument("--profile", help="which average of the weights; the first one unless named")
+    graph.set_defaults(run=lambda a: onnx.export(a.checkpoint, a.folder, a.profile))
     chosen = parser.parse_args(arguments)
     try:
         chosen.run(chosen)

@@ -25,14 +25,21 @@ class ConvBlock(nn.Module):
         return self.skip(x) + self.conv2(F.silu(self.norm2(h)))
 
 
+class PadBehind(nn.Module):
+    """Zeros on the right and below: one row and column, and another where a side is odd."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pad(x, (0, 1 + x.shape[-1] % 2, 0, 1 + x.shape[-2] % 2))
+
+
 class PaddedDownsample(nn.Sequential):
-    """Halves H and W with a strided 3×3 convolution that is padded on the right and below alone, as LDM's.
+    """Halves H and W, upwards, with a strided 3×3 convolution that is padded on the right and below alone, as LDM's.
 
     Output pixel i sees input pixels 2i, 2i + 1 and 2i + 2; ``Downsample`` is centred on pixel 2i.
     """
 
     def __init__(self, channels: int):
-        super().__init__(nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(channels, channels, 3, stride=2))
+        super().__init__(PadBehind(), nn.Conv2d(channels, channels, 3, stride=2))
 
 
 class Middle(nn.Sequential):

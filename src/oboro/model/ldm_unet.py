@@ -41,11 +41,10 @@ class StepEmbedding(nn.Module):
 
     def __init__(self, channels: int, dim: int, table: Discrete, cos_first: bool, freq_shift: float):
         super().__init__()
-        half = channels // 2
-        k = torch.arange(half, dtype=torch.float32)
-        self.register_buffer("frequencies", torch.exp(-log(10000) * k / (half - freq_shift)), persistent=False)
-        self.mlp = nn.Sequential(nn.Linear(2 * half, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.half = channels // 2
+        self.mlp = nn.Sequential(nn.Linear(2 * self.half, dim), nn.SiLU(), nn.Linear(dim, dim))
         self.table = table
+        self.freq_shift = freq_shift
         self.cos_first = cos_first
 
     def index(self, c_noise: Tensor) -> Tensor:
@@ -54,7 +53,10 @@ class StepEmbedding(nn.Module):
         return (i.clamp(0, self.table.steps - 1) * FRACTION).round() / FRACTION
 
     def forward(self, c_noise: Tensor) -> Tensor:
-        angle = self.index(c_noise).to(self.frequencies)[:, None] * self.frequencies
+        # No buffer: rounded to half precision, frequencies would be a radian off at index 1000.
+        precise = torch.promote_types(c_noise.dtype, torch.float32)
+        k = torch.arange(self.half, device=c_noise.device, dtype=precise)
+        angle = self.index(c_noise).to(precise)[:, None] * torch.exp(-log(10000) * k / (self.half - self.freq_shift))
         waves = [angle.cos(), angle.sin()] if self.cos_first else [angle.sin(), angle.cos()]
         return self.mlp(torch.cat(waves, 1).to(c_noise.dtype))
 

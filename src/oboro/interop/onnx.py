@@ -1,0 +1,132 @@
+"""A denoiser and a decoder as ONNX files, for programs without PyTorch."""
+
+import json
+import logging
+import warnings
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+from oboro.checkpoint import averaged, build_task, check_kind, load_checkpoint
+from oboro.denoiser import Cond, Denoiser
+from oboro.errors import UserError
+from oboro.schedule import expand_as
+from oboro.task import Diffusion
+
+NEEDED = ("onnx", "onnxscript")
+DENOISER, DECODER, SETTINGS = "denoiser.onnx", "decoder.onnx", "settings.json"
+
+
+class AtLevel(nn.Module):
+    """x̂0 = D(x_t, alpha, sigma, cond) of a denoiser, (B, ...) and (B,): without its schedule, so that whoever runs
+    the file chooses the noise levels."""
+
+    def __init__(self, denoiser: Denoiser):
+        super().__init__()
+        self.network = denoiser.network
+        self.parameterization = denoiser.parameterization
+
+    def forward(self, x_t: Tensor, alpha: Tensor, sigma: Tensor, cond: Cond) -> Tensor:
+        c = self.parameterization(alpha, sigma)
+        output = self.network(expand_as(c.c_in, x_t) * x_t, c.c_noise, cond)[:, : x_t.shape[1]]
+        return expand_as(c.c_skip, x_t) * x_t + expand_as(c.c_out, x_t) * output
+
+
+class Decoding(nn.Module):
+    """Latents ↦ images in [-1, 1]."""
+
+    def __init__(self, codec: nn.Module):
+        super().__init__()
+        self.codec = codec
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.codec.decode(z).clamp(-1, 1)
+
+
+def count_at_most(knots: Any, values: Any, out_int32: bool = False, right: bool = False) -> Any:
+    """``torch.searchsorted(knots, values, right=True)``, for which ONNX has no operator: how many knots are ≤ a value.
+
+    A table of noise levels asks it. Called by the exporter with nodes of its graph.
+    """
+    from onnxscript import opset18 as op
+
+    last = op.Constant(value_ints=[-1])
+    at_most = op.LessOrEqual(knots, op.Unsqueeze(values, last))
+    return op.ReduceSum(op.Cast(at_most, to=7), last, keepdims=0)  # 7 is int64
+
+
+def write(module: nn.Module, arguments: dict[str, Any], names: list[str], output: str, path: Path) -> None:
+    """``module`` as a file; the first axis of every argument may have any length."""
+    shapes = torch.utils._pytree.tree_map(lambda _: {0: Dim.DYNAMIC}, arguments)
+    log = logging.getLogger("torch.onnx")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # advice on the exporter's own insides
+        torch.onnx.export(
+            module.eval(),
+            (),
+            path,
+            kwargs=arguments,
+            input_names=names,
+            output_names=[output],
+            dynamic_shapes=shapes,
+            dynamo=True,
+            external_data=True,
+            verbose=False,
+            custom_translation_table={torch.ops.aten.searchsorted.Tensor: count_at_most},
+        )
+    log.setLevel(level)
+
+
+def export(checkpoint: str | Path, folder: str | Path, profile: str | None = None) -> None:
+    """Write ``denoiser.onnx``, with a learned codec ``decoder.onnx``, and ``settings.json`` from a checkpoint.
+
+    Sizes are those of training and batches of any length. The denoiser has the inputs x_t (B, C, H, W), alpha and sigma
+    (B,), and the condition by its keys; without a condition it is another file, ``denoiser_unconditional.onnx``.
+    Raises ``UserError`` where the exporter's libraries are missing.
+    """
+    if missing := [name for name in NEEDED if find_spec(name) is None]:
+        raise UserError(f'ONNX files need the library {missing[0]}; pip install "oboro[onnx]".')
+    found = load_checkpoint(checkpoint)
+    check_kind(found, checkpoint, Diffusion)
+    task = build_task(found)
+    averaged(task, checkpoint, profile)
+    export_task(task, found["config"]["data"], Path(folder).expanduser())
+
+
+def export_task(task: Diffusion, data: Mapping[str, Any], folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    size = data["resolution"]
+    shape = task.codec.latent_shape((data["channels"], *((size, size) if isinstance(size, int) else size)))
+    count = 2  # an axis of length 1 would be taken for a constant
+    x, level = torch.zeros(count, *shape), torch.full((count,), 0.5)
+    batch = {"caption": [""] * count, "label": torch.zeros(count, dtype=torch.int64)}
+    cond = task.conditioner.keep(batch)
+    module = AtLevel(task.denoiser)
+    names = ["x_t", "alpha", "sigma"]
+    for file, asked in {DENOISER: cond, "denoiser_unconditional.onnx": {}}.items():
+        if file == DENOISER or cond:
+            write(
+                module,
+                {"x_t": x, "alpha": level, "sigma": level.clone(), "cond": asked},
+                [*names, *asked],
+                "x0",
+                folder / file,
+            )
+    learned = sum(p.numel() for p in task.codec.parameters()) > 0
+    if learned:
+        write(Decoding(task.codec), {"z": x}, ["z"], "image", folder / DECODER)
+    nodes = task.sampler.nodes(task.denoiser.schedule)
+    settings = {
+        "latent_shape": list(shape),
+        "inputs": {key: {"shape": list(v.shape[1:]), "type": str(v.dtype)} for key, v in cond.items()},
+        "decoder": DECODER if learned else None,
+        "grid": [{"t": n.t, "alpha": n.alpha, "sigma": n.sigma} for n in nodes],
+    }
+    (folder / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
