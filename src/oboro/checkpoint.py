@@ -17,6 +17,7 @@ from oboro.task import Task
 
 # What evaluate.py and sample.py take from a checkpoint unless told otherwise.
 FROM_CHECKPOINT = ("schedule", "sampler", "guidance", "metrics", "extractor", "data")
+READ_LATER = ("oboro.checkpoint.", "oboro.extractor.TrainedCLIP")  # classes that keep the path of a checkpoint
 # What a configuration that came with a file may name; anything else could run code of the file's author.
 TRUSTED = ("oboro.", "torch.optim.")
 
@@ -149,7 +150,7 @@ def with_absolute_paths(node: Any) -> Any:
     if not isinstance(node, dict):
         return node
     copied = {key: with_absolute_paths(child) for key, child in node.items()}
-    if str(node.get("_target_")).startswith(f"{__name__}."):
+    if str(node.get("_target_")).startswith(READ_LATER):
         copied["path"] = str(Path(node["path"]).expanduser().resolve())
     return copied
 

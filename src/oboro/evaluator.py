@@ -167,11 +167,12 @@ def held_out_likelihood(
 
     In float32 whatever the run computes in (``oboro.likelihood``). All ranks share the work and get the same answer.
     """
-    images, labels = data.validation_images, data.validation_labels
+    images, labels, captions = data.validation_images, data.validation_labels, data.validation_captions
 
     def look(ids: list[int]) -> Tensor:
         rows = torch.tensor(ids)
         batch = {"image": images[rows], **({} if labels is None else {"label": labels[rows]})}
+        batch |= {} if captions is None else {"caption": [captions[i] for i in ids]}
         cond = {k: v.to(task.device) for k, v in task.conditioner.keep(batch).items()}
         pixels = batch["image"].to(task.device)
         return bits_per_dim(task.denoiser, pixels, cond, seed=protocol.seed, ids=ids, steps=steps, probes=probes)

@@ -10,7 +10,7 @@ from oboro.codec import Learned
 from oboro.data import from_uint8, to_uint8
 from oboro.extractor.extractor import Images
 
-CHUNK = 100  # images that are encoded at once: a constant, since batch shapes change results by 1e-7
+CHUNK = 100  # images that are encoded at once; batch shapes change results by 1e-7
 
 
 def spread(n: int | None, there: int) -> list[int]:
@@ -20,19 +20,21 @@ def spread(n: int | None, there: int) -> list[int]:
 
 
 @torch.no_grad()
-def reconstructions(codec: Learned, images: Images, rows: Sequence[int], device: torch.device) -> Tensor:
+def reconstructions(
+    codec: Learned, images: Images, rows: Sequence[int], device: torch.device, chunk: int = CHUNK
+) -> Tensor:
     """decode(encode(x)) of uint8 ``images`` at ``rows``: uint8 (len(rows), C, H, W) on the CPU of every rank."""
 
     def look(ids: list[int]) -> Tensor:
         x = from_uint8(images[torch.tensor([rows[i] for i in ids])].to(device))
         return to_uint8(codec.decode(codec.encode(x)))
 
-    return distributed.map_samples(len(rows), min(CHUNK, len(rows)), look, device)
+    return distributed.map_samples(len(rows), min(chunk, len(rows)), look, device)
 
 
 @torch.no_grad()
 def latent_statistics(
-    codec: Learned, images: Images, rows: Sequence[int], device: torch.device
+    codec: Learned, images: Images, rows: Sequence[int], device: torch.device, chunk: int = CHUNK
 ) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (C,), float64, of each channel of ``codec.latent`` over the images at ``rows``.
 
@@ -45,6 +47,6 @@ def latent_statistics(
         variance, mean = torch.var_mean(codec.latent(x).float(), (2, 3), correction=0)
         return torch.cat([mean, variance], 1)
 
-    found = distributed.map_samples(len(rows), min(CHUNK, len(rows)), look, device).double()
+    found = distributed.map_samples(len(rows), min(chunk, len(rows)), look, device).double()
     mean, variance = found.chunk(2, 1)
     return mean.mean(0), (variance.mean(0) + mean.var(0, correction=0)).sqrt()

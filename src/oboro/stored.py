@@ -2,7 +2,7 @@
 
 A node whose class is a ``Stored`` stands for a module that exists already. Before a run builds its task, ``inlined``
 puts the module's own configuration in the place of the node, and its weights are loaded after the task is built. So
-every checkpoint holds all that it needs: the path is read once, when training starts.
+every checkpoint holds all that it needs, and the path is read when training starts or is resumed.
 """
 
 from abc import ABC, abstractmethod
@@ -28,10 +28,13 @@ class Stored(ABC):
 
 @dataclass(frozen=True)
 class TrainedPart(Stored, ABC):
-    """What the task of a checkpoint learned, with the average ``profile`` of its weights; None is the first."""
+    """What the task of a checkpoint learned, with the average ``average`` of its weights; None is the first."""
 
     path: str
-    profile: str | None = None
+
+    @property
+    def average(self) -> str | None:
+        return None
 
     @property
     @abstractmethod
@@ -41,7 +44,7 @@ class TrainedPart(Stored, ABC):
     def part(self) -> tuple[dict[str, Any], State]:
         from oboro.checkpoint import load_learned  # which imports tasks, and they what may be stored
 
-        return load_learned(self.path, self.task, self.profile)
+        return load_learned(self.path, self.task, self.average)
 
 
 def inlined(node: Any, place: str = "") -> tuple[Any, dict[str, State]]:

@@ -2,7 +2,9 @@
 
 from lightning import Trainer
 
+from oboro.callbacks.checkpoints import Checkpoints
 from oboro.callbacks.evaluation import Evaluation
+from oboro.errors import UserError
 from oboro.latent import latent_statistics, spread
 from oboro.task import Autoencoder
 
@@ -11,16 +13,33 @@ class LatentStatistics(Evaluation):
     """Standardises the codec: its buffers get mean and standard deviation of its averaged weights' latents of ``n``
     training images (None: all), on all ranks.
 
-    Must come before ``Checkpoints`` in the list of callbacks, with its steps among this one's, so that no file has the
-    statistics of older weights.
+    ``chunk`` images are encoded at once. Raises ``UserError`` before training where checkpoints would be written with
+    the statistics of older weights.
     """
 
-    def __init__(self, every_n_steps: int, n: int | None = None):
+    def __init__(self, every_n_steps: int, n: int | None = None, chunk: int = 100):
         super().__init__(every_n_steps)
         self.n = n
+        self.chunk = chunk
+
+    def on_fit_start(self, trainer: Trainer, task: Autoencoder) -> None:
+        place = trainer.callbacks.index(self)
+        for other, callback in enumerate(trainer.callbacks):
+            if not isinstance(callback, Checkpoints):
+                continue
+            if other < place:
+                raise UserError(
+                    "checkpoints come before the statistics; name latent_statistics first in callbacks=[...]."
+                )
+            every = callback.every_n_steps
+            if every and (not self.every_n_steps or every % self.every_n_steps):
+                raise UserError(
+                    f"checkpoints every {every} steps would hold statistics of older weights; set "
+                    f"callbacks.latent_statistics.every_n_steps={every}."
+                )
 
     def evaluate(self, trainer: Trainer, task: Autoencoder) -> None:
         images = trainer.datamodule.train_images
         with task.averaged():
-            found = latent_statistics(task.learned, images, spread(self.n, len(images)), task.device)
+            found = latent_statistics(task.learned, images, spread(self.n, len(images)), task.device, self.chunk)
         task.learned.standardise(*found)

@@ -22,9 +22,15 @@ class ReconstructionMetrics(MetricEvaluation):
     """
 
     def __init__(
-        self, extractor: Extractor | Joint, metrics: Mapping[str, Metric], every_n_steps: int, n: int | None = None
+        self,
+        extractor: Extractor | Joint,
+        metrics: Mapping[str, Metric],
+        every_n_steps: int,
+        n: int | None = None,
+        chunk: int = 100,
     ):
         super().__init__(every_n_steps)
+        self.chunk = chunk
         self.extractor = extractor
         self.metrics = metrics
         self.n = n
@@ -36,7 +42,7 @@ class ReconstructionMetrics(MetricEvaluation):
         if self.metrics and len(self._rows) < 2:
             raise UserError("no images are held out to be reconstructed; set data.validation=1000, or metrics=[].")
         self._evaluator = Evaluator(self.extractor, self.metrics, data)
-        self._evaluator.check(data.num_classes > 0, len(self._rows))
+        self._evaluator.check({"label"} if data.num_classes else set(), len(self._rows))
         self._evaluator.prepare()
 
     def evaluate(self, trainer: Trainer, task: Autoencoder) -> None:
@@ -44,7 +50,7 @@ class ReconstructionMetrics(MetricEvaluation):
             return
         data = trainer.datamodule
         with task.averaged(), trainer.precision_plugin.forward_context():
-            images = reconstructions(task.learned, data.validation_images, self._rows, task.device)
+            images = reconstructions(task.learned, data.validation_images, self._rows, task.device, self.chunk)
         labels = None if data.validation_labels is None else data.validation_labels[self._rows]
         origin = {
             "images": "reconstructions of held-out images",

@@ -17,17 +17,18 @@ class Reconstructions(Evaluation):
     """``n`` held-out images above their reconstructions by the averaged weights: ``folder/step-XXXXXXXX.png`` and
     TensorBoard's ``reconstructions``. Training images where none are held out."""
 
-    def __init__(self, folder: str, every_n_steps: int, n: int = 16):
+    def __init__(self, folder: str, every_n_steps: int, n: int = 16, chunk: int = 100):
         super().__init__(every_n_steps)
         self.folder = Path(folder)
         self.n = n
+        self.chunk = chunk
 
     def evaluate(self, trainer: Trainer, task: Autoencoder) -> None:
         data = trainer.datamodule
         images = data.validation_images if len(data.validation_images) else data.train_images
         rows = spread(self.n, len(images))
         with task.averaged(), trainer.precision_plugin.forward_context():
-            made = reconstructions(task.learned, images, rows, task.device)
+            made = reconstructions(task.learned, images, rows, task.device, self.chunk)
         if trainer.is_global_zero:
             picture = pairs_image(images[torch.tensor(rows)], made)
             self.folder.mkdir(parents=True, exist_ok=True)

@@ -45,6 +45,7 @@ def evaluate(config: DictConfig) -> None:
     fabric = start(config, config.devices, trained_precision(path))
     checkpoint, task = open_task(config, path, fabric)
     read_data(evaluator.data)
+    task.conditioner.check(evaluator.data.population)
     make_ready(evaluator, task.conditioner.told(evaluator.data.population), config.n)
     held_out = len(evaluator.data.validation_images)
     if config.bits_per_dim.n > held_out:

@@ -115,8 +115,14 @@ def conditions(config: DictConfig, task: Diffusion, batch: dict[str, Any]) -> Co
             "set does not; choose guidance=classifier_free guidance.scale=3, or leave negative out."
         )
     (away,) = texts(str(config.negative), "negative", task)
-    opposite = task.conditioner.keep({"caption": [away] * len(next(iter(cond.values())))})
-    return cond | {f"{NEGATIVE}{key}": value for key, value in opposite.items()}
+    opposite = task.conditioner.keep({"caption": [away]})
+    n = len(next(iter(cond.values())))
+    return cond | {f"{NEGATIVE}{key}": value.expand(n, *value.shape[1:]) for key, value in opposite.items()}
+
+
+def rows_of(batch: dict[str, Any], ids: list[int]) -> dict[str, Any]:
+    """The samples ``ids`` of a batch of tensors and lists."""
+    return {key: value[ids] if torch.is_tensor(value) else [value[i] for i in ids] for key, value in batch.items()}
 
 
 @contextmanager
@@ -141,7 +147,9 @@ def watching(config: DictConfig, task: Diffusion, chunks: int) -> Iterator[Calla
         bar.update(job, completed=chunks * a_chunk)
 
 
-def draw(config: DictConfig, task: Diffusion, fabric: Fabric, cond: Cond, shape: tuple[int, int, int]) -> Tensor:
+def draw(
+    config: DictConfig, task: Diffusion, fabric: Fabric, batch: dict[str, Any], shape: tuple[int, int, int]
+) -> Tensor:
     """uint8 images (n, C, H, W), each written to ``images/`` as soon as its chunk is done."""
     chunk, drawn = min(config.chunk, config.n), []
     starts = range(0, config.n, chunk)
@@ -150,9 +158,9 @@ def draw(config: DictConfig, task: Diffusion, fabric: Fabric, cond: Cond, shape:
             ids = list(range(first, min(first + chunk, config.n)))
             # Every chunk has the same shape: from n = chunk on, sample i does not change with n, to the last bit.
             padded = [*ids, *[ids[-1]] * (chunk - len(ids))]
-            part = {key: value[padded] for key, value in cond.items()}
+            cond = conditions(config, task, rows_of(batch, padded))
             with fabric.autocast():
-                images = to_uint8(task.generate(padded, config.seed, part, shape, watch_of(k))[: len(ids)]).cpu()
+                images = to_uint8(task.generate(padded, config.seed, cond, shape, watch_of(k))[: len(ids)]).cpu()
             for i, image in zip(ids, images, strict=True):
                 pixels = image.permute(1, 2, 0).numpy()
                 path = Path(config.output_dir) / f"images/{i:06d}.png"
@@ -173,11 +181,10 @@ def sample(config: DictConfig) -> None:
     checkpoint, task = open_task(config, config.checkpoint, fabric)
     data, folder = checkpoint["config"]["data"], Path(config.output_dir)
     batch = asked(config, task, list(range(config.n)))
-    cond = conditions(config, task, batch)
     size = data["resolution"]
     shape = (data["channels"], *((size, size) if isinstance(size, int) else size))
     (folder / "images").mkdir(parents=True, exist_ok=True)
-    images = draw(config, task, fabric, cond, shape)
+    images = draw(config, task, fabric, batch, shape)
     if "caption" in batch:  # the folder of images becomes a data set of its own
         rows = ({"file_name": f"{i:06d}.png", "text": text} for i, text in enumerate(batch["caption"]))
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
@@ -185,6 +192,6 @@ def sample(config: DictConfig) -> None:
     classes = task.conditioner.num_classes if config.label is None else 0
     samples_image(images, batch.get("caption"), classes).save(folder / "grid.png")
     if config.npz:
-        labels = {"labels": cond["label"].numpy()} if "label" in cond else {}
+        labels = {"labels": batch["label"].numpy()} if "label" in batch else {}
         np.savez(folder / "samples.npz", images=images.permute(0, 2, 3, 1).numpy(), **labels)
     print(f"{config.n} images in {folder / 'images'}, all together in {folder / 'grid.png'}")

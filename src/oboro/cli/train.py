@@ -34,7 +34,7 @@ def train(config: DictConfig) -> None:
     data: ImageData = instantiate(plain["data"], _convert_="all")
     task: Task = instantiate(plain["task"], _convert_="all")
     load_parts(task, parts)
-    if "codec" not in parts and any(True for _ in task.codec.parameters()):
+    if not any(place.partition(".")[0] == "codec" for place in parts) and any(True for _ in task.codec.parameters()):
         raise UserError(
             f"the codec {type(task.codec).__name__} has learned nothing yet; choose codec=trained codec.path=<a "
             "checkpoint of task=autoencoder>."
@@ -43,7 +43,7 @@ def train(config: DictConfig) -> None:
     task.check(data)
     if config.resume:
         check_fits(task, load_checkpoint(config.resume))
-    callbacks = list(instantiate(plain["callbacks"], _convert_="all").values())
+    callbacks = list(instantiate(chosen_callbacks(plain), _convert_="all").values())
     loggers = list(instantiate(plain["logger"], _convert_="all").values())
     settings = in_steps(plain["trainer"])
     trainer = instantiate(settings, callbacks=callbacks, logger=loggers, _convert_="all")
@@ -51,6 +51,11 @@ def train(config: DictConfig) -> None:
     measured = [c.latest.numbers for c in callbacks if isinstance(c, MetricEvaluation) and c.latest is not None]
     if trainer.is_global_zero and measured:
         write_result(Path(config.output_dir), measured[0])
+
+
+def chosen_callbacks(plain: dict[str, Any]) -> dict[str, Any]:
+    """Without those of which an experiment sets values and ``callbacks=[...]`` leaves out."""
+    return {name: node for name, node in plain["callbacks"].items() if "_target_" in node}
 
 
 def in_steps(trainer: dict[str, Any]) -> dict[str, Any]:

@@ -32,6 +32,9 @@ class Tiled(nn.Module):
         self.tile = tile
         self.overlap = overlap
 
+    def extra_repr(self) -> str:
+        return f"tile={self.tile}, overlap={self.overlap}"
+
     def latent_shape(self, image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
         return self.codec.latent_shape(image_shape)
 

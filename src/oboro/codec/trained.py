@@ -7,7 +7,8 @@ from oboro.stored import TrainedPart
 
 @dataclass(frozen=True)
 class Trained(TrainedPart):
-    """The autoencoder of a checkpoint of ``task=autoencoder``. ``channels`` of its latents is told to the network."""
+    """The autoencoder of a checkpoint of ``task=autoencoder``, with the first average of its weights: the statistics of
+    its latents are those of that one. ``channels`` of its latents is told to the network."""
 
     channels: int | None = None
 

@@ -41,6 +41,13 @@ class Label(Conditioner):
     def keep(self, batch: Batch) -> Cond:
         return {"label": batch["label"]}
 
+    def check(self, population: Population) -> None:
+        if population.labels is None:
+            raise UserError(
+                "conditioner=label needs images with labels and these have none; set data.num_classes to their number "
+                "of classes, choose other data, or choose conditioner=unconditional."
+            )
+
     def choose(self, ids: Sequence[int], population: Population | None) -> dict[str, Any]:
         """Class i mod num_classes, or of a ``population`` the quantile of its classes at ``low_discrepancy(i)``."""
         i = torch.tensor(list(ids), dtype=torch.int64)

@@ -12,6 +12,7 @@ from oboro.denoiser import Cond
 from oboro.errors import UserError
 from oboro.seeding import low_discrepancy
 
+CHUNK = 32  # texts that are encoded at once
 SHOWN = 8  # captions of the data in pictures
 REMEMBERED = 2**30  # bytes of encoded texts that are kept
 
@@ -94,11 +95,18 @@ class Text(Conditioner):
             self._remembered.clear()
         new = list(dict.fromkeys(text for text in texts if text not in self._remembered))
         if new:
-            with torch.no_grad(), torch.autocast(device.type, enabled=False):
-                columns = self.encoder.encode_tokens(new)
-            rows = list(zip(*columns, strict=True))
+            rows = [row for start in range(0, len(new), CHUNK) for row in self._rows(new[start : start + CHUNK])]
             size = sum(part.element_size() * part.nelement() for part in rows[0])
             if size * (len(self._remembered) + len(new)) > REMEMBERED:
                 self._remembered = {text: row for text, row in self._remembered.items() if text in set(texts)}
             self._remembered |= zip(new, rows, strict=True)
         return [self._remembered[text] for text in texts]
+
+    def _rows(self, texts: list[str]) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Always of ``CHUNK`` texts, the last one repeated: batch shapes change the last bits, companions do not."""
+        padded = [*texts, *[texts[-1]] * (CHUNK - len(texts))]
+        device = next(self.encoder.parameters()).device
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+            columns = self.encoder.encode_tokens(padded)
+        rows = list(zip(*columns, strict=True))[: len(texts)]
+        return [tuple(part.clone() for part in row) for row in rows]  # a view would hold on to all of the chunk

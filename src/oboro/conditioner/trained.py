@@ -8,7 +8,13 @@ from oboro.stored import State, TrainedPart
 
 @dataclass(frozen=True)
 class TrainedCLIP(TrainedPart):
-    """The text tower of a checkpoint of ``task=clip``."""
+    """The text tower of a checkpoint of ``task=clip``, with the average ``profile`` of its weights."""
+
+    profile: str | None = None
+
+    @property
+    def average(self) -> str | None:
+        return self.profile
 
     @property
     def task(self) -> str:

@@ -9,6 +9,7 @@ from torchvision.utils import make_grid
 
 TILE = 64  # small images are enlarged by a whole factor to at least this many pixels
 MANY = 16  # kinds of which each gets a row or a column of its own
+COLUMNS = 10
 HEADING, FONT = 150, 13  # pixels
 
 
@@ -21,17 +22,19 @@ def grid_image(images: Tensor, columns: int) -> Image.Image:
 
 
 def prompts_image(images: Tensor, texts: Sequence[str]) -> Image.Image:
-    """A row for each distinct text, which stands to its left; ``texts`` are those of the images. On white."""
+    """Images by their texts, each of which stands to the left of its own; on white. Many images take several rows."""
     distinct = list(dict.fromkeys(texts))
     members = [[i for i, text in enumerate(texts) if text == one] for one in distinct]
-    rows = [grid_image(images[ids], len(ids)) for ids in members]
-    font, height = ImageFont.load_default(FONT), rows[0].height
-    page = Image.new("RGB", (HEADING + max(row.width for row in rows), height * len(rows)), "white")
-    for j, (text, row) in enumerate(zip(distinct, rows, strict=True)):
-        page.paste(row.convert("RGB"), (HEADING, j * height))
+    columns = max(COLUMNS, round(len(texts) ** 0.5))
+    rows = [grid_image(images[ids], min(len(ids), columns)) for ids in members]
+    font, top = ImageFont.load_default(FONT), 0
+    page = Image.new("RGB", (HEADING + max(row.width for row in rows), sum(row.height for row in rows)), "white")
+    for text, row in zip(distinct, rows, strict=True):
+        page.paste(row.convert("RGB"), (HEADING, top))
         lines = "\n".join(wrap(text, 2 * HEADING // FONT - 2)) or "(no text)"
-        place = (6, (j + 0.5) * height)
+        place = (6, top + row.height / 2)
         ImageDraw.Draw(page).multiline_text(place, lines, fill="black", font=font, anchor="lm", spacing=2)
+        top += row.height
     return page
 
 

@@ -36,6 +36,7 @@ class Autoencoder(Task):
         super().__init__(Identity(autoencoder.in_channels), loss, ema, optimizer, seed)
         self.autoencoder = autoencoder
         if compile:
+            torch._functorch.config.donated_buffer = False  # the adaptive weight goes back through the decoder twice
             self.autoencoder.encoder.compile()
             self.autoencoder.decoder.compile()
 
@@ -89,6 +90,11 @@ def likeness(made: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
     PSNR = 10 log10(4 / MSE), MSE at least 1e-10; SSIM with Gaussian windows of sigma 1.5 (Wang et al. 2004).
     """
+    with torch.autocast(x.device.type, enabled=False):  # SSIM is a difference of nearly equal numbers
+        return _likeness(made.float(), x.float())
+
+
+def _likeness(made: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     error = (made - x).flatten(1)
     psnr = 10 * (4 / error.square().mean(1).clamp(min=1e-10)).log10()
     ssim = structural_similarity_index_measure(made, x, data_range=2.0, reduction="none")
