@@ -4,6 +4,7 @@ import json
 import logging
 import warnings
 from collections.abc import Mapping
+from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,8 @@ def write(module: nn.Module, arguments: dict[str, Any], names: list[str], output
     log = logging.getLogger("torch.onnx")
     level = log.level
     log.setLevel(logging.ERROR)
-    with warnings.catch_warnings(), torch.no_grad():
+    with warnings.catch_warnings(), torch.no_grad(), ExitStack() as after:
+        after.callback(log.setLevel, level)
         warnings.simplefilter("ignore")  # advice on the exporter's own insides
         torch.onnx.export(
             module.eval(),
@@ -92,7 +94,6 @@ def write(module: nn.Module, arguments: dict[str, Any], names: list[str], output
                 torch.ops.aten.softplus.default: softplus,
             },
         )
-    log.setLevel(level)
 
 
 def export(checkpoint: str | Path, folder: str | Path, profile: str | None = None) -> None:
