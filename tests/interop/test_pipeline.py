@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
 from interop.test_unet import pixels, text
 from interop.tiny import autoencoder, diffusers, scramble
@@ -14,9 +17,11 @@ from oboro.errors import UserError
 from oboro.interop.pipeline import export, load_pipeline, save_checkpoint
 from oboro.sampler import nodes
 from oboro.seeding import SampleNoise
+from oboro.stored import inlined, load_parts
 
 transformers = pytest.importorskip("transformers")
 
+CONF = Path(__file__).resolve().parents[2] / "conf"
 DDIM = {"clip_sample": False, "set_alpha_to_one": True}
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 WORDS = ["<|startoftext|>", "<|endoftext|>", "!", *LETTERS, *(f"{c}</w>" for c in LETTERS), "og</w>"]
@@ -129,8 +134,6 @@ def test_a_pipeline_of_texts_draws_the_same_image(stable_diffusion, negative):
 @pytest.mark.parametrize("pad", ["<|endoftext|>", "!"])
 @pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
 def test_the_text_encoder_is_that_of_transformers(pad, activation, tmp_path):
-    from hydra.utils import instantiate
-
     from oboro.conditioner import PublishedCLIP
 
     published, words = clip(hidden_act=activation), tokenizer(tmp_path / "tokenizer", pad)
@@ -178,11 +181,43 @@ def test_what_comes_in_goes_out_and_draws_the_same_image(which, request, tmp_pat
         torch.testing.assert_close(again.state_dict()[key], value, rtol=1e-6, atol=1e-7)
 
 
+def test_what_a_run_learns_on_published_parts_draws_the_same_image_in_diffusers(stable_diffusion, tmp_path):
+    """codec=diffusers, conditioner=text_clip and model=ldm_unet_text, built as train.py builds them."""
+    sizes = [
+        "model.widths=[8,16]",
+        "model.heads=[2,4]",
+        "model.attention_levels=[0]",
+        "model.blocks=1",
+        "+model.groups=4",
+    ]
+    parts = ["codec=diffusers", f"codec.path={stable_diffusion / 'vae'}", "conditioner=text_clip"]
+    parts += [f"conditioner.encoder.path={stable_diffusion}", "model=ldm_unet_text", "schedule=scaled_linear"]
+    data = ["data=image_folder", "data.root=photos", "data.resolution=16", "output_dir=outputs"]
+    times = ["parameterization=eps", "sampler=ddim", "sampler/grid=leading", "sampler.grid.offset=1"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("train", [*parts, *sizes, *data, *times, "guidance.scale=3", "trainer.accelerator=cpu"])
+    plain = OmegaConf.to_container(config, resolve=True)
+    plain["task"], found = inlined(plain["task"])
+    task = instantiate(plain["task"], _convert_="all").eval()
+    load_parts(task, found)
+    scramble(task.denoiser.network)
+    task.config = plain
+    task.ema.start(task.learned)
+    save_checkpoint(task, tmp_path / "run.ckpt")
+    export(tmp_path / "run.ckpt", tmp_path / "out")
+    image = drawn(task, task.conditioner.keep({"caption": ["a dog"]}), (3, 16, 16))
+    theirs = theirs_of_text(tmp_path / "out", task, "a dog", guidance_scale=3.0)
+    torch.testing.assert_close(image, theirs, rtol=1e-3, atol=1e-3)
+    task.denoiser.network.empty_text.tokens.zero_()
+    save_checkpoint(task, tmp_path / "run.ckpt")
+    with pytest.raises(UserError, match="something else for no text"):
+        export(tmp_path / "run.ckpt", tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
 def test_a_model_without_a_twin_is_not_exported(ddpm, tmp_path):
     task = load_pipeline(ddpm)
     task.config["task"]["denoiser"]["network"] = {"_target_": "oboro.model.UNet", "in_channels": 3, "channels": 8}
-    from hydra.utils import instantiate
-
     other = instantiate(task.config["task"], _convert_="all")
     other.config = task.config
     other.ema.start(other.learned)

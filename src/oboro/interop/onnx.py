@@ -4,6 +4,7 @@ import json
 import logging
 import warnings
 from collections.abc import Mapping
+from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -60,13 +61,22 @@ def count_at_most(knots: Any, values: Any, out_int32: bool = False, right: bool 
     return op.ReduceSum(op.Cast(at_most, to=7), last, keepdims=0)  # 7 is int64
 
 
+def softplus(x: Any, beta: float = 1.0, threshold: float = 20.0) -> Any:
+    """log(1 + exp(x)) = max(x, 0) + log(1 + exp(-|x|)), since onnxruntime has Softplus in single precision alone."""
+    from onnxscript import opset18 as op
+
+    tail = op.Exp(op.Neg(op.Abs(x)))
+    return op.Add(op.Relu(x), op.Log(op.Add(tail, op.CastLike(op.Constant(value_float=1.0), x))))
+
+
 def write(module: nn.Module, arguments: dict[str, Any], names: list[str], output: str, path: Path) -> None:
     """``module`` as a file; the first axis of every argument may have any length."""
     shapes = torch.utils._pytree.tree_map(lambda _: {0: Dim.DYNAMIC}, arguments)
     log = logging.getLogger("torch.onnx")
     level = log.level
     log.setLevel(logging.ERROR)
-    with warnings.catch_warnings(), torch.no_grad():
+    with warnings.catch_warnings(), torch.no_grad(), ExitStack() as after:
+        after.callback(log.setLevel, level)
         warnings.simplefilter("ignore")  # advice on the exporter's own insides
         torch.onnx.export(
             module.eval(),
@@ -79,9 +89,11 @@ def write(module: nn.Module, arguments: dict[str, Any], names: list[str], output
             dynamo=True,
             external_data=True,
             verbose=False,
-            custom_translation_table={torch.ops.aten.searchsorted.Tensor: count_at_most},
+            custom_translation_table={
+                torch.ops.aten.searchsorted.Tensor: count_at_most,
+                torch.ops.aten.softplus.default: softplus,
+            },
         )
-    log.setLevel(level)
 
 
 def export(checkpoint: str | Path, folder: str | Path, profile: str | None = None) -> None:

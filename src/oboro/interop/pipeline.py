@@ -188,7 +188,7 @@ def in_full(config: Mapping[str, Any]) -> dict[str, Any]:
 def export(checkpoint: str | Path, folder: str | Path, profile: str | None = None) -> None:
     """Write the averaged weights ``profile`` of a checkpoint as a pipeline that diffusers loads.
 
-    Raises ``UserError``, before anything is written, for a part that has no twin in diffusers.
+    Raises ``UserError`` for a part that has no twin in diffusers; ``model_index.json`` is then not written.
     """
     found = load_checkpoint(checkpoint)
     check_kind(found, checkpoint, "diffusion")
