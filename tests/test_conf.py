@@ -14,6 +14,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 
+from interop import tiny
 from oboro.cli.checkpoint import offer_checkpoint
 from oboro.guidance import Guidance
 from oboro.guidance.weight import Weight as GuidanceWeight
@@ -82,6 +83,16 @@ def learned_by(task: str) -> str:
     return str(path)
 
 
+@cache
+def published() -> str:
+    """A folder with the autoencoder, the text encoder and the tokenizer of a tiny pipeline of diffusers."""
+    folder = Path(FOLDER.name) / "published"
+    tiny.autoencoder().save_pretrained(folder / "vae")
+    tiny.clip().save_pretrained(folder / "text_encoder")
+    tiny.tokenizer(folder / "tokenizer")
+    return str(folder)
+
+
 def choosing(group: str, name: str) -> list[str]:
     """The overrides that choose an option, with what it cannot do without."""
     if group in SEVERAL:
@@ -101,6 +112,11 @@ def choosing(group: str, name: str) -> list[str]:
         needs[f"{group}={name}"] = [f"codec.path={learned_by('autoencoder')}"]
     if f"{group}={name}" in ("conditioner=text", "experiment=ldm_fashion_text"):
         needs.setdefault(f"{group}={name}", []).append(f"conditioner.encoder.path={learned_by('clip')}")
+    if f"{group}={name}" == "codec=diffusers":
+        needs["codec=diffusers"] = [f"codec.path={published()}/vae"]
+    if f"{group}={name}" in ("conditioner=text_clip", "model=ldm_unet_text"):
+        read = ["conditioner=text_clip", f"conditioner.encoder.path={published()}"]
+        needs[f"{group}={name}"] = read if group == "model" else read[1:]
     if group in OF_AUTOENCODERS or f"{group}={name}".startswith("loss=reconstruction"):
         return ["task=autoencoder", f"{group}={name}"]
     return [f"{group}={name}", *needs.get(f"{group}={name}", [])]

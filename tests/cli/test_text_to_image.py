@@ -151,6 +151,18 @@ def test_clip_score_is_the_mean_over_samples_and_the_captions_they_were_drawn_fo
     assert judged["value"] == pytest.approx(expected, abs=0.05) and 0 <= judged["real"] <= 100
 
 
+def test_data_without_captions_do_not_measure_a_model_of_texts(text_to_image, tmp_path):
+    asked = ("n=20", "data=fashion_mnist_10k", "metrics=[frechet]")
+    run = runs.call("evaluate.py", f"checkpoint={text_to_image[1]}", *asked, cwd=tmp_path)
+    assert run.status == 1 and "choose data=fashion_captions" in run.stderr.replace("\n", " ")
+
+
+def test_callbacks_that_are_left_out_take_their_settings_along(parts, tmp_path):
+    """The experiment sets values of callbacks that the command line does not choose."""
+    experiment = ("experiment=ldm_fashion_text", *overrides(parts), "callbacks=[checkpoints]")
+    assert runs.train(tmp_path, *experiment).checkpoint()["global_step"] == 2
+
+
 def test_clip_score_without_texts_is_refused(parts, checkpoint, tmp_path):
     asked = ("n=20", "metrics=[clip_score]", "extractor=trained_clip", f"extractor.path={parts['clip']}")
     run = runs.call("evaluate.py", f"checkpoint={checkpoint}", *asked, cwd=tmp_path)
@@ -177,7 +189,7 @@ def test_what_cannot_be_drawn_is_said(text_to_image, tmp_path, arguments, said):
     [
         (["data=fashion_mnist_10k"], "choose data=fashion_captions"),
         (["model=song_unet_ddpmpp", "optimizer=adamw"], "reads no text; choose model=unet"),
-        (["codec.path=nowhere.ckpt"], "there is no checkpoint nowhere.ckpt"),
+        (["codec.path=nowhere.ckpt"], "error: there is no checkpoint nowhere.ckpt; give"),
     ],
 )
 def test_what_cannot_be_trained_is_said(parts, tmp_path, change, said):

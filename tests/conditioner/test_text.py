@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from oboro.conditioner import Text
+from oboro.conditioner.text import CHUNK
 from oboro.data import Population
 from oboro.errors import UserError
 
@@ -46,7 +47,37 @@ def test_a_text_is_what_the_encoder_makes_of_it_alone_or_in_company(text):
 def test_each_distinct_text_is_encoded_once(text):
     for batch in (["hat", "shoe", "hat"], ["shoe", "bag"], ["bag", "hat"]):
         text.keep({"caption": batch})
-    assert sorted(text.encoder.asked) == ["bag", "hat", "shoe"]
+    assert list(dict.fromkeys(text.encoder.asked)) == ["hat", "shoe", "bag"] and len(text.encoder.asked) == 2 * CHUNK
+
+
+class Wide(nn.Module):
+    """A product of matrices whose last bits depend on the number of its rows."""
+
+    def __init__(self):
+        super().__init__()
+        g = torch.Generator().manual_seed(0)
+        self.weights = nn.Parameter(torch.randn(512, 512, generator=g) / 23)
+
+    def encode_tokens(self, texts):
+        g = torch.Generator()
+        x = torch.stack([torch.randn(512, generator=g.manual_seed(len(t) + 7 * ord(t[-1]))) for t in texts])
+        y = x @ self.weights @ self.weights
+        return y[:, None], torch.ones(len(texts), 1, dtype=torch.bool), y
+
+
+def test_a_text_is_the_same_bits_whatever_was_read_before():
+    texts = [f"{'a' * i} {i}" for i in range(45)]
+    fresh, knowing = Text(Wide(), 512, 512), Text(Wide(), 512, 512)
+    for start in (40, 3, 17):
+        knowing.keep({"caption": texts[start : start + 5]})
+    for key, value in fresh.keep({"caption": texts}).items():
+        assert torch.equal(value, knowing.keep({"caption": texts})[key])
+
+
+def test_what_is_remembered_does_not_hold_on_to_its_companions(text):
+    text.keep({"caption": ["hat", "shoe", "bag"]})
+    for row in text._remembered.values():
+        assert all(part.untyped_storage().nbytes() == part.nbytes for part in row)
 
 
 def test_texts_are_dropped_per_sample_at_the_given_rate(text):

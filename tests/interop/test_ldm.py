@@ -4,8 +4,7 @@ import pytest
 import torch
 import yaml
 
-from interop.test_pipeline import LENGTH, WORDS, tokenizer
-from interop.tiny import diffusers, draw
+from interop.tiny import LENGTH, WORDS, diffusers, draw, tokenizer
 from oboro.errors import UserError
 from oboro.interop import ldm
 from oboro.interop.pipeline import build

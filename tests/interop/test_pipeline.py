@@ -10,7 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from interop.test_unet import pixels, text
-from interop.tiny import autoencoder, diffusers, scramble
+from interop.tiny import LENGTH, autoencoder, clip, diffusers, scramble, tokenizer
 from oboro import compatibility
 from oboro.checkpoint import build_task, load_checkpoint
 from oboro.errors import UserError
@@ -23,30 +23,7 @@ transformers = pytest.importorskip("transformers")
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 DDIM = {"clip_sample": False, "set_alpha_to_one": True}
-LETTERS = "abcdefghijklmnopqrstuvwxyz"
-WORDS = ["<|startoftext|>", "<|endoftext|>", "!", *LETTERS, *(f"{c}</w>" for c in LETTERS), "og</w>"]
-LENGTH = 6
 STEPS = 5
-
-
-def tokenizer(folder: Path, pad="<|endoftext|>"):
-    made = transformers.CLIPTokenizer(
-        vocab={word: i for i, word in enumerate(WORDS)},
-        merges=[("o", "g</w>")],
-        pad_token=pad,
-        model_max_length=LENGTH,
-    )
-    made.save_pretrained(folder)
-    return made
-
-
-def clip(**changes):
-    sizes = {"vocab_size": len(WORDS), "hidden_size": 12, "intermediate_size": 20, "num_hidden_layers": 2}
-    marks = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
-    config = transformers.CLIPTextConfig(
-        **{**sizes, **marks, "num_attention_heads": 2, "max_position_embeddings": LENGTH, **changes}
-    )
-    return scramble(transformers.CLIPTextModel(config))
 
 
 @pytest.fixture(scope="module")
