@@ -86,7 +86,8 @@ class Diffusion(NoiseLevels):
         self.conditioner.check(self.trainer.datamodule.population)
 
     def objective(self, batch: dict[str, Tensor], x: Tensor, generator: torch.Generator) -> Tensor:
-        return self.loss(self.denoiser, x, self.conditioner(batch, generator), generator)
+        loss = self.loss(self.denoiser, x, self.conditioner(batch, generator), generator)
+        return loss * batch["weight"] if "weight" in batch else loss
 
     def errors(self, batch: dict[str, Tensor], x: Tensor, u: Tensor, eps: Tensor) -> Tensor:
         return self.loss.at_quantile(self.denoiser, x, self.conditioner.keep(batch), u, eps)[:, None]
