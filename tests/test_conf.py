@@ -14,6 +14,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 
+from oboro.adapter import Adapter
 from oboro.cli.checkpoint import offer_checkpoint
 from oboro.guidance import Guidance
 from oboro.guidance.weight import Weight as GuidanceWeight
@@ -29,6 +30,7 @@ from oboro.stored import inlined
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 FAMILIES = {
+    "adapter": Adapter,
     "schedule": Schedule,
     "parameterization": Parameterization,
     "sampler": Sampler,
@@ -89,6 +91,7 @@ def choosing(group: str, name: str) -> list[str]:
     needs = {
         "data=image_folder": ["data.root=pictures"],
         "data=hugging_face": ["data.path=pictures"],
+        "data=dreambooth": ["data.root=pictures", "data.prompt=a zwx bag", "data.prior_root=samples"],
         "data=web_dataset": ["data.shards=pictures/*.tar"],
         "parameterization=eps": ["schedule=vp"],
         "extractor=trained_clip": ["extractor.path=last.ckpt"],
@@ -99,7 +102,7 @@ def choosing(group: str, name: str) -> list[str]:
     }
     if f"{group}={name}" in ("codec=trained", "experiment=ldm_fashion_text"):
         needs[f"{group}={name}"] = [f"codec.path={learned_by('autoencoder')}"]
-    if f"{group}={name}" in ("conditioner=text", "experiment=ldm_fashion_text"):
+    if f"{group}={name}" in ("conditioner=text", "data=dreambooth", "experiment=ldm_fashion_text"):
         needs.setdefault(f"{group}={name}", []).append(f"conditioner.encoder.path={learned_by('clip')}")
     if group in OF_AUTOENCODERS or f"{group}={name}".startswith("loss=reconstruction"):
         return ["task=autoencoder", f"{group}={name}"]

@@ -5,7 +5,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from hydra.utils import get_class
 
-from oboro.checkpoint import load_checkpoint
+from oboro.checkpoint import check_kind, load_checkpoint
 from oboro.finetune import PLACES, at
 
 # Groups within a group, chosen by themselves: loss/time=logit_normal.
@@ -20,13 +20,18 @@ def offer_init(arguments: list[str]) -> list[str]:
     """``arguments`` of train.py, with the task and the options of ``init=PATH`` before those that are named.
 
     They are options called ``from_checkpoint``, so ``model.dropout=0`` changes one value of what the checkpoint was
-    trained with, and ``schedule=cosine`` replaces a part. The model's comes with ``optimizer=adamw_finetune``.
+    trained with, and ``schedule=cosine`` replaces a part. The model's comes with ``optimizer=adamw_finetune``. Raises
+    ``UserError`` where there is no such checkpoint, or where it is of another task than the one that is named.
     """
     paths = [a.removeprefix("init=").strip("'\"") for a in arguments if a.startswith("init=")]
     if not paths or paths[0] in ("", "null"):
         return arguments
-    config = load_checkpoint(paths[0].split(",")[0])["config"]["task"]
+    checkpoint = load_checkpoint(paths[0].split(",")[0])
+    config = checkpoint["config"]["task"]
     kind = get_class(config["_target_"]).__name__.lower()
+    for argument in arguments:
+        if argument.startswith("task="):
+            check_kind(checkpoint, paths[0], argument.removeprefix("task="))
     chosen = {"task": kind}
     for group, place in PLACES[kind].items():
         offer(group, at(config, place))

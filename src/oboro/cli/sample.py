@@ -64,9 +64,7 @@ def adapted(config: DictConfig, checkpoint: dict[str, Any]) -> dict[str, Any]:
     if config.adapter_file is None and config.adapter_scale == 1:
         return checkpoint
     if config.ema_std is not None:
-        raise UserError(
-            "ema_std knows no adapters merged into weights; leave out adapter and adapter_scale, or ema_std."
-        )
+        raise UserError("ema_std knows no merged adapters; leave out ema_std, or adapter_file and adapter_scale.")
     if config.adapter_file is not None:
         return with_adapter(checkpoint, config.adapter_file, config.adapter_scale)
     scaled = merged(checkpoint, config.adapter_scale)
