@@ -28,14 +28,17 @@ def test_the_numbers_are_those_of_the_tensors(adapted):
     assert found.total == found.weights + found.gradients + found.moments + found.averages
 
 
-def test_an_adapter_of_a_dit_s2_trains_a_hundredth_and_keeps_a_fifth():
-    """The numbers of docs/finetuning.md: rank 8 on attention adds 12 (r (384 + 1152) + r (384 + 384)) parameters."""
+@pytest.mark.parametrize(
+    ("targets", "trained", "megabytes"), [(["attention"], 221_184, 4.4), (["linear", "convolution"], 874_688, 17)]
+)
+def test_the_table_of_the_documentation(targets, trained, megabytes):
+    """Of rank 8 beside the attention of a DiT-S/2: 12 blocks of 8 (384 + 1152) + 8 (384 + 384) parameters."""
     with torch.device("meta"):
-        full, adapted = DiT(4), DiT(4)
-        LoRA(rank=8)(adapted)
+        full, adapted = DiT(3), DiT(3)
+        LoRA(8, 8.0, targets)(adapted)
     a, b = footprint(full), footprint(adapted)
-    assert a.trained == a.parameters
-    assert b.trained == 12 * 8 * (384 + 1152 + 384 + 384) == 221_184
-    assert b.parameters == a.parameters + b.trained
-    assert a.total == 24 * a.parameters and b.total == 4 * a.parameters + 24 * b.trained
-    assert b.total < 0.21 * a.total
+    assert a.trained == a.parameters == 32_471_436 and a.total == 24 * a.parameters
+    assert b.trained == trained and b.parameters == a.parameters + trained
+    assert b.total == 4 * b.parameters + 20 * trained
+    assert (b.total - b.weights) / 1e6 == pytest.approx(megabytes, rel=0.03)
+    assert 12 * 8 * (384 + 1152 + 384 + 384) == 221_184

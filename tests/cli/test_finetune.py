@@ -161,3 +161,16 @@ def test_what_an_adapter_cannot_do_is_said(checkpoint, lora, tmp_path):
     ):
         run = runs.call("sample.py", *arguments, "n=2", cwd=tmp_path)
         assert run.status == 1 and said in run.stderr.replace("\n", " ")
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_adapter(checkpoint, tmp_path):
+    """Weights and averages are equal on both ranks, the adapter has moved and the base has not."""
+    record = f"+callbacks.recorder={{_target_: recorder.Recorder, folder: {tmp_path / 'record'}}}"
+    two = ("trainer.devices=2", "trainer.strategy=ddp", "optimizer.lr=0.1", "optimizer.warmup_steps=1")
+    runs.succeeded(runs.shell("train.py", *SHORT, f"init={checkpoint}", *LORA, *two, record, cwd=tmp_path))
+    first, second = (torch.load(tmp_path / f"record/rank{k}.pt", weights_only=True) for k in (0, 1))
+    assert runs.equal(first["weights"], second["weights"]) and runs.equal(first["averages"], second["averages"])
+    plain = {k.removeprefix("denoiser.").replace(".base.", "."): w for k, w in first["weights"].items()}
+    assert all(torch.equal(plain[key], w) for key, w in start_of(checkpoint).items())
+    assert all(w.abs().max() > 0 for key, w in plain.items() if key.endswith(".B.weight"))

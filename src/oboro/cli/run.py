@@ -22,7 +22,7 @@ from oboro.cli.init import offer_init
 from oboro.errors import UserError
 
 CONF = Path(sys.argv[0]).resolve().parent / "conf"
-TEXTS = ("prompt", "negative")  # keys whose values are sentences
+TEXTS = ("prompt", "negative", "data.prompt", "data.prior_prompt")  # keys whose values are sentences
 CANNOT_WRITE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOSPC}
 
 
