@@ -174,3 +174,20 @@ def test_two_processes_train_one_adapter(checkpoint, tmp_path):
     plain = {k.removeprefix("denoiser.").replace(".base.", "."): w for k, w in first["weights"].items()}
     assert all(torch.equal(plain[key], w) for key, w in start_of(checkpoint).items())
     assert all(w.abs().max() > 0 for key, w in plain.items() if key.endswith(".B.weight"))
+
+
+@pytest.mark.parametrize("kind", ["autoencoder", "classification", "clip"])
+def test_every_task_starts_from_its_checkpoint(kind, tmp_path):
+    data = ("data=fashion_captions_10k",) if kind == "clip" else ()
+    base = runs.train(tmp_path / "base", f"task={kind}", *data, runs.NO_EVALUATION)
+    short = [o for o in runs.toy(f"task={kind}", *data, runs.NO_EVALUATION) if o not in runs.NETWORK + runs.SMALL_CLIP]
+    short = [o for o in short if not o.startswith(("codec", "task"))]
+    arguments = [*short, f"init={base.last}", "optimizer.lr=0", "trainer.max_steps=1"]
+    (tmp_path / "tuned").mkdir()
+    run = runs.call("train.py", *runs.outputs(tmp_path / "tuned", *arguments), cwd=tmp_path / "tuned")
+    assert run.status == 0, run.stderr
+    task = build_task(load_checkpoint(base.last))
+    started, ended = averaged(task, base.last, None), build_task(load_checkpoint(run.last)).learned
+    parameters = dict(ended.named_parameters())
+    assert all(torch.equal(w, parameters[name]) for name, w in started.named_parameters())
+    assert run.checkpoint()["global_step"] == 1
