@@ -127,7 +127,8 @@ def test_an_update_has_the_rank_and_is_linear_in_alpha(name, build, trained):
 @each_target
 def test_only_the_adapters_learn(name, targets, build, inputs):
     """Their parameters are the ones with a gradient, r (in + out) of each layer; a step leaves the base as it is."""
-    base, adapted = build(name), build(name, LoRA(2, 2.0, targets))
+    base, adapted = build(name), build(name).requires_grad_(True)
+    LoRA(2, 2.0, targets)(adapted)
     trained = [p for p in adapted.parameters() if p.requires_grad]
     layers = list(low_rank_layers(adapted))
     assert sum(p.numel() for p in trained) == sum(
