@@ -15,6 +15,7 @@ from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 
 from interop import tiny
+from oboro.adapter import Adapter
 from oboro.cli.checkpoint import offer_checkpoint
 from oboro.guidance import Guidance
 from oboro.guidance.weight import Weight as GuidanceWeight
@@ -30,6 +31,7 @@ from oboro.stored import inlined
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 FAMILIES = {
+    "adapter": Adapter,
     "schedule": Schedule,
     "parameterization": Parameterization,
     "sampler": Sampler,
@@ -100,6 +102,7 @@ def choosing(group: str, name: str) -> list[str]:
     needs = {
         "data=image_folder": ["data.root=pictures"],
         "data=hugging_face": ["data.path=pictures"],
+        "data=dreambooth": ["data.root=pictures", "data.prompt=a zwx bag", "data.prior_root=samples"],
         "data=web_dataset": ["data.shards=pictures/*.tar"],
         "parameterization=eps": ["schedule=vp"],
         "extractor=trained_clip": ["extractor.path=last.ckpt"],
@@ -110,7 +113,7 @@ def choosing(group: str, name: str) -> list[str]:
     }
     if f"{group}={name}" in ("codec=trained", "experiment=ldm_fashion_text"):
         needs[f"{group}={name}"] = [f"codec.path={learned_by('autoencoder')}"]
-    if f"{group}={name}" in ("conditioner=text", "experiment=ldm_fashion_text"):
+    if f"{group}={name}" in ("conditioner=text", "data=dreambooth", "experiment=ldm_fashion_text"):
         needs.setdefault(f"{group}={name}", []).append(f"conditioner.encoder.path={learned_by('clip')}")
     if f"{group}={name}" == "codec=diffusers":
         needs["codec=diffusers"] = [f"codec.path={published()}/vae"]

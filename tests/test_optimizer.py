@@ -1,10 +1,12 @@
+import sys
 from itertools import pairwise
 from math import cos, pi
 
 import pytest
 import torch
 
-from oboro.optimizer import Adam, AdamW, Constant, CosineDecay, Decay, LinearDecay, Optimizer
+from oboro.errors import UserError
+from oboro.optimizer import Adam, AdamW, AdamW8bit, Constant, CosineDecay, Decay, LinearDecay, Optimizer
 
 
 @pytest.fixture(params=[Constant(), LinearDecay(), CosineDecay()], ids=lambda d: type(d).__name__)
@@ -89,3 +91,50 @@ def test_options_reach_the_torch_optimizer():
     assert (group["betas"], group["eps"], group["weight_decay"]) == ((0.8, 0.9), 1e-6, 0.3)
     group = Adam(0.1, 0, Constant(), [0.8, 0.9], 1e-6)([weight], 10)[0].param_groups[0]
     assert (group["betas"], group["eps"], group["weight_decay"]) == ((0.8, 0.9), 1e-6, 0)
+
+
+# --- moments in 8 bits
+
+SIZE = 8192
+
+
+def eight_bit(steps: int, start=None):
+    """Weights (SIZE,) and optimizer after ``steps`` of a quadratic bowl, from the start or from another optimizer."""
+    pytest.importorskip("bitsandbytes")
+    weight = torch.nn.Parameter(torch.linspace(0.5, 1.5, SIZE) if start is None else start[0].detach().clone())
+    optimizer = AdamW8bit(0.01, 0, Constant(), weight_decay=0.1).build([weight])
+    if start is not None:
+        optimizer.load_state_dict(start[1].state_dict())
+    for _ in range(steps):
+        weight.grad = weight.detach().clone()
+        optimizer.step()
+    return weight, optimizer
+
+
+def test_eight_bits_follow_adamw_with_two_bytes_for_a_weight():
+    weight, optimizer = eight_bit(20)
+    reference = torch.nn.Parameter(torch.linspace(0.5, 1.5, SIZE))
+    exact = AdamW(0.01, 0, Constant(), weight_decay=0.1).build([reference])
+    for _ in range(20):
+        reference.grad = reference.detach().clone()
+        exact.step()
+    moved = (reference - torch.linspace(0.5, 1.5, SIZE)).abs().min()
+    assert (weight - reference).abs().max() < 0.05 * moved
+    moments = [value for value in optimizer.state[weight].values() if torch.is_tensor(value) and len(value) == SIZE]
+    assert sum(m.nbytes for m in moments) == 2 * SIZE
+
+
+def test_eight_bits_resume_exactly():
+    straight, _ = eight_bit(4)
+    resumed, _ = eight_bit(2, eight_bit(2))
+    assert torch.equal(straight, resumed)
+
+
+def test_a_missing_library_or_device_is_said(monkeypatch):
+    optimizer = AdamW8bit(0.01, 0, Constant())
+    pytest.importorskip("bitsandbytes")
+    with pytest.raises(UserError, match="knows no meta devices; choose optimizer=adamw"):
+        optimizer.build([torch.nn.Parameter(torch.empty(1, device="meta"))])
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)  # what an import of a missing library meets
+    with pytest.raises(UserError, match=r"pip install \"oboro\[bitsandbytes\]\""):
+        optimizer.build([torch.nn.Parameter(torch.ones(1))])

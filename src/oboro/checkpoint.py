@@ -117,7 +117,8 @@ def averaged(task: Task, path: str | Path, profile: str | None) -> nn.Module:
     """What ``task``, which was read from ``path``, learned, with an average of its weights; None is the first one."""
     if profile is not None and profile not in task.ema.profiles:
         raise UserError(f"{path} has no average {profile}; choose one of {', '.join(task.ema.profiles)}.")
-    for p, average in zip(task.learned.parameters(), task.ema.averages[profile or task.ema.default], strict=True):
+    parameters = task.ema.averaged(task.learned).values()
+    for p, average in zip(parameters, task.ema.averages[profile or task.ema.default], strict=True):
         p.data.copy_(average)
     return task.learned
 

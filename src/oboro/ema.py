@@ -68,7 +68,9 @@ def gamma_from_std(std: float) -> float:
 class EMA:
     """Averages of the parameters of one module under every profile, by name; the first profile is the default.
 
-    The averages are float32 whatever the type of the weights. Buffers are not averaged.
+    Of a module that is frozen in part the parameters that are trained are averaged, as they are when it is first seen;
+    of one that is frozen throughout, all. The averages are float32 whatever the type of the weights. Buffers are not
+    averaged.
     """
 
     def __init__(self, profiles: Mapping[str, Profile]):
@@ -77,6 +79,14 @@ class EMA:
         self.profiles = dict(profiles)
         self.updates = 0
         self.averages: dict[str, list[Tensor]] = {}
+        self._names: set[str] | None = None
+
+    def averaged(self, module: nn.Module) -> dict[str, nn.Parameter]:
+        """The parameters of ``module`` that there are averages of, by name and in their order."""
+        parameters = dict(module.named_parameters())
+        if self._names is None:
+            self._names = {name for name, p in parameters.items() if p.requires_grad} or set(parameters)
+        return {name: p for name, p in parameters.items() if name in self._names}
 
     @property
     def default(self) -> str:
@@ -85,16 +95,16 @@ class EMA:
     @torch.no_grad()
     def start(self, module: nn.Module) -> None:
         """Bind to ``module``: averages begin as copies on its device, or move there when they were loaded before."""
+        parameters = list(self.averaged(module).values())
         for name in self.profiles:
-            old = self.averages.get(name, list(module.parameters()))
-            pairs = zip(old, module.parameters(), strict=True)
+            pairs = zip(self.averages.get(name, parameters), parameters, strict=True)
             self.averages[name] = [a.detach().to(p.device, torch.float32, copy=True) for a, p in pairs]
 
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:
         """One step of every average towards the weights of ``module``."""
         self.updates += 1
-        weights = [p.detach().float() for p in module.parameters()]
+        weights = [p.detach().float() for p in self.averaged(module).values()]
         for name, profile in self.profiles.items():
             torch._foreach_lerp_(self.averages[name], weights, 1 - profile.beta(self.updates))
 
@@ -108,7 +118,8 @@ class EMA:
         """
         if name in self.profiles:
             raise ValueError(f"{name} is averaged during training and not to be replaced")
-        here = {key: tuple(p.shape) for key, p in module.named_parameters()}
+        parameters = self.averaged(module)
+        here = {key: tuple(p.shape) for key, p in parameters.items()}
         there = {key: tuple(w.shape) for key, w in weights.items()}
         for key in [*here, *there]:
             if here.get(key) != there.get(key):
@@ -116,25 +127,26 @@ class EMA:
                     f"the weights for {name} are of another model: {key} is {there.get(key, 'absent')} among them and "
                     f"{here.get(key, 'absent')} here; take weights and checkpoint from the same run."
                 )
-        self.averages[name] = [weights[k].to(p.device, torch.float32, copy=True) for k, p in module.named_parameters()]
+        self.averages[name] = [weights[k].to(p.device, torch.float32, copy=True) for k, p in parameters.items()]
 
     @contextmanager
     @torch.no_grad()
     def applied(self, module: nn.Module, profile: str | None = None) -> Iterator[None]:
         """Inside the context ``module`` holds the averages; the raw weights come back on every way out."""
         averages = self.averages[profile or self.default]
-        raw = [p.detach().clone() for p in module.parameters()]
+        parameters = list(self.averaged(module).values())
+        raw = [p.detach().clone() for p in parameters]
         try:
-            for p, average in zip(module.parameters(), averages, strict=True):
+            for p, average in zip(parameters, averages, strict=True):
                 p.copy_(average)
             yield
         finally:
-            for p, value in zip(module.parameters(), raw, strict=True):
+            for p, value in zip(parameters, raw, strict=True):
                 p.copy_(value)
 
     def state_dict(self, module: nn.Module) -> dict:
         """``{"updates": n, "averages": {profile: {parameter name: tensor}}}``, with the names of ``module``."""
-        names = [name for name, _ in module.named_parameters()]
+        names = list(self.averaged(module))
         return {
             "updates": self.updates,
             "averages": {k: dict(zip(names, v, strict=True)) for k, v in self.averages.items() if k in self.profiles},
@@ -142,7 +154,7 @@ class EMA:
 
     def load_state_dict(self, state: dict, module: nn.Module) -> None:
         """Raises ``KeyError`` when a profile or a parameter of ``module`` is missing in ``state``."""
-        names = [name for name, _ in module.named_parameters()]
+        names = list(self.averaged(module))
         self.updates = state["updates"]
         self.averages = {k: [state["averages"][k][name] for name in names] for k in self.profiles}
         self.start(module)

@@ -2,10 +2,13 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from importlib import import_module
 from math import cos, pi
 
 import torch
 from torch import nn
+
+from oboro.errors import UserError
 
 
 class Decay(ABC):
@@ -94,3 +97,40 @@ class AdamW(Optimizer):
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         return torch.optim.AdamW(parameters, lr=self.lr, betas=self.betas, eps=self.eps, weight_decay=self.weight_decay)
+
+
+class AdamW8bit(Optimizer):
+    """AdamW that keeps its moments in 8 bits: Dettmers et al. 2022 (arXiv:2110.02861), as in the library bitsandbytes.
+
+    Moments are quantised in blocks of 256 values, with a float32 scale each; tensors below 4096 values keep 32 bits.
+    Raises ``UserError`` where the library is missing or does not know the device of the parameters.
+    """
+
+    def __init__(
+        self,
+        lr: float,
+        warmup_steps: int,
+        decay: Decay,
+        betas: Sequence[float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.01,
+    ):
+        super().__init__(lr, warmup_steps, decay)
+        self.betas = tuple(betas)
+        self.eps = eps
+        self.weight_decay = weight_decay
+
+    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        try:
+            bitsandbytes = import_module("bitsandbytes")
+        except ImportError as error:
+            raise UserError(
+                'optimizer=adamw_8bit needs the library bitsandbytes; pip install "oboro[bitsandbytes]", or choose '
+                "optimizer=adamw."
+            ) from error
+        parameters = list(parameters)
+        unknown = {p.device.type for p in parameters} - set(bitsandbytes.supported_torch_devices)
+        if unknown:
+            raise UserError(f"bitsandbytes knows no {', '.join(sorted(unknown))} devices; choose optimizer=adamw.")
+        settings = {"lr": self.lr, "betas": self.betas, "eps": self.eps, "weight_decay": self.weight_decay}
+        return bitsandbytes.optim.AdamW8bit(parameters, **settings)

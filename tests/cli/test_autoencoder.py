@@ -82,6 +82,8 @@ def test_a_run_that_was_cut_off_ends_as_if_it_had_not_been(codec, tmp_path):
         (["loss/perceptual=lpips"], ["LPIPS needs weights", "set loss.perceptual.backbone="]),
         (["data.validation=0", "trainer.val_check_interval=null"], ["no images are held out", "data.validation="]),
         (["callbacks=[sample_grid]"], ["SampleGrid", "leave it out of callbacks="]),
+        (["callbacks.checkpoints.every_n_steps=3"], ["older weights", "callbacks.latent_statistics.every_n_steps=3"]),
+        (["callbacks=[checkpoints,latent_statistics]"], ["name latent_statistics before them"]),
     ],
 )
 def test_what_cannot_be_trained_ends_in_one_line(typed, mentions, tmp_path):
@@ -89,6 +91,13 @@ def test_what_cannot_be_trained_ends_in_one_line(typed, mentions, tmp_path):
     errors = [line for line in run.stderr.splitlines() if line.startswith("error: ")]
     assert run.status == 1 and len(errors) == 1 and "Traceback" not in run.stderr, run.stderr
     assert all(mention in errors[0] for mention in mentions), run.stderr
+
+
+def test_metrics_that_need_classes_see_those_of_the_held_out_images(tmp_path):
+    chosen = "callbacks=[latent_statistics,reconstruction_metrics,checkpoints]"
+    run = runs.train(tmp_path, runs.AUTOENCODER, chosen, "metrics=[accuracy]")
+    (row,) = [row for row in run.rows if "reconstruction/accuracy_fashion_24" in row]
+    assert 0 <= row["reconstruction/accuracy_fashion_24"] <= 1
 
 
 # --- two processes

@@ -218,3 +218,23 @@ def test_the_folder_of_samples_is_a_data_set(drawn, parts, tmp_path):
     changed = ["data=image_folder", f"data.root={tmp_path / 'images'}", "data.channels=1", "data.resolution=28"]
     run = runs.train(tmp_path / "run", *overrides(parts), *changed, "data.validation=1", runs.NO_EVALUATION)
     assert run.checkpoint()["global_step"] == 2
+
+
+def test_a_thing_is_taught_beside_the_models_own_pictures(text_to_image, drawn, parts, tmp_path):
+    """train.py init=… data=dreambooth adapter=lora, told by paths alone: codec and text encoder come along."""
+    _, path = text_to_image
+    shutil.copytree(drawn.folder / "images", tmp_path / "thing")
+    (tmp_path / "thing/metadata.jsonl").unlink()
+    few = ["data=dreambooth", f"data.root={tmp_path / 'thing'}", f"data.prior_root={drawn.folder / 'images'}"]
+    shape = ["data.prompt=a photo of a zwx bag, black", "data.channels=1", "data.resolution=28"]
+    kept = [o for o in runs.toy(runs.NO_EVALUATION, "data.validation=0") if not o.startswith(("model.", "sampler"))]
+    arguments = [*kept, f"init={path}", *few, *shape, "adapter=lora", "callbacks=[latent_cache,checkpoints]"]
+    (tmp_path / "run").mkdir()
+    run = runs.call("train.py", *runs.outputs(tmp_path / "run", *arguments), cwd=tmp_path / "run")
+    assert run.status == 0, run.stderr
+    started, ended = load_checkpoint(path)["state_dict"], run.checkpoint()["state_dict"]
+    taken = [key for key in started if key.startswith(("codec.", "conditioner."))]
+    assert taken and all(torch.equal(ended[key], started[key]) for key in taken)
+    again = runs.sample(tmp_path / "again", run.last, "n=2", "prompt=a photo of a zwx bag", "adapter_scale=0")
+    before = runs.sample(tmp_path / "before", path, "n=2", "prompt=a photo of a zwx bag")
+    assert np.array_equal(pixels(again), pixels(before))

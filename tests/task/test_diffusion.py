@@ -85,3 +85,17 @@ def test_batch_size_counts_a_step_with_accumulation_as_one(tmp_path):
         assert len(times.unique()) == len(times) == 16  # no micro-batch repeats the times of another
         seen.append(torch.cat(recorded["index"]))
     assert torch.equal(*seen)
+
+
+def test_the_weight_of_an_image_multiplies_its_loss(parts):
+    """And takes part in no draw."""
+    _, task, data = parts
+    data.setup()
+    images = data.train_images[[0, 1, 2, 3]].float() / 127.5 - 1
+    batch = {"image": images, "index": torch.arange(4), "label": data.train_labels[:4]}
+
+    def objective(more):
+        return task.objective(batch | more, images, torch.Generator().manual_seed(0))
+
+    weight = torch.tensor([2.0, 0.0, 0.5, 1.0])
+    assert torch.equal(objective({"weight": weight}), objective({}) * weight) and objective({}).min() > 0

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from oboro.callbacks.evaluation import MetricEvaluation
 from oboro.callbacks.throughput import Throughput
+from oboro.footprint import footprint
 from oboro.report.table import print_evaluations
 from oboro.task import Task
 
@@ -35,11 +36,12 @@ class Summary(Callback):
 
     def _table(self, trainer: Trainer, task: Task, seconds: float) -> Table:
         data = trainer.datamodule
-        parameters = sum(p.numel() for p in task.learned.parameters())
+        size = footprint(task.learned)
+        of = "" if size.trained == size.parameters else f", {size.trained:,} of them trained"
         table = Table(show_header=False, title="trained", title_justify="left")
         table.add_row(
             "model",
-            f"{type(task.network).__name__}, {parameters / 1e6:.2f} M parameters, {task.description}",
+            f"{type(task.network).__name__}, {size.parameters / 1e6:.2f} M parameters{of}, {task.description}",
         )
         c, h, w = data.image_shape
         table.add_row("data", f"{type(data).__name__}, {len(data.train_images):,} training images of {c}×{h}×{w}")

@@ -78,6 +78,8 @@ def write(
         "checkpoint": str(Path(config.checkpoint).expanduser().resolve()),
         "step": checkpoint["global_step"],
         "ema_std": task.ema.profiles[first.protocol["ema"]].std if config.ema_std is None else config.ema_std,
+        "adapter_file": config.adapter_file,
+        "adapter_scale": config.adapter_scale,
         "likelihood": {name: value.plain() for name, value in likelihood.items()},
     }
     if len(evaluations) > 1:

@@ -18,10 +18,11 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from oboro import sweep
 from oboro.cli.checkpoint import offer_checkpoint
+from oboro.cli.init import offer_init
 from oboro.errors import UserError
 
 CONF = Path(sys.argv[0]).resolve().parent / "conf"
-TEXTS = ("prompt", "negative")  # keys whose values are sentences
+TEXTS = ("prompt", "negative", "data.prompt", "data.prior_prompt")  # keys whose values are sentences
 CANNOT_WRITE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOSPC}
 
 
@@ -29,8 +30,8 @@ def run(main: Callable[[], None], from_checkpoint: bool = False, gather: Callabl
     """Call a ``hydra.main`` function through ``oboro.sweep.run``; a mistake of the user ends in one line on stderr and
     exit status 1.
 
-    ``from_checkpoint``: the options of that name are made from the argument ``checkpoint=PATH``. ``gather`` is told the
-    folder of a sweep when it is over.
+    ``from_checkpoint``: the options of that name are made from the argument ``checkpoint=PATH``, else from
+    ``init=PATH``. ``gather`` is told the folder of a sweep when it is over.
     ``debug=default`` or ``HYDRA_FULL_ERROR=1`` show the traceback. Other exceptions are ours and always do.
     """
     traceback = "debug=default" in sys.argv or "traceback=true" in sys.argv or "HYDRA_FULL_ERROR" in os.environ
@@ -39,6 +40,8 @@ def run(main: Callable[[], None], from_checkpoint: bool = False, gather: Callabl
     try:
         if from_checkpoint:
             offer_checkpoint(sys.argv[1:])
+        else:
+            sys.argv[1:] = offer_init(sys.argv[1:])
         sweep.run(main, gather)
     except Exception as error:
         message = explain(error)

@@ -23,6 +23,7 @@ from oboro.cli.train import quiet
 from oboro.data import to_uint8
 from oboro.denoiser import NEGATIVE, Cond
 from oboro.errors import UserError
+from oboro.finetune import merged, with_adapter
 from oboro.generate import Watch
 from oboro.posthoc import posthoc
 from oboro.report.pictures import samples_image
@@ -41,7 +42,7 @@ def start(config: DictConfig, devices: int, precision: str) -> Fabric:
 
 def open_task(config: DictConfig, path: str | Path, fabric: Fabric) -> tuple[dict[str, Any], Diffusion]:
     """The checkpoint, and its task with the schedule, sampler and guidance of ``config``, on the device."""
-    checkpoint = load_checkpoint(path)
+    checkpoint = adapted(config, load_checkpoint(path))
     parts = {key: OmegaConf.to_container(config[key], resolve=True) for key in ("schedule", "sampler", "guidance")}
     task = build_task(checkpoint, **parts)
     compatibility.check(task)
@@ -56,6 +57,20 @@ def open_task(config: DictConfig, path: str | Path, fabric: Fabric) -> tuple[dic
         weights = posthoc(snapshots, config.ema_std, checkpoint["global_step"])
         task.ema.add(average(config), weights, task.denoiser)
     return checkpoint, task
+
+
+def adapted(config: DictConfig, checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """The checkpoint with the adapter file that ``config`` names in its weights, or its own at another scale."""
+    if config.adapter_file is None and config.adapter_scale == 1:
+        return checkpoint
+    if config.ema_std is not None:
+        raise UserError("ema_std knows no merged adapters; leave out ema_std, or adapter_file and adapter_scale.")
+    if config.adapter_file is not None:
+        return with_adapter(checkpoint, config.adapter_file, config.adapter_scale)
+    scaled = merged(checkpoint, config.adapter_scale)
+    if scaled is checkpoint:
+        raise UserError("adapter_scale is for an adapter and the checkpoint has none; name one with adapter_file=...")
+    return scaled
 
 
 def average(config: DictConfig) -> str | None:

@@ -15,6 +15,7 @@ from oboro.cli.device import resolve_precision
 from oboro.cli.run import task_function
 from oboro.data import ImageData
 from oboro.errors import UserError
+from oboro.finetune import start_from
 from oboro.report.table import write_result
 from oboro.stored import inlined, load_parts
 from oboro.task import Task
@@ -33,14 +34,18 @@ def train(config: DictConfig) -> None:
     lightning.seed_everything(config.seed, verbose=False)  # initial weights, the same on every rank
     data: ImageData = instantiate(plain["data"], _convert_="all")
     task: Task = instantiate(plain["task"], _convert_="all")
+    started = set() if config.init is None else start_from(task, plain["task"], config.init, config.init_profile)
     load_parts(task, parts)
-    if not any(place.partition(".")[0] == "codec" for place in parts) and any(True for _ in task.codec.parameters()):
+    learned = started | {place.partition(".")[0] for place in parts}
+    if "codec" not in learned and any(True for _ in task.codec.parameters()):
         raise UserError(
             f"the codec {type(task.codec).__name__} has learned nothing yet; choose codec=trained codec.path=<a "
             "checkpoint of task=autoencoder>."
         )
     task.config = {key: plain[key] for key in STORED if key in plain}
     task.check(data)
+    if task.needs_start and not (config.init or config.resume):
+        raise UserError("an adapter trains beside weights that are trained already; give init=<a checkpoint>.")
     if config.resume:
         check_fits(task, load_checkpoint(config.resume))
     callbacks = list(instantiate(chosen_callbacks(plain), _convert_="all").values())

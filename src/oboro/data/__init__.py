@@ -1,6 +1,7 @@
 """Images for training: one class per kind of source, decoded once into a memory-mapped array, read in a fixed order."""
 
 from oboro.data.cifar10 import CIFAR10
+from oboro.data.dreambooth import DreamBooth
 from oboro.data.emoji import Emoji
 from oboro.data.fashion_captions import FashionCaptions
 from oboro.data.fashion_mnist import FashionMNIST
@@ -12,6 +13,7 @@ from oboro.data.web_dataset import WebDataset
 
 __all__ = [
     "CIFAR10",
+    "DreamBooth",
     "Emoji",
     "FashionCaptions",
     "FashionMNIST",

@@ -82,6 +82,11 @@ class ImageArray:
     def __len__(self) -> int:
         return len(self._rows)
 
+    @property
+    def rows(self) -> np.ndarray:
+        """Which images of the cache these are, (n,) int64."""
+        return self._rows
+
     def __getitem__(self, indices: Tensor | np.ndarray | list[int] | slice | int) -> Tensor:
         if self._images is None:
             self._images = np.asarray(np.load(self._path, mmap_mode="r", allow_pickle=False))

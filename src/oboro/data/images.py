@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from oboro.data import cache
 from oboro.data.cache import CachedImages, ImageArray, Source
@@ -39,6 +39,7 @@ class ImageData(LightningDataModule, ABC):
     A training batch is ``{"image": (b, C, H, W), "index": (b,) int64}`` and, where ``num_classes`` > 0,
     ``"label": (b,) int64``; ``index`` is the row of ``train_images`` (``validation_images`` for a validation batch).
     Where the data has captions, ``"caption"`` is a list of b strings, which stay on the CPU.
+    ``"weight": (b,)`` is what its loss counts, where the data say so.
     With latents from the cache (``callbacks=latent_cache``) a batch holds ``"latent"`` instead of ``"image"``.
     Images travel as uint8 and become float32 in [−1, 1] on the device, where mirroring happens too.
 
@@ -176,9 +177,10 @@ class ImageData(LightningDataModule, ABC):
             accumulate=1 if self.trainer is None else self.trainer.accumulate_grad_batches,
             start=self._consumed,
         )
-        return self._loader(
-            _Batches(self.train_images, self.train_labels, self.train_captions, self.latents.get("train")), stream
-        )
+        return self._loader(self._train_batches(), stream)
+
+    def _train_batches(self) -> "_Batches":
+        return _Batches(self.train_images, self.train_labels, self.train_captions, self.latents.get("train"))
 
     def val_dataloader(self) -> DataLoader:
         world, rank = self._place()
@@ -212,7 +214,7 @@ class ImageData(LightningDataModule, ABC):
         begun = self.trainer.fit_loop.epoch_loop.batch_progress.current.processed % accumulate
         return self.trainer.global_step * accumulate + begun
 
-    def _loader(self, batches: "_Batches", sampler: TrainStream | Chunks) -> DataLoader:
+    def _loader(self, batches: Dataset, sampler: Sampler) -> DataLoader:
         return DataLoader(
             batches,
             batch_sampler=sampler,

@@ -1,6 +1,6 @@
 """The order of the images, as batch samplers that yield ``(indices, flips)``."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -74,6 +74,22 @@ class TrainStream(Sampler):
             first = (micro_batch * self._world + self._rank) * b
             yield self.positions(first, first + b)
             micro_batch += 1
+
+
+class Mixture(Sampler):
+    """Micro-batches that hold one of each of ``streams``, in their order: every batch has all kinds in proportion.
+
+    Image i of stream k is ``rows[k][i]``. Resumes, and divides over ranks and micro-batches, as its streams do.
+    """
+
+    def __init__(self, streams: Sequence[TrainStream], rows: Sequence[Tensor]):
+        self._streams, self._rows = streams, rows
+
+    def __iter__(self) -> Iterator[Selection]:
+        for selections in zip(*self._streams, strict=True):
+            indices, flips = zip(*selections, strict=True)
+            chosen = torch.cat([rows[i] for rows, i in zip(self._rows, indices, strict=True)])
+            yield chosen, None if flips[0] is None else torch.cat(flips)
 
 
 class Chunks(Sampler):

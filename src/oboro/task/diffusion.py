@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from oboro import compatibility
+from oboro.adapter import Adapter, Full
 from oboro.codec import Identity
 from oboro.conditioner import Conditioner
 from oboro.data import ImageData
@@ -21,8 +22,8 @@ from oboro.task.noise_levels import NoiseLevels
 class Diffusion(NoiseLevels):
     """``denoiser`` trained by ``loss`` on ``codec.encode(image)`` under ``conditioner``, averaged by ``ema``.
 
-    Samples are a function of (seed, id). ``compile`` compiles the network in place, which keeps the names of its
-    weights.
+    ``adapter`` says which weights of the network are trained; None stands for all. Samples are a function of
+    (seed, id). ``compile`` compiles the network in place, which keeps the names of its weights.
     """
 
     draws = True
@@ -37,11 +38,15 @@ class Diffusion(NoiseLevels):
         sampler: Sampler,
         ema: EMA,
         optimizer: Optimizer,
+        adapter: Adapter | None = None,
         seed: int = 0,
         compile: bool = False,
     ):
         super().__init__(codec, loss, ema, optimizer, seed)
         self.denoiser = denoiser
+        self.adapter = adapter or Full()
+        self.adapter(self.denoiser.network)
+        self.needs_start = self.adapter.needs_start
         self.conditioner = conditioner
         self.guidance = guidance
         self.sampler = sampler
@@ -81,7 +86,8 @@ class Diffusion(NoiseLevels):
         self.conditioner.check(self.trainer.datamodule.population)
 
     def objective(self, batch: dict[str, Tensor], x: Tensor, generator: torch.Generator) -> Tensor:
-        return self.loss(self.denoiser, x, self.conditioner(batch, generator), generator)
+        loss = self.loss(self.denoiser, x, self.conditioner(batch, generator), generator)
+        return loss * batch["weight"] if "weight" in batch else loss
 
     def errors(self, batch: dict[str, Tensor], x: Tensor, u: Tensor, eps: Tensor) -> Tensor:
         return self.loss.at_quantile(self.denoiser, x, self.conditioner.keep(batch), u, eps)[:, None]

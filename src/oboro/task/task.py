@@ -25,10 +25,12 @@ class Task(lightning.LightningModule, ABC):
 
     Attributes:
         draws: whether it can generate images, so that callbacks may look at samples.
+        needs_start: whether training makes sense only from the weights of another run.
         measures: the numbers of ``summary`` that the progress bar shows.
     """
 
     draws: bool = False
+    needs_start: bool = False
     measures: tuple[str, ...] = ("loss",)
 
     def __init__(self, codec: Identity, loss: nn.Module, ema: EMA, optimizer: Optimizer, seed: int):

@@ -1,0 +1,55 @@
+"""python -m oboro.cli.adapter export | merge: adapters as files, and checkpoints with adapters in their weights."""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from oboro.adapter import write_adapter
+from oboro.checkpoint import averaged, build_task, check_kind, load_checkpoint
+from oboro.errors import UserError
+from oboro.finetune import merged, with_adapter
+
+
+def export(checkpoint: str, file: str, profile: str | None) -> None:
+    """Write the averaged adapter of a checkpoint of a run with adapter=lora."""
+    content = load_checkpoint(checkpoint)
+    check_kind(content, checkpoint, "diffusion")
+    task = build_task(content)
+    if not task.needs_start:
+        raise UserError(f"{checkpoint} has no adapter to export; give one of a run with adapter=lora.")
+    write_adapter(file, averaged(task, checkpoint, profile).network, task.adapter)
+    print(f"{file}: {Path(file).stat().st_size / 1e6:.2f} MB")
+
+
+def merge(checkpoint: str, file: str, adapter: str | None, scale: float) -> None:
+    """Write a checkpoint without adapters: its own, or that of a file, are added to its weights."""
+    content = load_checkpoint(checkpoint)
+    result = merged(content, scale) if adapter is None else with_adapter(content, adapter, scale)
+    if result is content:
+        raise UserError(f"{checkpoint} has no adapter to merge; name the file of one with --adapter.")
+    torch.save(result, file)
+    print(f"{file}: {Path(file).stat().st_size / 1e6:.2f} MB")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m oboro.cli.adapter", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    exporting = commands.add_parser("export", help="the adapter of a checkpoint as a small file")
+    exporting.add_argument("--profile", help="which average; the first unless named")
+    merging = commands.add_parser("merge", help="a checkpoint without adapters that draws the same")
+    merging.add_argument("--adapter", help="a file to merge instead of the checkpoint's own adapter")
+    merging.add_argument("--scale", type=float, default=1.0, help="1: as trained, 0: not at all")
+    for command, written in ((exporting, "the .safetensors file"), (merging, "the .ckpt file")):
+        command.add_argument("checkpoint")
+        command.add_argument("file", help=f"{written} to write")
+    told = vars(parser.parse_args(arguments))
+    command = {"export": export, "merge": merge}[told.pop("command")]
+    try:
+        command(**told)
+    except UserError as error:
+        raise SystemExit(f"error: {error}") from None
+
+
+if __name__ == "__main__":
+    main()

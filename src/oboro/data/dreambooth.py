@@ -1,0 +1,147 @@
+"""Few images of one thing beside many of its kind: the data of DreamBooth."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from oboro.data.cache import Block, Source
+from oboro.data.image_folder import ImageFolder
+from oboro.data.images import ImageData
+from oboro.data.stream import Mixture, Selection, TrainStream
+from oboro.errors import UserError
+from oboro.seeding import derive_seed
+
+INSTANCE, PRIOR = 0, 1
+
+
+class DreamBooth(ImageData):
+    """Images of one thing (the folder ``root``) called ``prompt``, and of its kind (``prior_root``): Ruiz et al. 2022
+    (arXiv:2208.12242, eq. 2).
+
+    The mean of batch["weight"] times the loss of each image is
+
+        mean over instances of L + ``prior_weight`` · mean over prior images of L
+
+    with the weights 1 / (1 - s) and ``prior_weight`` / s; s = ``prior_share`` is the share of prior images in every
+    batch, on every device. Both kinds have an order of their own, and small folders come round more often.
+
+    The prior images keep the model from forgetting what else the words mean; they are its own, drawn by ``sample.py``
+    before training. Their text is ``prior_prompt``, or those in the ``metadata.jsonl`` that ``sample.py`` wrote.
+
+    Raises ``UserError`` where a folder or the texts are missing, where a batch does not divide into such shares, and
+    where no image of the thing is left to train on. The rest is as in ``ImageFolder``.
+    """
+
+    def __init__(
+        self,
+        *,
+        root: str,
+        prompt: str,
+        prior_root: str,
+        prior_prompt: str | None = None,
+        prior_share: float = 0.5,
+        prior_weight: float = 1.0,
+        channels: int = 3,
+        resolution: int | Sequence[int] = 64,
+        num_classes: int = 0,
+        batch_size: int = 8,
+        num_workers: int = 0,
+        flip: bool = False,
+        validation: int | float = 0,
+        seed: int = 0,
+        cache_dir: str | None = None,
+    ):
+        shared = {
+            "channels": channels,
+            "resolution": resolution,
+            "num_classes": 0,
+            "batch_size": batch_size,
+            "num_workers": num_workers,
+            "flip": flip,
+            "validation": validation,
+            "seed": seed,
+            "cache_dir": cache_dir,
+        }
+        if num_classes:
+            raise UserError("data=dreambooth has texts and no classes; leave data.num_classes at 0.")
+        super().__init__(**shared)
+        if not 0 < prior_share < 1:
+            raise UserError(
+                f"data.prior_share={prior_share} leaves out a kind of images; set a number between 0 and 1."
+            )
+        self.parts = (ImageFolder(root=root, **shared), ImageFolder(root=prior_root, **shared))
+        self.prompt, self.prior_prompt = prompt, prior_prompt
+        self.prior_share, self.prior_weight = prior_share, prior_weight
+
+    def source(self) -> Source:
+        root = self.parts[PRIOR].root
+        if not root.is_dir():
+            raise UserError(
+                f"data.prior_root={root} is no folder; draw images of the kind of thing with sample.py and set it to "
+                "their folder."
+            )
+        sources = [part.source() for part in self.parts]
+        told = [*(source.key for source in sources), self.prompt, self.prior_prompt]
+        return Source(hashlib.sha256(repr(told).encode()).hexdigest(), 2, lambda: self._blocks(sources))
+
+    def _blocks(self, sources: list[Source]) -> Iterator[Block]:
+        for kind, (source, text) in enumerate(zip(sources, (self.prompt, self.prior_prompt), strict=True)):
+            for block in source.blocks():
+                captions = block.captions if text is None else [text] * len(block.images)
+                if captions is None:
+                    raise UserError(
+                        f"the images in {self.parts[kind].root} have no texts; set data.prior_prompt to one for all."
+                    )
+                yield replace(block, labels=np.full(len(block.images), kind), captions=captions)
+
+    def setup(self, stage: str | None = None) -> None:
+        super().setup(stage)
+        kind = torch.from_numpy(self._cached.labels[self.train_images.rows])
+        self._rows = [torch.nonzero(kind == k).flatten() for k in (INSTANCE, PRIOR)]
+        if not all(len(rows) for rows in self._rows):
+            raise UserError(f"data.validation={self.validation} holds out all images of a kind; set data.validation=0.")
+        share = torch.tensor([1 - self.prior_share, self.prior_share])
+        self._weights = (torch.tensor([1.0, self.prior_weight]) / share)[kind]
+
+    def train_dataloader(self) -> DataLoader:
+        world, rank = self._place()
+        accumulate = 1 if self.trainer is None else self.trainer.accumulate_grad_batches
+        prior = self.batch_size * self.prior_share
+        if abs(prior - round(prior)) > 1e-6 or round(prior) % (parts := world * accumulate) or self.batch_size % parts:
+            raise UserError(
+                f"data.batch_size={self.batch_size} does not divide into data.prior_share={self.prior_share} and the "
+                f"rest on {world} devices times {accumulate} micro-batches; change data.batch_size."
+            )
+        sizes = (self.batch_size - round(prior), round(prior))
+        streams = [
+            TrainStream(
+                len(rows),
+                size,
+                derive_seed(self.seed, "mixture", kind),
+                flip=self.flip,
+                world=world,
+                rank=rank,
+                accumulate=accumulate,
+                start=self._consumed,
+            )
+            for kind, (rows, size) in enumerate(zip(self._rows, sizes, strict=True))
+        ]
+        return self._loader(_Weighted(self._train_batches(), self._weights), Mixture(streams, self._rows))
+
+
+class _Weighted(Dataset):
+    """Batches with the weight of each image."""
+
+    def __init__(self, batches: Dataset, weights: Tensor):
+        self._batches, self._weights = batches, weights
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitems__(self, selection: Selection) -> dict[str, Tensor | list[str]]:
+        return {**self._batches.__getitems__(selection), "weight": self._weights[selection[0]]}
