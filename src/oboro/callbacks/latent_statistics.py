@@ -29,7 +29,7 @@ class LatentStatistics(Evaluation):
                 continue
             if other < place:
                 raise UserError(
-                    "checkpoints come before the statistics; name latent_statistics first in callbacks=[...]."
+                    "checkpoints come before statistics; name latent_statistics before them in callbacks=[...]."
                 )
             every = callback.every_n_steps
             if every and (not self.every_n_steps or every % self.every_n_steps):
