@@ -86,7 +86,7 @@ def test_named_classes_count_even_where_one_has_no_picture(tmp_path):
     named = table().cast_column("label", datasets.ClassLabel(names=["a", "b", "c", "d"]))
     named.save_to_disk(str(tmp_path / "named"))
     data = load(tmp_path, tmp_path / "named", label="label", num_classes=4)
-    assert torch.equal(data.label_frequencies, torch.tensor([1, 1, 1, 0]).double() / 3)
+    assert torch.equal(data.population.frequencies, torch.tensor([1, 1, 1, 0]).double() / 3)
 
 
 def test_pictures_may_be_bytes_and_unreadable_ones_are_left_out(tmp_path):
