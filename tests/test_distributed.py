@@ -3,8 +3,10 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from conditioner.spelling import Spelling
 from oboro import distributed
 from oboro.codec import Identity
+from oboro.conditioner.encoded_texts import cache_texts, encoded
 from oboro.denoiser import Denoiser
 from oboro.extractor import Fashion
 from oboro.generate import generate
@@ -17,6 +19,7 @@ from oboro.sampler import DDIM
 from oboro.schedule import Karras
 
 CPU = torch.device("cpu")
+TEXTS = [f"{'a' * (i % 5)}{i}" for i in range(100)]  # four chunks
 CASES = [(7, 3), (2, 3), (9, 1), (6, 2)]  # (samples, chunk): a padded chunk, an idle rank, one each, even
 
 
@@ -51,7 +54,12 @@ def what_ranks_do(rank, order, network):
         seen = order.exists()
         order.touch()
     mean = distributed.mean(torch.tensor([[float(rank), 1.0]]))
-    return samples, ragged, seen, measured(order.with_name(f"{order.name} cache")), mean, failing(rank)
+    texts = read(cache_texts(TEXTS, Spelling(), order.with_name(f"{order.name} texts")))
+    return samples, ragged, seen, measured(order.with_name(f"{order.name} cache")), mean, failing(rank), texts
+
+
+def read(rows):
+    return [torch.stack(column) for column in zip(*(rows[text] for text in TEXTS), strict=True)]
 
 
 def measured(cache):
@@ -128,6 +136,12 @@ def test_samples_alone_are_those_of_their_ids(network, alone):
     assert len(three) == 7 and len(three.unique(dim=0)) == 7
     torch.testing.assert_close(three, single[:7], rtol=1e-4, atol=1e-4)
     assert torch.equal(draw_all(network, 6, 3)[0], three[:6])
+
+
+def test_encoded_texts_are_the_same_bits_on_any_number_of_processes(ranks):
+    alone = [torch.stack(column) for column in zip(*encoded(Spelling(), TEXTS), strict=True)]
+    for rank in ranks:
+        assert all(torch.equal(ours, expected) for ours, expected in zip(rank[6], alone, strict=True))
 
 
 def test_ragged_rows_are_gathered_in_the_order_of_their_ids(ranks):

@@ -43,7 +43,7 @@ def overrides(parts):
 def text_to_image(parts, tmp_path_factory):
     """The run, and its checkpoint with random weights and averages: two steps leave the network a zero function."""
     folder = tmp_path_factory.mktemp("text_to_image")
-    run = runs.train(folder / "run", *overrides(parts), "callbacks=[latent_cache,sample_grid,checkpoints]")
+    run = runs.train(folder / "run", *overrides(parts), "callbacks=[latent_cache,text_cache,sample_grid,checkpoints]")
     content = run.checkpoint()
     task = build_task(content)
     with torch.random.fork_rng(devices=[]):
@@ -115,7 +115,7 @@ def test_the_text_and_the_negative_text_decide_the_image(drawn, text_to_image, t
     assert np.abs(itself.astype(int) - unguided.astype(int)).max() <= 1
 
 
-def test_cached_latents_train_the_same_model(parts, text_to_image, tmp_path):
+def test_cached_latents_and_texts_train_the_same_model(parts, text_to_image, tmp_path):
     run, _ = text_to_image
     uncached = runs.train(tmp_path / "run", *overrides(parts), "callbacks=[checkpoints]")
     cached, encoded = (r.checkpoint()["state_dict"] for r in (run, uncached))

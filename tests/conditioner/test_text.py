@@ -1,30 +1,13 @@
 import pytest
 import torch
-from torch import nn
 
-from oboro.conditioner import Text
-from oboro.conditioner.text import CHUNK
+from conditioner.spelling import Spelling
+from oboro.conditioner import Text, Unconditional
+from oboro.conditioner.encoded_texts import CHUNK
 from oboro.data import Population
 from oboro.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("global_generator_unread")
-
-
-class Spelling(nn.Module):
-    """Token i of a text is a fixed random vector for its i-th character."""
-
-    def __init__(self):
-        super().__init__()
-        table = torch.randn(128, 3, generator=torch.Generator().manual_seed(0))
-        self.table = nn.Parameter(table)
-        self.asked = []
-
-    def encode_tokens(self, texts):
-        self.asked += texts
-        codes = [[ord(c) for c in text][:5] for text in texts]
-        ids = torch.tensor([code + [0] * (5 - len(code)) for code in codes])
-        tokens = self.table[ids]
-        return tokens, ids > 0, tokens.sum(1)
 
 
 @pytest.fixture
@@ -39,7 +22,7 @@ def generator(seed=0):
 def test_a_text_is_what_the_encoder_makes_of_it_alone_or_in_company(text):
     tokens, mask, pooled = Spelling().encode_tokens(["hat", "shoe"])
     cond = text.keep({"caption": ["shoe", "hat", "shoe"]})
-    torch.testing.assert_close(cond["text"], tokens[[1, 0, 1]])
+    torch.testing.assert_close(cond["text"], (tokens * mask[..., None])[[1, 0, 1]])
     assert torch.equal(cond["text_mask"], mask[[1, 0, 1]])
     torch.testing.assert_close(cond["text_pooled"], pooled[[1, 0, 1]])
 
@@ -48,30 +31,6 @@ def test_each_distinct_text_is_encoded_once(text):
     for batch in (["hat", "shoe", "hat"], ["shoe", "bag"], ["bag", "hat"]):
         text.keep({"caption": batch})
     assert list(dict.fromkeys(text.encoder.asked)) == ["hat", "shoe", "bag"] and len(text.encoder.asked) == 2 * CHUNK
-
-
-class Wide(nn.Module):
-    """A product of matrices whose last bits depend on the number of its rows."""
-
-    def __init__(self):
-        super().__init__()
-        g = torch.Generator().manual_seed(0)
-        self.weights = nn.Parameter(torch.randn(512, 512, generator=g) / 23)
-
-    def encode_tokens(self, texts):
-        g = torch.Generator()
-        x = torch.stack([torch.randn(512, generator=g.manual_seed(len(t) + 7 * ord(t[-1]))) for t in texts])
-        y = x @ self.weights @ self.weights
-        return y[:, None], torch.ones(len(texts), 1, dtype=torch.bool), y
-
-
-def test_a_text_is_the_same_bits_whatever_was_read_before():
-    texts = [f"{'a' * i} {i}" for i in range(45)]
-    fresh, knowing = Text(Wide(), 512, 512), Text(Wide(), 512, 512)
-    for start in (40, 3, 17):
-        knowing.keep({"caption": texts[start : start + 5]})
-    for key, value in fresh.keep({"caption": texts}).items():
-        assert torch.equal(value, knowing.keep({"caption": texts})[key])
 
 
 def test_what_is_remembered_does_not_hold_on_to_its_companions(text):
@@ -130,3 +89,21 @@ def test_samples_have_captions_and_classes_of_the_data_in_proportion(text):
 def test_data_without_captions_are_refused(text):
     with pytest.raises(UserError, match="choose data=fashion_captions"):
         text.check(Population())
+
+
+def test_cached_texts_are_the_same_condition_and_others_can_be_asked_for(text, tmp_path):
+    captions = [f"{'x' * (i % 4)}{i}" for i in range(70)]
+    expected = Text(Spelling(), 3, 3).keep({"caption": [*captions, "new", captions[3]]})
+    text.cache(captions, tmp_path)
+    text.encoder.asked.clear()
+    known = text.keep({"caption": [captions[9], captions[0]]})
+    assert text.encoder.asked == []
+    for key, value in text.keep({"caption": [*captions, "new", captions[3]]}).items():
+        assert torch.equal(value, expected[key]) and torch.equal(value[[9, 0]], known[key])
+
+
+def test_no_captions_to_cache_are_refused(text, tmp_path):
+    with pytest.raises(UserError, match=r"leave callbacks\.text_cache out"):
+        text.cache([], tmp_path)
+    with pytest.raises(UserError, match=r"leave callbacks\.text_cache out"):
+        Unconditional().cache(["a"], tmp_path)

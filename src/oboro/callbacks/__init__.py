@@ -10,6 +10,7 @@ from oboro.callbacks.sample_grid import SampleGrid
 from oboro.callbacks.sample_metrics import SampleMetrics
 from oboro.callbacks.snapshots import Snapshots
 from oboro.callbacks.summary import Summary
+from oboro.callbacks.text_cache import TextCache
 from oboro.callbacks.throughput import Throughput
 
 __all__ = [
@@ -23,5 +24,6 @@ __all__ = [
     "SampleMetrics",
     "Snapshots",
     "Summary",
+    "TextCache",
     "Throughput",
 ]

@@ -1,7 +1,8 @@
 """Conditioners: batch ↦ cond, with conditions dropped for each sample on its own."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 
 from oboro.data import Population
 from oboro.denoiser import Cond
+from oboro.errors import UserError
 
 Batch = Mapping[str, Any]
 
@@ -60,6 +62,13 @@ class Conditioner(nn.Module, ABC):
     def told(self, population: Population) -> set[str]:
         """What is known of samples of ``population`` before they are drawn: "label", "caption"."""
         return set(self.choose([0], population))
+
+    def cache(self, texts: Sequence[str], folder: Path, done: Callable[[int], None] | None = None) -> None:
+        """Encode ``texts`` once for all runs, in ``folder``; ``done`` is told how many are finished.
+
+        Raises ``UserError`` where conditions are not made of texts.
+        """
+        raise UserError("this conditioner encodes no texts; leave callbacks.text_cache out.")
 
     def check(self, population: Population) -> None:
         """Raises ``UserError`` where the data do not have what the condition is made of."""

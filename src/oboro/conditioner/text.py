@@ -1,32 +1,27 @@
 """Conditioning on a text about the image."""
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from oboro.conditioner.conditioner import Batch, Conditioner
+from oboro.conditioner.encoded_texts import EncodedTexts, Row, cache_texts, encoded
 from oboro.data import Population
 from oboro.denoiser import Cond
 from oboro.errors import UserError
 from oboro.seeding import low_discrepancy
 
-CHUNK = 32  # texts that are encoded at once
 SHOWN = 8  # captions of the data in pictures
 REMEMBERED = 2**30  # bytes of encoded texts that are kept
-
-
-class TextEncoder(Protocol):
-    """Texts ↦ (tokens (B, L, D), mask (B, L), pooled (B, P)); L is always the same, ``mask`` is False past the end."""
-
-    def encode_tokens(self, texts: list[str]) -> tuple[Tensor, Tensor, Tensor]: ...
 
 
 class Text(Conditioner):
     """batch["caption"] ↦ {"text": (B, L, text_dim), "text_mask": bool (B, L), "text_pooled": (B, pooled_dim)}.
 
-    ``encoder`` is frozen and works in float32. A dropped caption has a mask without any True; for the network that is
+    ``encoder`` is a frozen ``TextEncoder``. A dropped caption has a mask without any True; for the network that is
     the same as missing keys. Each distinct text is encoded once and remembered.
 
     ``prompts`` are the texts of pictures, in turn; without them, those during training show captions of the data.
@@ -47,7 +42,8 @@ class Text(Conditioner):
         self.encoder = encoder.requires_grad_(False).eval()
         self.prompts = list(prompts)
         self._shown = self.prompts
-        self._remembered: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
+        self._remembered: dict[str, Row] = {}
+        self._cached: EncodedTexts | None = None
 
     @property
     def keys(self) -> set[str]:
@@ -65,7 +61,8 @@ class Text(Conditioner):
 
     def keep(self, batch: Batch) -> Cond:
         rows = self._encoded(batch["caption"])
-        text, mask, pooled = (torch.stack(column) for column in zip(*rows, strict=True))
+        device = next(self.encoder.parameters()).device
+        text, mask, pooled = (torch.stack(column).to(device) for column in zip(*rows, strict=True))
         return {"text": text, "text_mask": mask, "text_pooled": pooled}
 
     def choose(self, ids: Sequence[int], population: Population | None) -> dict[str, Any]:
@@ -89,24 +86,22 @@ class Text(Conditioner):
             )
         self._shown = self.prompts or self.choose(range(SHOWN), population)["caption"]
 
-    def _encoded(self, texts: Sequence[str]) -> list[tuple[Tensor, Tensor, Tensor]]:
+    def cache(self, texts: Sequence[str], folder: Path, done: Callable[[int], None] | None = None) -> None:
+        if not texts:
+            raise UserError("there are no captions to encode; leave callbacks.text_cache out.")
+        self._cached = cache_texts(texts, self.encoder, folder, done)
+
+    def _encoded(self, texts: Sequence[str]) -> list[Row]:
         device = next(self.encoder.parameters()).device
+        if self._cached is not None and all(text in self._cached for text in texts):
+            return [self._cached[text] for text in texts]
         if any(row[0].device != device for row in list(self._remembered.values())[:1]):
             self._remembered.clear()
         new = list(dict.fromkeys(text for text in texts if text not in self._remembered))
         if new:
-            rows = [row for start in range(0, len(new), CHUNK) for row in self._rows(new[start : start + CHUNK])]
+            rows = list(encoded(self.encoder, new))
             size = sum(part.element_size() * part.nelement() for part in rows[0])
             if size * (len(self._remembered) + len(new)) > REMEMBERED:
                 self._remembered = {text: row for text, row in self._remembered.items() if text in set(texts)}
             self._remembered |= zip(new, rows, strict=True)
         return [self._remembered[text] for text in texts]
-
-    def _rows(self, texts: list[str]) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Always of ``CHUNK`` texts, the last one repeated: batch shapes change the last bits, companions do not."""
-        padded = [*texts, *[texts[-1]] * (CHUNK - len(texts))]
-        device = next(self.encoder.parameters()).device
-        with torch.no_grad(), torch.autocast(device.type, enabled=False):
-            columns = self.encoder.encode_tokens(padded)
-        rows = list(zip(*columns, strict=True))[: len(texts)]
-        return [tuple(part.clone() for part in row) for row in rows]  # a view would hold on to all of the chunk

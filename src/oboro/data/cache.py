@@ -119,6 +119,16 @@ def writing(folder: Path) -> Iterator[None]:
         ) from error
 
 
+def check_room(folder: Path, needed: int, what: str, callback: str) -> None:
+    """Raises ``UserError`` unless ``needed`` bytes are free where ``folder``, which exists, is."""
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise UserError(
+            f"{what} take {needed / 1e9:.1f} GB and {folder} has {free / 1e9:.1f} GB left; set "
+            f"data.cache_dir=<another folder>, or leave {callback} out."
+        )
+
+
 def open_cached(folder: Path) -> CachedImages | None:
     """The decoded images in ``folder``, or None where they are missing, damaged or written by another version."""
     try:

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import shutil
 from collections.abc import Callable
 from math import prod
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from oboro import distributed
-from oboro.data.cache import ImageArray, beside, writing
+from oboro.data.cache import ImageArray, beside, check_room, writing
 from oboro.errors import UserError
 
 
@@ -85,12 +84,7 @@ def create(path: Path, shape: tuple[int, ...]) -> Path:
     partial = beside(path)
     with writing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-        needed, free = 4 * prod(shape), shutil.disk_usage(path.parent).free
-        if needed > free:
-            raise UserError(
-                f"latents take {needed / 1e9:.1f} GB and {path.parent} has {free / 1e9:.1f} GB left; "
-                "set data.cache_dir=<another folder>, or leave callbacks.latent_cache out."
-            )
+        check_room(path.parent, 4 * prod(shape), "latents", "callbacks.latent_cache")
         np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape).flush()
     return partial
 

@@ -51,6 +51,10 @@ class TextTower(nn.Module):
         end = mask.sum(1) - 1
         return tokens, self.proj(tokens[torch.arange(len(ids), device=ids.device), end])
 
+    def lengths(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text, start and end included."""
+        return self.tokenizer(texts)[1].sum(1).tolist()
+
     def encode_tokens(self, texts: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens (n, L, dim), their mask (n, L) and the vectors (n, embedding) of n texts, for a denoiser."""
         ids, mask = self.tokenizer(texts)

@@ -1,5 +1,7 @@
 """The text encoder of CLIP as OpenAI and OpenCLIP published it, with its tokenizer."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from tokenizers import Tokenizer
@@ -81,6 +83,10 @@ class CLIPText(nn.Module):
         for block in self.blocks:
             h = block(h)
         return self.norm(h)
+
+    def lengths(self, texts: Sequence[str]) -> list[int]:
+        """What the mask keeps of each text: all of it, the padding included."""
+        return [self.length] * len(texts)
 
     def encode_tokens(self, texts: list[str]) -> tuple[Tensor, Tensor, Tensor]:
         ids = self.tokenize(texts).to(self.token.weight.device)

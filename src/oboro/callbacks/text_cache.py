@@ -1,0 +1,24 @@
+"""Captions encoded once instead of in every run."""
+
+import sys
+
+from lightning import Callback, Trainer
+from rich.console import Console
+from rich.progress import Progress
+
+from oboro.task import Task
+
+
+class TextCache(Callback):
+    """Before training, what the text encoder makes of all captions of the data comes from the cache, or goes there.
+
+    Raises ``UserError`` where the conditioner reads no texts.
+    """
+
+    def on_fit_start(self, trainer: Trainer, task: Task) -> None:
+        data = trainer.datamodule
+        shown = trainer.is_global_zero and sys.stderr.isatty()
+        with Progress(console=Console(stderr=True), transient=True, disable=not shown) as bar:
+            job = bar.add_task("captions", total=None)
+            captions = [*(data.train_captions or []), *(data.validation_captions or [])]
+            task.conditioner.cache(captions, data.cache_dir / "texts", lambda n: bar.update(job, completed=n))

@@ -1,0 +1,150 @@
+"""What a text encoder makes of texts: computed the same way whatever their company, and kept on disk."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from oboro import distributed
+from oboro.data.cache import beside, check_room, writing
+from oboro.data.latents import module_digest
+from oboro.errors import UserError
+
+CHUNK = 32  # texts that are encoded at once: a constant, since batch shapes change results by 1e-7
+
+Row = tuple[Tensor, Tensor, Tensor]
+
+
+class TextEncoder(Protocol):
+    """Texts ↦ (tokens (B, L, D), mask (B, L), pooled (B, P)); L is always the same, ``mask`` is False past the end.
+
+    ``lengths``: how many True the mask of each text will have.
+    """
+
+    def encode_tokens(self, texts: list[str]) -> tuple[Tensor, Tensor, Tensor]: ...
+
+    def lengths(self, texts: Sequence[str]) -> list[int]: ...
+
+
+def encoded(encoder: nn.Module, texts: Sequence[str]) -> Iterator[Row]:
+    """Tokens (L, D), mask (L,) and pooled (P,) of each text, in float32 whatever the precision of the run.
+
+    Tokens past the end of a text are 0. Chunks have a constant shape, so companions do not change a text's bits.
+    """
+    device = next(encoder.parameters()).device
+    for start in range(0, len(texts), CHUNK):
+        chunk = list(texts[start : start + CHUNK])
+        padded = [*chunk, *[chunk[-1]] * (CHUNK - len(chunk))]
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+            tokens, mask, pooled = encoder.encode_tokens(padded)
+        tokens = tokens.masked_fill(~mask[..., None], 0)
+        # A view would hold on to all of the chunk.
+        yield from ((tokens[i].clone(), mask[i].clone(), pooled[i].clone()) for i in range(len(chunk)))
+
+
+class EncodedTexts:
+    """Distinct texts as they were encoded once, mapped from ``folder``: ``texts[text]`` is its row, on the CPU.
+
+    ``tokens.npy`` holds the tokens of all texts one after the other, without padding, and ``pooled.npy`` their vectors.
+    """
+
+    def __init__(self, folder: Path, texts: Sequence[str], ends: np.ndarray):
+        self._tokens, self._pooled = (
+            np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in ("tokens", "pooled")
+        )
+        self._length = json.loads((folder / "meta.json").read_text())["length"]
+        self._place = {text: i for i, text in enumerate(texts)}
+        self._ends = ends
+        self.folder = folder
+
+    def __contains__(self, text: str) -> bool:
+        return text in self._place
+
+    def __getitem__(self, text: str) -> Row:
+        i = self._place[text]
+        start, end = self._ends[i], self._ends[i + 1]
+        tokens = torch.zeros(self._length, self._tokens.shape[1])
+        tokens[: end - start] = torch.from_numpy(self._tokens[start:end].copy())
+        mask = torch.arange(self._length) < int(end - start)
+        return tokens, mask, torch.from_numpy(self._pooled[i].copy())
+
+
+def cache_texts(
+    texts: Sequence[str], encoder: nn.Module, folder: Path, done: Callable[[int], None] | None = None
+) -> EncodedTexts:
+    """``encoded`` of all distinct ``texts``, from ``folder`` where it is there, else computed by all ranks together.
+
+    It is named after the texts and the digest of the encoder. All ranks must see ``folder``. The bits are those of
+    ``encoded``, on any number of ranks. ``done`` is told how many texts are finished. Raises ``UserError`` where the
+    disk is full, or cannot be written to, before all texts are encoded.
+    """
+    texts = sorted(set(texts))
+    ends = np.concatenate([[0], np.cumsum(encoder.lengths(texts), dtype=np.int64)])
+    key = hashlib.sha256(f"1 {module_digest(encoder)} {json.dumps(texts)}".encode()).hexdigest()[:32]
+    final = folder / key
+    if not distributed.from_first(final.is_dir):
+        partial = distributed.from_first(lambda: create(final, texts, encoder, ends))
+        try:
+            fill(partial, texts, encoder, ends, done)
+            distributed.from_first(lambda: put(partial, final))
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    with distributed.together():
+        if not final.is_dir():
+            raise UserError(f"not every process sees {final}; set data.cache_dir=<a folder that all nodes share>.")
+    return EncodedTexts(final, texts, ends)
+
+
+def create(final: Path, texts: Sequence[str], encoder: nn.Module, ends: np.ndarray) -> Path:
+    """A folder beside ``final`` with empty arrays of the right size."""
+    ((tokens, mask, pooled),) = encoded(encoder, texts[:1])
+    shapes = {"tokens": (int(ends[-1]), tokens.shape[1]), "pooled": (len(texts), len(pooled))}
+    partial = beside(final)
+    with writing(final.parent):
+        final.parent.mkdir(parents=True, exist_ok=True)
+        needed = sum(4 * rows * width for rows, width in shapes.values())
+        check_room(final.parent, needed, "encoded texts", "callbacks.text_cache")
+        partial.mkdir()
+        for name, shape in shapes.items():
+            np.lib.format.open_memmap(partial / f"{name}.npy", mode="w+", dtype=np.float32, shape=shape).flush()
+        (partial / "meta.json").write_text(json.dumps({"length": len(mask)}))
+    return partial
+
+
+def fill(
+    partial: Path,
+    texts: Sequence[str],
+    encoder: nn.Module,
+    ends: np.ndarray,
+    done: Callable[[int], None] | None,
+) -> None:
+    """The chunks of this rank; all ranks meet at the end."""
+    with distributed.together():
+        tokens, pooled = (np.load(partial / f"{name}.npy", mmap_mode="r+") for name in ("tokens", "pooled"))
+        finished = 0
+        for ids in distributed.chunks(len(texts), CHUNK):
+            there = [i for i in ids if i >= 0]
+            for i, (row, mask, whole) in zip(there, encoded(encoder, [texts[i] for i in there]), strict=True):
+                tokens[ends[i] : ends[i + 1]] = row[mask].cpu().numpy()
+                pooled[i] = whole.cpu().numpy()
+            finished += CHUNK * distributed.world_size()
+            if done is not None:
+                done(min(finished, len(texts)))
+        tokens.flush()
+        pooled.flush()
+
+
+def put(partial: Path, final: Path) -> None:
+    """Another run may have been faster; what it wrote is the same."""
+    try:
+        os.rename(partial, final)
+    except OSError:
+        if not final.is_dir():
+            raise
