@@ -123,22 +123,28 @@ def averaged(task: Task, path: str | Path, profile: str | None) -> nn.Module:
     return task.learned
 
 
-@lru_cache(maxsize=2)
-def _load_learned(
-    path: Path, modified: int, kind: str, profile: str | None
-) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def learned(path: str | Path, kind: str, profile: str | None = None) -> tuple[dict[str, Any], nn.Module]:
+    """What a checkpoint of ``task=<kind>`` learned, with an average of its weights, and the configuration of that.
+
+    Raises ``UserError`` where there is no such checkpoint or average, or where it is another task's.
+    """
     checkpoint = load_checkpoint(path)
     check_kind(checkpoint, path, kind)
     task = build_task(checkpoint)
     (name,) = (name for name, child in task.named_children() if child is task.learned)
-    return checkpoint["config"]["task"][name], averaged(task, path, profile).state_dict()
+    return checkpoint["config"]["task"][name], averaged(task, path, profile)
+
+
+@lru_cache(maxsize=2)
+def _load_learned(
+    path: Path, modified: int, kind: str, profile: str | None
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    config, module = learned(path, kind, profile)
+    return config, module.state_dict()
 
 
 def load_learned(path: str | Path, kind: str, profile: str | None) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The configuration and the averaged weights of what a checkpoint of ``task=<kind>`` learned.
-
-    Raises ``UserError`` where there is no such checkpoint or average, or where it is another task's.
-    """
+    """The configuration and the weights of ``learned``, which are remembered until the file changes."""
     path = Path(path).expanduser()
     config, state = _load_learned(path, path.stat().st_mtime_ns if path.is_file() else 0, kind, profile)
     return deepcopy(config), state
@@ -179,9 +185,7 @@ class Trained(ABC):
                 f"guidance needs the checkpoint {self.path} and there is none; change the path below guidance, or "
                 "choose guidance=unguided."
             )
-        checkpoint = load_checkpoint(self.path)
-        check_kind(checkpoint, self.path, self.kind)
-        return averaged(build_task(checkpoint), self.path, self.profile)
+        return learned(self.path, self.kind, self.profile)[1]
 
     @property
     def network(self) -> nn.Module:

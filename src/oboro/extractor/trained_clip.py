@@ -62,9 +62,9 @@ class TrainedCLIP(Extractor):
         _ = self._checkpoint
 
     def build(self) -> nn.Module:
-        from oboro.checkpoint import averaged, build_task
+        from oboro.checkpoint import learned
 
-        return averaged(build_task(self._checkpoint), self.path, None)
+        return learned(self.path, "clip")[1]
 
     def forward(self, network: nn.Module, images: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
         channels, *size = self._shape
