@@ -111,10 +111,12 @@ def choosing(group: str, name: str) -> list[str]:
         "sampler/grid=sigmas": ["sampler.grid.sigmas=[80,1,0.01]"],
         "sampler/grid=times": ["sampler.grid.times=[1,0.5,0]"],
     }
-    if f"{group}={name}" in ("codec=trained", "experiment=ldm_fashion_text"):
+    if f"{group}={name}" in ("codec=trained", "experiment=ldm_fashion_text", "experiment=emoji_text"):
         needs[f"{group}={name}"] = [f"codec.path={learned_by('autoencoder')}"]
     if f"{group}={name}" in ("conditioner=text", "data=dreambooth", "experiment=ldm_fashion_text"):
         needs.setdefault(f"{group}={name}", []).append(f"conditioner.encoder.path={learned_by('clip')}")
+    if f"{group}={name}" == "experiment=emoji_text":
+        needs["experiment=emoji_text"].append(f"extractor.path={learned_by('clip')}")
     if f"{group}={name}" == "codec=diffusers":
         needs["codec=diffusers"] = [f"codec.path={published()}/vae"]
     if f"{group}={name}" in ("conditioner=text_clip", "model=ldm_unet_text"):
