@@ -49,3 +49,21 @@ def clip(**changes):
         **{**sizes, **marks, "num_attention_heads": 2, "max_position_embeddings": LENGTH, **changes}
     )
     return scramble(transformers.CLIPTextModel(config))
+
+
+def t5_tokenizer(folder: Path):
+    """Pieces of a few words, as a tokenizer.json."""
+    pieces = ["▁a", "▁the", "do", "ca", "g", "t", "▁", *LETTERS[1:6], "o", ",", "▁two"]
+    scores = [(mark, 0.0) for mark in ("<pad>", "</s>", "<unk>")] + [(p, -1.0 - i / 4) for i, p in enumerate(pieces)]
+    made = transformers.T5Tokenizer(vocab=scores, extra_ids=2, model_max_length=LENGTH)
+    made.save_pretrained(folder)
+    return made
+
+
+def t5(kind="T5EncoderModel", **changes):
+    """``d_kv`` times the number of heads is not ``d_model``, as in Flan-T5 small."""
+    sizes = {"vocab_size": 40, "d_model": 12, "d_kv": 5, "d_ff": 20, "num_layers": 2, "num_heads": 3}
+    config = transformers.T5Config(**{**sizes, "feed_forward_proj": "gated-gelu", **changes})
+    model = getattr(transformers, kind)(config)
+    model.tie_weights()
+    return scramble(model)
