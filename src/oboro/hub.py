@@ -54,15 +54,20 @@ def text_encoder_folder(path: str, files: Files) -> Path:
     if not NAME.fullmatch(path):
         raise UserError(f"there is no folder {path}; {remedy} or a name on the Hugging Face hub.")
     try:
-        return _complete(path, files, cached=True) or _complete(path, files, cached=False)
+        found = _complete(path, files, cached=True) or _complete(path, files, cached=False)
     except LookupError as error:
         raise UserError(f"{error}; correct the name, connect to the network and run again, or {remedy}.") from error
+    if found is None:  # the library answers with what it has where it reaches nobody
+        raise UserError(
+            f"of {path} on the Hugging Face hub there is not all of {files.config}, {' or '.join(files.tokenizers)} "
+            f"and weights; connect to the network and run again, or {remedy}."
+        )
+    return found
 
 
 def _complete(name: str, files: Files, cached: bool) -> Path | None:
-    """The cached folder if it has all that is needed. From the network, what there is: the readers say what lacks."""
+    """The folder in the cache, from the network unless ``cached``, if it has all that is needed."""
     small = [place + file for place in PLACES for file in (files.config, *files.tokenizers, *files.others)]
-    folder = None
     for weights in files.weights:
         try:
             folder = snapshot(name, [*small, *(place + weights for place in PLACES)], cached)
@@ -70,16 +75,16 @@ def _complete(name: str, files: Files, cached: bool) -> Path | None:
             if cached:
                 return None
             raise
-        if found := next((folder / p / weights for p in PLACES if (folder / p / weights).is_file()), None):
-            shards = _shards(found)
-            inner = found.parent.relative_to(folder)
-            if shards and not cached:
-                snapshot(name, [(inner / shard).as_posix() for shard in shards], cached)
-            there = all((found.parent / shard).is_file() for shard in shards)
-            tokenizer = any((folder / p / t).is_file() for p in PLACES for t in files.tokenizers)
-            if not cached or (there and tokenizer and (found.parent / files.config).is_file()):
-                return folder
-    return None if cached else folder
+        found = next((folder / p / weights for p in PLACES if (folder / p / weights).is_file()), None)
+        if found is None:
+            continue
+        inner, shards = found.parent, _shards(found)
+        if shards and not cached:
+            snapshot(name, [(inner.relative_to(folder) / shard).as_posix() for shard in shards], cached)
+        tokenizer = any((folder / p / t).is_file() for p in PLACES for t in files.tokenizers)
+        if tokenizer and all((inner / file).is_file() for file in (files.config, *shards)):
+            return folder
+    return None
 
 
 def _shards(weights: Path) -> list[str]:

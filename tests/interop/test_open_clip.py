@@ -1,26 +1,15 @@
 """Text towers in OpenCLIP's files, and CLIPs of which the last layers are left out."""
 
-import json
-
 import pytest
 import torch
 from hydra.utils import instantiate
 
-from interop.tiny import LENGTH, WORDS, clip, scramble, tokenizer, transformers
+from interop.tiny import LENGTH, TOWER, WHOLE, WORDS, clip, in_open_clip, open_clip, scramble, tokenizer, transformers
 from oboro.conditioner import PublishedCLIP, PublishedOpenCLIP
 from oboro.errors import UserError
 from oboro.interop import clip_text
 
 TEXTS = ["", "A Dog", "a b c d e f g h i", "dog"]
-TEXT = {"context_length": LENGTH, "vocab_size": len(WORDS), "width": 12, "heads": 2, "layers": 3, "mlp_ratio": 1.7}
-MODEL = {"embed_dim": 8, "vision_cfg": {"layers": 1, "width": 64, "patch_size": 16, "image_size": 32}, "text_cfg": TEXT}
-RENAMED = {
-    "layer_norm1": "ln_1",
-    "layer_norm2": "ln_2",
-    "self_attn.out_proj": "attn.out_proj",
-    "mlp.fc1": "mlp.c_fc",
-    "mlp.fc2": "mlp.c_proj",
-}
 
 
 def made(part):
@@ -31,45 +20,13 @@ def made(part):
     return encoder
 
 
-def in_open_clip(model):
-    """The weights of a ``CLIPTextModel`` as OpenCLIP names and stacks them, with others of a whole CLIP."""
-    theirs = {name.removeprefix("text_model."): value for name, value in model.state_dict().items()}
-    found = {
-        "token_embedding.weight": theirs["embeddings.token_embedding.weight"],
-        "positional_embedding": theirs["embeddings.position_embedding.weight"],
-        "text_projection": torch.ones(12, 8),
-        "ln_final.weight": theirs["final_layer_norm.weight"],
-        "ln_final.bias": theirs["final_layer_norm.bias"],
-    }
-    for n in range(model.config.num_hidden_layers):
-        ours, here = f"transformer.resblocks.{n}.", f"encoder.layers.{n}."
-        for end in ("weight", "bias"):
-            stacked = torch.cat([theirs[f"{here}self_attn.{part}_proj.{end}"] for part in "qkv"])
-            found[f"{ours}attn.in_proj_{end}"] = stacked
-            found |= {f"{ours}{new}.{end}": theirs[f"{here}{old}.{end}"] for old, new in RENAMED.items()}
-    return found
-
-
-def save(folder, state, prefix="", safetensors=False, model_cfg=MODEL):
-    whole = {"visual.conv1.weight": torch.ones(2), "logit_scale": torch.ones(()), "logit_bias": torch.ones(())}
-    state = {prefix + name: value for name, value in state.items()} | whole
-    folder.mkdir(parents=True, exist_ok=True)
-    if safetensors:
-        clip_text.write_weights(folder / "open_clip_model.safetensors", state)
-    else:
-        torch.save(state, folder / "open_clip_pytorch_model.bin")
-    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": model_cfg, "preprocess_cfg": {}}))
-    tokenizer(folder)
-    return folder
-
-
 @pytest.mark.parametrize("skip", [0, 1, 2])
 @pytest.mark.parametrize(("prefix", "safetensors", "quick"), [("", False, False), ("text.", True, True)])
 def test_a_tower_of_open_clip_is_that_of_transformers(prefix, safetensors, quick, skip, tmp_path):
     """Layer -1 - skip, after the final norm; texts are filled up with token 0."""
     model = clip(num_hidden_layers=3, hidden_act="quick_gelu" if quick else "gelu")
-    settings = {**MODEL, "quick_gelu": quick} if quick else MODEL
-    folder = save(tmp_path, in_open_clip(model), prefix, safetensors, settings)
+    settings = {**WHOLE, "quick_gelu": quick} if quick else WHOLE
+    folder = open_clip(tmp_path, in_open_clip(model), prefix, safetensors, settings)
     encoder = made(PublishedOpenCLIP(str(folder), skip))
     words = tokenizer(tmp_path / "zeros", pad=WORDS[0])
     ids = words(TEXTS, padding="max_length", truncation=True, max_length=LENGTH, return_tensors="pt").input_ids
@@ -87,27 +44,20 @@ def test_a_tower_of_open_clip_is_that_of_transformers(prefix, safetensors, quick
 def test_a_tower_is_that_of_the_library_itself(custom, quick, tmp_path):
     """Where OpenCLIP is installed. Ids end with the largest, where its pooled vector is."""
     library = pytest.importorskip("open_clip.model")
-    text = library.CLIPTextCfg(**TEXT)
+    text = library.CLIPTextCfg(**TOWER)
     kind = library.CustomTextCLIP if custom else library.CLIP
-    model = scramble(kind(8, library.CLIPVisionCfg(**MODEL["vision_cfg"]), text, quick_gelu=quick))
-    folder = save(tmp_path, model.state_dict(), model_cfg={**MODEL, "quick_gelu": quick})
-    tower = model.text if custom else model
+    model = scramble(kind(8, library.CLIPVisionCfg(**WHOLE["vision_cfg"]), text, quick_gelu=quick))
+    folder = open_clip(tmp_path, model.state_dict(), settings={**WHOLE, "quick_gelu": quick})
     end = len(WORDS) - 1
     ids = torch.tensor([[2, 5, 9, end, 0, 0], [2, end, 0, 0, 0, 0], [2, 3, 4, 5, 6, end]])
     for skip in range(3):
         encoder = made(PublishedOpenCLIP(str(folder), skip))
         with torch.no_grad():
             found = encoder(ids)
-            if custom:
-                said = tower.forward_intermediates(ids, [2 - skip], normalize_intermediates=True, output_fmt="NLC")
-                layer = said["text_intermediates"][0]
-            else:
-                said = tower.forward_intermediates(text=ids, text_indices=[2 - skip], normalize_intermediates=True)
-                layer = said["text_intermediates"][0]
-            torch.testing.assert_close(found, layer, rtol=1e-5, atol=1e-5)
+            said = model.forward_intermediates(text=ids, text_indices=[2 - skip], normalize_intermediates=True)
+        torch.testing.assert_close(found, said["text_intermediates"][0], rtol=1e-5, atol=1e-5)
         if skip == 0:
-            projection = tower.text_projection
-            pooled = found[torch.arange(3), ids.argmax(1)] @ projection
+            pooled = found[torch.arange(3), ids.argmax(1)] @ (model.text if custom else model).text_projection
             torch.testing.assert_close(pooled, model.encode_text(ids), rtol=1e-5, atol=1e-5)
 
 
@@ -120,8 +70,7 @@ def test_layers_of_a_clip_of_transformers_may_be_left_out(whole, skip, tmp_path)
         vision = transformers.CLIPVisionConfig(
             hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, image_size=4, patch_size=2
         )
-        both = transformers.CLIPConfig.from_text_vision_configs(model.config, vision, projection_dim=4)
-        both = transformers.CLIPModel(both)
+        both = transformers.CLIPModel(transformers.CLIPConfig(text_config=model.config, vision_config=vision))
         both.text_model.load_state_dict(model.state_dict())
         both.save_pretrained(tmp_path)
     else:
@@ -148,7 +97,7 @@ def test_an_encoder_without_its_last_layer_goes_out_as_what_it_says(tmp_path):
 
 @pytest.mark.parametrize("skip", [-1, 3, 4])
 def test_layers_that_are_not_there_cannot_be_left_out(skip, tmp_path):
-    folder = save(tmp_path, in_open_clip(clip(num_hidden_layers=3)))
+    folder = open_clip(tmp_path)
     with pytest.raises(UserError, match=r"has 3 layers; set conditioner\.encoder\.skip to one of 0 to 2"):
         PublishedOpenCLIP(str(folder), skip).part()
 
@@ -157,14 +106,14 @@ def test_layers_that_are_not_there_cannot_be_left_out(skip, tmp_path):
     "change", [{"no_causal_mask": True}, {"hf_model_name": "roberta-base"}, {"pool_type": "last"}, {"qk_norm": True}]
 )
 def test_a_tower_of_other_layers_is_refused(change, tmp_path):
-    settings = {**MODEL, "text_cfg": {**TEXT, **change}}
-    folder = save(tmp_path, in_open_clip(clip(num_hidden_layers=3)), model_cfg=settings)
+    settings = {**WHOLE, "text_cfg": {**TOWER, **change}}
+    folder = open_clip(tmp_path, settings=settings)
     with pytest.raises(UserError, match=f"has {next(iter(change))}=.*choose another model"):
         PublishedOpenCLIP(str(folder)).part()
 
 
 def test_a_folder_without_tokenizer_says_which_one_fits(tmp_path):
-    folder = save(tmp_path, in_open_clip(clip(num_hidden_layers=3)))
+    folder = open_clip(tmp_path)
     (folder / "tokenizer.json").unlink()
     with pytest.raises(UserError, match=r"has no tokenizer\.json.*copy that of openai/clip-vit-large-patch14 there"):
         PublishedOpenCLIP(str(folder)).part()

@@ -63,8 +63,8 @@ class T5Text(nn.Module):
     share. A text is cut to ``length`` tokens, its end included, and padded with ``pad``; the mask is False at the
     padding, to which nothing attends.
 
-    T5 has no vector for a whole text. ``pooled`` is the mean of the tokens where the mask is True: it costs nothing, and
-    Imagen, too, adds a pooled vector to the embedding of the noise level (Saharia et al. 2022, arXiv:2205.11487,
+    T5 has no vector for a whole text. ``pooled`` is the mean of the tokens where the mask is True: it costs nothing,
+    and Imagen, too, adds a pooled vector to the embedding of the noise level (Saharia et al. 2022, arXiv:2205.11487,
     sec. 2.5). With ``conditioner.pooled_dim=0`` a network leaves it aside, as PixArt-α does.
 
     The tokenizer is the buffer ``tokenizer`` of ``tokenizer_bytes`` bytes, a tokenizer.json; so it travels with the
