@@ -87,11 +87,15 @@ def learned_by(task: str) -> str:
 
 @cache
 def published() -> str:
-    """A folder with the autoencoder, the text encoder and the tokenizer of a tiny pipeline of diffusers."""
+    """A folder with the autoencoder, the text encoder and the tokenizer of a tiny pipeline of diffusers, with a T5
+    and a CLIP of OpenCLIP in folders of their own."""
     folder = Path(FOLDER.name) / "published"
     tiny.autoencoder().save_pretrained(folder / "vae")
     tiny.clip().save_pretrained(folder / "text_encoder")
     tiny.tokenizer(folder / "tokenizer")
+    tiny.t5().save_pretrained(folder / "t5")
+    tiny.t5_tokenizer(folder / "t5")
+    tiny.open_clip(folder / "open_clip")
     return str(folder)
 
 
@@ -119,6 +123,9 @@ def choosing(group: str, name: str) -> list[str]:
         needs["experiment=emoji_text"].append(f"extractor.path={learned_by('clip')}")
     if f"{group}={name}" == "codec=diffusers":
         needs["codec=diffusers"] = [f"codec.path={published()}/vae"]
+    for kind in ("t5", "open_clip"):
+        if f"{group}={name}" == f"conditioner=text_{kind}":
+            needs[f"{group}={name}"] = [f"conditioner.encoder.path={published()}/{kind}"]
     if f"{group}={name}" in ("conditioner=text_clip", "model=ldm_unet_text"):
         read = ["conditioner=text_clip", f"conditioner.encoder.path={published()}"]
         needs[f"{group}={name}"] = read if group == "model" else read[1:]

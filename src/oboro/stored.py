@@ -25,6 +25,10 @@ class Stored(ABC):
     def part(self) -> tuple[dict[str, Any], State]:
         """Its configuration, with a ``_target_``, and its weights. ``UserError`` where it is missing or not one."""
 
+    def config(self) -> dict[str, Any]:
+        """Its configuration alone, for which large weights need not be read."""
+        return self.part()[0]
+
 
 @dataclass(frozen=True)
 class TrainedPart(Stored, ABC):
@@ -72,7 +76,7 @@ def load_parts(module: nn.Module, parts: dict[str, State]) -> None:
 
 def value_of(target: str, path: str, *keys: str) -> Any:
     """One value of the configuration of the ``Stored`` of class ``target`` at ``path``: ``${stored:…}`` in YAML."""
-    config, _ = get_class(target)(path).part()
+    config = get_class(target)(path).config()
     for key in keys:
         if not isinstance(config, dict) or key not in config:
             raise UserError(f"what is stored in {path} has no {'.'.join(keys)}; choose another file.")

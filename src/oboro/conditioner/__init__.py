@@ -2,7 +2,7 @@
 
 from oboro.conditioner.conditioner import Batch, Conditioner
 from oboro.conditioner.label import Label
-from oboro.conditioner.published import PublishedCLIP, PublishedEmptyText
+from oboro.conditioner.published import PublishedCLIP, PublishedEmptyText, PublishedOpenCLIP, PublishedT5
 from oboro.conditioner.text import Text
 from oboro.conditioner.trained import TrainedCLIP
 from oboro.conditioner.unconditional import Unconditional
@@ -13,6 +13,8 @@ __all__ = [
     "Label",
     "PublishedCLIP",
     "PublishedEmptyText",
+    "PublishedOpenCLIP",
+    "PublishedT5",
     "Text",
     "TrainedCLIP",
     "Unconditional",

@@ -1,45 +1,105 @@
-"""A published text encoder."""
+"""Published text encoders."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from oboro.hub import Files, text_encoder_folder
 from oboro.stored import State, Stored
 
 
-def read(path: str) -> tuple[dict[str, Any], State]:
-    """Configuration and weights of the ``CLIPText`` of ``path``/text_encoder and ``path``/tokenizer, or of ``path``."""
-    from oboro.interop import clip_text  # which imports networks, and they conditions
-
-    folder = Path(path).expanduser()
+def places(path: str, files: Files) -> tuple[Path, Path]:
+    """The folders of encoder and tokenizer: those of a pipeline of diffusers, or one for both."""
+    folder = text_encoder_folder(path, files)
     if (folder / "text_encoder").is_dir():
-        return clip_text.load(folder / "text_encoder", folder / "tokenizer")
-    return clip_text.load(folder, folder)
+        return folder / "text_encoder", folder / "tokenizer"
+    return folder, folder
+
+
+# The readers import networks, and they conditions; hence they are imported when they are called.
 
 
 @dataclass(frozen=True)
 class PublishedCLIP(Stored):
     """The ``CLIPTextModel`` of transformers in ``path``/text_encoder and its tokenizer in ``path``/tokenizer, as in
-    the folder of a pipeline of diffusers, or both in ``path`` itself.
+    the folder of a pipeline of diffusers, or both in ``path`` itself, a folder or a name on the Hugging Face hub.
+
+    The last ``skip`` layers are left out: what the layer before them says passes the final norm. Stable Diffusion 2
+    reads the penultimate layer of its CLIP so (``skip`` = 1), the pooled vector is that of the same layer.
 
     Raises ``UserError`` for a folder that holds something else.
     """
 
     path: str
+    skip: int = 0
 
     def part(self) -> tuple[dict[str, Any], State]:
-        return read(self.path)
+        from oboro.interop import clip_text
+
+        return clip_text.load(*places(self.path, clip_text.FILES), self.skip)
+
+    def config(self) -> dict[str, Any]:
+        from oboro.interop import clip_text
+
+        return clip_text.describe(*places(self.path, clip_text.FILES), self.skip)[0]
+
+
+@dataclass(frozen=True)
+class PublishedOpenCLIP(Stored):
+    """The text tower of a CLIP in OpenCLIP's own files, ``open_clip_config.json`` and its weights, with a
+    tokenizer.json beside them; ``path`` and ``skip`` are those of ``PublishedCLIP``.
+
+    OpenCLIP's tokenizer fills texts up with zeros, and so it is done here. It also mends broken Unicode and HTML
+    entities such as ``&amp;`` before, which is left undone.
+
+    Raises ``UserError`` for a folder that holds something else, or towers of other layers or with other tokenizers.
+    """
+
+    path: str
+    skip: int = 0
+
+    def part(self) -> tuple[dict[str, Any], State]:
+        from oboro.interop import open_clip
+
+        return open_clip.load(*places(self.path, open_clip.FILES), self.skip)
+
+    def config(self) -> dict[str, Any]:
+        from oboro.interop import open_clip
+
+        return open_clip.describe(*places(self.path, open_clip.FILES), self.skip)[0]
+
+
+@dataclass(frozen=True)
+class PublishedT5(Stored):
+    """The encoder of the T5 of transformers in ``path``, without its decoder; ``path`` is that of ``PublishedCLIP``.
+    Texts are cut and padded to ``length`` tokens.
+
+    Raises ``UserError`` for a folder that holds something else.
+    """
+
+    path: str
+    length: int = 77
+
+    def part(self) -> tuple[dict[str, Any], State]:
+        from oboro.interop import t5_text
+
+        return t5_text.load(*places(self.path, t5_text.FILES), self.length)
+
+    def config(self) -> dict[str, Any]:
+        from oboro.interop import t5_text
+
+        return t5_text.describe(*places(self.path, t5_text.FILES), self.length)[0]
 
 
 @dataclass(frozen=True)
 class PublishedEmptyText(Stored):
-    """What the text encoder of ``PublishedCLIP`` says of the empty text, for a network to take for no text."""
+    """What the text encoder ``encoder`` says of the empty text, for a network to take for no text."""
 
-    path: str
+    encoder: Stored
 
     def part(self) -> tuple[dict[str, Any], State]:
         from oboro.interop.clip_text import empty_text
 
-        config, state = read(self.path)
+        config, state = self.encoder.part()
         made = {"_target_": "oboro.model.EmptyText", "length": config["length"], "dim": config["dim"]}
         return made, {"tokens": empty_text(config, state)}

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from oboro import hub
 from oboro.errors import UserError
 from oboro.extractor.extractor import file_digest
 
@@ -105,13 +106,10 @@ class Checkpoint:
             ) from error
 
     def _snapshot(self, local_files_only: bool) -> Path:
-        hub = self.library("huggingface_hub")
-        wanted = [CONFIG, WEIGHTS, *self.extras]
         try:
-            return Path(hub.snapshot_download(self.path, allow_patterns=wanted, local_files_only=local_files_only))
-        except Exception as error:  # of the hub, the HTTP library or the file system
-            said = "not in its cache" if local_files_only else str(error).partition("\n")[0].strip(" .")
-            raise self._missing(f"{self.path} is no folder, and from the Hugging Face hub: {said}") from error
+            return hub.snapshot(self.path, [CONFIG, WEIGHTS, *self.extras], local_files_only)
+        except LookupError as error:
+            raise self._missing(str(error)) from error
 
     def _missing(self, reason: str) -> UserError:
         return UserError(

@@ -10,13 +10,27 @@ from hydra.utils import instantiate
 from torch import Tensor
 
 from oboro.errors import UserError
-from oboro.interop.weights import ours, read_json, read_weights, require, theirs, write_json, write_weights
+from oboro.hub import Files
+from oboro.interop.weights import (
+    ours,
+    read_json,
+    read_weights,
+    require,
+    theirs,
+    weight_files,
+    write_json,
+    write_weights,
+)
 from oboro.model import CLIPText
 from oboro.model.clip_text import open_tokenizer
 from oboro.stored import State
 
 STEMS = ("model", "pytorch_model")
+TOKENIZERS, MARKS = ("tokenizer.json", "vocab.json"), ("tokenizer_config.json", "merges.txt")
+FILES = Files("config.json", weight_files(*STEMS), TOKENIZERS, MARKS)
 PREFIX = "text_model."
+LAYER = re.compile(r"text_model\.encoder\.layers\.(\d+)\.")
+UNREAD = ("vision_model.", "visual_projection.", "text_projection.", "logit_scale")  # the rest of a whole CLIP
 OUTER = {
     "token": "embeddings.token_embedding",
     "position": "embeddings.position_embedding",
@@ -45,30 +59,37 @@ def names(name: str) -> list[str]:
     return [f"{PREFIX}encoder.layers.{n}.{their}.{last}" for their in BLOCK[part]]
 
 
-def our_config(config: Mapping[str, Any], where: str | Path) -> dict[str, Any]:
-    """The shape of our ``CLIPText``, without its tokenizer."""
+def kept_layers(layers: int, skip: int, where: str | Path) -> int:
+    """How many of ``layers`` are left without the last ``skip``. ``UserError`` where that is none, or more than all."""
+    if not 0 <= skip < layers:
+        raise UserError(f"{where} has {layers} layers; set conditioner.encoder.skip to one of 0 to {layers - 1}.")
+    return layers - skip
+
+
+def our_config(config: Mapping[str, Any], skip: int, where: str | Path) -> dict[str, Any]:
+    """The shape of our ``CLIPText``, without its tokenizer; what is not said is as in transformers."""
     config = config.get("text_config") or config
     if config.get("hidden_act", "quick_gelu") not in ACTIVATIONS:
         raise UserError(f"{where} has hidden_act={config['hidden_act']}, which is unknown here; choose another model.")
     return {
         "_target_": "oboro.model.CLIPText",
-        "vocab_size": config["vocab_size"],
-        "length": config["max_position_embeddings"],
-        "dim": config["hidden_size"],
-        "depth": config["num_hidden_layers"],
-        "heads": config["num_attention_heads"],
-        "mlp_dim": config["intermediate_size"],
+        "vocab_size": config.get("vocab_size", 49408),
+        "length": config.get("max_position_embeddings", 77),
+        "dim": config.get("hidden_size", 512),
+        "depth": kept_layers(config.get("num_hidden_layers", 12), skip, where),
+        "heads": config.get("num_attention_heads", 8),
+        "mlp_dim": config.get("intermediate_size", 2048),
         "quick_gelu": ACTIVATIONS[config.get("hidden_act", "quick_gelu")],
         "eps": config.get("layer_norm_eps", 1e-5),
     }
 
 
 def our_state(config: Mapping[str, Any], state: State, where: str | Path) -> State:
-    """Of weights with or without ``text_model.`` before their names; projections are not read by Stable Diffusion."""
+    """Of weights with or without ``text_model.`` before their names; layers that ``config`` leaves out are dropped."""
     state = {PREFIX + key.removeprefix(PREFIX): value for key, value in state.items()}
-    left_out = (f"{PREFIX}embeddings.position_ids", f"{PREFIX}text_projection.weight", f"{PREFIX}logit_scale")
-    state = {k: v for k, v in state.items() if k not in left_out and not k.startswith(f"{PREFIX}vision_model.")}
-    return ours(config, state, names, where)
+    state.pop(f"{PREFIX}embeddings.position_ids", None)
+    layers = {key: int(found[1]) for key in state if (found := LAYER.match(key))}
+    return ours(config, {k: v for k, v in state.items() if layers.get(k, 0) < config["depth"]}, names, where)
 
 
 def read_tokenizer(folder: Path) -> tuple[bytes, str]:
@@ -92,35 +113,46 @@ def read_tokenizer(folder: Path) -> tuple[bytes, str]:
     return CLIPTokenizer.from_pretrained(folder).backend_tokenizer.to_str().encode(), pad
 
 
-def with_tokenizer(config: Mapping[str, Any], state: State, folder: Path) -> tuple[dict[str, Any], State]:
-    """The tokenizer of ``folder`` added. Raises ``UserError`` where it names more tokens than there are embeddings."""
-    content, pad = read_tokenizer(folder)
+def tokenized(config: Mapping[str, Any], folder: Path, pad: int | None = None) -> tuple[dict[str, Any], bytes]:
+    """``config`` with what the tokenizer of ``folder`` tells, and its file; ``pad`` replaces the id that it pads with.
+
+    Raises ``UserError`` where it names more tokens than there are embeddings.
+    """
+    content, padding = read_tokenizer(folder)
     vocabulary = open_tokenizer(content).get_vocab()
-    if not {SPECIAL, pad} <= set(vocabulary) or max(vocabulary.values()) >= config["vocab_size"]:
+    if not {SPECIAL, padding} <= set(vocabulary) or max(vocabulary.values()) >= config["vocab_size"]:
         raise UserError(f"the tokenizer in {folder} is of another model than its text encoder; get both again.")
-    config = {
-        **config,
-        "tokenizer_bytes": len(content),
-        "end": vocabulary[SPECIAL],
-        "pad": vocabulary[pad],
-    }
-    return config, {**state, "tokenizer": torch.tensor(list(content), dtype=torch.uint8)}
+    marks = {"end": vocabulary[SPECIAL], "pad": vocabulary[padding] if pad is None else pad}
+    return {**config, "tokenizer_bytes": len(content), **marks}, content
 
 
-def load(encoder: str | Path, tokenizer: str | Path) -> tuple[dict[str, Any], State]:
-    """Configuration and weights of a ``CLIPText`` from the folders of a ``CLIPTextModel`` and its tokenizer."""
-    encoder, tokenizer = Path(encoder).expanduser(), Path(tokenizer).expanduser()
-    found = read_json(encoder / "config.json")
+def as_buffer(content: bytes) -> Tensor:
+    """A file as a buffer of a module."""
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8)
+
+
+def with_tokenizer(config: Mapping[str, Any], state: State, folder: Path) -> tuple[dict[str, Any], State]:
+    """Configuration and weights with the tokenizer of ``folder``."""
+    made, content = tokenized(config, folder)
+    return made, {**state, "tokenizer": as_buffer(content)}
+
+
+def describe(encoder: Path, tokenizer: Path, skip: int = 0) -> tuple[dict[str, Any], bytes]:
+    """Configuration of the ``CLIPText`` of a folder, less its last ``skip`` layers, and the file of its tokenizer."""
+    found = read_json(encoder / FILES.config)
     require(found, {"architectures": found.get("architectures"), "attention_dropout": 0.0}, encoder)
-    config = our_config(found, encoder)
-    stem = (
-        STEMS[0]
-        if any((encoder / f"{STEMS[0]}.{e}").is_file() for e in ("safetensors", "safetensors.index.json"))
-        else STEMS[1]
-    )
-    # The shape is known before the tokenizer is, whose length in bytes no weight depends on.
-    state = our_state({**config, "tokenizer_bytes": 0, "end": 0, "pad": 0}, read_weights(encoder, stem), encoder)
-    return with_tokenizer(config, state, tokenizer)
+    return tokenized(our_config(found, skip, encoder), tokenizer)
+
+
+def load(encoder: str | Path, tokenizer: str | Path, skip: int = 0) -> tuple[dict[str, Any], State]:
+    """Configuration and weights of a ``CLIPText`` from the folders of a ``CLIPTextModel`` and its tokenizer.
+
+    ``skip`` layers at the end are left out. A whole ``CLIPModel`` may be in the place of its text encoder.
+    """
+    encoder, tokenizer = Path(encoder).expanduser(), Path(tokenizer).expanduser()
+    config, content = describe(encoder, tokenizer, skip)
+    found = read_weights(encoder, *STEMS, wanted=lambda name: not name.removeprefix(PREFIX).startswith(UNREAD))
+    return config, {**our_state(config, found, encoder), "tokenizer": as_buffer(content)}
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 
 from oboro.errors import UserError
 from oboro.interop import autoencoder, clip_text, pipeline, schedule
+from oboro.interop.open_clip import open_clip_names
 from oboro.interop.unet import TARGET, of_attention
 from oboro.interop.weights import ours, read_tensors, require
 from oboro.stored import State
@@ -84,23 +85,6 @@ def first_stage_names(levels: int) -> Callable[[str], list[str]]:
         return [f"{side}.{re.sub(r'^norm[.]', 'norm_out.', rest)}"]
 
     return names
-
-
-def open_clip_names(name: str) -> list[str]:
-    """The names in OpenCLIP's text tower of a weight of our ``CLIPText``."""
-    outer = {"token.weight": "token_embedding.weight", "position.weight": "positional_embedding"}
-    if name in outer:
-        return [outer[name]]
-    if name == "tokenizer":
-        return []
-    stem, _, last = name.rpartition(".")
-    if stem == "norm":
-        return [f"ln_final.{last}"]
-    n, part = re.fullmatch(r"blocks\.(\d+)\.(\w+)", stem).groups()
-    if part == "qkv":
-        return [f"transformer.resblocks.{n}.attn.in_proj_{last}"]
-    parts = {"norm1": "ln_1", "norm2": "ln_2", "proj": "attn.out_proj", "mlp1": "mlp.c_fc", "mlp2": "mlp.c_proj"}
-    return [f"transformer.resblocks.{n}.{parts[part]}.{last}"]
 
 
 def below(prefix: str, state: State) -> State:

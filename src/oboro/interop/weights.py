@@ -7,11 +7,15 @@ from typing import Any
 
 import torch
 from hydra.utils import instantiate
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from oboro.errors import UserError
+from oboro.hub import INDEX
 from oboro.stored import State
+
+ENDS = (".safetensors", f".safetensors{INDEX}", ".bin", f".bin{INDEX}")
 
 # One of our names ↦ theirs: several are stacked along the first axis, none where only we have such a thing.
 Names = Callable[[str], list[str]]
@@ -20,7 +24,7 @@ Names = Callable[[str], list[str]]
 def read_json(path: Path) -> dict[str, Any]:
     """Raises ``UserError`` where there is no such file, or where it holds no object."""
     if not path.is_file():
-        raise UserError(f"there is no {path}; give a folder as diffusers' save_pretrained writes it.")
+        raise UserError(f"there is no {path}; give a folder as save_pretrained writes it.")
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -30,29 +34,37 @@ def read_json(path: Path) -> dict[str, Any]:
     return found
 
 
-def read_weights(folder: Path, stem: str) -> State:
-    """``stem``.safetensors of a folder, also in shards, or ``stem``.bin read without running code; on the CPU.
+def weight_files(*stems: str) -> tuple[str, ...]:
+    """The names that weights go by, the preferred first."""
+    return tuple(stem + end for end in ENDS for stem in stems)
 
-    Raises ``UserError`` where none is there, or where it is damaged.
+
+def every(name: str) -> bool:
+    return True
+
+
+def read_weights(folder: Path, *stems: str, wanted: Callable[[str], bool] = every) -> State:
+    """The ``wanted`` of the first of ``weight_files(*stems)`` in a folder, on the CPU; shards are put together.
+
+    Raises ``UserError`` where none is there, or where it is damaged. No code in a pickle is run.
     """
-    whole, index, pickle = (folder / f"{stem}{end}" for end in (".safetensors", ".safetensors.index.json", ".bin"))
-    if whole.is_file():
-        return read_tensors(whole)
-    if index.is_file():
-        shards = sorted({Path(name).name for name in read_json(index).get("weight_map", {}).values()})
-        return {key: value for name in shards for key, value in read_tensors(folder / name).items()}
-    if pickle.is_file():
-        return read_tensors(pickle)
-    raise UserError(f"{folder} has neither {whole.name} nor {pickle.name}; get the folder again.")
+    found = next((folder / name for name in weight_files(*stems) if (folder / name).is_file()), None)
+    if found is None:
+        raise UserError(f"{folder} has neither {stems[0]}.safetensors nor {stems[-1]}.bin; get the folder again.")
+    if not found.name.endswith(INDEX):
+        return read_tensors(found, wanted)
+    shards = sorted({Path(name).name for name in read_json(found).get("weight_map", {}).values()})
+    return {key: value for name in shards for key, value in read_tensors(folder / name, wanted).items()}
 
 
-def read_tensors(path: Path) -> State:
-    """The tensors of a .safetensors file, or of a pickle: its own, or those below its key ``state_dict``."""
+def read_tensors(path: Path, wanted: Callable[[str], bool] = every) -> State:
+    """The ``wanted`` tensors of a .safetensors file, or of a pickle: its own, or those below its key ``state_dict``."""
     if not path.is_file():
         raise UserError(f"there is no {path}; give the path of a file of weights.")
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
+            with safe_open(path, "pt") as file:
+                return {key: file.get_tensor(key) for key in file.keys() if wanted(key)}  # noqa: SIM118
         found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever the readers trip over in a file that is something else
         raise UserError(
@@ -60,7 +72,7 @@ def read_tensors(path: Path) -> State:
             "as .safetensors if there is one."
         ) from error
     state = found.get("state_dict", found) if isinstance(found, dict) else {}
-    return {key: value for key, value in state.items() if isinstance(value, Tensor)}
+    return {key: value for key, value in state.items() if isinstance(value, Tensor) and wanted(key)}
 
 
 def write_weights(path: Path, state: State) -> None:

@@ -10,6 +10,7 @@ from oboro.model.dit import DiT
 from oboro.model.edm2_unet import EDM2UNet
 from oboro.model.ldm_unet import EmptyText, LDMUNet
 from oboro.model.song_unet import SongUNet
+from oboro.model.t5_text import T5Text
 from oboro.model.tokenizer import Tokenizer
 from oboro.model.unet import UNet
 from oboro.model.unet_encoder import UNetEncoder
@@ -24,6 +25,7 @@ __all__ = [
     "EmptyText",
     "LDMUNet",
     "SongUNet",
+    "T5Text",
     "TextTower",
     "Tokenizer",
     "UNet",
