@@ -5,7 +5,7 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from oboro.adapter import merged_state, plain_state, read_adapter
 from oboro.checkpoint import averaged, build_task, check_kind, load_checkpoint
@@ -36,8 +36,8 @@ def start_from(task: Task, config: dict[str, Any], path: str | Path, profile: st
     """Give ``task`` the weights of a checkpoint of the same kind of task; the names of the parts that got theirs.
 
     What it learns starts at the average ``profile`` (None is the first), with the adapters of that run merged. Codec
-    and conditioner take theirs along where ``config``, that of ``task``, describes them as the checkpoint does. Nothing
-    else is taken: averages, optimizer, what a loss has learned, and steps start anew. Raises ``UserError`` for a
+    and conditioner take theirs along where they are of the same classes and shapes as in the checkpoint. Nothing else
+    is taken: averages, optimizer, what a loss has learned, and steps start anew. Raises ``UserError`` for a
     checkpoint of another task or model, naming what differs.
     """
     checkpoint = merged(load_checkpoint(path))
@@ -48,10 +48,18 @@ def start_from(task: Task, config: dict[str, Any], path: str | Path, profile: st
     there = checkpoint["config"]["task"]
     state = averaged(source, path, profile).state_dict()
     load(plain_state(task.learned), state, differences(config, there, PLACES[kind]))
-    same = {name for name in FROZEN if name in there and config[name] == there[name]}
+    same = {name for name in FROZEN if name in there and alike(getattr(task, name), getattr(source, name))}
     for name in same:
-        task.get_submodule(name).load_state_dict(source.get_submodule(name).state_dict())
+        getattr(task, name).load_state_dict(getattr(source, name).state_dict())
     return same | {learned}
+
+
+def alike(a: nn.Module, b: nn.Module) -> bool:
+    """Whether two modules are made of the same classes with weights of the same names and shapes."""
+    same_classes = {k: type(m) for k, m in a.named_modules()} == {k: type(m) for k, m in b.named_modules()}
+    return same_classes and {k: w.shape for k, w in a.state_dict().items()} == {
+        k: w.shape for k, w in b.state_dict().items()
+    }
 
 
 def load(here: dict[str, Tensor], there: dict[str, Tensor], differing: list[str]) -> None:

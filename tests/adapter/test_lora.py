@@ -5,15 +5,19 @@ import torch
 from torch import nn
 
 from oboro.adapter import LoRA, low_rank_layers, merged_state, plain_state, read_adapter, write_adapter
-from oboro.adapter.file import AdapterFile
+from oboro.adapter.file import PREFIX, A, AdapterFile, B
 from oboro.errors import UserError
-from oboro.model import DiT, EDM2UNet, SongUNet, UNet
+from oboro.model import DiT, EDM2UNet, EmptyText, LDMUNet, SongUNet, UNet
+from oboro.schedule import DDPM
 
 TEXT = {"text_dim": 6, "pooled_dim": 5}
 LEVELS = {"channels": 8, "channel_mult": (1, 2), "blocks": 1}
 NETWORKS = {
     "unet": lambda: UNet(1, **LEVELS, attention_levels=(1,), head_channels=8, num_classes=3),
     "unet_text": lambda: UNet(2, **LEVELS, attention_levels=(0,), checkpointing=True, **TEXT),
+    "ldm_unet": lambda: LDMUNet(
+        1, DDPM(), (8, 16), 1, (0,), (2, 2), text_dim=6, empty_text=EmptyText(3, 6), groups=4, middle_attention=False
+    ),
     "dit": lambda: DiT(1, dim=16, depth=2, heads=2, **TEXT),
     "song_unet": lambda: SongUNet(1, channels=8, channel_mult=(1, 2), blocks=1, attention_levels=(1,)),
 }
@@ -148,7 +152,13 @@ def test_only_the_adapters_learn(name, targets, build, inputs):
 
 @pytest.mark.parametrize(
     ("name", "count"),
-    [("unet", 2 * (2 + 2)), ("unet_text", 2 * 3 * 3 + 2 + 3), ("dit", 2 * (2 + 3)), ("song_unet", None)],
+    [
+        ("unet", 2 * (2 + 2)),
+        ("unet_text", 2 * 3 * 3 + 2 + 3),
+        ("ldm_unet", 3 * 2 * 3),
+        ("dit", 2 * (2 + 3)),
+        ("song_unet", None),
+    ],
 )
 def test_attention_is_queries_keys_values_and_outputs(name, count, build):
     """Two layers of each self-attention, three of each attention to a text, and nothing else."""
@@ -225,4 +235,12 @@ def test_a_file_of_something_else_is_said(tmp_path):
     for name, said in (("text", "is damaged or no safetensors"), ("other", "other tensors"), ("none", "no adapter")):
         with pytest.raises(UserError, match=said):
             read_adapter(tmp_path / name)
+    a, b = f"{PREFIX}x{A}", f"{PREFIX}x{B}"
+    save_file({a: torch.zeros(2, 3), b: torch.zeros(3, 4)}, tmp_path / "ranks")
+    for header in ("no json", '{"rank": 0, "alpha": 1}', '{"alpha": 1}'):
+        save_file({a: torch.zeros(2, 3), b: torch.zeros(3, 2)}, tmp_path / "header", {"adapter": header})
+        with pytest.raises(UserError, match="no alpha and rank"):
+            read_adapter(tmp_path / "header")
+    with pytest.raises(UserError, match="different ranks"):
+        read_adapter(tmp_path / "ranks")
     assert AdapterFile(tmp_path, {}, 1.0).added({}, "", 1.0) == {}

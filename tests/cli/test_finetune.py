@@ -122,7 +122,7 @@ def test_an_adapter_run_resumes_exactly(lora, checkpoint, tmp_path):
 
 def test_the_adapter_can_be_a_file_or_part_of_the_weights(lora, checkpoint, tmp_path, capsys):
     """The run's checkpoint, a merged one, and the base with the file draw the same images; scale 0 draws the base's."""
-    file, merged = tmp_path / "adapter.safetensors", tmp_path / "merged.ckpt"
+    file, merged = tmp_path / "new/adapter.safetensors", tmp_path / "other/merged.ckpt"
     adapter_command(["export", str(lora.last), str(file)])
     adapter_command(["merge", str(lora.last), str(merged)])
     assert file.stat().st_size < 0.5 * merged.stat().st_size
@@ -151,6 +151,11 @@ def test_a_run_can_start_from_one_with_an_adapter(lora, tmp_path):
 
 
 def test_what_an_adapter_cannot_do_is_said(checkpoint, lora, tmp_path):
+    adapter_command(["merge", str(lora.last), str(tmp_path / "merged.ckpt")])
+    run = runs.call("train.py", *SHORT, f"resume={tmp_path / 'merged.ckpt'}", cwd=tmp_path)
+    assert run.status == 1 and "no state of training to go on with; start from it with init=" in " ".join(
+        run.stderr.split()
+    )
     with pytest.raises(SystemExit, match="has no adapter to export"):
         adapter_command(["export", str(checkpoint), str(tmp_path / "a")])
     with pytest.raises(SystemExit, match="name the file of one with --adapter"):

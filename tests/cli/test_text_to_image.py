@@ -190,11 +190,22 @@ def test_what_cannot_be_drawn_is_said(text_to_image, tmp_path, arguments, said):
         (["data=fashion_mnist_10k"], "choose data=fashion_captions"),
         (["model=song_unet_ddpmpp", "optimizer=adamw"], "reads no text; choose model=unet"),
         (["codec.path=nowhere.ckpt"], "error: there is no checkpoint nowhere.ckpt; give"),
+        (["callbacks=[latent_statistics,checkpoints]"], "LatentStatistics looks at a codec in training"),
+        (["callbacks=[reconstruction_metrics,checkpoints]"], "ReconstructionMetrics looks at a codec in training"),
+        (["callbacks=[latent_cache]", "callbacks.latent_cache.chunk=0"], "set it to 1 or more"),
     ],
 )
 def test_what_cannot_be_trained_is_said(parts, tmp_path, change, said):
     run = runs.call("train.py", *runs.toy(*overrides(parts), runs.NO_EVALUATION, *change), cwd=tmp_path)
     assert run.status == 1 and said in run.stderr.replace("\n", " ")
+
+
+def test_a_text_encoder_that_has_learned_nothing_is_refused(text_to_image, tmp_path):
+    """``init`` brings one along, but not into another shape."""
+    arguments = [f"init={text_to_image[1]}", CAPTIONS, "conditioner.encoder.depth=3"]
+    kept = [o for o in runs.toy(runs.NO_EVALUATION) if not o.startswith(("model.", "sampler"))]
+    run = runs.call("train.py", *kept, *arguments, cwd=tmp_path)
+    assert run.status == 1 and "the conditioner Text has learned nothing yet" in run.stderr.replace("\n", " ")
 
 
 def test_a_codec_that_has_learned_nothing_is_refused(tmp_path):
@@ -229,6 +240,7 @@ def test_a_thing_is_taught_beside_the_models_own_pictures(text_to_image, drawn, 
     shape = ["data.prompt=a photo of a zwx bag, black", "data.channels=1", "data.resolution=28"]
     kept = [o for o in runs.toy(runs.NO_EVALUATION, "data.validation=0") if not o.startswith(("model.", "sampler"))]
     arguments = [*kept, f"init={path}", *few, *shape, "adapter=lora", "callbacks=[latent_cache,checkpoints]"]
+    arguments += ["conditioner.prompts=[a zwx bag]", "conditioner.dropout=0.2"]  # settings, not another encoder
     (tmp_path / "run").mkdir()
     run = runs.call("train.py", *runs.outputs(tmp_path / "run", *arguments), cwd=tmp_path / "run")
     assert run.status == 0, run.stderr

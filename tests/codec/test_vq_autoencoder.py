@@ -29,6 +29,17 @@ def test_the_entry_is_the_nearest(codec, x):
     torch.testing.assert_close((z - chosen).square().sum(1), distance.min(1).values)
 
 
+def test_the_entry_is_the_nearest_in_half_precision_too():
+    """A run in bfloat16 finds the entries that one in float32 finds."""
+    codec = VQAutoencoder(1, 3, codes=4096, width=8, channel_mult=(1,), blocks=1, attention=False)
+    g = torch.Generator().manual_seed(0)
+    codec.codebook.data.normal_(generator=g)
+    z = torch.randn(2, 3, 16, 16, generator=g)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = codec.nearest(z)
+    assert torch.equal(found, codec.nearest(z))
+
+
 def test_the_decoder_s_gradient_goes_straight_through_to_the_latent(codec, x):
     """d x̂ / d z is that at the entry, as if quantisation were the identity, and the codebook gets none of it."""
     seen = []

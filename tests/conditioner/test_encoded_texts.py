@@ -83,3 +83,12 @@ def test_a_run_that_was_faster_wins(tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
     for text, row in zip(TEXTS, encoded(Spelling(), TEXTS), strict=True):
         assert torch.equal(cached[text][0], row[0])
+
+
+@pytest.mark.parametrize("name", ["tokens.npy", "pooled.npy", "meta.json"])
+def test_damaged_files_are_written_again(tmp_path, name):
+    path = cache_texts(TEXTS, Spelling(), tmp_path).folder / name
+    path.write_bytes(path.read_bytes()[:5])
+    cached = cache_texts(TEXTS, Spelling(), tmp_path)
+    for text, row in zip(TEXTS, encoded(Spelling(), TEXTS), strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(cached[text], row, strict=True))

@@ -7,24 +7,29 @@ from torch import nn
 
 from oboro.data import from_uint8
 from oboro.data.cache import Block, ImageArray, build
-from oboro.data.latents import Latents, cache_latents, module_digest
+from oboro.data.latents import Latents, cache_latents, fill, module_digest
 from oboro.errors import UserError
+from oboro.model import CLIPText
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (23, 3, 8, 8), dtype=np.uint8)
 
 
 class Halving(nn.Module):
-    """A codec with weights that counts how often it is asked."""
+    """A codec with weights that counts what it is asked."""
 
     def __init__(self, seed=0):
         super().__init__()
         weight = torch.randn(2, 3, 2, 2, generator=torch.Generator().manual_seed(seed))
         self.weight = nn.Parameter(weight)
         self.register_buffer("shift", torch.zeros(1))
-        self.asked = 0
+        self._asked = []
+
+    @property
+    def asked(self):
+        return sum(self._asked)
 
     def encode(self, x):
-        self.asked += len(x)
+        self._asked.append(len(x))
         return nn.functional.conv2d(x, self.weight, stride=2) + self.shift
 
     def latent_shape(self, image_shape):
@@ -57,7 +62,7 @@ def test_they_are_computed_once_for_each_codec_and_each_set_of_images(images, tm
     codec = Halving()
     first = cached(images, codec, tmp_path)
     asked = codec.asked
-    assert cached(images, codec, tmp_path).path == first.path and codec.asked == asked
+    assert cached(images, codec, tmp_path).path == first.path and codec.asked == asked > 0
     other = cached(images, Halving(1), tmp_path)
     with torch.no_grad():
         codec.shift += 1  # a buffer, such as the statistics of latents, is a part of the codec
@@ -103,3 +108,26 @@ def test_a_digest_tells_structure_weights_and_buffers_apart():
     codec = Halving()
     digests = [module_digest(m) for m in (codec, Halving(1), nn.Conv2d(3, 2, 2), nn.Conv2d(3, 2, 2, stride=2).eval())]
     assert len(set(digests)) == 4 and module_digest(Halving()) == digests[0]
+
+
+def test_a_digest_tells_what_is_in_no_weight():
+    """Equal weights with another number of heads, or another activation, compute something else."""
+    shape = {"vocab_size": 4, "length": 3, "dim": 8, "depth": 1, "mlp_dim": 8, "tokenizer_bytes": 1, "end": 1, "pad": 0}
+    digests = set()
+    for heads, quick_gelu in ((2, True), (4, True), (2, False), (2, True)):
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            digests.add(module_digest(CLIPText(heads=heads, quick_gelu=quick_gelu, **shape)))
+    assert len(digests) == 3
+
+
+def test_a_damaged_file_is_written_again(images, tmp_path):
+    latents = cached(images, Halving(), tmp_path)
+    expected = latents(torch.arange(22), None)
+    latents.path.write_bytes(latents.path.read_bytes()[:200])
+    torch.testing.assert_close(cached(images, Halving(), tmp_path)(torch.arange(22), None), expected)
+
+
+def test_a_file_that_another_process_does_not_see_is_said(tmp_path):
+    with pytest.raises(UserError, match=r"set data\.cache_dir=<a folder that all nodes share>"):
+        fill(tmp_path / "elsewhere.npy", None, from_uint8, Halving(), torch.device("cpu"), 5, None)

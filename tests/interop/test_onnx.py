@@ -8,8 +8,9 @@ import torch
 from hydra.utils import instantiate
 
 from interop.tiny import draw, scramble
-from oboro.interop.onnx import AtLevel, export_task, write
-from oboro.interop.pipeline import Published, build, denoiser, without_text
+from oboro.interop.__main__ import main
+from oboro.interop.onnx import AtLevel, write
+from oboro.interop.pipeline import Published, build, denoiser, save_checkpoint, without_text
 
 pytest.importorskip("onnxscript")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -61,7 +62,9 @@ close = partial(torch.testing.assert_close, rtol=1e-4, atol=1e-4)
 def test_the_files_answer_as_the_task_does(tmp_path):
     """For a batch of another length than the exporter saw, at noise levels that it did not see."""
     task, (x, t, cond) = task_of("ldm_unet"), QUESTION
-    export_task(task, {"channels": 1, "resolution": 16}, tmp_path)
+    task.ema.start(task.learned)
+    save_checkpoint(task, tmp_path / "task.ckpt")
+    main(["onnx", str(tmp_path / "task.ckpt"), str(tmp_path)])
     alpha, sigma = task.denoiser.schedule(t)
     levels = {"x_t": x, "alpha": alpha, "sigma": sigma}
     close(run(tmp_path / "denoiser.onnx", **levels, **cond), task.denoiser(x, t, cond))

@@ -14,6 +14,8 @@ from interop.tiny import LENGTH, autoencoder, clip, diffusers, scramble, tokeniz
 from oboro import compatibility
 from oboro.checkpoint import build_task, load_checkpoint
 from oboro.errors import UserError
+from oboro.interop import autoencoder as published_autoencoder
+from oboro.interop import clip_text, ldm
 from oboro.interop.pipeline import export, load_pipeline, save_checkpoint
 from oboro.sampler import nodes
 from oboro.seeding import SampleNoise
@@ -159,7 +161,7 @@ def test_what_comes_in_goes_out_and_draws_the_same_image(which, request, tmp_pat
 
 
 def test_what_a_run_learns_on_published_parts_draws_the_same_image_in_diffusers(stable_diffusion, tmp_path):
-    """codec=diffusers, conditioner=text_clip and model=ldm_unet_text, built as train.py builds them."""
+    """codec=diffusers, conditioner=text_clip, model=ldm_unet_text and adapter=lora, built as train.py builds them."""
     sizes = [
         "model.widths=[8,16]",
         "model.heads=[2,4]",
@@ -172,7 +174,9 @@ def test_what_a_run_learns_on_published_parts_draws_the_same_image_in_diffusers(
     data = ["data=image_folder", "data.root=photos", "data.resolution=16", "output_dir=outputs"]
     times = ["parameterization=eps", "sampler=ddim", "sampler/grid=leading", "sampler.grid.offset=1"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("train", [*parts, *sizes, *data, *times, "guidance.scale=3", "trainer.accelerator=cpu"])
+        config = compose(
+            "train", [*parts, *sizes, *data, *times, "adapter=lora", "guidance.scale=3", "trainer.accelerator=cpu"]
+        )
     plain = OmegaConf.to_container(config, resolve=True)
     plain["task"], found = inlined(plain["task"])
     task = instantiate(plain["task"], _convert_="all").eval()
@@ -202,6 +206,17 @@ def test_a_model_without_a_twin_is_not_exported(ddpm, tmp_path):
     with pytest.raises(UserError, match=r"UNet has no twin in diffusers.*model=ldm_unet"):
         export(tmp_path / "own.ckpt", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_something_else_is_refused(stable_diffusion, tmp_path):
+    with pytest.raises(UserError, match="block_out_channels"):
+        published_autoencoder.load(stable_diffusion / "text_encoder")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "t5", "d_model": 8}))
+    with pytest.raises(UserError, match="holds a t5 and no CLIP"):
+        clip_text.load(tmp_path, tmp_path)
+    (tmp_path / "other.yaml").write_text("trainer: {devices: 1}")
+    with pytest.raises(UserError, match=r"other\.yaml says no model"):
+        ldm.read(tmp_path / "weights.ckpt", tmp_path / "other.yaml", tmp_path)
 
 
 def test_an_unknown_pipeline_is_refused(ddpm, tmp_path):

@@ -113,6 +113,20 @@ def test_no_text_is_the_encoding_of_the_empty_text(tmp_path):
     close(network(x, c_noise, {}), published(x, index, empty.expand(2, -1, -1)).sample)
 
 
+@pytest.mark.parametrize("length", [TEXT - 2, TEXT + 3])
+def test_texts_may_be_of_another_length_than_the_empty_one(length, tmp_path):
+    """The shorter of both is filled up with what nobody attends to."""
+    published = text()
+    network, _ = imported(published, tmp_path)
+    empty, tokens, x, c_noise = draw(TEXT, 12, seed=4), draw(2, length, 12), draw(2, 4, 8, 8), torch.tensor([0.1, 0.4])
+    network.empty_text.tokens.copy_(empty)
+    mask = torch.tensor([[True] * length, [False] * length])
+    told = network(x, c_noise, {"text": tokens, "text_mask": mask})
+    index = network.noise.index(c_noise)
+    close(told[:1], published(x[:1], index[:1], tokens[:1]).sample)
+    close(told[1:], published(x[1:], index[1:], empty[None]).sample)
+
+
 def test_labels_are_those_of_diffusers_and_a_dropped_one_adds_nothing(tmp_path):
     published = pixels(num_class_embeds=3)
     network, _ = imported(published, tmp_path)

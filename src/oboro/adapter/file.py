@@ -74,8 +74,17 @@ def read_adapter(path: str | Path) -> AdapterFile:
     if not names or expected != set(tensors):
         raise UserError(f"{path} holds other tensors than those of a LoRA; use another file.")
     layers = {name: (tensors[f"{PREFIX}{name}{A}"], tensors[f"{PREFIX}{name}{B}"]) for name in names}
-    scale = 1.0
-    if "adapter" in header:
+    if any(a.ndim < 2 or b.ndim < 2 or b.shape[1] != len(a) for a, b in layers.values()):
+        raise UserError(f"{path} has an A and a B of different ranks; it is damaged, use another file.")
+    return AdapterFile(path, layers, scale_of(header, path))
+
+
+def scale_of(header: dict[str, str], path: Path) -> float:
+    """alpha / rank. Raises ``UserError`` for a header of ours that does not tell."""
+    if "adapter" not in header:
+        return 1.0
+    try:
         settings = json.loads(header["adapter"])
-        scale = settings["alpha"] / settings["rank"]
-    return AdapterFile(path, layers, scale)
+        return settings["alpha"] / settings["rank"]
+    except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
+        raise UserError(f"{path} tells no alpha and rank of its adapter; use another file.") from error

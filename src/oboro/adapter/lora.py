@@ -7,11 +7,11 @@ from torch import Tensor, nn
 
 from oboro.adapter.adapter import Adapter
 from oboro.errors import UserError
-from oboro.model.dit import Attention
+from oboro.model import dit, ldm_unet
 from oboro.model.layers import SelfAttention
 from oboro.model.text import CrossAttention
 
-ATTENTION = (Attention, CrossAttention, SelfAttention)
+ATTENTION = (dit.Attention, ldm_unet.Attention, CrossAttention, SelfAttention)
 LINEAR, CONVOLUTION = (nn.Linear,), (nn.Conv2d,)
 
 

@@ -53,6 +53,25 @@ class SampleEvaluation(Evaluation, ABC):
             )
 
 
+class CodecEvaluation(Evaluation, ABC):
+    """An evaluation of the codec that is trained. Raises ``UserError`` before training where the task trains none."""
+
+    def setup(self, trainer: Trainer, task: Task, stage: str) -> None:
+        if not task.reconstructs:
+            raise UserError(
+                f"{type(self).__name__} looks at a codec in training and {type(task).__name__} trains none; leave it "
+                "out of callbacks=[...]."
+            )
+
+
+def check_images(callback: Evaluation, n: int | None, chunk: int) -> None:
+    """Raises ``UserError`` unless ``n`` images (None: all) in chunks of ``chunk`` are some."""
+    if chunk < 1 or (n is not None and n < 1):
+        raise UserError(
+            f"{type(callback).__name__} looks at no image with n={n} and chunk={chunk}; set both to 1 or more."
+        )
+
+
 class MetricEvaluation(Evaluation, ABC):
     """An evaluation that measures: ``latest`` is what was found last, and its first number says which checkpoint is the
     best."""

@@ -20,6 +20,8 @@ class LatentCache(Callback):
     """
 
     def __init__(self, chunk: int = 100):
+        if chunk < 1:
+            raise UserError(f"callbacks.latent_cache.chunk={chunk} encodes nothing; set it to 1 or more.")
         self.chunk = chunk
 
     def on_fit_start(self, trainer: Trainer, task: Task) -> None:

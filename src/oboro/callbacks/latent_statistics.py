@@ -3,13 +3,13 @@
 from lightning import Trainer
 
 from oboro.callbacks.checkpoints import Checkpoints
-from oboro.callbacks.evaluation import Evaluation
+from oboro.callbacks.evaluation import CodecEvaluation, check_images
 from oboro.errors import UserError
 from oboro.latent import latent_statistics, spread
 from oboro.task import Autoencoder
 
 
-class LatentStatistics(Evaluation):
+class LatentStatistics(CodecEvaluation):
     """Standardises the codec: its buffers get mean and standard deviation of its averaged weights' latents of ``n``
     training images (None: all), on all ranks.
 
@@ -19,6 +19,7 @@ class LatentStatistics(Evaluation):
 
     def __init__(self, every_n_steps: int, n: int | None = None, chunk: int = 100):
         super().__init__(every_n_steps)
+        check_images(self, n, chunk)
         self.n = n
         self.chunk = chunk
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from lightning import Trainer
 
-from oboro.callbacks.evaluation import MetricEvaluation
+from oboro.callbacks.evaluation import CodecEvaluation, MetricEvaluation, check_images
 from oboro.errors import UserError
 from oboro.evaluator import Evaluator
 from oboro.extractor import Extractor, Joint
@@ -14,7 +14,7 @@ from oboro.metrics import Metric
 from oboro.task import Autoencoder
 
 
-class ReconstructionMetrics(MetricEvaluation):
+class ReconstructionMetrics(CodecEvaluation, MetricEvaluation):
     """``metrics`` of the averaged weights' reconstructions of ``n`` held-out images (None: all) against the training
     set, on all ranks: ``reconstruction/<name>``, the rFID of the literature where a metric is FID.
 
@@ -30,6 +30,7 @@ class ReconstructionMetrics(MetricEvaluation):
         chunk: int = 100,
     ):
         super().__init__(every_n_steps)
+        check_images(self, n, chunk)
         self.chunk = chunk
         self.extractor = extractor
         self.metrics = metrics

@@ -7,21 +7,22 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from oboro.callbacks.evaluation import Evaluation
+from oboro.callbacks.evaluation import CodecEvaluation, check_images
 from oboro.latent import reconstructions, spread
 from oboro.report.pictures import pairs_image
 from oboro.task import Autoencoder
 
 
-class Reconstructions(Evaluation):
+class Reconstructions(CodecEvaluation):
     """``n`` held-out images above their reconstructions by the averaged weights: ``folder/step-XXXXXXXX.png`` and
     TensorBoard's ``reconstructions``. Training images where none are held out."""
 
     def __init__(self, folder: str, every_n_steps: int, n: int = 16, chunk: int = 100):
         super().__init__(every_n_steps)
-        self.folder = Path(folder)
+        check_images(self, n, chunk)
         self.n = n
         self.chunk = chunk
+        self.folder = Path(folder)
 
     def evaluate(self, trainer: Trainer, task: Autoencoder) -> None:
         data = trainer.datamodule

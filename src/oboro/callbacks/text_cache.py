@@ -6,14 +6,21 @@ from lightning import Callback, Trainer
 from rich.console import Console
 from rich.progress import Progress
 
+from oboro.errors import UserError
 from oboro.task import Task
 
 
 class TextCache(Callback):
     """Before training, what the text encoder makes of all captions of the data comes from the cache, or goes there.
 
-    Raises ``UserError`` where the conditioner reads no texts.
+    Raises ``UserError`` before training where the task has no conditioner, or one that reads no texts.
     """
+
+    def setup(self, trainer: Trainer, task: Task, stage: str) -> None:
+        if not task.draws:
+            raise UserError(
+                f"{type(task).__name__} is told no conditions; leave callbacks.text_cache out of callbacks=[...]."
+            )
 
     def on_fit_start(self, trainer: Trainer, task: Task) -> None:
         data = trainer.datamodule

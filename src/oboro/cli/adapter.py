@@ -18,8 +18,8 @@ def export(checkpoint: str, file: str, profile: str | None) -> None:
     task = build_task(content)
     if not task.needs_start:
         raise UserError(f"{checkpoint} has no adapter to export; give one of a run with adapter=lora.")
-    write_adapter(file, averaged(task, checkpoint, profile).network, task.adapter)
-    print(f"{file}: {Path(file).stat().st_size / 1e6:.2f} MB")
+    write_adapter(written(file), averaged(task, checkpoint, profile).network, task.adapter)
+    print(f"{file}: {written(file).stat().st_size / 1e6:.2f} MB")
 
 
 def merge(checkpoint: str, file: str, adapter: str | None, scale: float) -> None:
@@ -28,8 +28,18 @@ def merge(checkpoint: str, file: str, adapter: str | None, scale: float) -> None
     result = merged(content, scale) if adapter is None else with_adapter(content, adapter, scale)
     if result is content:
         raise UserError(f"{checkpoint} has no adapter to merge; name the file of one with --adapter.")
-    torch.save(result, file)
-    print(f"{file}: {Path(file).stat().st_size / 1e6:.2f} MB")
+    torch.save(result, written(file))
+    print(f"{file}: {written(file).stat().st_size / 1e6:.2f} MB")
+
+
+def written(file: str) -> Path:
+    """Where ``file`` goes; its folder is made."""
+    path = Path(file).expanduser()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; choose another folder.") from error
+    return path
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -10,7 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from oboro.callbacks.evaluation import MetricEvaluation
-from oboro.checkpoint import check_fits, load_checkpoint, with_absolute_paths
+from oboro.checkpoint import check_resumable, load_checkpoint, with_absolute_paths
 from oboro.cli.device import resolve_precision
 from oboro.cli.run import task_function
 from oboro.data import ImageData
@@ -37,17 +37,13 @@ def train(config: DictConfig) -> None:
     started = set() if config.init is None else start_from(task, plain["task"], config.init, config.init_profile)
     load_parts(task, parts)
     learned = started | {place.partition(".")[0] for place in parts}
-    if "codec" not in learned and any(True for _ in task.codec.parameters()):
-        raise UserError(
-            f"the codec {type(task.codec).__name__} has learned nothing yet; choose codec=trained codec.path=<a "
-            "checkpoint of task=autoencoder>."
-        )
+    check_frozen(task, learned)
     task.config = {key: plain[key] for key in STORED if key in plain}
     task.check(data)
     if task.needs_start and not (config.init or config.resume):
         raise UserError("an adapter trains beside weights that are trained already; give init=<a checkpoint>.")
     if config.resume:
-        check_fits(task, load_checkpoint(config.resume))
+        check_resumable(task, load_checkpoint(config.resume), config.resume)
     callbacks = list(instantiate(chosen_callbacks(plain), _convert_="all").values())
     loggers = list(instantiate(plain["logger"], _convert_="all").values())
     settings = in_steps(plain["trainer"])
@@ -56,6 +52,17 @@ def train(config: DictConfig) -> None:
     measured = [c.latest.numbers for c in callbacks if isinstance(c, MetricEvaluation) and c.latest is not None]
     if trainer.is_global_zero and measured:
         write_result(Path(config.output_dir), measured[0])
+
+
+def check_frozen(task: Task, learned: set[str]) -> None:
+    """Raises ``UserError`` where a part that is not trained here has weights and is not among the ``learned``."""
+    ways = {
+        "codec": "codec=trained codec.path=<a checkpoint of task=autoencoder>",
+        "conditioner": "conditioner=text conditioner.encoder.path=<a checkpoint of task=clip>",
+    }
+    for name, part in task.named_children():
+        if name in ways and name not in learned and any(True for _ in part.parameters()):
+            raise UserError(f"the {name} {type(part).__name__} has learned nothing yet; choose {ways[name]}.")
 
 
 def chosen_callbacks(plain: dict[str, Any]) -> dict[str, Any]:

@@ -53,7 +53,8 @@ class VQAutoencoder(Learned):
     def nearest(self, latent: Tensor) -> Tensor:
         """(B, h, w), int64: the entry of the codebook with the least |z - e|² at each place."""
         z = latent.movedim(1, -1).flatten(0, -2).to(self.codebook)
-        distance = self.codebook.square().sum(1) - 2 * z @ self.codebook.T  # |z|² is the same for all entries
+        with torch.autocast(z.device.type, enabled=False):  # bfloat16 would choose another of 8192 for every third
+            distance = self.codebook.square().sum(1) - 2 * z @ self.codebook.T  # |z|² is the same for all entries
         return distance.argmin(1).view(len(latent), *latent.shape[2:])
 
     def look_up(self, indices: Tensor) -> Tensor:

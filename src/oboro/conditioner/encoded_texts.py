@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from oboro import distributed
 from oboro.data.cache import beside, check_room, writing
-from oboro.data.latents import module_digest
-from oboro.errors import UserError
+from oboro.data.latents import check_shared, module_digest
 
 CHUNK = 32  # texts that are encoded at once: a constant, since batch shapes change results by 1e-7
 
@@ -52,7 +51,9 @@ def encoded(encoder: nn.Module, texts: Sequence[str]) -> Iterator[Row]:
 class EncodedTexts:
     """Distinct texts as they were encoded once, mapped from ``folder``: ``texts[text]`` is its row, on the CPU.
 
-    ``tokens.npy`` holds the tokens of all texts one after the other, without padding, and ``pooled.npy`` their vectors.
+    ``tokens.npy`` holds the tokens of all texts one after the other, without padding, and ``pooled.npy`` their vectors;
+    the tokens of text i are those from ``ends[i]`` to ``ends[i + 1]``. Raises ``ValueError``, ``OSError``, ``EOFError``
+    or ``KeyError`` where the files are damaged.
     """
 
     def __init__(self, folder: Path, texts: Sequence[str], ends: np.ndarray):
@@ -60,6 +61,8 @@ class EncodedTexts:
             np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in ("tokens", "pooled")
         )
         self._length = json.loads((folder / "meta.json").read_text())["length"]
+        if (len(self._tokens), len(self._pooled)) != (ends[-1], len(texts)):
+            raise ValueError(f"{folder} holds other texts")
         self._place = {text: i for i, text in enumerate(texts)}
         self._ends = ends
         self.folder = folder
@@ -89,7 +92,7 @@ def cache_texts(
     ends = np.concatenate([[0], np.cumsum(encoder.lengths(texts), dtype=np.int64)])
     key = hashlib.sha256(f"1 {module_digest(encoder)} {json.dumps(texts)}".encode()).hexdigest()[:32]
     final = folder / key
-    if not distributed.from_first(final.is_dir):
+    if not distributed.from_first(lambda: whole(final, texts, ends)):
         partial = distributed.from_first(lambda: create(final, texts, encoder, ends))
         try:
             fill(partial, texts, encoder, ends, done)
@@ -97,9 +100,18 @@ def cache_texts(
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     with distributed.together():
-        if not final.is_dir():
-            raise UserError(f"not every process sees {final}; set data.cache_dir=<a folder that all nodes share>.")
+        check_shared(final)
     return EncodedTexts(final, texts, ends)
+
+
+def whole(folder: Path, texts: Sequence[str], ends: np.ndarray) -> bool:
+    """Whether ``folder`` holds these texts; what is damaged is thrown away."""
+    try:
+        EncodedTexts(folder, texts, ends)
+    except (OSError, ValueError, EOFError, KeyError):
+        shutil.rmtree(folder, ignore_errors=True)
+        return False
+    return True
 
 
 def create(final: Path, texts: Sequence[str], encoder: nn.Module, ends: np.ndarray) -> Path:
@@ -127,6 +139,7 @@ def fill(
 ) -> None:
     """The chunks of this rank; all ranks meet at the end."""
     with distributed.together():
+        check_shared(partial)
         tokens, pooled = (np.load(partial / f"{name}.npy", mmap_mode="r+") for name in ("tokens", "pooled"))
         finished = 0
         for ids in distributed.chunks(len(texts), CHUNK):

@@ -16,8 +16,13 @@ from oboro.errors import UserError
 
 
 def module_digest(module: nn.Module) -> str:
-    """SHA-256 (hex) of all that ``module`` computes with: its structure, its parameters and its buffers."""
+    """SHA-256 (hex) of all that ``module`` computes with: its structure, the numbers and words that its parts were made
+    with (public attributes), its parameters and its buffers."""
     digest = hashlib.sha256(repr(module).encode())
+    for name, part in module.named_modules():
+        for key, value in sorted(vars(part).items()):
+            if isinstance(value, bool | int | float | str) and key != "training" and not key.startswith("_"):
+                digest.update(f"{name}.{key}={value!r}".encode())
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
@@ -65,8 +70,8 @@ def cache_latents(
     """
     key = hashlib.sha256(f"1 {images.fingerprint} {module_digest(codec)} {flips}".encode()).hexdigest()[:32]
     path = folder / f"{key}.npy"
-    if not distributed.from_first(path.is_file):
-        shape = (1 + flips, len(images), *codec.latent_shape(images.shape[1:]))
+    shape = (1 + flips, len(images), *codec.latent_shape(images.shape[1:]))
+    if not distributed.from_first(lambda: whole(path, shape)):
         partial = distributed.from_first(lambda: create(path, shape))
         try:
             fill(partial, images, to_pixels, codec, device, chunk, done)
@@ -74,9 +79,22 @@ def cache_latents(
         finally:
             partial.unlink(missing_ok=True)
     with distributed.together():
-        if not path.is_file():
-            raise UserError(f"not every process sees {path}; set data.cache_dir=<a folder that all nodes share>.")
+        check_shared(path)
     return Latents(path)
+
+
+def whole(path: Path, shape: tuple[int, ...]) -> bool:
+    """Whether ``path`` is an array of ``shape``, and not damaged."""
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False).shape == shape
+    except (OSError, ValueError, EOFError):
+        return False
+
+
+def check_shared(path: Path) -> None:
+    """Raises ``UserError`` where this process does not see what the first one wrote."""
+    if not path.exists():
+        raise UserError(f"not every process sees {path}; set data.cache_dir=<a folder that all nodes share>.")
 
 
 def create(path: Path, shape: tuple[int, ...]) -> Path:
@@ -101,6 +119,7 @@ def fill(
 ) -> None:
     """The chunks of this rank; all ranks meet at the end."""
     with distributed.together():
+        check_shared(partial)
         array = np.load(partial, mmap_mode="r+", allow_pickle=False)
         chunk, finished = min(chunk, len(images)), 0
         for ids in distributed.chunks(len(images), chunk):

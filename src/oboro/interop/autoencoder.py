@@ -39,11 +39,11 @@ def names(name: str) -> list[str]:
 
 def our_config(config: Mapping[str, Any], where: Path) -> dict[str, Any]:
     """The configuration of our ``Autoencoder``. Raises ``UserError`` that names what it cannot express."""
+    require(config, {"_class_name": "AutoencoderKL"}, where)
     widths = list(config["block_out_channels"])
     require(
         config,
         {
-            "_class_name": "AutoencoderKL",
             "act_fn": "silu",
             "down_block_types": ["DownEncoderBlock2D"] * len(widths),
             "up_block_types": ["UpDecoderBlock2D"] * len(widths),

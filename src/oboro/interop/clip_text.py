@@ -68,6 +68,8 @@ def kept_layers(layers: int, skip: int, where: str | Path) -> int:
 
 def our_config(config: Mapping[str, Any], skip: int, where: str | Path) -> dict[str, Any]:
     """The shape of our ``CLIPText``, without its tokenizer; what is not said is as in transformers."""
+    if config.get("model_type") not in (None, "clip", "clip_text_model"):
+        raise UserError(f"{where} holds a {config['model_type']} and no CLIP; give the folder of a CLIPTextModel.")
     config = config.get("text_config") or config
     if config.get("hidden_act", "quick_gelu") not in ACTIVATIONS:
         raise UserError(f"{where} has hidden_act={config['hidden_act']}, which is unknown here; choose another model.")
@@ -140,7 +142,7 @@ def with_tokenizer(config: Mapping[str, Any], state: State, folder: Path) -> tup
 def describe(encoder: Path, tokenizer: Path, skip: int = 0) -> tuple[dict[str, Any], bytes]:
     """Configuration of the ``CLIPText`` of a folder, less its last ``skip`` layers, and the file of its tokenizer."""
     found = read_json(encoder / FILES.config)
-    require(found, {"architectures": found.get("architectures"), "attention_dropout": 0.0}, encoder)
+    require(found, {"attention_dropout": 0.0}, encoder)
     return tokenized(our_config(found, skip, encoder), tokenizer)
 
 

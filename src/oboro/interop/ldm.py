@@ -5,13 +5,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from oboro.errors import UserError
 from oboro.interop import autoencoder, clip_text, pipeline, schedule
 from oboro.interop.open_clip import open_clip_names
 from oboro.interop.unet import TARGET, of_attention
-from oboro.interop.weights import ours, read_tensors, require
+from oboro.interop.weights import ours, read_tensors, read_yaml, require
 from oboro.stored import State
 
 NETWORK, FIRST_STAGE = "model.diffusion_model.", "first_stage_model."
@@ -173,9 +171,7 @@ def read(weights: str | Path, yaml: str | Path, tokenizer: str | Path) -> pipeli
     Raises ``UserError`` for a file that is something else, or holds what we cannot express.
     """
     weights, yaml = Path(weights).expanduser(), Path(yaml).expanduser()
-    if not yaml.is_file():
-        raise UserError(f"there is no {yaml}; give the YAML file that the weights were published with.")
-    params = OmegaConf.to_container(OmegaConf.load(yaml))["model"]["params"]
+    params = read_yaml(yaml)["model"]["params"]
     state = read_tensors(weights)
     table = {
         "_target_": "oboro.schedule.ScaledLinear",

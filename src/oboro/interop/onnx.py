@@ -16,6 +16,7 @@ from torch.export import Dim
 from oboro.checkpoint import averaged, build_task, check_kind, load_checkpoint
 from oboro.denoiser import Cond, Denoiser
 from oboro.errors import UserError
+from oboro.finetune import merged
 from oboro.schedule import expand_as
 from oboro.task import Diffusion
 
@@ -105,8 +106,8 @@ def export(checkpoint: str | Path, folder: str | Path, profile: str | None = Non
     """
     if missing := [name for name in NEEDED if find_spec(name) is None]:
         raise UserError(f'ONNX files need the library {missing[0]}; pip install "oboro[onnx]".')
-    found = load_checkpoint(checkpoint)
-    check_kind(found, checkpoint, Diffusion)
+    found = merged(load_checkpoint(checkpoint))
+    check_kind(found, checkpoint, "diffusion")
     task = build_task(found)
     averaged(task, checkpoint, profile)
     export_task(task, found["config"]["data"], Path(folder).expanduser())

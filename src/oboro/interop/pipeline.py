@@ -10,6 +10,7 @@ from hydra.utils import get_class, instantiate
 
 from oboro.checkpoint import averaged, build_task, check_kind, load_checkpoint
 from oboro.errors import UserError
+from oboro.finetune import merged
 from oboro.interop import autoencoder, clip_text, schedule, unet
 from oboro.interop.weights import read_json, write_json
 from oboro.stored import State, load_parts
@@ -167,7 +168,7 @@ def build(published: Published) -> Diffusion:
 
 
 def save_checkpoint(task: Diffusion, path: str | Path) -> None:
-    """What sample.py, evaluate.py and ``codec=trained`` read."""
+    """What sample.py, evaluate.py, ``init=`` and ``guidance=autoguidance`` read."""
     checkpoint = {"state_dict": task.state_dict(), "global_step": 0}
     task.on_save_checkpoint(checkpoint)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -190,7 +191,7 @@ def export(checkpoint: str | Path, folder: str | Path, profile: str | None = Non
 
     Raises ``UserError`` for a part that has no twin in diffusers; ``model_index.json`` is then not written.
     """
-    found = load_checkpoint(checkpoint)
+    found = merged(load_checkpoint(checkpoint))
     check_kind(found, checkpoint, "diffusion")
     task = build_task(found)
     averaged(task, checkpoint, profile)

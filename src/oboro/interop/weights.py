@@ -7,9 +7,12 @@ from typing import Any
 
 import torch
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from yaml import YAMLError
 
 from oboro.errors import UserError
 from oboro.hub import INDEX
@@ -21,7 +24,19 @@ ENDS = (".safetensors", f".safetensors{INDEX}", ".bin", f".bin{INDEX}")
 Names = Callable[[str], list[str]]
 
 
-def read_json(path: Path) -> dict[str, Any]:
+class Settings(dict[str, Any]):
+    """A configuration that others wrote to ``where``. Raises ``UserError`` for a key that is asked for and not there,
+    on every level."""
+
+    def __init__(self, values: Mapping[str, Any], where: Path):
+        super().__init__({k: Settings(v, where) if isinstance(v, dict) else v for k, v in values.items()})
+        self.where = where
+
+    def __missing__(self, key: str) -> Any:
+        raise UserError(f"{self.where} says no {key}, so it describes something else than is read here; give another.")
+
+
+def read_json(path: Path) -> Settings:
     """Raises ``UserError`` where there is no such file, or where it holds no object."""
     if not path.is_file():
         raise UserError(f"there is no {path}; give a folder as save_pretrained writes it.")
@@ -31,7 +46,20 @@ def read_json(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is no JSON ({error}); get the folder again.") from error
     if not isinstance(found, dict):
         raise UserError(f"{path} holds no JSON object; get the folder again.")
-    return found
+    return Settings(found, path)
+
+
+def read_yaml(path: Path) -> Settings:
+    """Raises ``UserError`` where there is no such file, or where it holds no settings."""
+    if not path.is_file():
+        raise UserError(f"there is no {path}; give the YAML file that the weights were published with.")
+    try:
+        found = OmegaConf.to_container(OmegaConf.load(path))
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"{path} is no YAML file; give the one that the weights were published with.") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path} holds no settings; give the file that the weights were published with.")
+    return Settings(found, path)
 
 
 def weight_files(*stems: str) -> tuple[str, ...]:

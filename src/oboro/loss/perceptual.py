@@ -19,8 +19,11 @@ VGG16 = (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 5
 class Perceptual(nn.Module, ABC):
     """d(x, y) (B,) of images (B, C, H, W) in [-1, 1], 0 for equal images.
 
-    Weights are buffers that no checkpoint holds: they are never trained, and come from files of their own.
+    Weights are buffers that no checkpoint holds: they are never trained, and come from files of their own. ``least`` is
+    the smallest side of an image.
     """
+
+    least = 1
 
     def check(self, channels: int) -> None:
         """Before training: read what has to be read. Raises ``UserError`` where files or ``channels`` do not fit."""
@@ -75,8 +78,9 @@ class LPIPS(Perceptual):
 
     ``backbone`` is a file of torchvision's VGG16 weights (names ``features.0.weight``, …), ``heads`` one of the
     ``lpips`` package's (``lin0.model.1.weight``, …), both state dictionaries saved by torch. Grey images become RGB.
-    Sides have to be 16 or more.
     """
+
+    least = 16
 
     def __init__(self, backbone: str | None, heads: str | None):
         super().__init__()
@@ -102,7 +106,7 @@ class LPIPS(Perceptual):
         for key, path in (("backbone", self.backbone), ("heads", self.heads)):
             if path is None or not Path(path).expanduser().is_file():
                 raise UserError(f"LPIPS needs weights and there is no file {path}; set loss.perceptual.{key}=FILE.")
-            found |= torch.load(Path(path).expanduser(), map_location="cpu", weights_only=True)
+            found |= read_state(Path(path).expanduser())
         fill_buffers(self, found)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
@@ -122,6 +126,17 @@ class LPIPS(Perceptual):
                 found.append(h)
                 h = F.max_pool2d(h, 2) if index != self._convs[-1][0] else h
         return found
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """A state dictionary saved by torch. Raises ``UserError`` where the file holds something else."""
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever the unpickler trips over in a file that is something else
+        raise UserError(f"{path} is damaged or no file of weights; get it again.") from error
+    if not isinstance(found, dict) or not all(isinstance(weight, Tensor) for weight in found.values()):
+        raise UserError(f"{path} holds no state dictionary; give the files that loss.perceptual asks for.")
+    return found
 
 
 def channels_unseen(channels: int) -> UserError:

@@ -13,6 +13,7 @@ from oboro.loss.discriminator import Patch
 from oboro.loss.perceptual import Perceptual
 
 LARGEST = 1e4  # of the adaptive weight, as VQGAN's
+SCALE = 2.0**12  # of these gradients while they are on their way: float16 has nothing below 6e-8
 
 
 class Terms(NamedTuple):
@@ -95,6 +96,8 @@ def hinge(real: Tensor, fake: Tensor) -> Tensor:
 
 def adaptive_weight(likeness: Tensor, fooled: Tensor, last: nn.Parameter) -> Tensor:
     """|grad likeness| / (|grad fooled| + 1e-4), at most 1e4; gradients at ``last`` of the means of all ranks."""
-    found = [torch.autograd.grad(term, last, retain_graph=True)[0].float() for term in (likeness, fooled)]
+    found = [
+        torch.autograd.grad(SCALE * term, last, retain_graph=True)[0].float() / SCALE for term in (likeness, fooled)
+    ]
     first, second = distributed.mean(torch.stack(found)).flatten(1).norm(dim=1)
     return (first / (second + 1e-4)).clamp(max=LARGEST)

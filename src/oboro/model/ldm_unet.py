@@ -223,17 +223,18 @@ class LDMUNet(nn.Module):
         if not self.text_dim:
             return embedding, None, None
         empty = self.empty_text.tokens.to(embedding.dtype).expand(len(c_noise), -1, -1)
+        nothing = torch.ones(empty.shape[:2], dtype=torch.bool, device=empty.device)
         if "text" not in cond:
-            return embedding, empty, torch.ones(empty.shape[:2], dtype=torch.bool, device=empty.device)
-        if cond["text"].shape[1:] != empty.shape[1:]:
-            raise ValueError(f"texts are {tuple(cond['text'].shape[1:])} and not {tuple(empty.shape[1:])}")
-        mask = cond["text_mask"]
+            return embedding, empty, nothing
+        text, mask = cond["text"].to(empty.dtype), cond["text_mask"]
         there = mask.any(1, keepdim=True)
-        return embedding, torch.where(there[:, :, None], cond["text"].to(empty.dtype), empty), mask | ~there
+        longer = text.shape[1] - empty.shape[1]  # the shorter one is filled up with what nobody attends to
+        text, mask = F.pad(text, (0, 0, 0, max(-longer, 0))), F.pad(mask, (0, max(-longer, 0)))
+        empty, nothing = F.pad(empty, (0, 0, 0, max(longer, 0))), F.pad(nothing, (0, max(longer, 0)))
+        return embedding, torch.where(there[:, :, None], text, empty), torch.where(there, mask, nothing)
 
     def forward(self, x: Tensor, c_noise: Tensor, cond: Cond) -> Tensor:
-        """Raises ``ValueError`` for a key of ``cond`` that the network does not read, texts of another shape, or an H×W
-        it cannot halve."""
+        """Raises ``ValueError`` for a key of ``cond`` that the network does not read, or an H×W it cannot halve."""
         check_size(x, self.min_size)
         told = self._told(c_noise, cond)
         h = self.first(x)

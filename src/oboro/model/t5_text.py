@@ -1,6 +1,7 @@
 """The encoder of T5, with its tokenizer."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -110,6 +111,10 @@ class T5Text(nn.Module):
             self._encoder.enable_padding(pad_id=self.pad, length=self.length)
         rows = self._encoder.encode_batch(texts)
         return torch.tensor([row.ids for row in rows]), torch.tensor([row.attention_mask for row in rows]).bool()
+
+    def lengths(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text, its end included."""
+        return self.tokenize(list(texts))[1].sum(1).tolist()
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         place = torch.arange(ids.shape[1])  # on the CPU: a logarithm that is off by one bit moves a boundary

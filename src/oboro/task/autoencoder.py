@@ -22,6 +22,7 @@ class Autoencoder(Task):
     decoder in place.
     """
 
+    reconstructs = True
     measures = ("psnr",)
 
     def __init__(
@@ -61,6 +62,11 @@ class Autoencoder(Task):
             raise UserError(
                 f"the discriminator needs sides of {self.loss.discriminator.least} and images are {size[0]}×{size[1]}; "
                 "set a smaller loss.discriminator.layers, or loss.adversarial=0."
+            )
+        if min(size) < self.loss.perceptual.least:
+            raise UserError(
+                f"the perceptual distance needs sides of {self.loss.perceptual.least} and images are "
+                f"{size[0]}×{size[1]}; choose loss/perceptual=zero, or a larger data.resolution."
             )
         self.loss.perceptual.check(channels)
 

@@ -25,11 +25,13 @@ class Task(lightning.LightningModule, ABC):
 
     Attributes:
         draws: whether it can generate images, so that callbacks may look at samples.
+        reconstructs: whether it trains a codec, so that callbacks may look at reconstructions.
         needs_start: whether training makes sense only from the weights of another run.
         measures: the numbers of ``summary`` that the progress bar shows.
     """
 
     draws: bool = False
+    reconstructs: bool = False
     needs_start: bool = False
     measures: tuple[str, ...] = ("loss",)
 
