@@ -123,6 +123,7 @@ def ranks(request, results):
     return [torch.load(results / f"{world}.{rank}.pt", weights_only=True) for rank in range(world)]
 
 
+@pytest.mark.slow
 def test_samples_are_the_same_bits_on_any_number_of_processes(ranks, alone):
     for samples, *_ in ranks:
         for (ours, progress), (expected, _), (n, _) in zip(samples, alone, CASES, strict=True):
@@ -138,12 +139,14 @@ def test_samples_alone_are_those_of_their_ids(network, alone):
     assert torch.equal(draw_all(network, 6, 3)[0], three[:6])
 
 
+@pytest.mark.slow
 def test_encoded_texts_are_the_same_bits_on_any_number_of_processes(ranks):
     alone = [torch.stack(column) for column in zip(*encoded(Spelling(), TEXTS), strict=True)]
     for rank in ranks:
         assert all(torch.equal(ours, expected) for ours, expected in zip(rank[6], alone, strict=True))
 
 
+@pytest.mark.slow
 def test_ragged_rows_are_gathered_in_the_order_of_their_ids(ranks):
     world = len(ranks)
     rows = sorted((10 * i + r, r) for r in range(world) for i in range(r + 1))
@@ -152,10 +155,12 @@ def test_ragged_rows_are_gathered_in_the_order_of_their_ids(ranks):
         assert values[:, 0].tolist() == [r for _, r in rows]
 
 
+@pytest.mark.slow
 def test_the_first_rank_goes_first(ranks):
     assert [rank[2] for rank in ranks] == [False] + [True] * (len(ranks) - 1)
 
 
+@pytest.mark.slow
 def test_metrics_are_the_same_bits_on_any_number_of_processes(ranks, tmp_path):
     """The reference too, whose features all ranks compute together and rank 0 keeps."""
     expected, features = measured(tmp_path)
@@ -164,10 +169,12 @@ def test_metrics_are_the_same_bits_on_any_number_of_processes(ranks, tmp_path):
     assert all(len(rank[3][1]) == 0 for rank in ranks[1:])
 
 
+@pytest.mark.slow
 def test_a_mean_is_that_of_all_ranks(ranks):
     assert all(rank[4].tolist() == [[(len(ranks) - 1) / 2, 1.0]] for rank in ranks)
 
 
+@pytest.mark.slow
 def test_a_rank_that_fails_ends_all_with_its_own_error(ranks):
     """At once: a rank that waited for the one that left would see a time-out, and the test would not end in time."""
     last = len(ranks) - 1

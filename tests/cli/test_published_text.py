@@ -24,7 +24,8 @@ def t5_folder(folder):
 )
 def test_the_checkpoint_holds_the_encoder(option, make, settings, tmp_path):
     make(tmp_path / "encoder")
-    chosen = ["data=fashion_captions_10k", f"conditioner={option}", *settings, runs.NO_EVALUATION]
+    callbacks = "callbacks=[text_cache,checkpoints]"
+    chosen = ["data=fashion_captions_10k", f"conditioner={option}", *settings, callbacks]
     run = runs.train(tmp_path / "run", *chosen, f"conditioner.encoder.path={tmp_path / 'encoder'}")
     shutil.rmtree(tmp_path / "encoder")
     drawn = runs.sample(tmp_path / "drawn", run.last, "n=2", 'prompt=["a dog","the cat"]', "guidance.scale=2")

@@ -128,7 +128,7 @@ def test_the_text_encoder_is_that_of_transformers(pad, activation, tmp_path):
     said = published(ids)
     torch.testing.assert_close(tokens, said.last_hidden_state, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(pooled, said.pooler_output, rtol=1e-4, atol=1e-4)
-    assert mask.all()
+    assert mask.all() and encoder.lengths(texts) == mask.sum(1).tolist()
 
 
 @pytest.mark.parametrize("which", ["ddpm", "stable_diffusion"])

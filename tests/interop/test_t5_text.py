@@ -55,6 +55,7 @@ def test_the_tokens_are_those_of_transformers(feed_forward, tmp_path):
     said, rows = theirs(model, words, TEXTS, 9)
     assert torch.equal(encoder.tokenize(TEXTS)[0], rows.input_ids)
     assert torch.equal(mask, rows.attention_mask.bool()) and 0 < mask.sum() < mask.numel()
+    assert encoder.lengths(TEXTS) == mask.sum(1).tolist()
     torch.testing.assert_close(tokens, said, rtol=1e-5, atol=1e-5)
     for i, row in enumerate(said):
         torch.testing.assert_close(pooled[i], row[mask[i]].mean(0), rtol=1e-5, atol=1e-5)
