@@ -37,7 +37,7 @@ def captioned(tmp_path) -> list[str]:
         Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(folder / f"{i}.png")
         lines.append(json.dumps({"file_name": f"{i}.png", "text": f"picture number {i}"}))
     (folder / "metadata.jsonl").write_text("\n".join(lines))
-    return ["model=clip_tiny", "data=image_folder", f"data.root={folder}", "data.validation=4"]
+    return ["data=image_folder", f"data.root={folder}", "data.validation=4"]
 
 
 @pytest.mark.parametrize("name", [name for name in EXPERIMENTS if not name.endswith(("cifar10", "text"))])
