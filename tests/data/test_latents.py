@@ -1,4 +1,5 @@
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,7 +8,8 @@ from torch import nn
 
 from oboro.data import from_uint8
 from oboro.data.cache import Block, ImageArray, build
-from oboro.data.latents import Latents, cache_latents, fill, module_digest
+from oboro.data.computed import compute_together
+from oboro.data.latents import Latents, cache_latents, module_digest
 from oboro.errors import UserError
 from oboro.model import CLIPText
 
@@ -130,4 +132,5 @@ def test_a_damaged_file_is_written_again(images, tmp_path):
 
 def test_a_file_that_another_process_does_not_see_is_said(tmp_path):
     with pytest.raises(UserError, match=r"set data\.cache_dir=<a folder that all nodes share>"):
-        fill(tmp_path / "elsewhere.npy", None, from_uint8, Halving(), torch.device("cpu"), 5, None)
+        compute_together(tmp_path / "a", lambda: False, lambda: tmp_path / "elsewhere", Path.touch)
+    assert not list(tmp_path.iterdir())

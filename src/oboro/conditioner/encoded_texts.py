@@ -2,9 +2,9 @@
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
@@ -14,9 +14,12 @@ from torch import Tensor, nn
 
 from oboro import distributed
 from oboro.data.cache import beside, check_room, writing
-from oboro.data.latents import check_shared, module_digest
+from oboro.data.computed import compute_together
+from oboro.data.latents import module_digest
 
 CHUNK = 32  # texts that are encoded at once: a constant, since batch shapes change results by 1e-7
+
+COUNTED = 1000  # texts whose tokens are counted at once
 
 Row = tuple[Tensor, Tensor, Tensor]
 
@@ -43,7 +46,7 @@ def encoded(encoder: nn.Module, texts: Sequence[str]) -> Iterator[Row]:
         padded = [*chunk, *[chunk[-1]] * (CHUNK - len(chunk))]
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             tokens, mask, pooled = encoder.encode_tokens(padded)
-        tokens = tokens.masked_fill(~mask[..., None], 0)
+        tokens, pooled = tokens.float().masked_fill(~mask[..., None], 0), pooled.float()
         # A view would hold on to all of the chunk.
         yield from ((tokens[i].clone(), mask[i].clone(), pooled[i].clone()) for i in range(len(chunk)))
 
@@ -89,23 +92,23 @@ def cache_texts(
     disk is full, or cannot be written to, before all texts are encoded.
     """
     texts = sorted(set(texts))
-    ends = np.concatenate([[0], np.cumsum(encoder.lengths(texts), dtype=np.int64)])
+    some = (texts[start : start + COUNTED] for start in range(0, len(texts), COUNTED))
+    ends = np.cumsum([0, *chain.from_iterable(map(encoder.lengths, some))], dtype=np.int64)
     key = hashlib.sha256(f"1 {module_digest(encoder)} {json.dumps(texts)}".encode()).hexdigest()[:32]
     final = folder / key
-    if not distributed.from_first(lambda: whole(final, texts, ends)):
-        partial = distributed.from_first(lambda: create(final, texts, encoder, ends))
-        try:
-            fill(partial, texts, encoder, ends, done)
-            distributed.from_first(lambda: put(partial, final))
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-    with distributed.together():
-        check_shared(final)
+    compute_together(
+        final,
+        lambda: whole(final, texts, ends),
+        lambda: create(final, texts, encoder, ends),
+        lambda partial: fill(partial, texts, encoder, ends, done),
+    )
     return EncodedTexts(final, texts, ends)
 
 
 def whole(folder: Path, texts: Sequence[str], ends: np.ndarray) -> bool:
     """Whether ``folder`` holds these texts; what is damaged is thrown away."""
+    if not folder.is_dir():
+        return False
     try:
         EncodedTexts(folder, texts, ends)
     except (OSError, ValueError, EOFError, KeyError):
@@ -137,27 +140,16 @@ def fill(
     ends: np.ndarray,
     done: Callable[[int], None] | None,
 ) -> None:
-    """The chunks of this rank; all ranks meet at the end."""
-    with distributed.together():
-        check_shared(partial)
-        tokens, pooled = (np.load(partial / f"{name}.npy", mmap_mode="r+") for name in ("tokens", "pooled"))
-        finished = 0
-        for ids in distributed.chunks(len(texts), CHUNK):
-            there = [i for i in ids if i >= 0]
-            for i, (row, mask, whole) in zip(there, encoded(encoder, [texts[i] for i in there]), strict=True):
-                tokens[ends[i] : ends[i + 1]] = row[mask].cpu().numpy()
-                pooled[i] = whole.cpu().numpy()
-            finished += CHUNK * distributed.world_size()
-            if done is not None:
-                done(min(finished, len(texts)))
-        tokens.flush()
-        pooled.flush()
-
-
-def put(partial: Path, final: Path) -> None:
-    """Another run may have been faster; what it wrote is the same."""
-    try:
-        os.rename(partial, final)
-    except OSError:
-        if not final.is_dir():
-            raise
+    """The chunks of this rank."""
+    tokens, pooled = (np.load(partial / f"{name}.npy", mmap_mode="r+") for name in ("tokens", "pooled"))
+    finished = 0
+    for ids in distributed.chunks(len(texts), CHUNK):
+        there = [i for i in ids if i >= 0]
+        for i, (row, mask, vector) in zip(there, encoded(encoder, [texts[i] for i in there]), strict=True):
+            tokens[ends[i] : ends[i + 1]] = row[mask].cpu().numpy()
+            pooled[i] = vector.cpu().numpy()
+        finished += CHUNK * distributed.world_size()
+        if done is not None:
+            done(min(finished, len(texts)))
+    tokens.flush()
+    pooled.flush()

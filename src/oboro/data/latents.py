@@ -1,7 +1,6 @@
 """Latents of all images, computed once and memory-mapped ever after."""
 
 import hashlib
-import os
 from collections.abc import Callable
 from math import prod
 from pathlib import Path
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from oboro import distributed
 from oboro.data.cache import ImageArray, beside, check_room, writing
-from oboro.errors import UserError
+from oboro.data.computed import compute_together
 
 
 def module_digest(module: nn.Module) -> str:
@@ -71,15 +70,12 @@ def cache_latents(
     key = hashlib.sha256(f"1 {images.fingerprint} {module_digest(codec)} {flips}".encode()).hexdigest()[:32]
     path = folder / f"{key}.npy"
     shape = (1 + flips, len(images), *codec.latent_shape(images.shape[1:]))
-    if not distributed.from_first(lambda: whole(path, shape)):
-        partial = distributed.from_first(lambda: create(path, shape))
-        try:
-            fill(partial, images, to_pixels, codec, device, chunk, done)
-            distributed.from_first(lambda: os.replace(partial, path))
-        finally:
-            partial.unlink(missing_ok=True)
-    with distributed.together():
-        check_shared(path)
+    compute_together(
+        path,
+        lambda: whole(path, shape),
+        lambda: create(path, shape),
+        lambda partial: fill(partial, images, to_pixels, codec, device, chunk, done),
+    )
     return Latents(path)
 
 
@@ -89,12 +85,6 @@ def whole(path: Path, shape: tuple[int, ...]) -> bool:
         return np.load(path, mmap_mode="r", allow_pickle=False).shape == shape
     except (OSError, ValueError, EOFError):
         return False
-
-
-def check_shared(path: Path) -> None:
-    """Raises ``UserError`` where this process does not see what the first one wrote."""
-    if not path.exists():
-        raise UserError(f"not every process sees {path}; set data.cache_dir=<a folder that all nodes share>.")
 
 
 def create(path: Path, shape: tuple[int, ...]) -> Path:
@@ -117,20 +107,18 @@ def fill(
     chunk: int,
     done: Callable[[int], None] | None,
 ) -> None:
-    """The chunks of this rank; all ranks meet at the end."""
-    with distributed.together():
-        check_shared(partial)
-        array = np.load(partial, mmap_mode="r+", allow_pickle=False)
-        chunk, finished = min(chunk, len(images)), 0
-        for ids in distributed.chunks(len(images), chunk):
-            there = [i for i in ids if i >= 0]
-            finished += chunk * distributed.world_size()
-            if there:
-                padded = torch.tensor([*there, *[there[-1]] * (chunk - len(there))])
-                x = to_pixels(images[padded].to(device))
-                for flip in range(len(array)):
-                    z = codec.encode(x.flip(-1) if flip else x)[: len(there)]
-                    array[flip, there[0] : there[-1] + 1] = z.float().cpu().numpy()
-            if done is not None:
-                done(min(finished, len(images)))
-        array.flush()
+    """The chunks of this rank."""
+    array = np.load(partial, mmap_mode="r+", allow_pickle=False)
+    chunk, finished = min(chunk, len(images)), 0
+    for ids in distributed.chunks(len(images), chunk):
+        there = [i for i in ids if i >= 0]
+        finished += chunk * distributed.world_size()
+        if there:
+            padded = torch.tensor([*there, *[there[-1]] * (chunk - len(there))])
+            x = to_pixels(images[padded].to(device))
+            for flip in range(len(array)):
+                z = codec.encode(x.flip(-1) if flip else x)[: len(there)]
+                array[flip, there[0] : there[-1] + 1] = z.float().cpu().numpy()
+        if done is not None:
+            done(min(finished, len(images)))
+    array.flush()

@@ -1,0 +1,53 @@
+"""Files and folders that all ranks compute together, once."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from oboro import distributed
+from oboro.errors import UserError
+
+
+def compute_together(
+    path: Path, whole: Callable[[], bool], create: Callable[[], Path], fill: Callable[[Path], None]
+) -> None:
+    """Make ``path``, a file or a folder, unless it is there and ``whole``, which rank 0 looks at.
+
+    Rank 0 makes a partial one with ``create``, beside ``path``. All ranks ``fill`` their share of it, and it takes its
+    place. Where another run was faster its folder stays, for it holds the same. A failure leaves nothing. Raises
+    ``UserError`` where not every rank sees what rank 0 makes, and what the three raise.
+    """
+    if not distributed.from_first(whole):
+        partial = distributed.from_first(create)
+        try:
+            with distributed.together():
+                check_shared(partial)
+                fill(partial)
+            distributed.from_first(lambda: put(partial, path))
+        finally:
+            remove(partial)
+    with distributed.together():
+        check_shared(path)
+
+
+def check_shared(path: Path) -> None:
+    """Raises ``UserError`` where this process does not see what the first one wrote."""
+    if not path.exists():
+        raise UserError(f"not every process sees {path}; set data.cache_dir=<a folder that all nodes share>.")
+
+
+def put(partial: Path, path: Path) -> None:
+    """Rename, which replaces a file; a folder that is there already stays."""
+    try:
+        os.replace(partial, path)
+    except OSError:
+        if not path.is_dir():
+            raise
+
+
+def remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
