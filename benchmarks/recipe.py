@@ -20,10 +20,10 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from oboro.base.seeding import generator
 from oboro.cli.device import resolve_precision
-from oboro.evaluation import Protocol
-from oboro.evaluator import Evaluator
-from oboro.seeding import generator
+from oboro.evaluate.evaluator import Evaluator
+from oboro.evaluate.protocol import Protocol
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 

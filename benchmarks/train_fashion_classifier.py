@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from oboro.base.seeding import generator
 from oboro.extractor.fashion import WEIGHTS, FashionNetwork, standardise
-from oboro.seeding import generator
 
 
 def read_idx(path: Path, header: int) -> Tensor:

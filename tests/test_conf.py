@@ -25,9 +25,9 @@ from oboro.loss.perceptual import Perceptual
 from oboro.loss.time import TimeDistribution
 from oboro.loss.weighting import Weight
 from oboro.parameterization import Parameterization
+from oboro.restore.part import inlined
 from oboro.sampler import Grid, Sampler
 from oboro.schedule import Schedule
-from oboro.stored import inlined
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 FAMILIES = {

@@ -5,7 +5,7 @@ from math import cos, pi
 import pytest
 import torch
 
-from oboro.errors import UserError
+from oboro.base.errors import UserError
 from oboro.optimizer import Adam, AdamW, AdamW8bit, Constant, CosineDecay, Decay, LinearDecay, Optimizer
 
 

@@ -5,11 +5,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from oboro.base.seeding import SampleNoise
 from oboro.codec import Identity
 from oboro.denoiser import Cond, Denoises
 from oboro.guidance import Guidance, Guided
 from oboro.sampler import Sampler
-from oboro.seeding import SampleNoise
 
 Watch = Callable[[Tensor, Tensor], None]
 

@@ -9,7 +9,7 @@ from typing import Any
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from oboro.evaluation import Evaluation, short
+from oboro.evaluate.protocol import Evaluation, short
 
 
 class JSONL(Logger):

@@ -8,7 +8,7 @@ from math import cos, pi
 import torch
 from torch import nn
 
-from oboro.errors import UserError
+from oboro.base.errors import UserError
 
 
 class Decay(ABC):

@@ -6,7 +6,7 @@ from torch import nn
 
 from oboro.adapter import LoRA, low_rank_layers, merged_state, plain_state, read_adapter, write_adapter
 from oboro.adapter.file import PREFIX, A, AdapterFile, B
-from oboro.errors import UserError
+from oboro.base.errors import UserError
 from oboro.model import DiT, EDM2UNet, EmptyText, LDMUNet, SongUNet, UNet
 from oboro.schedule import DDPM
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import runs
+from oboro.base.errors import UserError
 from oboro.callbacks import SampleMetrics
 from oboro.callbacks.preflight import sample_flops, train_flops
-from oboro.errors import UserError
 from oboro.extractor import Fashion, Inception
 from oboro.guidance import ClassifierFree
 from oboro.metrics import Accuracy, Frechet, FrechetPerClass

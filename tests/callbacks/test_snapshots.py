@@ -7,10 +7,10 @@ import torch
 from lightning import Callback
 
 import runs
+from oboro.base.errors import UserError
 from oboro.callbacks import Snapshots
 from oboro.ema import EMA, PowerFunction
-from oboro.errors import UserError
-from oboro.posthoc import posthoc, read_snapshots
+from oboro.ema.posthoc import posthoc, read_snapshots
 
 
 class Tracker(Callback):

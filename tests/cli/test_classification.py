@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 import runs
-from oboro.checkpoint import TrainedClassifier
 from oboro.data import from_uint8
+from oboro.restore.checkpoint import TrainedClassifier
 from oboro.task.noise_levels import LEVELS
 
 LEARNED = ("state_dict", "ema", "optimizer_states", "lr_schedulers", "global_step")

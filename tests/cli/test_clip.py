@@ -4,11 +4,11 @@ import pytest
 import torch
 
 import runs
-from oboro.checkpoint import build_task, load_checkpoint
+from oboro.base.errors import UserError
 from oboro.data import FashionCaptions, from_uint8
-from oboro.errors import UserError
 from oboro.extractor import TrainedCLIP
 from oboro.metrics.clip_score import clip_score
+from oboro.restore.checkpoint import build_task, load_checkpoint
 
 LEARNED = ("state_dict", "ema", "optimizer_states", "lr_schedulers", "global_step")
 SIX = (runs.CLIP, "trainer.max_steps=6", "callbacks.checkpoints.every_n_steps=3")

@@ -3,9 +3,9 @@ import torch
 from diffusers import AutoencoderKL
 from torch.distributions import Normal, kl_divergence
 
+from oboro.base.errors import UserError
 from oboro.codec import Autoencoder
 from oboro.codec.autoencoder import kl
-from oboro.errors import UserError
 
 
 @pytest.fixture

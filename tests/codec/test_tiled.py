@@ -2,9 +2,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from oboro.base.errors import UserError
 from oboro.codec import Autoencoder, Tiled, TinyAutoencoder
 from oboro.codec.tiled import starts, window
-from oboro.errors import UserError
 
 
 @pytest.fixture

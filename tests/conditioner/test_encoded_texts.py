@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from conditioner.spelling import Spelling
+from oboro.base.errors import UserError
 from oboro.conditioner.encoded_texts import CHUNK, cache_texts, encoded
-from oboro.errors import UserError
 
 TEXTS = [f"{'a' * (i % 4)}{i}" for i in range(2 * CHUNK + 6)]
 

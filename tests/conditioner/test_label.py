@@ -3,9 +3,9 @@ from math import log
 import pytest
 import torch
 
+from oboro.base.errors import UserError
 from oboro.conditioner import Label
 from oboro.data import Population
-from oboro.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("global_generator_unread")
 

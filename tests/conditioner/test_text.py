@@ -2,10 +2,10 @@ import pytest
 import torch
 
 from conditioner.spelling import Spelling
+from oboro.base.errors import UserError
 from oboro.conditioner import Text, Unconditional
 from oboro.conditioner.encoded_texts import CHUNK
 from oboro.data import Population
-from oboro.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("global_generator_unread")
 

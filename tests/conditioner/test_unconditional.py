@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from oboro.base.errors import UserError
 from oboro.conditioner import Unconditional
-from oboro.errors import UserError
 
 
 def test_there_is_no_condition_even_where_the_data_has_labels(small_unet):

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from oboro.base.errors import UserError
 from oboro.data.cache import LOCK, Block, ImageArray, build, default_folder, open_cached
-from oboro.errors import UserError
 
 SHAPE = (1, 4, 4)
 IMAGES = np.random.default_rng(0).integers(0, 256, (12, *SHAPE), dtype=np.uint8)

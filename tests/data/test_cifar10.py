@@ -5,8 +5,8 @@ import tarfile
 import numpy as np
 import pytest
 
+from oboro.base.errors import UserError
 from oboro.data import CIFAR10, cifar10
-from oboro.errors import UserError
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (20, 3, 32, 32), dtype=np.uint8)
 LABELS = np.arange(20) % 10

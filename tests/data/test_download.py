@@ -4,8 +4,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from oboro.base.errors import UserError
 from oboro.data.download import download
-from oboro.errors import UserError
 
 CONTENT = b"a published archive " * 50_000
 WANTED = {"size": len(CONTENT), "sha256": hashlib.sha256(CONTENT).hexdigest(), "remedy": "put it there"}

@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
+from oboro.base.errors import UserError
 from oboro.data import DreamBooth
-from oboro.errors import UserError
 
 THING, KIND = 200, 50  # grey values
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from oboro.base.errors import UserError
 from oboro.data import Emoji, emoji
 from oboro.data.emoji import PACKAGES, TEMPLATES, TONES, caption, together
-from oboro.errors import UserError
 
 # --- tiny packages laid out as those of emoji-datasource
 

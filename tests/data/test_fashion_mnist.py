@@ -4,9 +4,9 @@ import hashlib
 import numpy as np
 import pytest
 
+from oboro.base.errors import UserError
 from oboro.data import FashionMNIST, fashion_mnist
 from oboro.data.fashion_mnist import PARTS, IdxFile, Part
-from oboro.errors import UserError
 
 
 def load(tmp_path, **keywords):

@@ -6,8 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
+from oboro.base.errors import UserError
 from oboro.data import HuggingFace
-from oboro.errors import UserError
 
 TEXTS = ["図 0", None, "zwei", "three", "čtyři", "пять"]
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
+from oboro.base.errors import UserError
 from oboro.data import ImageFolder, to_uint8
-from oboro.errors import UserError
 
 
 def paint(path, value=0, mode="L"):

@@ -8,10 +8,10 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 
+from oboro.base.errors import UserError
 from oboro.data import FashionMNIST, ImageData, from_uint8, to_uint8
 from oboro.data.cache import Block, Source
 from oboro.data.stream import TrainStream
-from oboro.errors import UserError
 
 CONF = Path(__file__).parents[2] / "conf"
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
+from oboro.base.errors import UserError
 from oboro.data import from_uint8
 from oboro.data.cache import Block, ImageArray, build
 from oboro.data.computed import compute_together
 from oboro.data.latents import Latents, cache_latents, module_digest
-from oboro.errors import UserError
 from oboro.model import CLIPText
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (23, 3, 8, 8), dtype=np.uint8)

@@ -5,8 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
+from oboro.base.errors import UserError
 from oboro.data.made import read_images
-from oboro.errors import UserError
 
 SHAPE = (3, 6, 8)
 

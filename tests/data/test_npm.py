@@ -4,9 +4,9 @@ import subprocess
 
 import pytest
 
+from oboro.base.errors import UserError
 from oboro.data.download import sha256_of
 from oboro.data.npm import Package, fetch, find
-from oboro.errors import UserError
 
 with_npm = pytest.mark.skipif(shutil.which("npm") is None, reason="npm is not installed")
 

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from oboro.base.errors import UserError
 from oboro.data.stream import Chunks, TrainStream
-from oboro.errors import UserError
 
 
 def take(stream, count):

@@ -6,8 +6,8 @@ import pytest
 import webdataset
 from PIL import Image
 
+from oboro.base.errors import UserError
 from oboro.data import WebDataset
-from oboro.errors import UserError
 
 TEXTS = ["図 0", "one", "zwei", "three", "čtyři", "пять"]
 

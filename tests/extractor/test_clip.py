@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from oboro.errors import UserError
+from oboro.base.errors import UserError
 from oboro.extractor.clip import CLIP
 
 transformers = pytest.importorskip("transformers")

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from oboro.errors import UserError
+from oboro.base.errors import UserError
 from oboro.extractor.dinov2 import DINOv2
 
 transformers = pytest.importorskip("transformers")

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from safetensors import safe_open
 
-from oboro.errors import UserError
+from oboro.base.errors import UserError
 from oboro.extractor import Fashion
 from oboro.extractor.fashion import WEIGHTS
 from oboro.metrics import FeatureStatistics, frechet_distance

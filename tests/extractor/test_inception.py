@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch_fidelity import feature_extractor_inceptionv3 as theirs
 
-from oboro.errors import UserError
+from oboro.base.errors import UserError
 from oboro.extractor import Inception
 from oboro.metrics import FeatureStatistics, frechet_distance
 

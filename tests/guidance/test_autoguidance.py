@@ -1,12 +1,12 @@
 import pytest
 import torch
 
-from oboro.checkpoint import TrainedDenoiser
 from oboro.denoiser import Denoiser
-from oboro.exact import GaussianDenoiser
+from oboro.denoiser.exact import GaussianDenoiser
 from oboro.guidance import Autoguidance
 from oboro.guidance.weight import Interval
 from oboro.parameterization import EDM
+from oboro.restore.checkpoint import TrainedDenoiser
 from oboro.sampler import DDIM
 from oboro.schedule import VP, Linear
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from oboro.base.errors import UserError
 from oboro.classifier import NoisyClassifier
-from oboro.errors import UserError
-from oboro.exact import GaussianDenoiser, MixtureDenoiser
+from oboro.denoiser.exact import GaussianDenoiser, MixtureDenoiser
 from oboro.guidance import Classifier
 from oboro.guidance.weight import Interval
 from oboro.sampler import DDIM

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from oboro.denoiser import Denoiser
-from oboro.exact import GaussianDenoiser
+from oboro.denoiser.exact import GaussianDenoiser
 from oboro.guidance import CFGPP, CFGZeroStar, ClassifierFree, Unguided
 from oboro.guidance.weight import Constant, Cosine, Interval
 from oboro.guidance.weight import Linear as LinearWeight

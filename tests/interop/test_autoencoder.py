@@ -10,10 +10,10 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from interop.tiny import autoencoder, diffusers, draw
+from oboro.base.errors import UserError
 from oboro.codec import Diffusers
-from oboro.errors import UserError
 from oboro.interop import autoencoder as interop
-from oboro.stored import inlined, load_parts
+from oboro.restore.part import inlined, load_parts
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 VARIANTS = {

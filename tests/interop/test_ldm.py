@@ -5,7 +5,7 @@ import torch
 import yaml
 
 from interop.tiny import LENGTH, WORDS, diffusers, draw, tokenizer
-from oboro.errors import UserError
+from oboro.base.errors import UserError
 from oboro.interop import ldm
 from oboro.interop.pipeline import build
 

@@ -5,8 +5,8 @@ import torch
 from hydra.utils import instantiate
 
 from interop.tiny import LENGTH, TOWER, WHOLE, WORDS, clip, in_open_clip, open_clip, scramble, tokenizer, transformers
+from oboro.base.errors import UserError
 from oboro.conditioner import PublishedCLIP, PublishedOpenCLIP
-from oboro.errors import UserError
 from oboro.interop import clip_text
 
 TEXTS = ["", "A Dog", "a b c d e f g h i", "dog"]

@@ -11,15 +11,15 @@ from omegaconf import OmegaConf
 
 from interop.test_unet import pixels, text
 from interop.tiny import LENGTH, autoencoder, clip, diffusers, scramble, tokenizer
-from oboro import compatibility
-from oboro.checkpoint import build_task, load_checkpoint
-from oboro.errors import UserError
+from oboro.base.errors import UserError
+from oboro.base.seeding import SampleNoise
 from oboro.interop import autoencoder as published_autoencoder
 from oboro.interop import clip_text, ldm
 from oboro.interop.pipeline import export, load_pipeline, save_checkpoint
+from oboro.restore.checkpoint import build_task, load_checkpoint
+from oboro.restore.part import inlined, load_parts
 from oboro.sampler import nodes
-from oboro.seeding import SampleNoise
-from oboro.stored import inlined, load_parts
+from oboro.task import contradictions
 
 transformers = pytest.importorskip("transformers")
 
@@ -137,7 +137,7 @@ def test_the_checkpoint_of_a_pipeline_draws_what_its_task_draws(which, request, 
     save_checkpoint(task, tmp_path / "published.ckpt")
     checkpoint = load_checkpoint(tmp_path / "published.ckpt")
     again = build_task(checkpoint, sampler=checkpoint["config"]["sampler"])
-    compatibility.check(again)
+    contradictions.check(again)
     shape = (3, *(checkpoint["config"]["data"]["resolution"],) * 2)
     cond = [t.conditioner.keep({"caption": ["a dog"]}) for t in (task, again)]
     with again.averaged():

@@ -9,8 +9,8 @@ import torch
 from hydra.utils import instantiate
 
 from interop.tiny import t5, t5_tokenizer, transformers
+from oboro.base.errors import UserError
 from oboro.conditioner import PublishedEmptyText, PublishedT5
-from oboro.errors import UserError
 from oboro.interop.weights import read_tensors
 
 TEXTS = ["a dog", "", "two cats, the dog and a cat", "the"]

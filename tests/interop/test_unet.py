@@ -8,8 +8,8 @@ import torch
 from hydra.utils import instantiate
 
 from interop.tiny import diffusers, draw, scramble
+from oboro.base.errors import UserError
 from oboro.denoiser import Denoiser
-from oboro.errors import UserError
 from oboro.interop import schedule as schedules
 from oboro.interop import unet as interop
 

@@ -9,7 +9,7 @@ import torch.multiprocessing as mp
 import torch.nn.functional as F
 from torch import nn
 
-from oboro import distributed
+from oboro.base import distributed
 from oboro.loss import Contrastive, SigLIP
 
 DISTINCT, REPEATED = torch.arange(8), torch.tensor([0, 1, 0, 2, 1, 0, 3, 4])

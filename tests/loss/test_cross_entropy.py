@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
+from oboro.base.seeding import generator
 from oboro.classifier import NoisyClassifier
 from oboro.loss import CrossEntropy
 from oboro.loss.time import LogNormal, LossAware, Uniform
 from oboro.schedule import VP, Linear, expand_as
-from oboro.seeding import generator
 
 pytestmark = pytest.mark.usefixtures("global_generator_unread")
 

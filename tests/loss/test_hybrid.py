@@ -8,9 +8,9 @@ import torch
 from torch import distributions, nn
 
 from loss.toys import U, Wave, loss_of
+from oboro.base.errors import UserError
 from oboro.denoiser import Denoiser
-from oboro.errors import UserError
-from oboro.exact import GaussianDenoiser
+from oboro.denoiser.exact import GaussianDenoiser
 from oboro.loss import Hybrid, penalty, weighting
 from oboro.loss.hybrid import discretised_log_likelihood, gaussian_kl
 from oboro.parameterization import Eps, V

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torchmetrics.functional.image.lpips import _LPIPS, ScalingLayer
 
-from oboro.errors import UserError
+from oboro.base.errors import UserError
 from oboro.extractor.fashion import Fashion as Extractor
 from oboro.extractor.fashion import standardise
 from oboro.loss.perceptual import LPIPS, Fashion, Zero

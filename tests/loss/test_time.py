@@ -7,7 +7,7 @@ import torch.multiprocessing as mp
 from scipy import stats
 
 from loss.toys import TIMES, OffBy, Recorder, level, loss_of, midpoints
-from oboro.errors import UserError
+from oboro.base.errors import UserError
 from oboro.loss import weighting
 from oboro.loss.time import T_MIN, LogitNormal, LogNormal, LossAware, Uniform
 from oboro.schedule import Karras, Laplace, Linear

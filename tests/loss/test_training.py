@@ -14,8 +14,8 @@ from torch import nn
 
 from conftest import PARAMETERIZATIONS, SCHEDULES
 from loss.toys import WEIGHTS, level, loss_of
+from oboro.base.errors import UserError
 from oboro.denoiser import Denoiser
-from oboro.errors import UserError
 from oboro.loss.time import T_MIN, LogNormal
 from oboro.loss.weighting import SNR, Weight
 from oboro.sampler import Heun

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from conftest import configured
-from oboro.exact import GaussianDenoiser
+from oboro.denoiser.exact import GaussianDenoiser
 from oboro.loss import Denoising, coupling, penalty, time, weighting
 from oboro.parameterization import V
 from oboro.schedule import expand_as

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from oboro.errors import UserError
+from oboro.base.errors import UserError
 from oboro.extractor import Extractor
 from oboro.metrics import Bank, Extracted, FeatureStatistics, Frechet, Held, Published, frechet_distance
 from oboro.metrics.metric import real_values

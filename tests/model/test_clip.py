@@ -6,7 +6,7 @@ from math import log
 import pytest
 import torch
 
-from oboro.errors import UserError
+from oboro.base.errors import UserError
 from oboro.model import CLIP, ConvTower, TextTower, VisionTransformer
 
 CAPTIONS = ["a red apple", "a photo of a grey boot", "boot", "a very long caption about a red boot and an apple"]

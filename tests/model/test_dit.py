@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from oboro.errors import UserError
+from oboro.base.errors import UserError
 from oboro.model.dit import Attention, Block, DiT
 from oboro.model.position import grid_positions, rotary_angles, rotate
 

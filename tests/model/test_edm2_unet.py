@@ -5,8 +5,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from oboro.base.errors import UserError
 from oboro.ema import EMA, ConstantDecay
-from oboro.errors import UserError
 from oboro.model.edm2_unet import Block, EDM2UNet
 from oboro.model.magnitude import mp_silu, mp_sum, pixel_norm
 

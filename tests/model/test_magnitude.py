@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from scipy.integrate import quad
 
-from oboro.errors import UserError
+from oboro.base.errors import UserError
 from oboro.model.magnitude import (
     CosineAttention,
     MPConv,

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from oboro.errors import UserError
+from oboro.base.errors import UserError
 from oboro.model.layers import ResidualBlock, SelfAttention
 from oboro.model.song_unet import ConvDown, Embedding, FilterDown, FilterUp, SongUNet, Stage
 

@@ -10,7 +10,7 @@ import tokenizers
 import torch
 from tokenizers import models, pre_tokenizers, trainers
 
-from oboro.errors import UserError
+from oboro.base.errors import UserError
 from oboro.model.tokenizer import BYTES, END, NONE, PAD, SPECIAL, START, Tokenizer
 
 TEXT = """a photo of the grey red apple boot sneaker, t-shirt Émoji 東京 food’s (fruit) 🍎 picture style with many other

@@ -5,7 +5,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from oboro.errors import UserError
+from oboro.base.errors import UserError
 from oboro.model import UNet
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from oboro.evaluation import Evaluation
+from oboro.evaluate.protocol import Evaluation
 from oboro.metrics import Value
 
 PROTOCOL = {

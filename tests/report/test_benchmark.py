@@ -7,8 +7,8 @@ from itertools import product
 import pytest
 import torch
 
-from oboro.errors import UserError
-from oboro.evaluation import digest
+from oboro.base.errors import UserError
+from oboro.evaluate.protocol import digest
 from oboro.metrics import Value
 from oboro.report.benchmark import collect, std_of, varying
 from oboro.report.benchmark_table import protocol_line, write

@@ -5,7 +5,7 @@ import pytest
 from matplotlib._pylab_helpers import Gcf
 from matplotlib.text import Text
 
-from oboro.errors import UserError
+from oboro.base.errors import UserError
 from oboro.report.benchmark import collect
 from oboro.report.pareto import pareto_front
 from oboro.report.plot import benchmark_figure

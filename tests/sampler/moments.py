@@ -2,7 +2,7 @@
 
 import torch
 
-from oboro.exact import GaussianDenoiser
+from oboro.denoiser.exact import GaussianDenoiser
 
 
 class Impulses:

@@ -3,10 +3,10 @@ from itertools import pairwise
 import pytest
 import torch
 
-from oboro.errors import UserError
+from oboro.base.errors import UserError
+from oboro.base.seeding import SampleNoise
 from oboro.sampler import DATA, Adaptive, node_at, nodes
 from oboro.schedule import VP, Karras, Linear
-from oboro.seeding import SampleNoise
 from sampler.toys import Counter, exact_denoisers, gaussian, no_noise
 
 pytestmark = pytest.mark.usefixtures("global_generator_unread")

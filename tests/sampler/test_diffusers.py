@@ -11,7 +11,7 @@ import diffusers
 import pytest
 import torch
 
-from oboro.exact import MixtureDenoiser
+from oboro.denoiser.exact import MixtureDenoiser
 from oboro.sampler import (
     DATA,
     DDIM,

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from conftest import SAMPLERS
+from oboro.base.seeding import SampleNoise
 from oboro.sampler import DDIM, DPMSolverPP, nodes
 from oboro.sampler.grid import LogSNR
 from oboro.schedule import VP, Cosine
-from oboro.seeding import SampleNoise
 from sampler.toys import gaussian, grid, no_noise
 
 pytestmark = pytest.mark.usefixtures("global_generator_unread")

@@ -8,7 +8,7 @@ import torch
 from diffusers.schedulers.scheduling_utils import AysSchedules
 from omegaconf import OmegaConf
 
-from oboro.errors import UserError
+from oboro.base.errors import UserError
 from oboro.sampler import DATA, nodes
 from oboro.sampler.grid import Karras, Leading, Linspace, LogSNR, Quadratic, Sigmas, Times, Trailing, Uniform
 from oboro.schedule import DDPM, VE, Cosine, Linear, ScaledLinear

@@ -7,7 +7,7 @@ import diffusers
 import pytest
 import torch
 
-from oboro.exact import GaussianDenoiser, MixtureDenoiser
+from oboro.denoiser.exact import GaussianDenoiser, MixtureDenoiser
 from oboro.sampler import DATA, DDIM, LearnedVariance, nodes, posteriors
 from oboro.sampler.grid import Leading, LogSNR
 from oboro.schedule import DDPM, VP, DiscreteCosine, Linear, expand_as

@@ -6,11 +6,11 @@ import pytest
 import torch
 from scipy import stats
 
-from oboro.errors import UserError
+from oboro.base.errors import UserError
+from oboro.base.seeding import SampleNoise
 from oboro.sampler import DATA, PNDM, Node, nodes
 from oboro.sampler.grid import LogSNR, Uniform
 from oboro.schedule import VE, VP, Karras, Linear
-from oboro.seeding import SampleNoise
 from sampler.moments import moments
 from sampler.toys import MEAN, STD, Counter, exact_denoisers, gaussian, grid, no_noise
 

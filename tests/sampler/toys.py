@@ -2,7 +2,7 @@
 
 import torch
 
-from oboro.exact import GaussianDenoiser, MixtureDenoiser
+from oboro.denoiser.exact import GaussianDenoiser, MixtureDenoiser
 from oboro.sampler import nodes
 
 MEAN, STD = 0.3, 0.7

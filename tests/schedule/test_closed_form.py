@@ -3,7 +3,7 @@ from math import cos, exp, log, pi, sin
 import pytest
 import torch
 
-from oboro.errors import UserError
+from oboro.base.errors import UserError
 from oboro.schedule import (
     VP,
     Cosine,

@@ -3,7 +3,7 @@ from math import cos, exp, pi, prod
 import pytest
 import torch
 
-from oboro.errors import UserError
+from oboro.base.errors import UserError
 from oboro.schedule import DDPM, VP, DiscreteCosine, ScaledLinear
 
 pytestmark = pytest.mark.usefixtures("global_generator_unread")

@@ -3,7 +3,7 @@ from math import exp, log, pi
 import pytest
 import torch
 
-from oboro.errors import UserError
+from oboro.base.errors import UserError
 from oboro.schedule import VE, VP, Cosine, Interpolated, Linear, Shifted
 
 pytestmark = pytest.mark.usefixtures("global_generator_unread")

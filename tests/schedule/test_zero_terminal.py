@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from oboro.errors import UserError
+from oboro.base.errors import UserError
 from oboro.schedule import DDPM, VE, VP, Cosine, DiscreteCosine, Linear, ScaledLinear, SubVP, ZeroTerminalSNR
 
 pytestmark = pytest.mark.usefixtures("global_generator_unread")

@@ -10,7 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 import runs
-from oboro.errors import UserError
+from oboro.base.errors import UserError
 from oboro.sweep import Job, Options
 from oboro.sweep.job import last_error
 from oboro.sweep.process import free_port

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import runs
-from oboro.errors import UserError
+from oboro.base.errors import UserError
 from oboro.task.clip import distinct
 
 PROMPTS = "task.prompts=[zero,one,two,three,four,five,six,seven,eight,nine]"

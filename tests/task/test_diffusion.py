@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import runs
-from oboro.seeding import low_discrepancy
+from oboro.base.seeding import low_discrepancy
 from oboro.task.noise_levels import LEVELS
 
 

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from oboro.adapter.lora import LoRA, low_rank_layers, product
-from oboro.errors import UserError
+from oboro.base.errors import UserError
 
 PREFIX, A, B = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from oboro.adapter.adapter import Adapter
-from oboro.errors import UserError
+from oboro.base.errors import UserError
 from oboro.model import dit, ldm_unet
 from oboro.model.layers import SelfAttention
 from oboro.model.text import CrossAttention

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from lightning import Callback, Trainer
 
-from oboro.errors import UserError
-from oboro.evaluation import Evaluation as Measured
-from oboro.evaluation import line, short
+from oboro.base.errors import UserError
+from oboro.evaluate.protocol import Evaluation as Measured
+from oboro.evaluate.protocol import line, short
 from oboro.logger import log_evaluation
 from oboro.task import Task
 

@@ -6,9 +6,9 @@ from lightning import Callback, Trainer
 from rich.console import Console
 from rich.progress import Progress
 
+from oboro.base.errors import UserError
 from oboro.data import from_uint8
 from oboro.data.latents import cache_latents
-from oboro.errors import UserError
 from oboro.task import Task
 
 

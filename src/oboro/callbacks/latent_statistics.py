@@ -2,10 +2,10 @@
 
 from lightning import Trainer
 
+from oboro.base.errors import UserError
 from oboro.callbacks.checkpoints import Checkpoints
 from oboro.callbacks.evaluation import CodecEvaluation, check_images
-from oboro.errors import UserError
-from oboro.latent import latent_statistics, spread
+from oboro.evaluate.reconstruction import latent_statistics, spread
 from oboro.task import Autoencoder
 
 

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from oboro.data import ImageData
 from oboro.denoiser import Denoises
-from oboro.evaluation import Protocol
+from oboro.evaluate.protocol import Protocol
 from oboro.extractor import Extractor, Joint
 from oboro.task import Diffusion
 

@@ -5,11 +5,11 @@ from dataclasses import replace
 
 from lightning import Trainer
 
+from oboro.base.errors import UserError
 from oboro.callbacks.evaluation import CodecEvaluation, MetricEvaluation, check_images
-from oboro.errors import UserError
-from oboro.evaluator import Evaluator
+from oboro.evaluate.evaluator import Evaluator
+from oboro.evaluate.reconstruction import reconstructions, spread
 from oboro.extractor import Extractor, Joint
-from oboro.latent import reconstructions, spread
 from oboro.metrics import Metric
 from oboro.task import Autoencoder
 

@@ -8,7 +8,7 @@ from lightning import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from oboro.callbacks.evaluation import CodecEvaluation, check_images
-from oboro.latent import reconstructions, spread
+from oboro.evaluate.reconstruction import reconstructions, spread
 from oboro.report.pictures import pairs_image
 from oboro.task import Autoencoder
 

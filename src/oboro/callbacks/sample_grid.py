@@ -8,10 +8,10 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 from torch import Tensor
 
-from oboro import distributed
+from oboro.base import distributed
+from oboro.base.errors import UserError
 from oboro.callbacks.evaluation import SampleEvaluation
 from oboro.data import to_uint8
-from oboro.errors import UserError
 from oboro.report.pictures import samples_image
 from oboro.task import Diffusion
 

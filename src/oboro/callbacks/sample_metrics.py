@@ -4,11 +4,11 @@ from collections.abc import Mapping
 
 from lightning import Trainer
 
+from oboro.base.errors import UserError
 from oboro.callbacks.evaluation import MetricEvaluation, SampleEvaluation
 from oboro.callbacks.preflight import advise
-from oboro.errors import UserError
-from oboro.evaluation import Protocol
-from oboro.evaluator import Evaluator
+from oboro.evaluate.evaluator import Evaluator
+from oboro.evaluate.protocol import Protocol
 from oboro.extractor import Extractor, Joint
 from oboro.metrics import Metric
 from oboro.task import Diffusion
@@ -17,8 +17,7 @@ from oboro.task import Diffusion
 class SampleMetrics(SampleEvaluation, MetricEvaluation):
     """``metrics`` of ``n`` samples of the averaged weights against the training set, on all ranks.
 
-    The values do not depend on the number of devices, and training does not depend on them (``oboro.evaluation``). They
-    go to every logger with their protocol, to ``trainer.callback_metrics`` and, as the latest, to ``latest``.
+    The values do not depend on the number of devices, and training does not depend on them. They go to every logger with their protocol, to ``trainer.callback_metrics`` and, as the latest, to ``latest``.
     """
 
     def __init__(

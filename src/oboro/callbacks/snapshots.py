@@ -4,16 +4,16 @@ from pathlib import Path
 
 from lightning import Trainer
 
+from oboro.base.errors import UserError
 from oboro.callbacks.evaluation import Evaluation
-from oboro.errors import UserError
-from oboro.posthoc import write_snapshot
+from oboro.ema.posthoc import write_snapshot
 from oboro.task import Task
 
-SNAPSHOTS = 20  # with two profiles, enough for std from 0.02 to 0.26 (oboro.posthoc.TOLERANCE)
+SNAPSHOTS = 20  # with two profiles, enough for std from 0.02 to 0.26 (oboro.ema.posthoc.TOLERANCE)
 
 
 class Snapshots(Evaluation):
-    """``folder/<step>.safetensors`` with every power-function average of the task, for ``oboro.posthoc``.
+    """``folder/<step>.safetensors`` with every power-function average of the task, for ``oboro.ema.posthoc``.
 
     ``every_n_steps = None`` writes ``SNAPSHOTS`` of them over the run. A run that is resumed has to be given the old
     folder: what the weights were before counts too. Raises ``UserError`` where the task has no power-function average.

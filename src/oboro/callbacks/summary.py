@@ -9,9 +9,9 @@ from rich.table import Table
 
 from oboro.callbacks.evaluation import MetricEvaluation
 from oboro.callbacks.throughput import Throughput
-from oboro.footprint import footprint
 from oboro.report.table import print_evaluations
 from oboro.task import Task
+from oboro.task.memory import footprint
 
 
 class Summary(Callback):

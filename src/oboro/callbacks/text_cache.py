@@ -6,7 +6,7 @@ from lightning import Callback, Trainer
 from rich.console import Console
 from rich.progress import Progress
 
-from oboro.errors import UserError
+from oboro.base.errors import UserError
 from oboro.task import Task
 
 

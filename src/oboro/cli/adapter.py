@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 
 from oboro.adapter import write_adapter
-from oboro.checkpoint import averaged, build_task, check_kind, load_checkpoint
-from oboro.errors import UserError
-from oboro.finetune import merged, with_adapter
+from oboro.base.errors import UserError
+from oboro.restore.checkpoint import averaged, build_task, check_kind, load_checkpoint
+from oboro.restore.start import merged, with_adapter
 
 
 def export(checkpoint: str, file: str, profile: str | None) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 
-from oboro.checkpoint import FROM_CHECKPOINT, check_kind, load_checkpoint
-from oboro.errors import UserError
+from oboro.base.errors import UserError
+from oboro.restore.checkpoint import FROM_CHECKPOINT, check_kind, load_checkpoint
 
 NESTED = {"sampler": "grid", "guidance": "weight"}  # a part that is chosen by itself: sampler/grid=karras
 POLL = 5.0  # seconds between two looks at a folder

@@ -12,16 +12,16 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.progress import Progress
 
-from oboro import distributed
+from oboro.base import distributed
+from oboro.base.errors import UserError
 from oboro.cli.checkpoint import latest_checkpoint
 from oboro.cli.run import task_function
 from oboro.cli.sample import average, open_task, start, trained_precision
 from oboro.cli.watch import watch
 from oboro.data import ImageData
 from oboro.data.made import read_images
-from oboro.errors import UserError
-from oboro.evaluation import Evaluation, Protocol
-from oboro.evaluator import Evaluator, held_out_likelihood
+from oboro.evaluate.evaluator import Evaluator, held_out_likelihood
+from oboro.evaluate.protocol import Evaluation, Protocol
 from oboro.metrics import Value
 from oboro.report.pictures import grid_image, pairs_image
 from oboro.report.table import interval, number, print_evaluations, spread, write_result

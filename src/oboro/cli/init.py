@@ -5,8 +5,8 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from hydra.utils import get_class
 
-from oboro.checkpoint import check_kind, load_checkpoint
-from oboro.finetune import PLACES, at
+from oboro.restore.checkpoint import check_kind, load_checkpoint
+from oboro.restore.start import PLACES, at
 
 # Groups within a group, chosen by themselves: loss/time=logit_normal.
 NESTED = {

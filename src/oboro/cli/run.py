@@ -17,9 +17,9 @@ from omegaconf import DictConfig
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from oboro import sweep
+from oboro.base.errors import UserError
 from oboro.cli.checkpoint import offer_checkpoint
 from oboro.cli.init import offer_init
-from oboro.errors import UserError
 
 CONF = Path(sys.argv[0]).resolve().parent / "conf"
 TEXTS = ("prompt", "negative", "data.prompt", "data.prior_prompt")  # keys whose values are sentences

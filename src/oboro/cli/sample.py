@@ -15,20 +15,19 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
-from oboro import compatibility
-from oboro.checkpoint import build_task, load_checkpoint
+from oboro.base.errors import UserError
 from oboro.cli.device import resolve_precision
 from oboro.cli.run import task_function
 from oboro.cli.train import quiet
 from oboro.data import to_uint8
 from oboro.denoiser import NEGATIVE, Cond
-from oboro.errors import UserError
-from oboro.finetune import merged, with_adapter
+from oboro.ema.posthoc import posthoc
 from oboro.generate import Watch
-from oboro.posthoc import posthoc
 from oboro.report.pictures import samples_image
 from oboro.report.previews import ROWS, Previews
-from oboro.task import Diffusion
+from oboro.restore.checkpoint import build_task, load_checkpoint
+from oboro.restore.start import merged, with_adapter
+from oboro.task import Diffusion, contradictions
 
 
 def start(config: DictConfig, devices: int, precision: str) -> Fabric:
@@ -45,7 +44,7 @@ def open_task(config: DictConfig, path: str | Path, fabric: Fabric) -> tuple[dic
     checkpoint = adapted(config, load_checkpoint(path))
     parts = {key: OmegaConf.to_container(config[key], resolve=True) for key in ("schedule", "sampler", "guidance")}
     task = build_task(checkpoint, **parts)
-    compatibility.check(task)
+    contradictions.check(task)
     if config.profile is not None and config.profile not in task.ema.profiles:
         raise UserError(f"there is no average {config.profile}; choose profile={'|'.join(task.ema.profiles)}.")
     if config.profile is not None and config.ema_std is not None:

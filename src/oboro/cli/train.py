@@ -9,15 +9,15 @@ import lightning
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from oboro.base.errors import UserError
 from oboro.callbacks.evaluation import MetricEvaluation
-from oboro.checkpoint import check_resumable, load_checkpoint, with_absolute_paths
 from oboro.cli.device import resolve_precision
 from oboro.cli.run import task_function
 from oboro.data import ImageData
-from oboro.errors import UserError
-from oboro.finetune import start_from
 from oboro.report.table import write_result
-from oboro.stored import inlined, load_parts
+from oboro.restore.checkpoint import check_resumable, load_checkpoint, with_absolute_paths
+from oboro.restore.part import inlined, load_parts
+from oboro.restore.start import start_from
 from oboro.task import Task
 
 # Of the groups and values of a run, what its checkpoints hold; a task need not have all of them.

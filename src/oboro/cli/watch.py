@@ -10,8 +10,8 @@ from omegaconf import DictConfig
 
 from oboro.cli.checkpoint import POLL, latest_checkpoint
 from oboro.cli.sample import open_task
-from oboro.evaluation import Evaluation
-from oboro.evaluator import Evaluator
+from oboro.evaluate.evaluator import Evaluator
+from oboro.evaluate.protocol import Evaluation
 from oboro.logger import JSONL, log_evaluation
 from oboro.report.table import number
 from oboro.task import Diffusion

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from oboro.errors import UserError
+from oboro.base.errors import UserError
 
 
 class Reconstructed(NamedTuple):

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from oboro.base.errors import UserError
 from oboro.codec.learned import Learned
-from oboro.errors import UserError
 
 
 class Tiled(nn.Module):

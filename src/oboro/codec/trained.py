@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from oboro.stored import TrainedPart
+from oboro.restore.part import TrainedPart
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from oboro.base.errors import UserError
 from oboro.data import Population
 from oboro.denoiser import Cond
-from oboro.errors import UserError
 
 Batch = Mapping[str, Any]
 

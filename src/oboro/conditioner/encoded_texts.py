@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from oboro import distributed
+from oboro.base import distributed
 from oboro.data.cache import beside, check_room, writing
 from oboro.data.computed import compute_together
 from oboro.data.latents import module_digest

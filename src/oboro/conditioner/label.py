@@ -5,11 +5,11 @@ from typing import Any
 
 import torch
 
+from oboro.base.errors import UserError
+from oboro.base.seeding import low_discrepancy
 from oboro.conditioner.conditioner import Batch, Conditioner
 from oboro.data import Population
 from oboro.denoiser import Cond
-from oboro.errors import UserError
-from oboro.seeding import low_discrepancy
 
 DROPPED = -1
 

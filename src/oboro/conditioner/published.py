@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from oboro.hub import Files, text_encoder_folder
-from oboro.stored import State, Stored
+from oboro.interop.hub import Files, text_encoder_folder
+from oboro.restore.part import State, Stored
 
 
 def places(path: str, files: Files) -> tuple[Path, Path]:

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from oboro.base.errors import UserError
+from oboro.base.seeding import low_discrepancy
 from oboro.conditioner.conditioner import Batch, Conditioner
 from oboro.conditioner.encoded_texts import EncodedTexts, Row, cache_texts, encoded
 from oboro.data import Population
 from oboro.denoiser import Cond
-from oboro.errors import UserError
-from oboro.seeding import low_discrepancy
 
 SHOWN = 8  # captions of the data in pictures
 REMEMBERED = 2**30  # bytes of encoded texts that are kept

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from oboro.stored import State, TrainedPart
+from oboro.restore.part import State, TrainedPart
 
 
 @dataclass(frozen=True)

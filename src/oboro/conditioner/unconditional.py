@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 
+from oboro.base.errors import UserError
 from oboro.conditioner.conditioner import Batch, Conditioner
 from oboro.data import Population
 from oboro.denoiser import Cond
-from oboro.errors import UserError
 
 
 class Unconditional(Conditioner):

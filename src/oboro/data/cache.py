@@ -21,7 +21,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from oboro.errors import UserError
+from oboro.base.errors import UserError
 
 LOCK = ".lock"
 

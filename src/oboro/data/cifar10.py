@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from oboro.base.errors import UserError
 from oboro.data.cache import Block, Source
 from oboro.data.decode import fit_all
 from oboro.data.download import download, sha256_of
 from oboro.data.images import ImageData
-from oboro.errors import UserError
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 ARCHIVE, FOLDER = "cifar-10-binary.tar.gz", "cifar-10-batches-bin"

@@ -5,8 +5,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from oboro import distributed
-from oboro.errors import UserError
+from oboro.base import distributed
+from oboro.base.errors import UserError
 
 
 def compute_together(

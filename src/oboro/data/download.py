@@ -9,8 +9,8 @@ from pathlib import Path
 
 from rich.progress import Progress
 
+from oboro.base.errors import UserError
 from oboro.data.cache import beside, writing
-from oboro.errors import UserError
 
 _TIMEOUT = 30  # seconds without a byte
 _PIECE = 2**18

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from oboro.base.errors import UserError
+from oboro.base.seeding import derive_seed
 from oboro.data.cache import Block, Source
 from oboro.data.image_folder import ImageFolder
 from oboro.data.images import ImageData
 from oboro.data.stream import Mixture, Selection, TrainStream
-from oboro.errors import UserError
-from oboro.seeding import derive_seed
 
 INSTANCE, PRIOR = 0, 1
 

@@ -9,12 +9,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from oboro.base.errors import UserError
+from oboro.base.seeding import derive_seed
 from oboro.data.cache import Block, Source
 from oboro.data.images import ImageData
 from oboro.data.npm import Package, find
 from oboro.data.pictures import Picture, decoded
-from oboro.errors import UserError
-from oboro.seeding import derive_seed
 
 PACKAGES = {  # by vendor
     "twitter": Package(

@@ -4,10 +4,10 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from oboro.base.seeding import derive_seed
 from oboro.data.cache import Block, Source
 from oboro.data.fashion_mnist import FashionMNIST
 from oboro.data.images import ImageData
-from oboro.seeding import derive_seed
 
 NAMES = (  # of each class; the first is the one that prompts use
     ("a t-shirt", "a tee", "a top", "a t-shirt with short sleeves"),

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
+from oboro.base.errors import UserError
 from oboro.data.cache import Block, Source
 from oboro.data.decode import fit_all
 from oboro.data.download import download
 from oboro.data.images import ImageData
-from oboro.errors import UserError
 
 SYSTEM_FOLDER = Path("/usr/share/datasets/fashion-mnist")  # the Debian package dataset-fashion-mnist
 MIRRORS = (

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from oboro.base.errors import UserError
 from oboro.data.cache import Block, Source
 from oboro.data.images import ImageData
 from oboro.data.optional import library
 from oboro.data.pictures import Picture, decoded
-from oboro.errors import UserError
 
 
 class HuggingFace(ImageData):

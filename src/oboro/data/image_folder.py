@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from oboro.base.errors import UserError
 from oboro.data.cache import Block, Source
 from oboro.data.decode import SUFFIXES
 from oboro.data.images import ImageData
 from oboro.data.pictures import Picture, decoded
-from oboro.errors import UserError
 
 _METADATA = "metadata.jsonl"
 

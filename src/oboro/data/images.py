@@ -11,13 +11,13 @@ from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from oboro.base.errors import UserError
+from oboro.base.seeding import generator
 from oboro.data import cache
 from oboro.data.cache import CachedImages, ImageArray, Source
 from oboro.data.latents import Latents
 from oboro.data.population import Population
 from oboro.data.stream import Chunks, Selection, TrainStream
-from oboro.errors import UserError
-from oboro.seeding import generator
 
 _FORMAT = "1 lanczos"  # part of every cache key: changes when the same source decodes to other pixels
 _CHUNK = 128  # images of a validation batch at most: a constant, since batch shapes change results by 1e-7

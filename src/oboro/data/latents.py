@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from oboro import distributed
+from oboro.base import distributed
 from oboro.data.cache import ImageArray, beside, check_room, writing
 from oboro.data.computed import compute_together
 

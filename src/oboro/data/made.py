@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from oboro.base.errors import UserError
 from oboro.data.decode import SUFFIXES
 from oboro.data.image_folder import ImageFolder
-from oboro.errors import UserError
 
 NAMES = {"images": ("images", "arr_0"), "labels": ("labels", "arr_1")}  # ours, and those of guided-diffusion
 

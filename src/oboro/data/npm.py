@@ -7,9 +7,9 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from oboro.base.errors import UserError
 from oboro.data.cache import writing
 from oboro.data.download import sha256_of
-from oboro.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from importlib import import_module
 from types import ModuleType
 
-from oboro.errors import UserError
+from oboro.base.errors import UserError
 
 
 def library(name: str, option: str) -> ModuleType:

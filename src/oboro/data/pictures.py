@@ -13,9 +13,9 @@ import numpy as np
 from PIL import Image
 from rich.progress import Progress
 
+from oboro.base.errors import UserError
 from oboro.data.cache import Block
 from oboro.data.decode import decode_file
-from oboro.errors import UserError
 
 _BLOCK = 256
 _NAMED = 5  # unreadable pictures named in the warning; the rest is counted

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from oboro.errors import UserError
-from oboro.seeding import generator
+from oboro.base.errors import UserError
+from oboro.base.seeding import generator
 
 Selection = tuple[Tensor, Tensor | None]
 

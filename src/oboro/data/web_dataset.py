@@ -7,12 +7,12 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from oboro.base.errors import UserError
 from oboro.data.cache import Block, Source
 from oboro.data.decode import SUFFIXES
 from oboro.data.images import ImageData
 from oboro.data.optional import library
 from oboro.data.pictures import Picture, decoded
-from oboro.errors import UserError
 
 
 class WebDataset(ImageData):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from oboro.errors import UserError
+from oboro.base.errors import UserError
 from oboro.extractor.extractor import Extractor
 from oboro.extractor.pretrained import Checkpoint, Lengths, resized, standardised
 

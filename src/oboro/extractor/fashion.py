@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from oboro.errors import UserError
+from oboro.base.errors import UserError
 from oboro.extractor.extractor import Extractor, file_digest
 
 WEIGHTS = Path(__file__).parent / "assets" / "fashion_classifier.safetensors"

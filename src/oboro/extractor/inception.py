@@ -12,7 +12,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor, nn
 
-from oboro.errors import UserError
+from oboro.base.errors import UserError
 from oboro.extractor.extractor import Extractor, file_digest
 
 TIMEOUT = 30.0  # seconds without a byte

@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from oboro import hub
-from oboro.errors import UserError
+from oboro.base.errors import UserError
 from oboro.extractor.extractor import file_digest
+from oboro.interop import hub
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 

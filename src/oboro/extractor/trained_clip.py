@@ -33,7 +33,10 @@ class TrainedCLIP(Extractor):
 
     @cached_property
     def _checkpoint(self) -> dict[str, Any]:
-        from oboro.checkpoint import check_kind, load_checkpoint  # which knows tasks, and one of them extractors
+        from oboro.restore.checkpoint import (  # which knows tasks, and one of them extractors
+            check_kind,
+            load_checkpoint,
+        )
 
         checkpoint = load_checkpoint(self.path)
         check_kind(checkpoint, self.path, "clip")
@@ -62,7 +65,7 @@ class TrainedCLIP(Extractor):
         _ = self._checkpoint
 
     def build(self) -> nn.Module:
-        from oboro.checkpoint import learned
+        from oboro.restore.checkpoint import learned
 
         return learned(self.path, "clip")[1]
 

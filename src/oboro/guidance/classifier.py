@@ -7,8 +7,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from oboro.base.errors import UserError
 from oboro.denoiser import Cond, Denoises
-from oboro.errors import UserError
 from oboro.guidance.guidance import Guidance, Guided
 from oboro.guidance.weight import CONSTANT, Weight
 from oboro.sampler import Node

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from oboro.errors import UserError
+from oboro.base.errors import UserError
 from oboro.interop import ldm, onnx, pipeline
 
 

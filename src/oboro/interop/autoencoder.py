@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
+from oboro.base.errors import UserError
 from oboro.codec import Autoencoder
-from oboro.errors import UserError
 from oboro.interop.weights import ours, read_json, read_weights, require, theirs, write_json, write_weights
-from oboro.stored import State
+from oboro.restore.part import State
 
 STEM = "diffusion_pytorch_model"
 # Names of attention before diffusers 0.15, which files still have.

@@ -9,8 +9,8 @@ import torch
 from hydra.utils import instantiate
 from torch import Tensor
 
-from oboro.errors import UserError
-from oboro.hub import Files
+from oboro.base.errors import UserError
+from oboro.interop.hub import Files
 from oboro.interop.weights import (
     ours,
     read_json,
@@ -23,7 +23,7 @@ from oboro.interop.weights import (
 )
 from oboro.model import CLIPText
 from oboro.model.clip_text import open_tokenizer
-from oboro.stored import State
+from oboro.restore.part import State
 
 STEMS = ("model", "pytorch_model")
 TOKENIZERS, MARKS = ("tokenizer.json", "vocab.json"), ("tokenizer_config.json", "merges.txt")

@@ -5,12 +5,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from oboro.errors import UserError
+from oboro.base.errors import UserError
 from oboro.interop import autoencoder, clip_text, pipeline, schedule
 from oboro.interop.open_clip import open_clip_names
 from oboro.interop.unet import TARGET, of_attention
 from oboro.interop.weights import ours, read_tensors, read_yaml, require
-from oboro.stored import State
+from oboro.restore.part import State
 
 NETWORK, FIRST_STAGE = "model.diffusion_model.", "first_stage_model."
 CLIP, OPEN_CLIP = "cond_stage_model.transformer.text_model.", "cond_stage_model.model."

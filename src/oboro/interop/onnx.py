@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from oboro.checkpoint import averaged, build_task, check_kind, load_checkpoint
+from oboro.base.errors import UserError
 from oboro.denoiser import Cond, Denoiser
-from oboro.errors import UserError
-from oboro.finetune import merged
+from oboro.restore.checkpoint import averaged, build_task, check_kind, load_checkpoint
+from oboro.restore.start import merged
 from oboro.schedule import expand_as
 from oboro.task import Diffusion
 

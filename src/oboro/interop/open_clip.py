@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from oboro.errors import UserError
-from oboro.hub import Files
+from oboro.base.errors import UserError
 from oboro.interop import clip_text
+from oboro.interop.hub import Files
 from oboro.interop.weights import ours, read_json, read_weights, require, weight_files
-from oboro.stored import State
+from oboro.restore.part import State
 
 STEMS = ("open_clip_model", "open_clip_pytorch_model")
 FILES = Files("open_clip_config.json", weight_files(*STEMS), clip_text.TOKENIZERS, clip_text.MARKS)

@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 import torch
 from hydra.utils import get_class, instantiate
 
-from oboro.checkpoint import averaged, build_task, check_kind, load_checkpoint
-from oboro.errors import UserError
-from oboro.finetune import merged
+from oboro.base.errors import UserError
 from oboro.interop import autoencoder, clip_text, schedule, unet
 from oboro.interop.weights import read_json, write_json
-from oboro.stored import State, load_parts
+from oboro.restore.checkpoint import averaged, build_task, check_kind, load_checkpoint
+from oboro.restore.part import State, load_parts
+from oboro.restore.start import merged
 from oboro.task import Diffusion
 
 PIXELS = ("DDPMPipeline", "DDIMPipeline", "PNDMPipeline")

@@ -6,7 +6,7 @@ from typing import Any
 
 from hydra.utils import instantiate
 
-from oboro.errors import UserError
+from oboro.base.errors import UserError
 from oboro.interop.weights import require
 from oboro.schedule import Schedule
 

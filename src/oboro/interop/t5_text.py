@@ -5,12 +5,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from oboro.errors import UserError
-from oboro.hub import Files
+from oboro.base.errors import UserError
 from oboro.interop.clip_text import as_buffer
+from oboro.interop.hub import Files
 from oboro.interop.weights import ours, read_json, read_weights, require, weight_files
 from oboro.model.clip_text import open_tokenizer
-from oboro.stored import State
+from oboro.restore.part import State
 
 STEMS = ("model", "pytorch_model")
 FILES = Files("config.json", weight_files(*STEMS), ("tokenizer.json", "spiece.model"), ("tokenizer_config.json",))

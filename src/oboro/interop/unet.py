@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from oboro.errors import UserError
+from oboro.base.errors import UserError
 from oboro.interop.weights import ours, read_json, read_weights, require, theirs, write_json, write_weights
 from oboro.model import LDMUNet
-from oboro.stored import State
+from oboro.restore.part import State
 
 STEM = "diffusion_pytorch_model"
 TARGET = "oboro.model.LDMUNet"

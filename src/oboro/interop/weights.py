@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from yaml import YAMLError
 
-from oboro.errors import UserError
-from oboro.hub import INDEX
-from oboro.stored import State
+from oboro.base.errors import UserError
+from oboro.interop.hub import INDEX
+from oboro.restore.part import State
 
 ENDS = (".safetensors", f".safetensors{INDEX}", ".bin", f".bin{INDEX}")
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from oboro import distributed
+from oboro.base import distributed
 
 
 class PairLoss(nn.Module, ABC):

@@ -5,8 +5,8 @@ from math import log
 import torch
 from torch import Tensor, nn
 
+from oboro.base.errors import UserError
 from oboro.denoiser import Cond, Denoiser
-from oboro.errors import UserError
 from oboro.loss.coupling import Coupling, Independent
 from oboro.loss.denoising import Denoising
 from oboro.loss.penalty import Penalty

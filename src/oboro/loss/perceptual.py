@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from oboro.errors import UserError
+from oboro.base.errors import UserError
 from oboro.extractor import fashion
 
 EPS = 1e-8  # under the root of a norm: features of a flat patch may all be 0

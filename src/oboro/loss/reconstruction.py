@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from oboro import distributed
+from oboro.base import distributed
 from oboro.codec import Learned
 from oboro.loss.discriminator import Patch
 from oboro.loss.perceptual import Perceptual

@@ -6,8 +6,8 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from oboro import distributed
-from oboro.errors import UserError
+from oboro.base import distributed
+from oboro.base.errors import UserError
 from oboro.parameterization import Coefficients, Parameterization
 from oboro.schedule import Schedule
 

@@ -6,9 +6,9 @@ from math import log, pi, sqrt
 import torch
 from torch import Tensor, nn
 
-from oboro.errors import UserError
+from oboro.base.errors import UserError
+from oboro.base.seeding import generator
 from oboro.loss.time import Level
-from oboro.seeding import generator
 
 
 class Weight(nn.Module, ABC):

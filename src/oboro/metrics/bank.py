@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from oboro import distributed
+from oboro.base import distributed
 from oboro.extractor.extractor import Extractor, Images
 
 CHUNK = 250  # images looked at at once: a constant, since batch shapes change features by 1e-7

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from oboro.errors import UserError
+from oboro.base.errors import UserError
 from oboro.extractor.extractor import Extractor
 from oboro.metrics.bank import Bank
 from oboro.metrics.cache import Arrays

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from oboro.errors import UserError
+from oboro.base.errors import UserError
 from oboro.extractor.extractor import Extractor, file_digest
 from oboro.metrics.bank import Bank
 from oboro.metrics.cache import Arrays

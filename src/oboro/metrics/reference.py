@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from oboro import distributed
+from oboro.base import distributed
+from oboro.base.seeding import generator
 from oboro.extractor.extractor import Extractor, Images
 from oboro.metrics.bank import Bank, look_at
 from oboro.metrics.cache import Arrays, cached_arrays, read_arrays, write_arrays
 from oboro.metrics.statistics import FeatureStatistics
-from oboro.seeding import generator
 
 
 class Reference(ABC):

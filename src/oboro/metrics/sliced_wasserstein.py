@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
+from oboro.base.seeding import generator
 from oboro.metrics.bank import Bank
 from oboro.metrics.metric import Metric, Value
 from oboro.metrics.nearest import checked
 from oboro.metrics.reference import Reference
-from oboro.seeding import generator
 
 CHUNK = 64  # directions at a time: bounds the memory to CHUNK (n + m) numbers
 

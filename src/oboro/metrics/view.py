@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from oboro import distributed
+from oboro.base import distributed
+from oboro.base.errors import UserError
 from oboro.data import ImageData
-from oboro.errors import UserError
 from oboro.extractor import Extractor
 from oboro.metrics.bank import Bank
 from oboro.metrics.metric import Metric, Value, check, fits, measure, outputs_of

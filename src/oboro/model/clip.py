@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from oboro.errors import UserError
+from oboro.base.errors import UserError
 from oboro.model.tokenizer import Tokenizer
 from oboro.model.transformer import PreNormBlock
 

@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from oboro.base.errors import UserError
 from oboro.denoiser import Cond
-from oboro.errors import UserError
 from oboro.model.layers import LabelEmbedding, NoiseEmbedding, channels_out, read_label, run, zero
 from oboro.model.position import grid_positions, rotary_angles, rotate, sincos
 from oboro.model.text import CrossAttention, TextEmbedding

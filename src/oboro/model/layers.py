@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from oboro.base.errors import UserError
 from oboro.denoiser import Cond
-from oboro.errors import UserError
 
 
 def read_label(cond: Cond, num_classes: int, c_noise: Tensor, text_dim: int = 0) -> Tensor:

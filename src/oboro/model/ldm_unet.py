@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from oboro.base.errors import UserError
 from oboro.denoiser import Cond
-from oboro.errors import UserError
 from oboro.model.autoencoder import PaddedDownsample
 from oboro.model.layers import (
     Downsample,

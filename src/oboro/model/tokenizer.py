@@ -11,7 +11,7 @@ from tokenizers import Tokenizer as Encoder
 from tokenizers import decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 
-from oboro.errors import UserError
+from oboro.base.errors import UserError
 
 START, END, PAD = range(3)
 # Names with spaces, which no token has: the bytes of a text are written with other characters.

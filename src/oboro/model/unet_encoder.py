@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from oboro.base.errors import UserError
 from oboro.denoiser import Cond
-from oboro.errors import UserError
 from oboro.model.layers import (
     AttentionPool,
     MeanPool,

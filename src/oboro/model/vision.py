@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from oboro.errors import UserError
+from oboro.base.errors import UserError
 from oboro.model.dit import glorot
 from oboro.model.layers import group_norm
 from oboro.model.position import grid_positions, sincos

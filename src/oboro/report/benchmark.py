@@ -8,8 +8,8 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from oboro.errors import UserError
-from oboro.evaluation import digest, measurement
+from oboro.base.errors import UserError
+from oboro.evaluate.protocol import digest, measurement
 from oboro.report.pareto import pareto_front
 
 Setting = str | int | float | None
@@ -137,7 +137,7 @@ def collect(sweep_dir: Path) -> Benchmark:
 
     ``<job>.attempt<k>``, what an earlier attempt at a job left behind, is passed over.
 
-    Numbers share a column where their name, their measurement (``oboro.evaluation.measurement``) and the settings of
+    Numbers share a column where their name, their measurement (``evaluate.protocol.measurement``) and the settings of
     their metric are the same. Where one name was measured in several ways, the names of the columns say which, and a
     note says what differs. Raises ``UserError`` where no job ended well.
     """

@@ -12,7 +12,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from oboro.evaluation import measurement, short
+from oboro.evaluate.protocol import measurement, short
 from oboro.report.benchmark import PARTS, Benchmark, Column, Number, Row, Setting, numeric, varying
 
 WIDTH = 100  # characters of a line

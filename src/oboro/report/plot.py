@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from oboro.errors import UserError
+from oboro.base.errors import UserError
 from oboro.report.benchmark import Benchmark, Column, Row, natural, numeric, varying
 from oboro.report.benchmark_table import heading, protocol_line, said, same, text
 from oboro.report.plot_axes import fit_x, fit_y, place_labels

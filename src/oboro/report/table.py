@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from oboro.evaluation import Evaluation, doubts, short
+from oboro.evaluate.protocol import Evaluation, doubts, short
 from oboro.metrics import Value
 
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from oboro.base.errors import UserError
 from oboro.denoiser import Cond, Denoises
-from oboro.errors import UserError
 from oboro.sampler.ddim import ddim_step
 from oboro.sampler.sampler import UNIFORM, Grid, Node, Noise, Sampler, denoise, node_at
 from oboro.schedule import Schedule, expand_as

@@ -6,8 +6,8 @@ from math import exp, expm1, sqrt
 
 from torch import Tensor
 
+from oboro.base.errors import UserError
 from oboro.denoiser import Cond, Denoises
-from oboro.errors import UserError
 from oboro.sampler.ddim import ddim_step
 from oboro.sampler.sampler import UNIFORM, Grid, Node, Noise, Sampler, denoise, node_at
 from oboro.schedule import Schedule

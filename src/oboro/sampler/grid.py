@@ -11,7 +11,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from oboro.errors import UserError
+from oboro.base.errors import UserError
 from oboro.sampler.sampler import Grid, Uniform
 from oboro.schedule import Schedule
 

@@ -14,8 +14,8 @@ from math import log
 import numpy as np
 from torch import Tensor
 
+from oboro.base.errors import UserError
 from oboro.denoiser import Cond, Denoises
-from oboro.errors import UserError
 from oboro.sampler.ddim import ddim_step
 from oboro.sampler.sampler import UNIFORM, Grid, Node, Noise, Sampler, denoise, nodes
 from oboro.schedule import Schedule

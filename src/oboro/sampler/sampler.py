@@ -14,13 +14,13 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from oboro.base.errors import UserError
 from oboro.denoiser import Cond, Denoises
-from oboro.errors import UserError
 from oboro.schedule import Schedule
 
 
 class Noise(Protocol):
-    """Where stochastic samplers get their noise from; ``oboro.seeding.SampleNoise`` is one."""
+    """Where stochastic samplers get their noise from; ``oboro.base.seeding.SampleNoise`` is one."""
 
     def __call__(self, like: Tensor) -> Tensor:
         """Fresh standard normal numbers of the shape, type and device of ``like`` (B, ...)."""

@@ -7,8 +7,8 @@ from math import expm1
 import numpy as np
 from torch import Tensor
 
+from oboro.base.errors import UserError
 from oboro.denoiser import Cond, Denoises
-from oboro.errors import UserError
 from oboro.sampler.ddim import ddim_step
 from oboro.sampler.dpm_solver import inside
 from oboro.sampler.sampler import UNIFORM, Grid, Node, Noise, Sampler, denoise

@@ -5,7 +5,7 @@ from math import cosh, exp, log, pi, sinh
 import torch
 from torch import Tensor
 
-from oboro.errors import UserError
+from oboro.base.errors import UserError
 from oboro.schedule.schedule import Schedule, VariancePreserving
 
 

@@ -12,7 +12,7 @@ from math import cos, log1p, pi, sqrt
 import torch
 from torch import Tensor
 
-from oboro.errors import UserError
+from oboro.base.errors import UserError
 from oboro.schedule.schedule import VariancePreserving, in_float64
 
 

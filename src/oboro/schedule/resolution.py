@@ -9,7 +9,7 @@ from math import exp, log, pi
 import torch
 from torch import Tensor
 
-from oboro.errors import UserError
+from oboro.base.errors import UserError
 from oboro.schedule.closed_form import Cosine
 from oboro.schedule.schedule import Schedule, VariancePreserving, in_float64
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from oboro.errors import UserError
+from oboro.base.errors import UserError
 from oboro.schedule.schedule import Schedule, in_float64
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from rich.console import Console
 
-from oboro.errors import UserError
+from oboro.base.errors import UserError
 from oboro.sweep.sweep import Sweep, tell
 from oboro.sweep.table import complaint, table
 

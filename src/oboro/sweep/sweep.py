@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
-from oboro.errors import UserError
+from oboro.base.errors import UserError
 from oboro.sweep.job import LOG, RESULT, RUNNING, STOPPED, TIMED_OUT, Job, readable, verdict
 from oboro.sweep.process import Process, environment, free_port, program
 

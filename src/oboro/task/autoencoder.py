@@ -4,10 +4,10 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
+from oboro.base.errors import UserError
 from oboro.codec import Identity, Learned
 from oboro.data import ImageData
 from oboro.ema import EMA
-from oboro.errors import UserError
 from oboro.loss import Reconstruction
 from oboro.optimizer import Optimizer
 from oboro.task.task import Task

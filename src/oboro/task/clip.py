@@ -5,15 +5,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from oboro import distributed
+from oboro.base import distributed
+from oboro.base.errors import UserError
+from oboro.base.seeding import generator
 from oboro.codec import Identity
 from oboro.data import ImageData
 from oboro.ema import EMA
-from oboro.errors import UserError
 from oboro.loss import PairLoss
 from oboro.model.clip import CLIP as Network
 from oboro.optimizer import Optimizer
-from oboro.seeding import generator
 from oboro.task.retrieval import recall
 from oboro.task.task import Task
 

@@ -3,19 +3,19 @@
 import torch
 from torch import Tensor
 
-from oboro import compatibility
 from oboro.adapter import Adapter, Full
+from oboro.base.errors import UserError
 from oboro.codec import Identity
 from oboro.conditioner import Conditioner
 from oboro.data import ImageData
 from oboro.denoiser import Cond, Denoiser
 from oboro.ema import EMA
-from oboro.errors import UserError
 from oboro.generate import Watch, generate
 from oboro.guidance import Guidance
 from oboro.loss import Denoising, Hybrid
 from oboro.optimizer import Optimizer
 from oboro.sampler import Sampler
+from oboro.task import contradictions
 from oboro.task.noise_levels import NoiseLevels
 
 
@@ -63,7 +63,7 @@ class Diffusion(NoiseLevels):
 
     def check(self, data: ImageData) -> None:
         """Raises ``UserError`` for a network that makes no image of one (or two, with a learned variance), labels that
-        the data does not have, or parts that contradict each other (``oboro.compatibility``)."""
+        the data does not have, or parts that contradict each other (``oboro.task.contradictions``)."""
         if self.conditioner.num_classes not in (0, data.num_classes):
             raise UserError(
                 f"the conditioner has {self.conditioner.num_classes} classes and the data {data.num_classes}; "
@@ -80,7 +80,7 @@ class Diffusion(NoiseLevels):
             self.check_network(data, [two], "unet_tiny model.learned_variance=true")
         else:
             self.check_network(data, [image, two], "unet_tiny")
-        compatibility.check(self)
+        contradictions.check(self)
 
     def setup(self, stage: str) -> None:
         self.conditioner.check(self.trainer.datamodule.population)

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from oboro.base.errors import UserError
+from oboro.base.seeding import SampleNoise, low_discrepancy
 from oboro.data import ImageData
-from oboro.errors import UserError
-from oboro.seeding import SampleNoise, low_discrepancy
 from oboro.task.task import Task
 
 LEVELS = 4

@@ -9,12 +9,12 @@ import lightning
 import torch
 from torch import Tensor, nn
 
-from oboro import distributed
+from oboro.base import distributed
+from oboro.base.seeding import derive_seed, generator
 from oboro.codec import Identity
 from oboro.data import ImageData
 from oboro.ema import EMA
 from oboro.optimizer import Optimizer
-from oboro.seeding import derive_seed, generator
 
 
 class Task(lightning.LightningModule, ABC):

@@ -19,11 +19,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from oboro.base.errors import UserError
+from oboro.base.seeding import generator
 from oboro.denoiser import Cond, Denoises
-from oboro.errors import UserError
 from oboro.sampler import denoise, nodes
 from oboro.schedule import Schedule
-from oboro.seeding import generator
 
 # Where a schedule has no end. There remain e^{-15/2} = 5.5e-4 of noise in the data, a fourteenth of the distance of two
 # 8-bit levels, and as much signal in the noise.

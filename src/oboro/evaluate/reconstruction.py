@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from oboro import distributed
+from oboro.base import distributed
 from oboro.codec import Learned
 from oboro.data import from_uint8, to_uint8
 from oboro.extractor.extractor import Images

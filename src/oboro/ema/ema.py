@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from oboro.errors import UserError
+from oboro.base.errors import UserError
 
 
 class Profile(ABC):

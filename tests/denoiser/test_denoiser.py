@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch import nn
 
+from oboro.base.errors import UserError
 from oboro.denoiser import Denoiser
-from oboro.errors import UserError
-from oboro.exact import GaussianDenoiser
+from oboro.denoiser.exact import GaussianDenoiser
 from oboro.parameterization import EDM, Eps, V
 from oboro.schedule import VP, Cosine, Karras, Linear, expand_as
 

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 import runs
-from oboro.evaluation import Protocol, digest, doubts
-from oboro.evaluator import Evaluator
+from oboro.evaluate.evaluator import Evaluator
+from oboro.evaluate.protocol import Protocol, digest, doubts
 from oboro.extractor import Extractor
 from oboro.guidance import Autoguidance, ClassifierFree
 from oboro.metrics import Bank, Frechet, Held, Metric, Value

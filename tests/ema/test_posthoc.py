@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from oboro.base.errors import UserError
 from oboro.ema import EMA, PowerFunction
-from oboro.errors import UserError
-from oboro.posthoc import TOLERANCE, Average, combine, inner_products, posthoc, read_snapshots, write_snapshot
+from oboro.ema.posthoc import TOLERANCE, Average, combine, inner_products, posthoc, read_snapshots, write_snapshot
 
 STORED = {"short": 0.05, "long": 0.10}
 WANTED = (0.03, 0.07, 0.15, 0.2)

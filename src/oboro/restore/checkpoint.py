@@ -10,14 +10,14 @@ import torch
 from hydra.utils import get_class, instantiate
 from torch import Tensor, nn
 
+from oboro.base.errors import UserError
 from oboro.denoiser import Cond
-from oboro.errors import UserError
 from oboro.schedule import Schedule
 from oboro.task import Task
 
 # What evaluate.py and sample.py take from a checkpoint unless told otherwise.
 FROM_CHECKPOINT = ("schedule", "sampler", "guidance", "metrics", "extractor", "data")
-READ_LATER = ("oboro.checkpoint.", "oboro.extractor.TrainedCLIP")  # classes that keep the path of a checkpoint
+READ_LATER = ("oboro.restore.checkpoint.", "oboro.extractor.TrainedCLIP")  # classes that keep the path of a checkpoint
 # What a configuration that came with a file may name; anything else could run code of the file's author.
 TRUSTED = ("oboro.", "torch.optim.")
 
@@ -62,7 +62,7 @@ def refuse_foreign_targets(node: Any, path: Path) -> None:
 
 
 def is_trusted(target: Any) -> bool:
-    """Whether ``target`` names a class defined in ``TRUSTED``; ``oboro.errors.os.system`` would only pass through."""
+    """Whether ``target`` names a class defined in ``TRUSTED``; others only pass through: ``oboro.base.errors.os.system``."""
     if not isinstance(target, str) or not target.startswith(TRUSTED):
         return False
     try:

@@ -3,8 +3,8 @@ import pytest
 import torch
 from torch import nn
 
+from oboro.base.errors import UserError
 from oboro.ema import EMA, ConstantDecay, PowerFunction, gamma_from_std
-from oboro.errors import UserError
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from torch import nn
 
 from oboro.codec import TinyAutoencoder
 from oboro.data import from_uint8
-from oboro.latent import latent_statistics, reconstructions, spread
+from oboro.evaluate.reconstruction import latent_statistics, reconstructions, spread
 
 CPU = torch.device("cpu")
 

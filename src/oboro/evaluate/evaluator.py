@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from oboro import distributed
+from oboro.base import distributed
 from oboro.data import ImageData, to_uint8
 from oboro.data.latents import module_digest
-from oboro.evaluation import Evaluation, Protocol
+from oboro.evaluate.likelihood import bits_per_dim
+from oboro.evaluate.protocol import Evaluation, Protocol
 from oboro.extractor import Extractor, Joint
-from oboro.likelihood import bits_per_dim
 from oboro.metrics import Metric, Value
 from oboro.metrics.bank import CHUNK
 from oboro.metrics.metric import QUANTISATION, plain, unserved
@@ -165,7 +165,7 @@ def held_out_likelihood(
 ) -> dict[str, Value]:
     """``{"bits_per_dim_<n>": value}``: mean over the first n held-out images, with its 95 % interval over images.
 
-    In float32 whatever the run computes in (``oboro.likelihood``). All ranks share the work and get the same answer.
+    In float32 whatever the run computes in (``likelihood.py``). All ranks share the work and get the same answer.
     """
     images, labels, captions = data.validation_images, data.validation_labels, data.validation_captions
 

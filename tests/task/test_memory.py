@@ -5,8 +5,8 @@ import torch
 
 from oboro.adapter import LoRA
 from oboro.ema import EMA, ConstantDecay
-from oboro.footprint import footprint
 from oboro.model import DiT, UNet
+from oboro.task.memory import footprint
 
 
 @pytest.mark.parametrize("adapted", [False, True])

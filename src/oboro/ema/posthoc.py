@@ -17,8 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from oboro.base.errors import UserError
 from oboro.ema import gamma_from_std
-from oboro.errors import UserError
 
 # |error| / |p| that is accepted. Of weights that are a slow path plus independent noise at each update, the error of
 # the average is this share of the noise that the average leaves.

@@ -13,7 +13,7 @@ from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from oboro.errors import UserError
+from oboro.base.errors import UserError
 
 State = dict[str, Tensor]
 
@@ -46,7 +46,7 @@ class TrainedPart(Stored, ABC):
         """The option of the group ``task`` that learns it."""
 
     def part(self) -> tuple[dict[str, Any], State]:
-        from oboro.checkpoint import load_learned  # which imports tasks, and they what may be stored
+        from oboro.restore.checkpoint import load_learned  # which imports tasks, and they what may be stored
 
         return load_learned(self.path, self.task, self.average)
 

@@ -4,7 +4,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from conditioner.spelling import Spelling
-from oboro import distributed
+from oboro.base import distributed
 from oboro.codec import Identity
 from oboro.conditioner.encoded_texts import cache_texts, encoded
 from oboro.denoiser import Denoiser

@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy import stats
 
-from oboro.seeding import Brownian, SampleNoise, derive_seed, generator, low_discrepancy
+from oboro.base.seeding import Brownian, SampleNoise, derive_seed, generator, low_discrepancy
 
 pytestmark = pytest.mark.usefixtures("global_generator_unread")
 

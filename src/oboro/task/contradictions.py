@@ -7,9 +7,9 @@ new part is held to it by its own answer and not by its name.
 from collections.abc import Iterator
 from typing import Protocol
 
+from oboro.base.errors import UserError
 from oboro.conditioner import Conditioner
 from oboro.denoiser import Denoiser
-from oboro.errors import UserError
 from oboro.guidance import Guidance
 from oboro.loss import Denoising, Hybrid
 from oboro.sampler import Sampler, nodes

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from oboro.errors import UserError
+from oboro.base.errors import UserError
 
 NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")  # what the hub calls a model
 PLACES = ("", "text_encoder/", "tokenizer/")  # one folder for all, or those of a pipeline

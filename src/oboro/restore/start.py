@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from oboro.adapter import merged_state, plain_state, read_adapter
-from oboro.checkpoint import averaged, build_task, check_kind, load_checkpoint
-from oboro.errors import UserError
+from oboro.base.errors import UserError
+from oboro.restore.checkpoint import averaged, build_task, check_kind, load_checkpoint
 from oboro.task import Task
 
 FROZEN = ("codec", "conditioner")  # parts of a task that came trained

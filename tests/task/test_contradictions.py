@@ -7,12 +7,11 @@ import torch
 from torch import nn
 
 from conftest import ADAPTIVE, PARAMETERIZATIONS, SAMPLERS, configured
-from oboro import compatibility
+from oboro.base.errors import UserError
 from oboro.classifier import NoisyClassifier
 from oboro.conditioner import Label, Unconditional
 from oboro.denoiser import Denoiser
-from oboro.errors import UserError
-from oboro.exact import GaussianDenoiser
+from oboro.denoiser.exact import GaussianDenoiser
 from oboro.guidance import CFGPP, Autoguidance, CFGZeroStar, Classifier, ClassifierFree, Unguided
 from oboro.loss import Denoising, Hybrid
 from oboro.loss.coupling import Independent, OptimalTransport
@@ -25,6 +24,7 @@ from oboro.parameterization import EDM, Consistency
 from oboro.sampler import DDIM, Adaptive, Heun, LearnedVariance, Restart
 from oboro.sampler.grid import LogSNR, Times, Trailing
 from oboro.schedule import VP, Linear
+from oboro.task import contradictions
 
 GUIDANCE = configured("guidance", without=("autoguidance", "classifier"))  # these read a file
 
@@ -143,27 +143,27 @@ REFUSED = {
 def test_a_contradiction_is_refused_and_its_remedy_accepted(case):
     wrong, reason, remedy = REFUSED[case]
     with pytest.raises(UserError, match=reason):
-        compatibility.check(parts(**wrong))
-    compatibility.check(parts(**remedy))
+        contradictions.check(parts(**wrong))
+    contradictions.check(parts(**remedy))
 
 
 @pytest.mark.parametrize("name", sorted({*SAMPLERS, *ADAPTIVE}))
 def test_every_sampler_goes_with_the_usual_parts(name):
     sampler = SAMPLERS.get(name, Adaptive())
     usual = {"loss": Hybrid(UniformWeight(), Squared())} if sampler.asks_variance else {}
-    compatibility.check(parts(VP(), sampler=sampler, **usual))
+    contradictions.check(parts(VP(), sampler=sampler, **usual))
 
 
 @pytest.mark.parametrize("name", GUIDANCE)
 def test_every_guidance_goes_with_the_usual_parts(name):
-    compatibility.check(parts(guidance=GUIDANCE[name]))
+    contradictions.check(parts(guidance=GUIDANCE[name]))
 
 
 def test_a_grid_may_begin_where_the_signal_is_negligible():
     """log-SNR of -4.7: a tenth of the noise is 0.095."""
-    compatibility.check(parts(sampler=Heun(8, grid=LogSNR(-4.71, 5))))
+    contradictions.check(parts(sampler=Heun(8, grid=LogSNR(-4.71, 5))))
     with pytest.raises(UserError, match="LogSNR"):
-        compatibility.check(parts(sampler=Heun(8, grid=LogSNR(-4.5, 5))))
+        contradictions.check(parts(sampler=Heun(8, grid=LogSNR(-4.5, 5))))
 
 
 def test_parameterizations_with_a_boundary_are_those_that_fix_an_image_above_zero_noise():

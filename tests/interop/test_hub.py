@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from interop.tiny import clip, t5, t5_tokenizer, tokenizer
+from oboro.base.errors import UserError
 from oboro.conditioner import PublishedCLIP, PublishedOpenCLIP, PublishedT5
-from oboro.errors import UserError
 
 hub = pytest.importorskip("huggingface_hub")
 

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import nn
 
+from oboro.base.errors import UserError
+from oboro.base.seeding import generator
 from oboro.denoiser import Denoiser
-from oboro.errors import UserError
-from oboro.exact import GaussianDenoiser
-from oboro.likelihood import bits_per_dim, dequantise, log_likelihood, log_snr_grid, rademacher
+from oboro.denoiser.exact import GaussianDenoiser
+from oboro.evaluate.likelihood import bits_per_dim, dequantise, log_likelihood, log_snr_grid, rademacher
 from oboro.parameterization import V
 from oboro.schedule import Cosine, Karras, Linear, expand_as
-from oboro.seeding import generator
 
 MEAN, STD = 0.3, 0.5
 

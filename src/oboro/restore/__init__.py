@@ -1,0 +1,1 @@
+"""What other runs learned: checkpoints, parts of them, and training that starts from them."""
