@@ -11,9 +11,21 @@ import pytest
 import torch
 from torch import nn
 
-from oboro.denoiser import Denoiser, expand_as
+from oboro.denoiser import Denoiser
 from oboro.parameterization import EDM
-from oboro.schedule import DDPM, VE, VP, Cosine, DiscreteCosine, Interpolated, Karras, Linear, ScaledLinear, SubVP
+from oboro.schedule import (
+    DDPM,
+    VE,
+    VP,
+    Cosine,
+    DiscreteCosine,
+    Interpolated,
+    Karras,
+    Linear,
+    ScaledLinear,
+    SubVP,
+    expand_as,
+)
 
 pytestmark = pytest.mark.usefixtures("global_generator_unread")
 

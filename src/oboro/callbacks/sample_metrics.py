@@ -17,7 +17,8 @@ from oboro.task import Diffusion
 class SampleMetrics(SampleEvaluation, MetricEvaluation):
     """``metrics`` of ``n`` samples of the averaged weights against the training set, on all ranks.
 
-    The values do not depend on the number of devices, and training does not depend on them. They go to every logger with their protocol, to ``trainer.callback_metrics`` and, as the latest, to ``latest``.
+    The values do not depend on the number of devices, and training does not depend on them. They go to every logger
+    with their protocol, to ``trainer.callback_metrics`` and, as the latest, to ``latest``.
     """
 
     def __init__(

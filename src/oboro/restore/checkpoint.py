@@ -62,7 +62,7 @@ def refuse_foreign_targets(node: Any, path: Path) -> None:
 
 
 def is_trusted(target: Any) -> bool:
-    """Whether ``target`` names a class defined in ``TRUSTED``; others only pass through: ``oboro.base.errors.os.system``."""
+    """Whether ``target`` names a class defined in ``TRUSTED``, and not one that a module of it imports."""
     if not isinstance(target, str) or not target.startswith(TRUSTED):
         return False
     try:
