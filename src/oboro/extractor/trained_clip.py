@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from oboro.data import from_uint8
 from oboro.extractor.extractor import Extractor, file_digest
 from oboro.extractor.fashion import LUMA
 from oboro.extractor.pretrained import Lengths
+from oboro.modality import from_uint8
 
 
 class TrainedCLIP(Extractor):

@@ -12,6 +12,7 @@ from oboro.base.errors import UserError
 from oboro.interop import autoencoder, clip_text, schedule, unet
 from oboro.interop.weights import read_json, write_json
 from oboro.restore.checkpoint import averaged, build_task, check_kind, load_checkpoint
+from oboro.restore.modality import modality_of
 from oboro.restore.part import State, load_parts
 from oboro.restore.start import merged
 from oboro.task import Diffusion
@@ -163,6 +164,7 @@ def build(published: Published) -> Diffusion:
     task: Diffusion = instantiate(config["task"], _convert_="all")
     load_parts(task, published.parts)
     task.config = config
+    task.modality = modality_of({"config": config})
     task.ema.start(task.learned)
     return task.eval().requires_grad_(False)
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from oboro.base.errors import UserError
 from oboro.denoiser import Cond
+from oboro.restore.modality import modality_of
 from oboro.schedule import Schedule
 from oboro.task import Task
 
@@ -33,7 +34,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         raise UserError(f"{path} is damaged or no checkpoint at all; use another .ckpt file.") from error
     if not isinstance(checkpoint, dict) or not {"config", "ema", "state_dict"} <= set(checkpoint):
         raise UserError(f"{path} was not written by oboro; give a .ckpt file that train.py wrote.")
-    refuse_foreign_targets(checkpoint["config"], path)
+    refuse_foreign_targets({**checkpoint["config"], "modality": checkpoint.get("modality", {})}, path)
     return checkpoint
 
 
@@ -57,7 +58,7 @@ def refuse_foreign_targets(node: Any, path: Path) -> None:
         elif not isinstance(value, str | int | float | None) or (isinstance(value, str) and "${" in value):
             raise UserError(f"{path} has {value!r} in its configuration, no plain value; do not use this file.")
 
-    for key in ("task", *FROM_CHECKPOINT):
+    for key in ("task", "modality", *FROM_CHECKPOINT):
         walk(node.get(key, {}))
 
 
@@ -88,6 +89,7 @@ def build_task(checkpoint: dict[str, Any], **parts: Any) -> Task:
         config["denoiser"] = {**config["denoiser"], "schedule": config.pop("schedule")}
     task = instantiate(config, _convert_="all")
     restore(task, checkpoint)
+    task.modality = modality_of(checkpoint)
     return task.eval().requires_grad_(False)
 
 
