@@ -53,7 +53,7 @@ class Learned(nn.Module, ABC):
         """The weight of the last layer of the decoder, at which gradients of losses are compared."""
 
     @abstractmethod
-    def columns(self, image_shape: tuple[int, int, int]) -> int:
+    def columns(self, shape: tuple[int, ...]) -> int:
         """The length of a row of ``observe`` for one image."""
 
     @abstractmethod
