@@ -31,8 +31,11 @@ def condition(name):
     return {"unet": {"label": torch.tensor([1, -1])}, "unet_text": TEXT}.get(name, {})
 
 
-@pytest.mark.parametrize("dims", [1, 2])
-@pytest.mark.parametrize("name", NETWORKS)
+POOLED = ("unet_text", "edm2_unet")  # torch's mean over 2×2×2 refuses a length of one
+PAIRS = [(name, dims) for dims in (1, 2) for name in NETWORKS if dims == 1 or name not in POOLED]
+
+
+@pytest.mark.parametrize(("name", "dims"), PAIRS)
 def test_a_network_is_that_of_one_more_axis_on_a_sample_of_length_one(name, dims, randomise, normal):
     """Kernels that are zero but in the middle of the new axis see a single row, as if it were all there is.
 

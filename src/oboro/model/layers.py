@@ -71,6 +71,7 @@ def convolution(dims: int) -> Callable[..., Tensor]:
 
 def mean_of_halves(dims: int) -> nn.Module:
     """Halves each of ``dims`` axes, upwards where it is odd: means over 2×2 pixels, or those there are."""
+    check_dims(dims)
     return (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)[dims - 1](2, ceil_mode=True)
 
 
