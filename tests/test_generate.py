@@ -59,14 +59,15 @@ def test_with_a_unet_companions_do_not_matter_at_equal_shape(draw, small_unet):
     assert torch.equal(first[[0, 3]], second[[2, 0]])
 
 
-def test_images_are_single_precision_in_their_range_without_a_graph(draw):
+def test_samples_are_single_precision_without_a_graph(draw):
     images = draw([0, 1])
     assert images.dtype == torch.float32 and images.shape == (2, 1, 8, 8)
-    assert images.abs().max() <= 1
     assert not images.requires_grad
 
 
-def test_values_beyond_the_range_of_an_image_are_cut():
+def test_no_value_is_cut_off():
+    """What a picture cannot hold is cut when it is stored; a series may be anywhere."""
+
     class Bright(nn.Module):
         schedule = Karras()
 
@@ -74,7 +75,7 @@ def test_values_beyond_the_range_of_an_image_are_cut():
             return torch.full_like(x_t, 3.0)
 
     keywords = {"ids": [0], "seed": 0, "cond": {}, "latent_shape": (1, 2, 2), "device": torch.device("cpu")}
-    assert (generate(Bright(), Unguided(), DDIM(2), Identity(1), **keywords) == 1).all()
+    assert (generate(Bright(), Unguided(), DDIM(2), Identity(1), **keywords) == 3).all()
 
 
 def test_guidance_changes_the_image_but_not_the_noise_it_starts_from(small_unet, sampler, with_steps):
