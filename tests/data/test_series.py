@@ -1,4 +1,6 @@
 import csv
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ import torch
 from oboro.base.errors import UserError
 from oboro.data import Block, Series, SeriesData, Source
 
+DOCUMENT = Path(__file__).parents[2] / "docs" / "data.md"
 RNG = np.random.default_rng(0)
 NUMBERS = (np.array([[[20.0]], [[-3.0]]]) + RNG.normal(size=(2, 12, 30)) * [[[5.0]], [[0.1]]]).transpose(1, 0, 2)
 NUMBERS = NUMBERS.astype(np.float32)  # (12, 2, 30)
@@ -171,3 +174,12 @@ def test_a_source_of_ones_own_is_a_class_with_a_source(tmp_path):
     assert data.modality.shape == (1, 12)  # whoever asks first brings the data in
     x = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)["x"]
     assert abs(x.mean()) < 1e-6 and abs(x.std(correction=0) - 1) < 1e-6
+
+
+def test_the_source_that_the_documentation_writes_is_one(tmp_path):
+    blocks = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.S)
+    (text,) = [block for block in blocks if "class Walks" in block]
+    names = {}
+    exec(text, names)
+    data = names["Walks"](cache_dir=str(tmp_path))
+    assert data.modality.shape == (1, 64) and len(data.train) == 4750
