@@ -94,7 +94,6 @@ def test_a_run_does_not_go_on_with_other_data(settings, trained, record, tmp_pat
     [
         (["model=unet_tiny"], ["UNet reads samples with 2 axes", "1×32", "choose model=unet_1d"]),
         (["extractor=inception"], ["inception sees grey and RGB images", "choose extractor=raw"]),
-        (["codec=autoencoder"], ["Autoencoder is a codec of images", "codec=identity"]),
         (["task=autoencoder"], ["an autoencoder is trained on images"]),
         (["data.channels=2"], ["set data.channels=1"]),
         (["+data.lenght=2"], ["Series has no argument lenght; it has"]),

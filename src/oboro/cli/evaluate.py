@@ -55,7 +55,8 @@ def evaluate(config: DictConfig) -> None:
     make_ready(evaluator, task.conditioner.told(evaluator.data.population), config.n)
     shape, held_out = evaluator.data.modality.shape, len(evaluator.data.validation)
     if config.bits_per_dim.n > held_out:
-        raise UserError(f"bits_per_dim.n={config.bits_per_dim.n} of {held_out} held-out samples; set it to fewer.")
+        noun = evaluator.data.modality.noun
+        raise UserError(f"bits_per_dim.n={config.bits_per_dim.n} of {held_out} held-out {noun}; set it to fewer.")
     if config.bits_per_dim.n and evaluator.data.modality.dtype != torch.uint8:
         raise UserError(
             f"bits per dimension are a measure for numbers of 8 bits and {evaluator.data.modality.noun} have "
