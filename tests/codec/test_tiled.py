@@ -74,6 +74,6 @@ def test_tiles_that_do_not_fit_the_codec_are_refused():
 def test_codecs_of_images_refuse_other_samples():
     codec = TinyAutoencoder(1, 2, width=4, blocks=(0, 0))
     for of_images in (codec, Tiled(codec, 16, 8)):
-        with pytest.raises(UserError, match="TinyAutoencoder is a codec of images and a sample is 2×64; .*identity"):
+        with pytest.raises(UserError, match=r"TinyAutoencoder is a codec of images and a sample is 2×64; .*identity"):
             of_images.latent_shape((2, 64))
     assert Identity(2).latent_shape((2, 64)) == (2, 64)
