@@ -7,7 +7,8 @@ from torch import Tensor
 
 from oboro.base.seeding import SampleNoise
 from oboro.codec import Identity
-from oboro.denoiser import Cond, Denoises
+from oboro.condition import Condition
+from oboro.denoiser import Denoises
 from oboro.guidance import Guidance, Guided
 from oboro.sampler import Sampler
 
@@ -21,7 +22,7 @@ class Watched(Guided):
         super().__init__(denoiser)
         self.watch = watch
 
-    def steer(self, conditional: Tensor, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
+    def steer(self, conditional: Tensor, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
         self.watch(conditional, t)
         return conditional
 
@@ -35,7 +36,7 @@ def generate(
     *,
     ids: Sequence[int],
     seed: int,
-    cond: Cond,
+    cond: Condition,
     latent_shape: tuple[int, int, int],
     device: torch.device,
     watch: Watch | None = None,
@@ -48,7 +49,7 @@ def generate(
     """
     noise = SampleNoise(seed, ids)
     x_T = denoiser.schedule.prior(noise(torch.empty(len(ids), *latent_shape, device=device)))
-    cond = {k: v.to(device) for k, v in cond.items()}
+    cond = cond.to(device)
     guided = guidance(denoiser, sampler.nodes(denoiser.schedule))
     if watch is not None:
         guided = Watched(guided, watch)

@@ -46,7 +46,7 @@ def evaluate(config: DictConfig) -> None:
     checkpoint, task = open_task(config, path, fabric)
     read_data(evaluator.data)
     task.conditioner.check(evaluator.data.population)
-    make_ready(evaluator, task.conditioner.told(evaluator.data.population), config.n)
+    make_ready(evaluator, task.conditioner.known(evaluator.data.population), config.n)
     held_out = len(evaluator.data.validation_images)
     if config.bits_per_dim.n > held_out:
         raise UserError(f"bits_per_dim.n={config.bits_per_dim.n} of {held_out} held-out images; set it to fewer.")
@@ -122,9 +122,9 @@ def build_evaluator(config: DictConfig) -> Evaluator:
     return Evaluator(extractor, metrics, data, config.reference)
 
 
-def make_ready(evaluator: Evaluator, told: set[str], n: int) -> None:
+def make_ready(evaluator: Evaluator, known: set[str], n: int) -> None:
     """The weights of the extractor are fetched, by rank 0 first, and all is checked against what is asked."""
-    evaluator.check(told, n)
+    evaluator.check(known, n)
     evaluator.prepare()
 
 

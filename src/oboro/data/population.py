@@ -5,14 +5,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from oboro.data.cache import ImageArray
+
 
 @dataclass(frozen=True)
 class Population:
-    """Of n training images the classes (n,) int64, out of ``num_classes``, and the captions, where there are any."""
+    """Of n training images the classes (n,) int64, out of ``num_classes``, the captions, and the second pictures that
+    conditions are made of, where there are any: ``hints[rows]`` is uint8 (len(rows), C, H, W)."""
 
     labels: Tensor | None = None
     num_classes: int = 0
     captions: list[str] | None = None
+    hints: Tensor | ImageArray | None = None
+
+    def __len__(self) -> int:
+        """n, where anything is known of them."""
+        return len(next((known for known in (self.captions, self.labels, self.hints) if known is not None), ()))
 
     @property
     def frequencies(self) -> Tensor | None:

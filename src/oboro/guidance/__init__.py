@@ -4,5 +4,16 @@ from oboro.guidance.autoguidance import Autoguidance
 from oboro.guidance.classifier import Classifier
 from oboro.guidance.classifier_free import CFGPP, CFGZeroStar, ClassifierFree
 from oboro.guidance.guidance import Guidance, Guided, Unguided
+from oboro.guidance.per_condition import PerCondition
 
-__all__ = ["CFGPP", "Autoguidance", "CFGZeroStar", "Classifier", "ClassifierFree", "Guidance", "Guided", "Unguided"]
+__all__ = [
+    "CFGPP",
+    "Autoguidance",
+    "CFGZeroStar",
+    "Classifier",
+    "ClassifierFree",
+    "Guidance",
+    "Guided",
+    "PerCondition",
+    "Unguided",
+]

@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from oboro.denoiser import Cond, Denoises
+from oboro.condition import Condition
+from oboro.denoiser import Denoises
 from oboro.guidance.guidance import Guided
 from oboro.guidance.weight import Weight
 from oboro.schedule import expand_as
@@ -20,7 +21,7 @@ class Extrapolated(Guided):
     def __init__(
         self,
         denoiser: Denoises,
-        away: Callable[[Tensor, Tensor, Cond], Tensor],
+        away: Callable[[Tensor, Tensor, Condition], Tensor],
         scale: float,
         weight: Weight,
         rescale: float = 0.0,
@@ -31,7 +32,7 @@ class Extrapolated(Guided):
         self.weight = weight
         self.rescale = rescale
 
-    def steer(self, conditional: Tensor, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
+    def steer(self, conditional: Tensor, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
         factor = (self.scale - 1) * self.weight(t, self.schedule)
         if not factor.any():
             return conditional

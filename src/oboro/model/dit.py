@@ -5,9 +5,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from oboro.base.errors import UserError
-from oboro.denoiser import Cond
-from oboro.model.layers import LabelEmbedding, NoiseEmbedding, channels_out, read_label, run, zero
+from oboro.condition import Signals
+from oboro.model.layers import LabelEmbedding, NoiseEmbedding, channels_out, run, zero
 from oboro.model.position import grid_positions, rotary_angles, rotate, sincos
+from oboro.model.signals import label_index, picture, reads
 from oboro.model.text import CrossAttention, TextEmbedding
 
 NOISE_FEATURES = 256  # sines and cosines of the noise level, at all widths
@@ -80,7 +81,7 @@ class Block(nn.Module):
 
 
 class DiT(nn.Module):
-    """F(x (B, C, H, W), c_noise (B,), cond) ↦ (B, C, H, W) for any H and W: a transformer over patches of pixels.
+    """F(x (B, C, H, W), c_noise (B,), signals) ↦ (B, C, H, W) for any H and W: a transformer over patches of pixels.
 
     Patches of ``patch`` × ``patch`` pixels become tokens of ``dim`` channels and pass ``depth`` adaLN-zero blocks
     (Peebles & Xie 2023, arXiv:2212.09748). A height or width that is no multiple of ``patch`` is filled up with zeros
@@ -90,8 +91,8 @@ class DiT(nn.Module):
     keys. Places are scaled so that an image of any size covers what ``reference_size`` pixels would: a network that was
     trained on 32×32 sees 64×64 as the same picture in finer steps.
 
-    ``num_classes`` > 0 adds a class embedding; ``cond`` may then hold ``label`` (B,), where -1, like a missing key,
-    means no label. ``text_dim`` > 0 lets tokens attend to a text; the keys of ``cond`` are those of ``UNet``.
+    ``num_classes`` > 0 adds a class embedding for the signal ``label``, ``text_dim`` > 0 lets tokens attend to ``text``
+    and ``image_channels`` > 0 reads ``image`` as further channels of the patches, with weights that start at zero.
     ``checkpointing`` recomputes each block in the backward pass: less memory for about a third more
     time. With ``learned_variance``, as in the paper, 2 C channels come out; other than in the paper, the noise level is
     c_noise instead of a step from 0 to 999. The last layer starts at zero.
@@ -116,6 +117,7 @@ class DiT(nn.Module):
         learned_variance: bool = False,
         text_dim: int = 0,
         pooled_dim: int = 0,
+        image_channels: int = 0,
     ):
         super().__init__()
         if dim % (4 * heads):
@@ -124,8 +126,8 @@ class DiT(nn.Module):
                 "set model.heads to a divisor of model.dim / 4."
             )
         self.patch = patch
-        self.num_classes = num_classes
-        self.text_dim = text_dim
+        self.reads = reads(num_classes, text_dim, image_channels)
+        self.image_channels = image_channels
         self.checkpointing = checkpointing
         self.extent = reference_size / patch
         self.head_channels = dim // heads
@@ -140,6 +142,8 @@ class DiT(nn.Module):
         self.blocks = nn.ModuleList(Block(dim, heads, mlp_ratio, text_dim) for _ in range(depth))
         self.modulation = zero(nn.Linear(dim, 2 * dim))
         self.last = zero(nn.Linear(dim, channels_out(in_channels, learned_variance) * patch**2))
+        wide = (image_channels + 1) * patch**2
+        self.image = zero(nn.Linear(wide, dim, bias=False)) if image_channels else None
 
     def core(
         self,
@@ -159,20 +163,25 @@ class DiT(nn.Module):
             h = run(block, h, embedding, angle, text, mask, recompute=self.checkpointing)
         return modulate(h, *self.modulation(F.silu(embedding)).chunk(2, 1))
 
-    def forward(self, x: Tensor, c_noise: Tensor, cond: Cond) -> Tensor:
-        """Raises ``ValueError`` for a key of ``cond`` that the network does not read."""
-        label, embedding = read_label(cond, self.num_classes, c_noise, self.text_dim), self.noise(c_noise)
+    def patches(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) ↦ (B, N, C patch²), filled up with zeros below and to the right."""
+        x = F.pad(x, (0, -x.shape[-1] % self.patch, 0, -x.shape[-2] % self.patch))
+        return F.pixel_unshuffle(x, self.patch).flatten(2).transpose(1, 2)
+
+    def forward(self, x: Tensor, c_noise: Tensor, signals: Signals) -> Tensor:
+        embedding = self.noise(c_noise)
         if self.label:
-            embedding = embedding + self.label(label)
+            embedding = embedding + self.label(label_index(signals, c_noise))
         text, mask = None, None
         if self.text:
-            text, mask, pooled = self.text(cond, len(c_noise))
+            text, mask, pooled = self.text(signals.get("text"), len(c_noise))
             embedding = embedding + pooled
         height, width = x.shape[-2:]
-        x = F.pad(x, (0, -width % self.patch, 0, -height % self.patch))
-        rows, columns = (side // self.patch for side in x.shape[-2:])
-        tokens = F.pixel_unshuffle(x, self.patch).flatten(2).transpose(1, 2)
+        rows, columns = (-(-side // self.patch) for side in x.shape[-2:])
+        h = self.first(self.patches(x))
+        if "image" in signals:
+            h = h + self.image(self.patches(picture(signals["image"], x)))
         positions = grid_positions(rows, columns, self.extent, x.device)
-        h = self.last(self.core(self.first(tokens), positions, embedding, text, mask))
+        h = self.last(self.core(h, positions, embedding, text, mask))
         h = h.transpose(1, 2).unflatten(2, (rows, columns))
         return F.pixel_shuffle(h, self.patch)[..., :height, :width]

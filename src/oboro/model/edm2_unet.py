@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from oboro.denoiser import Cond
-from oboro.model.layers import channels_out, check_levels, check_size, read_label, run
+from oboro.condition import Signals
+from oboro.model.layers import channels_out, check_levels, check_size, run
 from oboro.model.magnitude import (
     CosineAttention,
     MPConv,
@@ -20,6 +20,7 @@ from oboro.model.magnitude import (
     normalise_weights,
     pixel_norm,
 )
+from oboro.model.signals import label_index, reads
 
 # The balances of config G (arXiv:2312.02696): share of the residual branch, of attention, of the class, of
 # the skip connection.
@@ -115,7 +116,7 @@ class EDM2UNet(nn.Module):
         check_levels(attention_levels, levels)
         self.min_size = 2 ** (levels - 1)
         self.num_classes = num_classes
-        self.text_dim = 0
+        self.reads = reads(num_classes)
         self.checkpointing = checkpointing
         widths = [channels * m for m in channel_mult]
         embedding = max(widths)
@@ -149,19 +150,19 @@ class EDM2UNet(nn.Module):
         self.last = MPConv(c, channels_out(in_channels, learned_variance), 3)
         self.gain = nn.Parameter(torch.zeros(()))
 
-    def _embedding(self, c_noise: Tensor, cond: Cond) -> Tensor:
-        label, embedding = read_label(cond, self.num_classes, c_noise), self.noise(c_noise)
+    def _embedding(self, c_noise: Tensor, signals: Signals) -> Tensor:
+        label, embedding = label_index(signals, c_noise), self.noise(c_noise)
         if self.label:
             both = mp_sum(embedding, self.label(label.clamp_min(0)), CLASS)
             embedding = torch.where(label[:, None] < 0, embedding, both)
         return mp_silu(embedding)
 
-    def forward(self, x: Tensor, c_noise: Tensor, cond: Cond) -> Tensor:
-        """Raises ``ValueError`` for a key of ``cond`` that the network does not read, or an H×W it cannot halve."""
+    def forward(self, x: Tensor, c_noise: Tensor, signals: Signals) -> Tensor:
+        """Raises ``ValueError`` for an H×W it cannot halve."""
         check_size(x, self.min_size)
         if self.training:
             normalise_weights(self)
-        embedding = self._embedding(c_noise, cond)
+        embedding = self._embedding(c_noise, signals)
         h = self.first(F.pad(x, (0, 0, 0, 0, 0, 1), value=1.0))  # a channel of ones in the place of biases
         skips = [h]
         for stage in self.down:

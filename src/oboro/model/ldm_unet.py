@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from oboro.base.errors import UserError
-from oboro.denoiser import Cond
+from oboro.condition import Signals
 from oboro.model.autoencoder import PaddedDownsample
 from oboro.model.layers import (
     Downsample,
@@ -20,10 +20,10 @@ from oboro.model.layers import (
     check_levels,
     check_size,
     group_norm,
-    read_label,
     run,
     zero,
 )
+from oboro.model.signals import label_index, reads
 from oboro.model.unet import Resample, Stage
 from oboro.schedule import Discrete
 
@@ -176,6 +176,7 @@ class LDMUNet(nn.Module):
         self.min_size = 2 ** (len(widths) - 1)
         self.num_classes = num_classes
         self.text_dim = text_dim
+        self.reads = reads(num_classes, text_dim)
         self.checkpointing = checkpointing
         dim, norm = 4 * widths[0], partial(group_norm, groups=groups, eps=eps)
         self.noise = StepEmbedding(widths[0], dim, table, cos_first, freq_shift)
@@ -215,28 +216,28 @@ class LDMUNet(nn.Module):
             norm(c), nn.SiLU(), zero(nn.Conv2d(c, channels_out(in_channels, learned_variance), 3, padding=1))
         )
 
-    def _told(self, c_noise: Tensor, cond: Cond) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    def _told(self, c_noise: Tensor, signals: Signals) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """The embedding of noise level and label; tokens of a text and their mask, where the network reads one."""
-        label, embedding = read_label(cond, self.num_classes, c_noise, self.text_dim), self.noise(c_noise)
+        label, embedding = label_index(signals, c_noise), self.noise(c_noise)
         if self.label:
             embedding = embedding + torch.where(label[:, None] < 0, 0.0, self.label(label.clamp(min=0)))
         if not self.text_dim:
             return embedding, None, None
         empty = self.empty_text.tokens.to(embedding.dtype).expand(len(c_noise), -1, -1)
         nothing = torch.ones(empty.shape[:2], dtype=torch.bool, device=empty.device)
-        if "text" not in cond:
+        if "text" not in signals:
             return embedding, empty, nothing
-        text, mask = cond["text"].to(empty.dtype), cond["text_mask"]
+        text, mask = signals["text"].tokens.to(empty.dtype), signals["text"].mask
         there = mask.any(1, keepdim=True)
         longer = text.shape[1] - empty.shape[1]  # the shorter one is filled up with what nobody attends to
         text, mask = F.pad(text, (0, 0, 0, max(-longer, 0))), F.pad(mask, (0, max(-longer, 0)))
         empty, nothing = F.pad(empty, (0, 0, 0, max(longer, 0))), F.pad(nothing, (0, max(longer, 0)))
         return embedding, torch.where(there[:, :, None], text, empty), torch.where(there, mask, nothing)
 
-    def forward(self, x: Tensor, c_noise: Tensor, cond: Cond) -> Tensor:
-        """Raises ``ValueError`` for a key of ``cond`` that the network does not read, or an H×W it cannot halve."""
+    def forward(self, x: Tensor, c_noise: Tensor, signals: Signals) -> Tensor:
+        """Raises ``ValueError`` for an H×W it cannot halve."""
         check_size(x, self.min_size)
-        told = self._told(c_noise, cond)
+        told = self._told(c_noise, signals)
         h = self.first(x)
         skips = [h]
         for stage in self.down:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from oboro.denoiser import Cond
+from oboro.condition import Signals
 from oboro.model.layers import (
     ResidualBlock,
     SelfAttention,
@@ -15,10 +15,10 @@ from oboro.model.layers import (
     check_levels,
     check_size,
     group_norm,
-    read_label,
     run,
     zero,
 )
+from oboro.model.signals import label_index, reads
 
 
 class Filter(nn.Module):
@@ -146,7 +146,7 @@ class SongUNet(nn.Module):
         check_levels(attention_levels, levels)
         self.min_size = 2 ** (levels - 1)
         self.num_classes = num_classes
-        self.text_dim = 0
+        self.reads = reads(num_classes)
         self.checkpointing = checkpointing
         embedding = 4 * channels
         self.embedding = Embedding(noise_channels, embedding, num_classes, fourier)
@@ -194,10 +194,10 @@ class SongUNet(nn.Module):
             elif p.ndim > 1 and not name.endswith(("conv2.weight", "proj.weight")) and not name.startswith("last"):
                 nn.init.xavier_uniform_(p, gain=sqrt(0.2) if "qkv" in name else 1.0)
 
-    def forward(self, x: Tensor, c_noise: Tensor, cond: Cond) -> Tensor:
-        """Raises ``ValueError`` for a key of ``cond`` that the network does not read, or an H×W it cannot halve."""
+    def forward(self, x: Tensor, c_noise: Tensor, signals: Signals) -> Tensor:
+        """Raises ``ValueError`` for an H×W it cannot halve."""
         check_size(x, self.min_size)
-        embedding = self.embedding(c_noise, read_label(cond, self.num_classes, c_noise))
+        embedding = self.embedding(c_noise, label_index(signals, c_noise))
         h, chain = self.first(x), x
         skips = [h]
         for level, stages in enumerate(self.down):

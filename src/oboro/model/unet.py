@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from oboro.denoiser import Cond
+from oboro.condition import Signals
 from oboro.model.layers import (
     Downsample,
     LabelEmbedding,
@@ -18,10 +18,10 @@ from oboro.model.layers import (
     check_levels,
     check_size,
     group_norm,
-    read_label,
     run,
     zero,
 )
+from oboro.model.signals import label_index, reads
 from oboro.model.text import PixelCrossAttention, TextEmbedding
 
 
@@ -155,6 +155,7 @@ class UNet(nn.Module):
         self.min_size = 2 ** (make.levels - 1)
         self.num_classes = num_classes
         self.text_dim = text_dim
+        self.reads = reads(num_classes, text_dim)
         self.checkpointing = checkpointing
         self.noise = NoiseEmbedding(channels, make.embedding)
         self.label = LabelEmbedding(num_classes, make.embedding) if num_classes else None
@@ -175,20 +176,20 @@ class UNet(nn.Module):
         last = nn.Conv2d(c, channels_out(in_channels, learned_variance), 3, padding=1)
         self.last = nn.Sequential(group_norm(c), nn.SiLU(), zero(last))
 
-    def _told(self, c_noise: Tensor, cond: Cond) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    def _told(self, c_noise: Tensor, signals: Signals) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """The embedding of noise level and condition; tokens of a text and their mask, where the network reads one."""
-        label, embedding = read_label(cond, self.num_classes, c_noise, self.text_dim), self.noise(c_noise)
+        label, embedding = label_index(signals, c_noise), self.noise(c_noise)
         if self.label:
             embedding = embedding + self.label(label)
         if not self.text:
             return embedding, None, None
-        text, mask, pooled = self.text(cond, len(c_noise))
+        text, mask, pooled = self.text(signals.get("text"), len(c_noise))
         return embedding + pooled, text, mask
 
-    def forward(self, x: Tensor, c_noise: Tensor, cond: Cond) -> Tensor:
-        """Raises ``ValueError`` for a key of ``cond`` that the network does not read, or an H×W it cannot halve."""
+    def forward(self, x: Tensor, c_noise: Tensor, signals: Signals) -> Tensor:
+        """Raises ``ValueError`` for an H×W it cannot halve."""
         check_size(x, self.min_size)
-        told = self._told(c_noise, cond)
+        told = self._told(c_noise, signals)
         h = self.first(x)
         skips = [h]
         for stage in self.down:

@@ -5,14 +5,13 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from oboro.base.errors import UserError
-from oboro.denoiser import Cond
+from oboro.condition import Signals
 from oboro.model.layers import (
     AttentionPool,
     MeanPool,
     NoiseEmbedding,
     check_size,
     group_norm,
-    read_label,
     run,
     zero,
 )
@@ -61,9 +60,8 @@ class UNetEncoder(nn.Module):
         pool = AttentionPool(c, head_channels) if attention_pool else MeanPool()
         self.last = nn.Sequential(group_norm(c), nn.SiLU(), pool, zero(nn.Linear(c, num_classes)))
 
-    def forward(self, x: Tensor, c_noise: Tensor, cond: Cond) -> Tensor:
+    def forward(self, x: Tensor, c_noise: Tensor, signals: Signals) -> Tensor:
         """Raises ``ValueError`` for any key of ``cond``, or an H×W it cannot halve."""
-        read_label(cond, 0, c_noise)
         check_size(x, self.min_size)
         h, embedding = self.first(x), self.noise(c_noise)
         for stage in (*self.down, *self.middle):

@@ -11,7 +11,8 @@ from hydra.utils import get_class, instantiate
 from torch import Tensor, nn
 
 from oboro.base.errors import UserError
-from oboro.denoiser import Cond
+from oboro.condition import Condition, kinds_read
+from oboro.restore.old import renewed
 from oboro.schedule import Schedule
 from oboro.task import Task
 
@@ -33,6 +34,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         raise UserError(f"{path} is damaged or no checkpoint at all; use another .ckpt file.") from error
     if not isinstance(checkpoint, dict) or not {"config", "ema", "state_dict"} <= set(checkpoint):
         raise UserError(f"{path} was not written by oboro; give a .ckpt file that train.py wrote.")
+    checkpoint["config"] = renewed(checkpoint["config"])
     refuse_foreign_targets(checkpoint["config"], path)
     return checkpoint
 
@@ -216,8 +218,8 @@ class TrainedDenoiser(Trained):
     def kind(self) -> str:
         return "diffusion"
 
-    def __call__(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        known = cond if self.network.num_classes or self.network.text_dim else {}  # without conditions: asked without
+    def __call__(self, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
+        known = cond.only(*kinds_read(self.network))  # it may have been trained with fewer
         return self._learned.to(x_t.device, x_t.dtype)(x_t, t, known)
 
 

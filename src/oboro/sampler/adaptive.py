@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from oboro.base.errors import UserError
-from oboro.denoiser import Cond, Denoises
+from oboro.condition import Condition
+from oboro.denoiser import Denoises
 from oboro.sampler.ddim import ddim_step
 from oboro.sampler.sampler import UNIFORM, Grid, Node, Noise, Sampler, denoise, node_at
 from oboro.schedule import Schedule, expand_as
@@ -52,7 +53,7 @@ class Adaptive(Sampler):
     def evaluations(self, schedule: Schedule) -> int:
         return 2 * self.steps + 2
 
-    def solve(self, denoiser: Denoises, x: Tensor, grid: Sequence[Node], cond: Cond, noise: Noise) -> Tensor:
+    def solve(self, denoiser: Denoises, x: Tensor, grid: Sequence[Node], cond: Condition, noise: Noise) -> Tensor:
         start, end = grid[0], node_at(denoiser.schedule, min(grid[-2].half_log_snr, self.high))
         if start.half_log_snr < self.low:
             inner = node_at(denoiser.schedule, self.low)
@@ -77,7 +78,7 @@ class Adaptive(Sampler):
             )
         return denoise(denoiser, x, end.t, cond)
 
-    def _trial(self, denoiser: Denoises, x: Tensor, lam: Tensor, to: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
+    def _trial(self, denoiser: Denoises, x: Tensor, lam: Tensor, to: Tensor, cond: Condition) -> tuple[Tensor, Tensor]:
         """x¹ and x² of the step from lambda = ``lam`` (B,) to ``to`` (B,)."""
         schedule = denoiser.schedule
         t, m, s = (schedule.t_from_log_snr(2 * v).clamp(0, 1) for v in (lam, (lam + to) / 2, to))

@@ -6,7 +6,8 @@ from math import inf, sqrt
 
 from torch import Tensor
 
-from oboro.denoiser import Cond, Denoises
+from oboro.condition import Condition
+from oboro.denoiser import Denoises
 from oboro.sampler.sampler import UNIFORM, Grid, Node, Noise, Sampler, denoise
 
 
@@ -39,7 +40,7 @@ class DDIM(Sampler):
     def jumps(self) -> bool:
         return self.steps == 1 or self.eta == inf
 
-    def solve(self, denoiser: Denoises, x: Tensor, grid: Sequence[Node], cond: Cond, noise: Noise) -> Tensor:
+    def solve(self, denoiser: Denoises, x: Tensor, grid: Sequence[Node], cond: Condition, noise: Noise) -> Tensor:
         for t, s in pairwise(grid):
             x0 = denoise(denoiser, x, t.t, cond)
             tau = min(self.eta**2 * (1 - (t.alpha * s.sigma / (s.alpha * t.sigma)) ** 2), 1.0)

@@ -7,7 +7,8 @@ from math import exp, expm1, sqrt
 from torch import Tensor
 
 from oboro.base.errors import UserError
-from oboro.denoiser import Cond, Denoises
+from oboro.condition import Condition
+from oboro.denoiser import Denoises
 from oboro.sampler.ddim import ddim_step
 from oboro.sampler.sampler import UNIFORM, Grid, Node, Noise, Sampler, denoise, node_at
 from oboro.schedule import Schedule
@@ -67,7 +68,7 @@ class DPMSolverPP(Sampler):
     def stochastic(self) -> bool:
         return self.eta > 0
 
-    def solve(self, denoiser: Denoises, x: Tensor, grid: Sequence[Node], cond: Cond, noise: Noise) -> Tensor:
+    def solve(self, denoiser: Denoises, x: Tensor, grid: Sequence[Node], cond: Condition, noise: Noise) -> Tensor:
         earlier: list[tuple[Tensor, float]] = []  # D and the width of the step after it, the newest first
         for t, s in pairwise(grid):
             x0 = denoise(denoiser, x, t.t, cond)
@@ -114,7 +115,7 @@ class DPMSolverPP2S(Sampler):
     def evaluations(self, schedule: Schedule) -> int:
         return sum(1 + inside(t, s) for t, s in pairwise(self.nodes(schedule)))
 
-    def solve(self, denoiser: Denoises, x: Tensor, grid: Sequence[Node], cond: Cond, noise: Noise) -> Tensor:
+    def solve(self, denoiser: Denoises, x: Tensor, grid: Sequence[Node], cond: Condition, noise: Noise) -> Tensor:
         for t, s in pairwise(grid):
             x0 = denoise(denoiser, x, t.t, cond)
             if inside(t, s):
@@ -144,7 +145,7 @@ class DPMSolver2(Sampler):
     def evaluations(self, schedule: Schedule) -> int:
         return sum(1 + inside(t, s) for t, s in pairwise(self.nodes(schedule)))
 
-    def solve(self, denoiser: Denoises, x: Tensor, grid: Sequence[Node], cond: Cond, noise: Noise) -> Tensor:
+    def solve(self, denoiser: Denoises, x: Tensor, grid: Sequence[Node], cond: Condition, noise: Noise) -> Tensor:
         for t, s in pairwise(grid):
             x0 = denoise(denoiser, x, t.t, cond)
             if not inside(t, s):

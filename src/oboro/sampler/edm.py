@@ -7,7 +7,8 @@ from math import inf, log, sqrt
 
 from torch import Tensor
 
-from oboro.denoiser import Cond, Denoises
+from oboro.condition import Condition
+from oboro.denoiser import Denoises
 from oboro.sampler.ddim import ddim_step
 from oboro.sampler.sampler import UNIFORM, Grid, Node, Noise, Sampler, denoise, node_at
 from oboro.schedule import Schedule
@@ -45,10 +46,10 @@ class Churned(Sampler):
         return self.churn == 0  # else a step begins above its node
 
     @abstractmethod
-    def step(self, denoiser: Denoises, x: Tensor, t: Node, s: Node, cond: Cond) -> Tensor:
+    def step(self, denoiser: Denoises, x: Tensor, t: Node, s: Node, cond: Condition) -> Tensor:
         """``x`` (B, ...) at ``t`` carried to ``s``."""
 
-    def solve(self, denoiser: Denoises, x: Tensor, grid: Sequence[Node], cond: Cond, noise: Noise) -> Tensor:
+    def solve(self, denoiser: Denoises, x: Tensor, grid: Sequence[Node], cond: Condition, noise: Noise) -> Tensor:
         for t, s in pairwise(grid):
             x, up = self._add_noise(x, t, len(grid) - 1, denoiser.schedule, noise)
             x = self.step(denoiser, x, up, s, cond)
@@ -74,7 +75,7 @@ class Euler(Churned):
 
     order = 1
 
-    def step(self, denoiser: Denoises, x: Tensor, t: Node, s: Node, cond: Cond) -> Tensor:
+    def step(self, denoiser: Denoises, x: Tensor, t: Node, s: Node, cond: Condition) -> Tensor:
         return ddim_step(x, denoise(denoiser, x, t.t, cond), t, s)
 
 
@@ -91,7 +92,7 @@ class Heun(Churned):
     def evaluations(self, schedule: Schedule) -> int:
         return sum(1 + corrected(t, s) for t, s in pairwise(self.nodes(schedule)))
 
-    def step(self, denoiser: Denoises, x: Tensor, t: Node, s: Node, cond: Cond) -> Tensor:
+    def step(self, denoiser: Denoises, x: Tensor, t: Node, s: Node, cond: Condition) -> Tensor:
         return heun_step(denoiser, x, t, s, cond)
 
 
@@ -100,7 +101,7 @@ def corrected(t: Node, s: Node) -> bool:
     return s.sigma > 0 and t.alpha > 0
 
 
-def heun_step(denoiser: Denoises, x: Tensor, t: Node, s: Node, cond: Cond) -> Tensor:
+def heun_step(denoiser: Denoises, x: Tensor, t: Node, s: Node, cond: Condition) -> Tensor:
     x0 = denoise(denoiser, x, t.t, cond)
     euler = ddim_step(x, x0, t, s)
     if not corrected(t, s):

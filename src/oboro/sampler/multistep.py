@@ -15,7 +15,8 @@ import numpy as np
 from torch import Tensor
 
 from oboro.base.errors import UserError
-from oboro.denoiser import Cond, Denoises
+from oboro.condition import Condition
+from oboro.denoiser import Denoises
 from oboro.sampler.ddim import ddim_step
 from oboro.sampler.sampler import UNIFORM, Grid, Node, Noise, Sampler, denoise, nodes
 from oboro.schedule import Schedule
@@ -61,7 +62,7 @@ class Multistep(Sampler):
     def weights(self, t: Node, s: Node, known: Sequence[Node]) -> list[float]:
         """w_j of eps̃ at the nodes ``known``, the newest, ``t``, first; they add up to rho_s - rho_t."""
 
-    def solve(self, denoiser: Denoises, x: Tensor, grid: Sequence[Node], cond: Cond, noise: Noise) -> Tensor:
+    def solve(self, denoiser: Denoises, x: Tensor, grid: Sequence[Node], cond: Condition, noise: Noise) -> Tensor:
         history: list[tuple[Node, Tensor]] = []
         for t, s in pairwise(grid):
             x0 = denoise(denoiser, x, t.t, cond)
@@ -141,7 +142,7 @@ class PNDM(Sampler):
         started = pairs[blind:][: self.warm_up]
         return len(pairs) + 3 * sum(s.sigma > 0 for _, s in started)
 
-    def solve(self, denoiser: Denoises, x: Tensor, grid: Sequence[Node], cond: Cond, noise: Noise) -> Tensor:
+    def solve(self, denoiser: Denoises, x: Tensor, grid: Sequence[Node], cond: Condition, noise: Noise) -> Tensor:
         history: list[Tensor] = []
         for t, s in pairwise(grid):
             x0 = denoise(denoiser, x, t.t, cond)
@@ -158,7 +159,7 @@ class PNDM(Sampler):
         return x
 
     @staticmethod
-    def _runge_kutta(denoiser: Denoises, x: Tensor, x0: Tensor, t: Node, s: Node, cond: Cond) -> Tensor:
+    def _runge_kutta(denoiser: Denoises, x: Tensor, x0: Tensor, t: Node, s: Node, cond: Condition) -> Tensor:
         """(e_1 + 2 e_2 + 2 e_3 + e_4) / 6 - e_1 of the classical stages."""
         (m,) = nodes(denoiser.schedule, [(t.t + s.t) / 2])
         eps = eps_of(x, x0, t)

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from oboro.base.errors import UserError
-from oboro.denoiser import Cond, Denoises
+from oboro.condition import Condition
+from oboro.denoiser import Denoises
 from oboro.schedule import Schedule
 
 
@@ -114,7 +115,7 @@ def same_time(x: Tensor, t: float) -> Tensor:
     return torch.full((len(x),), t, dtype=x.dtype, device=x.device)
 
 
-def denoise(denoiser: Denoises, x: Tensor, t: float, cond: Cond) -> Tensor:
+def denoise(denoiser: Denoises, x: Tensor, t: float, cond: Condition) -> Tensor:
     """D(x, t) with the same time for the whole batch."""
     return denoiser(x, same_time(x, t), cond)
 
@@ -162,10 +163,10 @@ class Sampler(ABC):
         return self.steps
 
     @abstractmethod
-    def solve(self, denoiser: Denoises, x: Tensor, grid: Sequence[Node], cond: Cond, noise: Noise) -> Tensor:
+    def solve(self, denoiser: Denoises, x: Tensor, grid: Sequence[Node], cond: Condition, noise: Noise) -> Tensor:
         """Carry ``x`` (B, ...) at ``grid[0]`` to ``grid[-1]``."""
 
-    def __call__(self, denoiser: Denoises, x_T: Tensor, cond: Cond, noise: Noise) -> Tensor:
+    def __call__(self, denoiser: Denoises, x_T: Tensor, cond: Condition, noise: Noise) -> Tensor:
         """x̂0 (B, ...) from ``x_T`` ~ N(0, sigma_1²) at t = 1, scaled to the sigma of the first node."""
         grid = self.nodes(denoiser.schedule)
         (end,) = nodes(denoiser.schedule, [1.0])

@@ -4,10 +4,11 @@ Each rule asks the parts what they do (whether a sampler draws noise, whether a 
 new part is held to it by its own answer and not by its name.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Protocol
 
 from oboro.base.errors import UserError
+from oboro.condition import Signal
 from oboro.conditioner import Conditioner
 from oboro.denoiser import Denoiser
 from oboro.guidance import Guidance
@@ -53,23 +54,32 @@ def contradictions(parts: Parts) -> Iterator[str]:
 def conditions(parts: Parts) -> Iterator[str]:
     """Whether the model knows what guidance is going to ask."""
     guidance, conditioner = parts.guidance, parts.conditioner
-    if guidance.drops and not conditioner.keys:
+    given = conditioner.gives
+    undropped = guidance.leaves_out(given) & set(given) - conditioner.dropped
+    if guidance.drops and not given:
         yield (
             f"{name(guidance)} compares the model with and without its condition, and this model has none; choose "
             "guidance=unguided or guidance=autoguidance, or train with conditioner=label or text."
         )
-    elif guidance.drops and conditioner.dropout == 0:
+    elif undropped:
         yield (
-            f"{name(guidance)} asks the model without its condition, which conditioner.dropout=0 never trains; train "
-            "with conditioner.dropout=0.1, or choose guidance=unguided or guidance=autoguidance."
+            f"{name(guidance)} asks the model without its condition {', '.join(sorted(undropped))}, which "
+            "conditioner.dropout=0 never trains; train with conditioner.dropout=0.1, or choose guidance=unguided or "
+            "guidance=autoguidance."
         )
-    known = conditioner.keys
-    if not guidance.keys <= known:
+    missing = {key for key, kind in guidance.reads.items() if not issubclass(given.get(key, type(None)), kind)}
+    if missing:
         yield (
-            f"{name(guidance)} needs {', '.join(sorted(guidance.keys - known))} and the condition of the model is "
-            f"{', '.join(sorted(known)) or 'empty'}; choose another guidance, or change what it names with "
-            "guidance.label or guidance.negative."
+            f"{name(guidance)} needs {described(guidance.reads, missing)} and the condition of the model is "
+            f"{', '.join(sorted(given)) or 'empty'}; choose another guidance, or change what it names with "
+            "guidance.label, guidance.negative or guidance.scales."
         )
+
+
+def described(reads: Mapping[str, type[Signal]], names: Collection[str]) -> str:
+    """``label``, or ``text (a Label)`` where the name alone would mislead."""
+    kinds = {key: reads[key].__name__ for key in sorted(names)}
+    return ", ".join(key if kind.lower() in (key, "signal") else f"{key} (a {kind})" for key, kind in kinds.items())
 
 
 def coupled(parts: Parts) -> Iterator[str]:

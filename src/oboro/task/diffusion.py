@@ -6,9 +6,10 @@ from torch import Tensor
 from oboro.adapter import Adapter, Full
 from oboro.base.errors import UserError
 from oboro.codec import Identity
+from oboro.condition import Condition, kinds_read
 from oboro.conditioner import Conditioner
 from oboro.data import ImageData
-from oboro.denoiser import Cond, Denoiser
+from oboro.denoiser import Denoiser
 from oboro.ema import EMA
 from oboro.generate import Watch, generate
 from oboro.guidance import Guidance
@@ -69,10 +70,17 @@ class Diffusion(NoiseLevels):
                 f"the conditioner has {self.conditioner.num_classes} classes and the data {data.num_classes}; "
                 "set data.num_classes alone, conditioner.num_classes follows it."
             )
-        if self.conditioner.text_dim and not self.denoiser.network.text_dim:
+        network = self.denoiser.network
+        for name, kind in self.conditioner.gives.items():
+            if not issubclass(kind, kinds_read(network).get(name, ())):
+                raise UserError(
+                    f"{type(network).__name__} reads no {name}; choose model=unet or one of its sizes, or another "
+                    "conditioner."
+                )
+        if "hint" in self.conditioner.entries and self.codec.latent_shape(data.image_shape) != data.image_shape:
             raise UserError(
-                f"{type(self.denoiser.network).__name__} reads no text; choose model=unet or model=dit or one of their "
-                "sizes, or conditioner=label or unconditional."
+                "conditioner=image gives pictures as large as the data, and this codec makes the network see latents; "
+                "choose codec=identity, or another conditioner."
             )
         channels, *size = self.codec.latent_shape(data.image_shape)
         image, two = (channels, *size), (2 * channels, *size)
@@ -93,7 +101,7 @@ class Diffusion(NoiseLevels):
         return self.loss.at_quantile(self.denoiser, x, self.conditioner.keep(batch), u, eps)[:, None]
 
     def generate(
-        self, ids: list[int], seed: int, cond: Cond, image_shape: tuple[int, int, int], watch: Watch | None = None
+        self, ids: list[int], seed: int, cond: Condition, image_shape: tuple[int, int, int], watch: Watch | None = None
     ) -> Tensor:
         """Images (len(ids), C, H, W) in [-1, 1] from the current weights, with the task's guidance and sampler."""
         return generate(
