@@ -7,6 +7,7 @@ from torch import nn
 from oboro.adapter import LoRA, low_rank_layers, merged_state, plain_state, read_adapter, write_adapter
 from oboro.adapter.file import PREFIX, A, AdapterFile, B
 from oboro.base.errors import UserError
+from oboro.condition import Text
 from oboro.model import DiT, EDM2UNet, EmptyText, LDMUNet, SongUNet, UNet
 from oboro.schedule import DDPM
 
@@ -63,10 +64,10 @@ def trained(build, normal):
 def inputs(normal):
     def inputs(network):
         cond = {}
-        if network.text_dim:
+        if "text" in network.reads:
             mask = torch.tensor([[True, True, False], [True, False, False]])
-            cond = {"text": normal(2, 3, 6), "text_mask": mask, "text_pooled": normal(2, 5)}
-        channels = 2 if type(network) is UNet and network.text_dim else 1
+            cond = {"text": Text(normal(2, 3, 6), mask, normal(2, 5))}
+        channels = 2 if type(network) is UNet and "text" in network.reads else 1
         return normal(2, channels, 9, 8), normal(2), cond
 
     return inputs

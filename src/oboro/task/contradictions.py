@@ -4,11 +4,10 @@ Each rule asks the parts what they do (whether a sampler draws noise, whether a 
 new part is held to it by its own answer and not by its name.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator
 from typing import Protocol
 
 from oboro.base.errors import UserError
-from oboro.condition import Signal
 from oboro.conditioner import Conditioner
 from oboro.denoiser import Denoiser
 from oboro.guidance import Guidance
@@ -67,19 +66,17 @@ def conditions(parts: Parts) -> Iterator[str]:
             "conditioner.dropout=0 never trains; train with conditioner.dropout=0.1, or choose guidance=unguided or "
             "guidance=autoguidance."
         )
-    missing = {key for key, kind in guidance.reads.items() if not issubclass(given.get(key, type(None)), kind)}
+    missing = [
+        f"{key} as a {kind.__name__.lower()}" if key in given else key
+        for key, kind in sorted(guidance.reads.items())
+        if not issubclass(given.get(key, type(None)), kind)
+    ]
     if missing:
         yield (
-            f"{name(guidance)} needs {described(guidance.reads, missing)} and the condition of the model is "
+            f"{name(guidance)} needs {', '.join(missing)} and the condition of the model is "
             f"{', '.join(sorted(given)) or 'empty'}; choose another guidance, or change what it names with "
             "guidance.label, guidance.negative or guidance.scales."
         )
-
-
-def described(reads: Mapping[str, type[Signal]], names: Collection[str]) -> str:
-    """``label``, or ``text (a Label)`` where the name alone would mislead."""
-    kinds = {key: reads[key].__name__ for key in sorted(names)}
-    return ", ".join(key if kind.lower() in (key, "signal") else f"{key} (a {kind})" for key, kind in kinds.items())
 
 
 def coupled(parts: Parts) -> Iterator[str]:
