@@ -56,9 +56,8 @@ def test_a_picture_is_read_and_a_dropped_one_is_a_missing_one(name, question, ra
     x, c_noise, signals = question(name)
     network = randomise(build(name, image_channels=2))
     answer = network(x, c_noise, signals)
-    moved = differences(
-        network(x, c_noise, {"image": Image(signals["image"].x.flip(-1), signals["image"].known)}), answer
-    )
+    mirrored = Image(signals["image"].x.flip(-1), signals["image"].known)
+    moved = differences(network(x, c_noise, {"image": mirrored}), answer)
     assert moved[[0, 2]].min() > 1e-3 and moved[1] == 0
     missing = differences(network(x, c_noise, {}), answer)
     assert missing[1] < 1e-12 and missing[[0, 2]].min() > 1e-3
