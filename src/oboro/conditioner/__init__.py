@@ -6,7 +6,6 @@ from oboro.conditioner.joint import Joint
 from oboro.conditioner.label import Label
 from oboro.conditioner.published import PublishedCLIP, PublishedEmptyText, PublishedOpenCLIP, PublishedT5
 from oboro.conditioner.text import Text
-from oboro.conditioner.trained import TrainedCLIP
 from oboro.conditioner.unconditional import Unconditional
 
 __all__ = [
@@ -21,6 +20,5 @@ __all__ = [
     "PublishedT5",
     "Single",
     "Text",
-    "TrainedCLIP",
     "Unconditional",
 ]

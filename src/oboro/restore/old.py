@@ -1,21 +1,43 @@
-"""Configurations of checkpoints that were written by earlier versions, in the words of this one."""
+"""Configurations that earlier versions wrote, in the words of today."""
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any
 
-# Arguments that a class no longer takes: 0 in every configuration that could be built.
-GONE: Mapping[str, tuple[str, ...]] = {
-    "oboro.conditioner.Unconditional": ("num_classes", "text_dim", "pooled_dim"),
-    "oboro.conditioner.Label": ("text_dim", "pooled_dim"),
-    "oboro.conditioner.Text": ("num_classes",),
+Node = dict[str, Any]
+
+
+def trained(task: str) -> Callable[[Node], Node]:
+    """A rule for the classes that named the task of a checkpoint by their own name."""
+    return lambda node: {
+        "_target_": "oboro.restore.Trained",
+        "task": task,
+        "path": node["path"],
+        "profile": node.get("profile"),
+    }
+
+
+def without(*arguments: str) -> Callable[[Node], Node]:
+    """A rule for a class that no longer takes ``arguments``, which changed nothing."""
+    return lambda node: {key: value for key, value in node.items() if key not in arguments}
+
+
+# By the ``_target_`` of a node as it was written: what it is today.
+RULES: dict[str, Callable[[Node], Node]] = {
+    "oboro.checkpoint.TrainedDenoiser": trained("diffusion"),
+    "oboro.checkpoint.TrainedClassifier": trained("classification"),
+    # 0 in every configuration that could be built: conditioners took them only to raise.
+    "oboro.conditioner.Unconditional": without("num_classes", "text_dim", "pooled_dim"),
+    "oboro.conditioner.Label": without("text_dim", "pooled_dim"),
+    "oboro.conditioner.Text": without("num_classes"),
 }
 
 
-def renewed(node: Any) -> Any:
-    """``node`` as this version would have written it; what is of this version stays as it is."""
-    if isinstance(node, list):
-        return [renewed(child) for child in node]
-    if not isinstance(node, dict):
-        return node
-    gone = GONE.get(node.get("_target_"), ())
-    return {key: renewed(child) for key, child in node.items() if key not in gone}
+def renewed(config: Any) -> Any:
+    """``config`` with every node that a rule knows replaced, the inner ones first; everything else as it is."""
+    if isinstance(config, list):
+        return [renewed(child) for child in config]
+    if not isinstance(config, dict):
+        return config
+    node = {key: renewed(child) for key, child in config.items()}
+    rule = RULES.get(node.get("_target_", ""))
+    return node if rule is None else rule(node)
