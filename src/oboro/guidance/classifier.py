@@ -40,8 +40,8 @@ class Classifier(Guidance):
     (arXiv:2011.13456, eq. 14); Dhariwal & Nichol 2021 (arXiv:2105.05233, sec. 4.2 and algorithm 2).
 
     The class is ``label``, or else that of each sample, the signal ``label`` of the condition, which the denoiser need
-    not read (``Condition.sampling``). The classifier is evaluated on the schedule of the denoiser, whatever its own was,
-    and only where the factor is not 0 for the whole batch. Where alpha < e^-10 sigma, so at pure noise, D' = D.
+    not read (``Condition.sampling``). The classifier is evaluated on the schedule of the denoiser, whatever its own
+    was, and only where the factor is not 0 for the whole batch. Where alpha < e^-10 sigma, so at pure noise, D' = D.
     """
 
     def __init__(
