@@ -119,6 +119,8 @@ def choosing(group: str, name: str) -> list[str]:
         needs[f"{group}={name}"] = [f"codec.path={learned_by('autoencoder')}"]
     if f"{group}={name}" in ("conditioner=text", "data=dreambooth", "experiment=ldm_fashion_text"):
         needs.setdefault(f"{group}={name}", []).append(f"conditioner.encoder.path={learned_by('clip')}")
+    if f"{group}={name}" == "conditioner=joint":
+        needs["conditioner=joint"] = [f"conditioner.parts.text.encoder.path={learned_by('clip')}"]
     if f"{group}={name}" == "experiment=emoji_text":
         needs["experiment=emoji_text"].append(f"extractor.path={learned_by('clip')}")
     if f"{group}={name}" == "codec=diffusers":
