@@ -1,4 +1,4 @@
-"""Images from a denoiser, where image ``i`` depends on (seed, i) alone."""
+"""Samples from a denoiser, where sample ``i`` depends on (seed, i) alone."""
 
 from collections.abc import Callable, Sequence
 
@@ -37,11 +37,13 @@ def generate(
     ids: Sequence[int],
     seed: int,
     cond: Condition,
-    latent_shape: tuple[int, int, int],
+    latent_shape: tuple[int, ...],
     device: torch.device,
     watch: Watch | None = None,
 ) -> Tensor:
-    """Images (len(ids), C, H, W) in [-1, 1], float32. ``cond`` belongs to ``ids``.
+    """Samples (len(ids), C, ...) in the range of the model, float32. ``cond`` belongs to ``ids``.
+
+    Nothing is cut off: what is stored of a sample is for ``Modality.to_stored`` to say.
 
     x_T and every later draw come from per-sample CPU generators, so they are the same on every type of device.
     ``watch`` is called after each evaluation of the guided denoiser, ``sampler.evaluations(schedule)`` times if that is
@@ -53,4 +55,4 @@ def generate(
     guided = guidance(denoiser, sampler.nodes(denoiser.schedule))
     if watch is not None:
         guided = Watched(guided, watch)
-    return codec.decode(sampler(guided, x_T, cond, noise)).float().clamp(-1, 1)
+    return codec.decode(sampler(guided, x_T, cond, noise)).float()

@@ -44,7 +44,7 @@ def test_the_checkpoint_holds_averages_and_the_statistics_of_their_latents(train
     assert {len(a) for a in checkpoint["ema"]["averages"].values()} == {len(list(task.learned.parameters()))}
     _, _, data = runs.built(runs.AUTOENCODER)
     data.setup()
-    images = data.train_images
+    images = data.train.samples
     with task.averaged():
         mean, std = latent_statistics(task.learned, images, spread(100, len(images)), torch.device("cpu"))
     torch.testing.assert_close(task.learned.latent_mean, mean.float())

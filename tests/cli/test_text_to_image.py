@@ -9,9 +9,10 @@ import torch
 from PIL import Image
 
 import runs
-from oboro.data import FashionCaptions, to_uint8
+from oboro.data import FashionCaptions
 from oboro.extractor import TrainedCLIP
 from oboro.metrics.clip_score import clip_score
+from oboro.modality import to_uint8
 from oboro.restore.checkpoint import load_checkpoint
 from oboro.restore.rebuild import build_task
 

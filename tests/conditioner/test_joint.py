@@ -5,7 +5,8 @@ from conditioner.spelling import Spelling
 from oboro.base.errors import UserError
 from oboro.condition import Condition
 from oboro.conditioner import Image, Joint, Label, Text, Unconditional
-from oboro.data import Population, from_uint8
+from oboro.data import Population
+from oboro.modality import from_uint8
 
 pytestmark = pytest.mark.usefixtures("global_generator_unread")
 

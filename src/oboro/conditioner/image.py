@@ -9,7 +9,8 @@ from torch import Tensor
 from oboro import condition
 from oboro.base.errors import UserError
 from oboro.conditioner.conditioner import Batch, Single, training_metadata, training_rows
-from oboro.data import Population, from_uint8
+from oboro.data import Population
+from oboro.modality import from_uint8
 
 SHOWN = 8  # pictures of the data that samples in pictures are drawn after
 

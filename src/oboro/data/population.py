@@ -1,22 +1,22 @@
-"""What the training images are, told to those who draw conditions for new ones."""
+"""What the training samples are, for those who draw conditions for new ones."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from oboro.data.cache import ImageArray
+from oboro.data.cache import SampleArray
 
 
 @dataclass(frozen=True)
 class Population:
-    """Of n training images the classes (n,) int64, out of ``num_classes``, the captions, and the second pictures that
-    conditions are made of, where there are any: ``hints[rows]`` is uint8 (len(rows), C, H, W)."""
+    """Of n training samples the classes (n,) int64, out of ``num_classes``, the captions, and the second pictures
+    (n, C', H, W), uint8, where there are any."""
 
     labels: Tensor | None = None
     num_classes: int = 0
     captions: list[str] | None = None
-    hints: Tensor | ImageArray | None = None
+    hints: Tensor | SampleArray | None = None
 
     def __len__(self) -> int:
         """n, where anything is known of them."""

@@ -135,13 +135,12 @@ def export(checkpoint: str | Path, folder: str | Path, profile: str | None = Non
     check_kind(found, checkpoint, "diffusion")
     task = build_task(found)
     averaged(task, checkpoint, profile)
-    export_task(task, found["config"]["data"], Path(folder).expanduser())
+    export_task(task, Path(folder).expanduser())
 
 
-def export_task(task: Diffusion, data: Mapping[str, Any], folder: Path) -> None:
+def export_task(task: Diffusion, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    size = data["resolution"]
-    shape = task.codec.latent_shape((data["channels"], *((size, size) if isinstance(size, int) else size)))
+    shape = task.codec.latent_shape(task.modality.shape)
     count = 2  # an axis of length 1 would be taken for a constant
     x, level = torch.zeros(count, *shape), torch.full((count,), 0.5)
     hint = torch.zeros(count, getattr(task.denoiser.network, "image_channels", 0), *shape[1:])

@@ -13,8 +13,6 @@ from oboro.metrics.bank import Bank
 from oboro.metrics.cache import Arrays
 from oboro.metrics.reference import Reference, parted
 
-QUANTISATION = "uint8 round"
-
 
 @dataclass(frozen=True)
 class Value:
