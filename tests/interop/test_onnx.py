@@ -39,7 +39,7 @@ def task_of(network):
     config = denoiser({**NETWORKS[network], "noise": {"table": TABLE}}, aim) | {"network": NETWORKS[network]}
     codec = {"_target_": "oboro.codec.Autoencoder", "in_channels": 1, "channels": 3, "width": 8, "channel_mult": [1, 2]}
     sampler = {"_target_": "oboro.sampler.DDIM", "steps": 4}
-    task = build(Published(config, codec, *without_text(4), sampler, Condition(), 1, 16))
+    task = build(Published(config, codec, *without_text(4), sampler, {}, 1, 16))
     scramble(task.denoiser)
     scramble(task.codec)
     return task

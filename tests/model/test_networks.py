@@ -84,7 +84,7 @@ def test_the_least_size_is_the_declared_one(build, normal):
 def test_samples_of_a_batch_do_not_influence_each_other(build, question):
     network, (x, c_noise, cond) = build(num_classes=3), question
     together = network(x, c_noise, cond)
-    alone = [network(x[i : i + 1], c_noise[i : i + 1], {"label": Label(cond["label"].rows([i]))}) for i in range(3)]
+    alone = [network(x[i : i + 1], c_noise[i : i + 1], {"label": cond["label"].rows([i])}) for i in range(3)]
     torch.testing.assert_close(together, torch.cat(alone))
 
 
