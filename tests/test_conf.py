@@ -112,6 +112,7 @@ def choosing(group: str, name: str) -> list[str]:
         "extractor=trained_clip": ["extractor.path=last.ckpt"],
         "guidance=autoguidance": ["guidance.weak.path=last.ckpt"],
         "guidance=classifier": ["guidance.classifier.path=last.ckpt"],
+        "guidance=per_condition": ["guidance.scales={label: 2}"],
         "sampler/grid=sigmas": ["sampler.grid.sigmas=[80,1,0.01]"],
         "sampler/grid=times": ["sampler.grid.times=[1,0.5,0]"],
     }

@@ -103,7 +103,7 @@ def test_merged_weights_compute_the_same(name, targets, build, trained, inputs):
     told = (
         told[0].float(),
         told[1].float(),
-        {k: v.float() if v.is_floating_point() else v for k, v in told[2].items()},
+        {k: signal.map(lambda v: v.float() if v.is_floating_point() else v) for k, signal in told[2].items()},
     )
     torch.testing.assert_close(plain(*told), single(*told), rtol=1e-5, atol=1e-5)
 

@@ -27,7 +27,7 @@ from oboro.sampler.grid import LogSNR, Times, Trailing
 from oboro.schedule import VP, Linear
 from oboro.task import contradictions
 
-GUIDANCE = configured("guidance", without=("autoguidance", "classifier"))  # these read a file
+GUIDANCE = configured("guidance", without=("autoguidance", "classifier", "per_condition"))  # files, and names
 
 
 class Weak(GaussianDenoiser):

@@ -34,7 +34,7 @@ class Bank:
 
     def take(self, rows: Tensor) -> "Bank":
         """The images ``rows`` alone, in that order; a mask selects likewise."""
-        labels, texts = (None if told is None else told[rows] for told in (self.labels, self.texts))
+        labels, texts = (None if values is None else values[rows] for values in (self.labels, self.texts))
         return Bank({name: features[rows] for name, features in self.outputs.items()}, labels, texts)
 
 
@@ -47,8 +47,8 @@ def look_at(
 ) -> Bank:
     """The bank of stored ``samples`` (n, C, ...), which all ranks make together; ``done`` gets the number that are."""
 
-    def look(ids: list[int]) -> Tensor:
+    def features_of(ids: list[int]) -> Tensor:
         return extractor.rows(samples[torch.tensor(ids)], outputs)
 
-    rows = distributed.map_samples(len(samples), min(CHUNK, len(samples)), look, extractor.device, done)
+    rows = distributed.map_samples(len(samples), min(CHUNK, len(samples)), features_of, extractor.device, done)
     return Bank(extractor.split(rows, outputs), labels)
