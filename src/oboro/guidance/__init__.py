@@ -3,6 +3,19 @@
 from oboro.guidance.autoguidance import Autoguidance
 from oboro.guidance.classifier import Classifier
 from oboro.guidance.classifier_free import CFGPP, CFGZeroStar, ClassifierFree
-from oboro.guidance.guidance import Guidance, Guided, Unguided
+from oboro.guidance.gradient import GradientGuided, linearized
+from oboro.guidance.guidance import DenoiserWrapper, Guidance, Guided, Unguided
 
-__all__ = ["CFGPP", "Autoguidance", "CFGZeroStar", "Classifier", "ClassifierFree", "Guidance", "Guided", "Unguided"]
+__all__ = [
+    "CFGPP",
+    "Autoguidance",
+    "CFGZeroStar",
+    "Classifier",
+    "ClassifierFree",
+    "DenoiserWrapper",
+    "GradientGuided",
+    "Guidance",
+    "Guided",
+    "Unguided",
+    "linearized",
+]

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from oboro.denoiser import Cond, Denoises
+from oboro.sampler.node import Node
 from oboro.sampler.posterior import posteriors
-from oboro.sampler.sampler import UNIFORM, Grid, Node, Noise, Sampler, denoise, same_time
+from oboro.sampler.sampler import UNIFORM, Grid, Noise, Sampler, denoise, same_time
 
 
 class LearnedVariance(Sampler):

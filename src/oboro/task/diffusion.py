@@ -93,9 +93,21 @@ class Diffusion(NoiseLevels):
         return self.loss.at_quantile(self.denoiser, x, self.conditioner.keep(batch), u, eps)[:, None]
 
     def generate(
-        self, ids: list[int], seed: int, cond: Cond, image_shape: tuple[int, int, int], watch: Watch | None = None
+        self,
+        ids: list[int],
+        seed: int,
+        cond: Cond,
+        image_shape: tuple[int, int, int],
+        watch: Watch | None = None,
+        *,
+        x: Tensor | None = None,
+        x_t: Tensor | None = None,
+        start: float = 1.0,
     ) -> Tensor:
-        """Images (len(ids), C, H, W) in [-1, 1] from the current weights, with the task's guidance and sampler."""
+        """Images (len(ids), C, H, W) in [-1, 1] from the current weights, with the task's guidance and sampler.
+
+        From noise, or from latents ``x`` or ``x_t`` at time ``start``, see ``oboro.generate.walk``.
+        """
         return generate(
             self.denoiser,
             self.guidance,
@@ -107,4 +119,7 @@ class Diffusion(NoiseLevels):
             latent_shape=self.codec.latent_shape(image_shape),
             device=self.device,
             watch=watch,
+            x=x,
+            x_t=x_t,
+            start=start,
         )
