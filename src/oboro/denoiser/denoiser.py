@@ -23,6 +23,21 @@ class Denoises(Protocol):
         """x̂0 and v, both (B, ...), of one evaluation: v says where in its range the reverse variance lies, in the
         logarithm (``oboro.sampler.Posterior``). Only the sampler and the loss of learned variances ask for it."""
 
+    def towards(self, alpha: float | Tensor, sigma: float | Tensor) -> "Denoises":
+        """The denoiser whose x̂0, put into the step of DDIM from t to s = (``alpha``, ``sigma``), each a number or (B,),
+        lands where the model holds x_s of the flow to be. One that knows means alone, so all but flow maps, is itself.
+
+        The x̂0 that lands on a given x_s is unique: (x_s - r x_t) / (alpha_s - r alpha_t), r = sigma_s / sigma_t. It is
+        x_s itself for s = data, so consistency models are flow maps; it is x_t - t u on the linear schedule with the
+        mean velocity u of MeanFlow and shortcut models, and g of CTM (arXiv:2310.02279); with s → t it becomes the
+        mean, which a flow map gives when it is called without an end. So parameterizations, guidance and samplers of
+        denoisers serve flow maps unchanged.
+
+        The end is (alpha, sigma) and not a time: exact data, (1, 0), have no time on schedules with sigma_0 > 0, steps
+        with fresh noise end beside the schedule, and a model that sees log-SNR alone goes with any schedule.
+        """
+        return self
+
 
 class Denoiser(nn.Module):
     """x̂0 = c_skip x_t + c_out F(c_in x_t, c_noise, cond.signals), with the coefficients at (alpha_t, sigma_t).
@@ -61,6 +76,9 @@ class Denoiser(nn.Module):
                 "loss=hybrid, or choose another loss and another sampler, like ddim_ancestral."
             )
         return x0, (others + 1) / 2
+
+    def towards(self, alpha: float | Tensor, sigma: float | Tensor) -> "Denoiser":
+        return self
 
     def _evaluated(self, x_t: Tensor, t: Tensor, cond: Condition) -> tuple[Tensor, Tensor]:
         """x̂0, and the channels of the output that it did not take."""

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from oboro.condition import Condition, kinds_read
 from oboro.denoiser import Denoiser, Denoises
 from oboro.guidance.extrapolation import Extrapolated
-from oboro.guidance.guidance import Guidance, beside
+from oboro.guidance.guidance import DenoiserWrapper, Guidance, beside
 from oboro.guidance.weight import CONSTANT, Weight
 from oboro.restore import Trained
 from oboro.restore.trained import restored
@@ -33,10 +33,18 @@ class Autoguidance(Guidance):
         return [restored(self.weak).network]
 
     def __call__(self, denoiser: Denoises, grid: Sequence[Node]) -> Denoises:
-        weak = restored(self.weak).reschedule(denoiser.schedule)
+        weak = Weak(restored(self.weak).reschedule(denoiser.schedule))
+        return Extrapolated(denoiser, weak, self.scale, self.weight)
 
-        def away(x_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
-            known = cond.only(*kinds_read(weak.network)) if isinstance(weak, Denoiser) else cond
-            return beside(weak, x_t)(x_t, t, known)
 
-        return Extrapolated(denoiser, away, self.scale, self.weight)
+class Weak(DenoiserWrapper):
+    """The weak model beside the sample, under those of the signals that it reads."""
+
+    def __call__(self, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
+        return beside(self.denoiser, x_t)(x_t, t, self._known(cond))
+
+    def with_variance(self, x_t: Tensor, t: Tensor, cond: Condition) -> tuple[Tensor, Tensor]:
+        return beside(self.denoiser, x_t).with_variance(x_t, t, self._known(cond))
+
+    def _known(self, cond: Condition) -> Condition:
+        return cond.only(*kinds_read(self.denoiser.network)) if isinstance(self.denoiser, Denoiser) else cond

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from oboro.base.errors import UserError
 from oboro.condition import Condition, Label, Signal
 from oboro.denoiser import Denoises
+from oboro.guidance.gradient import linearized
 from oboro.guidance.guidance import Guidance, Guided, beside
 from oboro.guidance.weight import CONSTANT, Weight
 from oboro.restore import Trained
@@ -102,16 +103,18 @@ class ClassifierDenoiser(Guided):
             )
         return label.index
 
-    @torch.enable_grad()
     def _gradient(self, x_t: Tensor, t: Tensor, label: Tensor) -> Tensor:
         """grad_{x_t} log p(label | x_t), of the shape of ``x_t``."""
-        x_t = x_t.detach().requires_grad_()
-        log_p = beside(self.classifier, x_t)(x_t, t).log_softmax(1)
-        classes = log_p.shape[1]
-        if len(unknown := label[(label < 0) | (label >= classes)]):
-            raise UserError(
-                f"the classifier has classes 0 to {classes - 1} and is asked for class {int(unknown[0])}; change "
-                "guidance.label, or take a classifier of the same data with guidance.classifier.path."
-            )
-        (gradient,) = torch.autograd.grad(log_p.gather(1, label[:, None]).sum(), x_t)
-        return gradient
+
+        def log_p_of_label(x_t: Tensor) -> Tensor:
+            log_p = beside(self.classifier, x_t)(x_t, t).log_softmax(1)
+            classes = log_p.shape[1]
+            if len(unknown := label[(label < 0) | (label >= classes)]):
+                raise UserError(
+                    f"the classifier has classes 0 to {classes - 1} and is asked for class {int(unknown[0])}; change "
+                    "guidance.label, or take a classifier of the same data with guidance.classifier.path."
+                )
+            return log_p.gather(1, label[:, None])[:, 0]
+
+        log_p, pullback = linearized(log_p_of_label, x_t)
+        return pullback(torch.ones_like(log_p))

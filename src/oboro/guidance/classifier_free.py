@@ -13,10 +13,12 @@ from torch import Tensor
 from oboro.condition import Condition, Label, Signal
 from oboro.denoiser import Denoises
 from oboro.guidance.extrapolation import Extrapolated
-from oboro.guidance.guidance import Guidance, Guided
+from oboro.guidance.guidance import DenoiserWrapper, Guidance, Guided
 from oboro.guidance.weight import CONSTANT, Weight
 from oboro.sampler import Node
 from oboro.schedule import expand_as
+
+NOISE = 0.1  # alpha / sigma up to which a walk begins with noise alone
 
 
 class ClassifierFree(Guidance):
@@ -55,10 +57,21 @@ class ClassifierFree(Guidance):
         if self.scale == 1:
             return denoiser
 
-        def away(x_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
-            return denoiser(x_t, t, opposite(cond, self.negative))
+        return Extrapolated(denoiser, Opposite(denoiser, self.negative), self.scale, self.weight, self.rescale)
 
-        return Extrapolated(denoiser, away, self.scale, self.weight, self.rescale)
+
+class Opposite(DenoiserWrapper):
+    """The denoiser under the condition to go away from."""
+
+    def __init__(self, denoiser: Denoises, negative: Mapping[str, int]):
+        super().__init__(denoiser)
+        self.negative = negative
+
+    def __call__(self, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
+        return self.denoiser(x_t, t, opposite(cond, self.negative))
+
+    def with_variance(self, x_t: Tensor, t: Tensor, cond: Condition) -> tuple[Tensor, Tensor]:
+        return self.denoiser.with_variance(x_t, t, opposite(cond, self.negative))
 
 
 def opposite(cond: Condition, negative: Mapping[str, int] | None = None) -> Condition:
@@ -73,6 +86,9 @@ class CFGPP(Guidance):
     A step of DDIM then is x_s = alpha_s D_λ + sigma_s / sigma_t (x_t - alpha_t D_∅) with D_λ = D_∅ + scale (D_c - D_∅):
     DDIM with D' = D_∅ + scale / (1 - rho_s / rho_t) (D_c - D_∅), rho = sigma / alpha, and that is what other samplers
     get, too. Chung et al. 2024 (arXiv:2406.08070, algorithm 2). s is the node of the grid after t.
+
+    On the way up the factor is scale / (1 - rho_t / rho_s), so that
+    x_s = alpha_s D_∅ + sigma_s / sigma_t (x_t - alpha_t D_λ): the step down from s solved for its start.
     """
 
     def __init__(self, scale: float = 0.6):
@@ -104,8 +120,12 @@ class CFGPPDenoiser(Guided):
         return unconditional + expand_as(self.scale / (1 - kept), x_t) * (conditional - unconditional)
 
     def _kept(self, t: float) -> float:
-        """rho_s / rho_t for the step that begins at or contains ``t``; times of the grid may come back in float32."""
+        """The smaller of rho_s and rho_t over the larger, for the step that begins at or contains ``t``; times of the
+        grid may come back in float32."""
         alpha, sigma = (float(c) for c in self.schedule(torch.tensor(t, dtype=torch.float64)))
+        if self.grid[0].t < self.grid[-1].t:
+            following = next((node for node in self.grid if node.t > t + 1e-6), self.grid[-1])
+            return sigma * following.alpha / (alpha * following.sigma)
         following = next((node for node in self.grid if node.t < t - 1e-6), self.grid[-1])
         return following.ratio * alpha / sigma
 
@@ -114,7 +134,8 @@ class CFGZeroStar(Guidance):
     """Classifier-free guidance of the velocity v = eps̃ - x̂0 with the unconditional one fitted to the conditional.
 
     v' = s v_∅ + scale (v_c - s v_∅) with s = <v_c, v_∅> / |v_∅|² of each sample, and v' = 0 in the first ``zero_steps``
-    steps: Fan et al. 2025 (arXiv:2503.18886, algorithm 1), made for flow matching.
+    steps: Fan et al. 2025 (arXiv:2503.18886, algorithm 1), made for flow matching. A walk that begins with more signal
+    than ``NOISE``, so with an image, or that rises, has no such steps.
     """
 
     def __init__(self, scale: float = 2.0, zero_steps: int = 1):
@@ -130,7 +151,8 @@ class CFGZeroStar(Guidance):
         return True
 
     def __call__(self, denoiser: Denoises, grid: Sequence[Node]) -> Denoises:
-        still = grid[self.zero_steps - 1].t if 0 < self.zero_steps < len(grid) else 2.0
+        from_noise = len(grid) > 0 and grid[0].alpha <= NOISE * grid[0].sigma
+        still = grid[self.zero_steps - 1].t if from_noise and 0 < self.zero_steps < len(grid) else 2.0
         return CFGZeroStarDenoiser(denoiser, self.scale, still)
 
 

@@ -1,6 +1,7 @@
 """Two answers to one question, and the way from the worse through the better one."""
 
-from collections.abc import Callable
+from copy import copy
+from typing import Self
 
 from torch import Tensor
 
@@ -21,7 +22,7 @@ class Extrapolated(Guided):
     def __init__(
         self,
         denoiser: Denoises,
-        away: Callable[[Tensor, Tensor, Condition], Tensor],
+        away: Denoises,
         scale: float,
         weight: Weight,
         rescale: float = 0.0,
@@ -31,6 +32,13 @@ class Extrapolated(Guided):
         self.scale = scale
         self.weight = weight
         self.rescale = rescale
+
+    def towards(self, alpha: float | Tensor, sigma: float | Tensor) -> Self:
+        other, away = super().towards(alpha, sigma), self.away.towards(alpha, sigma)
+        if away is not self.away:
+            other = copy(other) if other is self else other
+            other.away = away
+        return other
 
     def steer(self, conditional: Tensor, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
         factor = (self.scale - 1) * self.weight(t, self.schedule)

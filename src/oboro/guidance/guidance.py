@@ -2,7 +2,8 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from copy import copy
+from typing import Any, Self
 
 from torch import Tensor, nn
 
@@ -46,11 +47,11 @@ class Guidance(ABC):
 
     @abstractmethod
     def __call__(self, denoiser: Denoises, grid: Sequence[Node]) -> Denoises:
-        """``grid`` are the nodes that the sampler is going to visit, the data at its end."""
+        """``grid`` are the nodes that the sampler is going to visit: falling to the data, or a part, or rising."""
 
 
-class Guided(ABC):
-    """What a guidance makes: a denoiser that looks at the answer of another one and gives its own."""
+class DenoiserWrapper(ABC):
+    """A denoiser around another one, ``denoiser``."""
 
     def __init__(self, denoiser: Denoises):
         self.denoiser = denoiser
@@ -58,6 +59,25 @@ class Guided(ABC):
     @property
     def schedule(self) -> Schedule:
         return self.denoiser.schedule
+
+    @abstractmethod
+    def __call__(self, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor: ...
+
+    @abstractmethod
+    def with_variance(self, x_t: Tensor, t: Tensor, cond: Condition) -> tuple[Tensor, Tensor]: ...
+
+    def towards(self, alpha: float | Tensor, sigma: float | Tensor) -> Self:
+        """The same around ``denoiser.towards(alpha, sigma)``."""
+        denoiser = self.denoiser.towards(alpha, sigma)
+        if denoiser is self.denoiser:
+            return self
+        other = copy(self)
+        other.denoiser = denoiser
+        return other
+
+
+class Guided(DenoiserWrapper):
+    """What a guidance makes: a denoiser that looks at the answer of another one and gives its own."""
 
     @abstractmethod
     def steer(self, conditional: Tensor, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor:

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from oboro.condition import Condition
 from oboro.denoiser import Denoises
+from oboro.sampler.node import Node
 from oboro.sampler.posterior import posteriors
-from oboro.sampler.sampler import UNIFORM, Grid, Node, Noise, Sampler, denoise, same_time
+from oboro.sampler.sampler import UNIFORM, Grid, Noise, Sampler, denoise, same_time
 
 
 class LearnedVariance(Sampler):

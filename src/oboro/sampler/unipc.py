@@ -10,9 +10,8 @@ from torch import Tensor
 from oboro.base.errors import UserError
 from oboro.condition import Condition
 from oboro.denoiser import Denoises
-from oboro.sampler.ddim import ddim_step
-from oboro.sampler.dpm_solver import inside
-from oboro.sampler.sampler import UNIFORM, Grid, Node, Noise, Sampler, denoise
+from oboro.sampler.node import Node, ddim_step, steppable
+from oboro.sampler.sampler import UNIFORM, Grid, Noise, Sampler, denoise
 
 
 class UniPC(Sampler):
@@ -46,8 +45,8 @@ class UniPC(Sampler):
             if before is not None:
                 x = self._step(before, history, t, x0)
             history = [(t, x0), *history][: self.solver_order] if t.alpha > 0 else []
-            before = x if inside(t, s) else None
-            x = self._step(x, history, s, None) if inside(t, s) else ddim_step(x, x0, t, s)
+            before = x if steppable(t, s) else None
+            x = self._step(x, history, s, None) if steppable(t, s) else ddim_step(x, x0, t, s)
         return x
 
     def _step(self, x: Tensor, history: Sequence[tuple[Node, Tensor]], s: Node, x0_s: Tensor | None) -> Tensor:

@@ -107,10 +107,22 @@ class Diffusion(NoiseLevels):
         return self.loss.at_quantile(self.denoiser, x, self.conditioner.keep(batch), u, eps)[:, None]
 
     def generate(
-        self, ids: list[int], seed: int, cond: Condition, shape: tuple[int, ...], watch: Watch | None = None
+        self,
+        ids: list[int],
+        seed: int,
+        cond: Condition,
+        shape: tuple[int, ...],
+        watch: Watch | None = None,
+        *,
+        x: Tensor | None = None,
+        x_t: Tensor | None = None,
+        start: float = 1.0,
     ) -> Tensor:
         """Samples (len(ids), C, ...) of ``shape`` (C, ...), in the range of the model, from the current weights, with
-        the task's guidance and sampler."""
+        the task's guidance and sampler.
+
+        From noise, or from latents ``x`` or ``x_t`` at time ``start``, see ``oboro.generate.walk``.
+        """
         return generate(
             self.denoiser,
             self.guidance,
@@ -122,4 +134,7 @@ class Diffusion(NoiseLevels):
             latent_shape=self.codec.latent_shape(shape),
             device=self.device,
             watch=watch,
+            x=x,
+            x_t=x_t,
+            start=start,
         )
