@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import conv2d
 
-from oboro.condition import Image
+from oboro.condition import Image, Label, Text
 from oboro.model import DiT, UNet
 
 NETWORKS = {
@@ -75,3 +75,15 @@ def test_the_unet_reads_it_as_further_channels_of_its_first_convolution(question
     weight = torch.cat([network.first.weight, network.image.weight], 1)
     expected = conv2d(torch.cat([x, signals["image"].x, known], 1), weight, network.first.bias, padding=1)
     torch.testing.assert_close(seen[0], expected)
+
+
+def test_signals_do_not_break_the_graph_of_a_compiled_network(question, randomise, normal):
+    """With every kind at once, and with none."""
+    x, c_noise, signals = question("unet")
+    network = randomise(build("unet", image_channels=2, num_classes=3, text_dim=6, pooled_dim=5))
+    mask = torch.tensor([[True, True], [True, False], [False, False]])
+    text = Text(normal(3, 2, 6), mask, normal(3, 5))
+    every = {**signals, "label": Label(torch.tensor([0, 2, -1])), "text": text}
+    compiled = torch.compile(network, backend="eager", fullgraph=True)
+    for given in (every, {}, {**every, "label": Label(torch.tensor([1, 1, 0]))}):
+        torch.testing.assert_close(compiled(x, c_noise, given), network(x, c_noise, given))

@@ -55,15 +55,13 @@ class Joint(Conditioner):
         return cond.map(lambda signal: signal.drop(mask.to(signal.device)))
 
     def metadata(self, ids: Sequence[int], population: Population | None) -> dict[str, Any]:
-        """Those of all parts; of a ``population`` what belongs to one training image."""
-        return self._together("metadata", ids, population)
+        """Those of all parts, and of a ``population`` what belongs to one training image."""
+        known = {k: v for part in self.parts.values() for k, v in part.metadata(ids, population).items()}
+        return known if population is None else known | training_metadata(ids, population)
 
     def sample_batch(self, ids: Sequence[int], population: Population | None) -> dict[str, Any]:
-        return self._together("sample_batch", ids, population)
-
-    def _together(self, what: str, ids: Sequence[int], population: Population | None) -> dict[str, Any]:
-        batch = {k: v for part in self.parts.values() for k, v in getattr(part, what)(ids, population).items()}
-        return batch if population is None else batch | training_metadata(ids, population)
+        batch = {k: v for part in self.parts.values() for k, v in part.sample_batch(ids, population).items()}
+        return batch | self.metadata(ids, population)
 
     def cache(self, texts: Sequence[str], folder: Path, done: Callable[[int], None] | None = None) -> None:
         readers = [single for single in self.singles if single.entry == "caption"]
