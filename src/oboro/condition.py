@@ -53,8 +53,6 @@ class Signal(ABC):
         theirs = other.tensors()
         return all(torch.equal(tensor, theirs[name]) for name, tensor in self.tensors().items())
 
-    __hash__ = None
-
 
 @dataclass(frozen=True, eq=False)
 class Label(Signal):
