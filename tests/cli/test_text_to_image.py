@@ -139,7 +139,7 @@ def test_clip_score_is_the_mean_over_samples_and_the_captions_they_were_drawn_fo
     data.prepare_data()
     data.setup()
     task = build_task(load_checkpoint(text_to_image[1]))
-    batch = task.conditioner.choose(range(20), data.population)
+    batch = task.conditioner.metadata(range(20), data.population)
     with task.averaged():
         cond = task.conditioner.keep(batch)
         halves = [{k: v[part] for k, v in cond.items()} for part in (slice(10), slice(10, 20))]

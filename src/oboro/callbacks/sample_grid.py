@@ -42,7 +42,7 @@ class SampleGrid(SampleEvaluation):
         with task.averaged():
             samples = distributed.map_samples(self.n, self.chunk, draw, task.device)
         if trainer.is_global_zero:
-            texts = task.conditioner.choose(range(self.n), None).get("caption")
+            texts = task.conditioner.metadata(range(self.n), None).get("caption")
             picture = samples_picture(modality, samples, texts, task.conditioner.num_classes)
             self.folder.mkdir(parents=True, exist_ok=True)
             picture.save(self.folder / f"step-{trainer.global_step:08d}.png")

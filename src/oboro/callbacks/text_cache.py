@@ -19,7 +19,7 @@ class TextCache(Callback):
     def setup(self, trainer: Trainer, task: Task, stage: str) -> None:
         if not task.draws:
             raise UserError(
-                f"{type(task).__name__} is told no conditions; leave callbacks.text_cache out of callbacks=[...]."
+                f"{type(task).__name__} has no conditions; leave callbacks.text_cache out of callbacks=[...]."
             )
 
     def on_fit_start(self, trainer: Trainer, task: Task) -> None:

@@ -16,7 +16,11 @@ class Population:
     labels: Tensor | None = None
     num_classes: int = 0
     captions: list[str] | None = None
-    hints: SampleArray | None = None
+    hints: Tensor | SampleArray | None = None
+
+    def __len__(self) -> int:
+        """n, where anything is known of them."""
+        return len(next((known for known in (self.captions, self.labels, self.hints) if known is not None), ()))
 
     @property
     def frequencies(self) -> Tensor | None:

@@ -48,13 +48,13 @@ class Evaluator:
                 if distributed.rank() == 0:
                     view.extractor.prepare()
 
-    def check(self, told: set[str], n: int) -> None:
+    def check(self, known: set[str], n: int) -> None:
         """Raises ``UserError`` for a metric that ``n`` samples, these data or these extractors cannot give."""
         for name, metric in self.metrics.items():
             if not any(name in view.metrics for view in self.views):
                 raise unserved(name, metric, [view.extractor for view in self.views])
         for view in self.views:
-            view.check(told, n)
+            view.check(known, n)
 
     def evaluate(
         self,
@@ -93,7 +93,7 @@ class Evaluator:
         drawn = sum(len(ids) for ids in distributed.chunks(protocol.n, protocol.chunk))  # by this rank, with padding
         seconds = time.perf_counter() - start
         ids = range(protocol.first, protocol.first + protocol.n)
-        told = task.conditioner.choose(ids, self.data.population)
+        metadata = task.conditioner.metadata(ids, self.data.population)
         record |= {
             "quantisation": self.data.modality.quantisation,
             "samples": protocol.n,
@@ -109,7 +109,7 @@ class Evaluator:
             "guidance": plain(task.guidance),
             "evaluations_per_sample": round(count() / drawn, 3),
         }
-        return Evaluation(self._values(rows, told, task.device), record, seconds, shown)
+        return Evaluation(self._values(rows, metadata, task.device), record, seconds, shown)
 
     def evaluate_images(
         self,
@@ -156,10 +156,10 @@ class Evaluator:
             for key, values in ((k, list(dict.fromkeys(i[k] for i in identities))) for k in identities[0])
         }
 
-    def _values(self, rows: Tensor, told: Mapping[str, Any], device: torch.device) -> dict[str, Value]:
+    def _values(self, rows: Tensor, metadata: Mapping[str, Any], device: torch.device) -> dict[str, Value]:
         values: dict[str, Value] = {}
         for view, part in zip(self.views, rows.split([view.width for view in self.views], 1), strict=True):
-            values |= view.values(part, told, device)
+            values |= view.values(part, metadata, device)
         return values
 
 
@@ -180,7 +180,7 @@ def held_out_likelihood(
         batch = data.validation.__getitems__((torch.tensor(ids), None))
         pixels = batch["x"].to(task.device)
         batch = data.on_after_batch_transfer(batch, 0)
-        cond = {k: v.to(task.device) for k, v in task.conditioner.keep(batch).items()}
+        cond = task.conditioner.keep(batch).to(task.device)
         return bits_per_dim(task.denoiser, pixels, cond, seed=protocol.seed, ids=ids, steps=steps, probes=probes)
 
     with task.averaged(protocol.ema):

@@ -53,9 +53,15 @@ def read(folder: str | Path) -> Published:
     if kind in PIXELS:
         network, state = unet.load(folder / "unet", table)
         identity = {"_target_": "oboro.codec.Identity", "channels": network["in_channels"]}
-        told = without_text(network["num_classes"])
+        conditioning = without_text(network["num_classes"])
         return Published(
-            denoiser(network, aim), identity, *told, sampler, {"denoiser.network": state}, network["in_channels"], side
+            denoiser(network, aim),
+            identity,
+            *conditioning,
+            sampler,
+            {"denoiser.network": state},
+            network["in_channels"],
+            side,
         )
     codec, codec_state = autoencoder.load(folder / "vae")
     encoder, encoder_state = clip_text.load(folder / "text_encoder", folder / "tokenizer")

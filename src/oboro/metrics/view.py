@@ -27,11 +27,11 @@ class View:
         self.published = published
         self._reference: Reference | None = None
 
-    def check(self, told: set[str], n: int) -> None:
+    def check(self, known: set[str], n: int) -> None:
         """Raises ``UserError`` for a metric that ``n`` samples, these data or this reference cannot give, and for data
         that the extractor cannot see."""
         self.extractor.accept(self.data.modality)
-        check(self.metrics, n, 0 if self.published else len(self.data.train), told)
+        check(self.metrics, n, 0 if self.published else len(self.data.train), known)
         for name, metric in self.metrics.items():
             if self.published and not metric.moments:
                 raise UserError(
@@ -68,13 +68,13 @@ class View:
     def width(self) -> int:
         return sum(self.extractor.outputs[output] for output in self.outputs)
 
-    def values(self, rows: Tensor, told: Mapping[str, Any], device: torch.device) -> dict[str, Value]:
-        """Every metric, by rank 0, one after the other, and told to the other ranks.
+    def values(self, rows: Tensor, metadata: Mapping[str, Any], device: torch.device) -> dict[str, Value]:
+        """Every metric, by rank 0, one after the other, and sent to the other ranks.
 
-        ``told`` has the "label" (n,) and the "caption" of each image, where they are known.
+        ``metadata`` has the "label" (n,) and the "caption" of each image, where they are known.
         """
-        reference, texts = self.load(device), self._embedded(told.get("caption"))
-        bank = Bank(self.extractor.split(rows, self.outputs), told.get("label"), texts)
+        reference, texts = self.load(device), self._embedded(metadata.get("caption"))
+        bank = Bank(self.extractor.split(rows, self.outputs), metadata.get("label"), texts)
         values: dict[str, Value] = {}
         for name, metric in self.metrics.items():
             one = {name: metric}
