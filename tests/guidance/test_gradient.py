@@ -58,7 +58,7 @@ def test_samples_have_the_mean_and_the_covariance_of_the_posterior():
 
 
 def test_the_jacobian_is_that_of_a_guided_network_whose_weights_need_no_gradient(small_unet, normal):
-    """Classifier-free guidance inside, under no_grad, against finite differences; weights that learn get no gradient."""
+    """Classifier-free guidance inside, under no_grad, by finite differences; weights that learn get no gradient."""
     x_t, v, h = normal(3, 1, 8, 8), normal(3, 1, 8, 8), 1e-6
     cond = {"label": torch.tensor([0, 1, 2])}
     for learns in (False, True):

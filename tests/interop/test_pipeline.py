@@ -16,8 +16,9 @@ from oboro.base.seeding import SampleNoise
 from oboro.interop import autoencoder as published_autoencoder
 from oboro.interop import clip_text, ldm
 from oboro.interop.pipeline import export, load_pipeline, save_checkpoint
-from oboro.restore.checkpoint import build_task, load_checkpoint
-from oboro.restore.part import inlined, load_parts
+from oboro.restore import inlined, load_parts
+from oboro.restore.checkpoint import load_checkpoint
+from oboro.restore.rebuild import build_task
 from oboro.sampler import nodes
 from oboro.task import contradictions
 
@@ -117,7 +118,7 @@ def test_the_text_encoder_is_that_of_transformers(pad, activation, tmp_path):
 
     published, words = clip(hidden_act=activation), tokenizer(tmp_path / "tokenizer", pad)
     published.save_pretrained(tmp_path / "text_encoder")
-    config, state = PublishedCLIP(str(tmp_path)).part()
+    config, state = PublishedCLIP(str(tmp_path)).load()
     encoder = instantiate(config).eval()
     encoder.load_state_dict(state)
     texts = ["", "A Dog", "a b c d e f g h i", "dog"]
@@ -164,10 +165,10 @@ def test_what_a_run_learns_on_published_parts_draws_the_same_image_in_diffusers(
     """codec=diffusers, conditioner=text_clip, model=ldm_unet_text and adapter=lora, built as train.py builds them."""
     sizes = [
         "model.widths=[8,16]",
-        "model.heads=[2,4]",
-        "model.attention_levels=[0]",
+        "model.attention.heads=[2,4]",
+        "model.attention.levels=[0]",
         "model.blocks=1",
-        "+model.groups=4",
+        "model.norm.groups=4",
     ]
     parts = ["codec=diffusers", f"codec.path={stable_diffusion / 'vae'}", "conditioner=text_clip"]
     parts += [f"conditioner.encoder.path={stable_diffusion}", "model=ldm_unet_text", "schedule=scaled_linear"]

@@ -1,0 +1,56 @@
+"""Configurations that earlier versions wrote, in the words of today."""
+
+from collections.abc import Callable
+from typing import Any
+
+Node = dict[str, Any]
+
+
+def trained(task: str) -> Callable[[Node], Node]:
+    """A rule for the classes that named the task of a checkpoint by their own name."""
+    return lambda node: {
+        "_target_": "oboro.restore.Trained",
+        "task": task,
+        "path": node["path"],
+        "profile": node.get("profile"),
+    }
+
+
+# Arguments of an ``LDMUNet`` that became one: its class, and what each was called before.
+LDM_UNET = {
+    "noise": ("oboro.model.StepIndex", {"table": "table", "cos_first": "cos_first", "freq_shift": "freq_shift"}),
+    "attention": (
+        "oboro.model.LDMAttention",
+        {"levels": "attention_levels", "heads": "heads", "middle": "middle_attention", "depth": "depth"},
+    ),
+    "norm": ("oboro.model.GroupNormSettings", {"groups": "groups", "eps": "eps"}),
+}
+
+
+def ldm_unet(node: Node) -> Node:
+    """An ``LDMUNet`` of 21 arguments: those that belong together are one."""
+    before = {old for _, names in LDM_UNET.values() for old in names.values()}
+    today = {key: value for key, value in node.items() if key not in before}
+    for key, (target, names) in LDM_UNET.items():
+        if held := {new: node[old] for new, old in names.items() if old in node}:
+            today[key] = {"_target_": target, **held}
+    return today
+
+
+# By the ``_target_`` of a node as it was written: what it is today.
+RULES: dict[str, Callable[[Node], Node]] = {
+    "oboro.checkpoint.TrainedDenoiser": trained("diffusion"),
+    "oboro.checkpoint.TrainedClassifier": trained("classification"),
+    "oboro.model.LDMUNet": ldm_unet,
+}
+
+
+def renewed(config: Any) -> Any:
+    """``config`` with every node that a rule knows replaced, the inner ones first; everything else as it is."""
+    if isinstance(config, list):
+        return [renewed(child) for child in config]
+    if not isinstance(config, dict):
+        return config
+    node = {key: renewed(child) for key, child in config.items()}
+    rule = RULES.get(node.get("_target_", ""))
+    return node if rule is None else rule(node)
