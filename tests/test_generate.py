@@ -1,3 +1,5 @@
+from typing import ClassVar
+
 import pytest
 import torch
 from torch import nn
@@ -5,6 +7,7 @@ from torch import nn
 from oboro.base.errors import UserError
 from oboro.base.seeding import SampleNoise
 from oboro.codec import Identity
+from oboro.condition import Condition, Label
 from oboro.denoiser import Denoiser
 from oboro.generate import generate, walk
 from oboro.guidance import ClassifierFree, Unguided
@@ -23,8 +26,10 @@ class Elementwise(nn.Module):
     It predicts a variance, too, as the one sampler that asks for it needs.
     """
 
+    reads: ClassVar = {"label": Label}
+
     def forward(self, x, c_noise, cond):
-        answer = torch.tanh(x + expand_as(cond["label"].to(x.dtype), x) / 3 - expand_as(c_noise, x))
+        answer = torch.tanh(x + expand_as(cond["label"].index.to(x.dtype), x) / 3 - expand_as(c_noise, x))
         return torch.cat([answer, -answer], 1)
 
 
@@ -39,7 +44,7 @@ def draw(sampler, with_steps):
             watch=watch,
             ids=ids,
             seed=seed,
-            cond={"label": LABELS[ids]},
+            cond=Condition.of(label=Label(LABELS[ids])),
             latent_shape=(1, 8, 8),
             device=torch.device("cpu"),
         )
@@ -78,7 +83,7 @@ def test_values_beyond_the_range_of_an_image_are_cut():
         def towards(self, alpha, sigma):
             return self
 
-    keywords = {"ids": [0], "seed": 0, "cond": {}, "latent_shape": (1, 2, 2), "device": torch.device("cpu")}
+    keywords = {"ids": [0], "seed": 0, "cond": Condition(), "latent_shape": (1, 2, 2), "device": torch.device("cpu")}
     assert (generate(Bright(), Unguided(), DDIM(2), Identity(1), **keywords) == 1).all()
 
 
@@ -87,7 +92,7 @@ def test_guidance_changes_the_image_but_not_the_noise_it_starts_from(small_unet,
     keywords = {
         "ids": [4, 5],
         "seed": 0,
-        "cond": {"label": LABELS[[4, 5]]},
+        "cond": Condition.of(label=Label(LABELS[[4, 5]])),
         "latent_shape": (1, 8, 8),
         "device": torch.device("cpu"),
     }
@@ -126,7 +131,7 @@ def test_whoever_watches_sees_every_evaluation_and_changes_nothing(draw, sampler
 
 def test_what_is_seen_is_what_guidance_makes_and_ends_in_the_image(small_unet):
     denoiser = Denoiser(small_unet(num_classes=3, dtype=torch.float32), Karras(), EDM())
-    keywords = {"ids": [0], "seed": 0, "cond": {"label": torch.tensor([1])}, "latent_shape": (1, 8, 8)}
+    keywords = {"ids": [0], "seed": 0, "cond": Condition.of(label=Label(torch.tensor([1]))), "latent_shape": (1, 8, 8)}
 
     def draw(guidance, watch=None):
         cpu = torch.device("cpu")
@@ -144,7 +149,12 @@ def test_what_is_seen_is_what_guidance_makes_and_ends_in_the_image(small_unet):
 @pytest.fixture
 def walking(sampler, with_steps):
     """``walk`` of two samples, and what it needs."""
-    keywords = {"ids": [3, 8], "seed": 2, "cond": {"label": LABELS[[3, 8]]}, "latent_shape": (1, 8, 8)}
+    keywords = {
+        "ids": [3, 8],
+        "seed": 2,
+        "cond": Condition.of(label=Label(LABELS[[3, 8]])),
+        "latent_shape": (1, 8, 8),
+    }
     parts = Denoiser(Elementwise(), Karras(), EDM()), Unguided(), with_steps(sampler, 6)
     return lambda **more: walk(*parts, device=torch.device("cpu"), **keywords, **more)
 
@@ -153,7 +163,7 @@ def test_data_get_the_noise_of_their_ids_and_go_down_from_there(walking, sampler
     """SDEdit: x_start = alpha x + sigma eps with the first draw of each sample, and the later draws after it."""
     x, t, noise = torch.linspace(-1, 1, 128).view(2, 1, 8, 8), torch.full((2,), 0.4), SampleNoise(2, [3, 8])
     x_t = Karras().add_noise(x, noise(x), t)
-    denoiser, cond = Denoiser(Elementwise(), Karras(), EDM()), {"label": LABELS[[3, 8]]}
+    denoiser, cond = Denoiser(Elementwise(), Karras(), EDM()), Condition.of(label=Label(LABELS[[3, 8]]))
     with torch.no_grad():
         expected = with_steps(sampler, 6)(denoiser, x_t, cond, noise, 0.4, 0.0)
     assert torch.equal(walking(x=x, start=0.4), expected)

@@ -1,4 +1,4 @@
-"""Images from a denoiser, where image ``i`` depends on (seed, i) alone."""
+"""Samples from a denoiser, where sample ``i`` depends on (seed, i) alone."""
 
 from collections.abc import Callable, Sequence
 
@@ -8,7 +8,8 @@ from torch import Tensor
 from oboro.base.errors import UserError
 from oboro.base.seeding import SampleNoise
 from oboro.codec import Identity
-from oboro.denoiser import Cond, Denoises
+from oboro.condition import Condition
+from oboro.denoiser import Denoises
 from oboro.guidance import Guidance, Guided
 from oboro.sampler import Sampler
 
@@ -22,7 +23,7 @@ class Watched(Guided):
         super().__init__(denoiser)
         self.watch = watch
 
-    def steer(self, conditional: Tensor, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
+    def steer(self, conditional: Tensor, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
         self.watch(conditional, t)
         return conditional
 
@@ -35,8 +36,8 @@ def walk(
     *,
     ids: Sequence[int],
     seed: int,
-    cond: Cond,
-    latent_shape: tuple[int, int, int],
+    cond: Condition,
+    latent_shape: tuple[int, ...],
     device: torch.device,
     x: Tensor | None = None,
     x_t: Tensor | None = None,
@@ -71,7 +72,7 @@ def walk(
         begun = schedule.add_noise(x, eps, torch.full((len(ids),), start, device=device)) if start > 0 else x
     else:
         begun = schedule.prior(eps)
-    cond = {k: v.to(device) for k, v in cond.items()}
+    cond = cond.to(device)
     guided = guidance(denoiser, grid)
     if watch is not None:
         guided = Watched(guided, watch)
@@ -87,15 +88,17 @@ def generate(
     *,
     ids: Sequence[int],
     seed: int,
-    cond: Cond,
-    latent_shape: tuple[int, int, int],
+    cond: Condition,
+    latent_shape: tuple[int, ...],
     device: torch.device,
     x: Tensor | None = None,
     x_t: Tensor | None = None,
     start: float = 1.0,
     watch: Watch | None = None,
 ) -> Tensor:
-    """Images (len(ids), C, H, W) in [-1, 1], float32. ``cond`` belongs to ``ids``.
+    """Samples (len(ids), C, ...) in the range of the model, float32. ``cond`` belongs to ``ids``.
+
+    Nothing is cut off: what is stored of a sample is for ``Modality.to_stored`` to say.
 
     x_T and every later draw come from per-sample CPU generators, so they are the same on every type of device.
     ``x``, ``x_t`` and ``start`` say in what the ``walk`` to the data begins, if not in noise.
@@ -116,4 +119,4 @@ def generate(
         start=start,
         watch=watch,
     )
-    return codec.decode(latents).float().clamp(-1, 1)
+    return codec.decode(latents).float()

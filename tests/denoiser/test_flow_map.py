@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from oboro.condition import Condition
 from oboro.denoiser.exact import GaussianDenoiser, GaussianFlowMap
 from oboro.guidance import ClassifierFree
 from oboro.sampler import DATA, DDIM, Euler, ddim_step, nodes
@@ -29,7 +30,7 @@ def test_the_step_of_ddim_lands_on_the_flow_and_the_map_composes(schedule, norma
 
     def jump(x, t, s):
         (a, b) = nodes(schedule, [t, s])
-        return ddim_step(x, d.towards(b.alpha, b.sigma)(x, at(t), {}), a, b)
+        return ddim_step(x, d.towards(b.alpha, b.sigma)(x, at(t), Condition()), a, b)
 
     for t, s in ((0.9, 0.2), (0.3, 0.8), (0.5, 0.5 + 1e-9)):
         torch.testing.assert_close(jump(x, t, s), d.exact.flow(x, at(t), at(s)), **EXACT)
@@ -41,10 +42,10 @@ def test_ends_may_differ_in_a_batch_and_without_one_it_is_the_mean(normal):
     d, s = flow_map(schedule), torch.linspace(0.0, 0.9, 5, dtype=torch.float64)
     (a, sigma_t), (b, sigma_s) = (tuple(c[:, None] for c in schedule(v)) for v in (t, s))
     r = sigma_s / sigma_t
-    x0 = d.towards(*schedule(s))(x, t, {})
+    x0 = d.towards(*schedule(s))(x, t, Condition())
     torch.testing.assert_close((b - a * r) * x0 + r * x, d.exact.flow(x, t, s), **EXACT)
-    torch.testing.assert_close(d(x, t, {}), d.exact(x, t, {}), **EXACT)
-    torch.testing.assert_close(d.towards(*schedule(t))(x, t, {}), d.exact(x, t, {}), **EXACT)
+    torch.testing.assert_close(d(x, t, Condition()), d.exact(x, t, Condition()), **EXACT)
+    torch.testing.assert_close(d.towards(*schedule(t))(x, t, Condition()), d.exact(x, t, Condition()), **EXACT)
 
 
 @each_schedule
@@ -57,13 +58,13 @@ def test_any_number_of_steps_is_the_exact_flow(schedule, steps, normal):
     data = 0.3 + 0.7 / std * (x - one.alpha * 0.3)
     for sampler in (DDIM(steps), Euler(steps)):
         assert sampler.names_ends
-        torch.testing.assert_close(sampler(d, x, {}, None), data, **EXACT)
+        torch.testing.assert_close(sampler(d, x, Condition(), None), data, **EXACT)
         guided = ClassifierFree(3.0)(d, sampler.nodes(schedule))
-        torch.testing.assert_close(sampler(guided, x, {}, None), data, **EXACT)
-        middle = sampler(guided, x, {}, None, 1.0, 0.4)
+        torch.testing.assert_close(sampler(guided, x, Condition(), None), data, **EXACT)
+        middle = sampler(guided, x, Condition(), None, 1.0, 0.4)
         torch.testing.assert_close(middle, d.exact.flow(x, at(1.0), at(0.4)), **EXACT)
         torch.testing.assert_close(
-            sampler(guided, middle, {}, None, 0.4, 0.8), d.exact.flow(x, at(1.0), at(0.8)), **EXACT
+            sampler(guided, middle, Condition(), None, 0.4, 0.8), d.exact.flow(x, at(1.0), at(0.8)), **EXACT
         )
 
 

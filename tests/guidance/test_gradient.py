@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from oboro.condition import Condition, Label
 from oboro.denoiser import Denoiser
 from oboro.denoiser.exact import MixtureDenoiser
 from oboro.guidance import ClassifierFree, GradientGuided, linearized
@@ -38,8 +39,8 @@ def posterior(alpha, sigma, x_t):
 def test_it_is_the_denoiser_given_the_measurement_and_costs_one_evaluation(schedule, normal):
     calls, x_t = Counter(gaussian(schedule)), normal(3, 3)
     with torch.no_grad():
-        x0 = Measured(calls)(x_t, T, {})
-        assert torch.equal(Measured(gaussian(schedule)).with_variance(x_t, T, {})[0], x0)
+        x0 = Measured(calls)(x_t, T, Condition())
+        assert torch.equal(Measured(gaussian(schedule)).with_variance(x_t, T, Condition())[0], x0)
     assert len(calls.times) == 1 and not x0.requires_grad and not x_t.requires_grad
     for i, (alpha, sigma) in enumerate(zip(*schedule(T), strict=True)):
         torch.testing.assert_close(x0[i], posterior(alpha, sigma, x_t[i])[0], rtol=1e-10, atol=1e-10)
@@ -50,7 +51,7 @@ def test_samples_have_the_mean_and_the_covariance_of_the_posterior():
     schedule, sampler = VP(), Heun(400)
     x_T = torch.cat([torch.zeros(1, 3), torch.eye(3)]).double()
     with torch.no_grad():
-        first, *rest = sampler(Measured(gaussian(schedule)), schedule.prior(x_T), {}, None)
+        first, *rest = sampler(Measured(gaussian(schedule)), schedule.prior(x_T), Condition(), None)
     gain = torch.stack(rest) - first
     mean, cov = posterior(0.0, 1.0, first)
     torch.testing.assert_close(first, mean, rtol=0, atol=0.01)
@@ -60,7 +61,7 @@ def test_samples_have_the_mean_and_the_covariance_of_the_posterior():
 def test_the_jacobian_is_that_of_a_guided_network_whose_weights_need_no_gradient(small_unet, normal):
     """Classifier-free guidance inside, under no_grad, by finite differences; weights that learn get no gradient."""
     x_t, v, h = normal(3, 1, 8, 8), normal(3, 1, 8, 8), 1e-6
-    cond = {"label": torch.tensor([0, 1, 2])}
+    cond = Condition.of(label=Label(torch.tensor([0, 1, 2])))
     for learns in (False, True):
         denoiser = Denoiser(small_unet(num_classes=3), Linear(), EDM()).requires_grad_(learns)
         guided = ClassifierFree(3.0)(denoiser, [])
@@ -78,6 +79,6 @@ def test_guidance_around_such_guidance_sees_its_whole_jacobian(normal):
     weights, means = torch.tensor([[0.3, 0.7], [-0.6, 0.5]], dtype=torch.float64)
     inner, x_t, v, w, h = Measured(MixtureDenoiser(weights, means, 0.3, Linear())), *(normal(3, 3) for _ in "xvw"), 1e-6
     with torch.no_grad():
-        _, pullback = linearized(lambda x: inner(x, T, {}), x_t)
-        slope = (inner(x_t + h * v, T, {}) - inner(x_t - h * v, T, {})) / (2 * h)
+        _, pullback = linearized(lambda x: inner(x, T, Condition()), x_t)
+        slope = (inner(x_t + h * v, T, Condition()) - inner(x_t - h * v, T, Condition())) / (2 * h)
         torch.testing.assert_close((pullback(w) * v).sum(), (w * slope).sum(), rtol=1e-6, atol=1e-6)

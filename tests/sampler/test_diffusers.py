@@ -11,6 +11,7 @@ import diffusers
 import pytest
 import torch
 
+from oboro.condition import Condition
 from oboro.denoiser.exact import MixtureDenoiser
 from oboro.sampler import (
     DATA,
@@ -66,7 +67,7 @@ class Network:
         """(x̂0, eps̃) at one time."""
         x_t = x_t.double()
         alpha, sigma = self.schedule(torch.tensor(t, dtype=torch.float64))
-        x0 = self(x_t, torch.full((len(x_t),), t, dtype=torch.float64), {})
+        x0 = self(x_t, torch.full((len(x_t),), t, dtype=torch.float64), Condition())
         return x0, (x_t - alpha * x0) / sigma
 
 
@@ -105,7 +106,7 @@ def with_sigmas(scheduler, sigmas):
 
 def ours(sampler, schedule, grid, x, noise=None):
     network = Network(schedule)
-    end = sampler.solve(network, x, grid, {}, noise)
+    end = sampler.solve(network, x, grid, Condition(), noise)
     return network.times, [*network.inputs, end]
 
 
@@ -142,7 +143,7 @@ def test_ddim_upwards_is_the_inverse_ddim(table, normal):
     """Steps from data on the same grid, given the same eps̃; diffusers takes eps̃ of x_t at the time of the next node."""
     schedule, sampler, x = table[0], DDIM(10, grid=Leading()), normal(4, 3)
     scheduler, network = configured(diffusers.DDIMInverseScheduler, table, 10, clip_sample=False), Network(schedule)
-    end = sampler(network, x, {}, None, 0.0, sampler.nodes(schedule)[0].t)
+    end = sampler(network, x, Condition(), None, 0.0, sampler.nodes(schedule)[0].t)
     points = [*zip(network.times, network.inputs, strict=True)]
     for t, (time, input) in zip(scheduler.timesteps, points, strict=True):
         x = scheduler.step(network.outputs(input, time)[1], t, x).prev_sample

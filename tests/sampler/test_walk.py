@@ -7,6 +7,7 @@ import torch
 
 from oboro.base.errors import UserError
 from oboro.base.seeding import SampleNoise
+from oboro.condition import Condition
 from oboro.sampler import (
     DATA,
     DDIM,
@@ -71,27 +72,27 @@ def test_a_time_that_went_through_single_precision_is_no_step_of_its_own():
 
 def test_nothing_is_walked_between_equal_times(sampler):
     calls = Counter(gaussian(Linear()))
-    assert torch.equal(sampler(calls, X, {}, no_noise, 0.4, 0.4), X) and calls.times == []
+    assert torch.equal(sampler(calls, X, Condition(), no_noise, 0.4, 0.4), X) and calls.times == []
 
 
 def test_times_are_from_0_to_1(sampler):
     for start, stop in ((1.2, 0.0), (1.0, -0.1), (float("nan"), 0.0)):
         with pytest.raises(UserError, match="must be times from 0, data, to 1, noise"):
-            sampler(gaussian(Linear()), X, {}, no_noise, start, stop)
+            sampler(gaussian(Linear()), X, Condition(), no_noise, start, stop)
 
 
 def test_drawn_noise_is_not_taken_back(sampler):
     """``invertible`` says who refuses the way up."""
     if sampler.invertible:
-        assert sampler(gaussian(Linear()), X, {}, no_noise, 0.2, 0.7).isfinite().all()
+        assert sampler(gaussian(Linear()), X, Condition(), no_noise, 0.2, 0.7).isfinite().all()
     else:
         with pytest.raises(UserError, match=r"draws noise.*way up from t=0.2 to 0.7; choose a sampler without noise"):
-            sampler(gaussian(Linear()), X, {}, no_noise, 0.2, 0.7)
+            sampler(gaussian(Linear()), X, Condition(), no_noise, 0.2, 0.7)
 
 
 def test_from_data_to_noise_in_one_step_leads_nowhere(ode_sampler, with_steps):
     with pytest.raises(UserError, match=r"without signal to go up by; raise sampler\.steps"):
-        with_steps(ode_sampler, 1)(gaussian(Linear()), X, {}, no_noise, 0.0, 1.0)
+        with_steps(ode_sampler, 1)(gaussian(Linear()), X, Condition(), no_noise, 0.0, 1.0)
 
 
 @each_kind
@@ -101,7 +102,7 @@ def test_evaluations_of_a_part_are_as_many_as_announced(sampler, schedule, noise
     up = [(0.0, 1.0), (0.0, 0.45), (0.2, 1.0), (0.0, 0.01), (0.99, 1.0)]
     for start, stop in ways + up * sampler.invertible:
         counter = Counter(gaussian(schedule))
-        sampler(counter, X, {}, noise, start, stop)
+        sampler(counter, X, Condition(), noise, start, stop)
         assert len(counter.times) == sampler.evaluations(schedule, start, stop)
 
 
@@ -119,10 +120,10 @@ def test_two_parts_of_a_walk_are_the_whole(sampler, schedule, split):
     """At a node of the grid, for methods without a memory, and restarts below it; to the last bit."""
     denoiser = exact_denoisers(schedule)[1]
     x_T, middle = schedule.prior(X), sampler.nodes(schedule)[split].t
-    whole = sampler(denoiser, x_T, {}, SampleNoise(0, range(3)))
+    whole = sampler(denoiser, x_T, Condition(), SampleNoise(0, range(3)))
     noise = SampleNoise(0, range(3))
-    x_t = sampler(denoiser, x_T, {}, noise, 1.0, middle)
-    assert torch.equal(sampler(denoiser, x_t, {}, noise, middle, 0.0), whole)
+    x_t = sampler(denoiser, x_T, Condition(), noise, 1.0, middle)
+    assert torch.equal(sampler(denoiser, x_t, Condition(), noise, middle, 0.0), whole)
 
 
 @each_kind
@@ -132,7 +133,7 @@ def test_a_part_converges_to_the_flow_between_its_ends(ode_sampler, schedule, wi
     x_t = X * schedule.sigma(at(0.63))[:, None]
     exact = denoiser.flow(x_t, at(0.63), at(0.21))
     coarse, fine = (
-        float((with_steps(ode_sampler, n)(denoiser, x_t, {}, no_noise, 0.63, 0.21) - exact).abs().max())
+        float((with_steps(ode_sampler, n)(denoiser, x_t, Condition(), no_noise, 0.63, 0.21) - exact).abs().max())
         for n in (200, 400)
     )
     assert fine < (5e-3 if ode_sampler.order == 1 else 3e-4)
@@ -165,8 +166,8 @@ def test_restarts_need_the_way_that_they_take():
     assert restart.evaluations(schedule, 1.0, 0.0) > Heun(18).evaluations(schedule, 1.0, 0.0)
     assert restart.evaluations(schedule, below, 0.0) == Heun(18).evaluations(schedule, below, 0.0)
     x = X * 0.2
-    down = restart(gaussian(schedule), x, {}, no_noise, below, 0.0)
-    assert torch.equal(down, Heun(18)(gaussian(schedule), x, {}, no_noise, below, 0.0))
+    down = restart(gaussian(schedule), x, Condition(), no_noise, below, 0.0)
+    assert torch.equal(down, Heun(18)(gaussian(schedule), x, Condition(), no_noise, below, 0.0))
 
 
 @each_kind
@@ -177,7 +178,8 @@ def test_adaptive_steps_meet_the_flow_between_any_ends(schedule, start, stop):
     exact = denoiser.flow(x_t, at(start), at(stop))
     scale = float(schedule.sigma(at(stop))[0])
     loose, tight = (
-        float((Adaptive(4000, tol, tol / 10)(denoiser, x_t, {}, no_noise, start, stop) - exact).abs().max()) / scale
+        float((Adaptive(4000, tol, tol / 10)(denoiser, x_t, Condition(), no_noise, start, stop) - exact).abs().max())
+        / scale
         for tol in (1e-2, 1e-4)
     )
     assert tight < 3e-3 and tight < 0.2 * loose
@@ -186,8 +188,8 @@ def test_adaptive_steps_meet_the_flow_between_any_ends(schedule, start, stop):
 def test_adaptive_steps_end_in_data_from_a_start_next_to_it():
     """Where lambda is beyond its ``high`` already, x̂0 is all that is left to do."""
     denoiser, x_t = gaussian(Linear()), X
-    out = Adaptive()(denoiser, x_t, {}, no_noise, 1e-3, 0.0)
-    torch.testing.assert_close(out, denoiser(x_t, at(1e-3), {}))
+    out = Adaptive()(denoiser, x_t, Condition(), no_noise, 1e-3, 0.0)
+    torch.testing.assert_close(out, denoiser(x_t, at(1e-3), Condition()))
 
 
 # --- up
@@ -204,7 +206,8 @@ def test_order_of_convergence_upwards_is_as_declared(ode_sampler, schedule, end)
         return nodes(schedule, [0.05 + (end - 0.05) / 0.9 * (0.95 - node.t) for node in well_begun(schedule, steps)])
 
     coarse, fine = (
-        float((ode_sampler.solve(denoiser, x, rising(n), {}, no_noise) - exact).abs().max()) for n in (160, 320)
+        float((ode_sampler.solve(denoiser, x, rising(n), Condition(), no_noise) - exact).abs().max())
+        for n in (160, 320)
     )
     assert log2(coarse / fine) > ode_sampler.order - 0.55  # more where two errors cancel
 
@@ -215,7 +218,10 @@ def test_data_go_up_to_their_noise(ode_sampler, schedule, with_steps):
     denoiser, begin = gaussian(schedule), 0.0 if schedule.sigma(torch.zeros(())) > 0 else 1e-9
     exact = denoiser.flow(X * schedule.alpha(at(begin))[:, None], at(begin), at(0.9))
     few, many = (
-        float((with_steps(ode_sampler, n)(denoiser, X, {}, no_noise, 0.0, 0.9) - exact).abs().max() / exact.abs().max())
+        float(
+            (with_steps(ode_sampler, n)(denoiser, X, Condition(), no_noise, 0.0, 0.9) - exact).abs().max()
+            / exact.abs().max()
+        )
         for n in (40, 320)
     )
     assert many < 0.02 and many < few / 2
@@ -232,9 +238,9 @@ def test_up_and_down_again_returns(ode_sampler, schedule, grid, with_steps):
     def missed(steps):
         sampler, denoiser = with_steps(ode_sampler, steps), gaussian(schedule)
         sampler.grid = grid
-        x_T = sampler(denoiser, X, {}, no_noise, 0.0, 1.0)
+        x_T = sampler(denoiser, X, Condition(), no_noise, 0.0, 1.0)
         assert (x_T / schedule.sigma(at(1.0))[:, None]).std() > 0.5  # noise, and not nothing
-        return float((sampler(denoiser, x_T, {}, no_noise) - X).abs().max())
+        return float((sampler(denoiser, x_T, Condition(), no_noise) - X).abs().max())
 
     few, many = missed(20), missed(160)
     assert many < 0.08 and many < few / 2
@@ -253,8 +259,8 @@ def test_a_step_down_undoes_a_step_up_where_the_data_are_one_point():
             return self
 
     for sampler in (DDIM(7), Heun(7), DPMSolverPP(7), UniPC(7)):
-        up = sampler(Point(), X, {}, no_noise, 0.2, 0.9)
-        torch.testing.assert_close(sampler(Point(), up, {}, no_noise, 0.9, 0.2), X, rtol=1e-11, atol=1e-11)
+        up = sampler(Point(), X, Condition(), no_noise, 0.2, 0.9)
+        torch.testing.assert_close(sampler(Point(), up, Condition(), no_noise, 0.9, 0.2), X, rtol=1e-11, atol=1e-11)
 
 
 def test_the_first_step_up_is_the_last_step_down_solved_for_its_start():
@@ -262,12 +268,12 @@ def test_the_first_step_up_is_the_last_step_down_solved_for_its_start():
     schedule, denoiser = VP(), exact_denoisers(VP())[1]
     sampler = DDIM(50)
     s = sampler.nodes(schedule)[-2]
-    one = sampler(denoiser, X, {}, no_noise, 0.0, s.t)
-    torch.testing.assert_close(one, s.alpha * (2 * X - denoiser(s.alpha * X, at(s.t), {})))
+    one = sampler(denoiser, X, Condition(), no_noise, 0.0, s.t)
+    torch.testing.assert_close(one, s.alpha * (2 * X - denoiser(s.alpha * X, at(s.t), Condition())))
     x_s = one
     for _ in range(200):
-        x_s = x_s + 0.5 * s.alpha * (X - denoiser(x_s, at(s.t), {}))
-    torch.testing.assert_close(denoiser(x_s, at(s.t), {}), X, rtol=1e-9, atol=1e-9)
+        x_s = x_s + 0.5 * s.alpha * (X - denoiser(x_s, at(s.t), Condition()))
+    torch.testing.assert_close(denoiser(x_s, at(s.t), Condition()), X, rtol=1e-9, atol=1e-9)
     assert (one - x_s).abs().max() < 0.2 * (s.alpha * X - x_s).abs().max()
 
 

@@ -6,11 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from oboro.base.errors import UserError
+from oboro.condition import Condition, check_read
 from oboro.parameterization import Parameterization
 from oboro.schedule import Schedule, expand_as
-
-Cond = dict[str, Tensor]
-NEGATIVE = "negative_"  # such keys are the condition that guidance goes away from, and not for the network
 
 
 class Denoises(Protocol):
@@ -19,9 +17,9 @@ class Denoises(Protocol):
 
     schedule: Schedule
 
-    def __call__(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor: ...
+    def __call__(self, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor: ...
 
-    def with_variance(self, x_t: Tensor, t: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
+    def with_variance(self, x_t: Tensor, t: Tensor, cond: Condition) -> tuple[Tensor, Tensor]:
         """x̂0 and v, both (B, ...), of one evaluation: v says where in its range the reverse variance lies, in the
         logarithm (``oboro.sampler.Posterior``). Only the sampler and the loss of learned variances ask for it."""
 
@@ -42,11 +40,12 @@ class Denoises(Protocol):
 
 
 class Denoiser(nn.Module):
-    """x̂0 = c_skip x_t + c_out F(c_in x_t, c_noise, cond), with the coefficients at (alpha_t, sigma_t).
+    """x̂0 = c_skip x_t + c_out F(c_in x_t, c_noise, cond.signals), with the coefficients at (alpha_t, sigma_t).
 
     F is the first C channels of the network's output, for x_t of C channels. A network with 2 C gives a variance, too.
 
-    Raises ``UserError`` where the parameterization is undefined at an end of the schedule (eps without signal).
+    Raises ``UserError`` where the parameterization is undefined at an end of the schedule (eps without signal), and,
+    when it is called, for a signal that the network does not read.
     """
 
     def __init__(self, network: nn.Module, schedule: Schedule, parameterization: Parameterization):
@@ -61,10 +60,10 @@ class Denoiser(nn.Module):
                 "signal is left; choose parameterization=v, velocity or edm, or schedule=vp."
             )
 
-    def forward(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
+    def forward(self, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
         return self._evaluated(x_t, t, cond)[0]
 
-    def with_variance(self, x_t: Tensor, t: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
+    def with_variance(self, x_t: Tensor, t: Tensor, cond: Condition) -> tuple[Tensor, Tensor]:
         """x̂0 and v = (output + 1) / 2 of the other C channels, both (B, C, ...).
 
         Nichol & Dhariwal 2021 (arXiv:2102.09672, eq. 15). v is not held in [0, 1]. Raises ``UserError`` for a network
@@ -81,11 +80,11 @@ class Denoiser(nn.Module):
     def towards(self, alpha: float | Tensor, sigma: float | Tensor) -> "Denoiser":
         return self
 
-    def _evaluated(self, x_t: Tensor, t: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
+    def _evaluated(self, x_t: Tensor, t: Tensor, cond: Condition) -> tuple[Tensor, Tensor]:
         """x̂0, and the channels of the output that it did not take."""
         c = self.parameterization(*self.schedule(t))
-        asked = {key: value for key, value in cond.items() if not key.startswith(NEGATIVE)}
-        output = self.network(expand_as(c.c_in, x_t) * x_t, c.c_noise, asked).to(x_t.dtype)
+        check_read(cond.signals, self.network)
+        output = self.network(expand_as(c.c_in, x_t) * x_t, c.c_noise, cond.signals).to(x_t.dtype)
         channels = x_t.shape[1]
         x0 = expand_as(c.c_skip, x_t) * x_t + expand_as(c.c_out, x_t) * output[:, :channels]
         return x0, output[:, channels:]

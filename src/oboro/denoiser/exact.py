@@ -5,7 +5,7 @@ from math import sqrt
 import torch
 from torch import Tensor, nn
 
-from oboro.denoiser.denoiser import Cond
+from oboro.condition import Condition
 from oboro.schedule import Schedule, expand_as
 
 
@@ -23,11 +23,11 @@ class GaussianDenoiser(nn.Module):
         self.std = std
         self.schedule = schedule
 
-    def forward(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
+    def forward(self, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
         alpha, sigma = self.schedule(expand_as(t, x_t))
         return self.mean + alpha * self.std**2 / ((alpha * self.std) ** 2 + sigma**2) * (x_t - alpha * self.mean)
 
-    def with_variance(self, x_t: Tensor, t: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
+    def with_variance(self, x_t: Tensor, t: Tensor, cond: Condition) -> tuple[Tensor, Tensor]:
         alpha, sigma = self.schedule(expand_as(t, x_t))
         v = self.std**2 * (alpha**2 + sigma**2) / ((alpha * self.std) ** 2 + sigma**2)
         return self(x_t, t, cond), torch.as_tensor(v).expand_as(x_t)
@@ -63,7 +63,7 @@ class GaussianFlowMap(nn.Module):
     def towards(self, alpha: float | Tensor, sigma: float | Tensor) -> "GaussianFlowMap":
         return GaussianFlowMap(self.exact, (alpha, sigma))
 
-    def forward(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
+    def forward(self, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
         mean, std = self.exact.mean, self.exact.std
         b, sigma_s = a, sigma_t = self.schedule(expand_as(t, x_t))
         if self.end is not None:
@@ -72,7 +72,7 @@ class GaussianFlowMap(nn.Module):
         k = std**2 * (b * sigma_t + a * sigma_s) / (v_t * (sigma_t * v_s + sigma_s * v_t))
         return mean + k * (x_t - a * mean)
 
-    def with_variance(self, x_t: Tensor, t: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
+    def with_variance(self, x_t: Tensor, t: Tensor, cond: Condition) -> tuple[Tensor, Tensor]:
         return self(x_t, t, cond), self.exact.with_variance(x_t, t, cond)[1]
 
 
@@ -91,11 +91,11 @@ class MixtureDenoiser(nn.Module):
         self.std = std
         self.schedule = schedule
 
-    def forward(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
+    def forward(self, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
         share, means = self._posterior(x_t, t)
         return (share * means).sum(-1)
 
-    def with_variance(self, x_t: Tensor, t: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
+    def with_variance(self, x_t: Tensor, t: Tensor, cond: Condition) -> tuple[Tensor, Tensor]:
         alpha, sigma = self.schedule(expand_as(t, x_t))
         share, means = self._posterior(x_t, t)
         x0 = (share * means).sum(-1)

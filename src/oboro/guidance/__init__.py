@@ -5,6 +5,7 @@ from oboro.guidance.classifier import Classifier
 from oboro.guidance.classifier_free import CFGPP, CFGZeroStar, ClassifierFree
 from oboro.guidance.gradient import GradientGuided, linearized
 from oboro.guidance.guidance import DenoiserWrapper, Guidance, Guided, Unguided
+from oboro.guidance.per_condition import PerCondition
 
 __all__ = [
     "CFGPP",
@@ -16,6 +17,7 @@ __all__ = [
     "GradientGuided",
     "Guidance",
     "Guided",
+    "PerCondition",
     "Unguided",
     "linearized",
 ]

@@ -5,11 +5,13 @@ branches; it is done on x̂0.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from oboro.denoiser import NEGATIVE, Cond, Denoises
+from oboro.condition import Condition, Label, Signal
+from oboro.denoiser import Denoises
 from oboro.guidance.extrapolation import Extrapolated
 from oboro.guidance.guidance import DenoiserWrapper, Guidance, Guided
 from oboro.guidance.weight import CONSTANT, Weight
@@ -26,9 +28,9 @@ class ClassifierFree(Guidance):
     one evaluation, scale = 0 with w = 1 the unconditional one. Needs a model trained with its condition dropped.
 
     ``rescale`` = phi turns D' into (phi std(D_c) / std(D') + 1 - phi) D', with std over each sample: Lin et al. 2023
-    (arXiv:2305.08891, eq. 15-16, there on the network's output). ``negative`` replaces no condition by one to go away
-    from, a number for each key: {label: 3}. Keys of cond that begin with ``negative_``, such as ``negative_text``,
-    do so for each sample on its own.
+    (arXiv:2305.08891, eq. 15-16, there on the network's output). ``negative`` replaces no condition by a class to go
+    away from, by the name of the label: {label: 3}. ``Condition.away`` does so for each sample on its own, and for
+    signals of every kind.
     """
 
     def __init__(
@@ -48,8 +50,8 @@ class ClassifierFree(Guidance):
         return self.scale != 1 and not self.negative
 
     @property
-    def keys(self) -> set[str]:
-        return set(self.negative)
+    def reads(self) -> Mapping[str, type[Signal]]:
+        return dict.fromkeys(self.negative, Label)
 
     def __call__(self, denoiser: Denoises, grid: Sequence[Node]) -> Denoises:
         if self.scale == 1:
@@ -65,17 +67,17 @@ class Opposite(DenoiserWrapper):
         super().__init__(denoiser)
         self.negative = negative
 
-    def __call__(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
+    def __call__(self, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
         return self.denoiser(x_t, t, opposite(cond, self.negative))
 
-    def with_variance(self, x_t: Tensor, t: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
+    def with_variance(self, x_t: Tensor, t: Tensor, cond: Condition) -> tuple[Tensor, Tensor]:
         return self.denoiser.with_variance(x_t, t, opposite(cond, self.negative))
 
 
-def opposite(cond: Cond, negative: Mapping[str, int] | None = None) -> Cond:
-    """The condition to go away from: ``negative`` for every sample, the ``negative_`` keys of cond, or none."""
-    stated = {key.removeprefix(NEGATIVE): value for key, value in cond.items() if key.startswith(NEGATIVE)}
-    return stated | {key: torch.full_like(cond[key], value) for key, value in (negative or {}).items()}
+def opposite(cond: Condition, negative: Mapping[str, int] | None = None) -> Condition:
+    """The condition to go away from: the class ``negative`` for every sample, ``cond.away``, or none."""
+    classes = {name: Label(torch.full_like(cond.signals[name].index, k)) for name, k in (negative or {}).items()}
+    return replace(cond, away={**cond.away, **classes}).without(*cond.signals)
 
 
 class CFGPP(Guidance):
@@ -112,7 +114,7 @@ class CFGPPDenoiser(Guided):
         self.scale = scale
         self.grid = list(grid)
 
-    def steer(self, conditional: Tensor, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
+    def steer(self, conditional: Tensor, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
         unconditional = self.denoiser(x_t, t, opposite(cond))
         kept = torch.tensor([self._kept(v) for v in t.double().tolist()]).to(x_t)
         return unconditional + expand_as(self.scale / (1 - kept), x_t) * (conditional - unconditional)
@@ -162,7 +164,7 @@ class CFGZeroStarDenoiser(Guided):
         self.scale = scale
         self.still = still
 
-    def steer(self, conditional: Tensor, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
+    def steer(self, conditional: Tensor, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
         alpha, sigma = self.schedule(expand_as(t, x_t))
         v_c, v_u = ((x_t - (alpha + sigma) * x0) / sigma for x0 in (conditional, self.denoiser(x_t, t, opposite(cond))))
         product, square = ((v_u * v).flatten(1).sum(1) for v in (v_c, v_u))

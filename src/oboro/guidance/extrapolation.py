@@ -5,7 +5,8 @@ from typing import Self
 
 from torch import Tensor
 
-from oboro.denoiser import Cond, Denoises
+from oboro.condition import Condition
+from oboro.denoiser import Denoises
 from oboro.guidance.guidance import Guided
 from oboro.guidance.weight import Weight
 from oboro.schedule import expand_as
@@ -39,7 +40,7 @@ class Extrapolated(Guided):
             other.away = away
         return other
 
-    def steer(self, conditional: Tensor, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
+    def steer(self, conditional: Tensor, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
         factor = (self.scale - 1) * self.weight(t, self.schedule)
         if not factor.any():
             return conditional

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from oboro.denoiser import Cond
+from oboro.condition import Condition
 from oboro.guidance.guidance import DenoiserWrapper
 
 Pullback = Callable[[Tensor], Tensor]
@@ -40,14 +40,14 @@ class GradientGuided(DenoiserWrapper):
     """
 
     @abstractmethod
-    def steer(self, conditional: Tensor, pullback: Pullback, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
+    def steer(self, conditional: Tensor, pullback: Pullback, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
         """D'(x_t, t, cond) from ``conditional`` = D(x_t, t, cond) and ``pullback``: v ↦ Jᵀ v, all (B, ...)."""
 
-    def __call__(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
+    def __call__(self, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
         x0, pullback = linearized(lambda x: self.denoiser(x, t, cond), x_t)
         return self.steer(x0, pullback, x_t, t, cond)
 
-    def with_variance(self, x_t: Tensor, t: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
+    def with_variance(self, x_t: Tensor, t: Tensor, cond: Condition) -> tuple[Tensor, Tensor]:
         variances: list[Tensor] = []
 
         def evaluate(x: Tensor) -> Tensor:

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from oboro.base.errors import UserError
-from oboro.denoiser import Cond, Denoises
+from oboro.condition import Condition
+from oboro.denoiser import Denoises
 from oboro.sampler.node import Node, ddim_step, node_at
 from oboro.sampler.sampler import UNIFORM, Grid, Noise, Sampler, denoise
 from oboro.schedule import Schedule, expand_as
@@ -53,7 +54,7 @@ class Adaptive(Sampler):
     def evaluations(self, schedule: Schedule, start: float = 1.0, stop: float = 0.0) -> int:
         return 2 * self.steps + 2
 
-    def solve(self, denoiser: Denoises, x: Tensor, grid: Sequence[Node], cond: Cond, noise: Noise) -> Tensor:
+    def solve(self, denoiser: Denoises, x: Tensor, grid: Sequence[Node], cond: Condition, noise: Noise) -> Tensor:
         schedule, start, end, into_data = denoiser.schedule, grid[0], grid[-1], grid[-1].sigma == 0
         if into_data:
             end = node_at(schedule, min(grid[-2].half_log_snr, max(self.high, start.half_log_snr)))
@@ -66,7 +67,7 @@ class Adaptive(Sampler):
             return denoise(denoiser, x, end.t, cond)
         return x if last == end else ddim_step(x, denoise(denoiser, x, last.t, cond), last, end)
 
-    def _walk(self, denoiser: Denoises, x: Tensor, start: float, end: float, cond: Cond) -> Tensor:
+    def _walk(self, denoiser: Denoises, x: Tensor, start: float, end: float, cond: Condition) -> Tensor:
         """``x`` (B, ...) at lambda = ``start`` carried to ``end``, in either direction."""
         nearer, way = (torch.minimum, 1.0) if start <= end else (torch.maximum, -1.0)
         lam = torch.full((len(x),), start, dtype=torch.float64)
@@ -89,7 +90,7 @@ class Adaptive(Sampler):
             )
         return x
 
-    def _trial(self, denoiser: Denoises, x: Tensor, lam: Tensor, to: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
+    def _trial(self, denoiser: Denoises, x: Tensor, lam: Tensor, to: Tensor, cond: Condition) -> tuple[Tensor, Tensor]:
         """x¹ and x² of the step from lambda = ``lam`` (B,) to ``to`` (B,)."""
         schedule = denoiser.schedule
         t, m, s = (schedule.t_from_log_snr(2 * v).clamp(0, 1) for v in (lam, (lam + to) / 2, to))

@@ -6,7 +6,8 @@ from math import inf, sqrt
 
 from torch import Tensor
 
-from oboro.denoiser import Cond, Denoises
+from oboro.condition import Condition
+from oboro.denoiser import Denoises
 from oboro.sampler.node import Node, ddim_step
 from oboro.sampler.sampler import UNIFORM, Grid, Noise, Sampler, denoise
 
@@ -41,7 +42,7 @@ class DDIM(Sampler):
     def names_ends(self) -> bool:
         return True
 
-    def solve(self, denoiser: Denoises, x: Tensor, grid: Sequence[Node], cond: Cond, noise: Noise) -> Tensor:
+    def solve(self, denoiser: Denoises, x: Tensor, grid: Sequence[Node], cond: Condition, noise: Noise) -> Tensor:
         for t, s in pairwise(grid):
             tau = min(self.eta**2 * (1 - (t.alpha * s.sigma / (s.alpha * t.sigma)) ** 2), 1.0)
             fresh = tau > 0 and s.sigma > 0

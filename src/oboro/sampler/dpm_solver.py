@@ -7,7 +7,8 @@ from math import exp, expm1, sqrt
 from torch import Tensor
 
 from oboro.base.errors import UserError
-from oboro.denoiser import Cond, Denoises
+from oboro.condition import Condition
+from oboro.denoiser import Denoises
 from oboro.sampler.node import Node, ddim_step, node_at, steppable
 from oboro.sampler.sampler import UNIFORM, Grid, Noise, Sampler, denoise
 from oboro.schedule import Schedule
@@ -62,7 +63,7 @@ class DPMSolverPP(Sampler):
     def stochastic(self) -> bool:
         return self.eta > 0
 
-    def solve(self, denoiser: Denoises, x: Tensor, grid: Sequence[Node], cond: Cond, noise: Noise) -> Tensor:
+    def solve(self, denoiser: Denoises, x: Tensor, grid: Sequence[Node], cond: Condition, noise: Noise) -> Tensor:
         earlier: list[tuple[Tensor, float]] = []  # D and the width of the step after it, the newest first
         for t, s in pairwise(grid):
             x0 = denoise(denoiser, x, t.t, cond)
@@ -109,7 +110,7 @@ class DPMSolverPP2S(Sampler):
     def evaluations(self, schedule: Schedule, start: float = 1.0, stop: float = 0.0) -> int:
         return sum(1 + steppable(t, s) for t, s in pairwise(self.nodes(schedule, start, stop)))
 
-    def solve(self, denoiser: Denoises, x: Tensor, grid: Sequence[Node], cond: Cond, noise: Noise) -> Tensor:
+    def solve(self, denoiser: Denoises, x: Tensor, grid: Sequence[Node], cond: Condition, noise: Noise) -> Tensor:
         for t, s in pairwise(grid):
             x0 = denoise(denoiser, x, t.t, cond)
             if steppable(t, s):
@@ -139,7 +140,7 @@ class DPMSolver2(Sampler):
     def evaluations(self, schedule: Schedule, start: float = 1.0, stop: float = 0.0) -> int:
         return sum(1 + steppable(t, s) for t, s in pairwise(self.nodes(schedule, start, stop)))
 
-    def solve(self, denoiser: Denoises, x: Tensor, grid: Sequence[Node], cond: Cond, noise: Noise) -> Tensor:
+    def solve(self, denoiser: Denoises, x: Tensor, grid: Sequence[Node], cond: Condition, noise: Noise) -> Tensor:
         for t, s in pairwise(grid):
             x0 = denoise(denoiser, x, t.t, cond)
             if not steppable(t, s):

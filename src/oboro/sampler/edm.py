@@ -7,7 +7,8 @@ from math import inf, log, sqrt
 
 from torch import Tensor
 
-from oboro.denoiser import Cond, Denoises
+from oboro.condition import Condition
+from oboro.denoiser import Denoises
 from oboro.sampler.node import Node, ddim_step, node_at, steppable
 from oboro.sampler.sampler import UNIFORM, Grid, Noise, Sampler, denoise
 from oboro.schedule import Schedule
@@ -45,10 +46,10 @@ class Churned(Sampler):
         return self.churn == 0  # else a step begins above its node
 
     @abstractmethod
-    def step(self, denoiser: Denoises, x: Tensor, t: Node, s: Node, cond: Cond) -> Tensor:
+    def step(self, denoiser: Denoises, x: Tensor, t: Node, s: Node, cond: Condition) -> Tensor:
         """``x`` (B, ...) at ``t`` carried to ``s``."""
 
-    def solve(self, denoiser: Denoises, x: Tensor, grid: Sequence[Node], cond: Cond, noise: Noise) -> Tensor:
+    def solve(self, denoiser: Denoises, x: Tensor, grid: Sequence[Node], cond: Condition, noise: Noise) -> Tensor:
         for t, s in pairwise(grid):
             x, up = self._add_noise(x, t, denoiser.schedule, noise)
             x = self.step(denoiser, x, up, s, cond)
@@ -78,7 +79,7 @@ class Euler(Churned):
     def names_ends(self) -> bool:
         return True
 
-    def step(self, denoiser: Denoises, x: Tensor, t: Node, s: Node, cond: Cond) -> Tensor:
+    def step(self, denoiser: Denoises, x: Tensor, t: Node, s: Node, cond: Condition) -> Tensor:
         return ddim_step(x, denoise(denoiser, x, t.t, cond, s), t, s)
 
 
@@ -95,11 +96,11 @@ class Heun(Churned):
     def evaluations(self, schedule: Schedule, start: float = 1.0, stop: float = 0.0) -> int:
         return sum(1 + steppable(t, s) for t, s in pairwise(self.nodes(schedule, start, stop)))
 
-    def step(self, denoiser: Denoises, x: Tensor, t: Node, s: Node, cond: Cond) -> Tensor:
+    def step(self, denoiser: Denoises, x: Tensor, t: Node, s: Node, cond: Condition) -> Tensor:
         return heun_step(denoiser, x, t, s, cond)
 
 
-def heun_step(denoiser: Denoises, x: Tensor, t: Node, s: Node, cond: Cond) -> Tensor:
+def heun_step(denoiser: Denoises, x: Tensor, t: Node, s: Node, cond: Condition) -> Tensor:
     x0 = denoise(denoiser, x, t.t, cond)
     euler = ddim_step(x, x0, t, s)
     if not steppable(t, s):

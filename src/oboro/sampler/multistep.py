@@ -15,7 +15,8 @@ import numpy as np
 from torch import Tensor
 
 from oboro.base.errors import UserError
-from oboro.denoiser import Cond, Denoises
+from oboro.condition import Condition
+from oboro.denoiser import Denoises
 from oboro.sampler.node import Node, ddim_step, nodes
 from oboro.sampler.sampler import UNIFORM, Grid, Noise, Sampler, denoise
 from oboro.schedule import Schedule
@@ -66,7 +67,7 @@ class Multistep(Sampler):
     def weights(self, t: Node, s: Node, known: Sequence[Node]) -> list[float]:
         """w_j of eps̃ at the nodes ``known``, the newest, ``t``, first; they add up to rho_s - rho_t."""
 
-    def solve(self, denoiser: Denoises, x: Tensor, grid: Sequence[Node], cond: Cond, noise: Noise) -> Tensor:
+    def solve(self, denoiser: Denoises, x: Tensor, grid: Sequence[Node], cond: Condition, noise: Noise) -> Tensor:
         history: list[tuple[Node, Tensor]] = []
         for t, s in pairwise(grid):
             x0 = denoise(denoiser, x, t.t, cond)
@@ -145,7 +146,7 @@ class PNDM(Sampler):
         begun = [s for t, s in pairs if t.sigma > 0 and not blind(t, s)][: self.warm_up]
         return len(pairs) + 3 * sum(s.sigma > 0 for s in begun)
 
-    def solve(self, denoiser: Denoises, x: Tensor, grid: Sequence[Node], cond: Cond, noise: Noise) -> Tensor:
+    def solve(self, denoiser: Denoises, x: Tensor, grid: Sequence[Node], cond: Condition, noise: Noise) -> Tensor:
         history: list[Tensor] = []
         for t, s in pairwise(grid):
             x0 = denoise(denoiser, x, t.t, cond)
@@ -162,7 +163,7 @@ class PNDM(Sampler):
         return x
 
     @staticmethod
-    def _runge_kutta(denoiser: Denoises, x: Tensor, x0: Tensor, t: Node, s: Node, cond: Cond) -> Tensor:
+    def _runge_kutta(denoiser: Denoises, x: Tensor, x0: Tensor, t: Node, s: Node, cond: Condition) -> Tensor:
         """(e_1 + 2 e_2 + 2 e_3 + e_4) / 6 - e_1 of the classical stages."""
         (m,) = nodes(denoiser.schedule, [(t.t + s.t) / 2])
         eps = eps_of(x, x0, t)

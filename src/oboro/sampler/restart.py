@@ -6,7 +6,8 @@ from math import sqrt
 
 from torch import Tensor
 
-from oboro.denoiser import Cond, Denoises
+from oboro.condition import Condition
+from oboro.denoiser import Denoises
 from oboro.sampler.edm import heun_step
 from oboro.sampler.grid import Karras
 from oboro.sampler.node import Node, steppable
@@ -53,7 +54,7 @@ class Restart(Sampler):
         passes = [grid, *[segment for segment in [self._segment(schedule, grid)] * self.repeats if segment]]
         return sum(1 + steppable(t, s) for nodes in passes for t, s in pairwise(nodes))
 
-    def solve(self, denoiser: Denoises, x: Tensor, grid: Sequence[Node], cond: Cond, noise: Noise) -> Tensor:
+    def solve(self, denoiser: Denoises, x: Tensor, grid: Sequence[Node], cond: Condition, noise: Noise) -> Tensor:
         segment = self._segment(denoiser.schedule, grid)
         for t, s in pairwise(grid):
             x = heun_step(denoiser, x, t, s, cond)

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from oboro.base.errors import UserError
-from oboro.denoiser import Cond, Denoises
+from oboro.condition import Condition
+from oboro.denoiser import Denoises
 from oboro.sampler.node import DATA, Node, ddim_step, nodes, part
 from oboro.schedule import Schedule
 
@@ -73,7 +74,7 @@ def same_time(x: Tensor, t: float) -> Tensor:
     return torch.full((len(x),), t, dtype=x.dtype, device=x.device)
 
 
-def denoise(denoiser: Denoises, x: Tensor, t: float, cond: Cond, end: Node | None = None) -> Tensor:
+def denoise(denoiser: Denoises, x: Tensor, t: float, cond: Condition, end: Node | None = None) -> Tensor:
     """D(x, t) with the same time for the whole batch; x̂0 of the DDIM step to ``end`` where that is given."""
     if end is not None:
         denoiser = denoiser.towards(end.alpha, end.sigma)
@@ -158,7 +159,7 @@ class Sampler(ABC):
         return max(len(self.nodes(schedule, start, stop)) - 1, 0)
 
     @abstractmethod
-    def solve(self, denoiser: Denoises, x: Tensor, grid: Sequence[Node], cond: Cond, noise: Noise) -> Tensor:
+    def solve(self, denoiser: Denoises, x: Tensor, grid: Sequence[Node], cond: Condition, noise: Noise) -> Tensor:
         """Carry ``x`` (B, ...) at ``grid[0]`` to ``grid[-1]``.
 
         The grid falls, and may end in data and begin without signal; or it rises, with noise and signal at all nodes.
@@ -168,7 +169,7 @@ class Sampler(ABC):
         self,
         denoiser: Denoises,
         x: Tensor,
-        cond: Cond,
+        cond: Condition,
         noise: Noise,
         start: float = 1.0,
         stop: float = 0.0,
@@ -198,7 +199,7 @@ class Sampler(ABC):
         x = self._rise(denoiser, x, grid, cond, noise)
         return x * (end.sigma / grid[-1].sigma) if stop == 1 and grid[-1] != end else x
 
-    def _rise(self, denoiser: Denoises, x: Tensor, grid: Sequence[Node], cond: Cond, noise: Noise) -> Tensor:
+    def _rise(self, denoiser: Denoises, x: Tensor, grid: Sequence[Node], cond: Condition, noise: Noise) -> Tensor:
         """``solve`` on a rising grid, whose ends may be data and noise without signal."""
         if grid[0].sigma == 0:
             grid, s = grid[1:], grid[1]

@@ -8,7 +8,8 @@ import numpy as np
 from torch import Tensor
 
 from oboro.base.errors import UserError
-from oboro.denoiser import Cond, Denoises
+from oboro.condition import Condition
+from oboro.denoiser import Denoises
 from oboro.sampler.node import Node, ddim_step, steppable
 from oboro.sampler.sampler import UNIFORM, Grid, Noise, Sampler, denoise
 
@@ -36,7 +37,7 @@ class UniPC(Sampler):
     def order(self) -> int:
         return self.solver_order + 1
 
-    def solve(self, denoiser: Denoises, x: Tensor, grid: Sequence[Node], cond: Cond, noise: Noise) -> Tensor:
+    def solve(self, denoiser: Denoises, x: Tensor, grid: Sequence[Node], cond: Condition, noise: Noise) -> Tensor:
         history: list[tuple[Node, Tensor]] = []  # (node, D), the newest first
         before: Tensor | None = None  # the corrected x at the node of history[0]
         for t, s in pairwise(grid):
