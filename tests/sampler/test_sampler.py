@@ -6,6 +6,8 @@ import pytest
 import torch
 from scipy import stats
 
+from cases import over
+from conftest import ODE_SAMPLERS, SCHEDULES
 from oboro.base.errors import UserError
 from oboro.base.seeding import SampleNoise
 from oboro.sampler import DATA, PNDM, Node, nodes
@@ -16,13 +18,13 @@ from sampler.toys import MEAN, STD, Counter, exact_denoisers, gaussian, grid, no
 
 pytestmark = pytest.mark.usefixtures("global_generator_unread")
 
-STEPS = [1, 2, 5]
+each_schedule = over(schedule=SCHEDULES)
 
 
 # --- the grid
 
 
-@pytest.mark.parametrize("steps", [1, 2, 5, 18])
+@over(steps=[1, 2, 5, 18])
 def test_grid_starts_at_noise_and_ends_in_exact_data(schedule, steps):
     nodes_ = Uniform()(schedule, steps)
     assert len(nodes_) == steps + 1
@@ -68,7 +70,7 @@ def test_no_steps_is_a_mistake_of_the_user(sampler):
 # --- laws of every sampler
 
 
-@pytest.mark.parametrize("steps", STEPS)
+@over(schedule=SCHEDULES, steps=[1, 2, 5])
 def test_evaluations_are_as_many_as_announced(sampler, schedule, normal, noise, steps, with_steps):
     sampler, counter = with_steps(sampler, steps), Counter(gaussian(schedule))
     sampler(counter, schedule.prior(normal(2, 1)), {}, noise)
@@ -89,8 +91,7 @@ def well_begun(schedule, steps):
     return nodes(schedule, [*times, *rest.tolist()])
 
 
-@pytest.mark.parametrize("data", [0, 1], ids=["gaussian", "mixture"])
-@pytest.mark.parametrize("schedule", [Linear(), VP(), Karras()], ids=["linear", "vp", "karras"])
+@over(data={"gaussian": 0, "mixture": 1}, schedule={"linear": Linear(), "vp": VP(), "karras": Karras()})
 def test_order_of_convergence_is_as_declared(ode_sampler, schedule, data):
     """Between t = 0.95 and 0.05, against the exact probability flow."""
     denoiser = exact_denoisers(schedule)[data]
@@ -120,6 +121,7 @@ def narrowed(schedule, steps):
     return 1 - 1 / float(1 + (schedule.sigma(t) / schedule.alpha(t) / STD) ** 2) ** 0.5
 
 
+@each_schedule
 def test_a_whole_run_converges_to_the_exact_flow(ode_sampler, schedule, with_steps):
     """With the declared order where the noise ends above zero. Elsewhere the last step into data may cost some."""
     errors = [error_of_whole_run(with_steps(ode_sampler, steps), schedule) for steps in (40, 160, 320)]
@@ -135,21 +137,21 @@ def test_a_whole_run_converges_to_the_exact_flow(ode_sampler, schedule, with_ste
     assert errors[2] < (0.02 if order == 1 else 1e-3) + last
 
 
-def test_only_the_ratio_of_noise_to_signal_matters(ode_sampler, schedules, normal):
+@over(sampler=ODE_SAMPLERS, where=lambda sampler: not isinstance(sampler, PNDM))
+def test_only_the_ratio_of_noise_to_signal_matters(sampler, schedules, normal):
     """Nodes of equal log-SNR give equal x / alpha on every schedule. Only PNDM puts nodes of its own halfway in t."""
-    if isinstance(ode_sampler, PNDM):
-        return
     z = normal(4, 3)
     log_snr = torch.linspace(-6, 4, 8, dtype=torch.float64)
     results = []
     for schedule in schedules.values():
         nodes_ = nodes(schedule, schedule.t_from_log_snr(log_snr).tolist())
-        x = ode_sampler.solve(gaussian(schedule), nodes_[0].alpha * z, nodes_, {}, no_noise)
+        x = sampler.solve(gaussian(schedule), nodes_[0].alpha * z, nodes_, {}, no_noise)
         results.append(x / nodes_[-1].alpha)
     for x in results[1:]:
         torch.testing.assert_close(x, results[0], rtol=1e-9, atol=1e-9)
 
 
+@each_schedule
 def test_a_certain_denoiser_is_obeyed_at_once(sampler, schedule, normal, noise, with_steps):
     """Where D does not depend on x_t, every number of steps ends in D."""
     target = normal(3, 2)
@@ -171,12 +173,14 @@ def test_a_certain_denoiser_is_obeyed_at_once(sampler, schedule, normal, noise, 
         torch.testing.assert_close(out, target, rtol=close, atol=close)
 
 
+@each_schedule
 def test_one_step_returns_the_denoised_noise(sampler, schedule, normal, with_steps):
     x_T, denoiser = schedule.prior(normal(3, 2)), gaussian(schedule)
     out = with_steps(sampler, 1)(denoiser, x_T, {}, no_noise)
     torch.testing.assert_close(out, denoiser(x_T, torch.ones(3, dtype=torch.float64), {}), rtol=1e-12, atol=1e-12)
 
 
+@each_schedule
 def test_samples_do_not_depend_on_their_companions(sampler, schedule, with_steps):
     sampler, denoiser = with_steps(sampler, 5), gaussian(schedule)
 
@@ -221,7 +225,7 @@ def test_noise_is_drawn_where_it_is_announced(sampler, normal, noise, with_steps
     assert bool(calls) == sampler.stochastic
 
 
-@pytest.mark.parametrize("schedule", [Linear(), VP(), VE()], ids=["linear", "vp", "ve"])
+@over(schedule={"linear": Linear(), "vp": VP(), "ve": VE()})
 def test_moments_converge_with_the_declared_order(sde_sampler, schedule, with_steps):
     """Mean and variance of x̂0, known without a draw for Gaussian data."""
     sampler = copy(sde_sampler)
