@@ -110,11 +110,6 @@ def sde_sampler(request):
     return SAMPLERS[request.param]
 
 
-@pytest.fixture(params=GRIDS)
-def time_grid(request):
-    return GRIDS[request.param]
-
-
 @pytest.fixture
 def with_steps():
     """``with_steps(sampler, 5)``: the same sampler with another number of steps."""

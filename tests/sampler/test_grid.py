@@ -9,7 +9,7 @@ from diffusers.schedulers.scheduling_utils import AysSchedules
 from omegaconf import OmegaConf
 
 from cases import over
-from conftest import SCHEDULES
+from conftest import GRIDS, SCHEDULES
 from oboro.base.errors import UserError
 from oboro.sampler import DATA, nodes
 from oboro.sampler.grid import Karras, Leading, Linspace, LogSNR, Quadratic, Sigmas, Times, Trailing, Uniform
@@ -38,20 +38,31 @@ def levels(schedule, grid, steps):
 # --- laws of all grids
 
 
-@over(schedule=SCHEDULES, steps=[1, 2, 5, 20])
-def test_times_decrease_and_end_in_data(time_grid, schedule, steps):
-    """Levels of a list that lie beyond one end of the schedule coincide: two of them are a mistake of the user."""
+def coincide(grid, schedule, steps) -> bool:
+    """Whether two levels of a list lie beyond one end of the schedule."""
     low, high = ratios(schedule)
-    rho = listed(time_grid.sigmas, steps) if type(time_grid) is Sigmas else np.array([])
-    if (rho >= high).sum() > 1 or (rho <= low).sum() > 1:
-        with pytest.raises(UserError, match=r"lower sampler\.steps or choose another"):
-            time_grid(schedule, steps)
-        return
-    *found, last = time_grid(schedule, steps)
+    rho = listed(grid.sigmas, steps) if type(grid) is Sigmas else np.array([])
+    return (rho >= high).sum() > 1 or (rho <= low).sum() > 1
+
+
+@over(
+    grid=GRIDS,
+    schedule=SCHEDULES,
+    steps=[1, 2, 5, 20],
+    where=lambda grid, schedule, steps: not coincide(grid, schedule, steps),
+)
+def test_times_decrease_and_end_in_data(grid, schedule, steps):
+    *found, last = grid(schedule, steps)
     assert last == DATA and len(found) == steps
     assert 0 <= found[-1].t <= found[0].t <= 1
     assert all(s.t < t.t and s.ratio < t.ratio for t, s in pairwise(found))
     assert found == nodes(schedule, [node.t for node in found])
+
+
+@over(grid=GRIDS, schedule=SCHEDULES, steps=[1, 2, 5, 20], where=coincide)
+def test_two_levels_beyond_one_end_of_the_schedule_are_a_mistake_of_the_user(grid, schedule, steps):
+    with pytest.raises(UserError, match=r"lower sampler\.steps or choose another"):
+        grid(schedule, steps)
 
 
 @pytest.mark.parametrize("spacing", [Leading, Trailing, Linspace])
