@@ -2,7 +2,7 @@
 
 Inside of ``FakeCUDA()`` whatever touches it is traced by ``torch._subclasses.FakeTensorMode``, and what stays on the
 CPU is computed as ever. An operation on tensors of two devices raises, and so does one that needs a value of the
-device, like ``.item()``, ``bool(tensor)`` or ``nonzero``: on a real one the CPU would wait for it.
+device, like ``.item()``, ``bool(tensor)``, ``nonzero`` or ``.cpu()``: the host would wait for a real one.
 """
 
 import torch
@@ -13,27 +13,40 @@ from torch._subclasses.fake_tensor import (
     FakeTensor,
     FakeTensorMode,
 )
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 Waits = (DataDependentOutputException, DynamicOutputShapeException)
 
 
 class FakeCUDA(FakeTensorMode):
-    """``on_host``: the operations that made a tensor with dimensions on the CPU. ``fetched``: those that copied one
-    from the device."""
+    """``on_host``: the operations that made a tensor with dimensions on the CPU.
 
-    def __init__(self):
+    With an ``answer`` every value that the host asks for is that number, to see what comes after.
+    """
+
+    def __init__(self, answer: float | None = None):
         super().__init__(allow_non_fake_inputs=True)
+        self.answer = answer
         self.on_host: list[str] = []
-        self.fetched: list[str] = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         given = tree_leaves((args, kwargs))
-        faked = any(isinstance(v, FakeTensor) or (isinstance(v, torch.device) and v.type == "cuda") for v in given)
-        out = super().__torch_dispatch__(func, types, args, kwargs or {}) if faked else func(*args, **(kwargs or {}))
-        if any(isinstance(v, Tensor) and v.device.type == "cpu" and v.ndim > 0 for v in tree_leaves(out)):
-            (self.fetched if faked else self.on_host).append(str(func))
-        return out
+        if not any(isinstance(v, FakeTensor) or (isinstance(v, torch.device) and v.type == "cuda") for v in given):
+            out = func(*args, **(kwargs or {}))
+            self.on_host += [str(func)] * any(v.ndim > 0 for v in host(out))
+            return out
+        if self.answer is not None and func is torch.ops.aten._local_scalar_dense.default:
+            return torch.tensor(self.answer).to(args[0].dtype).item()
+        out = super().__torch_dispatch__(func, types, args, kwargs or {})
+        if not host(out):
+            return out
+        if self.answer is None:
+            raise DataDependentOutputException(func)  # copied from the device
+        return tree_map_only(Tensor, lambda v: torch.full(v.shape, self.answer, dtype=v.dtype), out)
+
+
+def host(out) -> list[Tensor]:
+    return [v for v in tree_leaves(out) if isinstance(v, Tensor) and v.device.type == "cpu"]
 
 
 def derivative(outputs, inputs, *_, **__):
