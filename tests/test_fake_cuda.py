@@ -100,7 +100,8 @@ def test_networks_stay_on_the_device(name, cuda):
             if getattr(made, "text_dim", 0):
                 cond |= {"text": cuda(2, 5, made.text_dim), "text_mask": cuda(2, 5, dtype=torch.bool)}
                 cond |= {"text_pooled": cuda(2, 8)}
-            out = [made(cuda(2, 3, 32, 32), cuda(2), c) for c in (cond, {})]
+            x = cuda(2, 3, *(32,) * getattr(made, "dims", 2))
+            out = [made(x, cuda(2), c) for c in (cond, {})]
     assert on_cuda(*out) and mode.on_host == []
 
 
@@ -144,9 +145,7 @@ GUIDANCE |= {f"{name} weight": ClassifierFree(2.0, w) for name, w in WEIGHTS_OF_
 SOLVERS = {**SAMPLERS, **{name: Adaptive() for name in ADAPTIVE}}
 
 # What waits for a value of the device, and why.
-WAITING_SAMPLERS = {
-    "adaptive": "the length of the next step, and whether there is one, follow from the error"
-}
+WAITING_SAMPLERS = {"adaptive": "the length of the next step, and whether there is one, follow from the error"}
 ONE_LESS = "an evaluation is saved where the weight is 0 for the whole batch"
 WAITING_GUIDANCE = {
     **dict.fromkeys(["classifier_free", "autoguidance", *(f"{name} weight" for name in WEIGHTS_OF_GUIDANCE)], ONE_LESS),
