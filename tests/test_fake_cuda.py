@@ -148,7 +148,7 @@ SOLVERS = {**SAMPLERS, **{name: Adaptive() for name in ADAPTIVE}}
 WAITING_SAMPLERS = {"adaptive": "the length of the next step, and whether there is one, follow from the error"}
 ONE_LESS = "an evaluation is saved where the weight is 0 for the whole batch"
 WAITING_GUIDANCE = {
-    **dict.fromkeys(["classifier_free", "autoguidance", *(f"{name} weight" for name in WEIGHTS_OF_GUIDANCE)], ONE_LESS),
+    **dict.fromkeys(["autoguidance", *(f"{name} weight" for name in WEIGHTS_OF_GUIDANCE)], ONE_LESS),
     "classifier": f"{ONE_LESS}, and labels that the classifier does not know are refused",
     "cfg_pp": "the step around each time of the batch is sought among the nodes, which are on the host",
 }
@@ -241,7 +241,7 @@ def test_two_devices_and_waiting_are_noticed(cuda):
     with FakeCUDA() as mode:
         with pytest.raises(RuntimeError, match="same device"):
             cuda(3) + torch.ones(3)
-        for wait in (torch.Tensor.item, bool, torch.Tensor.nonzero, torch.Tensor.tolist, torch.Tensor.cpu):
+        for wait in (torch.Tensor.item, bool, torch.Tensor.nonzero, torch.Tensor.cpu):
             assert waits(lambda wait=wait: wait(cuda(1))), wait
         assert mode.on_host == ["aten.ones.default"]
         assert torch.ones(3).sum().item() == 3 and (torch.ones(3).to(cuda(3)) + 2 * cuda(3)).device.type == "cuda"
