@@ -4,6 +4,7 @@ Forward passes of every network, codec, schedule, sampler, guidance and loss on 
 """
 
 from copy import deepcopy
+from typing import ClassVar
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from loss.toys import TIMES, WEIGHTS
 from oboro.base.seeding import SampleNoise
 from oboro.classifier import NoisyClassifier
 from oboro.codec import Autoencoder
+from oboro.condition import Condition, Label, Text, kinds_read
 from oboro.denoiser import Denoiser
 from oboro.guidance import Autoguidance, Classifier, ClassifierFree, Unguided
 from oboro.loss import Contrastive, CrossEntropy, Denoising, Hybrid, Reconstruction, SigLIP
@@ -42,10 +44,10 @@ def cuda(monkeypatch):
 class Network(nn.Module):
     """Twice as many channels as the input, a function of all that a network is given."""
 
-    num_classes, text_dim = 3, 0
+    reads: ClassVar = {"label": Label}
 
     def forward(self, x, c_noise, cond):
-        h = x + expand_as(c_noise, x) + sum(expand_as(v, x) for v in cond.values())
+        h = x + expand_as(c_noise, x) + sum(expand_as(label.index, x) for label in cond.values())
         return torch.cat([h, -h], 1)
 
 
@@ -56,6 +58,10 @@ class Logits(nn.Module):
 
 def on_cuda(*tensors) -> bool:
     return all(v.device.type == "cuda" for v in tensors)
+
+
+def labels(cuda) -> Condition:
+    return Condition.of(label=Label(cuda(3, dtype=torch.int64)))
 
 
 # --- networks
@@ -95,11 +101,11 @@ def test_networks_stay_on_the_device(name, cuda):
             ids = cuda(2, length, dtype=torch.int64)
             out = made(cuda(2, 3, size, size), ids, ids == 0)
         else:
-            labelled = made.num_classes and not name.startswith("unet_encoder")
-            cond = {"label": cuda(2, dtype=torch.int64)} if labelled else {}
-            if getattr(made, "text_dim", 0):
-                cond |= {"text": cuda(2, 5, made.text_dim), "text_mask": cuda(2, 5, dtype=torch.bool)}
-                cond |= {"text_pooled": cuda(2, 8)}
+            signals = {
+                "label": Label(cuda(2, dtype=torch.int64)),
+                "text": Text(cuda(2, 5, getattr(made, "text_dim", 0)), cuda(2, 5, dtype=torch.bool), cuda(2, 8)),
+            }
+            cond = {name: signals[name] for name in kinds_read(made)}
             x = cuda(2, 3, *(32,) * getattr(made, "dims", 2))
             out = [made(x, cuda(2), c) for c in (cond, {})]
     assert on_cuda(*out) and mode.on_host == []
@@ -131,7 +137,7 @@ def test_denoisers_stay_on_the_device(schedule, parameterization, cuda):
     denoiser = Denoiser(Network(), schedule, parameterization)
     with FakeCUDA():
         x, t = cuda(3, 2, 4, 4), cuda(3)
-        assert on_cuda(denoiser(x, t, {}), *denoiser.with_variance(x, t, {"label": cuda(3)}))
+        assert on_cuda(denoiser(x, t, Condition()), *denoiser.with_variance(x, t, labels(cuda)))
         assert on_cuda(parameterization.target(x, x, expand_as(t, x), expand_as(t, x)))
 
 
@@ -170,8 +176,7 @@ def sampled(sampler, guidance, cuda, answer=None) -> None:
     """A batch of a labelled model, on the device from noise to image."""
     guided = guidance(DENOISER, sampler.nodes(DENOISER.schedule))
     with FakeCUDA(answer):
-        x_T, cond = cuda(3, 2, 4, 4), {"label": cuda(3, dtype=torch.int64)}
-        assert on_cuda(sampler(guided, x_T, cond, SampleNoise(0, [0, 1, 2])))
+        assert on_cuda(sampler(guided, cuda(3, 2, 4, 4), labels(cuda), SampleNoise(0, [0, 1, 2])))
 
 
 @over(name=SOLVERS.keys())
@@ -195,15 +200,13 @@ PENALTIES, COUPLINGS = configured("loss/penalty"), configured("loss/coupling")
 PARTS = pairs(time=TIMES, weighting=WEIGHTS, penalty=PENALTIES, coupling=COUPLINGS)
 
 
-def lost(loss, cuda, model=DENOISER, target=None) -> None:
+def lost(loss, cuda) -> None:
     """Objective and validation loss of a batch, with all that the loss keeps on the device."""
     g = torch.Generator().manual_seed(0)
     with FakeCUDA():
         loss = deepcopy(loss).to("cuda")
-        x, given = cuda(3, 2, 4, 4), {"label": cuda(3)} if target is None else target
-        out = [loss(model, x, given, g)]
-        if target is None:
-            out.append(loss.at_quantile(model, x, given, cuda(3), x))
+        x, cond = cuda(3, 2, 4, 4), labels(cuda)
+        out = [loss(DENOISER, x, cond, g), loss.at_quantile(DENOISER, x, cond, cuda(3), x)]
     assert on_cuda(*out)
 
 
