@@ -21,7 +21,7 @@ from oboro.classifier import NoisyClassifier
 from oboro.codec import Autoencoder
 from oboro.condition import Condition, Label, Text, kinds_read
 from oboro.denoiser import Denoiser
-from oboro.guidance import Autoguidance, Classifier, ClassifierFree, Unguided
+from oboro.guidance import Autoguidance, Classifier, ClassifierFree, PerCondition, Unguided
 from oboro.loss import Contrastive, CrossEntropy, Denoising, Hybrid, Reconstruction, SigLIP
 from oboro.loss.discriminator import Patch
 from oboro.loss.penalty import Squared
@@ -144,9 +144,10 @@ def test_denoisers_stay_on_the_device(schedule, parameterization, cuda):
 # --- sampling
 
 DENOISER = Denoiser(Network(), VP(), EDM())
-GUIDANCE = configured("guidance", without=("autoguidance", "classifier"))  # these read a file
+GUIDANCE = configured("guidance", without=("autoguidance", "classifier", "per_condition"))  # files, and names
 GUIDANCE |= {"autoguidance": Autoguidance(DENOISER), "classifier": Classifier(NoisyClassifier(Logits(), VP()))}
 WEIGHTS_OF_GUIDANCE = configured("guidance/weight")
+GUIDANCE |= {"per_condition": PerCondition({"label": 2.0})}
 GUIDANCE |= {f"{name} weight": ClassifierFree(2.0, w) for name, w in WEIGHTS_OF_GUIDANCE.items()}
 SOLVERS = {**SAMPLERS, **{name: Adaptive() for name in ADAPTIVE}}
 
