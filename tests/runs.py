@@ -6,7 +6,6 @@ behind in its interpreter (environment, logging, generators) does not.
 """
 
 import contextlib
-import importlib
 import io
 import json
 import logging
@@ -65,7 +64,6 @@ SMALL_CLIP = ("model.image.channels=[8,8]", "model.text.dim=8", "model.text.dept
 AUTOENCODER = "task=autoencoder"
 CALLBACKS = ("callbacks.sample_metrics.n=20", "callbacks.sample_metrics.chunk=8", "callbacks.sample_grid.n=10")
 STATISTICS = "callbacks.latent_statistics.n=100"
-RUN = importlib.import_module("oboro.cli.run")  # the attribute of that name is the function
 NO_EVALUATION = "callbacks=[checkpoints]"
 
 
@@ -122,7 +120,6 @@ def _own_process(argv: list[str], cwd: Path):
         with (
             mock.patch.dict(os.environ, environment, clear=True),
             mock.patch.object(sys, "argv", argv),
-            mock.patch.object(RUN, "CONF", ROOT / "conf"),
             torch.random.fork_rng(devices=[]),
             warnings.catch_warnings(),
         ):

@@ -1,4 +1,4 @@
-"""python -m oboro.cli.adapter export | merge: adapters as files, and checkpoints with adapters in their weights."""
+"""oboro adapter export | merge: adapters as files, and checkpoints with adapters in their weights."""
 
 import argparse
 from pathlib import Path
@@ -43,7 +43,7 @@ def written(file: str) -> Path:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m oboro.cli.adapter", description=__doc__)
+    parser = argparse.ArgumentParser(prog="oboro adapter", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     exporting = commands.add_parser("export", help="the adapter of a checkpoint as a small file")
     exporting.add_argument("--profile", help="which average; the first unless named")

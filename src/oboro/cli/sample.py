@@ -1,4 +1,4 @@
-"""python sample.py"""
+"""oboro sample, python sample.py"""
 
 import json
 from collections.abc import Callable, Iterator
@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import hydra
 import numpy as np
 import torch
 from lightning import Fabric
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from oboro.base.errors import UserError
 from oboro.cli.device import resolve_precision
-from oboro.cli.run import task_function
+from oboro.cli.run import CONF, run, task_function
 from oboro.cli.train import quiet
 from oboro.data import to_uint8
 from oboro.denoiser import NEGATIVE, Cond
@@ -183,6 +184,7 @@ def draw(
     return torch.cat(drawn)
 
 
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="sample")
 @task_function
 def sample(config: DictConfig) -> None:
     """Write ``images/000000.png`` …, ``grid.png`` and, if asked, ``samples.npz`` and ``previews.png``."""
@@ -209,3 +211,7 @@ def sample(config: DictConfig) -> None:
         labels = {"labels": batch["label"].numpy()} if "label" in batch else {}
         np.savez(folder / "samples.npz", images=images.permute(0, 2, 3, 1).numpy(), **labels)
     print(f"{config.n} images in {folder / 'images'}, all together in {folder / 'grid.png'}")
+
+
+def main() -> None:
+    run(sample, from_checkpoint=True)

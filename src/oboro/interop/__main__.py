@@ -1,4 +1,4 @@
-"""python -m oboro.interop import|import-ldm|export|onnx …: files of other programs into checkpoints, and back."""
+"""oboro import|import-ldm|export|onnx …: files of other programs into checkpoints, and back."""
 
 import argparse
 import sys
@@ -8,7 +8,7 @@ from oboro.interop import ldm, onnx, pipeline
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m oboro.interop", description=__doc__)
+    parser = argparse.ArgumentParser(prog="oboro", description=__doc__)
     commands = parser.add_subparsers(required=True)
     to_us = commands.add_parser("import", help="the folder of a diffusers pipeline becomes a checkpoint")
     to_us.add_argument("folder")

@@ -1,6 +1,7 @@
 """Checkpoints: tensors, plain containers and the configuration they were trained with, so that a path is enough."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from copy import copy, deepcopy
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -12,14 +13,13 @@ from torch import Tensor, nn
 
 from oboro.base.errors import UserError
 from oboro.denoiser import Cond
+from oboro.restore.trust import check_targets
 from oboro.schedule import Schedule
 from oboro.task import Task
 
 # What evaluate.py and sample.py take from a checkpoint unless told otherwise.
 FROM_CHECKPOINT = ("schedule", "sampler", "guidance", "metrics", "extractor", "data")
 READ_LATER = ("oboro.restore.checkpoint.", "oboro.extractor.TrainedCLIP")  # classes that keep the path of a checkpoint
-# What a configuration that came with a file may name; anything else could run code of the file's author.
-TRUSTED = ("oboro.", "torch.optim.")
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -37,38 +37,34 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     return checkpoint
 
 
-def refuse_foreign_targets(node: Any, path: Path) -> None:
-    """Raises ``UserError`` where the task, the data or the metrics hold more than plain values and classes of ours.
+def refuse_foreign_targets(config: dict[str, Any], path: Path) -> None:
+    """Raises ``UserError`` where the task, the data or the metrics hold more than plain values and classes that are
+    trusted.
 
     Interpolations are refused too: they could make a ``_target_`` after the check, and ``train.py`` resolves them.
     """
-
-    def walk(value: Any) -> None:
-        if isinstance(value, dict):
-            if "_target_" in value and not is_trusted(value["_target_"]):
-                raise UserError(
-                    f"{path} wants to call {value['_target_']}, which is not a class of oboro; do not use this file."
-                )
-            for child in value.values():
-                walk(child)
-        elif isinstance(value, list):
-            for child in value:
-                walk(child)
-        elif not isinstance(value, str | int | float | None) or (isinstance(value, str) and "${" in value):
+    for value in values(config):
+        if not isinstance(value, str | int | float | None) or (isinstance(value, str) and "${" in value):
             raise UserError(f"{path} has {value!r} in its configuration, no plain value; do not use this file.")
-
-    for key in ("task", *FROM_CHECKPOINT):
-        walk(node.get(key, {}))
+    check_targets(targets(config), path)
 
 
-def is_trusted(target: Any) -> bool:
-    """Whether ``target`` names a class defined in ``TRUSTED``, and not one that a module of it imports."""
-    if not isinstance(target, str) or not target.startswith(TRUSTED):
-        return False
-    try:
-        return get_class(target).__module__.startswith(TRUSTED)
-    except Exception:  # no class, or no such name
-        return False
+def nodes(config: dict[str, Any]) -> Iterator[Any]:
+    """Every value, mapping and list in those parts of a configuration that a checkpoint is built from."""
+    waiting = [config[key] for key in ("task", *FROM_CHECKPOINT) if key in config]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        waiting += node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+
+
+def values(config: dict[str, Any]) -> list[Any]:
+    return [node for node in nodes(config) if not isinstance(node, dict | list)]
+
+
+def targets(config: dict[str, Any]) -> list[Any]:
+    """What a configuration calls."""
+    return [node["_target_"] for node in nodes(config) if isinstance(node, dict) and "_target_" in node]
 
 
 def check_kind(checkpoint: dict[str, Any], path: str | Path, kind: str) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from rich.console import Console
 
+from oboro.base.command import as_typed
 from oboro.base.errors import UserError
 from oboro.sweep.sweep import Sweep, tell
 from oboro.sweep.table import complaint, table
@@ -80,7 +81,7 @@ def rerun(arguments: list[str]) -> None:
     sweep = Sweep.load(folder)
     script = Path(sweep.command[0]).name
     if script != Path(sys.argv[0]).name:
-        raise UserError(f"{folder} is a sweep of {script}; use `python {script} rerun_failed={folder}`.")
+        raise UserError(f"{folder} is a sweep of {script}; use `{as_typed(sweep.command[0])} rerun_failed={folder}`.")
     if not Path(sweep.cwd).is_dir():
         raise UserError(f"the sweep was started in {sweep.cwd}, which is gone; start a new sweep.")
     values = {o.key_or_group.removeprefix(OPTION): o.value() for o in OverridesParser.create().parse_overrides(rest)}

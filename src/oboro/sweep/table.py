@@ -8,6 +8,7 @@ from rich.console import Group
 from rich.table import Column, Table
 from rich.text import Text
 
+from oboro.base.command import as_typed
 from oboro.sweep.job import RUNNING, STOPPED, WAITING, readable
 from oboro.sweep.sweep import Sweep
 
@@ -69,7 +70,7 @@ def shown(folder: Path) -> str:
 
 
 def again(sweep: Sweep) -> str:
-    return f"`python {sys.argv[0]} rerun_failed={shlex.quote(shown(sweep.folder))}`"
+    return f"`{as_typed(sys.argv[0])} rerun_failed={shlex.quote(shown(sweep.folder))}`"
 
 
 def complaint(sweep: Sweep) -> str | None:
