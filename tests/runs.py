@@ -30,6 +30,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from oboro.cli.start import main as console_command
 from oboro.task import Task
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -120,6 +121,7 @@ def _own_process(argv: list[str], cwd: Path):
         with (
             mock.patch.dict(os.environ, environment, clear=True),
             mock.patch.object(sys, "argv", argv),
+            mock.patch.object(sys, "path", sys.path[:]),
             torch.random.fork_rng(devices=[]),
             warnings.catch_warnings(),
         ):
@@ -139,7 +141,8 @@ def _own_process(argv: list[str], cwd: Path):
 
 
 def call(script: str, *arguments: str, cwd: Path) -> Run:
-    """``python <script> <arguments>`` in the folder ``cwd``, inside of this process."""
+    """``python <script> <arguments>``, or the console command ``oboro <arguments>``, in the folder ``cwd``, inside of
+    this process."""
     out, err, status = io.StringIO(), io.StringIO(), 0
     with (
         _own_process([str(ROOT / script), *arguments], cwd),
@@ -147,7 +150,10 @@ def call(script: str, *arguments: str, cwd: Path) -> Run:
         contextlib.redirect_stderr(err),
     ):
         try:
-            runpy.run_path(str(ROOT / script), run_name="__main__")
+            if script == "oboro":
+                console_command()
+            else:
+                runpy.run_path(str(ROOT / script), run_name="__main__")
         except SystemExit as end:  # as the interpreter treats it
             status = end.code if isinstance(end.code, int) else int(end.code is not None)
             if isinstance(end.code, str):

@@ -71,7 +71,8 @@ def test_the_template_trains_resumes_samples_and_is_measured(environment, tmp_pa
     assert steps == [10, 20]
     assert len(list(tmp_path.glob("outputs/*/*/images/*.png"))) == 10
     (evaluation,) = tmp_path.glob("outputs/*/*/evaluation.json")
-    assert "mine.sampler.Euler" in evaluation.read_text()
+    protocol = json.loads(evaluation.read_text())["protocol"]
+    assert protocol["sampler"] == "Euler(steps=10, grid=Uniform)" and protocol["reference_samples"] == 900
 
 
 @pytest.mark.slow

@@ -44,9 +44,9 @@ def run(main: Callable[[], None], from_checkpoint: bool = False, gather: Callabl
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come to us instead of Hydra's own report
     sys.argv[1:] = [quote_text(expand_home(argument)) for argument in sys.argv[1:]]
     try:
-        own = parser.parse_args(sys.argv[1:]).config_dir
+        own_folder = parser.parse_args(sys.argv[1:]).config_dir
         packages = trusted_words(sys.argv[1:])[1]
-        if packages or own or not from_checkpoint:  # a checkpoint alone imports nothing from where it happens to lie
+        if packages or own_folder or not from_checkpoint:  # a checkpoint alone imports nothing from where it lies
             import_from_here()
         with trusting(packages):
             if from_checkpoint:

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
+from hydra._internal.utils import _locate
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.utils import get_class
 
 from oboro.base.errors import UserError
 
@@ -94,13 +94,14 @@ def check_storable(targets: Iterable[Any]) -> None:
 def check_class(target: str, packages: Sequence[str]) -> None:
     """Raises ``UserError`` unless ``target`` is a class that is defined in ``packages`` and derived from a part."""
     try:
-        found = get_class(target)
-    except ImportError as error:
+        found = _locate(target)  # what Hydra will call; its public get_class writes to the log before it raises
+    except Exception as error:
+        reason = error.__cause__ or error
         raise UserError(
-            f"{target} cannot be imported ({error}); install its package, or start in the folder that has it."
+            f"{target} cannot be imported ({reason}); install its package, or start in the folder that has it."
         ) from error
-    except Exception as error:  # hydra: no class, or nothing at all
-        raise UserError(f"{target} is no class; give the name of one that is defined in its package.") from error
+    if not isinstance(found, type):
+        raise UserError(f"{target} is no class; give the name of one that is defined in its package.")
     derived = any(f"{base.__module__}.".startswith(BASES) for base in found.__mro__)
     if not f"{found.__module__}.".startswith(prefixes(packages)) or not derived:
         raise UserError(
@@ -114,9 +115,10 @@ def is_ours(target: Any) -> bool:
     if not isinstance(target, str) or not target.startswith(OURS):
         return False
     try:
-        return get_class(target).__module__.startswith(OURS)
-    except Exception:  # no class, or no such name
+        found = _locate(target)
+    except Exception:  # no such name
         return False
+    return isinstance(found, type) and found.__module__.startswith(OURS)
 
 
 def prefixes(packages: Sequence[str]) -> tuple[str, ...]:
