@@ -8,9 +8,6 @@ from difflib import get_close_matches
 from importlib import import_module
 
 from oboro import __version__
-from oboro.base.command import import_from_here
-from oboro.base.errors import UserError
-from oboro.restore.trust import trusted_words, trusting
 
 
 @dataclass(frozen=True)
@@ -53,7 +50,7 @@ def main() -> None:
         sys.argv[1:] = arguments
         runpy.run_module(f"oboro.cli.commands.{name}", run_name="__main__", alter_sys=True)
     else:
-        run_plain(COMMANDS[name], arguments)
+        import_module(COMMANDS[name].module).main([*COMMANDS[name].first, *arguments])
 
 
 def overview() -> str:
@@ -62,18 +59,6 @@ def overview() -> str:
     rows = [f"  {name:<{width}}  {command.help}" for name, command in COMMANDS.items()]
     usage = "usage: oboro <command> [arguments]; `oboro <command> --help` says which"
     return "\n".join([usage, "", *rows, "", "trust=[package] lets a checkpoint build classes of that package."])
-
-
-def run_plain(command: Command, arguments: list[str]) -> None:
-    """A command without Hydra; ``trust=[...]`` among its arguments is not one of its own."""
-    rest, packages = trusted_words(arguments)
-    if packages:
-        import_from_here()
-    try:
-        with trusting(packages):
-            import_module(command.module).main([*command.first, *rest])
-    except UserError as error:
-        raise SystemExit(f"error: {error}") from None
 
 
 def start(name: str) -> None:

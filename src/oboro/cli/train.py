@@ -16,10 +16,11 @@ from oboro.cli.device import resolve_precision
 from oboro.cli.run import CONF, run, task_function
 from oboro.data import ImageData
 from oboro.report.table import write_result
-from oboro.restore.checkpoint import check_resumable, load_checkpoint, targets, with_absolute_paths
-from oboro.restore.part import inlined, load_parts
+from oboro.restore import inlined, load_parts
+from oboro.restore.checkpoint import BUILT, load_checkpoint, with_absolute_paths
+from oboro.restore.rebuild import check_resumable
 from oboro.restore.start import start_from
-from oboro.restore.trust import check_storable
+from oboro.restore.trust import check_storable, targets
 from oboro.task import Task
 
 # Of the groups and values of a run, what its checkpoints hold; a task need not have all of them.
@@ -33,7 +34,7 @@ def train(config: DictConfig) -> None:
     quiet()
     config.trainer.precision = resolve_precision(str(config.trainer.precision), str(config.trainer.accelerator))
     plain: dict[str, Any] = with_absolute_paths(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
-    check_storable(targets(plain))
+    check_storable(targets(plain, BUILT))
     plain["task"], parts = inlined(plain["task"])
     lightning.seed_everything(config.seed, verbose=False)  # initial weights, the same on every rank
     data: ImageData = instantiate(plain["data"], _convert_="all")

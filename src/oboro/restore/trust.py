@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any
 
 from hydra._internal.utils import _locate
@@ -54,6 +55,34 @@ def trusted_words(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     values = [o.value() for o in OverridesParser.create().parse_overrides(words)]
     packages = [name for v in values for name in (v if isinstance(v, list) else [v])]
     return [argument for argument in arguments if argument not in words], packages
+
+
+def refuse_foreign_targets(config: dict[str, Any], groups: Sequence[str], path: Path) -> None:
+    """Raises ``UserError`` where the ``groups`` of a configuration hold more than plain values and trusted classes.
+
+    Interpolations are refused too: they could make a ``_target_`` after the check, and ``oboro train`` resolves them.
+    """
+    for value in nodes(config, groups):
+        plain = isinstance(value, dict | list | str | int | float | None)
+        if not plain or (isinstance(value, str) and "${" in value):
+            raise UserError(f"{path} has {value!r} in its configuration, no plain value; do not use this file.")
+    check_targets(targets(config, groups), path)
+
+
+def nodes(config: dict[str, Any], groups: Sequence[str]) -> Iterator[Any]:
+    """Every mapping, list and value in the ``groups`` of a configuration, in order."""
+    waiting = [config[group] for group in reversed(groups) if group in config]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        children = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+        waiting += reversed(list(children))
+
+
+def targets(config: dict[str, Any], groups: Sequence[str]) -> list[Any]:
+    """What the ``groups`` of a configuration call."""
+    found = nodes(config, groups)
+    return [node["_target_"] for node in found if isinstance(node, dict) and "_target_" in node]
 
 
 def check_targets(targets: Iterable[Any], path: object) -> None:
