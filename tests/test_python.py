@@ -29,6 +29,4 @@ def test_a_checkpoint_draws_what_the_command_draws(tmp_path, monkeypatch):
     exec(CHECKPOINT, names)
     files = sorted((drawn.folder / "images").iterdir())
     pixels = torch.stack([torch.from_numpy(np.array(Image.open(file))) for file in files])
-        [torch.from_numpy(np.array(Image.open(p))) for p in sorted((drawn.folder / "images").iterdir())]
-    )
     assert torch.equal(to_uint8(names["images"])[:, 0], pixels)

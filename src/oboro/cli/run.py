@@ -77,8 +77,8 @@ def quote_text(argument: str) -> str:
     if key not in TEXTS or value in ("", "null") or value[0] in "[\"'":
         return argument
     escaped = re.sub(r'(\\*)"', r"\1\1\"", value)
-    ending = re.search(r"\\*$", escaped).group()
-    return f'{key}="{escaped}{ending}"'
+    ending = len(escaped) - len(escaped.rstrip("\\"))  # a backslash before the closing quote would escape it
+    return f'{key}="{escaped}' + "\\" * ending + '"'
 
 
 def task_function(f: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:

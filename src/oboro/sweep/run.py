@@ -5,6 +5,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from rich.console import Console
@@ -84,7 +85,9 @@ def rerun(arguments: list[str]) -> None:
         raise UserError(f"{folder} is a sweep of {script}; use `{as_typed(sweep.command[0])} rerun_failed={folder}`.")
     if not Path(sweep.cwd).is_dir():
         raise UserError(f"the sweep was started in {sweep.cwd}, which is gone; start a new sweep.")
-    values = {o.key_or_group.removeprefix(OPTION): o.value() for o in OverridesParser.create().parse_overrides(rest)}
+    values: dict[str, Any] = {
+        o.key_or_group.removeprefix(OPTION): o.value() for o in OverridesParser.create().parse_overrides(rest)
+    }
     try:
         sweep.options = replace(sweep.options, **values)
     except TypeError as error:

@@ -3,6 +3,7 @@
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 from rich.console import Group
 from rich.table import Column, Table
@@ -46,7 +47,7 @@ def table(sweep: Sweep, width: int) -> Group:
 
 def empty(metrics: list[str], numbered: bool) -> Table:
     """The columns; one for the folders where they are more than the numbers of the jobs."""
-    numbers = {"justify": "right", "no_wrap": True}
+    numbers: dict[str, Any] = {"justify": "right", "no_wrap": True}
     table = Table(Column("job", **numbers), Column("varied", overflow="fold"), Column("status", no_wrap=True))
     for name in [*metrics, "seconds"]:
         table.add_column(name, **numbers)
