@@ -77,12 +77,15 @@ def test_the_template_trains_resumes_samples_and_is_measured(environment, tmp_pa
 
 @pytest.mark.slow
 def test_ranks_and_jobs_are_started_by_the_command(environment, tmp_path):
-    """Lightning starts the second rank of each job, and the sweep the jobs, from what the console script left."""
+    """Lightning starts the second rank of each job, and the sweep the jobs, from what the console script left; a file
+    in the folder where it was typed stands for no library in any of them."""
+    (tmp_path / "omegaconf.py").write_text("open('stood for a library', 'w').close()")
     two = ["seed=1,2", "trainer.devices=2", "trainer.strategy=ddp", runs.NO_EVALUATION]
     done = environment.run("oboro", "train", "-m", *runs.toy(*two), "hydra.sweep.dir=sweep", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     for job in ("0", "1"):
         assert (tmp_path / "sweep" / job / "train_ddp_process_1.log").exists()
         assert torch.load(tmp_path / "sweep" / job / "checkpoints/last.ckpt")["global_step"] == 2
+    assert not list(tmp_path.rglob("stood for a library"))
     account = json.loads((tmp_path / "sweep/jobs.json").read_text())
     assert [job["status"] for job in account["jobs"]] == ["done", "done"]
