@@ -10,6 +10,7 @@ import pytest
 import runs
 from oboro import __version__
 from oboro.cli.start import COMMANDS, main
+from oboro.restore.trust import trusted_words
 
 
 def typed(monkeypatch, *arguments: str) -> tuple[object, str]:
@@ -98,6 +99,11 @@ def test_a_checkpoint_alone_imports_nothing_from_the_folder_it_lies_in(checkpoin
     for arguments, found in ((here, False), (wanted, False), ([*wanted, "trust=[other]"], True)):
         runs.call("oboro", "sample", *arguments, cwd=tmp_path)
         assert (tmp_path / "stray was imported").exists() is found
+
+
+@pytest.mark.parametrize(("value", "packages"), [("[a,b.c]", ["a", "b.c"]), ("a", ["a"]), ("[]", []), ("null", [])])
+def test_packages_are_read_before_hydra_composes(value, packages):
+    assert trusted_words(["x=1", f"trust={value}", "-m"]) == (["x=1", "-m"], packages)
 
 
 def test_a_class_that_no_checkpoint_could_build_is_named_before_training(tmp_path):

@@ -87,7 +87,7 @@ def task_function(f: Callable[[DictConfig], None]) -> Callable[[DictConfig], Non
     @functools.wraps(f)
     def wrapped(config: DictConfig) -> None:
         try:
-            with trusting(list(config.trust)):
+            with trusting(config.get("trust")):
                 f(config)
         except Exception as error:
             message = explain(error)

@@ -27,10 +27,10 @@ _packages: ContextVar[tuple[str, ...]] = ContextVar("packages", default=())
 
 
 @contextmanager
-def trusting(packages: str | Sequence[str]) -> Iterator[None]:
+def trusting(packages: str | Sequence[str] | None) -> Iterator[None]:
     """In the block, checkpoints may build classes that are defined in ``packages`` and derived from a part of oboro's
     or a module of torch. Raises ``UserError`` for names of the standard library and of libraries that hold anything."""
-    names = tuple([packages] if isinstance(packages, str) else packages)
+    names = tuple([packages] if isinstance(packages, str) else packages or ())
     for name in names:
         if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")):
             raise UserError(f"trust={name} is no package; give names of packages, trust=[mypackage].")
@@ -53,8 +53,8 @@ def trusted_words(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """Command-line arguments without ``trust=[...]``, and the packages that it names."""
     words = [argument for argument in arguments if argument.startswith(TRUST)]
     values = [o.value() for o in OverridesParser.create().parse_overrides(words)]
-    packages = [name for v in values for name in (v if isinstance(v, list) else [v])]
-    return [argument for argument in arguments if argument not in words], packages
+    lists = [v if isinstance(v, list) else [] if v is None else [v] for v in values]
+    return [argument for argument in arguments if argument not in words], [str(name) for v in lists for name in v]
 
 
 def refuse_foreign_targets(config: dict[str, Any], groups: Sequence[str], path: Path) -> None:
