@@ -14,7 +14,7 @@ from oboro.base.errors import UserError
 from oboro.callbacks.evaluation import MetricEvaluation
 from oboro.cli.device import resolve_precision
 from oboro.cli.run import CONF, run, task_function
-from oboro.data import ImageData
+from oboro.data import DataModule
 from oboro.report.table import write_result
 from oboro.restore import inlined, load_parts
 from oboro.restore.checkpoint import BUILT, load_checkpoint, with_absolute_paths
@@ -37,7 +37,7 @@ def train(config: DictConfig) -> None:
     check_storable(targets(plain, BUILT))
     plain["task"], parts = inlined(plain["task"])
     lightning.seed_everything(config.seed, verbose=False)  # initial weights, the same on every rank
-    data: ImageData = instantiate(plain["data"], _convert_="all")
+    data: DataModule = instantiate(plain["data"], _convert_="all")
     task: Task = instantiate(plain["task"], _convert_="all")
     started = set() if config.init is None else start_from(task, plain["task"], config.init, config.init_profile)
     load_parts(task, parts)

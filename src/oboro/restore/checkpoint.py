@@ -28,7 +28,8 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         raise UserError(f"there is no checkpoint {path}; give the path of a .ckpt file that train.py wrote.")
     state = path.stat()
     checkpoint = _read(path.resolve(), state.st_mtime_ns, state.st_size, path)
-    refuse_foreign_targets(checkpoint["config"], BUILT, path)  # at each call: trust is in packages of the caller's
+    named = {**checkpoint["config"], "modality": checkpoint.get("modality", {})}
+    refuse_foreign_targets(named, ("modality", *BUILT), path)  # at each call: trust is in packages of the caller's
     return dict(checkpoint)
 
 
