@@ -218,7 +218,7 @@ def test_a_folder_of_something_else_is_refused(stable_diffusion, tmp_path):
     with pytest.raises(UserError, match="holds a t5 and no CLIP"):
         clip_text.load(tmp_path, tmp_path)
     (tmp_path / "other.yaml").write_text("trainer: {devices: 1}")
-    with pytest.raises(UserError, match=r"other\.yaml says no model"):
+    with pytest.raises(UserError, match=r"other\.yaml has no model"):
         ldm.read(tmp_path / "weights.ckpt", tmp_path / "other.yaml", tmp_path)
 
 
