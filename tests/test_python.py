@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 import runs
-from oboro.data import to_uint8
+from oboro.modality.image import to_uint8
 
 EXACT, CHECKPOINT = re.findall(r"^```python\n(.*?)^```$", (runs.ROOT / "docs/python.md").read_text(), re.M | re.S)
 
@@ -29,4 +29,4 @@ def test_a_checkpoint_draws_what_the_command_draws(tmp_path, monkeypatch):
     exec(CHECKPOINT, names)
     files = sorted((drawn.folder / "images").iterdir())
     pixels = torch.stack([torch.from_numpy(np.array(Image.open(file))) for file in files])
-    assert torch.equal(to_uint8(names["images"])[:, 0], pixels)
+    assert torch.equal(to_uint8(names["samples"])[:, 0], pixels)
