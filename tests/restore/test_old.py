@@ -1,5 +1,9 @@
 """What an earlier version configured is the same thing in today's words."""
 
+import json
+from pathlib import Path
+
+import pytest
 import torch
 from hydra.utils import instantiate
 
@@ -64,3 +68,14 @@ def test_conditioners_forget_the_arguments_that_only_raised():
     assert renewed(new) == new
     text = {"_target_": "oboro.conditioner.Text", "text_dim": 3, "num_classes": 0}
     assert renewed(text) == {"_target_": "oboro.conditioner.Text", "text_dim": 3}
+
+
+# What version 0.1 wrote into the checkpoints of a run of each kind.
+WRITTEN = json.loads(Path(__file__).with_name("configurations_0.1.json").read_text())
+
+
+@pytest.mark.parametrize("kind", WRITTEN)
+def test_checkpoints_of_version_0_1_build_what_they_did(kind):
+    with torch.device("meta"):
+        for part in renewed(WRITTEN[kind]).values():
+            instantiate(part, _convert_="all")
