@@ -31,7 +31,7 @@ class Signal(ABC):
     def to(self, device: torch.device | str) -> Self:
         return self.map(lambda tensor: tensor.to(device))
 
-    def rows(self, ids: Tensor | Sequence[int]) -> Self:
+    def rows(self, ids: Tensor | Sequence[int] | slice) -> Self:
         """The samples ``ids``."""
         return self.map(lambda tensor: tensor[ids])
 
@@ -118,7 +118,7 @@ class Condition:
     def to(self, device: torch.device | str) -> "Condition":
         return self.map(lambda signal: signal.to(device))
 
-    def rows(self, ids: Tensor | Sequence[int]) -> "Condition":
+    def rows(self, ids: Tensor | Sequence[int] | slice) -> "Condition":
         return self.map(lambda signal: signal.rows(ids))
 
     def only(self, *names: str) -> "Condition":

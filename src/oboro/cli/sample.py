@@ -92,12 +92,12 @@ def sample_batch(config: DictConfig, task: Diffusion, ids: list[int]) -> dict[st
     of the others what the conditioner shows in pictures."""
     conditioner, given = task.conditioner, {}
     label, prompt = (OmegaConf.to_container(v) if OmegaConf.is_list(v) else v for v in (config.label, config.prompt))
+    if label is not None:
+        given["label"] = torch.tensor(in_turn(classes(label, conditioner.num_classes), ids))
     if prompt is not None:
         given["caption"] = in_turn(texts(prompt, "prompt", task), ids)
     elif "caption" in conditioner.entries and not conditioner.prompts:
         raise UserError('the model draws what a text says and was given none; set prompt="a red apple" or the like.')
-    if label is not None:
-        given["label"] = torch.tensor(in_turn(classes(label, conditioner.num_classes), ids))
     if config.hint is not None:
         pictures = hints(config.hint, task)
         given["hint"] = pictures[[i % len(pictures) for i in ids]]
