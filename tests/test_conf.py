@@ -19,6 +19,7 @@ from conftest import GRIDS, SAMPLERS, SCHEDULES
 from interop import tiny
 from oboro.adapter import Adapter
 from oboro.cli.checkpoint import offer_checkpoint
+from oboro.data import DataModule
 from oboro.guidance import Guidance
 from oboro.guidance.weight import Weight as GuidanceWeight
 from oboro.loss.coupling import Coupling
@@ -120,6 +121,7 @@ def choosing(group: str, name: str) -> list[str]:
         "data=hugging_face": ["data.path=pictures"],
         "data=dreambooth": ["data.root=pictures", "data.prompt=a zwx bag", "data.prior_root=samples"],
         "data=web_dataset": ["data.shards=pictures/*.tar"],
+        "data=series": ["data.path=series.npy", "model=unet_1d"],
         "parameterization=eps": ["schedule=vp"],
         "extractor=trained_clip": ["extractor.path=last.ckpt"],
         "guidance=autoguidance": ["guidance.weak.path=last.ckpt"],
@@ -303,7 +305,11 @@ def test_options_build_with_arguments_that_exist(options):
     config = plain(composed(*chosen))
     for node in nodes(config):
         arguments = {k: v for k, v in node.items() if k not in ("_target_", "_convert_")}
-        inspect.signature(get_class(node["_target_"])).bind_partial(**arguments)
+        made = get_class(node["_target_"])
+        signature = inspect.signature(made)
+        signature.bind_partial(**arguments)
+        if issubclass(made, DataModule):  # of which every one has the settings of the class above
+            made.complete({k: v for k, v in arguments.items() if k not in signature.parameters})
     built = {"task", "callbacks", "logger", "trainer", "metrics"} & set(config)
     for name in built:
         build(config[name])

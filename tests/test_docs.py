@@ -50,19 +50,23 @@ def command_lines(text: str) -> list[str]:
     """Lines of the code blocks, fenced or indented, with continued lines joined, and code spans."""
     fenced = [body for _, body in FENCE.findall(text)]
     indented = re.findall(r"^ {4}(.+)$", prose(text), re.M)
-    spans = re.findall(r"`(python [^`\n]+)`", prose(text))
+    spans = re.findall(r"`((?:python|oboro) [^`\n]+)`", prose(text))
     return "\n".join([*fenced, *indented, *spans]).replace("\\\n", " ").splitlines()
 
 
 def commands(text: str) -> list[tuple[str, list[str]]]:
-    """(entry point, overrides) of the ``python train.py`` lines that can be composed without a file of the reader's.
+    """(entry point, overrides) of lines ``python train.py`` and ``oboro train`` that compose without a reader's file.
 
     Of a sweep as many runs as have each value once. Lines with ``...`` are examples of form.
     """
     found = []
     for line in command_lines(text):
-        match = re.search(r"(?:python|torchrun)\b[^#|]*?\b(train|sample|evaluate)\.py\b([^#|>&;]*)", line)
-        if match and not re.search(r"[.]{3}|…|<", line) and not re.search(r"--(help|cfg|info)\b", line):
+        match = re.search(
+            r"(?:(?:python|torchrun)\b[^#|]*?\b(?=\w+\.py\b)|\boboro )(train|sample|evaluate)\b(?:\.py\b)?([^#|>&;]*)",
+            line,
+        )
+        own = r"--(help|cfg|info|config-dir)\b|\btrust="  # options of the reader's own, or none
+        if match and not re.search(r"[.]{3}|…|<", line) and not re.search(own, line):
             words = [expand_home(os.path.expandvars(w)) for w in shlex.split(match[2]) if w not in ("-m", "--multirun")]
             values = [sweep(word) for word in words]
             runs = range(max(map(len, values), default=1))
@@ -132,6 +136,8 @@ python train.py model=unet_small \\
   trainer.max_steps=10    # a comment
 python train.py -m schedule=linear,cosine seed=1,2 'model.channel_mult=[1,2]'
 python sample.py checkpoint=last.ckpt sampler.steps=10 n=4
+oboro evaluate checkpoint=last.ckpt n=100
+oboro train --config-dir mine model=mine
 python train.py data=...
 ```
 See [there](docs/nowhere.md#top), `src/oboro/nothing.py`, `conf/<group>/<name>.yaml` and [a site](https://a.b/c).
@@ -144,6 +150,7 @@ def test_commands_are_found_and_sweeps_split():
         ("train", ["schedule=linear", "seed=1", "model.channel_mult=[1,2]"]),
         ("train", ["schedule=cosine", "seed=2", "model.channel_mult=[1,2]"]),
         ("sample", ["checkpoint=last.ckpt", "sampler.steps=10", "n=4"]),
+        ("evaluate", ["checkpoint=last.ckpt", "n=100"]),
     ]
     for entry, overrides in commands(SHOWN):
         composed(entry, *overrides)
@@ -153,6 +160,7 @@ def test_commands_are_found_and_sweeps_split():
     "line",
     [
         "python train.py sampler=eulr",
+        "oboro train sampler=eulr",
         "python train.py smapler=ddim",
         "python train.py trainer.max_step=3",
         "python train.py -m schedule=linear,cosin",

@@ -167,6 +167,9 @@ def test_a_certain_denoiser_is_obeyed_at_once(sampler, schedule, normal, noise, 
         def with_variance(self, x_t, t, cond):
             return target, torch.zeros_like(x_t)
 
+        def towards(self, alpha, sigma):
+            return self
+
     for steps in (1, 2, 7):
         out = with_steps(sampler, steps)(Certain(schedule), schedule.prior(normal(3, 2)), Condition(), noise)
         # The stages of PNDM start over from x_T and lose the digits by which it is larger than the data.
@@ -208,6 +211,9 @@ def test_the_condition_reaches_the_denoiser(sampler, normal, noise, with_steps):
 
         def with_variance(self, x_t, t, cond):
             return self(x_t, t, cond), 0 * x_t
+
+        def towards(self, alpha, sigma):
+            return self
 
     with_steps(sampler, 3)(Listening(), normal(2, 1), cond, noise)
     assert all(c is cond for c in seen) and len(seen) >= 3

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from oboro.base import distributed
+from oboro.base.errors import UserError
 from oboro.data import DataModule
 from oboro.data.latents import module_digest
 from oboro.evaluate.likelihood import bits_per_dim
@@ -20,13 +21,13 @@ from oboro.metrics.metric import plain, unserved
 from oboro.metrics.view import View
 from oboro.task import Diffusion
 
-SHOWN = 10  # samples that are kept to be looked at
+SHOWN = 10  # samples that are kept to be shown
 
 
 class Evaluator:
     """``metrics`` of samples against the training images of ``data``, or against the moments of the file ``published``.
 
-    Nothing is read or computed before ``prepare`` and ``evaluate`` ask for it.
+    Nothing is read or computed before ``prepare`` and ``evaluate``.
     """
 
     def __init__(
@@ -68,13 +69,14 @@ class Evaluator:
 
         Samples have the class frequencies of the training data, are stored as files would be, and become
         features chunk by chunk. Rank 0 turns features into numbers, one metric at a time, and tells the others. The
-        weights and the training mode of ``task`` come back on every way out.
+        weights and the training mode of ``task`` come back on every way out. Raises ``UserError`` for samples that are
+        no numbers.
         """
-        said = self._load(task.device)
+        record = self._load(task.device)
         start = time.perf_counter()
         shown = torch.empty(0, *self.data.modality.shape, dtype=self.data.modality.dtype)
 
-        def look(ids: list[int]) -> Tensor:
+        def draw(ids: list[int]) -> Tensor:
             nonlocal shown
             images = self._images(task, ids, protocol, autocast)
             if ids[0] == protocol.first:
@@ -82,12 +84,17 @@ class Evaluator:
             return self._rows(images)
 
         with task.averaged(protocol.ema), counted([task.denoiser.network, *task.guidance.networks]) as count:
-            rows = distributed.map_samples(protocol.n, protocol.chunk, look, task.device, done, protocol.first)
+            rows = distributed.map_samples(protocol.n, protocol.chunk, draw, task.device, done, protocol.first)
+        if broken := (~rows.isfinite().all(1)).sum().item():
+            raise UserError(
+                f"{broken} of {protocol.n} samples hold NaN or infinity, so the model has diverged; train it with a "
+                "smaller optimizer.lr or with trainer.precision=32-true."
+            )
         drawn = sum(len(ids) for ids in distributed.chunks(protocol.n, protocol.chunk))  # by this rank, with padding
         seconds = time.perf_counter() - start
         ids = range(protocol.first, protocol.first + protocol.n)
         metadata = task.conditioner.metadata(ids, self.data.population)
-        said |= {
+        record |= {
             "quantisation": self.data.modality.quantisation,
             "samples": protocol.n,
             "seed": protocol.seed,
@@ -102,7 +109,7 @@ class Evaluator:
             "guidance": plain(task.guidance),
             "evaluations_per_sample": round(count() / drawn, 3),
         }
-        return Evaluation(self._values(rows, metadata, task.device), said, seconds, shown)
+        return Evaluation(self._values(rows, metadata, task.device), record, seconds, shown)
 
     def evaluate_images(
         self,
@@ -113,17 +120,17 @@ class Evaluator:
         done: Callable[[int], None] | None = None,
     ) -> Evaluation:
         """The same metrics of stored ``images`` (n, C, ...) that exist already; ``origin`` says where from."""
-        said = self._load(device)
+        record = self._load(device)
         start = time.perf_counter()
 
-        def look(ids: list[int]) -> Tensor:
+        def features_of(ids: list[int]) -> Tensor:
             return self._rows(images[torch.tensor(ids)])
 
-        rows = distributed.map_samples(len(images), min(CHUNK, len(images)), look, device, done)
+        rows = distributed.map_samples(len(images), min(CHUNK, len(images)), features_of, device, done)
         seconds = time.perf_counter() - start
-        said |= {"quantisation": self.data.modality.quantisation, "samples": len(images), **origin}
+        record |= {"quantisation": self.data.modality.quantisation, "samples": len(images), **origin}
         return Evaluation(
-            self._values(rows, {} if labels is None else {"label": labels}, device), said, seconds, images[:SHOWN]
+            self._values(rows, {} if labels is None else {"label": labels}, device), record, seconds, images[:SHOWN]
         )
 
     def redraw(self, task: Diffusion, ids: list[int], protocol: Protocol, autocast: Callable = nullcontext) -> Tensor:
@@ -169,7 +176,7 @@ def held_out_likelihood(
     In float32 whatever the run computes in (``likelihood.py``). All ranks share the work and get the same answer.
     """
 
-    def look(ids: list[int]) -> Tensor:
+    def bits_of(ids: list[int]) -> Tensor:
         batch = data.validation.__getitems__((torch.tensor(ids), None))
         pixels = batch["x"].to(task.device)
         batch = data.on_after_batch_transfer(batch, 0)
@@ -177,7 +184,7 @@ def held_out_likelihood(
         return bits_per_dim(task.denoiser, pixels, cond, seed=protocol.seed, ids=ids, steps=steps, probes=probes)
 
     with task.averaged(protocol.ema):
-        bits = distributed.map_samples(n, min(protocol.chunk, n), lambda ids: look(ids)[:, None], task.device)[:, 0]
+        bits = distributed.map_samples(n, min(protocol.chunk, n), lambda ids: bits_of(ids)[:, None], task.device)[:, 0]
     error = 1.96 * bits.std().item() / n**0.5 if n > 1 else float("nan")
     mean = bits.mean().item()
     how = f"probability-flow ODE, {steps} Runge-Kutta steps, {probes} probes, seed {protocol.seed}, held-out images"

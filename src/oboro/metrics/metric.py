@@ -140,7 +140,7 @@ def measure(
     return values
 
 
-def real_values(metric: Metric, reference: Reference, n: int) -> dict[str, dict[str, float | int]]:
+def real_values(metric: Metric, reference: Reference, n: int) -> dict[str, dict[str, Any]]:
     """``{short name: {"real": number, "real_n": k}}``: the metric of k = min(n, half) real images against the others.
 
     For a distance this is its floor: what a perfect generator scores with so few samples.
