@@ -186,7 +186,7 @@ def option_node(group: str, name: str):
 def target(group: str, name: str) -> str:
     """The path of the class: that of the option, or of the option that it varies."""
     config = OmegaConf.load(CONF / group / f"{name}.yaml")
-    config = config.get("task", config)  # the wiring of a task is a whole configuration
+    config = config.task if group == "task" else config  # the wiring is a whole configuration
     if "_target_" in config:
         return config._target_
     (base,) = [default for default in config.defaults if isinstance(default, str) and default != "_self_"]

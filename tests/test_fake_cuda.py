@@ -103,7 +103,7 @@ def test_networks_stay_on_the_device(name, cuda):
         else:
             signals = {
                 "label": Label(cuda(2, dtype=torch.int64)),
-                "text": Text(cuda(2, 5, getattr(made, "text_dim", 0)), cuda(2, 5, dtype=torch.bool), cuda(2, 8)),
+                "text": Text(cuda(2, 5, READ["conditioner.text_dim"]), cuda(2, 5, dtype=torch.bool), cuda(2, 8)),
             }
             cond = {name: signals[name] for name in kinds_read(made)}
             x = cuda(2, 3, *(32,) * getattr(made, "dims", 2))
@@ -245,7 +245,7 @@ def test_two_devices_and_waiting_are_noticed(cuda):
     with FakeCUDA() as mode:
         with pytest.raises(RuntimeError, match="same device"):
             cuda(3) + torch.ones(3)
+        assert mode.on_host == ["aten.ones.default"]
         for wait in (torch.Tensor.item, bool, torch.Tensor.nonzero, torch.Tensor.cpu):
             assert waits(lambda wait=wait: wait(cuda(1))), wait
-        assert mode.on_host == ["aten.ones.default"]
         assert torch.ones(3).sum().item() == 3 and (torch.ones(3).to(cuda(3)) + 2 * cuda(3)).device.type == "cuda"
