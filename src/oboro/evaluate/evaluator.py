@@ -9,18 +9,21 @@ import torch
 from torch import Tensor, nn
 
 from oboro.base import distributed
+from oboro.base.settings import settings
 from oboro.data import ImageData, to_uint8
 from oboro.data.latents import module_digest
+from oboro.ema import EMA
 from oboro.evaluate.likelihood import bits_per_dim
-from oboro.evaluate.protocol import Evaluation, Protocol
+from oboro.evaluate.protocol import Protocol
+from oboro.evaluate.result import Result
 from oboro.extractor import Extractor, Joint
 from oboro.metrics import Metric, Value
 from oboro.metrics.bank import CHUNK
-from oboro.metrics.metric import QUANTISATION, plain, unserved
+from oboro.metrics.metric import QUANTISATION, unserved
 from oboro.metrics.view import View
 from oboro.task import Diffusion
 
-SHOWN = 10  # samples that are kept to be looked at
+SHOWN = 10  # samples that are kept for pictures
 
 
 class Evaluator:
@@ -47,13 +50,13 @@ class Evaluator:
                 if distributed.rank() == 0:
                     view.extractor.prepare()
 
-    def check(self, told: set[str], n: int) -> None:
+    def check(self, known: set[str], n: int) -> None:
         """Raises ``UserError`` for a metric that ``n`` samples, these data or these extractors cannot give."""
         for name, metric in self.metrics.items():
             if not any(name in view.metrics for view in self.views):
                 raise unserved(name, metric, [view.extractor for view in self.views])
         for view in self.views:
-            view.check(told, n)
+            view.check(known, n)
 
     def evaluate(
         self,
@@ -63,18 +66,18 @@ class Evaluator:
         precision: str,
         autocast: Callable[[], AbstractContextManager] = nullcontext,
         done: Callable[[int], None] | None = None,
-    ) -> Evaluation:
+    ) -> Result:
         """Every metric on samples of the averaged weights; all ranks get the same answer.
 
         Samples have the class frequencies of the training data, are quantised to 8 bits as files would be, and become
         features chunk by chunk. Rank 0 turns features into numbers, one metric at a time, and tells the others. The
         weights and the training mode of ``task`` come back on every way out.
         """
-        said = self._load(task.device)
+        measured = self._load(task.device)
         start = time.perf_counter()
         shown = torch.empty(0, *self.data.image_shape, dtype=torch.uint8)
 
-        def look(ids: list[int]) -> Tensor:
+        def draw(ids: list[int]) -> Tensor:
             nonlocal shown
             images = self._images(task, ids, protocol, autocast)
             if ids[0] == protocol.first:
@@ -82,12 +85,12 @@ class Evaluator:
             return self._rows(images)
 
         with task.averaged(protocol.ema), counted([task.denoiser.network, *task.guidance.networks]) as count:
-            rows = distributed.map_samples(protocol.n, protocol.chunk, look, task.device, done, protocol.first)
+            rows = distributed.map_samples(protocol.n, protocol.chunk, draw, task.device, done, protocol.first)
         drawn = sum(len(ids) for ids in distributed.chunks(protocol.n, protocol.chunk))  # by this rank, with padding
         seconds = time.perf_counter() - start
         ids = range(protocol.first, protocol.first + protocol.n)
-        told = task.conditioner.choose(ids, self.data.population)
-        said |= {
+        known = task.conditioner.choose(ids, self.data.population)
+        measured |= {
             "quantisation": QUANTISATION,
             "samples": protocol.n,
             "seed": protocol.seed,
@@ -95,14 +98,14 @@ class Evaluator:
             "chunk": protocol.chunk,
             "precision": precision,
             "device": task.device.type,
-            "ema": protocol.ema or task.ema.default,
-            **described(task.codec),
-            "schedule": plain(task.denoiser.schedule),
-            "sampler": plain(task.sampler),
-            "guidance": plain(task.guidance),
+            "ema": average_settings(task.ema, protocol.ema, protocol.ema_std),
+            **codec_settings(task.codec),
+            "schedule": settings(task.denoiser.schedule),
+            "sampler": settings(task.sampler),
+            "guidance": settings(task.guidance),
             "evaluations_per_sample": round(count() / drawn, 3),
         }
-        return Evaluation(self._values(rows, told, task.device), said, seconds, shown)
+        return Result(self._values(rows, known, task.device), measured, seconds, shown)
 
     def evaluate_images(
         self,
@@ -111,19 +114,19 @@ class Evaluator:
         origin: Mapping[str, Any],
         device: torch.device,
         done: Callable[[int], None] | None = None,
-    ) -> Evaluation:
-        """The same metrics of ``images`` (n, C, H, W), uint8, that are there already; ``origin`` says where from."""
-        said = self._load(device)
+    ) -> Result:
+        """The same metrics of ``images`` (n, C, H, W), uint8, that exist already; ``origin`` names their files."""
+        measured = self._load(device)
         start = time.perf_counter()
 
-        def look(ids: list[int]) -> Tensor:
+        def features(ids: list[int]) -> Tensor:
             return self._rows(images[torch.tensor(ids)])
 
-        rows = distributed.map_samples(len(images), min(CHUNK, len(images)), look, device, done)
+        rows = distributed.map_samples(len(images), min(CHUNK, len(images)), features, device, done)
         seconds = time.perf_counter() - start
-        said |= {"quantisation": QUANTISATION, "samples": len(images), **origin}
-        return Evaluation(
-            self._values(rows, {} if labels is None else {"label": labels}, device), said, seconds, images[:SHOWN]
+        measured |= {"quantisation": QUANTISATION, "samples": len(images), **origin}
+        return Result(
+            self._values(rows, {} if labels is None else {"label": labels}, device), measured, seconds, images[:SHOWN]
         )
 
     def redraw(self, task: Diffusion, ids: list[int], protocol: Protocol, autocast: Callable = nullcontext) -> Tensor:
@@ -148,16 +151,23 @@ class Evaluator:
             for key, values in ((k, list(dict.fromkeys(i[k] for i in identities))) for k in identities[0])
         }
 
-    def _values(self, rows: Tensor, told: Mapping[str, Any], device: torch.device) -> dict[str, Value]:
+    def _values(self, rows: Tensor, known: Mapping[str, Any], device: torch.device) -> dict[str, Value]:
         values: dict[str, Value] = {}
         for view, part in zip(self.views, rows.split([view.width for view in self.views], 1), strict=True):
-            values |= view.values(part, told, device)
+            values |= view.values(part, known, device)
         return values
 
 
-def described(codec: nn.Module) -> dict[str, str]:
-    """``{"codec": "Autoencoder@1a2b3c"}`` of a codec with weights, and nothing of pixels as they are."""
-    return {"codec": f"{type(codec).__name__}@{module_digest(codec)[:6]}"} if codec.state_dict() else {}
+def average_settings(ema: EMA, name: str | None = None, std: float | None = None) -> dict[str, Any]:
+    """``{"name": "std005", "std": 0.05}`` of an average, by default the first; ``std`` where no profile has it."""
+    name = name or ema.default
+    return {"name": name, "std": ema.profiles[name].std if name in ema.profiles else std}
+
+
+def codec_settings(codec: nn.Module) -> dict[str, dict[str, str]]:
+    """``{"codec": {"name": "Autoencoder", "digest": …}}`` of a codec with weights, nothing of pixels as they are."""
+    named = {"name": type(codec).__name__, "digest": module_digest(codec)}
+    return {"codec": named} if codec.state_dict() else {}
 
 
 def held_out_likelihood(
@@ -169,7 +179,7 @@ def held_out_likelihood(
     """
     images, labels, captions = data.validation_images, data.validation_labels, data.validation_captions
 
-    def look(ids: list[int]) -> Tensor:
+    def bits_of(ids: list[int]) -> Tensor:
         rows = torch.tensor(ids)
         batch = {"image": images[rows], **({} if labels is None else {"label": labels[rows]})}
         batch |= {} if captions is None else {"caption": [captions[i] for i in ids]}
@@ -178,11 +188,11 @@ def held_out_likelihood(
         return bits_per_dim(task.denoiser, pixels, cond, seed=protocol.seed, ids=ids, steps=steps, probes=probes)
 
     with task.averaged(protocol.ema):
-        bits = distributed.map_samples(n, min(protocol.chunk, n), lambda ids: look(ids)[:, None], task.device)[:, 0]
+        bits = distributed.map_samples(n, min(protocol.chunk, n), lambda ids: bits_of(ids)[:, None], task.device)[:, 0]
     error = 1.96 * bits.std().item() / n**0.5 if n > 1 else float("nan")
     mean = bits.mean().item()
-    how = f"probability-flow ODE, {steps} Runge-Kutta steps, {probes} probes, seed {protocol.seed}, held-out images"
-    return {f"bits_per_dim_{n}": Value(mean, better=-1, interval=(mean - error, mean + error), how=how)}
+    known = {"name": "probability-flow ODE", "steps": steps, "probes": probes, "seed": protocol.seed}
+    return {f"bits_per_dim_{n}": Value(mean, better=-1, interval=(mean - error, mean + error), settings=known)}
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """One extractor's part in an evaluation: what it has to look for, and the numbers that come of it."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -8,11 +9,13 @@ from torch import Tensor
 
 from oboro.base import distributed
 from oboro.base.errors import UserError
+from oboro.base.settings import settings
 from oboro.data import ImageData
 from oboro.extractor import Extractor
 from oboro.metrics.bank import Bank
-from oboro.metrics.metric import Metric, Value, check, fits, measure, outputs_of
+from oboro.metrics.metric import Metric, Value, check, fits, outputs_of
 from oboro.metrics.published import Published
+from oboro.metrics.real_floor import real_floor
 from oboro.metrics.reference import Extracted, Reference
 
 
@@ -27,9 +30,9 @@ class View:
         self.published = published
         self._reference: Reference | None = None
 
-    def check(self, told: set[str], n: int) -> None:
+    def check(self, known: set[str], n: int) -> None:
         """Raises ``UserError`` for a metric that ``n`` samples, these data or this reference cannot give."""
-        check(self.metrics, n, 0 if self.published else len(self.data.train_images), told)
+        check(self.metrics, n, 0 if self.published else len(self.data.train_images), known)
         for name, metric in self.metrics.items():
             if self.published and not metric.moments:
                 raise UserError(
@@ -66,13 +69,13 @@ class View:
     def width(self) -> int:
         return sum(self.extractor.outputs[output] for output in self.outputs)
 
-    def values(self, rows: Tensor, told: Mapping[str, Any], device: torch.device) -> dict[str, Value]:
-        """Every metric, by rank 0, one after the other, and told to the other ranks.
+    def values(self, rows: Tensor, known: Mapping[str, Any], device: torch.device) -> dict[str, Value]:
+        """Every metric, by rank 0, one after the other; all ranks get the same.
 
-        ``told`` has the "label" (n,) and the "caption" of each image, where they are known.
+        ``known`` has the "label" (n,) and the "caption" of each image, as far as they are known.
         """
-        reference, texts = self.load(device), self._embedded(told.get("caption"))
-        bank = Bank(self.extractor.split(rows, self.outputs), told.get("label"), texts)
+        reference, texts = self.load(device), self._embedded(known.get("caption"))
+        bank = Bank(self.extractor.split(rows, self.outputs), known.get("label"), texts)
         values: dict[str, Value] = {}
         for name, metric in self.metrics.items():
             one = {name: metric}
@@ -86,3 +89,20 @@ class View:
         distinct = list(dict.fromkeys(captions))
         place = {text: i for i, text in enumerate(distinct)}
         return self.extractor.embed_text(distinct).cpu()[torch.tensor([place[text] for text in captions])]
+
+
+def measure(
+    metrics: Mapping[str, Metric], extractor: Extractor, generated: Bank, reference: Reference
+) -> dict[str, Value]:
+    """``{full name: value}``: every metric of the ``generated`` bank, and beside it what real images score.
+
+    A full name has the extractor and the number of images, ``fid_inception_50000`` or ``fd_fashion_2000``: numbers of
+    different names do not compare. The name of the literature is used where the features are those of the literature.
+    """
+    values = {}
+    for metric in metrics.values():
+        floor = real_floor(metric, reference, len(generated))
+        for short, value in metric(generated, reference).items():
+            name = f"{extractor.published.get(short, short)}_{extractor.name}_{len(generated)}"
+            values[name] = replace(value, settings=settings(metric), **floor.get(short, {}))
+    return values

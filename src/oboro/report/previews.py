@@ -1,4 +1,4 @@
-"""What a sampler has in mind while it samples."""
+"""What a sampler expects the sample to be while it samples."""
 
 from pathlib import Path
 
