@@ -9,7 +9,7 @@ from torch import nn
 from oboro.base.settings import settings, settings_text
 from oboro.denoiser import Denoiser
 from oboro.evaluate.protocol import digest
-from oboro.evaluate.result import read_result
+from oboro.evaluate.result import protocol_line, read_result
 from oboro.evaluate.version_1 import settings_of, std_of
 from oboro.guidance import CFGPP, Autoguidance, ClassifierFree, Unguided
 from oboro.guidance.weight import Interval
@@ -61,12 +61,18 @@ def test_text_holds_all_settings(instance):
     assert settings_of(settings_text(settings(instance))) == settings(instance)
 
 
+def test_the_line_of_a_protocol_is_what_version_1_printed():
+    line = protocol_line(read_result(FILE)["protocol"])
+    for text in (json.loads(FILE.read_text())["protocol"][k] for k in ("sampler", "guidance", "schedule", "ema")):
+        assert text in line
+
+
 def test_networks_are_named_without_their_layers():
     weak = Denoiser(nn.Identity(), Linear(), V())
     known = settings(Autoguidance(weak, 2.0))
     assert known["weak"] == {"name": "Denoiser", "schedule": {"name": "Linear"}, "parameterization": settings(V())}
-    text = "Autoguidance(weak=Denoiser(training=False schedule=Linear parameterization=V(sigma_data=1.0)), scale=2.0, weight=Constant)"
-    assert settings_of(text) == known
+    written = "Denoiser(training=False schedule=Linear parameterization=V(sigma_data=1.0))"
+    assert settings_of(f"Autoguidance(weak={written}, scale=2.0, weight=Constant)") == known
 
 
 @pytest.mark.parametrize(
