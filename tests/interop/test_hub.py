@@ -42,7 +42,7 @@ def flan(tmp_path):
 
 
 def same(a, b):
-    (config, state), (expected, wanted) = a.load(), b.part()
+    (config, state), (expected, wanted) = a.load(), b.load()
     return config == expected and all(torch.equal(state[name], wanted[name]) for name in state | wanted)
 
 

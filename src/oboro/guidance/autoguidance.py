@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from oboro.denoiser import Cond, Denoiser, Denoises
 from oboro.guidance.extrapolation import Extrapolated
-from oboro.guidance.guidance import Guidance
+from oboro.guidance.guidance import Guidance, beside
 from oboro.guidance.weight import CONSTANT, Weight
 from oboro.restore import Trained
 from oboro.restore.trained import restored
@@ -37,6 +37,6 @@ class Autoguidance(Guidance):
         reads = network is None or network.num_classes or network.text_dim
 
         def away(x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
-            return weak.to(x_t.device, x_t.dtype)(x_t, t, cond if reads else {})
+            return beside(weak, x_t)(x_t, t, cond if reads else {})
 
         return Extrapolated(denoiser, away, self.scale, self.weight)

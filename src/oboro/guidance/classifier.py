@@ -2,22 +2,33 @@
 
 from collections.abc import Sequence
 from math import exp
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from oboro.base.errors import UserError
-from oboro.classifier import NoisyClassifier
 from oboro.denoiser import Cond, Denoises
-from oboro.guidance.guidance import Guidance, Guided
+from oboro.guidance.guidance import Guidance, Guided, beside
 from oboro.guidance.weight import CONSTANT, Weight
 from oboro.restore import Trained
 from oboro.restore.trained import restored
 from oboro.sampler import Node
-from oboro.schedule import expand_as
+from oboro.schedule import Schedule, expand_as
 
 # alpha / sigma below which an image says nothing of its class: log-SNR -20, where c_noise ends, too.
 SILENCE = exp(-10)
+
+
+class Classifies(Protocol):
+    """Anything that maps (x_t (B, ...), t (B,)) to logits (B, num_classes) of p(y | x_t), on any schedule."""
+
+    def __call__(self, x_t: Tensor, t: Tensor) -> Tensor: ...
+
+    @property
+    def network(self) -> nn.Module: ...
+
+    def reschedule(self, schedule: Schedule) -> "Classifies": ...
 
 
 class Classifier(Guidance):
@@ -34,7 +45,7 @@ class Classifier(Guidance):
 
     def __init__(
         self,
-        classifier: NoisyClassifier | Trained,
+        classifier: Classifies | Trained,
         scale: float = 1.0,
         weight: Weight = CONSTANT,
         label: int | None = None,
@@ -64,9 +75,7 @@ class Classifier(Guidance):
 class ClassifierDenoiser(Guided):
     """The denoiser that ``Classifier`` makes."""
 
-    def __init__(
-        self, denoiser: Denoises, classifier: NoisyClassifier, scale: float, weight: Weight, label: int | None
-    ):
+    def __init__(self, denoiser: Denoises, classifier: Classifies, scale: float, weight: Weight, label: int | None):
         super().__init__(denoiser)
         self.classifier = classifier
         self.scale = scale
@@ -95,7 +104,7 @@ class ClassifierDenoiser(Guided):
     def _gradient(self, x_t: Tensor, t: Tensor, label: Tensor) -> Tensor:
         """grad_{x_t} log p(label | x_t), of the shape of ``x_t``."""
         x_t = x_t.detach().requires_grad_()
-        log_p = self.classifier.to(x_t.device, x_t.dtype)(x_t, t).log_softmax(1)
+        log_p = beside(self.classifier, x_t)(x_t, t).log_softmax(1)
         classes = log_p.shape[1]
         if len(unknown := label[(label < 0) | (label >= classes)]):
             raise UserError(

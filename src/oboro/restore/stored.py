@@ -55,11 +55,13 @@ def load_parts(module: nn.Module, parts: dict[str, State]) -> None:
         module.get_submodule(place).load_state_dict(state)
 
 
-def value_of(node: DictConfig, *keys: str) -> Any:
-    """One value of the configuration of what the ``Stored`` of ``node`` holds: ``${stored:${codec},channels}``.
+def value_of(place: str, *keys: str, _parent_: DictConfig) -> Any:
+    """One value of the configuration that a ``Stored`` holds: ``${stored:.,channels}`` of the node that it stands in,
+    ``${stored:encoder,dim}`` of the node ``encoder`` beside it.
 
-    The value is asked for while ``node``, which may hold it, is not whole, so interpolations in it are left out.
+    The value is resolved while the node that holds it is not, so what is ``stored`` in that node is left out.
     """
+    node = _parent_ if place == "." else _parent_[place]
     plain = OmegaConf.to_container(node, resolve=False)
     settings = {k: node[k] for k, v in plain.items() if not (isinstance(v, str) and v.startswith("${stored:"))}
     config = instantiate(settings, _convert_="all").config()
@@ -70,4 +72,4 @@ def value_of(node: DictConfig, *keys: str) -> Any:
     return config
 
 
-OmegaConf.register_new_resolver("stored", value_of, replace=True, use_cache=True)
+OmegaConf.register_new_resolver("stored", value_of, replace=True)
