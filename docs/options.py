@@ -19,15 +19,15 @@ HEAD = """# Options
 
 *Generated from `conf/` by `python docs/options.py`; change the files there.*
 
-`python train.py group=option` chooses an option, `group.setting=value` changes one of its settings, and some groups are
-lists, `group=[one,another]`. A nested group is `loss/weighting=min_snr`, and its settings are `loss.weighting.gamma=3`.
+On the command line `group=option` chooses an option, `group.setting=value` changes one of its settings, and some
+groups are lists, `group=[one,another]`. A nested group is `loss/weighting=min_snr`, and its settings are `loss.weighting.gamma=3`.
 The option `conf/<group>/<name>.yaml` configures the class `oboro.<group>.<Name>`; its docstring has the formula and the
 paper. Options in **bold** are the defaults of `task=diffusion`. `python train.py --cfg job` prints all
 values of a run.
 """
 GROUPS = {
     "task": "What is trained.",
-    "experiment": "A whole run: `python train.py experiment=NAME`.",
+    "experiment": "A whole run, `experiment=NAME` ([recipes.md](recipes.md)).",
     "data": "What is learned from ([data.md](data.md)).",
     "model": "The network. Where a task is not named, it is a denoiser's.",
     "schedule": "How data turn into noise ([schedules.md](schedules.md)).",
