@@ -20,10 +20,10 @@ HEAD = """# Options
 *Generated from `conf/` by `python docs/options.py`; change the files there.*
 
 On the command line `group=option` chooses an option, `group.setting=value` changes one of its settings, and some
-groups are lists, `group=[one,another]`. A nested group is `loss/weighting=min_snr`, and its settings are `loss.weighting.gamma=3`.
-The option `conf/<group>/<name>.yaml` configures the class `oboro.<group>.<Name>`; its docstring has the formula and the
-paper. Options in **bold** are the defaults of `task=diffusion`. `python train.py --cfg job` prints all
-values of a run.
+groups are lists, `group=[one,another]`. A nested group is `loss/weighting=min_snr`, and its settings are
+`loss.weighting.gamma=3`. The option `conf/<group>/<name>.yaml` configures the class `oboro.<group>.<Name>`; its
+docstring has the formula and the paper. Options in **bold** are the defaults of `task=diffusion`.
+`python train.py --cfg job` prints all values of a run.
 """
 GROUPS = {
     "task": "What is trained.",
