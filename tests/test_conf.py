@@ -112,6 +112,7 @@ def choosing(group: str, name: str) -> list[str]:
         "extractor=trained_clip": ["extractor.path=last.ckpt"],
         "guidance=autoguidance": ["guidance.weak.path=last.ckpt"],
         "guidance=classifier": ["guidance.classifier.path=last.ckpt"],
+        "guidance=per_condition": ["guidance.scales={label: 2}"],
         "sampler/grid=sigmas": ["sampler.grid.sigmas=[80,1,0.01]"],
         "sampler/grid=times": ["sampler.grid.times=[1,0.5,0]"],
     }
@@ -119,6 +120,8 @@ def choosing(group: str, name: str) -> list[str]:
         needs[f"{group}={name}"] = [f"codec.path={learned_by('autoencoder')}"]
     if f"{group}={name}" in ("conditioner=text", "data=dreambooth", "experiment=ldm_fashion_text"):
         needs.setdefault(f"{group}={name}", []).append(f"conditioner.encoder.path={learned_by('clip')}")
+    if f"{group}={name}" == "conditioner=joint":
+        needs["conditioner=joint"] = [f"conditioner.parts.text.encoder.path={learned_by('clip')}"]
     if f"{group}={name}" == "experiment=emoji_text":
         needs["experiment=emoji_text"].append(f"extractor.path={learned_by('clip')}")
     if f"{group}={name}" == "codec=diffusers":

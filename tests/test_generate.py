@@ -1,8 +1,11 @@
+from typing import ClassVar
+
 import pytest
 import torch
 from torch import nn
 
 from oboro.codec import Identity
+from oboro.condition import Condition, Label
 from oboro.denoiser import Denoiser
 from oboro.generate import generate
 from oboro.guidance import ClassifierFree, Unguided
@@ -21,8 +24,10 @@ class Elementwise(nn.Module):
     It predicts a variance, too, as the one sampler that asks for it needs.
     """
 
+    reads: ClassVar = {"label": Label}
+
     def forward(self, x, c_noise, cond):
-        answer = torch.tanh(x + expand_as(cond["label"].to(x.dtype), x) / 3 - expand_as(c_noise, x))
+        answer = torch.tanh(x + expand_as(cond["label"].index.to(x.dtype), x) / 3 - expand_as(c_noise, x))
         return torch.cat([answer, -answer], 1)
 
 
@@ -37,7 +42,7 @@ def draw(sampler, with_steps):
             watch=watch,
             ids=ids,
             seed=seed,
-            cond={"label": LABELS[ids]},
+            cond=Condition.of(label=Label(LABELS[ids])),
             latent_shape=(1, 8, 8),
             device=torch.device("cpu"),
         )
@@ -73,7 +78,7 @@ def test_values_beyond_the_range_of_an_image_are_cut():
         def forward(self, x_t, t, cond):
             return torch.full_like(x_t, 3.0)
 
-    keywords = {"ids": [0], "seed": 0, "cond": {}, "latent_shape": (1, 2, 2), "device": torch.device("cpu")}
+    keywords = {"ids": [0], "seed": 0, "cond": Condition(), "latent_shape": (1, 2, 2), "device": torch.device("cpu")}
     assert (generate(Bright(), Unguided(), DDIM(2), Identity(1), **keywords) == 1).all()
 
 
@@ -82,7 +87,7 @@ def test_guidance_changes_the_image_but_not_the_noise_it_starts_from(small_unet,
     keywords = {
         "ids": [4, 5],
         "seed": 0,
-        "cond": {"label": LABELS[[4, 5]]},
+        "cond": Condition.of(label=Label(LABELS[[4, 5]])),
         "latent_shape": (1, 8, 8),
         "device": torch.device("cpu"),
     }
@@ -118,7 +123,7 @@ def test_whoever_watches_sees_every_evaluation_and_changes_nothing(draw, sampler
 
 def test_what_is_seen_is_what_guidance_makes_and_ends_in_the_image(small_unet):
     denoiser = Denoiser(small_unet(num_classes=3, dtype=torch.float32), Karras(), EDM())
-    keywords = {"ids": [0], "seed": 0, "cond": {"label": torch.tensor([1])}, "latent_shape": (1, 8, 8)}
+    keywords = {"ids": [0], "seed": 0, "cond": Condition.of(label=Label(torch.tensor([1]))), "latent_shape": (1, 8, 8)}
 
     def draw(guidance, watch=None):
         cpu = torch.device("cpu")

@@ -8,8 +8,9 @@ import torch
 from hydra.utils import instantiate
 
 from interop.tiny import draw, scramble
+from oboro.condition import Condition, Label
 from oboro.interop.__main__ import main
-from oboro.interop.onnx import AtLevel, write
+from oboro.interop.onnx import AtLevel, inputs, write
 from oboro.interop.pipeline import Published, build, denoiser, save_checkpoint, without_text
 
 pytest.importorskip("onnxscript")
@@ -20,12 +21,11 @@ SIZE = {"in_channels": 3, "num_classes": 4}
 NETWORKS = {
     "ldm_unet": {
         "_target_": "oboro.model.LDMUNet",
-        "table": TABLE,
+        "noise": {"_target_": "oboro.model.StepIndex", "table": TABLE},
         "widths": [8, 16],
         "blocks": 1,
-        "attention_levels": [1],
-        "heads": [1, 2],
-        "groups": 4,
+        "attention": {"_target_": "oboro.model.LDMAttention", "levels": [1], "heads": [1, 2]},
+        "norm": {"_target_": "oboro.model.GroupNormSettings", "groups": 4},
         **SIZE,
     },
     "unet": {"_target_": "oboro.model.UNet", "channels": 8, "channel_mult": [1, 2], "blocks": 1, **SIZE},
@@ -35,12 +35,8 @@ NETWORKS = {
 
 def task_of(network):
     """A task on latents of a small autoencoder, with classes."""
-    config = denoiser(
-        {**NETWORKS[network], "table": TABLE}, {"_target_": "oboro.parameterization.V", "sigma_data": 1.0}
-    )
-    if network != "ldm_unet":
-        del config["network"]["table"]
-    config["schedule"] = TABLE
+    aim = {"_target_": "oboro.parameterization.V", "sigma_data": 1.0}
+    config = denoiser({**NETWORKS[network], "noise": {"table": TABLE}}, aim) | {"network": NETWORKS[network]}
     codec = {"_target_": "oboro.codec.Autoencoder", "in_channels": 1, "channels": 3, "width": 8, "channel_mult": [1, 2]}
     sampler = {"_target_": "oboro.sampler.DDIM", "steps": 4}
     task = build(Published(config, codec, *without_text(4), sampler, {}, 1, 16))
@@ -54,7 +50,7 @@ def run(path, **inputs):
     return torch.from_numpy(session.run(None, {key: value.numpy() for key, value in inputs.items()})[0])
 
 
-QUESTION = (draw(3, 3, 8, 8), torch.tensor([0.02, 0.4, 0.97]), {"label": torch.tensor([3, 0, -1])})
+QUESTION = (draw(3, 3, 8, 8), torch.tensor([0.02, 0.4, 0.97]), Condition.of(label=Label(torch.tensor([3, 0, -1]))))
 close = partial(torch.testing.assert_close, rtol=1e-4, atol=1e-4)
 
 
@@ -68,8 +64,8 @@ def test_the_files_answer_as_the_task_does(tmp_path):
     main(["onnx", str(tmp_path / "task.ckpt"), str(tmp_path)])
     alpha, sigma = task.denoiser.schedule(t)
     levels = {"x_t": x, "alpha": alpha, "sigma": sigma}
-    close(run(tmp_path / "denoiser.onnx", **levels, **cond), task.denoiser(x, t, cond))
-    close(run(tmp_path / "denoiser_unconditional.onnx", **levels), task.denoiser(x, t, {}))
+    close(run(tmp_path / "denoiser.onnx", **levels, **inputs(cond.signals)), task.denoiser(x, t, cond))
+    close(run(tmp_path / "denoiser_unconditional.onnx", **levels), task.denoiser(x, t, Condition()))
     close(run(tmp_path / "decoder.onnx", z=x), task.codec.decode(x).clamp(-1, 1))
     grid = json.loads((tmp_path / "settings.json").read_text())["grid"]
     assert grid[0]["sigma"] == pytest.approx(float(instantiate(TABLE).sigma(torch.tensor(1.0).double())))
@@ -80,7 +76,8 @@ def test_the_files_answer_as_the_task_does(tmp_path):
 def test_other_networks_become_files_too(network, tmp_path):
     denoiser, (x, t, cond) = task_of(network).denoiser, QUESTION
     alpha, sigma = denoiser.schedule(t)
-    asked = {"x_t": x[:2], "alpha": alpha[:2], "sigma": sigma[:2], "cond": {"label": cond["label"][:2]}}
-    write(AtLevel(denoiser), asked, ["x_t", "alpha", "sigma", "label"], "x0", tmp_path / "denoiser.onnx")
-    answer = run(tmp_path / "denoiser.onnx", x_t=x, alpha=alpha, sigma=sigma, **cond)
+    asked = {"x_t": x[:2], "alpha": alpha[:2], "sigma": sigma[:2], "cond": inputs(cond.rows([0, 1]).signals)}
+    module = AtLevel(denoiser, {"label": Label})
+    write(module, asked, ["x_t", "alpha", "sigma", "label"], "x0", tmp_path / "denoiser.onnx")
+    answer = run(tmp_path / "denoiser.onnx", x_t=x, alpha=alpha, sigma=sigma, **inputs(cond.signals))
     close(answer, denoiser(x, t, cond))

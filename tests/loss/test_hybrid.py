@@ -1,6 +1,7 @@
 """L_hybrid of improved DDPM: the terms against closed forms, their sum against the entropy of the data."""
 
 from math import log, log2, pi, sqrt
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from torch import distributions, nn
 
 from loss.toys import U, Wave, loss_of
 from oboro.base.errors import UserError
+from oboro.condition import Condition, Label
 from oboro.denoiser import Denoiser
 from oboro.denoiser.exact import GaussianDenoiser
 from oboro.loss import Hybrid, penalty, weighting
@@ -27,7 +29,7 @@ def hybrid(steps=20, vlb_weight=1.0, weight=None) -> Hybrid:
 
 def bound_of(denoiser, x, u, eps, steps=20):
     """L_vlb alone, (B,)."""
-    with_vlb, without = (hybrid(steps, w).at_quantile(denoiser, x, {}, u, eps) for w in (1.0, 0.0))
+    with_vlb, without = (hybrid(steps, w).at_quantile(denoiser, x, Condition(), u, eps) for w in (1.0, 0.0))
     return with_vlb - without
 
 
@@ -56,6 +58,8 @@ class Exact:
 
 class Double(nn.Module):
     """A network without weights of twice as many channels as its input."""
+
+    reads: ClassVar = Wave.reads
 
     def forward(self, x, c_noise, cond):
         wave = Wave()(x, c_noise, cond)
@@ -135,7 +139,7 @@ def test_the_steps_are_those_of_a_sampler(schedule):
     u = (torch.arange(steps, dtype=torch.float64) + 0.5) / steps
     x = torch.zeros(steps, 1, dtype=torch.float64)
     denoiser = Answer(schedule, x, x)
-    hybrid(steps).at_quantile(denoiser, x, {}, u, x)
+    hybrid(steps).at_quantile(denoiser, x, Condition(), u, x)
     visited = [node.t for node in Uniform()(schedule, steps)][:-1]
     assert denoiser.times[0].tolist() == pytest.approx(visited[::-1], abs=2e-5)
 
@@ -148,12 +152,12 @@ def test_both_terms_come_from_one_evaluation(normal):
             calls.append(len(x))
             return super().forward(x, c_noise, cond)
 
-    hybrid()(Denoiser(Counted(), VP(), V()), normal(5, 3), {}, torch.Generator())
+    hybrid()(Denoiser(Counted(), VP(), V()), normal(5, 3), Condition(), torch.Generator())
     assert calls == [5]
 
 
 def test_l_simple_is_the_denoising_loss_at_the_same_noise(schedule, normal):
-    x, eps, cond = normal(5, 3), normal(5, 3), {"label": normal(5)}
+    x, eps, cond = normal(5, 3), normal(5, 3), Condition.of(label=Label(normal(5)))
     denoiser = Denoiser(Double(), schedule, V())
     t = torch.tensor([node.t for node in Uniform()(schedule, 20)], dtype=torch.float64)[19 - (U * 20).long()]
     simple = loss_of(weight=weighting.MinSNR()).at_quantile(denoiser, x, cond, t, eps)
@@ -163,16 +167,16 @@ def test_l_simple_is_the_denoising_loss_at_the_same_noise(schedule, normal):
 
 def test_training_is_validation_at_the_drawn_noise(normal):
     denoiser, x, g = Denoiser(Double(), VP(), V()), normal(6, 3), torch.Generator().manual_seed(1)
-    drawn = hybrid()(denoiser, x, {}, g)
+    drawn = hybrid()(denoiser, x, Condition(), g)
     g.manual_seed(1)
     u, eps = torch.rand(6, generator=g).double(), torch.randn(6, 3, generator=g).double()
-    assert torch.equal(drawn, hybrid().at_quantile(denoiser, x, {}, u, eps))
+    assert torch.equal(drawn, hybrid().at_quantile(denoiser, x, Condition(), u, eps))
 
 
 def test_the_bound_teaches_the_variance_alone(normal):
     x, eps, x0, v = normal(4, 5, 3)
     answer = Answer(VP(), x0.requires_grad_(), v.requires_grad_())
-    simple, both = (hybrid(20, w).at_quantile(answer, x, {}, U, eps).sum() for w in (0.0, 1.0))
+    simple, both = (hybrid(20, w).at_quantile(answer, x, Condition(), U, eps).sum() for w in (0.0, 1.0))
     assert torch.equal(*(torch.autograd.grad(loss, x0, retain_graph=True)[0] for loss in (simple, both)))
     assert torch.autograd.grad(both, v)[0].ne(0).all()
     assert torch.autograd.grad(simple, v)[0].eq(0).all()
@@ -184,7 +188,7 @@ def test_a_learned_weight_learns(normal):
     denoiser, x = Denoiser(Double(), VP(), V()), normal(1, 3)
 
     def slope(vlb_weight):
-        loss = hybrid(20, vlb_weight, weight)(denoiser, x, {}, torch.Generator().manual_seed(1))
+        loss = hybrid(20, vlb_weight, weight)(denoiser, x, Condition(), torch.Generator().manual_seed(1))
         return float(torch.autograd.grad(loss.sum(), weight.head)[0])
 
     assert slope(1.0) == slope(0.0) != 0
@@ -196,7 +200,7 @@ def test_gradients_stay_finite_in_single_precision_far_from_the_data(far, schedu
     u, x = torch.linspace(0, 1, 50), torch.linspace(-1, 1, 100).view(50, 2)
     v = torch.full((50, 2), 0.5, requires_grad=True)
     size = torch.where(u < 1 / 50, 1.0, far)[:, None]
-    hybrid(50).at_quantile(Answer(schedule, size * (x + 0.1), v), x, {}, u, x).sum().backward()
+    hybrid(50).at_quantile(Answer(schedule, size * (x + 0.1), v), x, Condition(), u, x).sum().backward()
     assert v.grad.isfinite().all()
 
 
@@ -293,7 +297,7 @@ def test_training_finds_mean_and_variance_of_two_dimensions():
             _, alpha, sigma = grid[step]
             at = table.at(torch.tensor([step]), x)
             posterior = (std * sigma) ** 2 / ((alpha * std) ** 2 + sigma**2)
-            _, v = denoiser.with_variance(x, torch.tensor([grid[step].t], dtype=torch.float64), {})
+            _, v = denoiser.with_variance(x, torch.tensor([grid[step].t], dtype=torch.float64), Condition())
             off.append((at.log_variance(v) - torch.log(at.low.exp() + at.c_x**2 * posterior)).abs().max())
         return float(torch.stack(off).max().detach())
 
@@ -301,7 +305,7 @@ def test_training_finds_mean_and_variance_of_two_dimensions():
     for _ in range(600):
         x = std * torch.randn(256, 2, generator=g, dtype=torch.float64)
         optimizer.zero_grad()
-        loss(denoiser, x, {}, g).mean().backward()
+        loss(denoiser, x, Condition(), g).mean().backward()
         optimizer.step()
         decay.step()
     assert error() < 0.2 * before
@@ -317,7 +321,7 @@ def test_no_steps_are_a_mistake():
 
 def test_a_network_without_a_variance_is_named_with_the_remedy(normal):
     with pytest.raises(UserError, match=r"Wave predicts no variance.*model\.learned_variance=true and loss=hybrid, or"):
-        hybrid()(Denoiser(Wave(), VP(), V()), normal(4, 3), {}, torch.Generator())
+        hybrid()(Denoiser(Wave(), VP(), V()), normal(4, 3), Condition(), torch.Generator())
 
 
 def test_one_step_is_the_likelihood_of_the_data_given_noise(normal):

@@ -15,6 +15,7 @@ from torch import nn
 from conftest import PARAMETERIZATIONS, SCHEDULES
 from loss.toys import WEIGHTS, level, loss_of
 from oboro.base.errors import UserError
+from oboro.condition import Condition
 from oboro.denoiser import Denoiser
 from oboro.loss.time import T_MIN, LogNormal
 from oboro.loss.weighting import SNR, Weight
@@ -57,7 +58,7 @@ def newton(denoiser: Denoiser, weight: Weight) -> None:
     """The network at the minimum of the objective of training, from its gradient and Hessian at the present weights."""
     table, (u, x, eps) = denoiser.network.table, BATCH
     seen = level(denoiser.schedule, denoiser.parameterization, WIDE, u)
-    loss = loss_of(WIDE, weight).at_quantile(denoiser, x, {}, u, eps)
+    loss = loss_of(WIDE, weight).at_quantile(denoiser, x, Condition(), u, eps)
     objective = weight.objective(seen, loss)[0].mean()
     (gradient,) = torch.autograd.grad(objective, table, create_graph=True)
     n = table.numel()
@@ -74,7 +75,7 @@ def learn(denoiser: Denoiser, weight: Weight) -> None:
     """The parameters of the weight at their minimum, for the denoiser as it is."""
     u, x, eps = BATCH
     seen = level(denoiser.schedule, denoiser.parameterization, WIDE, u)
-    loss = loss_of(WIDE, weight).at_quantile(denoiser, x, {}, u, eps).detach()
+    loss = loss_of(WIDE, weight).at_quantile(denoiser, x, Condition(), u, eps).detach()
     optimizer = torch.optim.LBFGS(weight.parameters(), max_iter=10, line_search_fn="strong_wolfe")
 
     def closure():
@@ -101,7 +102,7 @@ def moments(denoiser) -> tuple[torch.Tensor, torch.Tensor]:
     corners = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
     cleanest = float(denoiser.schedule.log_snr(torch.tensor(T_MIN, dtype=torch.float64)))  # that the loss trains
     mean, *ends = Heun(64, grid=LogSNR(-9.0, min(9.0, cleanest)))(
-        denoiser, denoiser.schedule.prior(corners), {}, torch.zeros_like
+        denoiser, denoiser.schedule.prior(corners), Condition(), torch.zeros_like
     )
     slopes = torch.stack([end - mean for end in ends], 1)
     return mean, slopes @ slopes.T

@@ -2,6 +2,7 @@
 
 import torch
 
+from oboro.condition import Condition
 from oboro.denoiser.exact import GaussianDenoiser
 
 
@@ -43,7 +44,7 @@ def moments(sampler, schedule, mean: float, std: float) -> tuple[float, float]:
         noise = Impulses()
         x_T = torch.zeros(rows, 1, dtype=torch.float64)
         x_T[1] = 1.0
-        return sampler(denoiser, x_T, {}, noise)[:, 0], noise.spans
+        return sampler(denoiser, x_T, Condition(), noise)[:, 0], noise.spans
 
     _, spans = run(2)
     out, spans = run(2 + len(spans))

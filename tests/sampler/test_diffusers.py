@@ -11,6 +11,7 @@ import diffusers
 import pytest
 import torch
 
+from oboro.condition import Condition
 from oboro.denoiser.exact import MixtureDenoiser
 from oboro.sampler import (
     DATA,
@@ -63,7 +64,7 @@ class Network:
         """(x̂0, eps̃) at one time."""
         x_t = x_t.double()
         alpha, sigma = self.schedule(torch.tensor(t, dtype=torch.float64))
-        x0 = self(x_t, torch.full((len(x_t),), t, dtype=torch.float64), {})
+        x0 = self(x_t, torch.full((len(x_t),), t, dtype=torch.float64), Condition())
         return x0, (x_t - alpha * x0) / sigma
 
 
@@ -102,7 +103,7 @@ def with_sigmas(scheduler, sigmas):
 
 def ours(sampler, schedule, grid, x, noise=None):
     network = Network(schedule)
-    end = sampler.solve(network, x, grid, {}, noise)
+    end = sampler.solve(network, x, grid, Condition(), noise)
     return network.times, [*network.inputs, end]
 
 

@@ -8,6 +8,7 @@ from scipy import stats
 
 from oboro.base.errors import UserError
 from oboro.base.seeding import SampleNoise
+from oboro.condition import Condition, Label
 from oboro.sampler import DATA, PNDM, Node, nodes
 from oboro.sampler.grid import LogSNR, Uniform
 from oboro.schedule import VE, VP, Karras, Linear
@@ -71,7 +72,7 @@ def test_no_steps_is_a_mistake_of_the_user(sampler):
 @pytest.mark.parametrize("steps", STEPS)
 def test_evaluations_are_as_many_as_announced(sampler, schedule, normal, noise, steps, with_steps):
     sampler, counter = with_steps(sampler, steps), Counter(gaussian(schedule))
-    sampler(counter, schedule.prior(normal(2, 1)), {}, noise)
+    sampler(counter, schedule.prior(normal(2, 1)), Condition(), noise)
     assert len(counter.times) == sampler.evaluations(schedule)
     assert counter.times[0] == 1
     assert all(0 <= t <= 1 for t in counter.times)
@@ -98,7 +99,7 @@ def test_order_of_convergence_is_as_declared(ode_sampler, schedule, data):
     x = torch.tensor([[-1.3], [0.4], [2.0]], dtype=torch.float64) * schedule.sigma(t[:1])
     exact = denoiser.flow(x, t, s)
     coarse, fine = (
-        float((ode_sampler.solve(denoiser, x, well_begun(schedule, steps), {}, no_noise) - exact).abs().max())
+        float((ode_sampler.solve(denoiser, x, well_begun(schedule, steps), Condition(), no_noise) - exact).abs().max())
         for steps in (160, 320)
     )
     order = ode_sampler.order
@@ -110,7 +111,7 @@ def error_of_whole_run(sampler, schedule):
     denoiser, grid_ = gaussian(schedule), sampler.nodes(schedule)
     x_T = schedule.prior(torch.tensor([[-1.3], [0.4], [2.0]], dtype=torch.float64))
     one, zero = torch.ones(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
-    out = sampler.solve(denoiser, x_T, grid_[:-1] if grid_[-2].t == 0 else grid_, {}, no_noise)
+    out = sampler.solve(denoiser, x_T, grid_[:-1] if grid_[-2].t == 0 else grid_, Condition(), no_noise)
     return float((out - denoiser.flow(x_T, one, zero)).abs().max())
 
 
@@ -144,7 +145,7 @@ def test_only_the_ratio_of_noise_to_signal_matters(ode_sampler, schedules, norma
     results = []
     for schedule in schedules.values():
         nodes_ = nodes(schedule, schedule.t_from_log_snr(log_snr).tolist())
-        x = ode_sampler.solve(gaussian(schedule), nodes_[0].alpha * z, nodes_, {}, no_noise)
+        x = ode_sampler.solve(gaussian(schedule), nodes_[0].alpha * z, nodes_, Condition(), no_noise)
         results.append(x / nodes_[-1].alpha)
     for x in results[1:]:
         torch.testing.assert_close(x, results[0], rtol=1e-9, atol=1e-9)
@@ -165,7 +166,7 @@ def test_a_certain_denoiser_is_obeyed_at_once(sampler, schedule, normal, noise, 
             return target, torch.zeros_like(x_t)
 
     for steps in (1, 2, 7):
-        out = with_steps(sampler, steps)(Certain(schedule), schedule.prior(normal(3, 2)), {}, noise)
+        out = with_steps(sampler, steps)(Certain(schedule), schedule.prior(normal(3, 2)), Condition(), noise)
         # The stages of PNDM start over from x_T and lose the digits by which it is larger than the data.
         close = 1e-8 if isinstance(sampler, PNDM) else 1e-12
         torch.testing.assert_close(out, target, rtol=close, atol=close)
@@ -173,8 +174,10 @@ def test_a_certain_denoiser_is_obeyed_at_once(sampler, schedule, normal, noise, 
 
 def test_one_step_returns_the_denoised_noise(sampler, schedule, normal, with_steps):
     x_T, denoiser = schedule.prior(normal(3, 2)), gaussian(schedule)
-    out = with_steps(sampler, 1)(denoiser, x_T, {}, no_noise)
-    torch.testing.assert_close(out, denoiser(x_T, torch.ones(3, dtype=torch.float64), {}), rtol=1e-12, atol=1e-12)
+    out = with_steps(sampler, 1)(denoiser, x_T, Condition(), no_noise)
+    torch.testing.assert_close(
+        out, denoiser(x_T, torch.ones(3, dtype=torch.float64), Condition()), rtol=1e-12, atol=1e-12
+    )
 
 
 def test_samples_do_not_depend_on_their_companions(sampler, schedule, with_steps):
@@ -183,14 +186,14 @@ def test_samples_do_not_depend_on_their_companions(sampler, schedule, with_steps
     def run(ids):
         noise = SampleNoise(0, ids)
         x_T = schedule.prior(noise(torch.empty(len(ids), 1, 4, 4)))
-        return sampler(denoiser, x_T, {}, noise)
+        return sampler(denoiser, x_T, Condition(), noise)
 
     together = run([3, 1, 4, 15])
     assert torch.equal(run([4, 3]), together[[2, 0]])
 
 
 def test_the_condition_reaches_the_denoiser(sampler, normal, noise, with_steps):
-    seen, cond = [], {"label": torch.arange(2)}
+    seen, cond = [], Condition.of(label=Label(torch.arange(2)))
 
     class Listening:
         schedule = Linear()
@@ -217,7 +220,7 @@ def test_noise_is_drawn_where_it_is_announced(sampler, normal, noise, with_steps
 
         between = staticmethod(lambda like, a, b: calls.append(like) or noise(like))
 
-    sampler(gaussian(schedule), schedule.prior(normal(2, 1)), {}, Noted())
+    sampler(gaussian(schedule), schedule.prior(normal(2, 1)), Condition(), Noted())
     assert bool(calls) == sampler.stochastic
 
 
@@ -244,7 +247,7 @@ def test_samples_of_a_mixture_have_its_distribution(sde_sampler, rng, normal, no
     denoiser = exact_denoisers(schedule)[1]
 
     def distance(steps):
-        out = with_steps(sde_sampler, steps)(denoiser, schedule.prior(normal(n, 1)), {}, noise)[:, 0]
+        out = with_steps(sde_sampler, steps)(denoiser, schedule.prior(normal(n, 1)), Condition(), noise)[:, 0]
         return float(
             stats.kstest(
                 out.numpy(), lambda v: 0.3 * stats.norm.cdf(v, -0.6, 0.3) + 0.7 * stats.norm.cdf(v, 0.5, 0.3)

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from hydra.utils import instantiate
 from lightning import Fabric
 from omegaconf import DictConfig, OmegaConf
@@ -19,13 +20,13 @@ from oboro.cli.checkpoint import latest_checkpoint
 from oboro.cli.run import task_function
 from oboro.cli.sample import average, open_task, start, trained_precision
 from oboro.cli.watch import watch
-from oboro.data import ImageData
-from oboro.data.made import read_images
+from oboro.data import DataModule
 from oboro.evaluate.evaluator import Evaluator, held_out_likelihood
 from oboro.evaluate.protocol import Protocol
 from oboro.evaluate.result import Result
+from oboro.evaluate.sample_files import read_samples
 from oboro.metrics import Value
-from oboro.report.pictures import grid_image, pairs_image
+from oboro.report.pictures import pairs_picture
 from oboro.report.table import interval, number, print_results, spread, write_result
 from oboro.task import Diffusion
 
@@ -47,12 +48,22 @@ def evaluate(config: DictConfig) -> None:
     fabric = start(config, config.devices, trained_precision(path))
     checkpoint, task = open_task(config, path, fabric)
     read_data(evaluator.data)
+    if type(task.modality) is not type(evaluator.data.modality):
+        raise UserError(
+            f"the checkpoint draws {task.modality.noun} and the data are {evaluator.data.modality.noun}; choose "
+            "data=... of its kind."
+        )
     task.conditioner.check(evaluator.data.population)
-    make_ready(evaluator, task.conditioner.told(evaluator.data.population), config.n)
-    held_out = len(evaluator.data.validation_images)
+    make_ready(evaluator, task.conditioner.known(evaluator.data.population), config.n)
+    shape, held_out = evaluator.data.modality.shape, len(evaluator.data.validation)
     if config.bits_per_dim.n > held_out:
-        raise UserError(f"bits_per_dim.n={config.bits_per_dim.n} of {held_out} held-out images; set it to fewer.")
-    if config.bits_per_dim.n and task.codec.latent_shape(evaluator.data.image_shape) != evaluator.data.image_shape:
+        raise UserError(f"bits_per_dim.n={config.bits_per_dim.n} of {held_out} held-out samples; set it to fewer.")
+    if config.bits_per_dim.n and evaluator.data.modality.dtype != torch.uint8:
+        raise UserError(
+            f"bits per dimension are a measure for numbers of 8 bits and {evaluator.data.modality.noun} have "
+            f"{evaluator.data.modality.quantisation}; set bits_per_dim.n=0."
+        )
+    if config.bits_per_dim.n and task.codec.latent_shape(shape) != shape:
         raise UserError("bits per dimension of pixels are not known to a model of latents; set bits_per_dim.n=0.")
     if config.watch:
         watch(config, evaluator, fabric, measure)
@@ -87,15 +98,17 @@ def write(
         result |= repeated(results)
     (folder / "evaluation.json").write_text(json.dumps(result, indent=2) + "\n")
     write_result(folder, result["values"])
-    grid_image(first.samples, len(first.samples)).save(folder / "samples.png")
+    evaluator.data.modality.picture(first.samples, len(first.samples)).save(folder / "samples.png")
     print_results(results, f"{config.checkpoint}, step {result['step']:,}")
     for name, value in likelihood.items():
         print(f"{name}: {number(value.value)}, 95 % interval {interval(value)}; {settings_text(value.settings)}")
     if pairs := closest_pairs(first):
         ids, rows = ([pair[i] for pair in pairs] for i in (0, 1))
         drawn = evaluator.redraw(task, ids, protocol_of(config, 0), fabric.autocast).cpu()
-        pairs_image(drawn, evaluator.data.train_images[rows]).save(folder / "closest_pairs.png")
-        print(f"samples above, the training images they come closest to below: {folder / 'closest_pairs.png'}")
+        pairs_picture(evaluator.data.modality, drawn, evaluator.data.train.samples[rows]).save(
+            folder / "closest_pairs.png"
+        )
+        print(f"samples above, the training samples they come closest to below: {folder / 'closest_pairs.png'}")
     print(f"written to {folder / 'evaluation.json'}")
 
 
@@ -123,13 +136,13 @@ def build_evaluator(config: DictConfig) -> Evaluator:
     return Evaluator(extractor, metrics, data, config.reference)
 
 
-def make_ready(evaluator: Evaluator, told: set[str], n: int) -> None:
+def make_ready(evaluator: Evaluator, known: set[str], n: int) -> None:
     """The weights of the extractor are fetched, by rank 0 first, and all is checked against what is asked."""
-    evaluator.check(told, n)
+    evaluator.check(known, n)
     evaluator.prepare()
 
 
-def read_data(data: ImageData) -> None:
+def read_data(data: DataModule) -> None:
     """Fetched and decoded by rank 0 first."""
     with distributed.together():
         if distributed.rank() == 0:
@@ -138,11 +151,11 @@ def read_data(data: ImageData) -> None:
 
 
 def evaluate_images(config: DictConfig, evaluator: Evaluator) -> None:
-    """Measure pictures that are there already."""
+    """Measure samples that exist already."""
     fabric = start(config, config.devices, "32-true")
     data = evaluator.data
-    images, labels, fingerprint = read_images(config.images, data.image_shape, data.num_classes, data.cache_dir)
     read_data(data)
+    images, labels, fingerprint = read_samples(config.images, data.modality, data.num_classes)
     make_ready(evaluator, set() if labels is None else {"label"}, len(images))
     origin = {"images": str(config.images), "images_fingerprint": fingerprint}
     with progress(fabric, len(images)) as done:
@@ -154,7 +167,7 @@ def evaluate_images(config: DictConfig, evaluator: Evaluator) -> None:
         print_results([result], str(config.images))
         if pairs := closest_pairs(result):
             ids, rows = ([pair[i] for pair in pairs] for i in (0, 1))
-            pairs_image(images[ids], data.train_images[rows]).save(folder / "closest_pairs.png")
+            pairs_picture(data.modality, images[ids], data.train.samples[rows]).save(folder / "closest_pairs.png")
         print(f"written to {folder / 'evaluation.json'}")
 
 

@@ -13,7 +13,7 @@ from oboro.base.errors import UserError
 from oboro.callbacks.evaluation import MetricEvaluation
 from oboro.cli.device import resolve_precision
 from oboro.cli.run import task_function
-from oboro.data import ImageData
+from oboro.data import DataModule
 from oboro.report.table import write_result
 from oboro.restore import inlined, load_parts
 from oboro.restore.checkpoint import load_checkpoint, with_absolute_paths
@@ -33,7 +33,7 @@ def train(config: DictConfig) -> None:
     plain: dict[str, Any] = with_absolute_paths(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
     plain["task"], parts = inlined(plain["task"])
     lightning.seed_everything(config.seed, verbose=False)  # initial weights, the same on every rank
-    data: ImageData = instantiate(plain["data"], _convert_="all")
+    data: DataModule = instantiate(plain["data"], _convert_="all")
     task: Task = instantiate(plain["task"], _convert_="all")
     started = set() if config.init is None else start_from(task, plain["task"], config.init, config.init_profile)
     load_parts(task, parts)

@@ -4,15 +4,16 @@ import glob
 import hashlib
 import json
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Unpack
 
 from oboro.base.errors import UserError
 from oboro.data.cache import Block, Source
-from oboro.data.decode import SUFFIXES
-from oboro.data.images import ImageData
+from oboro.data.decode_or_skip import Picture, decoded
+from oboro.data.image_data import ImageData, ImageSettings
 from oboro.data.optional import library
-from oboro.data.pictures import Picture, decoded
+from oboro.modality.decode_image import SUFFIXES
 
 
 class WebDataset(ImageData):
@@ -35,27 +36,9 @@ class WebDataset(ImageData):
         shards: str,
         caption: str | None = "caption",
         label: str = "label",
-        channels: int = 3,
-        resolution: int | Sequence[int] = 64,
-        num_classes: int = 0,
-        batch_size: int = 128,
-        num_workers: int = 0,
-        flip: bool = False,
-        validation: int | float = 0.05,
-        seed: int = 0,
-        cache_dir: str | None = None,
+        **settings: Unpack[ImageSettings],
     ):
-        super().__init__(
-            channels=channels,
-            resolution=resolution,
-            num_classes=num_classes,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            flip=flip,
-            validation=validation,
-            seed=seed,
-            cache_dir=cache_dir,
-        )
+        super().__init__(**settings)
         self.shards, self.caption, self.label = shards, caption, label
 
     def source(self) -> Source:
@@ -75,7 +58,7 @@ class WebDataset(ImageData):
         return [Path(path) for path in found]
 
     def _blocks(self, paths: list[Path]) -> Iterator[Block]:
-        return decoded(self._pictures(paths), self.image_shape, place=self.shards)
+        return decoded(self._pictures(paths), self.modality.shape, place=self.shards)
 
     def _pictures(self, paths: list[Path]) -> Iterator[Picture]:
         tar = library("webdataset", "web_dataset").tariterators

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from oboro.base import distributed
 from oboro.base.settings import settings
-from oboro.data import ImageData, to_uint8
+from oboro.data import DataModule
 from oboro.data.latents import module_digest
 from oboro.ema import EMA
 from oboro.evaluate.likelihood import bits_per_dim
@@ -19,7 +19,7 @@ from oboro.evaluate.result import Result
 from oboro.extractor import Extractor, Joint
 from oboro.metrics import Metric, Value
 from oboro.metrics.bank import CHUNK
-from oboro.metrics.metric import QUANTISATION, unserved
+from oboro.metrics.metric import unserved
 from oboro.metrics.view import View
 from oboro.task import Diffusion
 
@@ -36,7 +36,7 @@ class Evaluator:
         self,
         extractor: Extractor | Joint,
         metrics: Mapping[str, Metric],
-        data: ImageData,
+        data: DataModule,
         published: str | None = None,
     ):
         self.data = data
@@ -69,13 +69,13 @@ class Evaluator:
     ) -> Result:
         """Every metric on samples of the averaged weights; all ranks get the same answer.
 
-        Samples have the class frequencies of the training data, are quantised to 8 bits as files would be, and become
+        Samples have the class frequencies of the training data, are stored as files would be, and become
         features chunk by chunk. Rank 0 turns features into numbers, one metric at a time, and tells the others. The
         weights and the training mode of ``task`` come back on every way out.
         """
         measured = self._load(task.device)
         start = time.perf_counter()
-        shown = torch.empty(0, *self.data.image_shape, dtype=torch.uint8)
+        shown = torch.empty(0, *self.data.modality.shape, dtype=self.data.modality.dtype)
 
         def draw(ids: list[int]) -> Tensor:
             nonlocal shown
@@ -89,9 +89,9 @@ class Evaluator:
         drawn = sum(len(ids) for ids in distributed.chunks(protocol.n, protocol.chunk))  # by this rank, with padding
         seconds = time.perf_counter() - start
         ids = range(protocol.first, protocol.first + protocol.n)
-        known = task.conditioner.choose(ids, self.data.population)
+        metadata = task.conditioner.metadata(ids, self.data.population)
         measured |= {
-            "quantisation": QUANTISATION,
+            "quantisation": self.data.modality.quantisation,
             "samples": protocol.n,
             "seed": protocol.seed,
             "first": protocol.first,
@@ -105,7 +105,7 @@ class Evaluator:
             "guidance": settings(task.guidance),
             "evaluations_per_sample": round(count() / drawn, 3),
         }
-        return Result(self._values(rows, known, task.device), measured, seconds, shown)
+        return Result(self._values(rows, metadata, task.device), measured, seconds, shown)
 
     def evaluate_images(
         self,
@@ -115,7 +115,7 @@ class Evaluator:
         device: torch.device,
         done: Callable[[int], None] | None = None,
     ) -> Result:
-        """The same metrics of ``images`` (n, C, H, W), uint8, that exist already; ``origin`` names their files."""
+        """The same metrics of stored ``images`` (n, C, ...) that exist already; ``origin`` names their files."""
         measured = self._load(device)
         start = time.perf_counter()
 
@@ -124,13 +124,13 @@ class Evaluator:
 
         rows = distributed.map_samples(len(images), min(CHUNK, len(images)), features, device, done)
         seconds = time.perf_counter() - start
-        measured |= {"quantisation": QUANTISATION, "samples": len(images), **origin}
+        measured |= {"quantisation": self.data.modality.quantisation, "samples": len(images), **origin}
         return Result(
             self._values(rows, {} if labels is None else {"label": labels}, device), measured, seconds, images[:SHOWN]
         )
 
     def redraw(self, task: Diffusion, ids: list[int], protocol: Protocol, autocast: Callable = nullcontext) -> Tensor:
-        """Single samples once more, uint8 (len(ids), C, H, W), the same to the last bit; ids at most one chunk."""
+        """Single stored samples once more, (len(ids), C, ...), the same to the last bit; ids at most one chunk."""
         padded = [*ids, *[ids[-1]] * (protocol.chunk - len(ids))]
         with task.averaged(protocol.ema):
             return self._images(task, padded, protocol, autocast)[: len(ids)]
@@ -138,7 +138,8 @@ class Evaluator:
     def _images(self, task: Diffusion, ids: list[int], protocol: Protocol, autocast: Callable) -> Tensor:
         cond = task.conditioner.for_samples(ids, self.data.population)
         with autocast():
-            return to_uint8(task.generate(ids, protocol.seed, cond, self.data.image_shape))
+            x = task.generate(ids, protocol.seed, cond, self.data.modality.shape)
+        return (task.modality or self.data.modality).to_stored(x)
 
     def _rows(self, images: Tensor) -> Tensor:
         return torch.cat([view.rows(images) for view in self.views], 1)
@@ -151,10 +152,10 @@ class Evaluator:
             for key, values in ((k, list(dict.fromkeys(i[k] for i in identities))) for k in identities[0])
         }
 
-    def _values(self, rows: Tensor, known: Mapping[str, Any], device: torch.device) -> dict[str, Value]:
+    def _values(self, rows: Tensor, metadata: Mapping[str, Any], device: torch.device) -> dict[str, Value]:
         values: dict[str, Value] = {}
         for view, part in zip(self.views, rows.split([view.width for view in self.views], 1), strict=True):
-            values |= view.values(part, known, device)
+            values |= view.values(part, metadata, device)
         return values
 
 
@@ -171,20 +172,18 @@ def codec_settings(codec: nn.Module) -> dict[str, dict[str, str]]:
 
 
 def held_out_likelihood(
-    task: Diffusion, data: ImageData, protocol: Protocol, *, n: int, steps: int, probes: int
+    task: Diffusion, data: DataModule, protocol: Protocol, *, n: int, steps: int, probes: int
 ) -> dict[str, Value]:
     """``{"bits_per_dim_<n>": value}``: mean over the first n held-out images, with its 95 % interval over images.
 
     In float32 whatever the run computes in (``likelihood.py``). All ranks share the work and get the same answer.
     """
-    images, labels, captions = data.validation_images, data.validation_labels, data.validation_captions
 
     def bits_of(ids: list[int]) -> Tensor:
-        rows = torch.tensor(ids)
-        batch = {"image": images[rows], **({} if labels is None else {"label": labels[rows]})}
-        batch |= {} if captions is None else {"caption": [captions[i] for i in ids]}
-        cond = {k: v.to(task.device) for k, v in task.conditioner.keep(batch).items()}
-        pixels = batch["image"].to(task.device)
+        batch = data.validation.__getitems__((torch.tensor(ids), None))
+        pixels = batch["x"].to(task.device)
+        batch = data.on_after_batch_transfer(batch, 0)
+        cond = task.conditioner.keep(batch).to(task.device)
         return bits_per_dim(task.denoiser, pixels, cond, seed=protocol.seed, ids=ids, steps=steps, probes=probes)
 
     with task.averaged(protocol.ema):

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from oboro.base import distributed
 from oboro.codec import Learned
-from oboro.data import from_uint8, to_uint8
-from oboro.extractor.extractor import Images
+from oboro.extractor.extractor import Samples
+from oboro.modality import from_uint8, to_uint8
 
 CHUNK = 100  # images that are encoded at once; batch shapes change results by 1e-7
 
@@ -21,7 +21,7 @@ def spread(n: int | None, total: int) -> list[int]:
 
 @torch.no_grad()
 def reconstructions(
-    codec: Learned, images: Images, rows: Sequence[int], device: torch.device, chunk: int = CHUNK
+    codec: Learned, images: Samples, rows: Sequence[int], device: torch.device, chunk: int = CHUNK
 ) -> Tensor:
     """decode(encode(x)) of uint8 ``images`` at ``rows``: uint8 (len(rows), C, H, W) on the CPU of every rank."""
 
@@ -34,7 +34,7 @@ def reconstructions(
 
 @torch.no_grad()
 def latent_statistics(
-    codec: Learned, images: Images, rows: Sequence[int], device: torch.device, chunk: int = CHUNK
+    codec: Learned, images: Samples, rows: Sequence[int], device: torch.device, chunk: int = CHUNK
 ) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (C,), float64, of each channel of ``codec.latent`` over the images at ``rows``.
 

@@ -11,8 +11,6 @@ from oboro.extractor.extractor import Extractor
 from oboro.metrics.bank import Bank
 from oboro.metrics.reference import Reference
 
-QUANTISATION = "uint8 round"
-
 
 @dataclass(frozen=True)
 class Value:

@@ -1,4 +1,5 @@
-"""Networks. A network is F(x, c_noise, cond) and declares ``min_size``: the least H and W.
+"""Networks. A network is F(x, c_noise, signals) and declares ``min_size``, the least length of an axis, and ``reads``:
+the names of the signals that it reads, and their kinds (``oboro.condition``); whoever calls it checks them.
 
 ``UNetEncoder`` answers with a number for each class, the others with an image. ``CLIP`` is no such network: it sees
 images without noise, and texts.
@@ -8,7 +9,7 @@ from oboro.model.clip import CLIP, TextTower
 from oboro.model.clip_text import CLIPText
 from oboro.model.dit import DiT
 from oboro.model.edm2_unet import EDM2UNet
-from oboro.model.ldm_unet import EmptyText, LDMUNet
+from oboro.model.ldm_unet import EmptyText, GroupNormSettings, LDMAttention, LDMUNet, StepIndex
 from oboro.model.song_unet import SongUNet
 from oboro.model.t5_text import T5Text
 from oboro.model.tokenizer import Tokenizer
@@ -23,8 +24,11 @@ __all__ = [
     "DiT",
     "EDM2UNet",
     "EmptyText",
+    "GroupNormSettings",
+    "LDMAttention",
     "LDMUNet",
     "SongUNet",
+    "StepIndex",
     "T5Text",
     "TextTower",
     "Tokenizer",

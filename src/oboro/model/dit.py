@@ -5,9 +5,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from oboro.base.errors import UserError
-from oboro.denoiser import Cond
-from oboro.model.layers import LabelEmbedding, NoiseEmbedding, channels_out, read_label, run, zero
+from oboro.condition import Signals
+from oboro.model.layers import (
+    LabelEmbedding,
+    NoiseEmbedding,
+    channels_out,
+    check_dims,
+    check_size,
+    run,
+    zero,
+)
 from oboro.model.position import grid_positions, rotary_angles, rotate, sincos
+from oboro.model.signals import label_index, picture, reads
 from oboro.model.text import CrossAttention, TextEmbedding
 
 NOISE_FEATURES = 256  # sines and cosines of the noise level, at all widths
@@ -18,6 +27,24 @@ def glorot(layer: nn.Linear) -> nn.Linear:
     nn.init.xavier_uniform_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer
+
+
+def to_patches(x: Tensor, patch: int) -> Tensor:
+    """(B, C, n patch, …) ↦ (B, C patch^a, n, …) with a axes of space: a patch becomes channels."""
+    b, c, *size = x.shape
+    axes = len(size)
+    split = x.reshape(b, c, *(m for n in size for m in (n // patch, patch)))
+    inside, outside = range(3, 3 + 2 * axes, 2), range(2, 2 + 2 * axes, 2)
+    return split.permute(0, 1, *inside, *outside).reshape(b, c * patch**axes, *(n // patch for n in size))
+
+
+def from_patches(h: Tensor, patch: int) -> Tensor:
+    """The inverse of ``to_patches``."""
+    b, c, *grid = h.shape
+    axes = len(grid)
+    split = h.reshape(b, c // patch**axes, *[patch] * axes, *grid)
+    pairs = (place for axis in range(axes) for place in (2 + axes + axis, 2 + axis))
+    return split.permute(0, 1, *pairs).reshape(b, c // patch**axes, *(n * patch for n in grid))
 
 
 def modulate(h: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -80,23 +107,26 @@ class Block(nn.Module):
 
 
 class DiT(nn.Module):
-    """F(x (B, C, H, W), c_noise (B,), cond) ↦ (B, C, H, W) for any H and W: a transformer over patches of pixels.
+    """F(x (B, C, H, W), c_noise (B,), signals) ↦ (B, C, H, W) for any H and W: a transformer over patches of pixels.
 
     Patches of ``patch`` × ``patch`` pixels become tokens of ``dim`` channels and pass ``depth`` adaLN-zero blocks
     (Peebles & Xie 2023, arXiv:2212.09748). A height or width that is no multiple of ``patch`` is filled up with zeros
     below and to the right, and cut off again at the end.
 
-    Tokens are told their place by sines and cosines that are added, or, with ``rotary``, by rotations of queries and
+    With ``dims`` 1 for sequences (B, C, L), with 3 for (B, C, T, H, W): patches and places have so many axes.
+
+    The place of a token is given by sines and cosines that are added, or, with ``rotary``, by rotations of queries and
     keys. Places are scaled so that an image of any size covers what ``reference_size`` pixels would: a network that was
     trained on 32×32 sees 64×64 as the same picture in finer steps.
 
-    ``num_classes`` > 0 adds a class embedding; ``cond`` may then hold ``label`` (B,), where -1, like a missing key,
-    means no label. ``text_dim`` > 0 lets tokens attend to a text; the keys of ``cond`` are those of ``UNet``.
+    ``num_classes`` > 0 adds a class embedding for the signal ``label``, ``text_dim`` > 0 lets tokens attend to ``text``
+    and ``image_channels`` > 0 reads ``image`` as further channels of the patches, as in ``UNet``.
     ``checkpointing`` recomputes each block in the backward pass: less memory for about a third more
     time. With ``learned_variance``, as in the paper, 2 C channels come out; other than in the paper, the noise level is
     c_noise instead of a step from 0 to 999. The last layer starts at zero.
 
-    Raises ``UserError`` when ``heads`` does not divide ``dim`` or leaves heads of other than a multiple of 4 channels.
+    Raises ``UserError`` when ``heads`` does not divide ``dim`` or leaves heads of other than a multiple of 2 ``dims``
+    channels.
     """
 
     min_size = 1
@@ -116,16 +146,20 @@ class DiT(nn.Module):
         learned_variance: bool = False,
         text_dim: int = 0,
         pooled_dim: int = 0,
+        dims: int = 2,
+        image_channels: int = 0,
     ):
         super().__init__()
-        if dim % (4 * heads):
+        check_dims(dims)
+        if dim % (2 * dims * heads):
             raise UserError(
-                f"{dim} channels do not split into {heads} heads of a multiple of 4 channels; "
-                "set model.heads to a divisor of model.dim / 4."
+                f"{dim} channels do not split into {heads} heads of a multiple of {2 * dims} channels; "
+                f"set model.heads to a divisor of model.dim / {2 * dims}."
             )
+        self.dims = dims
         self.patch = patch
-        self.num_classes = num_classes
-        self.text_dim = text_dim
+        self.reads = reads(num_classes, text_dim, image_channels)
+        self.image_channels = image_channels
         self.checkpointing = checkpointing
         self.extent = reference_size / patch
         self.head_channels = dim // heads
@@ -136,10 +170,12 @@ class DiT(nn.Module):
             nn.init.zeros_(layer.bias)
         self.label = LabelEmbedding(num_classes, dim) if num_classes else None
         self.text = TextEmbedding(text_dim, pooled_dim, dim) if text_dim else None
-        self.first = glorot(nn.Linear(in_channels * patch**2, dim))
+        self.first = glorot(nn.Linear(in_channels * patch**dims, dim))
         self.blocks = nn.ModuleList(Block(dim, heads, mlp_ratio, text_dim) for _ in range(depth))
         self.modulation = zero(nn.Linear(dim, 2 * dim))
-        self.last = zero(nn.Linear(dim, channels_out(in_channels, learned_variance) * patch**2))
+        self.last = zero(nn.Linear(dim, channels_out(in_channels, learned_variance) * patch**dims))
+        wide = (image_channels + 1) * patch**dims
+        self.image = zero(nn.Linear(wide, dim, bias=False)) if image_channels else None
 
     def core(
         self,
@@ -149,7 +185,7 @@ class DiT(nn.Module):
         text: Tensor | None = None,
         mask: Tensor | None = None,
     ) -> Tensor:
-        """Tokens h (B, N, dim) at (row, column) positions (N, 2) ↦ (B, N, dim), before the last layer."""
+        """Tokens h (B, N, dim) at positions (N, dims) ↦ (B, N, dim), before the last layer."""
         positions = positions.to(torch.promote_types(h.dtype, torch.float32))
         if self.rotary:
             angle = rotary_angles(positions, self.head_channels)
@@ -159,20 +195,31 @@ class DiT(nn.Module):
             h = run(block, h, embedding, angle, text, mask, recompute=self.checkpointing)
         return modulate(h, *self.modulation(F.silu(embedding)).chunk(2, 1))
 
-    def forward(self, x: Tensor, c_noise: Tensor, cond: Cond) -> Tensor:
-        """Raises ``ValueError`` for a key of ``cond`` that the network does not read."""
-        label, embedding = read_label(cond, self.num_classes, c_noise, self.text_dim), self.noise(c_noise)
+    def tokens(self, x: Tensor) -> Tensor:
+        """(B, C, ...) ↦ (B, N, C patch^dims), filled up with zeros at the end of each axis."""
+        x = F.pad(x, [margin for n in reversed(x.shape[2:]) for margin in (0, -n % self.patch)])
+        return to_patches(x, self.patch).flatten(2).transpose(1, 2)
+
+    def embed(self, c_noise: Tensor, signals: Signals) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """The embedding of noise level and condition; tokens of a text and their mask, where the network reads one."""
+        label, embedding = label_index(signals, c_noise), self.noise(c_noise)
         if self.label:
             embedding = embedding + self.label(label)
-        text, mask = None, None
-        if self.text:
-            text, mask, pooled = self.text(cond, len(c_noise))
-            embedding = embedding + pooled
-        height, width = x.shape[-2:]
-        x = F.pad(x, (0, -width % self.patch, 0, -height % self.patch))
-        rows, columns = (side // self.patch for side in x.shape[-2:])
-        tokens = F.pixel_unshuffle(x, self.patch).flatten(2).transpose(1, 2)
-        positions = grid_positions(rows, columns, self.extent, x.device)
-        h = self.last(self.core(self.first(tokens), positions, embedding, text, mask))
-        h = h.transpose(1, 2).unflatten(2, (rows, columns))
-        return F.pixel_shuffle(h, self.patch)[..., :height, :width]
+        if not self.text:
+            return embedding, None, None
+        text, mask, pooled = self.text(signals.get("text"), len(c_noise))
+        return embedding + pooled, text, mask
+
+    def forward(self, x: Tensor, c_noise: Tensor, signals: Signals) -> Tensor:
+        """Raises ``ValueError`` for a sample of other ``dims``."""
+        check_size(x, self.min_size, self.dims)
+        embedding, text, mask = self.embed(c_noise, signals)
+        size = x.shape[2:]
+        grid = [-(-n // self.patch) for n in size]
+        h = self.first(self.tokens(x))
+        if "image" in signals:
+            h = h + self.image(self.tokens(picture(signals["image"], x)))
+        positions = grid_positions(grid, self.extent, x.device)
+        h = self.last(self.core(h, positions, embedding, text, mask))
+        h = from_patches(h.transpose(1, 2).unflatten(2, grid), self.patch)
+        return h[(..., *(slice(n) for n in size))]

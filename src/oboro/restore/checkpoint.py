@@ -38,7 +38,8 @@ def _read(path: Path, modified: int, size: int, name: Path) -> dict[str, Any]:
     if not isinstance(checkpoint, dict) or not {"config", "ema", "state_dict"} <= set(checkpoint):
         raise UserError(f"{name} was not written by oboro; give a .ckpt file that train.py wrote.")
     config = renewed(checkpoint["config"])
-    refuse_foreign_targets(config, ("task", *FROM_CHECKPOINT), name)
+    named = {**config, "modality": checkpoint.get("modality", {})}
+    refuse_foreign_targets(named, ("task", "modality", *FROM_CHECKPOINT), name)
     return {**checkpoint, "config": config}
 
 

@@ -7,6 +7,8 @@ from hydra.utils import instantiate
 from torch import Tensor, nn
 
 from oboro.base.errors import UserError
+from oboro.modality import Modality
+from oboro.restore.modality import modality_of
 
 
 class Averages(Protocol):
@@ -27,6 +29,7 @@ class Task(Protocol):
     """What is needed of ``oboro.task.Task`` here, which imports what may be restored."""
 
     ema: Averages
+    modality: Modality | None
 
     @property
     def learned(self) -> nn.Module: ...
@@ -48,6 +51,7 @@ def build_task(checkpoint: dict[str, Any], **parts: Any) -> Task:
         config["denoiser"] = {**config["denoiser"], "schedule": config.pop("schedule")}
     task = instantiate(config, _convert_="all")
     load_weights(task, checkpoint)
+    task.modality = modality_of(checkpoint)
     return task.eval().requires_grad_(False)
 
 

@@ -10,21 +10,24 @@ import torch
 from torch import Tensor, nn
 
 from oboro.base import distributed
+from oboro.base.errors import UserError
 from oboro.base.seeding import derive_seed, generator
 from oboro.codec import Identity
-from oboro.data import ImageData
+from oboro.data import DataModule
 from oboro.ema import EMA
+from oboro.modality import Modality
 from oboro.optimizer import Optimizer
 
 
 class Task(lightning.LightningModule, ABC):
-    """One module trained by ``loss`` on ``codec.encode(image)``, averaged by ``ema``.
+    """One module trained by ``loss`` on ``codec.encode(x)``, averaged by ``ema``.
 
-    Training noise is a function of (seed, step, micro-batch, rank). Validation looks at every held-out image with the
+    Training noise is a function of (seed, step, micro-batch, rank). Validation looks at every held-out sample with the
     averaged weights, and its numbers are equal on any number of ranks.
 
     Attributes:
-        draws: whether it can generate images, so that callbacks may look at samples.
+        modality: what one sample is: the data's in training, the checkpoint's afterwards.
+        draws: whether it can generate samples, so that callbacks may look at samples.
         reconstructs: whether it trains a codec, so that callbacks may look at reconstructions.
         needs_start: whether training makes sense only from the weights of another run.
         measures: the numbers of ``summary`` that the progress bar shows.
@@ -43,6 +46,7 @@ class Task(lightning.LightningModule, ABC):
         self.optimizer = optimizer
         self.seed = seed
         self.config: dict[str, Any] = {}  # the composed run, stored in every checkpoint
+        self.modality: Modality | None = None
 
     @property
     @abstractmethod
@@ -60,7 +64,7 @@ class Task(lightning.LightningModule, ABC):
         """What the network is trained for, in a few words."""
 
     @abstractmethod
-    def check(self, data: ImageData) -> None:
+    def check(self, data: DataModule) -> None:
         """Raises ``UserError`` where network, labels and ``data`` do not fit together."""
 
     @abstractmethod
@@ -80,6 +84,9 @@ class Task(lightning.LightningModule, ABC):
     def summary(self, rows: Tensor) -> dict[str, float]:
         """The numbers of validation, by name, from the ``rows`` (N, K), float64, of all held-out images in order."""
 
+    def setup(self, stage: str) -> None:
+        self.modality = self.trainer.datamodule.modality
+
     def on_fit_start(self) -> None:
         self.ema.start(self.learned)
 
@@ -95,7 +102,7 @@ class Task(lightning.LightningModule, ABC):
 
     def encoded(self, batch: dict[str, Any]) -> Tensor:
         """The latents of a batch, which a cache may hold already."""
-        return batch["latent"] if "latent" in batch else self.codec.encode(batch["image"])
+        return batch["latent"] if "latent" in batch else self.codec.encode(batch["x"])
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
@@ -137,10 +144,27 @@ class Task(lightning.LightningModule, ABC):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["ema"] = self.ema.state_dict(self.learned)
         checkpoint["config"] = self.config
+        if self.modality is not None:
+            checkpoint["modality"] = self.modality.spec()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        before = checkpoint.get("modality", self.modality.spec())
+        if before != self.modality.spec():
+            raise UserError(
+                "the data have changed since the checkpoint was written, so training cannot go on: "
+                f"{differences(before, self.modality.spec())}; give it the same data, or start anew with init=..."
+            )
         self.ema.load_state_dict(checkpoint["ema"], self.learned)
         align_batches(checkpoint, self.trainer.accumulate_grad_batches)
+
+
+def differences(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """The values that two descriptions of samples do not share."""
+    return ", ".join(
+        f"{key} was {before.get(key)} and is {now.get(key)}"
+        for key in dict.fromkeys([*before, *now])
+        if before.get(key) != now.get(key)
+    )
 
 
 def align_batches(checkpoint: dict[str, Any], accumulate: int) -> None:
