@@ -77,6 +77,19 @@ def test_fingerprint_follows_the_content_alone(tmp_path):
     assert SampleArray(cached, np.arange(5)).fingerprint != SampleArray(cached, np.arange(1, 6)).fingerprint
 
 
+def test_folders_of_the_first_version_stay_valid(tmp_path):
+    """It called the array images, and knew no other type."""
+    before = build(tmp_path / "a", blocks(), SHAPE)
+    (tmp_path / "a" / "samples.npy").rename(tmp_path / "a" / "images.npy")
+    meta = json.loads((tmp_path / "a" / "meta.json").read_text())
+    (tmp_path / "a" / "meta.json").write_text(
+        json.dumps({k: v for k, v in meta.items() if k not in ("dtype", "hints")})
+    )
+    after = open_cached(tmp_path / "a")
+    assert after.fingerprint == before.fingerprint
+    assert np.array_equal(SampleArray(after, np.array([9, 2]))[:], IMAGES[[9, 2]])
+
+
 def truncate(folder):
     os.truncate(folder / "samples.npy", 200)
 

@@ -173,6 +173,11 @@ def test_impossible_values_name_the_option(tmp_path, wrong):
         FashionMNIST(**wrong)
 
 
+def test_an_argument_that_no_source_has_is_refused_by_name(tmp_path):
+    with pytest.raises(TypeError, match=r"^FashionMNIST has no argument chanels; it has batch_size, .*channels, "):
+        FashionMNIST(part="test", chanels=3)
+
+
 def test_setup_only_reads(tmp_path):
     data = FashionMNIST(part="test", cache_dir=str(tmp_path / "cache"))
     with pytest.raises(RuntimeError, match="prepare_data"):

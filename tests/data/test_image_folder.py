@@ -215,3 +215,52 @@ def test_captions_and_labels_travel_together_and_stay_strings_on_the_device(tmp_
     assert set(batch) == {"x", "index", "label", "caption"}
     assert [int(caption) % 2 for caption in batch["caption"]] == batch["label"].tolist()
     assert [int(caption) for caption in batch["caption"]] == to_uint8(batch["x"])[:, 0, 0, 0].tolist()
+
+
+def with_hints(tmp_path, size=(12, 8), hint_size=(12, 8), count=6):
+    """Pictures whose hint is the negative of themselves, and one line of metadata for each."""
+    rng = np.random.default_rng(0)
+    root = tmp_path / "root"
+    (root / "hints").mkdir(parents=True)
+    lines = []
+    for i in range(count):
+        pixels = rng.integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(root / f"{i}.png")
+        Image.fromarray(255 - pixels).resize(hint_size).save(root / "hints" / f"{i}.png")
+        lines.append(json.dumps({"file_name": f"{i}.png", "conditioning_image": f"hints/{i}.png", "text": str(i)}))
+    (root / "metadata.jsonl").write_text("\n".join(lines))
+    return root
+
+
+def test_second_pictures_are_cropped_and_mirrored_with_the_first(tmp_path):
+    """12 × 8 pixels become 8 × 8: 2 columns go on either side, and half of the pictures are mirrored."""
+    with_hints(tmp_path)
+    data = load(tmp_path, channels=3, resolution=8, flip=True, batch_size=6)
+    raw = next(iter(data.train_dataloader()))
+    assert raw["hint"].dtype == torch.uint8 and raw["flip"].any() and not raw["flip"].all()
+    batch = data.on_after_batch_transfer(raw, 0)
+    assert torch.equal(to_uint8(batch["hint"]), 255 - to_uint8(batch["x"]))
+    assert torch.equal(data.population.hints[:], 255 - data.train.samples[:])
+    grey = load(tmp_path, channels=3, resolution=8, hint_channels=1)
+    assert grey.train.hints.shape == (6, 1, 8, 8) and grey.fingerprint != data.fingerprint
+
+
+def test_second_pictures_are_mirrored_beside_cached_latents(tmp_path):
+    with_hints(tmp_path)
+    data = load(tmp_path, channels=3, resolution=8, flip=True, batch_size=6)
+    expected = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
+    pixels = data.modality.to_model(data.train.samples[:])
+    data.train.latents = lambda index, flip: data.modality.flip(pixels[index], flip)
+    batch = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
+    assert set(batch) == {"latent", "hint", "index", "caption"}
+    assert torch.equal(batch["hint"], expected["hint"]) and torch.equal(batch["latent"], expected["x"])
+
+
+def test_a_second_picture_has_the_shape_of_the_first_and_every_picture_has_one(tmp_path):
+    root = with_hints(tmp_path, hint_size=(8, 8))
+    with pytest.raises(UserError, match=r"0\.png is 12×8 and the picture that belongs to it 8×8"):
+        load(tmp_path, channels=3)
+    lines = (root / "metadata.jsonl").read_text().splitlines()
+    (root / "metadata.jsonl").write_text("\n".join([*lines[:3], '{"file_name": "5.png"}']))
+    with pytest.raises(UserError, match=r"no conditioning_image for 5\.png; give one to every image or to none"):
+        load(tmp_path, channels=3)

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from conftest import defined, each_denoiser
 from oboro.base.errors import UserError
 from oboro.condition import Condition, Label
 from oboro.denoiser import Denoiser
@@ -27,11 +28,6 @@ class Recorder(nn.Module):
         return x
 
 
-def defined(schedule, parameterization) -> bool:
-    """Everything but eps where no signal is left."""
-    return not isinstance(parameterization, Eps) or schedule.alpha(torch.ones(())) > 0
-
-
 @pytest.mark.parametrize("schedule", [Linear(), Cosine()], ids=["linear", "cosine"])
 def test_eps_is_refused_where_a_schedule_ends_without_signal(schedule):
     with pytest.raises(UserError, match=f"Eps is undefined at t = 1 of {type(schedule).__name__}.*choose"):
@@ -40,9 +36,8 @@ def test_eps_is_refused_where_a_schedule_ends_without_signal(schedule):
         Denoiser(nn.Identity(), VP(), Eps()).reschedule(schedule)
 
 
+@each_denoiser
 def test_the_coefficients_of_the_current_noise_wrap_the_network(schedule, parameterization, normal):
-    if not defined(schedule, parameterization):
-        return
     network, x_t, cond = Recorder(), normal(5, 1, 4, 4), Condition.of(label=Label(torch.arange(5)))
     t = schedule.t_from_log_snr(LOG_SNR)
     out = Denoiser(network, schedule, parameterization)(x_t, t, replace(cond, away={"label": Label(torch.zeros(5))}))
@@ -55,21 +50,22 @@ def test_the_coefficients_of_the_current_noise_wrap_the_network(schedule, parame
         torch.testing.assert_close(out[i], c.c_skip[i] * x_t[i] + c.c_out[i] * seen[i])
 
 
-def test_another_schedule_changes_nothing_but_the_scale(schedule, parameterization, schedules, small_unet, normal):
+def test_another_schedule_changes_nothing_but_the_scale(parameterization, schedules, small_unet, normal):
     """D depends on x_t / alpha_t and log-SNR alone, with a network of random weights."""
-    if not defined(schedule, parameterization):
-        return
-    denoiser = Denoiser(small_unet(num_classes=3), schedule, parameterization)
+    first, *others = (s for s in schedules.values() if defined(s, parameterization))
+    denoiser = Denoiser(small_unet(num_classes=3), first, parameterization)
     x_t, cond = normal(5, 1, 8, 8), Condition.of(label=Label(torch.tensor([0, 1, 2, -1, 0])))
-    t = schedule.t_from_log_snr(LOG_SNR)
+    t = first.t_from_log_snr(LOG_SNR)
     with torch.no_grad():
         expected = denoiser(x_t, t, cond)
-        for other in (s for s in schedules.values() if defined(s, parameterization)):
+        for other in others:
             u = other.t_from_log_snr(LOG_SNR)
-            scale = expand_as(other.alpha(u) / schedule.alpha(t), x_t)
+            scale = expand_as(other.alpha(u) / first.alpha(t), x_t)
             moved = denoiser.reschedule(other)(scale * x_t, u, cond)
             # c_noise reaches frequencies up to 100 rad per unit, in single precision.
-            torch.testing.assert_close(moved, expected, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(
+                moved, expected, rtol=1e-4, atol=1e-4, msg=lambda m, other=other: f"{type(other).__name__}: {m}"
+            )
 
 
 class TwoAnswers(nn.Module):
@@ -79,10 +75,9 @@ class TwoAnswers(nn.Module):
         return torch.cat([x, 3 * x], 1)
 
 
+@each_denoiser
 def test_the_other_channels_are_the_place_of_the_variance_in_its_range(schedule, parameterization, normal):
     """v = (output + 1) / 2 (arXiv:2102.09672, sec. 3.1 and its code), and x̂0 as if they were not there."""
-    if not defined(schedule, parameterization):
-        return
     x_t, t = normal(5, 2, 4, 4), schedule.t_from_log_snr(LOG_SNR)
     denoiser = Denoiser(TwoAnswers(), schedule, parameterization)
     x0, v = denoiser.with_variance(x_t, t, Condition())
@@ -105,9 +100,8 @@ def test_rescheduling_shares_the_network():
     assert isinstance(other.schedule, Karras) and isinstance(denoiser.schedule, Linear)
 
 
+@each_denoiser
 def test_finite_at_t_1_in_single_precision(schedule, parameterization, small_unet, normal):
-    if not defined(schedule, parameterization):
-        return
     denoiser = Denoiser(small_unet(dtype=torch.float32), schedule, parameterization)
     with torch.no_grad():
         out = denoiser(schedule.prior(normal(2, 1, 8, 8).float()), torch.ones(2), Condition())

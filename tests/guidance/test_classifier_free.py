@@ -45,6 +45,9 @@ class Calls:
         self.conds.append(cond)
         return self.denoiser.with_variance(x_t, t, cond)
 
+    def towards(self, alpha, sigma):
+        return self
+
 
 def test_unguided_is_the_identity(denoiser):
     assert Unguided()(denoiser, []) is denoiser

@@ -70,7 +70,7 @@ def first_noise(task, shape, seed=3):
 def drawn(task, cond, shape):
     task.sampler.steps = STEPS
     task.sampler.grid.count = 1000
-    return task.generate([0], 3, cond, shape).clamp(-1, 1)
+    return task.generate([0], 3, cond, shape).clamp(-1, 1)  # as diffusers does
 
 
 def theirs_of_pixels(folder, task):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import distributions, nn
 
+from cases import over
 from loss.toys import U, Wave, loss_of
 from oboro.base.errors import UserError
 from oboro.condition import Condition, Label
@@ -79,8 +80,7 @@ def test_the_divergence_of_gaussians_is_that_of_torch(normal):
 LEVELS_OF_8_BITS = torch.arange(256, dtype=torch.float64) / 127.5 - 1
 
 
-@pytest.mark.parametrize("mean", [-1.3, -1.0, 0.001, 0.4, 1.0])
-@pytest.mark.parametrize("std", [0.002, 0.05, 0.7])
+@over(mean=[-1.3, -1.0, 0.001, 0.4, 1.0], std=[0.002, 0.05, 0.7])
 def test_bins_of_8_bits_have_their_mass_and_add_up_to_1(mean, std):
     x, p = LEVELS_OF_8_BITS, distributions.Normal(*torch.tensor([mean, std], dtype=torch.float64))
     ours = discretised_log_likelihood(x - mean, x, torch.tensor(2 * log(std), dtype=torch.float64))
@@ -91,8 +91,7 @@ def test_bins_of_8_bits_have_their_mass_and_add_up_to_1(mean, std):
     assert float(ours[-1].exp()) == pytest.approx(float(1 - p.cdf(x[-1] - 1 / 255)), rel=1e-6, abs=1e-14)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("sign", [-1, 1])
+@over(dtype=[torch.float64, torch.float32], sign=[-1, 1])
 def test_a_bin_far_from_the_mean_keeps_its_digits(sign, dtype):
     """60 standard deviations off, where the mass itself is 0 in floating point: by quadrature of the logarithm."""
     x, std, shift = float(LEVELS_OF_8_BITS[100]), 0.01, sign * 0.6
@@ -194,7 +193,7 @@ def test_a_learned_weight_learns(normal):
     assert slope(1.0) == slope(0.0) != 0
 
 
-@pytest.mark.parametrize("far", [1e3, 1e6])
+@over(far=[1e3, 1e6])
 def test_gradients_stay_finite_in_single_precision_far_from_the_data(far, schedule):
     """What eps makes of a first guess at much noise: x̂0 a thousand times too large."""
     u, x = torch.linspace(0, 1, 50), torch.linspace(-1, 1, 100).view(50, 2)

@@ -6,6 +6,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from scipy import stats
 
+from cases import over
 from loss.toys import TIMES, OffBy, Recorder, level, loss_of, midpoints
 from oboro.base.errors import UserError
 from oboro.condition import Condition
@@ -29,7 +30,7 @@ def test_every_distribution_has_its_closed_form_here():
     assert set(TIMES) == set(CDF), "add the closed form of the new p(t) to CDF"
 
 
-@each_time
+@over(name=TIMES.keys())
 def test_quantile_is_the_inverse_of_the_closed_form_distribution(name, schedule):
     u = torch.linspace(0.001, 0.999, 999, dtype=torch.float64)
     t = TIMES[name].quantile(u, schedule)
@@ -63,7 +64,7 @@ def test_drawn_times_follow_the_distribution(name, rng):
     assert abs(stats.spearmanr(recorder.x_t[:, 0] / recorder.t, recorder.t).statistic) < 4 / 20_000**0.5
 
 
-@each_time
+@over(name=TIMES.keys())
 def test_times_never_leave_the_schedule(name, schedule):
     u = torch.tensor([0.0, 1e-7, 1e-4, 0.5, 1 - 1e-4, 1 - 2**-24, 1.0])
     t = level(schedule, p_t=TIMES[name], u=u).t

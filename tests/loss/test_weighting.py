@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import softplus
 
+from cases import over
 from loss.toys import TIMES, WEIGHTS, OffBy, Perturbed, U, Wave, by_hand, level, loss_of, midpoints
 from oboro.condition import Condition
 from oboro.denoiser import Denoiser
@@ -40,8 +41,9 @@ def test_snr_weight_is_mse_on_the_noise(schedule, parameterizations, normal):
         torch.testing.assert_close(loss, eps_error(denoiser, x, eps), rtol=1e-8, atol=1e-12)
 
 
-@pytest.mark.parametrize(("k", "gamma"), [(1.0, 1.0), (0.5, 2.0), (3.0, 0.0)])
-def test_p2_weight_divides_the_error_of_the_noise_by_a_power_of_k_plus_snr(schedule, k, gamma, normal):
+@over(power=[(1.0, 1.0), (0.5, 2.0), (3.0, 0.0)])
+def test_p2_weight_divides_the_error_of_the_noise_by_a_power_of_k_plus_snr(schedule, power, normal):
+    k, gamma = power
     denoiser, x, eps = Denoiser(Wave(), schedule, V()), normal(5, 1, 4, 4), normal(5, 1, 4, 4)
     loss = loss_of(weight=weighting.P2(k, gamma)).at_quantile(denoiser, x, Condition(), U, eps)
     torch.testing.assert_close(loss, eps_error(denoiser, x, eps) / (k + snr(schedule)) ** gamma, rtol=1e-8, atol=1e-12)
@@ -58,7 +60,7 @@ def test_soft_min_snr_written_in_noise_levels():
     torch.testing.assert_close(weighting.SoftMinSNR(4.0)(level(Karras())), expected, rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize("sigma_data", [0.5, 1.0])
+@over(sigma_data=[0.5, 1.0])
 def test_edm_weight_is_the_inverse_square_of_its_c_out(schedule, sigma_data):
     c_out = EDM(sigma_data)(*schedule(U)).c_out
     torch.testing.assert_close(weighting.EDM(sigma_data)(level(schedule)), c_out**-2, rtol=1e-10, atol=0)
@@ -164,27 +166,24 @@ def test_learned_log_variance_makes_every_noise_level_pull_alike():
 # --- laws of every weight
 
 
-@each_weight
-def test_weights_are_finite_and_not_negative_over_the_whole_schedule(name, schedule):
+@over(weight=WEIGHTS, p_t=TIMES)
+def test_weights_are_finite_and_not_negative_over_the_whole_schedule(weight, p_t, schedule):
     u = torch.linspace(0, 1, 1001)
-    for p_t in TIMES.values():
-        w = WEIGHTS[name](level(schedule, p_t=p_t, u=u))
-        assert w.isfinite().all() and (w >= 0).all() and w.dtype == u.dtype
+    w = weight(level(schedule, p_t=p_t, u=u))
+    assert w.isfinite().all() and (w >= 0).all() and w.dtype == u.dtype
+
+
+CHANGES = {
+    "up": lambda exact, c_out: 0.1 * c_out,
+    "down": lambda exact, c_out: -0.1 * c_out,
+    "wider": lambda exact, c_out: 0.1 * c_out * exact,
+    "narrower": lambda exact, c_out: -0.1 * c_out * exact,
+    "wavy": lambda exact, c_out: 0.1 * c_out * torch.sin(5 * exact),
+}
 
 
 @each_weight
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda exact, c_out: 0.1 * c_out,
-        lambda exact, c_out: -0.1 * c_out,
-        lambda exact, c_out: 0.1 * c_out * exact,
-        lambda exact, c_out: -0.1 * c_out * exact,
-        lambda exact, c_out: 0.1 * c_out * torch.sin(5 * exact),
-    ],
-    ids=["up", "down", "wider", "narrower", "wavy"],
-)
-def test_the_posterior_mean_has_the_lowest_loss(name, change, schedule, normal):
+def test_the_posterior_mean_has_the_lowest_loss(name, schedule, normal):
     """Paired on the same draws: each change of the exact denoiser costs more than five standard errors."""
     n = 32000 if isinstance(schedule, Laplace) else 2000  # it has few levels where a change of D costs much
     p_t = (
@@ -192,6 +191,8 @@ def test_the_posterior_mean_has_the_lowest_loss(name, change, schedule, normal):
     )  # the bound has all log-SNRs alike, others the middle
     x, eps, loss = 0.3 + 0.7 * normal(n, 100), normal(n, 100), loss_of(p_t, WEIGHTS[name])
     exact = Perturbed(schedule, EDM(0.7), lambda exact, c_out: 0)
-    difference = loss.at_quantile(Perturbed(schedule, EDM(0.7), change), x, Condition(), midpoints(n), eps)
-    difference -= loss.at_quantile(exact, x, Condition(), midpoints(n), eps)
-    assert difference.mean() > 5 * difference.std() / n**0.5
+    lowest = loss.at_quantile(exact, x, Condition(), midpoints(n), eps)
+    for how, change in CHANGES.items():
+        changed = Perturbed(schedule, EDM(0.7), change)
+        difference = loss.at_quantile(changed, x, Condition(), midpoints(n), eps) - lowest
+        assert difference.mean() > 5 * difference.std() / n**0.5, how

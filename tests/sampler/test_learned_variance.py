@@ -31,6 +31,9 @@ class Given:
     def with_variance(self, x_t, t, cond):
         return self(x_t, t, cond), self.v.expand_as(x_t)
 
+    def towards(self, alpha, sigma):
+        return self
+
 
 # --- the range
 

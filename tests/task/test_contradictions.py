@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from cases import over
 from conditioner.spelling import Spelling
 from conftest import ADAPTIVE, PARAMETERIZATIONS, SAMPLERS, configured
 from oboro.base.errors import UserError
@@ -168,16 +169,15 @@ def test_a_contradiction_is_refused_and_its_remedy_accepted(case):
     contradictions.check(parts(**remedy))
 
 
-@pytest.mark.parametrize("name", sorted({*SAMPLERS, *ADAPTIVE}))
-def test_every_sampler_goes_with_the_usual_parts(name):
-    sampler = SAMPLERS.get(name, Adaptive())
+@over(sampler=SAMPLERS | dict.fromkeys(ADAPTIVE, Adaptive()))
+def test_every_sampler_goes_with_the_usual_parts(sampler):
     usual = {"loss": Hybrid(UniformWeight(), Squared())} if sampler.asks_variance else {}
     contradictions.check(parts(VP(), sampler=sampler, **usual))
 
 
-@pytest.mark.parametrize("name", GUIDANCE)
-def test_every_guidance_goes_with_the_usual_parts(name):
-    contradictions.check(parts(guidance=GUIDANCE[name]))
+@over(guidance=GUIDANCE)
+def test_every_guidance_goes_with_the_usual_parts(guidance):
+    contradictions.check(parts(guidance=guidance))
 
 
 def test_a_grid_may_begin_where_the_signal_is_negligible():

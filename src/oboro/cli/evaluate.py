@@ -1,4 +1,4 @@
-"""python evaluate.py"""
+"""oboro evaluate, python evaluate.py"""
 
 import json
 from collections.abc import Callable, Iterator
@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import hydra
 import torch
 from hydra.utils import instantiate
 from lightning import Fabric
@@ -16,8 +17,9 @@ from rich.progress import Progress
 from oboro.base import distributed
 from oboro.base.errors import UserError
 from oboro.base.settings import settings_text
+from oboro.cli.benchmark import benchmark
 from oboro.cli.checkpoint import latest_checkpoint
-from oboro.cli.run import task_function
+from oboro.cli.run import CONF, run, task_function
 from oboro.cli.sample import average, open_task, start, trained_precision
 from oboro.cli.watch import watch
 from oboro.data import DataModule
@@ -33,6 +35,7 @@ from oboro.task import Diffusion
 PAIRS = 10  # closest pairs in the picture of the memorisation audit
 
 
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="evaluate")
 @task_function
 def evaluate(config: DictConfig) -> None:
     """Measure samples of a checkpoint; ``evaluation.json``, ``result.json`` and pictures go to ``output_dir``.
@@ -48,23 +51,9 @@ def evaluate(config: DictConfig) -> None:
     fabric = start(config, config.devices, trained_precision(path))
     checkpoint, task = open_task(config, path, fabric)
     read_data(evaluator.data)
-    if type(task.modality) is not type(evaluator.data.modality):
-        raise UserError(
-            f"the checkpoint draws {task.modality.noun} and the data are {evaluator.data.modality.noun}; choose "
-            "data=... of its kind."
-        )
+    check_modality(config, task, evaluator.data)
     task.conditioner.check(evaluator.data.population)
     make_ready(evaluator, task.conditioner.known(evaluator.data.population), config.n)
-    shape, held_out = evaluator.data.modality.shape, len(evaluator.data.validation)
-    if config.bits_per_dim.n > held_out:
-        raise UserError(f"bits_per_dim.n={config.bits_per_dim.n} of {held_out} held-out samples; set it to fewer.")
-    if config.bits_per_dim.n and evaluator.data.modality.dtype != torch.uint8:
-        raise UserError(
-            f"bits per dimension are a measure for numbers of 8 bits and {evaluator.data.modality.noun} have "
-            f"{evaluator.data.modality.quantisation}; set bits_per_dim.n=0."
-        )
-    if config.bits_per_dim.n and task.codec.latent_shape(shape) != shape:
-        raise UserError("bits per dimension of pixels are not known to a model of latents; set bits_per_dim.n=0.")
     if config.watch:
         watch(config, evaluator, fabric, measure)
         return
@@ -72,6 +61,25 @@ def evaluate(config: DictConfig) -> None:
     likelihood = measure_likelihood(config, evaluator, task)
     if fabric.is_global_zero:
         write(config, checkpoint, task, evaluator, results, likelihood, fabric)
+
+
+def check_modality(config: DictConfig, task: Diffusion, data: DataModule) -> None:
+    """Raises ``UserError`` where the model draws another kind of sample than the data are, or where bits per dimension
+    are wanted that cannot be had."""
+    modality, n = data.modality, config.bits_per_dim.n
+    if type(task.modality) is not type(modality):
+        raise UserError(
+            f"the checkpoint draws {task.modality.noun} and the data are {modality.noun}; choose data=... of its kind."
+        )
+    if n > len(data.validation):
+        raise UserError(f"bits_per_dim.n={n} of {len(data.validation)} held-out {modality.noun}; set it to fewer.")
+    if n and modality.dtype != torch.uint8:
+        raise UserError(
+            f"bits per dimension are a measure for numbers of 8 bits and {modality.noun} have {modality.quantisation}; "
+            "set bits_per_dim.n=0."
+        )
+    if n and task.codec.latent_shape(modality.shape) != modality.shape:
+        raise UserError("bits per dimension of pixels are not known to a model of latents; set bits_per_dim.n=0.")
 
 
 def write(
@@ -228,3 +236,7 @@ def closest_pairs(result: Result) -> list[tuple[int, int]]:
         if "closest" in value.detail:
             return [(pair["sample"], pair["training"]) for pair in value.detail["closest"][:PAIRS]]
     return []
+
+
+def main() -> None:
+    run(evaluate, from_checkpoint=True, gather=benchmark)

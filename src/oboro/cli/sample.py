@@ -1,4 +1,4 @@
-"""python sample.py"""
+"""oboro sample, python sample.py"""
 
 import json
 from collections.abc import Callable, Iterator
@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import hydra
 import numpy as np
 import torch
 from lightning import Fabric
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from oboro.base.errors import UserError
 from oboro.cli.device import resolve_precision
-from oboro.cli.run import task_function
+from oboro.cli.run import CONF, run, task_function
 from oboro.cli.train import quiet
 from oboro.condition import Condition
 from oboro.conditioner import Image as ImageConditioner
@@ -213,6 +214,7 @@ def draw(config: DictConfig, task: Diffusion, fabric: Fabric, batch: dict[str, A
     return torch.cat(drawn)
 
 
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="sample")
 @task_function
 def sample(config: DictConfig) -> None:
     """Write ``images/000000.png`` … (or files of another modality), ``grid.png`` and, if asked, ``samples.npz`` and
@@ -240,3 +242,7 @@ def sample(config: DictConfig) -> None:
         labels = {"labels": batch["label"].numpy()} if "label" in batch else {}
         np.savez(folder / "samples.npz", **{modality.noun: modality.to_array(samples)}, **labels)
     print(f"{config.n} {modality.noun} in {files}, all together in {folder / 'grid.png'}")
+
+
+def main() -> None:
+    run(sample, from_checkpoint=True)

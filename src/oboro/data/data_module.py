@@ -131,6 +131,12 @@ class DataModule(LightningDataModule, ABC):
         self.train, self.validation = self._part(cached, train), self._part(cached, held_out)
         self.population = Population(self.train.labels, self.num_classes, self.train.captions, self.train.hints)
         self._cached = cached
+        self.describe(cached)
+        if self.flip and not self.modality.mirrors:
+            raise UserError(f"{self.modality.noun} have no mirror image; leave data.flip=false")
+
+    def describe(self, cached: Cached) -> None:
+        """What is known of samples once they are decoded: for a subclass whose ``modality`` follows from the data."""
 
     def divide(self, count: int, groups: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """Rows for training and for validation, each ascending, of ``count`` samples and their ``groups`` (count,)."""

@@ -101,14 +101,14 @@ def _load(path: str, name: str | None, split: str) -> Any:
     except KeyError as error:
         raise UserError(f"{path} has no split {split}; set data.split to another one") from error
     except (OSError, ValueError, RuntimeError) as error:
-        said = str(error).splitlines()[0]
-        raise UserError(f"cannot load {path}: {said}; correct data.path, data.name or data.split") from error
+        reason = str(error).splitlines()[0]
+        raise UserError(f"cannot load {path}: {reason}; correct data.path, data.name or data.split") from error
 
 
 def _classes(rows: Any, column: str) -> int:
     """How many classes the labels of ``column`` name."""
-    found = rows.unique(column)
-    if not all(type(label) is int and label >= 0 for label in found):
+    labels = rows.unique(column)
+    if not all(type(label) is int and label >= 0 for label in labels):
         raise UserError(f"column {column} holds other things than class numbers; set data.label to another one or null")
     names = getattr(rows.features[column], "names", None)  # of a ClassLabel
-    return len(names) if names else 1 + max(found)
+    return len(names) if names else 1 + max(labels)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import ClassVar, Unpack
 
 from oboro.base.errors import UserError
+from oboro.data.cache import Cached
 from oboro.data.data_module import DataModule, Settings
 from oboro.modality import Image
 from oboro.modality.image import KINDS
@@ -39,7 +40,6 @@ class ImageData(DataModule):
         self.modality = Image(channels, *size)
         self.stored_shape = self.modality.shape
 
-    def setup(self, stage: str | None = None) -> None:
-        super().setup(stage)
-        if self._cached.hint_shape is not None:
-            self.hint_modality = Image(*self._cached.hint_shape[1:])
+    def describe(self, cached: Cached) -> None:
+        if cached.hint_shape is not None:
+            self.hint_modality = Image(*cached.hint_shape[1:])

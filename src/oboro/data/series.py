@@ -127,7 +127,8 @@ class Series(SeriesData):
     def _rows(self, series: np.ndarray, labels: np.ndarray | None) -> Iterator[Block]:
         for start in range(0, len(series), _BLOCK):
             rows = slice(start, start + _BLOCK)
-            block = np.asarray(series[rows], dtype=np.float32)
+            with np.errstate(over="ignore"):
+                block = np.asarray(series[rows], dtype=np.float32)
             block = block[:, None] if block.ndim == 2 else block
             if not np.isfinite(block).all():
                 bad = start + int(np.argwhere(~np.isfinite(block))[0, 0])

@@ -33,8 +33,6 @@ class SeriesData(DataModule):
 
     def __init__(self, **settings: Unpack[SeriesSettings]):
         given = self.complete(settings)
-        if given["flip"]:
-            raise UserError("a series has no mirror image; leave data.flip=false")
         self.channels = given.pop("channels")
         super().__init__(**given)
         self._modality: Series | None = None
@@ -46,12 +44,7 @@ class SeriesData(DataModule):
             self.setup()
         return self._modality
 
-    def setup(self, stage: str | None = None) -> None:
-        super().setup(stage)
-        if self._modality is None:
-            self._modality = self._described(self._cached)
-
-    def _described(self, cached: Cached) -> Series:
+    def describe(self, cached: Cached) -> None:
         if len(cached.shape) != 3:
             raise ValueError(f"blocks of series are (n, C, L), these are {cached.shape}")
         _, channels, length = cached.shape
@@ -61,7 +54,7 @@ class SeriesData(DataModule):
                 f"data.channels={channels}"
             )
         mean, std = moments(self.train.samples)
-        return Series(length, mean, std, self.names)
+        self._modality = Series(length, mean, std, self.names)
 
 
 def moments(samples: SampleArray) -> tuple[list[float], list[float]]:

@@ -44,18 +44,18 @@ class WebDataset(ImageData):
     def source(self) -> Source:
         paths = self._paths()
         states = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
-        said = json.dumps([states, self.caption, self.label, self.num_classes])
-        return Source(hashlib.sha256(said.encode()).hexdigest(), self.num_classes, lambda: self._blocks(paths))
+        content = json.dumps([states, self.caption, self.label, self.num_classes])
+        return Source(hashlib.sha256(content.encode()).hexdigest(), self.num_classes, lambda: self._blocks(paths))
 
     def _paths(self) -> list[Path]:
         library("webdataset", "web_dataset")
         expand = library("braceexpand", "web_dataset").braceexpand  # which webdataset depends on
-        found = [
+        matches = [
             match for pattern in expand(str(Path(self.shards).expanduser())) for match in sorted(glob.glob(pattern))
         ]
-        if not found:
+        if not matches:
             raise UserError(f"data.shards={self.shards} names no file; set data.shards='<folder>/*.tar'")
-        return [Path(path) for path in found]
+        return [Path(path) for path in matches]
 
     def _blocks(self, paths: list[Path]) -> Iterator[Block]:
         return decoded(self._pictures(paths), self.modality.shape, place=self.shards)
@@ -70,8 +70,8 @@ class WebDataset(ImageData):
                         if file is not None:
                             yield self._picture(f"{path.name}/{sample['__key__']}", file, sample)
             except (OSError, EOFError, ValueError, tarfile.TarError) as error:
-                said = str(error).splitlines()[0]
-                raise UserError(f"cannot read {path}: {said}; write that shard again or leave it out") from error
+                reason = str(error).splitlines()[0]
+                raise UserError(f"cannot read {path}: {reason}; write that shard again or leave it out") from error
 
     def _picture(self, name: str, file: bytes, sample: dict[str, bytes]) -> Picture:
         about = json.loads(sample.get("json", b"{}"))
@@ -87,9 +87,9 @@ class WebDataset(ImageData):
     def _label(self, name: str, sample: dict[str, bytes], about: dict) -> int | None:
         if not self.num_classes:
             return None
-        said = sample["cls"].decode() if "cls" in sample else about.get(self.label)
+        value = sample["cls"].decode() if "cls" in sample else about.get(self.label)
         try:
-            label = int(said)
+            label = int(value)
         except (TypeError, ValueError):
             raise UserError(f"{name} has no class; give a .cls to every sample, or set data.num_classes=0") from None
         if not 0 <= label < self.num_classes:

@@ -15,7 +15,8 @@ class Denoises(Protocol):
     """Anything with a schedule that maps (x_t (B, ...), t (B,), cond) to x̂0 (B, ...): a network, a guided one, an exact
     one."""
 
-    schedule: Schedule
+    @property
+    def schedule(self) -> Schedule: ...
 
     def __call__(self, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor: ...
 

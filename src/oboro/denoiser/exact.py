@@ -64,8 +64,10 @@ class GaussianFlowMap(nn.Module):
         return GaussianFlowMap(self.exact, (alpha, sigma))
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
-        (a, sigma_t), mean, std = self.schedule(expand_as(t, x_t)), self.exact.mean, self.exact.std
-        b, sigma_s = (expand_as(torch.as_tensor(c).to(x_t), x_t) for c in self.end) if self.end else (a, sigma_t)
+        mean, std = self.exact.mean, self.exact.std
+        b, sigma_s = a, sigma_t = self.schedule(expand_as(t, x_t))
+        if self.end is not None:
+            b, sigma_s = (expand_as(torch.as_tensor(c, dtype=x_t.dtype, device=x_t.device), x_t) for c in self.end)
         v_t, v_s = torch.sqrt((a * std) ** 2 + sigma_t**2), torch.sqrt((b * std) ** 2 + sigma_s**2)
         k = std**2 * (b * sigma_t + a * sigma_s) / (v_t * (sigma_t * v_s + sigma_s * v_t))
         return mean + k * (x_t - a * mean)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from oboro.base import distributed
+from oboro.base.errors import UserError
 from oboro.base.settings import settings
 from oboro.data import DataModule
 from oboro.data.latents import module_digest
@@ -23,13 +24,13 @@ from oboro.metrics.metric import unserved
 from oboro.metrics.view import View
 from oboro.task import Diffusion
 
-SHOWN = 10  # samples that are kept for pictures
+SHOWN = 10  # samples that are kept to be shown
 
 
 class Evaluator:
     """``metrics`` of samples against the training images of ``data``, or against the moments of the file ``published``.
 
-    Nothing is read or computed before ``prepare`` and ``evaluate`` ask for it.
+    Nothing is read or computed before ``prepare`` and ``evaluate``.
     """
 
     def __init__(
@@ -71,9 +72,10 @@ class Evaluator:
 
         Samples have the class frequencies of the training data, are stored as files would be, and become
         features chunk by chunk. Rank 0 turns features into numbers, one metric at a time, and tells the others. The
-        weights and the training mode of ``task`` come back on every way out.
+        weights and the training mode of ``task`` come back on every way out. Raises ``UserError`` for samples that are
+        no numbers.
         """
-        measured = self._load(task.device)
+        record = self._load(task.device)
         start = time.perf_counter()
         shown = torch.empty(0, *self.data.modality.shape, dtype=self.data.modality.dtype)
 
@@ -86,11 +88,16 @@ class Evaluator:
 
         with task.averaged(protocol.ema), counted([task.denoiser.network, *task.guidance.networks]) as count:
             rows = distributed.map_samples(protocol.n, protocol.chunk, draw, task.device, done, protocol.first)
+        if broken := (~rows.isfinite().all(1)).sum().item():
+            raise UserError(
+                f"{broken} of {protocol.n} samples hold NaN or infinity, so the model has diverged; train it with a "
+                "smaller optimizer.lr or with trainer.precision=32-true."
+            )
         drawn = sum(len(ids) for ids in distributed.chunks(protocol.n, protocol.chunk))  # by this rank, with padding
         seconds = time.perf_counter() - start
         ids = range(protocol.first, protocol.first + protocol.n)
         metadata = task.conditioner.metadata(ids, self.data.population)
-        measured |= {
+        record |= {
             "quantisation": self.data.modality.quantisation,
             "samples": protocol.n,
             "seed": protocol.seed,
@@ -105,7 +112,7 @@ class Evaluator:
             "guidance": settings(task.guidance),
             "evaluations_per_sample": round(count() / drawn, 3),
         }
-        return Result(self._values(rows, metadata, task.device), measured, seconds, shown)
+        return Result(self._values(rows, metadata, task.device), record, seconds, shown)
 
     def evaluate_images(
         self,
@@ -115,18 +122,18 @@ class Evaluator:
         device: torch.device,
         done: Callable[[int], None] | None = None,
     ) -> Result:
-        """The same metrics of stored ``images`` (n, C, ...) that exist already; ``origin`` names their files."""
-        measured = self._load(device)
+        """The same metrics of stored ``images`` (n, C, ...) that exist already; ``origin`` says where from."""
+        record = self._load(device)
         start = time.perf_counter()
 
-        def features(ids: list[int]) -> Tensor:
+        def features_of(ids: list[int]) -> Tensor:
             return self._rows(images[torch.tensor(ids)])
 
-        rows = distributed.map_samples(len(images), min(CHUNK, len(images)), features, device, done)
+        rows = distributed.map_samples(len(images), min(CHUNK, len(images)), features_of, device, done)
         seconds = time.perf_counter() - start
-        measured |= {"quantisation": self.data.modality.quantisation, "samples": len(images), **origin}
+        record |= {"quantisation": self.data.modality.quantisation, "samples": len(images), **origin}
         return Result(
-            self._values(rows, {} if labels is None else {"label": labels}, device), measured, seconds, images[:SHOWN]
+            self._values(rows, {} if labels is None else {"label": labels}, device), record, seconds, images[:SHOWN]
         )
 
     def redraw(self, task: Diffusion, ids: list[int], protocol: Protocol, autocast: Callable = nullcontext) -> Tensor:

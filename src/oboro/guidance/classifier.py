@@ -101,7 +101,7 @@ class ClassifierDenoiser(Guided):
                 "classifier guidance needs a class and this model is drawn without labels; "
                 "set guidance.label to the class that it is to draw."
             )
-        return label.index
+        return label.index  # type: ignore[attr-defined]  # the network's ``reads`` has it a Label
 
     def _gradient(self, x_t: Tensor, t: Tensor, label: Tensor) -> Tensor:
         """grad_{x_t} log p(label | x_t), of the shape of ``x_t``."""

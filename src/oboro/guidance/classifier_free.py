@@ -76,7 +76,8 @@ class Opposite(DenoiserWrapper):
 
 def opposite(cond: Condition, negative: Mapping[str, int] | None = None) -> Condition:
     """The condition to go away from: the class ``negative`` for every sample, ``cond.away``, or none."""
-    classes = {name: Label(torch.full_like(cond.signals[name].index, k)) for name, k in (negative or {}).items()}
+    labels = {name: cond.signals[name].index for name in negative or {}}  # type: ignore[attr-defined]
+    classes = {name: Label(torch.full_like(index, (negative or {})[name])) for name, index in labels.items()}
     return replace(cond, away={**cond.away, **classes}).without(*cond.signals)
 
 

@@ -1,5 +1,7 @@
 """The denoising loss E_{t ~ p(t), eps} w(t) |D(x_t, t, cond) - x|², per sample."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -54,7 +56,7 @@ class Denoising(nn.Module):
 
         In training mode ``time`` takes note of the losses.
         """
-        draws = {"generator": generator, "device": generator.device}
+        draws: dict[str, Any] = {"generator": generator, "device": generator.device}
         u = torch.rand(len(x), **draws)
         eps = torch.randn(x.shape, **draws).to(x)
         if self.stratified:

@@ -1,6 +1,7 @@
 """L_hybrid = L_simple + lambda L_vlb: a denoiser that also learns the variance of its reverse steps."""
 
 from math import log
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -98,7 +99,7 @@ class Hybrid(nn.Module):
 
     def forward(self, denoiser: Denoiser, x: Tensor, cond: Condition, generator: torch.Generator) -> Tensor:
         """Objective (B,) of ``x`` (B, ...), for training; every draw is from ``generator``, on its own device."""
-        draws = {"generator": generator, "device": generator.device}
+        draws: dict[str, Any] = {"generator": generator, "device": generator.device}
         u = torch.rand(len(x), **draws)
         eps = torch.randn(x.shape, **draws).to(x)
         level, simple, vlb = self._terms(denoiser, x, cond, u.to(x), eps)
@@ -118,7 +119,7 @@ class Hybrid(nn.Module):
         step = (self.steps - 1 - (u * self.steps).long()).clamp(0, self.steps - 1)
         t = torch.tensor([node.t for node in grid]).to(x)[step]
         shared = Shared(denoiser)
-        simple = self.simple.at_quantile(shared, x, cond, t, eps)  # of uniform times t is the quantile
+        simple = self.simple.at_quantile(shared, x, cond, t, eps)  # type: ignore[arg-type]  # of uniform times t is the quantile
         q = posteriors(grid).at(step, x)
         log_var = q.log_variance(shared.v)
         last, shift = expand_as(step == self.steps - 1, x), x - shared.x0.detach()

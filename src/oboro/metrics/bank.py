@@ -45,7 +45,7 @@ def look_at(
     labels: Tensor | None = None,
     done: Callable[[int], None] | None = None,
 ) -> Bank:
-    """The bank of stored ``samples`` (n, C, ...), which all ranks make together; ``done`` gets the number that are."""
+    """The bank of stored ``samples`` (n, C, ...), which all ranks make together; ``done`` gets how many are."""
 
     def features_of(ids: list[int]) -> Tensor:
         return extractor.rows(samples[torch.tensor(ids)], outputs)

@@ -1,5 +1,7 @@
 """What real images score in place of samples: for a distance its floor, beside which a number is read."""
 
+from typing import Any
+
 import numpy as np
 
 from oboro.base.settings import settings, settings_text
@@ -8,7 +10,7 @@ from oboro.metrics.metric import Metric
 from oboro.metrics.reference import Reference, parted
 
 
-def real_floor(metric: Metric, reference: Reference, n: int) -> dict[str, dict[str, float | int]]:
+def real_floor(metric: Metric, reference: Reference, n: int) -> dict[str, dict[str, Any]]:
     """``{short name: {"real": number, "real_n": k}}``: the metric of k = min(n, half) real images against the others.
 
     For a distance this is what a perfect generator scores with so few samples. Empty where half of the real images are

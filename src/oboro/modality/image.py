@@ -72,7 +72,7 @@ class Image(Modality):
                 f"{path} is {image.height}×{image.width} and the data {height}×{width}; set data.resolution to the "
                 "size of the images."
             )
-        return torch.from_numpy(fit(image, channels, (height, width)))
+        return torch.from_numpy(fit(image, channels, (height, width)).copy())
 
     def to_array(self, stored: Tensor) -> np.ndarray:
         return stored.permute(0, 2, 3, 1).numpy()

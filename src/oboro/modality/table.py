@@ -75,7 +75,7 @@ def _from_csv(path: Path, columns: Sequence[str] | None) -> tuple[np.ndarray, tu
         values = np.loadtxt(
             path,
             delimiter=",",
-            skiprows=bool(names),
+            skiprows=int(bool(names)),
             usecols=chosen,
             ndmin=2,
             encoding="utf-8-sig",

@@ -83,7 +83,7 @@ class Autoencoder(Task):
 
     @property
     def columns(self) -> int:
-        return len(NAMES) + self.autoencoder.columns(self.modality.shape)
+        return len(NAMES) + self.autoencoder.columns(self.trainer.datamodule.modality.shape)
 
     def measure(self, batch: dict[str, Tensor], x: Tensor) -> Tensor:
         made = self.autoencoder.decode(self.autoencoder.encode(x)).to(x).clamp(-1, 1)
