@@ -11,6 +11,8 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
+from oboro.evaluate.result import read_result
+
 PANELS = {
     "one evaluation a step": ["ddim", "dpm_solver_pp", "dpm_solver_pp_3m", "unipc", "deis", "lms", "ipndm", "pndm"],
     "two evaluations a step": ["dpm_solver_pp", "heun", "dpm_solver_2", "dpm_solver_pp_2s"],
@@ -36,8 +38,8 @@ def measured(sweep: Path) -> tuple[str, dict[str, list[tuple[float, float, float
     name = ""
     for job in json.loads((sweep / "jobs.json").read_text())["jobs"]:
         overrides = dict(override.split("=", 1) for override in job["overrides"])
-        result = json.loads((sweep / job["path"] / "evaluation.json").read_text())
-        name, value = next(iter(result["judged"].items()))
+        result = read_result(sweep / job["path"] / "evaluation.json")
+        name, value = next(iter(result["metrics"].items()))
         point = (result["protocol"]["evaluations_per_sample"], value["value"], value["real"])
         found.setdefault(overrides["sampler"], []).append(point)
     return name, {sampler: sorted(points) for sampler, points in found.items()}

@@ -128,6 +128,35 @@ def test_commands_compose(document):
             raise
 
 
+def test_the_example_in_python_runs():
+    """That of the README, with two steps of training in the place of a thousand."""
+    (code,) = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.M | re.S)
+    assert "range(1000)" in code
+    names: dict = {}
+    exec(code.replace("range(1000)", "range(2)"), names)
+    assert names["samples"].shape == (16, 1, 28, 28) and names["samples"].isfinite().all()
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text().split()) <= 900
+
+
+def test_imports_go_downwards_in_the_picture_of_the_layout():
+    """A row of docs/adding.md imports itself and the rows below; commands of interop stand at the top."""
+    picture = re.search(r"┌.*?┘", (ROOT / "docs/adding.md").read_text(), re.S)[0]
+    rows = [re.findall(r"(?<=[│ ]) ?(\w+)(?= {2,})", row) for row in re.split("├─*┤", picture)]
+    height = {room: -i for i, row in enumerate(rows) for room in row}
+    top = {f"interop/{name}.py" for name in ("__main__", "onnx", "pipeline")}
+    source = ROOT / "src/oboro"
+    for path in source.rglob("*.py"):
+        place = path.relative_to(source)
+        room = place.parts[0].removesuffix(".py")
+        if room.startswith("__") or place.as_posix() in top:
+            continue
+        for used in re.findall(r"^from oboro\.(\w+)", path.read_text(), re.M):
+            assert height[used] <= height[room], f"{place} imports {used}, which stands above it"
+
+
 # --- the checks themselves bite
 
 SHOWN = """

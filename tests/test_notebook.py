@@ -37,9 +37,14 @@ def found(tmp_path_factory):
     return json.loads(notebook.cells[-1].outputs[-1].text)
 
 
-def test_it_is_kept_without_outputs():
+def test_it_is_kept_as_it_ran_from_top_to_bottom_with_its_pictures():
+    """A reader sees them without running it; the file stays small enough for that."""
     cells = [cell for cell in nbformat.read(NOTEBOOK, as_version=4).cells if cell.cell_type == "code"]
-    assert all(cell.outputs == [] and cell.execution_count is None for cell in cells)
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    outputs = [output for cell in cells for output in cell.outputs]
+    assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
+    assert sum("image/png" in output.get("data", {}) for output in outputs) >= 8
+    assert NOTEBOOK.stat().st_size < 1_500_000
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from typing import Any
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from oboro.evaluate.protocol import Evaluation, short
+from oboro.evaluate.result import Result, protocol_line
 
 
 class JSONL(Logger):
@@ -54,21 +54,17 @@ class JSONL(Logger):
 
 
 @rank_zero_only
-def log_evaluation(loggers: Sequence[Logger], evaluation: Evaluation, step: int) -> None:
+def log_result(loggers: Sequence[Logger], result: Result, step: int) -> None:
     """Values and protocol: a line of ``metrics.jsonl`` with both, TensorBoard's scalars and text, scalars elsewhere."""
-    real = {f"real/{name}": value.real for name, value in evaluation.values.items() if value.real is not None}
+    real = {f"real/{name}": value.real for name, value in result.values.items() if value.real is not None}
     for logger in loggers:
         match logger:
             case JSONL():
-                found = evaluation.plain()
-                told = {
-                    "judged": found["judged"],
-                    "protocol": found["protocol"],
-                    "evaluation_seconds": found["seconds"],
-                }
-                logger.write(step, {**evaluation.numbers, **told})
+                plain = result.plain()
+                known = {key: plain[key] for key in ("metrics", "protocol")}
+                logger.write(step, {**result.numbers, **known, "evaluation_seconds": plain["seconds"]})
             case TensorBoardLogger():
-                logger.log_metrics({**evaluation.numbers, **real}, step)
-                logger.experiment.add_text("protocol", short(evaluation.protocol), step)
+                logger.log_metrics({**result.numbers, **real}, step)
+                logger.experiment.add_text("protocol", protocol_line(result.protocol), step)
             case _:
-                logger.log_metrics({**evaluation.numbers, **real}, step)
+                logger.log_metrics({**result.numbers, **real}, step)

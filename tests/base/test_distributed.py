@@ -12,8 +12,7 @@ from oboro.denoiser import Denoiser
 from oboro.extractor import Fashion
 from oboro.generate import generate
 from oboro.guidance import Unguided
-from oboro.metrics import Bank, Extracted, Frechet
-from oboro.metrics.metric import measure
+from oboro.metrics import Bank, Extracted, Frechet, measure
 from oboro.model import UNet
 from oboro.parameterization import EDM
 from oboro.sampler import DDIM

@@ -15,15 +15,15 @@ SMALL = ["n=12", "chunk=6"]
 
 def test_every_value_carries_its_protocol_and_what_real_images_score(checkpoint, tmp_path):
     found = runs.evaluate(tmp_path, checkpoint, *SMALL, MANY)
-    assert found["values"].keys() == found["judged"].keys() and len(found["values"]) == 12
-    for name, value in found["judged"].items():
+    assert found["values"].keys() == found["metrics"].keys() and len(found["values"]) == 12
+    for name, value in found["metrics"].items():
         assert name.endswith("_fashion_12") and value["value"] == found["values"][name]
-        assert value["real_n"] == 12 and value["how"]
+        assert value["real_n"] == 12 and value["settings"]
     protocol = found["protocol"]
     for key in ("extractor_digest", "resize", "quantisation", "samples", "reference_fingerprint", "reference_split"):
         assert protocol[key]
     assert (protocol["seed"], protocol["first"], protocol["evaluations_per_sample"]) == (0, 0, 2)
-    low, high = found["judged"]["kd_fashion_12"]["interval"]
+    low, high = found["metrics"]["kd_fashion_12"]["interval"]
     assert low < found["values"]["kd_fashion_12"] < high
     result = json.loads((tmp_path / "result.json").read_text())
     assert result == {"values": found["values"], "objective": "fd_fashion_12"}
@@ -38,7 +38,7 @@ def test_the_picture_of_closest_pairs_shows_the_samples_and_training_images_it_n
     from oboro.restore.rebuild import build_task
 
     found = runs.evaluate(tmp_path, checkpoint, *SMALL, "metrics=[memorization]")
-    pair = found["judged"]["authenticity_fashion_12"]["detail"]["closest"][0]
+    pair = found["metrics"]["authenticity_fashion_12"]["detail"]["closest"][0]
     _, _, data = runs.built()
     data.setup()
     task = build_task(load_checkpoint(checkpoint))
@@ -55,7 +55,7 @@ def test_repeats_are_disjoint_ranges_and_each_is_what_it_is_alone(checkpoint, tm
     three = runs.evaluate(tmp_path / "three", checkpoint, *SMALL, "repeats=3", "metrics=[frechet]")
     repeats = three["repeats"]["fd_fashion_12"]
     values = repeats["values"]
-    assert len(set(values)) == 3 and values[0] == three["judged"]["fd_fashion_12"]["value"]
+    assert len(set(values)) == 3 and values[0] == three["metrics"]["fd_fashion_12"]["value"]
     assert three["values"]["fd_fashion_12"] == repeats["mean"] == pytest.approx(np.mean(values))
     assert repeats["std"] == pytest.approx(np.std(values, ddof=1))
     assert (repeats["min"], repeats["max"]) == (min(values), max(values))
@@ -78,7 +78,7 @@ def test_published_moments_replace_the_data(checkpoint, tmp_path):
     )
     assert other["values"]["fd_fashion_12"] == pytest.approx(own["values"]["fd_fashion_12"], rel=1e-9)
     assert other["protocol"]["digest"] != own["protocol"]["digest"]
-    assert other["protocol"]["reference_split"] == "real.npz" and "real" not in other["judged"]["fd_fashion_12"]
+    assert other["protocol"]["reference_split"] == "real.npz" and "real" not in other["metrics"]["fd_fashion_12"]
     arguments = [f"checkpoint={checkpoint}", *SMALL, "metrics=[kernel]", f"reference={tmp_path / 'real.npz'}"]
     run = runs.call("evaluate.py", *runs.outputs(tmp_path / "kernel", *arguments, "accelerator=cpu"), cwd=tmp_path)
     assert run.status == 1 and "moments alone" in run.stderr and run.stderr.count("\n") == 1
@@ -127,14 +127,15 @@ def test_an_average_of_any_length_is_measured_from_snapshots(tmp_path):
     name = "fd_fashion_12"
     assert found["values"][name] == pytest.approx(tracked["values"][name], rel=1e-4)
     assert abs(other["values"][name] / found["values"][name] - 1) > 1e-6
-    assert found["ema_std"] == tracked["ema_std"] == 0.1 and other["protocol"]["ema"] == "std=0.15"
+    assert found["protocol"]["ema"]["std"] == tracked["protocol"]["ema"]["std"] == 0.1
+    assert other["protocol"]["ema"] == {"name": "std=0.15", "std": 0.15}
     assert other["protocol"]["digest"] == tracked["protocol"]["digest"]
 
 
 def test_the_likelihood_of_held_out_images_is_reported(checkpoint, tmp_path):
     small = [*SMALL, "metrics=[frechet]", "bits_per_dim.n=4", "bits_per_dim.steps=4"]
     found = runs.evaluate(tmp_path, checkpoint, *small)["likelihood"]["bits_per_dim_4"]
-    assert found["interval"][0] < found["value"] < found["interval"][1] and "4 Runge-Kutta steps" in found["how"]
+    assert found["interval"][0] < found["value"] < found["interval"][1] and found["settings"]["steps"] == 4
     again = runs.evaluate(tmp_path / "again", checkpoint, *small, "chunk=3")["likelihood"]["bits_per_dim_4"]
     assert again["value"] == pytest.approx(found["value"], rel=1e-4)
 

@@ -128,7 +128,7 @@ def test_cached_latents_and_texts_train_the_same_model(parts, text_to_image, tmp
 def test_samples_are_measured_by_the_class_of_their_caption(text_to_image, tmp_path):
     found = runs.evaluate(tmp_path, text_to_image[1], "n=20", "chunk=10", "metrics=[frechet,accuracy]")
     assert {"fd_fashion_20", "accuracy_fashion_20"} <= set(found["values"])
-    assert found["protocol"]["codec"].startswith("Autoencoder@")
+    assert found["protocol"]["codec"]["name"] == "Autoencoder"
 
 
 def test_clip_score_is_the_mean_over_samples_and_the_captions_they_were_drawn_for(parts, text_to_image, tmp_path):
@@ -149,8 +149,8 @@ def test_clip_score_is_the_mean_over_samples_and_the_captions_they_were_drawn_fo
     extractor = TrainedCLIP(str(parts["clip"]))
     features = extractor(to_uint8(torch.cat(images)))["features"]
     expected = clip_score(features, extractor.embed_text(batch["caption"])).mean().item()
-    judged = found["judged"]["clip_score_trained_clip_20"]
-    assert judged["value"] == pytest.approx(expected, abs=0.05) and 0 <= judged["real"] <= 100
+    score = found["metrics"]["clip_score_trained_clip_20"]
+    assert score["value"] == pytest.approx(expected, abs=0.05) and 0 <= score["real"] <= 100
 
 
 def test_data_without_captions_do_not_measure_a_model_of_texts(text_to_image, tmp_path):

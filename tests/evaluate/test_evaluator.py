@@ -9,7 +9,8 @@ from torch import nn
 
 import runs
 from oboro.evaluate.evaluator import Evaluator
-from oboro.evaluate.protocol import Protocol, digest, doubts
+from oboro.evaluate.protocol import Protocol, digest
+from oboro.evaluate.result import warnings
 from oboro.extractor import Extractor
 from oboro.guidance import Autoguidance, ClassifierFree
 from oboro.metrics import Bank, Frechet, Held, Metric, Value
@@ -178,25 +179,30 @@ def test_the_networks_of_guidance_are_counted_too(parts, judge, monkeypatch):
 def test_a_measurement_is_told_from_another_by_its_digest_and_not_by_what_is_compared(parts, judge, monkeypatch):
     task, _ = parts
 
-    def said(n=5, seed=0, first=0, precision="32-true", ema=None):
+    def measured(n=5, seed=0, first=0, precision="32-true", ema=None):
         protocol = Protocol(n=n, seed=seed, first=first, chunk=5, ema=ema)
         return judge(Pixels(), Mean()).evaluate(task, protocol, precision=precision).protocol
 
-    base = said()
-    different = [said(n=6), said(seed=1), said(first=5), said(precision="bf16-mixed")]
+    base = measured()
+    different = [measured(n=6), measured(seed=1), measured(first=5), measured(precision="bf16-mixed")]
     assert len({digest(p) for p in (base, *different)}) == 5
-    assert digest(said(ema=list(task.ema.profiles)[1])) == digest(base)
+    assert digest(measured(ema=list(task.ema.profiles)[1])) == digest(base)
     monkeypatch.setattr(task, "sampler", DDIM(1))
-    assert digest(said()) == digest(base) and said()["sampler"] == "DDIM(steps=1, grid=Uniform, eta=0.0)"
+    assert digest(measured()) == digest(base) and measured()["sampler"] == {
+        "name": "DDIM",
+        "steps": 1,
+        "grid": {"name": "Uniform"},
+        "eta": 0.0,
+    }
 
 
-def test_a_number_from_too_few_samples_is_doubted_with_the_size_of_its_bias(parts, judge):
+def test_a_number_from_too_few_samples_comes_with_a_warning_and_the_size_of_its_bias(parts, judge):
     task, _ = parts
     evaluator = judge(Pixels(), Frechet())
     real = torch.randn(400, 784, generator=torch.Generator().manual_seed(0)) * 60 + 120
     evaluator.views[0]._reference = Held(Bank({"features": real}))
     found = evaluator.evaluate(task, Protocol(n=20, chunk=20), precision="32-true")
-    (sentence,) = doubts(found)
+    (sentence,) = warnings(found)
     (value,) = found.values.values()
     assert value.real_n == 20 and value.real > 0
     assert "20 images are not more than its 784 features" in sentence and f"{value.real:.3g}" in sentence

@@ -10,7 +10,7 @@ from torch import nn
 from oboro.base.errors import UserError
 from oboro.extractor import Extractor
 from oboro.metrics import Bank, Extracted, FeatureStatistics, Frechet, Held, Published, frechet_distance
-from oboro.metrics.metric import real_values
+from oboro.metrics.real_floor import real_floor
 from oboro.metrics.reference import parted
 
 
@@ -100,12 +100,12 @@ def test_the_floor_is_the_metric_of_real_images_against_the_others(rng, tmp_path
     """Split by a seed of its own: the same number each time, and the global generator is not read."""
     data = images(rng, 400)
     state = torch.get_rng_state()
-    found = real_values(Frechet(), extracted(tmp_path, data), 100)
+    found = real_floor(Frechet(), extracted(tmp_path, data), 100)
     chosen, others = parted(Bank({"features": data.flatten(1).float()}), 100)
     sides = (FeatureStatistics.from_features(side["features"]) for side in (chosen, others.bank))
     assert found == {"fd": {"real": frechet_distance(*sides), "real_n": 100}}
-    assert real_values(Frechet(), extracted(tmp_path, data), 100) == found
-    assert real_values(Frechet(), extracted(tmp_path, data), 300)["fd"]["real_n"] == 200
+    assert real_floor(Frechet(), extracted(tmp_path, data), 100) == found
+    assert real_floor(Frechet(), extracted(tmp_path, data), 300)["fd"]["real_n"] == 200
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -129,7 +129,7 @@ def test_published_moments_give_the_distance_to_the_images_they_were_made_of(tmp
     published = Published(write(tmp_path / "reference.npz", mu=mu, sigma=sigma, other=np.zeros(3)), Pixels())
     found = Frechet()(bank, published)["fd"].value
     assert found == pytest.approx(Frechet()(bank, Held(Bank({"features": x})))["fd"].value, rel=1e-9)
-    assert real_values(Frechet(), published, 100) == {}, "the number of images is not known"
+    assert real_floor(Frechet(), published, 100) == {}, "the number of images is not known"
     with pytest.raises(UserError, match="moments alone"):
         _ = published.bank
     with pytest.raises(UserError, match="has no mu_s and sigma_s"):

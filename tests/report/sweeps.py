@@ -6,7 +6,8 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from oboro.evaluate.protocol import Evaluation
+from oboro.evaluate.result import Result
+from oboro.evaluate.version_1 import settings_of, std_of
 from oboro.metrics import Value
 
 PROTOCOL = {
@@ -33,7 +34,10 @@ FD, PRECISION = "fd_fashion_2000", "precision_fashion_2000"
 
 
 class Sweep:
-    """``sweep.job(...)`` writes one more job into ``sweep.folder``; what is not named is as in ``PROTOCOL``."""
+    """``sweep.job(...)`` writes one more job into ``sweep.folder``; what is not named is as in ``PROTOCOL``.
+
+    Settings are given as text for short, ``sampler="DDIM(steps=5)"``.
+    """
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -51,13 +55,15 @@ class Sweep:
         **protocol,
     ) -> Path:
         """``values``: a Fréchet distance, and a precision after it if there are two."""
-        fd = Value(values[0], better=-1, real=0.25, real_n=2000, how="Frechet()")
+        fd = Value(values[0], better=-1, real=0.25, real_n=2000, settings={"name": "Frechet"})
         found = {FD: fd}
         if values[1:]:
-            found[PRECISION] = Value(values[1], better=1, real=0.8, real_n=2000, how=how)
+            found[PRECISION] = Value(values[1], better=1, real=0.8, real_n=2000, settings=settings_of(how))
         protocol = {**PROTOCOL, **protocol}
-        evaluation = Evaluation({**found, **(extra or {})}, protocol, seconds, torch.empty(0))
-        result = {**evaluation.plain(), "checkpoint": checkpoint, "step": step}
+        protocol |= {k: settings_of(protocol[k]) for k in ("schedule", "sampler", "guidance")}
+        protocol["ema"] = {"name": protocol["ema"], "std": std_of(protocol["ema"])}
+        result = Result({**found, **(extra or {})}, protocol, seconds, torch.empty(0)).plain()
+        result |= {"checkpoint": checkpoint, "step": step}
         if repeats:
             result |= {"values": {name: r["mean"] for name, r in repeats.items()}, "repeats": repeats}
         folder = self.folder / str(self.jobs)

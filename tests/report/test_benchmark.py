@@ -3,15 +3,20 @@
 import csv
 import json
 from itertools import product
+from pathlib import Path
 
 import pytest
 import torch
 
 from oboro.base.errors import UserError
+from oboro.base.settings import settings
 from oboro.evaluate.protocol import digest
+from oboro.evaluate.result import read_result
 from oboro.metrics import Value
-from oboro.report.benchmark import collect, std_of, varying
-from oboro.report.benchmark_table import protocol_line, write
+from oboro.report.benchmark import varying
+from oboro.report.benchmark_table import column_protocol, write
+from oboro.report.collect import collect
+from oboro.sampler import DDIM
 from report.sweeps import FD, PRECISION, spread
 
 IMAGES = (
@@ -45,7 +50,7 @@ def test_protocols_never_share_a_column(sweep):
     for column in benchmark.columns.values():
         found = [evaluation(sweep, row) for row in rows if row[column.name]]
         assert len(found) == (4 if column.metric == FD else 2)
-        assert len({(digest(f["protocol"]), f["judged"][column.metric]["how"]) for f in found}) == 1
+        assert len({(digest(f["protocol"]), json.dumps(f["metrics"][column.metric]["settings"])) for f in found}) == 1
         assert column.name.startswith(f"{column.metric}@{digest(found[0]['protocol'])}")
 
 
@@ -133,8 +138,8 @@ def test_a_sweep_without_any_number_is_a_mistake_of_the_user(sweep):
         collect(sweep.folder / "nowhere")
 
 
-def test_doubts_are_passed_on_once(sweep):
-    doubtful = Value(1.0, better=0, doubt="100 images are few")
+def test_warnings_are_passed_on_once(sweep):
+    doubtful = Value(1.0, better=0, warning="100 images are few")
     for _ in range(3):
         sweep.job(1.0, extra={"kd": doubtful})
     assert collect(sweep.folder).notes == ["kd: 100 images are few."]
@@ -169,26 +174,22 @@ def test_a_setting_of_one_sampler_alone_does_not_vary(sweep):
     assert varying(collect(sweep.folder).rows) == ["sampler", "sampler.steps", "sampler.eta"]
 
 
-@pytest.mark.parametrize(
-    ("name", "std"),
-    [
-        ("std005", 0.05),
-        ("std0050", 0.05),
-        ("std_0.10", 0.1),
-        ("std=0.07", 0.07),
-        ("std0075", 0.075),
-        ("constant", None),
-        ("std5x", None),
-    ],
-)
-def test_the_length_of_an_average_is_read_from_its_name(name, std):
-    assert std_of(name) == std
-
-
-def test_a_given_length_goes_before_the_name(sweep):
-    path = sweep.job(1.0, ema="std005") / "evaluation.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "ema_std": 0.0625}))
-    assert collect(sweep.folder).rows[0].settings["ema_std"] == 0.0625
+def test_files_of_version_1_share_columns_with_those_of_today(sweep):
+    """The same measurement on another sampler, written by each version."""
+    file = Path(__file__).parents[1] / "evaluate/version_1.json"
+    old, new = json.loads(file.read_text()), read_result(file)
+    new["protocol"]["sampler"] = settings(DDIM(8))
+    for k, result in enumerate((old, new)):
+        (sweep.folder / str(k)).mkdir(parents=True)
+        (sweep.folder / f"{k}/evaluation.json").write_text(json.dumps(result))
+    benchmark, rows, _ = table(sweep)
+    assert set(benchmark.columns) == {*old["values"], "bits_per_dim_4"}
+    assert not [note for note in benchmark.notes if "do not compare" in note]
+    assert [(row["sampler"], row["sampler.steps"], row["sampler.grid"], row["ema_std"]) for row in rows] == [
+        ("DDIM", "8", "Uniform", "0.1"),
+        ("Heun", "3", "Karras", "0.1"),
+    ]
+    assert varying(benchmark.rows) == ["sampler", "sampler.steps", "sampler.grid"]
 
 
 def test_an_unknown_number_names_those_that_exist(sweep):
@@ -200,7 +201,11 @@ def test_an_unknown_number_names_those_that_exist(sweep):
 def test_likelihood_is_a_column_of_its_own(sweep):
     for k, name in enumerate(("std005", "std010")):
         path = sweep.job(1.0, ema=name) / "evaluation.json"
-        likelihood = {"bits_per_dim_100": Value(3.0 + k / 3, better=-1, how="probability-flow ODE, 32 steps").plain()}
+        likelihood = {
+            "bits_per_dim_100": Value(
+                3.0 + k / 3, better=-1, settings={"name": "probability-flow ODE", "steps": 32}
+            ).plain()
+        }
         path.write_text(json.dumps({**json.loads(path.read_text()), "likelihood": likelihood}))
     benchmark, rows, _ = table(sweep)
     assert [float(row["bits_per_dim_100"]) for row in rows] == [3.0, 3.0 + 1 / 3]
@@ -214,9 +219,11 @@ def test_images_that_were_there_already_are_rows_too(sweep):
         result = json.loads(path.read_text())
         protocol = {k: v for k, v in result["protocol"].items() if k in IMAGES} | {"images": name}
         protocol |= {"images_fingerprint": f"{k}123456"}
-        path.write_text(json.dumps({k: result[k] for k in ("values", "judged", "seconds")} | {"protocol": protocol}))
+        path.write_text(
+            json.dumps({k: result[k] for k in ("version", "values", "metrics", "seconds")} | {"protocol": protocol})
+        )
     benchmark, rows, _ = table(sweep)
-    assert "2,000 images of files as shown against" in protocol_line(benchmark.rows, benchmark.column())
+    assert "2,000 images of files as shown against" in column_protocol(benchmark.rows, benchmark.column())
     assert varying(benchmark.rows) == ["images"] and list(benchmark.columns) == [FD]
     assert [(row["images"], row[FD], row["sampler"], row["checkpoint"]) for row in rows] == [
         ("a.npz", "1.0", "", ""),

@@ -4,8 +4,8 @@ import pytest
 from rich.console import Console
 
 from oboro.metrics import Value
-from oboro.report.benchmark import collect
 from oboro.report.benchmark_table import benchmark_table, folded, shared_ending
+from oboro.report.collect import collect
 from report.sweeps import FD, PRECISION, spread
 
 

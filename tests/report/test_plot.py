@@ -6,7 +6,7 @@ from matplotlib._pylab_helpers import Gcf
 from matplotlib.text import Text
 
 from oboro.base.errors import UserError
-from oboro.report.benchmark import collect
+from oboro.report.collect import collect
 from oboro.report.pareto import pareto_front
 from oboro.report.plot import benchmark_figure
 from report.sweeps import FD, PRECISION, Sweep, spread

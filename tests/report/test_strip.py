@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from oboro.report.benchmark import collect
+from oboro.report.collect import collect
 from oboro.report.strip import strip_image
 from report.sweeps import samples
 

@@ -9,9 +9,8 @@ import torch
 from lightning import Callback, Trainer
 
 from oboro.base.errors import UserError
-from oboro.evaluate.protocol import Evaluation as Measured
-from oboro.evaluate.protocol import line, short
-from oboro.logger import log_evaluation
+from oboro.evaluate.result import Result, protocol_line, values_line
+from oboro.logger import log_result
 from oboro.task import Task
 
 log = logging.getLogger(__name__)
@@ -73,12 +72,11 @@ def check_images(callback: Evaluation, n: int | None, chunk: int) -> None:
 
 
 class MetricEvaluation(Evaluation, ABC):
-    """An evaluation that measures: ``latest`` is what was found last, and its first number says which checkpoint is the
-    best."""
+    """An evaluation that measures: ``latest`` is the last result, its first number decides which checkpoint is best."""
 
     def __init__(self, every_n_steps: int):
         super().__init__(every_n_steps)
-        self.latest: Measured | None = None
+        self.latest: Result | None = None
 
     @property
     def objective(self) -> tuple[str, float] | None:
@@ -88,11 +86,11 @@ class MetricEvaluation(Evaluation, ABC):
         name, value = next(iter(self.latest.values.items()))
         return name, value.value * (-value.better or 1)
 
-    def tell(self, trainer: Trainer, found: Measured) -> None:
+    def log_result(self, trainer: Trainer, result: Result) -> None:
         """To every logger with its protocol, to ``trainer.callback_metrics`` and, as the latest, to ``latest``."""
-        self.latest = found
-        trainer.callback_metrics.update({k: torch.tensor(v) for k, v in found.numbers.items()})
-        log_evaluation(trainer.loggers, found, trainer.global_step)
+        self.latest = result
+        trainer.callback_metrics.update({k: torch.tensor(v) for k, v in result.numbers.items()})
+        log_result(trainer.loggers, result, trainer.global_step)
         if trainer.is_global_zero:
-            log.info("protocol: %s", short(found.protocol))
-            log.info("step %d: %s", trainer.global_step, line(found))
+            log.info("protocol: %s", protocol_line(result.protocol))
+            log.info("step %d: %s", trainer.global_step, values_line(result))

@@ -7,7 +7,7 @@ from lightning import Trainer
 
 from oboro.base.errors import UserError
 from oboro.callbacks.evaluation import CodecEvaluation, MetricEvaluation, check_images
-from oboro.evaluate.evaluator import Evaluator
+from oboro.evaluate.evaluator import Evaluator, average_settings
 from oboro.evaluate.reconstruction import reconstructions, spread
 from oboro.extractor import Extractor, Joint
 from oboro.metrics import Metric
@@ -56,10 +56,10 @@ class ReconstructionMetrics(CodecEvaluation, MetricEvaluation):
         origin = {
             "images": "reconstructions of held-out images",
             "images_fingerprint": data.fingerprint,
-            "ema": task.ema.default,
+            "ema": average_settings(task.ema),
             "precision": str(trainer.precision),
             "device": task.device.type,
         }
-        found = self._evaluator.evaluate_images(images, labels, origin, task.device)
-        values = {f"reconstruction/{name}": value for name, value in found.values.items()}
-        self.tell(trainer, replace(found, values=values))
+        result = self._evaluator.evaluate_images(images, labels, origin, task.device)
+        values = {f"reconstruction/{name}": value for name, value in result.values.items()}
+        self.log_result(trainer, replace(result, values=values))

@@ -51,7 +51,7 @@ class SampleMetrics(SampleEvaluation, MetricEvaluation):
     def evaluate(self, trainer: Trainer, task: Diffusion) -> None:
         if not self.metrics:
             return
-        found = self._evaluator.evaluate(
+        result = self._evaluator.evaluate(
             task, self.protocol, precision=str(trainer.precision), autocast=trainer.precision_plugin.forward_context
         )
-        self.tell(trainer, found)
+        self.log_result(trainer, result)

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from oboro.callbacks.evaluation import MetricEvaluation
 from oboro.callbacks.throughput import Throughput
-from oboro.report.table import print_evaluations
+from oboro.report.table import print_results
 from oboro.task import Task
 from oboro.task.memory import footprint
 
@@ -32,7 +32,7 @@ class Summary(Callback):
         Console().print(self._table(trainer, task, time.perf_counter() - self._start))
         for callback in trainer.callbacks:
             if isinstance(callback, MetricEvaluation) and callback.latest is not None:
-                print_evaluations([callback.latest], "measured")
+                print_results([callback.latest], "measured")
 
     def _table(self, trainer: Trainer, task: Task, seconds: float) -> Table:
         data = trainer.datamodule

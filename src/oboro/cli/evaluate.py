@@ -16,6 +16,7 @@ from rich.progress import Progress
 
 from oboro.base import distributed
 from oboro.base.errors import UserError
+from oboro.base.settings import settings_text
 from oboro.cli.benchmark import benchmark
 from oboro.cli.checkpoint import latest_checkpoint
 from oboro.cli.run import CONF, run, task_function
@@ -23,11 +24,12 @@ from oboro.cli.sample import average, open_task, start, trained_precision
 from oboro.cli.watch import watch
 from oboro.data import DataModule
 from oboro.evaluate.evaluator import Evaluator, held_out_likelihood
-from oboro.evaluate.protocol import Evaluation, Protocol
+from oboro.evaluate.protocol import Protocol
+from oboro.evaluate.result import Result
 from oboro.evaluate.sample_files import read_samples
 from oboro.metrics import Value
 from oboro.report.pictures import pairs_picture
-from oboro.report.table import interval, number, print_evaluations, spread, write_result
+from oboro.report.table import interval, number, print_results, spread, write_result
 from oboro.task import Diffusion
 
 PAIRS = 10  # closest pairs in the picture of the memorisation audit
@@ -55,10 +57,10 @@ def evaluate(config: DictConfig) -> None:
     if config.watch:
         watch(config, evaluator, fabric, measure)
         return
-    evaluations = measure(config, evaluator, task, fabric)
+    results = measure(config, evaluator, task, fabric)
     likelihood = measure_likelihood(config, evaluator, task)
     if fabric.is_global_zero:
-        write(config, checkpoint, task, evaluator, evaluations, likelihood, fabric)
+        write(config, checkpoint, task, evaluator, results, likelihood, fabric)
 
 
 def check_modality(config: DictConfig, task: Diffusion, data: DataModule) -> None:
@@ -85,30 +87,29 @@ def write(
     checkpoint: dict[str, Any],
     task: Diffusion,
     evaluator: Evaluator,
-    evaluations: list[Evaluation],
+    results: list[Result],
     likelihood: dict[str, Value],
     fabric: Fabric,
 ) -> None:
     """Files and the printed table of a finished measurement."""
     folder = Path(config.output_dir)
-    first = evaluations[0]
+    first = results[0]
     result = {
         **first.plain(),
         "checkpoint": str(Path(config.checkpoint).expanduser().resolve()),
         "step": checkpoint["global_step"],
-        "ema_std": task.ema.profiles[first.protocol["ema"]].std if config.ema_std is None else config.ema_std,
         "adapter_file": config.adapter_file,
         "adapter_scale": config.adapter_scale,
         "likelihood": {name: value.plain() for name, value in likelihood.items()},
     }
-    if len(evaluations) > 1:
-        result |= repeated(evaluations)
+    if len(results) > 1:
+        result |= repeated(results)
     (folder / "evaluation.json").write_text(json.dumps(result, indent=2) + "\n")
     write_result(folder, result["values"])
     evaluator.data.modality.picture(first.samples, len(first.samples)).save(folder / "samples.png")
-    print_evaluations(evaluations, f"{config.checkpoint}, step {result['step']:,}")
+    print_results(results, f"{config.checkpoint}, step {result['step']:,}")
     for name, value in likelihood.items():
-        print(f"{name}: {number(value.value)}, 95 % interval {interval(value)}; {value.how}")
+        print(f"{name}: {number(value.value)}, 95 % interval {interval(value)}; {settings_text(value.settings)}")
     if pairs := closest_pairs(first):
         ids, rows = ([pair[i] for pair in pairs] for i in (0, 1))
         drawn = evaluator.redraw(task, ids, protocol_of(config, 0), fabric.autocast).cpu()
@@ -166,13 +167,13 @@ def evaluate_images(config: DictConfig, evaluator: Evaluator) -> None:
     make_ready(evaluator, set() if labels is None else {"label"}, len(images))
     origin = {"images": str(config.images), "images_fingerprint": fingerprint}
     with progress(fabric, len(images)) as done:
-        evaluation = evaluator.evaluate_images(images, labels, origin, fabric.device, done)
+        result = evaluator.evaluate_images(images, labels, origin, fabric.device, done)
     if fabric.is_global_zero:
         folder = Path(config.output_dir)
-        (folder / "evaluation.json").write_text(json.dumps(evaluation.plain(), indent=2) + "\n")
-        write_result(folder, evaluation.numbers)
-        print_evaluations([evaluation], str(config.images))
-        if pairs := closest_pairs(evaluation):
+        (folder / "evaluation.json").write_text(json.dumps(result.plain(), indent=2) + "\n")
+        write_result(folder, result.numbers)
+        print_results([result], str(config.images))
+        if pairs := closest_pairs(result):
             ids, rows = ([pair[i] for pair in pairs] for i in (0, 1))
             pairs_picture(data.modality, images[ids], data.train.samples[rows]).save(folder / "closest_pairs.png")
         print(f"written to {folder / 'evaluation.json'}")
@@ -189,10 +190,12 @@ def progress(fabric: Fabric, total: int) -> Iterator[Callable[[int], None]]:
 def protocol_of(config: DictConfig, repeat: int) -> Protocol:
     """The ``repeat``-th range of n samples."""
     chunk = min(config.chunk, config.n)
-    return Protocol(n=config.n, seed=config.seed, chunk=chunk, ema=average(config), first=repeat * config.n)
+    return Protocol(
+        n=config.n, seed=config.seed, chunk=chunk, ema=average(config), ema_std=config.ema_std, first=repeat * config.n
+    )
 
 
-def measure(config: DictConfig, evaluator: Evaluator, task: Diffusion, fabric: Fabric) -> list[Evaluation]:
+def measure(config: DictConfig, evaluator: Evaluator, task: Diffusion, fabric: Fabric) -> list[Result]:
     """One evaluation for each of ``repeats`` disjoint ranges of samples."""
     with progress(fabric, config.n * config.repeats) as done:
         return [
@@ -217,9 +220,9 @@ def measure_likelihood(config: DictConfig, evaluator: Evaluator, task: Diffusion
     )
 
 
-def repeated(evaluations: list[Evaluation]) -> dict[str, Any]:
+def repeated(results: list[Result]) -> dict[str, Any]:
     """Mean values, and mean, standard deviation, minimum, maximum and the values of all ranges by name."""
-    all_values = {name: [e.numbers[name] for e in evaluations] for name in evaluations[0].numbers}
+    all_values = {name: [e.numbers[name] for e in results] for name in results[0].numbers}
     summary = {
         name: {**dict(zip(("mean", "std", "min", "max"), spread(found), strict=True)), "values": found}
         for name, found in all_values.items()
@@ -227,9 +230,9 @@ def repeated(evaluations: list[Evaluation]) -> dict[str, Any]:
     return {"values": {name: found["mean"] for name, found in summary.items()}, "repeats": summary}
 
 
-def closest_pairs(evaluation: Evaluation) -> list[tuple[int, int]]:
+def closest_pairs(result: Result) -> list[tuple[int, int]]:
     """(sample id, training image) of the samples nearest to training images, if that was measured."""
-    for value in evaluation.values.values():
+    for value in result.values.values():
         if "closest" in value.detail:
             return [(pair["sample"], pair["training"]) for pair in value.detail["closest"][:PAIRS]]
     return []

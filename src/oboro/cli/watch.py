@@ -11,12 +11,12 @@ from omegaconf import DictConfig
 from oboro.cli.checkpoint import POLL, latest_checkpoint
 from oboro.cli.sample import open_task
 from oboro.evaluate.evaluator import Evaluator
-from oboro.evaluate.protocol import Evaluation
-from oboro.logger import JSONL, log_evaluation
+from oboro.evaluate.result import Result
+from oboro.logger import JSONL, log_result
 from oboro.report.table import number
 from oboro.task import Diffusion
 
-Measure = Callable[[DictConfig, Evaluator, Diffusion, Fabric], list[Evaluation]]
+Measure = Callable[[DictConfig, Evaluator, Diffusion, Fabric], list[Result]]
 
 
 def watch(config: DictConfig, evaluator: Evaluator, fabric: Fabric, measure: Measure) -> None:
@@ -35,15 +35,15 @@ def watch(config: DictConfig, evaluator: Evaluator, fabric: Fabric, measure: Mea
         seen = found
         checkpoint, task = open_task(config, path, fabric)
         step, settings = checkpoint["global_step"], checkpoint["config"]
-        (evaluation,) = measure(config, evaluator, task, fabric)
-        report(run, settings["data"]["batch_size"], step, evaluation)
+        (result,) = measure(config, evaluator, task, fabric)
+        report(run, settings["data"]["batch_size"], step, result)
         if step >= settings["trainer"]["max_steps"]:
             return
 
 
-def report(run: Path, images_per_step: int, step: int, evaluation: Evaluation) -> None:
+def report(run: Path, images_per_step: int, step: int, result: Result) -> None:
     """To the run's own files, and a line on the terminal."""
     board = TensorBoardLogger(run, name="tensorboard", version="")
-    log_evaluation([JSONL(str(run), images_per_step, clock=False), board], evaluation, step)
+    log_result([JSONL(str(run), images_per_step, clock=False), board], result, step)
     board.finalize("success")
-    print(f"step {step:,}:", ", ".join(f"{name} {number(value)}" for name, value in evaluation.numbers.items()))
+    print(f"step {step:,}:", ", ".join(f"{name} {number(value)}" for name, value in result.numbers.items()))

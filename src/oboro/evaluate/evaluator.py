@@ -10,14 +10,17 @@ from torch import Tensor, nn
 
 from oboro.base import distributed
 from oboro.base.errors import UserError
+from oboro.base.settings import settings
 from oboro.data import DataModule
 from oboro.data.latents import module_digest
+from oboro.ema import EMA
 from oboro.evaluate.likelihood import bits_per_dim
-from oboro.evaluate.protocol import Evaluation, Protocol
+from oboro.evaluate.protocol import Protocol
+from oboro.evaluate.result import Result
 from oboro.extractor import Extractor, Joint
 from oboro.metrics import Metric, Value
 from oboro.metrics.bank import CHUNK
-from oboro.metrics.metric import plain, unserved
+from oboro.metrics.metric import unserved
 from oboro.metrics.view import View
 from oboro.task import Diffusion
 
@@ -64,7 +67,7 @@ class Evaluator:
         precision: str,
         autocast: Callable[[], AbstractContextManager] = nullcontext,
         done: Callable[[int], None] | None = None,
-    ) -> Evaluation:
+    ) -> Result:
         """Every metric on samples of the averaged weights; all ranks get the same answer.
 
         Samples have the class frequencies of the training data, are stored as files would be, and become
@@ -102,14 +105,14 @@ class Evaluator:
             "chunk": protocol.chunk,
             "precision": precision,
             "device": task.device.type,
-            "ema": protocol.ema or task.ema.default,
-            **described(task.codec),
-            "schedule": plain(task.denoiser.schedule),
-            "sampler": plain(task.sampler),
-            "guidance": plain(task.guidance),
+            "ema": average_settings(task.ema, protocol.ema, protocol.ema_std),
+            **codec_settings(task.codec),
+            "schedule": settings(task.denoiser.schedule),
+            "sampler": settings(task.sampler),
+            "guidance": settings(task.guidance),
             "evaluations_per_sample": round(count() / drawn, 3),
         }
-        return Evaluation(self._values(rows, metadata, task.device), record, seconds, shown)
+        return Result(self._values(rows, metadata, task.device), record, seconds, shown)
 
     def evaluate_images(
         self,
@@ -118,7 +121,7 @@ class Evaluator:
         origin: Mapping[str, Any],
         device: torch.device,
         done: Callable[[int], None] | None = None,
-    ) -> Evaluation:
+    ) -> Result:
         """The same metrics of stored ``images`` (n, C, ...) that exist already; ``origin`` says where from."""
         record = self._load(device)
         start = time.perf_counter()
@@ -129,7 +132,7 @@ class Evaluator:
         rows = distributed.map_samples(len(images), min(CHUNK, len(images)), features_of, device, done)
         seconds = time.perf_counter() - start
         record |= {"quantisation": self.data.modality.quantisation, "samples": len(images), **origin}
-        return Evaluation(
+        return Result(
             self._values(rows, {} if labels is None else {"label": labels}, device), record, seconds, images[:SHOWN]
         )
 
@@ -163,9 +166,16 @@ class Evaluator:
         return values
 
 
-def described(codec: nn.Module) -> dict[str, str]:
-    """``{"codec": "Autoencoder@1a2b3c"}`` of a codec with weights, and nothing of pixels as they are."""
-    return {"codec": f"{type(codec).__name__}@{module_digest(codec)[:6]}"} if codec.state_dict() else {}
+def average_settings(ema: EMA, name: str | None = None, std: float | None = None) -> dict[str, Any]:
+    """``{"name": "std005", "std": 0.05}`` of an average, by default the first; ``std`` where no profile has it."""
+    name = name or ema.default
+    return {"name": name, "std": ema.profiles[name].std if name in ema.profiles else std}
+
+
+def codec_settings(codec: nn.Module) -> dict[str, dict[str, str]]:
+    """``{"codec": {"name": "Autoencoder", "digest": …}}`` of a codec with weights, nothing of pixels as they are."""
+    named = {"name": type(codec).__name__, "digest": module_digest(codec)}
+    return {"codec": named} if codec.state_dict() else {}
 
 
 def held_out_likelihood(
@@ -187,8 +197,8 @@ def held_out_likelihood(
         bits = distributed.map_samples(n, min(protocol.chunk, n), lambda ids: bits_of(ids)[:, None], task.device)[:, 0]
     error = 1.96 * bits.std().item() / n**0.5 if n > 1 else float("nan")
     mean = bits.mean().item()
-    how = f"probability-flow ODE, {steps} Runge-Kutta steps, {probes} probes, seed {protocol.seed}, held-out images"
-    return {f"bits_per_dim_{n}": Value(mean, better=-1, interval=(mean - error, mean + error), how=how)}
+    known = {"name": "probability-flow ODE", "steps": steps, "probes": probes, "seed": protocol.seed}
+    return {f"bits_per_dim_{n}": Value(mean, better=-1, interval=(mean - error, mean + error), settings=known)}
 
 
 @contextmanager

@@ -8,11 +8,13 @@ from oboro.metrics.inception_score import InceptionScore
 from oboro.metrics.kernel import Kernel
 from oboro.metrics.manifold import DensityCoverage, PrecisionRecall
 from oboro.metrics.memorization import Memorization
-from oboro.metrics.metric import Metric, Value, measure, real_values
+from oboro.metrics.metric import Metric, Value
 from oboro.metrics.published import Published
+from oboro.metrics.real_floor import real_floor
 from oboro.metrics.reference import Extracted, Held, Reference
 from oboro.metrics.sliced_wasserstein import SlicedWasserstein
 from oboro.metrics.statistics import FeatureStatistics
+from oboro.metrics.view import measure
 
 __all__ = [
     "CMMD",
@@ -37,5 +39,5 @@ __all__ = [
     "frechet_distance",
     "look_at",
     "measure",
-    "real_values",
+    "real_floor",
 ]

@@ -42,8 +42,8 @@ class Frechet(Metric):
         statistics = FeatureStatistics.from_features(generated[output])
         short = {"features": "fd", "spatial": "sfd"}.get(output, f"fd_{output}")
         n, d = generated[output].shape
-        doubt = f"{n:,} images are not more than its {d:,} features, so its bias is large" if n <= d else ""
-        return {short: Value(frechet_distance(statistics, reference.statistics(output)), better=-1, doubt=doubt)}
+        warning = f"{n:,} images are not more than its {d:,} features, so its bias is large" if n <= d else ""
+        return {short: Value(frechet_distance(statistics, reference.statistics(output)), better=-1, warning=warning)}
 
 
 class FrechetPerClass(Metric):

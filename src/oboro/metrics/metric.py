@@ -1,17 +1,15 @@
-"""What a metric is, and how the numbers of a set of images are made."""
+"""What a metric is, what it gives, and whether extractor and data have what it needs."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import numpy as np
-
 from oboro.base.errors import UserError
+from oboro.base.settings import Settings
 from oboro.extractor.extractor import Extractor
 from oboro.metrics.bank import Bank
-from oboro.metrics.cache import Arrays
-from oboro.metrics.reference import Reference, parted
+from oboro.metrics.reference import Reference
 
 
 @dataclass(frozen=True)
@@ -24,8 +22,8 @@ class Value:
         interval: 95 % confidence interval, where the metric has one.
         real: what real images score that were held back from the reference, None where that is unknown.
         real_n: how many these were; where they are fewer than the generated ones their bias is larger.
-        how: the metric and its settings.
-        doubt: why the number deserves little trust, if so.
+        settings: the metric and how it was set (``oboro.base.settings``).
+        warning: why the number deserves little trust, if so.
         detail: plain values for whoever wants more: a value for each class, the closest pairs.
     """
 
@@ -34,8 +32,8 @@ class Value:
     interval: tuple[float, float] | None = None
     real: float | None = None
     real_n: int | None = None
-    how: str = ""
-    doubt: str = ""
+    settings: Settings = field(default_factory=dict)
+    warning: str = ""
     detail: Mapping[str, Any] = field(default_factory=dict)
 
     def plain(self) -> dict[str, Any]:
@@ -67,19 +65,6 @@ class Metric(ABC):
         """``{short name: value}``."""
 
 
-def plain(config: object) -> str:
-    """``Heun(steps=18, grid=Uniform)``: a small configuration object as text; of its parts, ``Karras(rho=7.0 …)``."""
-    values = ", ".join(f"{k}={part(v)}" for k, v in vars(config).items() if not k.startswith("_"))
-    return f"{type(config).__name__}({values})"
-
-
-def part(value: object) -> str:
-    if not type(value).__module__.startswith("oboro."):
-        return str(value)
-    values = " ".join(f"{k}={part(v)}" for k, v in vars(value).items() if not k.startswith("_"))
-    return type(value).__name__ + (f"({values})" if values else "")
-
-
 def outputs_of(metrics: Mapping[str, Metric]) -> list[str]:
     """What an extractor has to give for all of them, each once."""
     return list(dict.fromkeys(output for metric in metrics.values() for output in metric.outputs))
@@ -104,7 +89,7 @@ def unserved(name: str, metric: Metric, extractors: Sequence[Extractor]) -> User
 def check(metrics: Mapping[str, Metric], n: int, real: int, known: set[str]) -> None:
     """Raises ``UserError`` for a metric that cannot be had from ``n`` generated and ``real`` real images.
 
-    ``known`` is what is known of each image, "label" and "caption". ``real = 0``: only moments are known, which says
+    ``known`` names what each image has, "label" and "caption". ``real = 0``: only moments are known, which says
     nothing about their number.
     """
     for name, metric in metrics.items():
@@ -121,38 +106,3 @@ def check(metrics: Mapping[str, Metric], n: int, real: int, known: set[str]) -> 
                 f"{name} is undefined below {metric.least} images and there are {n} generated and {real} real ones; "
                 "raise n or leave it out of metrics=[...]."
             )
-
-
-def measure(
-    metrics: Mapping[str, Metric], extractor: Extractor, generated: Bank, reference: Reference
-) -> dict[str, Value]:
-    """``{full name: value}``: every metric of the ``generated`` bank, and beside it what real images score.
-
-    A full name has the extractor and the number of images, ``fid_inception_50000`` or ``fd_fashion_2000``: numbers of
-    different names do not compare. The name of the literature is used where the features are those of the literature.
-    """
-    values = {}
-    for metric in metrics.values():
-        real = real_values(metric, reference, len(generated))
-        for short, value in metric(generated, reference).items():
-            name = f"{extractor.published.get(short, short)}_{extractor.name}_{len(generated)}"
-            values[name] = replace(value, how=plain(metric), **real.get(short, {}))
-    return values
-
-
-def real_values(metric: Metric, reference: Reference, n: int) -> dict[str, dict[str, Any]]:
-    """``{short name: {"real": number, "real_n": k}}``: the metric of k = min(n, half) real images against the others.
-
-    For a distance this is its floor: what a perfect generator scores with so few samples.
-    """
-    if reference.n < 2 * metric.least:
-        return {}
-    count = min(n, reference.n // 2)
-
-    def compute() -> Arrays:
-        chosen, others = parted(reference.bank, count)
-        found = metric(chosen, others)
-        return {short: np.array(value.value) for short, value in found.items()}
-
-    found = reference.derived(f"{plain(metric)} of {count} real images against the others, 1", compute)
-    return {short: {"real": float(value), "real_n": count} for short, value in found.items()}

@@ -1,6 +1,7 @@
 """One extractor's part in an evaluation: what it has to look for, and the numbers that come of it."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -8,11 +9,13 @@ from torch import Tensor
 
 from oboro.base import distributed
 from oboro.base.errors import UserError
+from oboro.base.settings import settings
 from oboro.data import DataModule
 from oboro.extractor import Extractor
 from oboro.metrics.bank import Bank
-from oboro.metrics.metric import Metric, Value, check, fits, measure, outputs_of
+from oboro.metrics.metric import Metric, Value, check, fits, outputs_of
 from oboro.metrics.published import Published
+from oboro.metrics.real_floor import real_floor
 from oboro.metrics.reference import Extracted, Reference
 
 
@@ -88,3 +91,20 @@ class View:
         distinct = list(dict.fromkeys(captions))
         place = {text: i for i, text in enumerate(distinct)}
         return self.extractor.embed_text(distinct).cpu()[torch.tensor([place[text] for text in captions])]
+
+
+def measure(
+    metrics: Mapping[str, Metric], extractor: Extractor, generated: Bank, reference: Reference
+) -> dict[str, Value]:
+    """``{full name: value}``: every metric of the ``generated`` bank, and beside it what real images score.
+
+    A full name has the extractor and the number of images, ``fid_inception_50000`` or ``fd_fashion_2000``: numbers of
+    different names do not compare. The name of the literature is used where the features are those of the literature.
+    """
+    values = {}
+    for metric in metrics.values():
+        floor = real_floor(metric, reference, len(generated))
+        for short, value in metric(generated, reference).items():
+            name = f"{extractor.published.get(short, short)}_{extractor.name}_{len(generated)}"
+            values[name] = replace(value, settings=settings(metric), **floor.get(short, {}))
+    return values

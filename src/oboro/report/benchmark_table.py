@@ -12,7 +12,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from oboro.evaluate.protocol import measurement, short
+from oboro.evaluate.protocol import measurement
+from oboro.evaluate.result import protocol_line
 from oboro.report.benchmark import PARTS, Benchmark, Column, Number, Row, Setting, numeric, varying
 
 WIDTH = 100  # characters of a line
@@ -40,7 +41,7 @@ def benchmark_table(benchmark: Benchmark, quality: str | None = None, width: int
     """One line a job, those of fewest evaluations first; numbers that do not fit into ``width`` go into a second table.
 
     The best of each column is bold. A star marks the Pareto front of evaluations and ``quality``, by default the first
-    column. What all rows share is said once above, the protocol below.
+    column. What all rows share stands once above, the protocol below.
     """
     column = benchmark.column(quality)
     ending = shared_ending(list(benchmark.columns.values()))
@@ -53,11 +54,11 @@ def benchmark_table(benchmark: Benchmark, quality: str | None = None, width: int
             blocks.append([])
         blocks[-1].append(cells)
     parts: list[Text | Table | str] = []
-    if said := same(benchmark.rows):
-        parts.append(Text(f"all rows: {said}"))
+    if shared := shared_settings(benchmark.rows):
+        parts.append(Text(f"all rows: {shared}"))
     for block in blocks:
         parts += ["", one_table([*left, *block], len(benchmark.rows))]
-    return Group(*parts, "", *(Text(sentence) for sentence in below(benchmark, column, ending)))
+    return Group(*parts, "", *(Text(sentence) for sentence in footnotes(benchmark, column, ending)))
 
 
 def one_table(columns: Sequence[Cells], rows: int) -> Table:
@@ -71,31 +72,31 @@ def one_table(columns: Sequence[Cells], rows: int) -> Table:
     return table
 
 
-def below(benchmark: Benchmark, column: Column, ending: str) -> Iterator[str]:
-    """What the table cannot say."""
+def footnotes(benchmark: Benchmark, column: Column, ending: str) -> Iterator[str]:
+    """What the reader of the table needs to know."""
     if ending:
         yield f"Headings leave {ending} out."
-    if marked(benchmark, column):
+    if front_rows(benchmark, column):
         yield f"* Pareto front of {column.name} against evaluations per sample (evals)."
     if any(one.real is not None for one in benchmark.columns.values()):
         yield "real: what real images score that were held back from the reference."
-    yield f"{column.name}: {protocol_line(benchmark.rows_with(column) or benchmark.rows, column)}."
+    yield f"{column.name}: {column_protocol(benchmark.rows_with(column) or benchmark.rows, column)}."
     yield from (f"note: {note}" for note in benchmark.notes)
 
 
-def protocol_line(rows: Sequence[Row], column: Column) -> str:
-    """The protocol of a column in its short form, where "as shown" stands for what differs among ``rows``."""
+def column_protocol(rows: Sequence[Row], column: Column) -> str:
+    """The protocol of a column in one line, where "as shown" stands for what differs among ``rows``."""
     differ = {"ema" if name == "ema_std" else whole(name) for name in varying(rows)}
     shown = {name: f"{name} as shown" for name in PARTS if name in differ}
     if "ema" in differ:
         shown["ema"] = "as shown"
     if "images" in differ:
-        shown |= {"images": "files as shown", "images_fingerprint": ""}
-    return short({**column.protocol, **shown}).replace("@ ", " ")  # files that differ have no common fingerprint
+        shown["images"] = "files as shown"
+    return protocol_line(column.protocol, shown)
 
 
-def same(rows: Sequence[Row], parts: int = 0) -> str:
-    """What all rows share and the line of the protocol does not say; of a path its last ``parts``, 0 for all of it."""
+def shared_settings(rows: Sequence[Row], parts: int = 0) -> str:
+    """What all rows share and the line of the protocol does not have; of a path its last ``parts``, 0 for all of it."""
     differ = varying(rows)
     texts = []
     if {row.checkpoint for row in rows} == {""}:
@@ -105,12 +106,12 @@ def same(rows: Sequence[Row], parts: int = 0) -> str:
     elif "run" not in differ:
         texts.append(f"run {Path(*Path(rows[0].checkpoint).parent.parts[-parts:])}")
     if "step" not in differ:
-        texts.append(said("step", rows[0].settings["step"]))
+        texts.append(phrase("step", rows[0].settings["step"]))
     parts = dict.fromkeys(k for row in rows for k in row.settings if whole(k) in PARTS)
     for name in (k for k in parts if k not in differ and whole(k) in map(whole, differ)):
         having = [row.settings for row in rows if row.settings.get(name) is not None]
         owners = dict.fromkeys(str(settings[whole(name)]) for settings in having) if len(having) < len(rows) else {}
-        texts.append(" ".join(["/".join(owners), said(name, having[0][name])]).strip())
+        texts.append(" ".join(["/".join(owners), phrase(name, having[0][name])]).strip())
     if len({row.evaluations for row in rows}) == 1:
         texts.append(f"{text(rows[0].evaluations)} evaluations per sample")
     return ", ".join(texts)
@@ -132,7 +133,7 @@ def text(value: Setting) -> str:
     return f"{value:,.0f}" if float(value).is_integer() else f"{value:g}"
 
 
-def said(name: str, value: Setting) -> str:
+def phrase(name: str, value: Setting) -> str:
     """A setting in a sentence: ``10 steps``, ``scale 2``, ``DDIM``."""
     if name == "sampler.steps":
         return f"{text(value)} steps"
@@ -141,17 +142,17 @@ def said(name: str, value: Setting) -> str:
 
 def setting_cells(rows: Sequence[Row]) -> list[Cells]:
     """What tells rows apart, and their evaluations where these differ."""
-    found = [(heading(k), [row.settings.get(k) for row in rows]) for k in varying(rows)]
+    columns = [(heading(k), [row.settings.get(k) for row in rows]) for k in varying(rows)]
     if len({row.evaluations for row in rows}) > 1:
-        found.append(("evals", [row.evaluations for row in rows]))
+        columns.append(("evals", [row.evaluations for row in rows]))
     return [
         Cells(head, [text(v) for v in values], right=all(v is None or numeric(v) for v in values))
-        for head, values in found
+        for head, values in columns
     ]
 
 
 def left_cells(benchmark: Benchmark, column: Column) -> list[Cells]:
-    front = marked(benchmark, column)
+    front = front_rows(benchmark, column)
     stars = [Cells("", ["*" if row in front else "" for row in benchmark.rows])] if front else []
     real = "real" * any(one.real is not None for one in benchmark.columns.values())
     jobs = Cells("job", [row.folder.name for row in benchmark.rows], real)
@@ -160,18 +161,18 @@ def left_cells(benchmark: Benchmark, column: Column) -> list[Cells]:
     return [*stars, jobs, *setting_cells(benchmark.rows), seconds]
 
 
-def marked(benchmark: Benchmark, column: Column) -> list[Row]:
+def front_rows(benchmark: Benchmark, column: Column) -> list[Row]:
     """The Pareto front, unless there is nothing to weigh."""
     return benchmark.front(column) if len({row.evaluations for row in benchmark.rows_with(column)}) > 1 else []
 
 
 def number_cells(benchmark: Benchmark, column: Column, head: str) -> Cells:
     best = benchmark.best(column)
-    found = [row.numbers.get(column.name) for row in benchmark.rows]
+    numbers = [row.numbers.get(column.name) for row in benchmark.rows]
     bold = frozenset(i for i, row in enumerate(benchmark.rows) if row in best and len(benchmark.rows) > 1)
-    digits = decimals([one.value for one in found if one is not None])
+    digits = decimals([one.value for one in numbers if one is not None])
     real = "" if column.real is None else f"{column.real:,.{digits}f}"
-    return Cells(head, ["" if one is None else with_spread(one, digits) for one in found], real, bold)
+    return Cells(head, ["" if one is None else with_spread(one, digits) for one in numbers], real, bold)
 
 
 def decimals(values: Sequence[float]) -> int:
@@ -180,9 +181,9 @@ def decimals(values: Sequence[float]) -> int:
     return min(max(3 - floor(log10(sizes[len(sizes) // 2])), 0), 9) if sizes else 0
 
 
-def with_spread(found: Number, digits: int) -> str:
+def with_spread(result: Number, digits: int) -> str:
     """``4.652 ± 0.051``."""
-    return " ± ".join(f"{x:,.{digits}f}" for x in found if x is not None)
+    return " ± ".join(f"{x:,.{digits}f}" for x in result if x is not None)
 
 
 def shared_ending(columns: Sequence[Column]) -> str:
@@ -219,5 +220,5 @@ def write(benchmark: Benchmark, folder: Path) -> None:
     columns = {
         name: {**vars(column), "protocol": measurement(column.protocol)} for name, column in benchmark.columns.items()
     }
-    found = {"columns": columns, "rows": rows, "notes": list(benchmark.notes)}
-    (folder / "benchmark.json").write_text(json.dumps(found, indent=2) + "\n")
+    content = {"columns": columns, "rows": rows, "notes": list(benchmark.notes)}
+    (folder / "benchmark.json").write_text(json.dumps(content, indent=2) + "\n")

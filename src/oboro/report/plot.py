@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 
 from oboro.base.errors import UserError
 from oboro.report.benchmark import Benchmark, Column, Row, natural, numeric, varying
-from oboro.report.benchmark_table import heading, protocol_line, said, same, text
+from oboro.report.benchmark_table import column_protocol, heading, phrase, shared_settings, text
 from oboro.report.plot_axes import fit_x, fit_y, place_labels
 from oboro.report.table import number
 
@@ -74,8 +74,8 @@ def benchmark_figure(benchmark: Benchmark, quality: str | None = None) -> Figure
     handles = legend_handles(series, column, real_drawn, panels[0].ringed, not against)
     lines = sum(1 + handle.get_label().count("\n") for handle in handles)
     figure.set_figheight(max(figure.get_figheight(), (lines + 0.6 * len(handles)) * FONT / 72 + 1.5))
-    look = {"fontsize": FONT, "frameon": False, "handlelength": 3, "borderaxespad": 0}
-    panels[-1].axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.04, 1), **look)
+    style = {"fontsize": FONT, "frameon": False, "handlelength": 3, "borderaxespad": 0}
+    panels[-1].axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.04, 1), **style)
     write_around(figure, rows, column, len(benchmark.rows) - len(rows))
     figure.draw_without_rendering()
     for panel in panels:
@@ -115,31 +115,31 @@ def series_of(rows: Sequence[Row], against: str | None) -> list[Series]:
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in sorted(rows, key=lambda row: [natural(row.settings.get(k)) for k in names]):
         hue, filling = (
-            ", ".join(said(k, row.settings[k]) for k in part if row.settings.get(k) is not None)
+            ", ".join(phrase(k, row.settings[k]) for k in part if row.settings.get(k) is not None)
             for part in ([k for k in names if not k.startswith("guidance")], [k for k in names if k.startswith("guid")])
         )
         groups.setdefault((hue, filling), []).append(row)
     hues, fillings = ({pair[i] for pair in groups} for i in (0, 1))
     order: Of = (lambda row: row.settings[against]) if against else (lambda row: row.evaluations)
-    found = [Series(*pair, sorted(group, key=order)) for pair, group in groups.items()]
-    if len(found) < 2:
-        return [Series(str(s.rows[0].settings["sampler"]), "", s.rows) for s in found]
+    series = [Series(*pair, sorted(group, key=order)) for pair, group in groups.items()]
+    if len(series) < 2:
+        return [Series(str(s.rows[0].settings["sampler"]), "", s.rows) for s in series]
     if len(fillings) > 1 and (len(hues) == 1 or len(fillings) > len(FILLS) >= len(hues)):
-        return [Series(s.filling, s.hue, s.rows) for s in found]
+        return [Series(s.filling, s.hue, s.rows) for s in series]
     if len(fillings) > len(FILLS):
-        return [Series(f"{s.hue}, {s.filling}", "", s.rows) for s in found]
-    return found
+        return [Series(f"{s.hue}, {s.filling}", "", s.rows) for s in series]
+    return series
 
 
-def looks(series: Sequence[Series]) -> tuple[dict[str, int], dict[str, int]]:
+def styles(series: Sequence[Series]) -> tuple[dict[str, int], dict[str, int]]:
     """Numbers of the hues and of the fillings, in their order."""
     hues, fillings = dict.fromkeys(s.hue for s in series), dict.fromkeys(s.filling for s in series)
     return {hue: i for i, hue in enumerate(hues)}, {filling: i for i, filling in enumerate(fillings)}
 
 
-def marked_line(x: Sequence[float], y: Sequence[float], look: tuple[int | None, int], name: str) -> Line2D:
-    """Points and line in the look of (hue, filling); without a hue they are grey."""
-    hue, filling = look
+def marked_line(x: Sequence[float], y: Sequence[float], style: tuple[int | None, int], name: str) -> Line2D:
+    """Points and line in the style of (hue, filling); without a hue they are grey."""
+    hue, filling = style
     shape, dashes = FILLS[filling]
     return Line2D(
         x,
@@ -158,20 +158,20 @@ def marked_line(x: Sequence[float], y: Sequence[float], look: tuple[int | None, 
 
 
 def rings(x: Sequence[float], y: Sequence[float], name: str, line: str = "none") -> Line2D:
-    look = {"marker": "o", "markersize": 13, "markerfacecolor": "none", "linewidth": 0.9, "zorder": 4}
-    return Line2D(x, y, color="0.15", linestyle=line, label=name, **look)
+    style = {"marker": "o", "markersize": 13, "markerfacecolor": "none", "linewidth": 0.9, "zorder": 4}
+    return Line2D(x, y, color="0.15", linestyle=line, label=name, **style)
 
 
 def draw(panel: Panel, series: Sequence[Series], column: Column, steps: bool) -> None:
     """The lines of all series, error bars where samples were drawn several times, rings and the steps of the front."""
-    hues, fillings = looks(series)
+    hues, fillings = styles(series)
     for one in series:
-        x, found = [panel.x(row) for row in one.rows], [row.numbers[column.name] for row in one.rows]
-        y, name = [n.value for n in found], ", ".join(filter(None, (one.hue, one.filling)))
+        x, numbers = [panel.x(row) for row in one.rows], [row.numbers[column.name] for row in one.rows]
+        y, name = [n.value for n in numbers], ", ".join(filter(None, (one.hue, one.filling)))
         line = panel.axes.add_line(marked_line(x, y, (hues[one.hue], fillings[one.filling]), name))
-        if any(n.std for n in found):
-            look = {"ecolor": line.get_color(), "elinewidth": 1, "capsize": 2.5, "zorder": 2}
-            panel.axes.errorbar(x, y, [n.std or 0.0 for n in found], fmt="none", **look)
+        if any(n.std for n in numbers):
+            style = {"ecolor": line.get_color(), "elinewidth": 1, "capsize": 2.5, "zorder": 2}
+            panel.axes.errorbar(x, y, [n.std or 0.0 for n in numbers], fmt="none", **style)
     x, y = [panel.x(row) for row in panel.ringed], [row.numbers[column.name].value for row in panel.ringed]
     panel.axes.add_line(rings(x, y, "ringed"))
     if steps and x:
@@ -189,10 +189,10 @@ def legend_handles(
     series: Sequence[Series], column: Column, real_drawn: bool, ringed: Sequence[Row], steps: bool
 ) -> list[Line2D]:
     """An entry for every hue, every filling, the rings and real images; none for what all points have in common."""
-    hues, fillings = looks(series)
+    hues, fillings = styles(series)
     handles = [marked_line([], [], (hue, 0), fill(name, LEGEND)) for name, hue in hues.items() if len(hues) > 1]
     handles += [
-        marked_line([], [], (None, look), fill(name, LEGEND)) for name, look in fillings.items() if len(fillings) > 1
+        marked_line([], [], (None, style), fill(name, LEGEND)) for name, style in fillings.items() if len(fillings) > 1
     ]
     if ringed:
         handles.append(rings([], [], "Pareto front", "-") if steps else rings([], [], "best"))
@@ -207,7 +207,7 @@ def write_around(figure: Figure, rows: Sequence[Row], column: Column, left_out: 
     direction = {-1: " (lower is better)", 0: "", 1: " (higher is better)"}[column.better]
     title = f"{column.name} of {column.protocol['samples']:,} samples{direction}"
     figure.suptitle(title, x=0.012, ha="left", fontsize=FONT + 2)
-    sentences = [", ".join(filter(None, (same(rows, parts=3), protocol_line(rows, column))))]
+    sentences = [", ".join(filter(None, (shared_settings(rows, parts=3), column_protocol(rows, column))))]
     if any(row.numbers[column.name].std is not None for row in rows):
         sentences.append("Bars: one standard deviation over several ranges of samples.")
     if left_out:
@@ -222,4 +222,4 @@ def label(row: Row, rows: Sequence[Row], column: Column, against: str | None) ->
         return f"{number(row.numbers[column.name].value)} at {text(row.settings[against])}"
     names = varying(rows)
     names = ["sampler.steps"] if "sampler.steps" in names else names
-    return ", ".join(said(name, row.settings[name]) for name in names if row.settings.get(name) is not None)
+    return ", ".join(phrase(name, row.settings[name]) for name in names if row.settings.get(name) is not None)

@@ -33,15 +33,15 @@ def fit_x(axes: Axes, x: Sequence[float], logarithmic: bool) -> None:
         linear_ticks(axes.xaxis, axes.get_xlim())
 
 
-def fit_y(axes: Axes, found: Sequence[Number], real: float | None) -> bool:
+def fit_y(axes: Axes, numbers: Sequence[Number], real: float | None) -> bool:
     """Limits and ticks for numbers and their bars, logarithmic where they span more than a decade.
 
     Returns whether ``real`` lies inside: not where it would leave the numbers less than half of the axis.
     """
-    values = [n.value for n in found]
+    values = [n.value for n in numbers]
     logarithmic = min(values) > 0 and max(values) > 10 * min(values)
     ends = [
-        end for n in found for end in (n.value - (n.std or 0), n.value + (n.std or 0)) if end > 0 or not logarithmic
+        end for n in numbers for end in (n.value - (n.std or 0), n.value + (n.std or 0)) if end > 0 or not logarithmic
     ]
     scaled: Callable[[float], float] = log10 if logarithmic else float
     low, high = scaled(min(ends)), scaled(max(ends))

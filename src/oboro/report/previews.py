@@ -1,4 +1,4 @@
-"""What a sampler takes the samples for on the way."""
+"""What a sampler expects the samples to be while it samples."""
 
 from pathlib import Path
 

@@ -25,11 +25,11 @@ def strip_image(benchmark: Benchmark, quality: str | None = None) -> Image.Image
     """
     column = benchmark.column(quality)
     files = [row.folder / "samples.png" for row in benchmark.rows]
-    found = [
+    opened = [
         Image.open(file).convert("RGB") if file.exists() else Image.new("RGB", (1, HEIGHT), "white") for file in files
     ]
-    height = min(HEIGHT, *(picture.height for picture in found))
-    pictures = [scaled(picture, height) for picture in found]
+    height = min(HEIGHT, *(picture.height for picture in opened))
+    pictures = [scaled(picture, height) for picture in opened]
     settings = setting_cells(benchmark.rows) or [Cells("job", [row.folder.name for row in benchmark.rows])]
     settings = [cells._replace(texts=[fill(words, LINE) for words in cells.texts]) for cells in settings]
     values = [one for one in benchmark.columns.values() if one.metric == column.metric]

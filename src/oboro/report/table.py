@@ -1,4 +1,4 @@
-"""Numbers as they are printed, and handed on to a sweep."""
+"""Numbers as they are printed and passed to a sweep."""
 
 import json
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from oboro.evaluate.protocol import Evaluation, doubts, short
+from oboro.evaluate.result import Result, protocol_line, warnings
 from oboro.metrics import Value
 
 
@@ -20,11 +20,11 @@ def interval(value: Value) -> str:
     return "" if value.interval is None else f"{number(value.interval[0])} to {number(value.interval[1])}"
 
 
-def print_evaluations(evaluations: list[Evaluation], title: str) -> None:
-    """The table of values on stdout, and below it what has to be said about them."""
+def print_results(results: list[Result], title: str) -> None:
+    """The table of values on stdout, and below it warnings about them."""
     console = Console()
-    console.print(values_table(evaluations, title))
-    for sentence in doubts(evaluations[0]):
+    console.print(values_table(results, title))
+    for sentence in warnings(results[0]):
         console.print(f"[yellow]note:[/] {sentence}")
 
 
@@ -34,27 +34,27 @@ def write_result(folder: Path, numbers: Mapping[str, float]) -> None:
     (folder / "result.json").write_text(json.dumps({"values": dict(numbers), "objective": objective}, indent=2) + "\n")
 
 
-def values_table(evaluations: list[Evaluation], title: str) -> Table:
+def values_table(results: list[Result], title: str) -> Table:
     """A line for each number: value (mean, spread and minimum over several ranges of samples), real images, interval.
 
-    The protocol stands below, in its short form; all ``evaluations`` share it but for the range of samples.
+    The protocol stands below, in its short form; all ``results`` share it but for the range of samples.
     """
-    first = evaluations[0]
-    several = len(evaluations) > 1
+    first = results[0]
+    several = len(results) > 1
     headings = ["mean", "std", "min", "max"] if several else ["value"]
     if not several and any(value.interval for value in first.values.values()):
         headings.append("95 %")
-    caption = short(first.protocol)
+    caption = protocol_line(first.protocol)
     if several:
-        caption += f"; {len(evaluations)} such ranges of samples, one after the other"
+        caption += f"; {len(results)} such ranges of samples, one after the other"
     table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
     table.add_column("metric")
     for heading in headings:
         table.add_column(heading, justify="right")
     table.add_column("real images", justify="right")
     for name, value in first.values.items():
-        found = [e.values[name].value for e in evaluations]
-        columns = map(number, spread(found)) if several else [number(value.value), interval(value)][: len(headings)]
+        repeats = [result.values[name].value for result in results]
+        columns = map(number, spread(repeats)) if several else [number(value.value), interval(value)][: len(headings)]
         real = "" if value.real is None else number(value.real)
         if value.real is not None and value.real_n != first.protocol["samples"]:
             real += f" (n={value.real_n:,})"
