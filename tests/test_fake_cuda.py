@@ -16,6 +16,7 @@ from cases import over, pairs
 from conftest import ADAPTIVE, CONF, PARAMETERIZATIONS, SAMPLERS, SCHEDULES, configured, defined, of_steps
 from fake_cuda import FakeCUDA, Waits, derivative
 from loss.toys import TIMES, WEIGHTS
+from oboro import conditioner  # noqa: F401 - networks ask it for the widths of conditions
 from oboro.base.seeding import SampleNoise
 from oboro.classifier import NoisyClassifier
 from oboro.codec import Autoencoder

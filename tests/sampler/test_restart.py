@@ -30,6 +30,12 @@ def test_restart_contracts_an_error_made_on_the_way():
     assert before > 0.25 and once < 0.05 * before and twice < once
 
 
+def test_restart_goes_back_to_the_noise_of_its_level():
+    """Without an error the marginal stays: what is added is the difference of two variances."""
+    sampler = Restart(120, 1, 60, 1.0, 2.0, Karras_grid(0.002, 80.0))
+    assert moments(sampler, Karras(), MEAN, STD)[1] == pytest.approx(STD**2, rel=0.02)
+
+
 class Wide:
     """A sampler that starts from 1.3 times the noise."""
 

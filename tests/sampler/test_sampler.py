@@ -11,9 +11,9 @@ from conftest import ODE_SAMPLERS, SCHEDULES
 from oboro.base.errors import UserError
 from oboro.base.seeding import SampleNoise
 from oboro.condition import Condition, Label
-from oboro.sampler import DATA, PNDM, Node, nodes
-from oboro.sampler.grid import LogSNR, Uniform
-from oboro.schedule import VE, VP, Karras, Linear
+from oboro.sampler import DATA, DDIM, PNDM, Node, nodes
+from oboro.sampler.grid import LogSNR, Times, Uniform
+from oboro.schedule import VE, VP, Karras, Linear, expand_as
 from sampler.moments import moments
 from sampler.toys import MEAN, STD, Counter, exact_denoisers, gaussian, grid, no_noise
 
@@ -184,6 +184,15 @@ def test_one_step_returns_the_denoised_noise(sampler, schedule, normal, with_ste
     torch.testing.assert_close(
         out, denoiser(x_T, torch.ones(3, dtype=torch.float64), Condition()), rtol=1e-12, atol=1e-12
     )
+
+
+@each_schedule
+def test_a_grid_that_begins_later_starts_from_less_noise(schedule, normal):
+    """x_T at t = 1 is scaled to sigma of the first node: one step is the denoised rest of it."""
+    z, half = normal(3, 2), torch.full((3,), 0.5, dtype=torch.float64)
+    out = DDIM(1, grid=Times([0.5, 0.1]))(gaussian(schedule), schedule.prior(z), Condition(), no_noise)
+    expected = gaussian(schedule)(expand_as(schedule.sigma(half), z) * z, half, Condition())
+    torch.testing.assert_close(out, expected, rtol=1e-12, atol=1e-12)
 
 
 @each_schedule
