@@ -1,7 +1,9 @@
 """Training of a denoiser."""
 
+from collections.abc import Mapping
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from oboro.adapter import Adapter, Full
 from oboro.base.errors import UserError
@@ -58,6 +60,10 @@ class Diffusion(NoiseLevels):
         return self.denoiser
 
     @property
+    def frozen(self) -> Mapping[str, nn.Module]:
+        return {**super().frozen, "conditioner": self.conditioner}
+
+    @property
     def description(self) -> str:
         return f"{type(self.denoiser.parameterization).__name__} on {type(self.denoiser.schedule).__name__}"
 
@@ -83,6 +89,7 @@ class Diffusion(NoiseLevels):
         contradictions.check(self)
 
     def setup(self, stage: str) -> None:
+        super().setup(stage)
         self.conditioner.check(self.trainer.datamodule.population)
 
     def objective(self, batch: dict[str, Tensor], x: Tensor, generator: torch.Generator) -> Tensor:
