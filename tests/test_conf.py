@@ -25,7 +25,7 @@ from oboro.loss.perceptual import Perceptual
 from oboro.loss.time import TimeDistribution
 from oboro.loss.weighting import Weight
 from oboro.parameterization import Parameterization
-from oboro.restore.part import inlined
+from oboro.restore import inlined
 from oboro.sampler import Grid, Sampler
 from oboro.schedule import Schedule
 
@@ -181,7 +181,7 @@ def test_an_option_names_its_class(group, name):
     if module.startswith("lightning."):  # a foreign class: trainer=default, logger=tensorboard
         assert cls.startswith(stem) or name == "default"
     else:
-        assert module == f"oboro.{group.replace('/', '.')}"
+        assert module == (f"oboro.{group.replace('/', '.')}" if name != "trained" else "oboro.restore")
         assert stem.startswith(cls)
 
 

@@ -6,7 +6,7 @@ from PIL import Image
 
 import runs
 from oboro.evaluate.reconstruction import latent_statistics, spread
-from oboro.restore.checkpoint import build_task
+from oboro.restore.rebuild import build_task
 
 LEARNED = ("state_dict", "ema", "optimizer_states", "lr_schedulers", "global_step")
 SIX = (runs.AUTOENCODER, "trainer.max_steps=6", "callbacks.checkpoints.every_n_steps=3", runs.NO_EVALUATION)

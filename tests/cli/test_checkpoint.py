@@ -125,7 +125,7 @@ def test_checkpoints_of_other_settings_go_together_where_the_setting_is_named(ch
 
 def test_files_that_guidance_needs_are_found_from_every_folder(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    weak = {"_target_": "oboro.restore.checkpoint.TrainedDenoiser", "path": "weak.ckpt", "profile": None}
+    weak = {"_target_": "oboro.restore.Trained", "task": "diffusion", "path": "weak.ckpt", "profile": None}
     other = {"_target_": "oboro.data.ImageFolder", "path": "pictures"}
     kept = with_absolute_paths({"task": {"guidance": {"weak": weak}}, "data": [other]})
     assert kept["task"]["guidance"]["weak"] == {**weak, "path": str(tmp_path / "weak.ckpt")}

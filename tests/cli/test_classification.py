@@ -9,7 +9,7 @@ from PIL import Image
 
 import runs
 from oboro.data import from_uint8
-from oboro.restore.checkpoint import TrainedClassifier
+from oboro.restore import Trained
 from oboro.task.noise_levels import LEVELS
 
 LEARNED = ("state_dict", "ema", "optimizer_states", "lr_schedulers", "global_step")
@@ -54,7 +54,7 @@ def test_a_run_that_was_cut_off_ends_as_if_it_had_not_been(tmp_path):
 
 
 def test_guidance_draws_what_the_classifier_takes_for_the_label(classifier, checkpoint, tmp_path):
-    judge = TrainedClassifier(classifier.last)
+    judge = Trained(classifier.last, "classification").module
     size = (f"guidance.classifier.path={classifier.last}", "n=10", "chunk=10")
 
     def drawn(*overrides: str) -> tuple[list[bytes], float]:

@@ -8,7 +8,8 @@ from oboro.base.errors import UserError
 from oboro.data import FashionCaptions, from_uint8
 from oboro.extractor import TrainedCLIP
 from oboro.metrics.clip_score import clip_score
-from oboro.restore.checkpoint import build_task, load_checkpoint
+from oboro.restore.checkpoint import load_checkpoint
+from oboro.restore.rebuild import build_task
 
 LEARNED = ("state_dict", "ema", "optimizer_states", "lr_schedulers", "global_step")
 SIX = (runs.CLIP, "trainer.max_steps=6", "callbacks.checkpoints.every_n_steps=3")

@@ -34,7 +34,8 @@ def test_every_value_carries_its_protocol_and_what_real_images_score(checkpoint,
 def test_the_picture_of_closest_pairs_shows_the_samples_and_training_images_it_names(checkpoint, tmp_path):
     """The first pair: the generated one is what sample.py draws for that id, and labels are those of evaluation."""
     from oboro.data import to_uint8
-    from oboro.restore.checkpoint import build_task, load_checkpoint
+    from oboro.restore.checkpoint import load_checkpoint
+    from oboro.restore.rebuild import build_task
 
     found = runs.evaluate(tmp_path, checkpoint, *SMALL, "metrics=[memorization]")
     pair = found["judged"]["authenticity_fashion_12"]["detail"]["closest"][0]

@@ -9,7 +9,8 @@ from PIL import Image
 
 import runs
 from oboro.cli.adapter import main as adapter_command
-from oboro.restore.checkpoint import averaged, build_task, load_checkpoint
+from oboro.restore.checkpoint import load_checkpoint
+from oboro.restore.rebuild import averaged, build_task
 
 # What the runs of other tests name and these take from the checkpoint.
 SHORT = [o for o in runs.toy(runs.NO_EVALUATION) if not o.startswith(("model.", "sampler", "optimizer"))]

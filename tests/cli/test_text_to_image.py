@@ -12,7 +12,8 @@ import runs
 from oboro.data import FashionCaptions, to_uint8
 from oboro.extractor import TrainedCLIP
 from oboro.metrics.clip_score import clip_score
-from oboro.restore.checkpoint import build_task, load_checkpoint
+from oboro.restore.checkpoint import load_checkpoint
+from oboro.restore.rebuild import build_task
 
 CAPTIONS = "data=fashion_captions_10k"
 

@@ -6,7 +6,6 @@ from oboro.denoiser.exact import GaussianDenoiser
 from oboro.guidance import Autoguidance
 from oboro.guidance.weight import Interval
 from oboro.parameterization import EDM
-from oboro.restore.checkpoint import TrainedDenoiser
 from oboro.sampler import DDIM
 from oboro.schedule import VP, Linear
 
@@ -69,8 +68,7 @@ def test_samples_leave_what_the_weak_model_blurs(normal):
 
 
 def test_a_weak_model_without_labels_is_asked_without_them(small_unet, normal):
-    weak = TrainedDenoiser("never read")
-    weak._learned = Denoiser(small_unet(num_classes=0, seed=1), VP(), EDM()).requires_grad_(False)
+    weak = Denoiser(small_unet(num_classes=0, seed=1), VP(), EDM()).requires_grad_(False)
     strong, x_t = Denoiser(small_unet(num_classes=3), Linear(), EDM()).requires_grad_(False), normal(3, 1, 8, 8)
     alone = Autoguidance(weak, 0.0)(strong, [])(x_t, T, COND)
-    torch.testing.assert_close(alone, weak._learned.reschedule(Linear())(x_t, T, {}))
+    torch.testing.assert_close(alone, weak.reschedule(Linear())(x_t, T, {}))

@@ -13,7 +13,7 @@ from interop.tiny import autoencoder, diffusers, draw
 from oboro.base.errors import UserError
 from oboro.codec import Diffusers
 from oboro.interop import autoencoder as interop
-from oboro.restore.part import inlined, load_parts
+from oboro.restore import inlined, load_parts
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 VARIANTS = {
@@ -34,7 +34,7 @@ def build(config, state):
 def test_latents_and_images_are_those_of_diffusers(name, tmp_path):
     published = autoencoder(**VARIANTS[name])
     published.save_pretrained(tmp_path)
-    codec = build(*Diffusers(str(tmp_path)).part())
+    codec = build(*Diffusers(str(tmp_path)).load())
     x, config = draw(2, 3, 16, 16), published.config
     mean = torch.tensor(config.latents_mean or [config.shift_factor or 0.0] * 3)[:, None, None]
     std = torch.tensor(config.latents_std or [1.0] * 3)[:, None, None]

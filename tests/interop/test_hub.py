@@ -42,7 +42,7 @@ def flan(tmp_path):
 
 
 def same(a, b):
-    (config, state), (expected, wanted) = a.part(), b.part()
+    (config, state), (expected, wanted) = a.load(), b.load()
     return config == expected and all(torch.equal(state[name], wanted[name]) for name in state | wanted)
 
 
@@ -67,7 +67,7 @@ def test_shards_are_complete_or_fetched(cache, flan):
     names = json.loads((flan / "model.safetensors.index.json").read_text())["weight_map"].values()
     (folder / max(names)).unlink()
     with pytest.raises(UserError, match="of someone/flan on the Hugging Face hub there is not all of"):
-        PublishedT5("someone/flan").part()
+        PublishedT5("someone/flan").load()
 
 
 @pytest.mark.parametrize("lost", ["config.json", "tokenizer.json", "model.safetensors"])
@@ -75,7 +75,7 @@ def test_a_cache_that_lacks_a_file_asks_the_hub(lost, cache, flan):
     """As after another program fetched the weights alone."""
     (cached(cache, "someone/flan", flan) / lost).unlink()
     with pytest.raises(UserError, match=r"there is not all of.*connect to the network and run again"):
-        PublishedT5("someone/flan").part()
+        PublishedT5("someone/flan").load()
 
 
 @pytest.mark.parametrize("part", [PublishedCLIP, PublishedOpenCLIP, PublishedT5])
@@ -89,7 +89,7 @@ def test_a_cache_that_lacks_a_file_asks_the_hub(lost, cache, flan):
 )
 def test_a_name_that_is_neither_says_what_to_do(path, said, part, cache):
     with pytest.raises(UserError, match=said) as error:
-        part(path).part()
+        part(path).load()
     message = str(error.value)
     assert "set conditioner.encoder.path to a folder" in message and "\n" not in message
 

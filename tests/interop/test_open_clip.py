@@ -13,7 +13,7 @@ TEXTS = ["", "A Dog", "a b c d e f g h i", "dog"]
 
 
 def made(part):
-    config, state = part.part()
+    config, state = part.load()
     assert part.config() == config
     encoder = instantiate(config).eval()
     encoder.load_state_dict(state)
@@ -99,7 +99,7 @@ def test_an_encoder_without_its_last_layer_goes_out_as_what_it_says(tmp_path):
 def test_layers_that_are_not_there_cannot_be_left_out(skip, tmp_path):
     folder = open_clip(tmp_path)
     with pytest.raises(UserError, match=r"has 3 layers; set conditioner\.encoder\.skip to one of 0 to 2"):
-        PublishedOpenCLIP(str(folder), skip).part()
+        PublishedOpenCLIP(str(folder), skip).load()
 
 
 @pytest.mark.parametrize(
@@ -109,15 +109,15 @@ def test_a_tower_of_other_layers_is_refused(change, tmp_path):
     settings = {**WHOLE, "text_cfg": {**TOWER, **change}}
     folder = open_clip(tmp_path, settings=settings)
     with pytest.raises(UserError, match=f"has {next(iter(change))}=.*choose another model"):
-        PublishedOpenCLIP(str(folder)).part()
+        PublishedOpenCLIP(str(folder)).load()
 
 
 def test_a_folder_without_tokenizer_says_which_one_fits(tmp_path):
     folder = open_clip(tmp_path)
     (folder / "tokenizer.json").unlink()
     with pytest.raises(UserError, match=r"has no tokenizer\.json.*copy that of openai/clip-vit-large-patch14 there"):
-        PublishedOpenCLIP(str(folder)).part()
+        PublishedOpenCLIP(str(folder)).load()
     (folder / "open_clip_config.json").write_text("{}")
     tokenizer(folder)
     with pytest.raises(UserError, match="no model_cfg with a text_cfg"):
-        PublishedOpenCLIP(str(folder)).part()
+        PublishedOpenCLIP(str(folder)).load()

@@ -16,8 +16,9 @@ from oboro.base.seeding import SampleNoise
 from oboro.interop import autoencoder as published_autoencoder
 from oboro.interop import clip_text, ldm
 from oboro.interop.pipeline import export, load_pipeline, save_checkpoint
-from oboro.restore.checkpoint import build_task, load_checkpoint
-from oboro.restore.part import inlined, load_parts
+from oboro.restore import inlined, load_parts
+from oboro.restore.checkpoint import load_checkpoint
+from oboro.restore.rebuild import build_task
 from oboro.sampler import nodes
 from oboro.task import contradictions
 
@@ -117,7 +118,7 @@ def test_the_text_encoder_is_that_of_transformers(pad, activation, tmp_path):
 
     published, words = clip(hidden_act=activation), tokenizer(tmp_path / "tokenizer", pad)
     published.save_pretrained(tmp_path / "text_encoder")
-    config, state = PublishedCLIP(str(tmp_path)).part()
+    config, state = PublishedCLIP(str(tmp_path)).load()
     encoder = instantiate(config).eval()
     encoder.load_state_dict(state)
     texts = ["", "A Dog", "a b c d e f g h i", "dog"]

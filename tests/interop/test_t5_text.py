@@ -34,7 +34,7 @@ def save(folder, model, **settings):
 
 
 def read(folder, length=9):
-    config, state = PublishedT5(str(folder), length).part()
+    config, state = PublishedT5(str(folder), length).load()
     encoder = instantiate(config).eval()
     encoder.load_state_dict(state)
     return encoder
@@ -125,7 +125,7 @@ def test_a_folder_with_spiece_model_alone_is_read_through_transformers(tmp_path,
         assert ids[mask].tolist() == [*pieces.encode(text), 1]
     monkeypatch.setitem(sys.modules, "sentencepiece", None)
     with pytest.raises(UserError, match=r'pip install "oboro\[t5\]"'):
-        PublishedT5(str(tmp_path)).part()
+        PublishedT5(str(tmp_path)).load()
 
 
 def test_a_whole_t5_gives_its_encoder_and_its_decoder_is_not_read(tmp_path):
@@ -173,21 +173,21 @@ def test_weights_may_lie_in_other_files(layout, tmp_path):
         state.pop("shared.weight")
         torch.save(state, folder / "pytorch_model.bin")
         assert "encoder.embed_tokens.weight" in state
-    (config, found), (expected, wanted) = (PublishedT5(str(place)).part() for place in (folder, tmp_path / "plain"))
+    (config, found), (expected, wanted) = (PublishedT5(str(place)).load() for place in (folder, tmp_path / "plain"))
     assert config == expected and found.keys() == wanted.keys()
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
 
 
 def test_the_configuration_alone_needs_no_weights(tmp_path):
     save(tmp_path, t5())
-    config, _ = PublishedT5(str(tmp_path)).part()
+    config, _ = PublishedT5(str(tmp_path)).load()
     (tmp_path / "model.safetensors").unlink()
     assert PublishedT5(str(tmp_path)).config() == config
 
 
 def test_no_text_is_what_the_encoder_says_of_the_empty_text(tmp_path):
     save(tmp_path, t5())
-    config, state = PublishedEmptyText(PublishedT5(str(tmp_path), 5)).part()
+    config, state = PublishedEmptyText(PublishedT5(str(tmp_path), 5)).load()
     with torch.no_grad():
         assert torch.equal(state["tokens"], read(tmp_path, 5).encode_tokens([""])[0][0])
     assert (config["length"], config["dim"]) == (5, 12)
@@ -210,13 +210,13 @@ def test_what_does_not_fit_is_refused(change, said, tmp_path):
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, **change}))
     with pytest.raises(UserError, match=said):
-        PublishedT5(str(tmp_path)).part()
+        PublishedT5(str(tmp_path)).load()
 
 
 def test_a_text_without_tokens_and_a_folder_without_tokenizer_are_refused(tmp_path):
     save(tmp_path, t5())
     with pytest.raises(UserError, match=r"set conditioner\.encoder\.length to 1"):
-        PublishedT5(str(tmp_path), 0).part()
+        PublishedT5(str(tmp_path), 0).load()
     (tmp_path / "tokenizer.json").unlink()
     with pytest.raises(UserError, match=r"no tokenizer\.json and no spiece\.model"):
-        PublishedT5(str(tmp_path)).part()
+        PublishedT5(str(tmp_path)).load()

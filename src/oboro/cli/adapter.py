@@ -7,8 +7,9 @@ import torch
 
 from oboro.adapter import write_adapter
 from oboro.base.errors import UserError
-from oboro.restore.checkpoint import averaged, build_task, check_kind, load_checkpoint
-from oboro.restore.start import merged, with_adapter
+from oboro.restore.checkpoint import check_kind, load_checkpoint
+from oboro.restore.merge import merged, with_adapter
+from oboro.restore.rebuild import averaged, build_task
 
 
 def export(checkpoint: str, file: str, profile: str | None) -> None:

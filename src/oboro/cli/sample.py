@@ -25,8 +25,9 @@ from oboro.ema.posthoc import posthoc
 from oboro.generate import Watch
 from oboro.report.pictures import samples_image
 from oboro.report.previews import ROWS, Previews
-from oboro.restore.checkpoint import build_task, load_checkpoint
-from oboro.restore.start import merged, with_adapter
+from oboro.restore.checkpoint import forget_checkpoint, load_checkpoint
+from oboro.restore.merge import merged, with_adapter
+from oboro.restore.rebuild import build_task
 from oboro.task import Diffusion, contradictions
 
 
@@ -40,7 +41,8 @@ def start(config: DictConfig, devices: int, precision: str) -> Fabric:
 
 
 def open_task(config: DictConfig, path: str | Path, fabric: Fabric) -> tuple[dict[str, Any], Diffusion]:
-    """The checkpoint, and its task with the schedule, sampler and guidance of ``config``, on the device."""
+    """The checkpoint without its weights, and its task with the schedule, sampler and guidance of ``config``, on the
+    device."""
     checkpoint = adapted(config, load_checkpoint(path))
     parts = {key: OmegaConf.to_container(config[key], resolve=True) for key in ("schedule", "sampler", "guidance")}
     task = build_task(checkpoint, **parts)
@@ -55,7 +57,8 @@ def open_task(config: DictConfig, path: str | Path, fabric: Fabric) -> tuple[dic
         snapshots = Path(path).expanduser().resolve().parent.parent / "snapshots"
         weights = posthoc(snapshots, config.ema_std, checkpoint["global_step"])
         task.ema.add(average(config), weights, task.denoiser)
-    return checkpoint, task
+    forget_checkpoint()
+    return {key: checkpoint[key] for key in ("config", "global_step")}, task
 
 
 def adapted(config: DictConfig, checkpoint: dict[str, Any]) -> dict[str, Any]:

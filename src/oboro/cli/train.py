@@ -15,8 +15,9 @@ from oboro.cli.device import resolve_precision
 from oboro.cli.run import task_function
 from oboro.data import ImageData
 from oboro.report.table import write_result
-from oboro.restore.checkpoint import check_resumable, load_checkpoint, with_absolute_paths
-from oboro.restore.part import inlined, load_parts
+from oboro.restore import inlined, load_parts
+from oboro.restore.checkpoint import load_checkpoint, with_absolute_paths
+from oboro.restore.rebuild import check_resumable
 from oboro.restore.start import start_from
 from oboro.task import Task
 

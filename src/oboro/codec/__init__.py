@@ -6,7 +6,6 @@ from oboro.codec.identity import Identity
 from oboro.codec.learned import Learned
 from oboro.codec.tiled import Tiled
 from oboro.codec.tiny_autoencoder import TinyAutoencoder
-from oboro.codec.trained import Trained
 from oboro.codec.vq_autoencoder import VQAutoencoder
 
-__all__ = ["Autoencoder", "Diffusers", "Identity", "Learned", "Tiled", "TinyAutoencoder", "Trained", "VQAutoencoder"]
+__all__ = ["Autoencoder", "Diffusers", "Identity", "Learned", "Tiled", "TinyAutoencoder", "VQAutoencoder"]

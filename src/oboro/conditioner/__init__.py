@@ -4,7 +4,6 @@ from oboro.conditioner.conditioner import Batch, Conditioner
 from oboro.conditioner.label import Label
 from oboro.conditioner.published import PublishedCLIP, PublishedEmptyText, PublishedOpenCLIP, PublishedT5
 from oboro.conditioner.text import Text
-from oboro.conditioner.trained import TrainedCLIP
 from oboro.conditioner.unconditional import Unconditional
 
 __all__ = [
@@ -16,6 +15,5 @@ __all__ = [
     "PublishedOpenCLIP",
     "PublishedT5",
     "Text",
-    "TrainedCLIP",
     "Unconditional",
 ]

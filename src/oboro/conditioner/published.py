@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from oboro.interop import clip_text, open_clip, t5_text
 from oboro.interop.hub import Files, text_encoder_folder
-from oboro.restore.part import State, Stored
+from oboro.restore import State, Stored
 
 
 def places(path: str, files: Files) -> tuple[Path, Path]:
@@ -14,9 +15,6 @@ def places(path: str, files: Files) -> tuple[Path, Path]:
     if (folder / "text_encoder").is_dir():
         return folder / "text_encoder", folder / "tokenizer"
     return folder, folder
-
-
-# The readers import networks, and they conditions; hence they are imported when they are called.
 
 
 @dataclass(frozen=True)
@@ -33,14 +31,10 @@ class PublishedCLIP(Stored):
     path: str
     skip: int = 0
 
-    def part(self) -> tuple[dict[str, Any], State]:
-        from oboro.interop import clip_text
-
+    def load(self) -> tuple[dict[str, Any], State]:
         return clip_text.load(*places(self.path, clip_text.FILES), self.skip)
 
     def config(self) -> dict[str, Any]:
-        from oboro.interop import clip_text
-
         return clip_text.describe(*places(self.path, clip_text.FILES), self.skip)[0]
 
 
@@ -58,14 +52,10 @@ class PublishedOpenCLIP(Stored):
     path: str
     skip: int = 0
 
-    def part(self) -> tuple[dict[str, Any], State]:
-        from oboro.interop import open_clip
-
+    def load(self) -> tuple[dict[str, Any], State]:
         return open_clip.load(*places(self.path, open_clip.FILES), self.skip)
 
     def config(self) -> dict[str, Any]:
-        from oboro.interop import open_clip
-
         return open_clip.describe(*places(self.path, open_clip.FILES), self.skip)[0]
 
 
@@ -80,14 +70,10 @@ class PublishedT5(Stored):
     path: str
     length: int = 77
 
-    def part(self) -> tuple[dict[str, Any], State]:
-        from oboro.interop import t5_text
-
+    def load(self) -> tuple[dict[str, Any], State]:
         return t5_text.load(*places(self.path, t5_text.FILES), self.length)
 
     def config(self) -> dict[str, Any]:
-        from oboro.interop import t5_text
-
         return t5_text.describe(*places(self.path, t5_text.FILES), self.length)[0]
 
 
@@ -97,9 +83,7 @@ class PublishedEmptyText(Stored):
 
     encoder: Stored
 
-    def part(self) -> tuple[dict[str, Any], State]:
-        from oboro.interop.clip_text import empty_text
-
-        config, state = self.encoder.part()
+    def load(self) -> tuple[dict[str, Any], State]:
+        config, state = self.encoder.load()
         made = {"_target_": "oboro.model.EmptyText", "length": config["length"], "dim": config["dim"]}
-        return made, {"tokens": empty_text(config, state)}
+        return made, {"tokens": clip_text.empty_text(config, state)}

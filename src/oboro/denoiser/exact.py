@@ -5,7 +5,7 @@ from math import sqrt
 import torch
 from torch import Tensor, nn
 
-from oboro.denoiser import Cond
+from oboro.denoiser.denoiser import Cond
 from oboro.schedule import Schedule, expand_as
 
 

@@ -13,6 +13,7 @@ from oboro.data import from_uint8
 from oboro.extractor.extractor import Extractor, file_digest
 from oboro.extractor.fashion import LUMA
 from oboro.extractor.pretrained import Lengths
+from oboro.restore import Trained
 
 
 class TrainedCLIP(Extractor):
@@ -29,22 +30,16 @@ class TrainedCLIP(Extractor):
     def __init__(self, path: str):
         super().__init__()
         self.path = Path(path).expanduser()
-        self.outputs = Lengths(lambda: self._checkpoint["config"]["task"]["clip"]["text"]["embedding"])
+        self.clip = Trained(path, "clip")
+        self.outputs = Lengths(lambda: self._config["task"]["clip"]["text"]["embedding"])
 
     @cached_property
-    def _checkpoint(self) -> dict[str, Any]:
-        from oboro.restore.checkpoint import (  # which knows tasks, and one of them extractors
-            check_kind,
-            load_checkpoint,
-        )
-
-        checkpoint = load_checkpoint(self.path)
-        check_kind(checkpoint, self.path, "clip")
-        return checkpoint
+    def _config(self) -> dict[str, Any]:
+        return self.clip.checkpoint["config"]
 
     @property
     def _shape(self) -> tuple[int, int, int]:
-        data = self._checkpoint["config"]["data"]
+        data = self._config["data"]
         sides = data["resolution"]
         return data["channels"], *(sides if isinstance(sides, list) else (sides, sides))
 
@@ -62,12 +57,10 @@ class TrainedCLIP(Extractor):
 
     def prepare(self) -> None:
         """Raises ``UserError`` where ``path`` is no checkpoint of ``task=clip``."""
-        _ = self._checkpoint
+        _ = self._config
 
     def build(self) -> nn.Module:
-        from oboro.restore.checkpoint import learned
-
-        return learned(self.path, "clip")[1]
+        return self.clip.module
 
     def forward(self, network: nn.Module, images: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
         channels, *size = self._shape

@@ -9,8 +9,10 @@ from torch import Tensor, nn
 
 from oboro.base.errors import UserError
 from oboro.denoiser import Cond, Denoises
-from oboro.guidance.guidance import Guidance, Guided
+from oboro.guidance.guidance import Guidance, Guided, beside
 from oboro.guidance.weight import CONSTANT, Weight
+from oboro.restore import Trained
+from oboro.restore.trained import restored
 from oboro.sampler import Node
 from oboro.schedule import Schedule, expand_as
 
@@ -36,12 +38,18 @@ class Classifier(Guidance):
     scale = 1 it is the conditional denoiser; a conditional D is drawn further to its class. Song et al. 2021
     (arXiv:2011.13456, eq. 14); Dhariwal & Nichol 2021 (arXiv:2105.05233, sec. 4.2 and algorithm 2).
 
-    The class is ``label``, or else that of each sample, ``cond["label"]``. The classifier is asked on the schedule of
-    the denoiser, whatever its own was, and only where the factor is not 0 for the whole batch. Where alpha < e^-10
-    sigma, so at pure noise, D' = D.
+    The class is ``label``, or else that of each sample, ``cond["label"]``. The classifier is evaluated on the
+    schedule of the denoiser, whatever its own was, and only where the factor is not 0 for the whole batch. Where
+    alpha < e^-10 sigma, so at pure noise, D' = D.
     """
 
-    def __init__(self, classifier: Classifies, scale: float = 1.0, weight: Weight = CONSTANT, label: int | None = None):
+    def __init__(
+        self,
+        classifier: Classifies | Trained,
+        scale: float = 1.0,
+        weight: Weight = CONSTANT,
+        label: int | None = None,
+    ):
         self.classifier = classifier
         self.scale = scale
         self.weight = weight
@@ -49,7 +57,7 @@ class Classifier(Guidance):
 
     @property
     def networks(self) -> Sequence[nn.Module]:
-        return [self.classifier.network]
+        return [restored(self.classifier).network]
 
     @property
     def keys(self) -> set[str]:
@@ -60,7 +68,7 @@ class Classifier(Guidance):
         return True
 
     def __call__(self, denoiser: Denoises, grid: Sequence[Node]) -> Denoises:
-        classifier = self.classifier.reschedule(denoiser.schedule)
+        classifier = restored(self.classifier).reschedule(denoiser.schedule)
         return ClassifierDenoiser(denoiser, classifier, self.scale, self.weight, self.label)
 
 
@@ -96,7 +104,7 @@ class ClassifierDenoiser(Guided):
     def _gradient(self, x_t: Tensor, t: Tensor, label: Tensor) -> Tensor:
         """grad_{x_t} log p(label | x_t), of the shape of ``x_t``."""
         x_t = x_t.detach().requires_grad_()
-        log_p = self.classifier(x_t, t).log_softmax(1)
+        log_p = beside(self.classifier, x_t)(x_t, t).log_softmax(1)
         classes = log_p.shape[1]
         if len(unknown := label[(label < 0) | (label >= classes)]):
             raise UserError(

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -64,6 +65,11 @@ class Guided(ABC):
         """D' and the v of D: guidance moves the mean of a step and leaves its variance that of the condition."""
         conditional, v = self.denoiser.with_variance(x_t, t, cond)
         return self.steer(conditional, x_t, t, cond), v
+
+
+def beside(model: Any, x: Tensor) -> Any:
+    """``model`` in the type and on the device of ``x``; what has no weights is as it is."""
+    return model.to(x.device, x.dtype) if isinstance(model, nn.Module) else model
 
 
 class Unguided(Guidance):

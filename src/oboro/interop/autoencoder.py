@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from oboro.base.errors import UserError
-from oboro.codec import Autoencoder
 from oboro.interop.weights import ours, read_json, read_weights, require, theirs, write_json, write_weights
-from oboro.restore.part import State
+from oboro.restore import State
 
 STEM = "diffusion_pytorch_model"
 # Names of attention before diffusers 0.15, which files still have.
@@ -97,7 +97,7 @@ def load(folder: str | Path) -> tuple[dict[str, Any], State]:
     return config, ours(config, renamed, names, folder) | statistics(found)
 
 
-def save(folder: Path, config: Mapping[str, Any], codec: Autoencoder, sample_size: int) -> None:
+def save(folder: Path, config: Mapping[str, Any], codec: nn.Module, sample_size: int) -> None:
     """``codec``, which ``config`` describes, as a folder of ``AutoencoderKL``. One number scales all latents there."""
     mean, std = codec.latent_mean, codec.latent_std
     if not (torch.equal(mean, mean[:1].expand_as(mean)) and torch.equal(std, std[:1].expand_as(std))):

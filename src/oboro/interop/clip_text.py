@@ -23,7 +23,7 @@ from oboro.interop.weights import (
 )
 from oboro.model import CLIPText
 from oboro.model.clip_text import open_tokenizer
-from oboro.restore.part import State
+from oboro.restore import State
 
 STEMS = ("model", "pytorch_model")
 TOKENIZERS, MARKS = ("tokenizer.json", "vocab.json"), ("tokenizer_config.json", "merges.txt")

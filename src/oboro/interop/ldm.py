@@ -10,7 +10,7 @@ from oboro.interop import autoencoder, clip_text, pipeline, schedule
 from oboro.interop.open_clip import open_clip_names
 from oboro.interop.unet import TARGET, of_attention
 from oboro.interop.weights import ours, read_tensors, read_yaml, require
-from oboro.restore.part import State
+from oboro.restore import State
 
 NETWORK, FIRST_STAGE = "model.diffusion_model.", "first_stage_model."
 CLIP, OPEN_CLIP = "cond_stage_model.transformer.text_model.", "cond_stage_model.model."

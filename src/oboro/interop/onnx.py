@@ -15,8 +15,9 @@ from torch.export import Dim
 
 from oboro.base.errors import UserError
 from oboro.denoiser import Cond, Denoiser
-from oboro.restore.checkpoint import averaged, build_task, check_kind, load_checkpoint
-from oboro.restore.start import merged
+from oboro.restore.checkpoint import check_kind, load_checkpoint
+from oboro.restore.merge import merged
+from oboro.restore.rebuild import averaged, build_task
 from oboro.schedule import expand_as
 from oboro.task import Diffusion
 

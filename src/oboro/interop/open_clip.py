@@ -9,7 +9,7 @@ from oboro.base.errors import UserError
 from oboro.interop import clip_text
 from oboro.interop.hub import Files
 from oboro.interop.weights import ours, read_json, read_weights, require, weight_files
-from oboro.restore.part import State
+from oboro.restore import State
 
 STEMS = ("open_clip_model", "open_clip_pytorch_model")
 FILES = Files("open_clip_config.json", weight_files(*STEMS), clip_text.TOKENIZERS, clip_text.MARKS)

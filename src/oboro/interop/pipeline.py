@@ -11,9 +11,10 @@ from hydra.utils import get_class, instantiate
 from oboro.base.errors import UserError
 from oboro.interop import autoencoder, clip_text, schedule, unet
 from oboro.interop.weights import read_json, write_json
-from oboro.restore.checkpoint import averaged, build_task, check_kind, load_checkpoint
-from oboro.restore.part import State, load_parts
-from oboro.restore.start import merged
+from oboro.restore import State, load_parts
+from oboro.restore.checkpoint import check_kind, load_checkpoint
+from oboro.restore.merge import merged
+from oboro.restore.rebuild import averaged, build_task
 from oboro.task import Diffusion
 
 PIXELS = ("DDPMPipeline", "DDIMPipeline", "PNDMPipeline")

@@ -10,7 +10,7 @@ from oboro.interop.clip_text import as_buffer
 from oboro.interop.hub import Files
 from oboro.interop.weights import ours, read_json, read_weights, require, weight_files
 from oboro.model.clip_text import open_tokenizer
-from oboro.restore.part import State
+from oboro.restore import State
 
 STEMS = ("model", "pytorch_model")
 FILES = Files("config.json", weight_files(*STEMS), ("tokenizer.json", "spiece.model"), ("tokenizer_config.json",))

@@ -8,7 +8,7 @@ from typing import Any
 from oboro.base.errors import UserError
 from oboro.interop.weights import ours, read_json, read_weights, require, theirs, write_json, write_weights
 from oboro.model import LDMUNet
-from oboro.restore.part import State
+from oboro.restore import State
 
 STEM = "diffusion_pytorch_model"
 TARGET = "oboro.model.LDMUNet"

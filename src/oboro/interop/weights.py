@@ -16,7 +16,7 @@ from yaml import YAMLError
 
 from oboro.base.errors import UserError
 from oboro.interop.hub import INDEX
-from oboro.restore.part import State
+from oboro.restore import State
 
 ENDS = (".safetensors", f".safetensors{INDEX}", ".bin", f".bin{INDEX}")
 

@@ -1,4 +1,4 @@
-"""Training that starts from the weights of another run, and checkpoints with adapters merged into the weights."""
+"""Training that starts from the weights of another run."""
 
 from collections.abc import Mapping
 from functools import reduce
@@ -7,13 +7,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from oboro.adapter import merged_state, plain_state, read_adapter
+from oboro.adapter import plain_state
 from oboro.base.errors import UserError
-from oboro.restore.checkpoint import averaged, build_task, check_kind, load_checkpoint
-from oboro.task import Task
+from oboro.restore.checkpoint import check_kind, load_checkpoint
+from oboro.restore.merge import merged
+from oboro.restore.rebuild import Task, averaged, build_task, name_of_learned
 
 FROZEN = ("codec", "conditioner")  # parts of a task that came trained
-FULL = {"_target_": "oboro.adapter.Full"}
 # For each task, where the configuration of its checkpoints holds what an option of a group is made of.
 PLACES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "diffusion": {
@@ -44,11 +44,10 @@ def start_from(task: Task, config: dict[str, Any], path: str | Path, profile: st
     kind = type(task).__name__.lower()
     check_kind(checkpoint, path, kind)
     source = build_task(checkpoint)
-    (learned,) = (name for name, child in task.named_children() if child is task.learned)
-    there = checkpoint["config"]["task"]
+    learned, stored = name_of_learned(task), checkpoint["config"]["task"]
     state = averaged(source, path, profile).state_dict()
-    load(plain_state(task.learned), state, differences(config, there, PLACES[kind]))
-    same = {name for name in FROZEN if name in there and alike(getattr(task, name), getattr(source, name))}
+    load(plain_state(task.learned), state, differences(config, stored, PLACES[kind]))
+    same = {name for name in FROZEN if name in stored and alike(getattr(task, name), getattr(source, name))}
     for name in same:
         getattr(task, name).load_state_dict(getattr(source, name).state_dict())
     return same | {learned}
@@ -62,10 +61,10 @@ def alike(a: nn.Module, b: nn.Module) -> bool:
     }
 
 
-def load(here: dict[str, Tensor], there: dict[str, Tensor], differing: list[str]) -> None:
+def load(here: dict[str, Tensor], stored: dict[str, Tensor], differing: list[str]) -> None:
     """Copy weights by name; ``differing`` are the settings to name where one does not fit."""
-    for name in [*here, *(k for k in there if k not in here)]:
-        shapes = [tuple(state[name].shape) if name in state else "absent" for state in (there, here)]
+    for name in [*here, *(k for k in stored if k not in here)]:
+        shapes = [tuple(state[name].shape) if name in state else "absent" for state in (stored, here)]
         if shapes[0] != shapes[1]:
             why = "; ".join(differing) or "the settings are equal"
             raise UserError(
@@ -73,65 +72,22 @@ def load(here: dict[str, Tensor], there: dict[str, Tensor], differing: list[str]
                 "leave these settings out, they come with init."
             )
     for name, tensor in here.items():
-        tensor.copy_(there[name])
+        tensor.copy_(stored[name])
 
 
-def differences(config: dict[str, Any], there: dict[str, Any], places: Mapping[str, tuple[str, ...]]) -> list[str]:
+def differences(config: dict[str, Any], stored: dict[str, Any], places: Mapping[str, tuple[str, ...]]) -> list[str]:
     """The settings that two configurations of a task do not share, in words and by their names on the command line."""
 
     def walk(a: Any, b: Any, key: str) -> list[str]:
         if isinstance(a, dict) and isinstance(b, dict):
             keys = [*a, *(k for k in b if k not in a)]
-            return [found for k in keys for found in walk(a.get(k), b.get(k), f"{key}.{k}")]
+            return [difference for k in keys for difference in walk(a.get(k), b.get(k), f"{key}.{k}")]
         return [] if a == b else [f"{key} is {b} there and {a} here"]
 
     of_shapes = {group: place for group, place in places.items() if group in ("model", "codec")}
-    return [d for group, place in of_shapes.items() for d in walk(at(config, place), at(there, place), group)]
+    return [d for group, place in of_shapes.items() for d in walk(at(config, place), at(stored, place), group)]
 
 
 def at(node: dict[str, Any], place: tuple[str, ...]) -> Any:
     """What a nested configuration holds at ``place``."""
     return reduce(lambda inner, key: inner[key], place, node)
-
-
-def merged(checkpoint: dict[str, Any], scale: float = 1.0) -> dict[str, Any]:
-    """A checkpoint without adapters that draws the same: W + ``scale`` (alpha / rank) B A in the place of W.
-
-    So are the averages: each is merged from the averages of A and of B. It can be drawn with and started from, not
-    resumed. A checkpoint without adapters is returned as it is.
-    """
-    adapter = checkpoint["config"]["task"].get("adapter", FULL)
-    if adapter == FULL:
-        return checkpoint
-    with_scale = {**adapter, "alpha": adapter["alpha"] * scale}
-    task = build_task(checkpoint, adapter=with_scale)
-    (learned,) = (name for name, child in task.named_children() if child is task.learned)
-    others = {key: v for key, v in task.state_dict().items() if not key.startswith(f"{learned}.")}
-    raw = {f"{learned}.{key}": v.clone() for key, v in merged_state(task.learned).items()}
-    averages = {}
-    for profile in task.ema.profiles:
-        with task.ema.applied(task.learned, profile):
-            averages[profile] = {key: v.float().clone() for key, v in merged_state(task.learned).items()}
-    return plain(checkpoint, others | raw, averages)
-
-
-def with_adapter(checkpoint: dict[str, Any], path: str | Path, scale: float = 1.0) -> dict[str, Any]:
-    """A checkpoint of ``task=diffusion`` with the adapter file ``path`` merged at ``scale`` into its weights and
-    averages. Raises ``UserError`` where they do not belong together."""
-    adapter, checkpoint = read_adapter(path), merged(checkpoint)
-    check_kind(checkpoint, path, "diffusion")
-    averages = {k: adapter.added(v, "network.", scale) for k, v in checkpoint["ema"]["averages"].items()}
-    return plain(checkpoint, adapter.added(checkpoint["state_dict"], "denoiser.network.", scale), averages)
-
-
-def plain(
-    checkpoint: dict[str, Any], state: dict[str, Tensor], averages: dict[str, dict[str, Tensor]]
-) -> dict[str, Any]:
-    """What is needed of ``checkpoint`` to draw, with other weights and no adapter."""
-    config = checkpoint["config"]
-    return {
-        "config": {**config, "task": {**config["task"], "adapter": FULL}},
-        "state_dict": state,
-        "ema": {**checkpoint["ema"], "averages": averages},
-        "global_step": checkpoint["global_step"],
-    }

@@ -1,0 +1,96 @@
+"""Tasks from checkpoints, and what they learned with an average of its weights."""
+
+from pathlib import Path
+from typing import Any, Protocol
+
+from hydra.utils import instantiate
+from torch import Tensor, nn
+
+from oboro.base.errors import UserError
+
+
+class Averages(Protocol):
+    """The averaged weights of a task: ``oboro.ema.EMA``."""
+
+    profiles: Any
+    averages: dict[str, list[Tensor]]
+
+    @property
+    def default(self) -> str: ...
+
+    def averaged(self, module: nn.Module) -> dict[str, nn.Parameter]: ...
+
+    def load_state_dict(self, state: dict[str, Any], module: nn.Module) -> None: ...
+
+
+class Task(Protocol):
+    """What is needed of ``oboro.task.Task`` here, which imports what may be restored."""
+
+    ema: Averages
+
+    @property
+    def learned(self) -> nn.Module: ...
+
+    def state_dict(self) -> dict[str, Tensor]: ...
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> Any: ...
+
+    def named_children(self) -> Any: ...
+
+
+def build_task(checkpoint: dict[str, Any], **parts: Any) -> Task:
+    """The task of a checkpoint with its weights and averages; ``parts`` (sampler, guidance) replace its own.
+
+    Another ``schedule`` for the denoiser leaves the network as it is: it sees functions of log-SNR alone.
+    """
+    config = {**checkpoint["config"]["task"], **parts}
+    if "schedule" in parts:
+        config["denoiser"] = {**config["denoiser"], "schedule": config.pop("schedule")}
+    task = instantiate(config, _convert_="all")
+    load_weights(task, checkpoint)
+    return task.eval().requires_grad_(False)
+
+
+def load_weights(task: Task, checkpoint: dict[str, Any]) -> None:
+    """Weights and averages of ``checkpoint``. Raises ``UserError`` where they belong to another model."""
+    check_fits(task, checkpoint)
+    task.load_state_dict(checkpoint["state_dict"])
+    task.ema.load_state_dict(checkpoint["ema"], task.learned)
+
+
+def check_fits(task: Task, checkpoint: dict[str, Any]) -> None:
+    """Raises ``UserError`` that names the first weight which is missing, superfluous or of another shape."""
+    here, stored = task.state_dict(), checkpoint["state_dict"]
+    for name in [*here, *(k for k in stored if k not in here)]:
+        shapes = [tuple(state[name].shape) if name in state else "absent" for state in (stored, here)]
+        if shapes[0] != shapes[1]:
+            raise UserError(
+                f"the checkpoint is of another model: {name} is {shapes[0]} in the file and {shapes[1]} here; "
+                "choose the model=... and loss=... options that the checkpoint was trained with."
+            )
+    missing = set(task.ema.profiles) - set(checkpoint["ema"]["averages"])
+    if missing:
+        raise UserError(f"the checkpoint has no weights averaged as {sorted(missing)}; choose its own ema=... option.")
+
+
+def check_resumable(task: Task, checkpoint: dict[str, Any], path: str | Path) -> None:
+    """Raises ``UserError`` where training cannot go on from the checkpoint with ``task``."""
+    if not {"loops", "optimizer_states"} <= set(checkpoint):
+        raise UserError(f"{path} holds weights and no state of training to go on with; start from it with init={path}.")
+    check_fits(task, checkpoint)
+
+
+def averaged(task: Task, path: str | Path, profile: str | None) -> nn.Module:
+    """What ``task``, which was read from ``path``, learned, with an average of its weights; None is the first one."""
+    if profile is not None and profile not in task.ema.profiles:
+        raise UserError(f"{path} has no average {profile}; choose one of {', '.join(task.ema.profiles)}.")
+    parameters = task.ema.averaged(task.learned).values()
+    for p, average in zip(parameters, task.ema.averages[profile or task.ema.default], strict=True):
+        p.data.copy_(average)
+    return task.learned
+
+
+def name_of_learned(task: Task) -> str:
+    """The attribute of a task that holds what it learns, which is also the key of it in the task's configuration."""
+    (name,) = (name for name, child in task.named_children() if child is task.learned)
+    return name
