@@ -47,7 +47,9 @@ def plain(
 ) -> dict[str, Any]:
     """What is needed of ``checkpoint`` to draw, with other weights and no adapter."""
     config = checkpoint["config"]
+    others = {"averages": checkpoint["averages"]} if "averages" in checkpoint else {}  # of networks beside it
     return {
+        **others,
         "config": {**config, "task": {**config["task"], "adapter": FULL}},
         "state_dict": state,
         "ema": {**checkpoint["ema"], "averages": averages},

@@ -10,11 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from oboro.base import distributed
+from oboro.base.errors import UserError
 from oboro.base.seeding import derive_seed, generator
 from oboro.codec import Identity
 from oboro.data import ImageData
 from oboro.ema import EMA
 from oboro.optimizer import Optimizer
+from oboro.restore.frozen import join
+from oboro.restore.rebuild import name_of_learned
 from oboro.task.learner import Learner, Together, optimizers, separated
 
 
@@ -58,15 +61,9 @@ class Task(lightning.LightningModule, ABC):
         """What the run is for: trained, averaged, and what others take from its checkpoints."""
 
     @property
-    def learned_name(self) -> str:
-        """The attribute that ``learned`` is."""
-        (name,) = (name for name, child in self.named_children() if child is self.learned)
-        return name
-
-    @property
     def learners(self) -> Mapping[str, Learner]:
         """The networks that are trained, by name."""
-        return {self.learned_name: Learner(self.learned, self.optimizer, beside=(self.loss,))}
+        return {name_of_learned(self): Learner(self.learned, self.optimizer, beside=(self.loss,))}
 
     @property
     def frozen(self) -> Mapping[str, nn.Module]:
@@ -217,12 +214,15 @@ class Task(lightning.LightningModule, ABC):
         checkpoint["config"] = self.config
 
     def load_averages(self, checkpoint: dict[str, Any]) -> None:
-        """Raises ``KeyError`` where the checkpoint lacks a learner, a profile or a parameter."""
+        """Raises ``UserError`` where the checkpoint lacks averages of a learner, ``KeyError`` for a profile or weight."""
         for name, average in self.averages.items():
-            state = checkpoint["ema"] if average is self.ema else checkpoint["averages"][name]
+            state = checkpoint["ema"] if average is self.ema else checkpoint.get("averages", {}).get(name)
+            if state is None:
+                raise UserError(f"the checkpoint has no averages of the {name}; take one of a run that averaged it.")
             average.load_state_dict(state, self.learners[name].network)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        join(checkpoint, self.trainer.ckpt_path)
         self.load_averages(checkpoint)
         separated(checkpoint, self.learners)
         align_batches(checkpoint, self.trainer.accumulate_grad_batches)
