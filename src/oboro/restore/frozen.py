@@ -1,8 +1,8 @@
 """Large frozen parts of a run: written once beside its checkpoints, found by digest, and joined when one is read.
 
 A checkpoint that leaves out the part at ``place`` ("conditioner", say: a text encoder of gigabytes) has
-``checkpoint["frozen"] = {place: digest}``, and its weights are in ``frozen/<digest>.safetensors`` beside the checkpoint,
-which all checkpoints of the run share.
+``checkpoint["frozen"] = {place: digest}``, and its weights are in ``frozen/<digest>.safetensors`` beside the
+checkpoint, which all checkpoints of the run share.
 """
 
 import os
@@ -25,12 +25,12 @@ State = Mapping[str, Tensor]
 
 def digest(state: State) -> str:
     """SHA-256 of names, types, shapes and bits, 64 hexadecimal digits."""
-    found = sha256()
+    sha = sha256()
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
-        found.update(repr((name, str(tensor.dtype), tuple(tensor.shape))).encode())
-        found.update(tensor.reshape(-1).view(torch.uint8).numpy())
-    return found.hexdigest()
+        sha.update(repr((name, str(tensor.dtype), tuple(tensor.shape))).encode())
+        sha.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return sha.hexdigest()
 
 
 def part_of(state: State, place: str) -> dict[str, Tensor]:

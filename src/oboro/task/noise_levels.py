@@ -45,12 +45,12 @@ class NoiseLevels(Task):
     def summary(self, rows: Tensor) -> dict[str, float]:
         """``<measure>`` over all images, and ``<measure>_noise<k>`` over those in quarter k of p(t)."""
         *columns, level = rows.unbind(1)
-        found = {}
+        means = {}
         for name, numbers in zip(self.measures, columns, strict=True):
-            found[name] = numbers.mean().item()
-            there = [k for k in range(LEVELS) if (level == k).any()]
-            found |= {f"{name}_noise{k}": numbers[level == k].mean().item() for k in there}
-        return found
+            means[name] = numbers.mean().item()
+            present = [k for k in range(LEVELS) if (level == k).any()]
+            means |= {f"{name}_noise{k}": numbers[level == k].mean().item() for k in present}
+        return means
 
     def check_network(self, data: ImageData, answers: Sequence[tuple[int, ...]], option: str) -> None:
         """Raises ``UserError`` where images are too small for the network, or its answer has none of the shapes.
@@ -67,18 +67,18 @@ class NoiseLevels(Task):
         given = answer_shape(network, shape)
         if given not in answers:
             raise UserError(
-                f"{type(network).__name__} makes {by(given)} of an image and {type(self).__name__} needs "
-                f"{by(answers[0])}; choose model={option} or another one of its kind."
+                f"{type(network).__name__} makes {sides(given)} of an image and {type(self).__name__} needs "
+                f"{sides(answers[0])}; choose model={option} or another one of its kind."
             )
 
 
-def by(shape: tuple[int, ...]) -> str:
+def sides(shape: tuple[int, ...]) -> str:
     """``1×28×28``."""
     return "×".join(map(str, shape))
 
 
 def answer_shape(network: nn.Module, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape of what a network makes of one image (C, H, W) = ``shape``, found without computing anything."""
+    """The shape of what a network makes of one image (C, H, W) = ``shape``, without computing anything."""
     state = {name: v.to("meta") for name, v in chain(network.named_parameters(), network.named_buffers())}
     x, c_noise = torch.empty(1, *shape, device="meta"), torch.empty(1, device="meta")
     with torch.no_grad(), torch.compiler.set_stance("force_eager"):

@@ -214,7 +214,7 @@ class Task(lightning.LightningModule, ABC):
         checkpoint["config"] = self.config
 
     def load_averages(self, checkpoint: dict[str, Any]) -> None:
-        """Raises ``UserError`` where the checkpoint lacks averages of a learner, ``KeyError`` for a profile or weight."""
+        """``UserError`` where the checkpoint lacks the averages of a learner, ``KeyError`` for a profile or weight."""
         for name, average in self.averages.items():
             state = checkpoint["ema"] if average is self.ema else checkpoint.get("averages", {}).get(name)
             if state is None:
