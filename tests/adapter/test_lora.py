@@ -7,7 +7,7 @@ from torch import nn
 from oboro.adapter import LoRA, low_rank_layers, merged_state, plain_state, read_adapter, write_adapter
 from oboro.adapter.file import PREFIX, A, AdapterFile, B
 from oboro.base.errors import UserError
-from oboro.model import DiT, EDM2UNet, EmptyText, LDMUNet, SongUNet, UNet
+from oboro.model import DiT, EDM2UNet, EmptyText, GroupNormSettings, LDMAttention, LDMUNet, SongUNet, StepIndex, UNet
 from oboro.schedule import DDPM
 
 TEXT = {"text_dim": 6, "pooled_dim": 5}
@@ -16,7 +16,14 @@ NETWORKS = {
     "unet": lambda: UNet(1, **LEVELS, attention_levels=(1,), head_channels=8, num_classes=3),
     "unet_text": lambda: UNet(2, **LEVELS, attention_levels=(0,), checkpointing=True, **TEXT),
     "ldm_unet": lambda: LDMUNet(
-        1, DDPM(), (8, 16), 1, (0,), (2, 2), text_dim=6, empty_text=EmptyText(3, 6), groups=4, middle_attention=False
+        1,
+        StepIndex(DDPM()),
+        widths=(8, 16),
+        blocks=1,
+        attention=LDMAttention(levels=(0,), heads=(2, 2), middle=False),
+        norm=GroupNormSettings(4),
+        text_dim=6,
+        empty_text=EmptyText(3, 6),
     ),
     "dit": lambda: DiT(1, dim=16, depth=2, heads=2, **TEXT),
     "song_unet": lambda: SongUNet(1, channels=8, channel_mult=(1, 2), blocks=1, attention_levels=(1,)),

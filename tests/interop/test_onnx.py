@@ -20,12 +20,11 @@ SIZE = {"in_channels": 3, "num_classes": 4}
 NETWORKS = {
     "ldm_unet": {
         "_target_": "oboro.model.LDMUNet",
-        "table": TABLE,
+        "noise": {"_target_": "oboro.model.StepIndex", "table": TABLE},
         "widths": [8, 16],
         "blocks": 1,
-        "attention_levels": [1],
-        "heads": [1, 2],
-        "groups": 4,
+        "attention": {"_target_": "oboro.model.LDMAttention", "levels": [1], "heads": [1, 2]},
+        "norm": {"_target_": "oboro.model.GroupNormSettings", "groups": 4},
         **SIZE,
     },
     "unet": {"_target_": "oboro.model.UNet", "channels": 8, "channel_mult": [1, 2], "blocks": 1, **SIZE},
@@ -35,12 +34,8 @@ NETWORKS = {
 
 def task_of(network):
     """A task on latents of a small autoencoder, with classes."""
-    config = denoiser(
-        {**NETWORKS[network], "table": TABLE}, {"_target_": "oboro.parameterization.V", "sigma_data": 1.0}
-    )
-    if network != "ldm_unet":
-        del config["network"]["table"]
-    config["schedule"] = TABLE
+    aim = {"_target_": "oboro.parameterization.V", "sigma_data": 1.0}
+    config = denoiser({**NETWORKS[network], "noise": {"table": TABLE}}, aim) | {"network": NETWORKS[network]}
     codec = {"_target_": "oboro.codec.Autoencoder", "in_channels": 1, "channels": 3, "width": 8, "channel_mult": [1, 2]}
     sampler = {"_target_": "oboro.sampler.DDIM", "steps": 4}
     task = build(Published(config, codec, *without_text(4), sampler, {}, 1, 16))

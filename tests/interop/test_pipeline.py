@@ -165,10 +165,10 @@ def test_what_a_run_learns_on_published_parts_draws_the_same_image_in_diffusers(
     """codec=diffusers, conditioner=text_clip, model=ldm_unet_text and adapter=lora, built as train.py builds them."""
     sizes = [
         "model.widths=[8,16]",
-        "model.heads=[2,4]",
-        "model.attention_levels=[0]",
+        "model.attention.heads=[2,4]",
+        "model.attention.levels=[0]",
         "model.blocks=1",
-        "+model.groups=4",
+        "model.norm.groups=4",
     ]
     parts = ["codec=diffusers", f"codec.path={stable_diffusion / 'vae'}", "conditioner=text_clip"]
     parts += [f"conditioner.encoder.path={stable_diffusion}", "model=ldm_unet_text", "schedule=scaled_linear"]

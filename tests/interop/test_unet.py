@@ -12,6 +12,7 @@ from oboro.base.errors import UserError
 from oboro.denoiser import Denoiser
 from oboro.interop import schedule as schedules
 from oboro.interop import unet as interop
+from oboro.interop.pipeline import in_full
 
 close = partial(torch.testing.assert_close, rtol=1e-4, atol=1e-4)
 STEPS = (0, 1, 17, 500, 999)
@@ -68,7 +69,7 @@ def imported(published, folder, settings=None):
 
 def denoiser_of(network, config, prediction="epsilon"):
     parameterization = schedules.our_parameterization({"prediction_type": prediction}, "here")
-    return Denoiser(network, instantiate(config["table"]), instantiate(parameterization)).requires_grad_(False)
+    return Denoiser(network, instantiate(config["noise"]["table"]), instantiate(parameterization)).requires_grad_(False)
 
 
 @pytest.mark.parametrize("name", PIXELS)
@@ -143,14 +144,12 @@ def test_labels_are_those_of_diffusers_and_a_dropped_one_adds_nothing(tmp_path):
 def test_what_goes_out_comes_back_with_equal_answers(make, key, value, tmp_path):
     published = make(**{key: value})
     network, config = imported(published, tmp_path / "in")
-    interop.save(tmp_path / "out", {**DEFAULTS, **config}, network, 8)
+    interop.save(tmp_path / "out", in_full(config), network, 8)
     again = type(published).from_pretrained(tmp_path / "out").eval()
     x = draw(1, published.config.in_channels, 8, 8)
-    extra = (draw(1, TEXT, 12),) if "text_dim" in config else ()
+    extra = (draw(1, TEXT, 12),) if config["text_dim"] else ()
     torch.testing.assert_close(again(x, 7, *extra).sample, published(x, 7, *extra).sample, rtol=1e-5, atol=1e-5)
 
-
-DEFAULTS = {"text_dim": 0, "middle_attention": True}
 
 REFUSED = [
     (pixels, "act_fn", "relu"),

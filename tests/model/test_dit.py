@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from oboro.base.errors import UserError
-from oboro.model.dit import Attention, Block, DiT
+from oboro.model.dit import Attention, Block, DiT, from_patches, to_patches
 from oboro.model.position import grid_positions, rotary_angles, rotate
 
 
@@ -58,6 +58,17 @@ def test_heads_of_odd_widths_are_refused():
 
 
 # --- layers
+
+
+def test_patches_become_channels_and_back(normal):
+    """On a plane as torch's pixel_unshuffle, on a line as consecutive numbers, in space and back."""
+    x, line, space = normal(2, 3, 6, 4), normal(2, 3, 6), normal(2, 3, 4, 6, 2)
+    assert torch.equal(to_patches(x, 2), F.pixel_unshuffle(x, 2))
+    assert torch.equal(to_patches(line, 3), torch.stack([line[:, c, k::3] for c in range(3) for k in range(3)], 1))
+    for sample in (x, line, space):
+        assert torch.equal(from_patches(to_patches(sample, 2), 2), sample)
+    corner = to_patches(space, 2)[:, :, 1, 2, 0].view(2, 3, 2, 2, 2)
+    assert torch.equal(corner, space[:, :, 2:, 4:, :])
 
 
 @each_kind
@@ -142,7 +153,7 @@ def test_patches_become_tokens_row_by_row(small_dit, normal, rotary, patch):
     """Cutting the image up and putting it together is F.unfold and F.fold, and nothing is filled up."""
     network, x, c_noise = small_dit(3, patch=patch, rotary=rotary), normal(2, 3, 8, 12), normal(2)
     tokens = F.unfold(x, patch, stride=patch).transpose(1, 2)
-    positions = grid_positions(8 // patch, 12 // patch, 8 / patch)
+    positions = grid_positions((8 // patch, 12 // patch), 8 / patch)
     h = network.core(network.first(tokens), positions, network.noise(c_noise))
     expected = F.fold(network.last(h).transpose(1, 2), (8, 12), patch, stride=patch)
     torch.testing.assert_close(network(x, c_noise, {}), expected)
@@ -164,7 +175,7 @@ def test_places_are_scaled_to_the_reference(small_dit, normal):
     core = network.core
     network.core = lambda h, positions, *told: seen.append(positions) or core(h, positions, *told)
     network(normal(1, 1, 16, 24), normal(1), {})
-    assert torch.equal(seen[0], grid_positions(8, 12, 4.0))
+    assert torch.equal(seen[0], grid_positions((8, 12), 4.0))
 
 
 def test_it_computes_what_diffusers_computes(small_dit, normal):

@@ -102,7 +102,7 @@ def test_the_embedding_has_magnitude_one_with_and_without_a_label(label, normal)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = EDM2UNet(1, channels=512, channel_mult=(1,), blocks=0, attention_levels=(), num_classes=3).double()
-    embedding = network._embedding(normal(8), {"label": torch.full((8,), label)})
+    (embedding,) = network.embed(normal(8), {"label": torch.full((8,), label)})
     assert embedding.square().mean().sqrt().item() == pytest.approx(1, abs=0.1)
 
 

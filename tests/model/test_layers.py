@@ -13,6 +13,7 @@ from oboro.model.layers import (
     SelfAttention,
     Upsample,
     group_norm,
+    mean_of_halves,
     zero,
 )
 
@@ -86,6 +87,16 @@ def test_down_and_upsampling_halve_and_double(randomise, normal):
     up = randomise(Upsample(4)).double()
     nearest = x.repeat_interleave(2, 2).repeat_interleave(2, 3)
     torch.testing.assert_close(up(x), up[1](nearest))
+
+
+def test_means_of_halves_are_means_along_each_axis_in_turn(normal):
+    """A last one that has no partner stays as it is."""
+    x = expected = normal(2, 3, 5, 4, 7)
+    for axis in (2, 3, 4):
+        pairs = [part.mean(axis, keepdim=True) for part in expected.split(2, axis)]
+        expected = torch.cat(pairs, axis)
+    torch.testing.assert_close(mean_of_halves(3)(x), expected)
+    torch.testing.assert_close(mean_of_halves(1)(x[:, :, 0, 0]), mean_of_halves(2)(x[:, :, :1, 0])[:, :, 0])
 
 
 @pytest.mark.parametrize(("channels", "groups"), [(8, 2), (16, 4), (32, 8), (96, 24), (128, 32), (192, 32), (1024, 32)])

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from oboro.model import DiT, EDM2UNet, LDMUNet, SongUNet, UNet
+from oboro.model import DiT, EDM2UNet, GroupNormSettings, LDMAttention, LDMUNet, SongUNet, StepIndex, UNet
 from oboro.schedule import DDPM
 
 UNET = {"dropout": 0.0, "channels": 8, "channel_mult": (1, 2), "blocks": 1, "attention_levels": (1,)}
 DIT = {"patch": 2, "dim": 16, "depth": 2, "heads": 2, "reference_size": 8}
-LDM = {"table": DDPM(), "widths": (8, 16), "blocks": 1, "attention_levels": (1,), "heads": (1, 2)}
+LDM = {"widths": (8, 16), "blocks": 1, "attention": LDMAttention(levels=(1,), heads=(1, 2))}
 NETWORKS = {
     "dit": (DiT, DIT),
     "dit_rotary": (DiT, {**DIT, "rotary": True, "patch": 4}),
@@ -16,8 +16,11 @@ NETWORKS = {
     "edm2_unet_flat": (EDM2UNet, {**UNET, "channel_mult": (2,), "attention_levels": ()}),
     "ddpmpp": (SongUNet, {**UNET, "noise_channels": 8}),
     "ncsnpp": (SongUNet, {**UNET, "noise_channels": 16, "fourier": True, "pyramid": True, "taps": (1, 3, 3, 1)}),
-    "ldm_unet": (LDMUNet, {**LDM, "groups": 4}),
-    "ldm_unet_ddpm": (LDMUNet, {**LDM, "padded_downsample": True, "cos_first": False, "freq_shift": 1, "groups": 2}),
+    "ldm_unet": (LDMUNet, {**LDM, "noise": StepIndex(DDPM()), "norm": GroupNormSettings(4)}),
+    "ldm_unet_ddpm": (
+        LDMUNet,
+        {**LDM, "noise": StepIndex(DDPM(), False, 1), "norm": GroupNormSettings(2), "padded_downsample": True},
+    ),
     "ncsnpp_deep": (SongUNet, {**UNET, "channel_mult": (1, 2, 2), "pyramid": True, "attention_levels": ()}),
 }
 

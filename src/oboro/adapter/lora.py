@@ -12,7 +12,8 @@ from oboro.model.layers import SelfAttention
 from oboro.model.text import CrossAttention
 
 ATTENTION = (dit.Attention, ldm_unet.Attention, CrossAttention, SelfAttention)
-LINEAR, CONVOLUTION = (nn.Linear,), (nn.Conv2d,)
+LINEAR, CONVOLUTION = (nn.Linear,), (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 
 class LowRank(nn.Module):
@@ -23,7 +24,7 @@ class LowRank(nn.Module):
     starts at zero; A as torch starts such a layer, where the paper has a normal distribution.
     """
 
-    def __init__(self, base: nn.Linear | nn.Conv2d, A: nn.Module, B: nn.Module, scale: float):
+    def __init__(self, base: nn.Linear | Convolution, A: nn.Module, B: nn.Module, scale: float):
         super().__init__()
         self.base = base.requires_grad_(False)
         self.A = A.to(base.weight)
@@ -37,10 +38,10 @@ class LowRank(nn.Module):
         return cls(base, A, nn.Linear(rank, base.out_features, bias=False), scale)
 
     @classmethod
-    def of_convolution(cls, base: nn.Conv2d, rank: int, scale: float) -> "LowRank":
+    def of_convolution(cls, base: Convolution, rank: int, scale: float) -> "LowRank":
         place = {"stride": base.stride, "padding": base.padding, "dilation": base.dilation}
-        A = nn.Conv2d(base.in_channels, rank, base.kernel_size, bias=False, padding_mode=base.padding_mode, **place)
-        return cls(base, A, nn.Conv2d(rank, base.out_channels, 1, bias=False), scale)
+        A = type(base)(base.in_channels, rank, base.kernel_size, bias=False, padding_mode=base.padding_mode, **place)
+        return cls(base, A, type(base)(rank, base.out_channels, 1, bias=False), scale)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.base(x) + self.scale * self.B(self.A(x))
@@ -56,7 +57,7 @@ def product(A: Tensor, B: Tensor, scale: float) -> Tensor:
     return scale * (B.flatten(1) @ A.flatten(1))
 
 
-MADE = {nn.Linear: LowRank.of_linear, nn.Conv2d: LowRank.of_convolution}
+MADE = {nn.Linear: LowRank.of_linear} | dict.fromkeys(CONVOLUTION, LowRank.of_convolution)
 
 
 class LoRA(Adapter):

@@ -61,7 +61,7 @@ def gather_rows(ids: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
 def gather_with_gradients(rows: Tensor) -> Tensor:
     """``rows`` (B, ...) of all ranks, (world B, ...), in the order of the ranks; B is the same on all.
 
-    What a loss on one rank says about another's rows flows back to it: the gradient of ``rows`` is the sum over ranks.
+    A loss on one rank that depends on another's rows sends gradients back: that of ``rows`` is the sum over ranks.
     The mean of the ranks' gradients, which DDP takes, is then that of the mean of their losses.
     """
     return _Gather.apply(rows) if world_size() > 1 else rows
@@ -100,22 +100,22 @@ def map_samples(
     """Rows ``f(ids)`` of all samples ``first`` .. ``first + n - 1`` in order, on the CPU of every rank.
 
     ``f`` gets exactly ``size`` ids and returns one row for each. Ranks meet after each chunk, so none waits longer
-    than a chunk takes. ``done(k)`` is told how many samples are finished. Raises ``RuntimeError`` if an id is missing;
+    than a chunk takes. ``done(k)`` gets how many samples are finished. Raises ``RuntimeError`` if an id is missing;
     if ``f`` raises on one rank, that rank raises its error and the others a ``RuntimeError`` that quotes it.
     """
-    found, rows = [], []
+    seen_ids, rows = [], []
     finished = 0
     for ids in chunks(n, size):
         last = max(max(ids), 0)
         with together():
             chunk = f([first + (i if i >= 0 else last) for i in ids])
         chunk_ids, chunk_rows = gather_rows(torch.tensor(ids, device=device), chunk.to(device))
-        found.append(chunk_ids.cpu())
+        seen_ids.append(chunk_ids.cpu())
         rows.append(chunk_rows.cpu())
         finished += len(chunk_ids)
         if done:
             done(finished)
-    ids, order = torch.sort(torch.cat(found))
+    ids, order = torch.sort(torch.cat(seen_ids))
     if not torch.equal(ids, torch.arange(n)):
         raise RuntimeError(f"expected the sample ids 0..{n - 1} once each, got {len(ids)} ids")
     return torch.cat(rows)[order]

@@ -52,7 +52,7 @@ class Brownian:
     Lévy's construction: W(1) is normal, and halfway between two known times W is their mean plus a normal number of
     variance a quarter of the interval, drawn from a generator of that interval's own. Times are rounded to 2^-20,
     which keeps increments exactly normal and independent. The virtual tree of Li et al. 2020 (arXiv:2001.01328,
-    algorithm 3); the last value asked for is kept.
+    algorithm 3); the last value is kept.
     """
 
     LEVELS = 20

@@ -53,7 +53,7 @@ def blend(f: Callable[[Tensor], Tensor], x: Tensor, tile: int, overlap: int, *, 
     if max(height, width) <= tile:
         return f(x)
 
-    def there(n: int) -> int:
+    def scaled(n: int) -> int:
         return n * grow // shrink
 
     total = weights = None
@@ -62,13 +62,13 @@ def blend(f: Callable[[Tensor], Tensor], x: Tensor, tile: int, overlap: int, *, 
             bottom, right = min(top + tile, height), min(left + tile, width)
             y = f(x[..., top:bottom, left:right])
             weight = torch.outer(
-                window(there(bottom - top), there(overlap), first=top == 0, last=bottom == height),
-                window(there(right - left), there(overlap), first=left == 0, last=right == width),
+                window(scaled(bottom - top), scaled(overlap), first=top == 0, last=bottom == height),
+                window(scaled(right - left), scaled(overlap), first=left == 0, last=right == width),
             ).to(y)
             if total is None:
-                total = y.new_zeros(*y.shape[:-2], there(height), there(width))
-                weights = y.new_zeros(there(height), there(width))
-            place = (..., slice(there(top), there(bottom)), slice(there(left), there(right)))
+                total = y.new_zeros(*y.shape[:-2], scaled(height), scaled(width))
+                weights = y.new_zeros(scaled(height), scaled(width))
+            place = (..., slice(scaled(top), scaled(bottom)), slice(scaled(left), scaled(right)))
             total[place] += y * weight
             weights[place] += weight
     return total / weights

@@ -120,11 +120,11 @@ class EMA:
             raise ValueError(f"{name} is averaged during training and not to be replaced")
         parameters = self.averaged(module)
         here = {key: tuple(p.shape) for key, p in parameters.items()}
-        there = {key: tuple(w.shape) for key, w in weights.items()}
-        for key in [*here, *there]:
-            if here.get(key) != there.get(key):
+        given = {key: tuple(w.shape) for key, w in weights.items()}
+        for key in [*here, *given]:
+            if here.get(key) != given.get(key):
                 raise UserError(
-                    f"the weights for {name} are of another model: {key} is {there.get(key, 'absent')} among them and "
+                    f"the weights for {name} are of another model: {key} is {given.get(key, 'absent')} among them and "
                     f"{here.get(key, 'absent')} here; take weights and checkpoint from the same run."
                 )
         self.averages[name] = [weights[k].to(p.device, torch.float32, copy=True) for k, p in parameters.items()]

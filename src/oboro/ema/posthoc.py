@@ -92,7 +92,7 @@ def write_snapshot(
 
 def read_snapshots(folder: str | Path) -> list[Snapshot]:
     """The snapshots of ``folder`` by step, tensors unread. Raises ``UserError`` for none, or a file that is not one."""
-    found = []
+    snapshots = []
     for path in Path(folder).expanduser().glob("*.safetensors"):
         try:
             with safe_open(path, "pt") as file:
@@ -100,12 +100,12 @@ def read_snapshots(folder: str | Path) -> list[Snapshot]:
                 shapes = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118
         except (SafetensorError, TypeError, KeyError) as error:
             raise UserError(f"{path} is damaged or no snapshot at all; take it out of the folder.") from error
-        found.append(Snapshot(path, **header, shapes=shapes))
-    if not found:
+        snapshots.append(Snapshot(path, **header, shapes=shapes))
+    if not snapshots:
         raise UserError(
             f"there are no snapshots in {folder}; train with +callbacks=snapshots, or name the folder of such a run."
         )
-    return sorted(found, key=lambda snapshot: snapshot.step)
+    return sorted(snapshots, key=lambda snapshot: snapshot.step)
 
 
 def reconstruct(snapshots: Sequence[Snapshot], std: float) -> dict[str, Tensor]:

@@ -76,7 +76,7 @@ class CLIP(Extractor):
             raise UserError(f"{folder} has no tokenizer; copy {', '.join(TOKENIZER)} of the model there.")
         tokenizer = transformers.CLIPTokenizer.from_pretrained(folder, local_files_only=True)
         context = network.config.text_config.max_position_embeddings
-        found = []
+        embeddings = []
         with torch.no_grad(), torch.autocast(self._device.type, enabled=False):
             for start in range(0, len(texts), TEXTS):
                 tokens = tokenizer(
@@ -87,8 +87,8 @@ class CLIP(Extractor):
                     return_tensors="pt",
                 ).to(self._device)
                 pooled = network.text_model(**tokens).pooler_output
-                found.append(network.text_projection(pooled))
-        return torch.cat(found)
+                embeddings.append(network.text_projection(pooled))
+        return torch.cat(embeddings)
 
 
 def centred(images: Tensor, side: int) -> Tensor:

@@ -92,8 +92,8 @@ class Extractor(ABC):
             # The layout in memory chooses the algorithm of a convolution, and with it the last bits; with one channel
             # contiguous() would keep the strides of channels-last.
             images = images.to(self._device).clone(memory_format=torch.contiguous_format)
-            found = self.forward(self._network, images, outputs)
-        return {name: found[name] for name in outputs}
+            given = self.forward(self._network, images, outputs)
+        return {name: given[name] for name in outputs}
 
     def rows(self, images: Tensor, outputs: Sequence[str]) -> Tensor:
         """The outputs beside each other, (B, sum of dims): one tensor to be gathered. ``split`` takes it apart."""

@@ -72,17 +72,17 @@ class Inception(Extractor):
         return build(self.path)
 
     def forward(self, network: nn.Module, images: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
-        found: dict[str, Tensor] = {}
+        answers: dict[str, Tensor] = {}
 
         def keep(layer: nn.Module, inputs: tuple, output: Tensor) -> None:
-            found["spatial"] = output[:, :7].flatten(1)
+            answers["spatial"] = output[:, :7].flatten(1)
 
         hook = network.Mixed_6d.branch1x1.register_forward_hook(keep)
         try:
-            found["features"], found["logits"] = network(images.expand(-1, 3, -1, -1))
+            answers["features"], answers["logits"] = network(images.expand(-1, 3, -1, -1))
         finally:
             hook.remove()
-        return found
+        return answers
 
     def _missing(self, reason: str) -> UserError:
         return UserError(

@@ -25,7 +25,7 @@ class Checkpoint:
     ``path`` is a folder with ``config.json`` and ``model.safetensors`` if there is one of that name, else a name on the
     hub, whose files lie in the hub's cache (``$HF_HOME/hub``) once they have been fetched. Only safetensors are read,
     never pickles, and no code that comes with a model is run. ``kind`` is the type of model that the configuration has
-    to state; ``extras`` are files to be fetched besides these two. Nothing is read or imported before it is asked for.
+    to state; ``extras`` are files to be fetched besides these two. Nothing is read or imported before it is needed.
     """
 
     def __init__(self, path: str, kind: str, extras: Sequence[str] = ()):
@@ -84,7 +84,7 @@ class Checkpoint:
         shown = bars.is_progress_bar_enabled()
         bars.disable_progress_bar()
         try:
-            network, found = getattr(transformers, model).from_pretrained(
+            network, report = getattr(transformers, model).from_pretrained(
                 path.parent, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
             )
         except Exception as error:  # the library answers damage with half a dozen types
@@ -92,8 +92,8 @@ class Checkpoint:
         finally:
             if shown:
                 bars.enable_progress_bar()
-        if found["missing_keys"]:
-            raise self._unfit(path, f"no {min(found['missing_keys'])}")
+        if report["missing_keys"]:
+            raise self._unfit(path, f"no {min(report['missing_keys'])}")
         return network
 
     def library(self, name: str) -> ModuleType:
@@ -125,7 +125,7 @@ class Checkpoint:
 
 
 class Lengths(Mapping[str, int]):
-    """``{"features": length}`` where the length is read when it is asked for, but the name is known before; final."""
+    """``{"features": length}`` where the length is read when it is needed, but the name is known before; final."""
 
     def __init__(self, read: Callable[[], int]):
         self._read = read

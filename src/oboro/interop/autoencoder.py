@@ -26,14 +26,14 @@ def names(name: str) -> list[str]:
     if side in outer:
         return [f"{outer[side]}.{rest}"]
     levels, resample = ("down_blocks", "downsamplers") if side == "encoder" else ("up_blocks", "upsamplers")
-    if found := re.fullmatch(r"levels\.(\d+)\.(\d+)\.1\.(\w+)", rest):  # Sequential(pad or double, convolution)
-        return [f"{side}.{levels}.{found[1]}.{resample}.0.conv.{found[3]}"]
+    if match := re.fullmatch(r"levels\.(\d+)\.(\d+)\.1\.(\w+)", rest):  # Sequential(pad or double, convolution)
+        return [f"{side}.{levels}.{match[1]}.{resample}.0.conv.{match[3]}"]
     rest = re.sub(r"^levels\.(\d+)\.(\d+)\.", rf"{levels}.\1.resnets.\2.", rest)
     rest = re.sub(r"^middle\.([02])\.", lambda m: f"mid_block.resnets.{int(m[1]) // 2}.", rest)
     rest = re.sub(r"^norm\.", "conv_norm_out.", rest).replace(".skip.", ".conv_shortcut.")
-    if found := re.fullmatch(r"middle\.1\.(\w+)\.(\w+)", rest):
-        parts = {"norm": ["group_norm"], "qkv": ["to_q", "to_k", "to_v"], "proj": ["to_out.0"]}[found[1]]
-        return [f"{side}.mid_block.attentions.0.{part}.{found[2]}" for part in parts]
+    if match := re.fullmatch(r"middle\.1\.(\w+)\.(\w+)", rest):
+        parts = {"norm": ["group_norm"], "qkv": ["to_q", "to_k", "to_v"], "proj": ["to_out.0"]}[match[1]]
+        return [f"{side}.mid_block.attentions.0.{part}.{match[2]}" for part in parts]
     return [f"{side}.{rest}"]
 
 
@@ -86,15 +86,15 @@ def without_convolution(state: State, config: Mapping[str, Any]) -> State:
 def load(folder: str | Path) -> tuple[dict[str, Any], State]:
     """Configuration and weights of our ``Autoencoder`` from the folder of an ``AutoencoderKL``."""
     folder = Path(folder).expanduser()
-    found = read_json(folder / "config.json")
-    config = our_config(found, folder)
-    state = without_convolution(read_weights(folder, STEM), found)
+    settings = read_json(folder / "config.json")
+    config = our_config(settings, folder)
+    state = without_convolution(read_weights(folder, STEM), settings)
     renamed = {}
     for key, value in state.items():
         before, dot, last = key.rpartition(".")
         stem, middle, name = before.rpartition(".")
         renamed[f"{stem}{middle}{OLD_ATTENTION.get(name, name)}{dot}{last}"] = value
-    return config, ours(config, renamed, names, folder) | statistics(found)
+    return config, ours(config, renamed, names, folder) | statistics(settings)
 
 
 def save(folder: Path, config: Mapping[str, Any], codec: nn.Module, sample_size: int) -> None:

@@ -67,7 +67,7 @@ def kept_layers(layers: int, skip: int, where: str | Path) -> int:
 
 
 def our_config(config: Mapping[str, Any], skip: int, where: str | Path) -> dict[str, Any]:
-    """The shape of our ``CLIPText``, without its tokenizer; what is not said is as in transformers."""
+    """The shape of our ``CLIPText``, without its tokenizer; what is missing is as in transformers."""
     if config.get("model_type") not in (None, "clip", "clip_text_model"):
         raise UserError(f"{where} holds a {config['model_type']} and no CLIP; give the folder of a CLIPTextModel.")
     config = config.get("text_config") or config
@@ -90,7 +90,7 @@ def our_state(config: Mapping[str, Any], state: State, where: str | Path) -> Sta
     """Of weights with or without ``text_model.`` before their names; layers that ``config`` leaves out are dropped."""
     state = {PREFIX + key.removeprefix(PREFIX): value for key, value in state.items()}
     state.pop(f"{PREFIX}embeddings.position_ids", None)
-    layers = {key: int(found[1]) for key in state if (found := LAYER.match(key))}
+    layers = {key: int(match[1]) for key in state if (match := LAYER.match(key))}
     return ours(config, {k: v for k, v in state.items() if layers.get(k, 0) < config["depth"]}, names, where)
 
 
@@ -116,7 +116,7 @@ def read_tokenizer(folder: Path) -> tuple[bytes, str]:
 
 
 def tokenized(config: Mapping[str, Any], folder: Path, pad: int | None = None) -> tuple[dict[str, Any], bytes]:
-    """``config`` with what the tokenizer of ``folder`` tells, and its file; ``pad`` replaces the id that it pads with.
+    """``config`` with what the tokenizer of ``folder`` has, and its file; ``pad`` replaces the id that it pads with.
 
     Raises ``UserError`` where it names more tokens than there are embeddings.
     """
@@ -141,9 +141,9 @@ def with_tokenizer(config: Mapping[str, Any], state: State, folder: Path) -> tup
 
 def describe(encoder: Path, tokenizer: Path, skip: int = 0) -> tuple[dict[str, Any], bytes]:
     """Configuration of the ``CLIPText`` of a folder, less its last ``skip`` layers, and the file of its tokenizer."""
-    found = read_json(encoder / FILES.config)
-    require(found, {"attention_dropout": 0.0}, encoder)
-    return tokenized(our_config(found, skip, encoder), tokenizer)
+    settings = read_json(encoder / FILES.config)
+    require(settings, {"attention_dropout": 0.0}, encoder)
+    return tokenized(our_config(settings, skip, encoder), tokenizer)
 
 
 def load(encoder: str | Path, tokenizer: str | Path, skip: int = 0) -> tuple[dict[str, Any], State]:
@@ -153,13 +153,13 @@ def load(encoder: str | Path, tokenizer: str | Path, skip: int = 0) -> tuple[dic
     """
     encoder, tokenizer = Path(encoder).expanduser(), Path(tokenizer).expanduser()
     config, content = describe(encoder, tokenizer, skip)
-    found = read_weights(encoder, *STEMS, wanted=lambda name: not name.removeprefix(PREFIX).startswith(UNREAD))
-    return config, {**our_state(config, found, encoder), "tokenizer": as_buffer(content)}
+    weights = read_weights(encoder, *STEMS, wanted=lambda name: not name.removeprefix(PREFIX).startswith(UNREAD))
+    return config, {**our_state(config, weights, encoder), "tokenizer": as_buffer(content)}
 
 
 @torch.no_grad()
 def empty_text(config: Mapping[str, Any], state: State) -> Tensor:
-    """What the encoder says of the empty text, (length, dim)."""
+    """The output of the encoder for the empty text, (length, dim)."""
     encoder = instantiate(config)
     encoder.load_state_dict(state)
     return encoder.eval().encode_tokens([""])[0][0]

@@ -30,15 +30,15 @@ class Files:
 def snapshot(name: str, files: Sequence[str], cached: bool) -> Path:
     """The folder in the hub's cache (``$HF_HOME/hub``) with ``files`` of the model ``name``, as far as it has them.
 
-    ``cached``: asks no network. Raises ``LookupError`` with what the hub said.
+    ``cached``: uses no network. Raises ``LookupError`` with the answer of the hub.
     """
     import huggingface_hub  # takes a while, and most runs need no hub
 
     try:
         return Path(huggingface_hub.snapshot_download(name, allow_patterns=list(files), local_files_only=cached))
     except Exception as error:  # of the hub, the HTTP library or the file system
-        said = "not in its cache" if cached else str(error).partition("\n")[0].strip(" .")
-        raise LookupError(f"{name} is no folder, and from the Hugging Face hub: {said}") from error
+        reason = "not in its cache" if cached else str(error).partition("\n")[0].strip(" .")
+        raise LookupError(f"{name} is no folder, and from the Hugging Face hub: {reason}") from error
 
 
 def text_encoder_folder(path: str, files: Files) -> Path:
@@ -54,15 +54,15 @@ def text_encoder_folder(path: str, files: Files) -> Path:
     if not NAME.fullmatch(path):
         raise UserError(f"there is no folder {path}; {remedy} or a name on the Hugging Face hub.")
     try:
-        found = _complete(path, files, cached=True) or _complete(path, files, cached=False)
+        place = _complete(path, files, cached=True) or _complete(path, files, cached=False)
     except LookupError as error:
         raise UserError(f"{error}; correct the name, connect to the network and run again, or {remedy}.") from error
-    if found is None:  # the library answers with what it has where it reaches nobody
+    if place is None:  # the library answers with what it has where it reaches nobody
         raise UserError(
             f"of {path} on the Hugging Face hub there is not all of {files.config}, {' or '.join(files.tokenizers)} "
             f"and weights; connect to the network and run again, or {remedy}."
         )
-    return found
+    return place
 
 
 def _complete(name: str, files: Files, cached: bool) -> Path | None:
@@ -75,10 +75,10 @@ def _complete(name: str, files: Files, cached: bool) -> Path | None:
             if cached:
                 return None
             raise
-        found = next((folder / p / weights for p in PLACES if (folder / p / weights).is_file()), None)
-        if found is None:
+        place = next((folder / p / weights for p in PLACES if (folder / p / weights).is_file()), None)
+        if place is None:
             continue
-        inner, shards = found.parent, _shards(found)
+        inner, shards = place.parent, _shards(place)
         if shards and not cached:
             snapshot(name, [(inner.relative_to(folder) / shard).as_posix() for shard in shards], cached)
         tokenizer = any((folder / p / t).is_file() for p in PLACES for t in files.tokenizers)

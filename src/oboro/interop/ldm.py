@@ -101,16 +101,18 @@ def network_config(params: Mapping[str, Any], table: dict[str, Any], length: int
     return {
         "_target_": TARGET,
         "in_channels": params["in_channels"],
-        "table": table,
+        "noise": {"_target_": "oboro.model.StepIndex", "table": table},
         "widths": widths,
         "blocks": params["num_res_blocks"],
-        "attention_levels": levels,
-        "heads": [params["num_heads"] if each == -1 else width // each for width in widths],
-        "depth": params.get("transformer_depth", 1),
+        "attention": {
+            "_target_": "oboro.model.LDMAttention",
+            "levels": levels,
+            "heads": [params["num_heads"] if each == -1 else width // each for width in widths],
+            "depth": params.get("transformer_depth", 1),
+        },
         "text_dim": params["context_dim"],
         "empty_text": text,
         "dropout": params.get("dropout", 0.0),
-        "groups": 32,
     }
 
 
@@ -189,7 +191,7 @@ def read(weights: str | Path, yaml: str | Path, tokenizer: str | Path) -> pipeli
     )
     network = network_config(params["unet_config"]["params"], table, encoder["length"], yaml)
     codec = codec_config(params["first_stage_config"]["params"], yaml)
-    shape = (network["blocks"], network["attention_levels"], len(network["widths"]))
+    shape = (network["blocks"], network["attention"]["levels"], len(network["widths"]))
     network_state = ours(network, below(NETWORK, state), network_names(*shape), weights)
     first = {k: v for k, v in below(FIRST_STAGE, state).items() if not k.startswith("loss.")}
     codec_state = ours(codec, first, first_stage_names(len(codec["channel_mult"])), weights)

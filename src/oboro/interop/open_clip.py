@@ -57,9 +57,9 @@ def open_clip_names(name: str) -> list[str]:
     return [f"transformer.resblocks.{n}.{parts[part]}.{last}"]
 
 
-def our_config(found: Mapping[str, Any], skip: int, where: Path) -> dict[str, Any]:
+def our_config(settings: Mapping[str, Any], skip: int, where: Path) -> dict[str, Any]:
     """The shape of our ``CLIPText`` without the last ``skip`` layers and without its tokenizer."""
-    model = found.get("model_cfg")
+    model = settings.get("model_cfg")
     if not isinstance(model, dict) or not isinstance(model.get("text_cfg"), dict):
         raise UserError(f"{where / FILES.config} has no model_cfg with a text_cfg; get the folder again.")
     text = model["text_cfg"]
@@ -81,7 +81,7 @@ def our_config(found: Mapping[str, Any], skip: int, where: Path) -> dict[str, An
 def our_state(config: Mapping[str, Any], state: State, where: Path) -> State:
     """Of the weights of a CLIP without ``UNREAD``; layers that ``config`` leaves out are dropped."""
     state = {key.removeprefix(TOWER): value for key, value in state.items()}
-    layers = {key: int(found[1]) for key in state if (found := LAYER.match(key))}
+    layers = {key: int(match[1]) for key in state if (match := LAYER.match(key))}
     return ours(config, {k: v for k, v in state.items() if layers.get(k, 0) < config["depth"]}, open_clip_names, where)
 
 
@@ -98,5 +98,5 @@ def describe(folder: Path, tokenizer: Path, skip: int = 0) -> tuple[dict[str, An
 def load(folder: Path, tokenizer: Path, skip: int = 0) -> tuple[dict[str, Any], State]:
     """Configuration and weights of the text tower in a folder with ``open_clip_config.json``."""
     config, content = describe(folder, tokenizer, skip)
-    found = read_weights(folder, *STEMS, wanted=lambda name: not name.removeprefix(TOWER).startswith(UNREAD))
-    return config, {**our_state(config, found, folder), "tokenizer": clip_text.as_buffer(content)}
+    weights = read_weights(folder, *STEMS, wanted=lambda name: not name.removeprefix(TOWER).startswith(UNREAD))
+    return config, {**our_state(config, weights, folder), "tokenizer": clip_text.as_buffer(content)}

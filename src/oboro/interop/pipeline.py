@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,7 +66,7 @@ def denoiser(network: dict[str, Any], parameterization: dict[str, Any]) -> dict[
     return {
         "_target_": "oboro.denoiser.Denoiser",
         "network": network,
-        "schedule": network["table"],
+        "schedule": network["noise"]["table"],
         "parameterization": parameterization,
     }
 
@@ -182,9 +183,11 @@ def load_pipeline(folder: str | Path) -> Diffusion:
 
 
 def in_full(config: Mapping[str, Any]) -> dict[str, Any]:
-    """``config`` with the defaults of its class."""
+    """``config`` with the defaults of its class, and so every part of it that has a class."""
     parameters = inspect.signature(get_class(config["_target_"])).parameters.values()
-    return {p.name: p.default for p in parameters if p.default is not p.empty} | dict(config)
+    full = {p.name: p.default for p in parameters if p.default is not p.empty} | dict(config)
+    full = {key: asdict(value) if is_dataclass(value) else value for key, value in full.items()}
+    return {key: in_full(v) if isinstance(v, dict) and "_target_" in v else v for key, v in full.items()}
 
 
 def export(checkpoint: str | Path, folder: str | Path, profile: str | None = None) -> None:
@@ -206,10 +209,10 @@ def export_task(task: Diffusion, config: Mapping[str, Any], folder: Path) -> Non
     scheduler = schedule.their_scheduler(
         parts["denoiser"]["schedule"], parts["denoiser"]["parameterization"], 1 if text else 0
     )
-    if parts["denoiser"]["schedule"] != network["table"]:
+    if parts["denoiser"]["schedule"] != network["noise"]["table"]:
         raise UserError(
             "the network counts noise levels by another table than its schedule, and diffusers' pipelines by one; "
-            "train with the same values below schedule and model.table."
+            "train with the same values below schedule and model.noise.table."
         )
     size = data["resolution"]
     sides = [size, size] if isinstance(size, int) else list(size)

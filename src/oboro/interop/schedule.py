@@ -28,7 +28,7 @@ def our_schedule(config: Mapping[str, Any], where: Path | str) -> dict[str, Any]
     """The configuration of our schedule. Raises ``UserError`` for a table that is none of ``TABLES``."""
     require(config, {"trained_betas": None, "rescale_betas_zero_snr": False}, where)
     kind = config.get("beta_schedule", "linear")
-    if kind not in list(TABLES):  # a file may say anything
+    if kind not in list(TABLES):  # a file may hold anything
         raise UserError(f"{where} has beta_schedule={kind}; only {', '.join(TABLES)} can be had, choose another model.")
     target, keys = TABLES[kind]
     values = {key: config.get(key, DEFAULTS[key]) for key in keys}
@@ -69,13 +69,13 @@ def their_scheduler(schedule: Mapping[str, Any], parameterization: Mapping[str, 
             "parameterization=eps, v or x0, each with sigma_data=1."
         )
     made: Schedule = instantiate(schedule)
-    found = {key: getattr(made, key) for key in TABLES[kinds[schedule["_target_"]]][1]}
+    betas = {key: getattr(made, key) for key in TABLES[kinds[schedule["_target_"]]][1]}
     if schedule.get("s", 0.008) != 0.008:
         raise UserError("diffusers' cosine table has s=0.008 alone; train with schedule.s=0.008.")
     return {
         "_class_name": "DDIMScheduler",
         "beta_schedule": kinds[schedule["_target_"]],
-        **found,
+        **betas,
         "num_train_timesteps": made.steps,
         "prediction_type": predictions[parameterization["_target_"]],
         "clip_sample": False,

@@ -47,7 +47,7 @@ def t5_names(gated: bool) -> Callable[[str], list[str]]:
 
 
 def our_config(config: Mapping[str, Any], length: int, where: Path) -> dict[str, Any]:
-    """The shape of our ``T5Text``, without its tokenizer; what is not said is as in transformers.
+    """The shape of our ``T5Text``, without its tokenizer; what is missing is as in transformers.
 
     Raises ``UserError`` for another kind of model, such as UMT5, or another MLP.
     """
@@ -59,7 +59,7 @@ def our_config(config: Mapping[str, Any], length: int, where: Path) -> dict[str,
             "model."
         )
     if length < 1:
-        raise UserError(f"a text of {length} tokens says nothing; set conditioner.encoder.length to 1 or more.")
+        raise UserError(f"a text of {length} tokens is empty; set conditioner.encoder.length to 1 or more.")
     return {
         "_target_": "oboro.model.T5Text",
         "vocab_size": config.get("vocab_size", 32128),
@@ -102,13 +102,13 @@ def describe(encoder: Path, tokenizer: Path, length: int) -> tuple[dict[str, Any
 
     Raises ``UserError`` where the tokenizer names more tokens than there are embeddings, or does not end a text.
     """
-    found = read_json(encoder / FILES.config)
-    config = our_config(found, length, encoder)
+    settings = read_json(encoder / FILES.config)
+    config = our_config(settings, length, encoder)
     content = read_tokenizer(tokenizer)
     made = open_tokenizer(content)
-    made.no_padding()  # the file may say that texts are padded
+    made.no_padding()  # the file may pad texts
     largest = max(made.get_vocab().values())
-    if largest >= config["vocab_size"] or made.encode("").ids != [found.get("eos_token_id", 1)]:
+    if largest >= config["vocab_size"] or made.encode("").ids != [settings.get("eos_token_id", 1)]:
         raise UserError(f"the tokenizer in {tokenizer} is of another model than its text encoder; get both again.")
     return {**config, "tokenizer_bytes": len(content)}, content
 

@@ -78,7 +78,7 @@ def our_config(config: Mapping[str, Any], table: dict[str, Any], where: Path) ->
     kind = config.get("_class_name")
     if kind not in kinds:
         raise UserError(f"{where} holds a {kind}; only {' and '.join(kinds)} can be had, choose another model.")
-    widths = list(config["block_out_channels"])
+    attention, widths = kinds[kind], list(config["block_out_channels"])
     require(
         config,
         {
@@ -100,17 +100,24 @@ def our_config(config: Mapping[str, Any], table: dict[str, Any], where: Path) ->
     return {
         "_target_": TARGET,
         "in_channels": config["in_channels"],
-        "table": table,
+        "noise": {
+            "_target_": "oboro.model.StepIndex",
+            "table": table,
+            "cos_first": config.get("flip_sin_to_cos", True),
+            "freq_shift": config.get("freq_shift", 0),
+        },
         "widths": widths,
         "blocks": counts.pop(),
-        **kinds[kind](config, widths, where),
+        "attention": {"_target_": "oboro.model.LDMAttention", **attention(config, widths, where)},
+        "norm": {
+            "_target_": "oboro.model.GroupNormSettings",
+            "groups": config.get("norm_num_groups", 32),
+            "eps": config.get("norm_eps", 1e-5),
+        },
+        "text_dim": config.get("cross_attention_dim", 1280) if attention is of_text else 0,
         "num_classes": config.get("num_class_embeds") or 0,
-        "groups": config.get("norm_num_groups", 32),
-        "eps": config.get("norm_eps", 1e-5),
         "dropout": config.get("dropout", 0.0),
         "scale_shift": shifted(config, where),
-        "cos_first": config.get("flip_sin_to_cos", True),
-        "freq_shift": config.get("freq_shift", 0),
         "padded_downsample": config.get("downsample_padding", 1) == 0,
         "learned_variance": two,
     }
@@ -138,6 +145,7 @@ def levels_of(config: Mapping[str, Any], plain: str, attending: str, where: Path
 
 
 def of_pixels(config: Mapping[str, Any], widths: list[int], where: Path) -> dict[str, Any]:
+    """The ``LDMAttention`` of a ``UNet2DModel``."""
     require(
         config,
         {
@@ -155,13 +163,14 @@ def of_pixels(config: Mapping[str, Any], widths: list[int], where: Path) -> dict
             "a normalisation; choose another model."
         )
     return {
-        "attention_levels": levels_of(config, "", "Attn", where),
+        "levels": levels_of(config, "", "Attn", where),
         "heads": [max(1, width // each) if each else 1 for width in widths],
-        "middle_attention": attend,
+        "middle": attend,
     }
 
 
 def of_text(config: Mapping[str, Any], widths: list[int], where: Path) -> dict[str, Any]:
+    """The ``LDMAttention`` of a ``UNet2DConditionModel``."""
     plain = dict.fromkeys(("only_cross_attention", "dual_cross_attention", "resnet_skip_time_act"), False)
     absent = ("addition_embed_type", "encoder_hid_dim", "encoder_hid_dim_type", "timestep_post_act")
     absent += ("time_cond_proj_dim", "cross_attention_norm", "time_embedding_act_fn", "num_attention_heads")
@@ -173,10 +182,9 @@ def of_text(config: Mapping[str, Any], widths: list[int], where: Path) -> dict[s
         if isinstance(value, list):
             raise UserError(f"{where} has {key}={value}, not one number; choose another model.")
     return {
-        "attention_levels": levels_of(config, "", "CrossAttn", where),
+        "levels": levels_of(config, "", "CrossAttn", where),
         "heads": per_level(config.get("attention_head_dim", 8), len(widths)),
         "depth": depth,
-        "text_dim": text,
     }
 
 
@@ -197,10 +205,11 @@ def load(folder: str | Path, table: dict[str, Any], text_length: int = 77) -> tu
 
 def save(folder: Path, config: Mapping[str, Any], network: LDMUNet, sample_size: int | list[int]) -> None:
     """``network``, which ``config`` describes in full, as a folder of diffusers."""
+    noise, attention, norm = config["noise"], config["attention"], config["norm"]
     levels, attending = range(len(config["widths"])), "CrossAttn" if config["text_dim"] else "Attn"
 
     def kinds(way: str) -> list[str]:
-        return [f"{attending if i in config['attention_levels'] else ''}{way}Block2D" for i in levels]
+        return [f"{attending if i in attention['levels'] else ''}{way}Block2D" for i in levels]
 
     shape = {
         "in_channels": config["in_channels"],
@@ -210,12 +219,12 @@ def save(folder: Path, config: Mapping[str, Any], network: LDMUNet, sample_size:
         "layers_per_block": config["blocks"],
         "down_block_types": kinds("Down"),
         "up_block_types": kinds("Up")[::-1],
-        "norm_num_groups": config["groups"],
-        "norm_eps": config["eps"],
+        "norm_num_groups": norm["groups"],
+        "norm_eps": norm["eps"],
         "dropout": config["dropout"],
         "act_fn": "silu",
-        "flip_sin_to_cos": config["cos_first"],
-        "freq_shift": config["freq_shift"],
+        "flip_sin_to_cos": noise["cos_first"],
+        "freq_shift": noise["freq_shift"],
         "downsample_padding": 0 if config["padded_downsample"] else 1,
         "resnet_time_scale_shift": "scale_shift" if config["scale_shift"] else "default",
         "num_class_embeds": config["num_classes"] or None,
@@ -225,27 +234,28 @@ def save(folder: Path, config: Mapping[str, Any], network: LDMUNet, sample_size:
 
 
 def text_shape(config: Mapping[str, Any]) -> dict[str, Any]:
-    if not config["middle_attention"]:
-        raise UserError("a UNet2DConditionModel attends in its middle; train with model.middle_attention=true.")
+    if not config["attention"]["middle"]:
+        raise UserError("a UNet2DConditionModel attends in its middle; train with model.attention.middle=true.")
     return {
         "_class_name": "UNet2DConditionModel",
-        "attention_head_dim": list(config["heads"]),
+        "attention_head_dim": list(config["attention"]["heads"]),
         "cross_attention_dim": config["text_dim"],
-        "transformer_layers_per_block": config["depth"],
+        "transformer_layers_per_block": config["attention"]["depth"],
         "use_linear_projection": True,
     }
 
 
 def pixel_shape(config: Mapping[str, Any]) -> dict[str, Any]:
     """Raises ``UserError`` unless all heads are equally wide, or one alone on each level."""
-    attending = {*config["attention_levels"], len(config["widths"]) - 1}
-    each = {config["widths"][i] // config["heads"][i] for i in attending}
-    alone = {config["heads"][i] for i in attending} == {1}
+    attention = config["attention"]
+    attending = {*attention["levels"], len(config["widths"]) - 1}
+    each = {config["widths"][i] // attention["heads"][i] for i in attending}
+    alone = {attention["heads"][i] for i in attending} == {1}
     if not alone and len(each) > 1:
         raise UserError(
-            "the heads of a UNet2DModel are equally wide on all levels; change model.heads and train again."
+            "the heads of a UNet2DModel are equally wide on all levels; change model.attention.heads and train again."
         )
-    if config["scale_shift"] and config["middle_attention"]:
+    if config["scale_shift"] and attention["middle"]:
         raise UserError(
             "a UNet2DModel with scale_shift has no normalisation before the attention of its middle; train with "
             "model.scale_shift=false."
@@ -253,5 +263,5 @@ def pixel_shape(config: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "_class_name": "UNet2DModel",
         "attention_head_dim": None if alone else each.pop(),
-        "add_attention": config["middle_attention"],
+        "add_attention": attention["middle"],
     }

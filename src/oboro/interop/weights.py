@@ -25,7 +25,7 @@ Names = Callable[[str], list[str]]
 
 
 class Settings(dict[str, Any]):
-    """A configuration that others wrote to ``where``. Raises ``UserError`` for a key that is asked for and not there,
+    """A configuration that others wrote to ``where``. Raises ``UserError`` for a key that is missing,
     on every level."""
 
     def __init__(self, values: Mapping[str, Any], where: Path):
@@ -33,7 +33,7 @@ class Settings(dict[str, Any]):
         self.where = where
 
     def __missing__(self, key: str) -> Any:
-        raise UserError(f"{self.where} says no {key}, so it describes something else than is read here; give another.")
+        raise UserError(f"{self.where} has no {key}, so it describes something else than is read here; give another.")
 
 
 def read_json(path: Path) -> Settings:
@@ -41,12 +41,12 @@ def read_json(path: Path) -> Settings:
     if not path.is_file():
         raise UserError(f"there is no {path}; give a folder as save_pretrained writes it.")
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        settings = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{path} is no JSON ({error}); get the folder again.") from error
-    if not isinstance(found, dict):
+    if not isinstance(settings, dict):
         raise UserError(f"{path} holds no JSON object; get the folder again.")
-    return Settings(found, path)
+    return Settings(settings, path)
 
 
 def read_yaml(path: Path) -> Settings:
@@ -54,12 +54,12 @@ def read_yaml(path: Path) -> Settings:
     if not path.is_file():
         raise UserError(f"there is no {path}; give the YAML file that the weights were published with.")
     try:
-        found = OmegaConf.to_container(OmegaConf.load(path))
+        settings = OmegaConf.to_container(OmegaConf.load(path))
     except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"{path} is no YAML file; give the one that the weights were published with.") from error
-    if not isinstance(found, dict):
+    if not isinstance(settings, dict):
         raise UserError(f"{path} holds no settings; give the file that the weights were published with.")
-    return Settings(found, path)
+    return Settings(settings, path)
 
 
 def weight_files(*stems: str) -> tuple[str, ...]:
@@ -76,12 +76,12 @@ def read_weights(folder: Path, *stems: str, wanted: Callable[[str], bool] = ever
 
     Raises ``UserError`` where none is there, or where it is damaged. No code in a pickle is run.
     """
-    found = next((folder / name for name in weight_files(*stems) if (folder / name).is_file()), None)
-    if found is None:
+    path = next((folder / name for name in weight_files(*stems) if (folder / name).is_file()), None)
+    if path is None:
         raise UserError(f"{folder} has neither {stems[0]}.safetensors nor {stems[-1]}.bin; get the folder again.")
-    if not found.name.endswith(INDEX):
-        return read_tensors(found, wanted)
-    shards = sorted({Path(name).name for name in read_json(found).get("weight_map", {}).values()})
+    if not path.name.endswith(INDEX):
+        return read_tensors(path, wanted)
+    shards = sorted({Path(name).name for name in read_json(path).get("weight_map", {}).values()})
     return {key: value for name in shards for key, value in read_tensors(folder / name, wanted).items()}
 
 
@@ -93,13 +93,13 @@ def read_tensors(path: Path, wanted: Callable[[str], bool] = every) -> State:
         if path.suffix == ".safetensors":
             with safe_open(path, "pt") as file:
                 return {key: file.get_tensor(key) for key in file.keys() if wanted(key)}  # noqa: SIM118
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever the readers trip over in a file that is something else
         raise UserError(
             f"{path} cannot be read as weights alone (it is damaged, or holds code, which is never run); get it again, "
             "as .safetensors if there is one."
         ) from error
-    state = found.get("state_dict", found) if isinstance(found, dict) else {}
+    state = content.get("state_dict", content) if isinstance(content, dict) else {}
     return {key: value for key, value in state.items() if isinstance(value, Tensor) and wanted(key)}
 
 
@@ -125,7 +125,7 @@ def ours(config: Mapping[str, Any], theirs: State, names: Names, where: str | Pa
 
     Raises ``UserError`` that names a weight which ``where`` lacks, has too much, or has in another size.
     """
-    found, unread = {}, set(theirs)
+    state, unread = {}, set(theirs)
     for name, wanted in template(config).items():
         sources = names(name)
         if not sources:
@@ -139,24 +139,24 @@ def ours(config: Mapping[str, Any], theirs: State, names: Names, where: str | Pa
                 f"{where} has {sources[0]} of {tuple(value.shape)} and its configuration asks for "
                 f"{tuple(wanted.shape)}; get it again."
             )
-        found[name] = value.reshape(wanted.shape)
+        state[name] = value.reshape(wanted.shape)
         unread -= set(sources)
     if unread:
         raise UserError(f"{where} has the weight {min(unread)}, for which there is no place; choose another model.")
-    return found
+    return state
 
 
 def theirs(state: State, names: Names) -> State:
     """The inverse of ``ours``: attention that is a 1×1 convolution here is linear there."""
-    found = {}
+    renamed = {}
     for name, value in state.items():
         targets = names(name)
         if not targets:
             continue
         linear = name.endswith(("qkv.weight", "proj.weight")) and value.ndim == 4
         parts = (value.flatten(1) if linear else value).chunk(len(targets))
-        found |= {target: part.clone() for target, part in zip(targets, parts, strict=True)}
-    return found
+        renamed |= {target: part.clone() for target, part in zip(targets, parts, strict=True)}
+    return renamed
 
 
 def require(config: Mapping[str, Any], expected: Mapping[str, Any], where: str | Path) -> None:

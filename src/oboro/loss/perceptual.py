@@ -63,12 +63,12 @@ class Fashion(Perceptual):
             return sum(squared(a, b).mean((1, 2, 3)) * a.shape[1] for a, b in zip(*features, strict=True)).to(x)
 
     def features(self, h: Tensor) -> list[Tensor]:
-        found = []
+        features = []
         for layer, stride in ((1, 2), (2, 2), (3, 1), (4, 2)):
             weight, bias = (getattr(self, f"conv{layer}_{what}") for what in ("weight", "bias"))
             h = F.relu(F.conv2d(h, weight, bias, stride=stride, padding=1))
-            found.append(h)
-        return found
+            features.append(h)
+        return features
 
 
 class LPIPS(Perceptual):
@@ -102,12 +102,12 @@ class LPIPS(Perceptual):
     def check(self, channels: int) -> None:
         if channels not in (1, 3):
             raise channels_unseen(channels)
-        found: dict[str, Tensor] = {}
+        weights: dict[str, Tensor] = {}
         for key, path in (("backbone", self.backbone), ("heads", self.heads)):
             if path is None or not Path(path).expanduser().is_file():
                 raise UserError(f"LPIPS needs weights and there is no file {path}; set loss.perceptual.{key}=FILE.")
-            found |= read_state(Path(path).expanduser())
-        fill_buffers(self, found)
+            weights |= read_state(Path(path).expanduser())
+        fill_buffers(self, weights)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
@@ -118,25 +118,25 @@ class LPIPS(Perceptual):
             return total.to(x)
 
     def features(self, x: Tensor) -> list[Tensor]:
-        h, found = (x.expand(-1, 3, -1, -1) - self.shift) / self.scale, []
+        h, features = (x.expand(-1, 3, -1, -1) - self.shift) / self.scale, []
         for index, is_feature in self._convs:
             weight, bias = (getattr(self, f"features_{index}_{what}") for what in ("weight", "bias"))
             h = F.relu(F.conv2d(h, weight, bias, padding=1))
             if is_feature:
-                found.append(h)
+                features.append(h)
                 h = F.max_pool2d(h, 2) if index != self._convs[-1][0] else h
-        return found
+        return features
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
     """A state dictionary saved by torch. Raises ``UserError`` where the file holds something else."""
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever the unpickler trips over in a file that is something else
         raise UserError(f"{path} is damaged or no file of weights; get it again.") from error
-    if not isinstance(found, dict) or not all(isinstance(weight, Tensor) for weight in found.values()):
+    if not isinstance(content, dict) or not all(isinstance(weight, Tensor) for weight in content.values()):
         raise UserError(f"{path} holds no state dictionary; give the files that loss.perceptual asks for.")
-    return found
+    return content
 
 
 def channels_unseen(channels: int) -> UserError:
@@ -160,11 +160,11 @@ def keep_buffers(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
 def fill_buffers(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Values for those of ``keep_buffers``; what else ``weights`` holds is not read."""
     here = dict(module.named_buffers(recurse=False))
-    there = {name.replace(".", "_"): weight for name, weight in weights.items()}
+    given = {name.replace(".", "_"): weight for name, weight in weights.items()}
     for name in sorted(here.keys() - {"shift", "scale"}):
-        if name not in there or there[name].shape != here[name].shape:
+        if name not in given or given[name].shape != here[name].shape:
             raise UserError(
                 f"the weights of {type(module).__name__} have no {name} of shape {tuple(here[name].shape)}; give the "
                 "files that loss.perceptual asks for."
             )
-        here[name].copy_(there[name])
+        here[name].copy_(given[name])

@@ -34,7 +34,7 @@ class Bank:
 
     def take(self, rows: Tensor) -> "Bank":
         """The images ``rows`` alone, in that order; a mask selects likewise."""
-        labels, texts = (None if told is None else told[rows] for told in (self.labels, self.texts))
+        labels, texts = (None if values is None else values[rows] for values in (self.labels, self.texts))
         return Bank({name: features[rows] for name, features in self.outputs.items()}, labels, texts)
 
 
@@ -45,10 +45,10 @@ def look_at(
     labels: Tensor | None = None,
     done: Callable[[int], None] | None = None,
 ) -> Bank:
-    """The bank of uint8 ``images`` (n, C, H, W), which all ranks make together; ``done`` is told how many are."""
+    """The bank of uint8 ``images`` (n, C, H, W), which all ranks make together; ``done`` gets how many are."""
 
-    def look(ids: list[int]) -> Tensor:
+    def features_of(ids: list[int]) -> Tensor:
         return extractor.rows(images[torch.tensor(ids)], outputs)
 
-    rows = distributed.map_samples(len(images), min(CHUNK, len(images)), look, extractor.device, done)
+    rows = distributed.map_samples(len(images), min(CHUNK, len(images)), features_of, extractor.device, done)
     return Bank(extractor.split(rows, outputs), labels)

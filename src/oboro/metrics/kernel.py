@@ -63,7 +63,7 @@ def kernel_distance_subsets(
 
     The standard deviation is no confidence interval of the mean. It is the spread of an estimate from ``size`` samples,
     whatever n is; dividing it by the root of ``subsets`` is no better, since subsets share samples and no number of
-    them tells how far these n samples are from the distribution.
+    them measures how far these n samples are from the distribution.
 
     Raises ``ValueError`` where ``size`` is below 2 or above n or m.
     """
@@ -71,13 +71,13 @@ def kernel_distance_subsets(
     if not 2 <= size <= min(len(x), len(y)):
         raise ValueError(f"subsets of {size} cannot be drawn from {len(x)} and {len(y)} samples")
     rng = np.random.RandomState(seed)
-    found = []
+    distances = []
     for _ in range(subsets):
         chosen = x[torch.from_numpy(rng.choice(len(x), size, replace=False))]
         others = y[torch.from_numpy(rng.choice(len(y), size, replace=False))]
         pairs = (_within(chosen).sum() + _within(others).sum()) / (size * (size - 1))
-        found.append((pairs - 2 * _across(chosen, others)[0].sum() / size**2).item())
-    return float(np.mean(found)), float(np.std(found))
+        distances.append((pairs - 2 * _across(chosen, others)[0].sum() / size**2).item())
+    return float(np.mean(distances)), float(np.std(distances))
 
 
 def _kernel(x: Tensor, y: Tensor) -> Tensor:
@@ -114,5 +114,5 @@ class Kernel(Metric):
     least = 3
 
     def __call__(self, generated: Bank, reference: Reference) -> dict[str, Value]:
-        found = kernel_distance(generated["features"], reference.bank["features"])
-        return {"kd": Value(found.value, better=-1, interval=found.interval)}
+        distance = kernel_distance(generated["features"], reference.bank["features"])
+        return {"kd": Value(distance.value, better=-1, interval=distance.interval)}

@@ -99,12 +99,12 @@ class Memorization(Metric):
         self.shown = shown
 
     def __call__(self, generated: Bank, reference: Reference) -> dict[str, Value]:
-        found = audit(generated["features"], reference.bank["features"], reference_radii(reference, 1))
-        rows = (column[: self.shown].tolist() for column in found.closest)
+        copies = audit(generated["features"], reference.bank["features"], reference_radii(reference, 1))
+        rows = (column[: self.shown].tolist() for column in copies.closest)
         closest = [{"sample": i, "training": j, "ratio": r} for i, j, r in zip(*rows, strict=True)]
         return {
-            "authenticity": Value(found.authenticity, better=1, detail={"closest": closest}),
-            "copied": Value(found.copied, better=-1),
-            "duplicates": Value(found.duplicates, better=-1),
-            "nn_ratio": Value(found.median_ratio, better=1),
+            "authenticity": Value(copies.authenticity, better=1, detail={"closest": closest}),
+            "copied": Value(copies.copied, better=-1),
+            "duplicates": Value(copies.duplicates, better=-1),
+            "nn_ratio": Value(copies.median_ratio, better=1),
         }

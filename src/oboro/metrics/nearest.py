@@ -14,13 +14,13 @@ def checked(*features: Tensor) -> tuple[Tensor, ...]:
 
     Raises ``ValueError`` unless each is (n, d) with n >= 1 and the same d, and free of NaN and infinity.
     """
-    found = tuple(f.detach().cpu() for f in features)
-    if any(f.ndim != 2 or len(f) < 1 for f in found) or len({f.shape[1] for f in found}) != 1:
-        raise ValueError(f"features must be (n, d) with one d and n >= 1, got {[tuple(f.shape) for f in found]}")
-    bad = sum((~f.isfinite()).any(1).sum().item() for f in found)
+    on_cpu = tuple(f.detach().cpu() for f in features)
+    if any(f.ndim != 2 or len(f) < 1 for f in on_cpu) or len({f.shape[1] for f in on_cpu}) != 1:
+        raise ValueError(f"features must be (n, d) with one d and n >= 1, got {[tuple(f.shape) for f in on_cpu]}")
+    bad = sum((~f.isfinite()).any(1).sum().item() for f in on_cpu)
     if bad:
-        raise ValueError(f"{bad} of {sum(map(len, found))} feature vectors hold NaN or infinity: no distances exist")
-    return found
+        raise ValueError(f"{bad} of {sum(map(len, on_cpu))} feature vectors hold NaN or infinity: no distances exist")
+    return on_cpu
 
 
 def paired_distances(x: Tensor, y: Tensor) -> Tensor:
@@ -83,7 +83,7 @@ def nearest(x: Tensor, y: Tensor, k: int, exclude_self: bool = False) -> tuple[T
 
     Distances are Euclidean, float64, ascending, and exactly zero between equal rows; equal distances come in the order
     of their indices. With ``exclude_self`` y is x and row i is no neighbour of itself, but an equal row elsewhere is,
-    at distance zero. Which of several rows is found is open where squared distances differ by less than rounding.
+    at distance zero. Which of several rows is returned is open where squared distances differ by less than rounding.
 
     Raises ``ValueError`` where y has fewer than ``k`` rows to choose from.
     """
@@ -97,9 +97,9 @@ def nearest(x: Tensor, y: Tensor, k: int, exclude_self: bool = False) -> tuple[T
     for block in blocks(x, y):
         if exclude_self and block.rows == block.cols:
             block.squared.fill_diagonal_(torch.inf)
-        found = block.squared.topk(min(k, block.squared.shape[1]), largest=False)
-        candidates = torch.cat([squared[block.rows], found.values], 1)
-        names = torch.cat([indices[block.rows], found.indices + block.cols.start], 1)
+        nearest = block.squared.topk(min(k, block.squared.shape[1]), largest=False)
+        candidates = torch.cat([squared[block.rows], nearest.values], 1)
+        names = torch.cat([indices[block.rows], nearest.indices + block.cols.start], 1)
         best = candidates.topk(k, largest=False)
         squared[block.rows], indices[block.rows] = best.values, names.gather(1, best.indices)
     return _ordered(x, y, indices)

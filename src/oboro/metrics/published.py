@@ -20,7 +20,7 @@ KEYS = {"features": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
 class Published(Reference):
     """The ``mu`` and ``sigma`` of an ``.npz`` file, as EDM and the ADM evaluator of guided-diffusion publish them.
 
-    ADM's files have the moments of the spatial features too (``mu_s``, ``sigma_s``). Neither says how many images they
+    ADM's files have the moments of the spatial features too (``mu_s``, ``sigma_s``). Neither holds how many images they
     summarise, so that number is unknown (0). Metrics that need the real images themselves raise ``UserError``, and so
     does a file that is missing, damaged, pickled or of features of another length.
     """
@@ -56,7 +56,7 @@ class Published(Reference):
                 arrays = {key: torch.from_numpy(np.asarray(file[key])) for key in wanted if key in file.files}
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise UserError(f"{self.path} cannot be read ({error}); get the file again.") from error
-        found = {}
+        statistics = {}
         for output, (mean, covariance) in KEYS.items():
             if mean in arrays and covariance in arrays:
                 if len(arrays[mean]) != extractor.outputs.get(output):
@@ -64,10 +64,10 @@ class Published(Reference):
                         f"{self.path} holds statistics of {len(arrays[mean])} features and extractor {extractor.name} "
                         f"has {extractor.outputs.get(output, 'none')}; choose the extractor that made the file."
                     )
-                found[output] = FeatureStatistics.from_moments(self.n, arrays[mean], arrays[covariance])
-        if "features" not in found:
+                statistics[output] = FeatureStatistics.from_moments(self.n, arrays[mean], arrays[covariance])
+        if "features" not in statistics:
             raise UserError(f"{self.path} has no mu and sigma; give a file of reference statistics.")
-        return found
+        return statistics
 
     @property
     def bank(self) -> Bank:

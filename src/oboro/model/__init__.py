@@ -8,7 +8,7 @@ from oboro.model.clip import CLIP, TextTower
 from oboro.model.clip_text import CLIPText
 from oboro.model.dit import DiT
 from oboro.model.edm2_unet import EDM2UNet
-from oboro.model.ldm_unet import EmptyText, LDMUNet
+from oboro.model.ldm_unet import EmptyText, GroupNormSettings, LDMAttention, LDMUNet, StepIndex
 from oboro.model.song_unet import SongUNet
 from oboro.model.t5_text import T5Text
 from oboro.model.tokenizer import Tokenizer
@@ -23,8 +23,11 @@ __all__ = [
     "DiT",
     "EDM2UNet",
     "EmptyText",
+    "GroupNormSettings",
+    "LDMAttention",
     "LDMUNet",
     "SongUNet",
+    "StepIndex",
     "T5Text",
     "TextTower",
     "Tokenizer",

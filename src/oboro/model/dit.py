@@ -6,7 +6,16 @@ from torch import Tensor, nn
 
 from oboro.base.errors import UserError
 from oboro.denoiser import Cond
-from oboro.model.layers import LabelEmbedding, NoiseEmbedding, channels_out, read_label, run, zero
+from oboro.model.layers import (
+    LabelEmbedding,
+    NoiseEmbedding,
+    channels_out,
+    check_dims,
+    check_size,
+    read_label,
+    run,
+    zero,
+)
 from oboro.model.position import grid_positions, rotary_angles, rotate, sincos
 from oboro.model.text import CrossAttention, TextEmbedding
 
@@ -18,6 +27,24 @@ def glorot(layer: nn.Linear) -> nn.Linear:
     nn.init.xavier_uniform_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer
+
+
+def to_patches(x: Tensor, patch: int) -> Tensor:
+    """(B, C, n patch, …) ↦ (B, C patch^a, n, …) with a axes of space: a patch becomes channels."""
+    b, c, *size = x.shape
+    axes = len(size)
+    split = x.reshape(b, c, *(m for n in size for m in (n // patch, patch)))
+    inside, outside = range(3, 3 + 2 * axes, 2), range(2, 2 + 2 * axes, 2)
+    return split.permute(0, 1, *inside, *outside).reshape(b, c * patch**axes, *(n // patch for n in size))
+
+
+def from_patches(h: Tensor, patch: int) -> Tensor:
+    """The inverse of ``to_patches``."""
+    b, c, *grid = h.shape
+    axes = len(grid)
+    split = h.reshape(b, c // patch**axes, *[patch] * axes, *grid)
+    pairs = (place for axis in range(axes) for place in (2 + axes + axis, 2 + axis))
+    return split.permute(0, 1, *pairs).reshape(b, c // patch**axes, *(n * patch for n in grid))
 
 
 def modulate(h: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -86,7 +113,9 @@ class DiT(nn.Module):
     (Peebles & Xie 2023, arXiv:2212.09748). A height or width that is no multiple of ``patch`` is filled up with zeros
     below and to the right, and cut off again at the end.
 
-    Tokens are told their place by sines and cosines that are added, or, with ``rotary``, by rotations of queries and
+    With ``dims`` 1 for sequences (B, C, L), with 3 for (B, C, T, H, W): patches and places have so many axes.
+
+    The place of a token is given by sines and cosines that are added, or, with ``rotary``, by rotations of queries and
     keys. Places are scaled so that an image of any size covers what ``reference_size`` pixels would: a network that was
     trained on 32×32 sees 64×64 as the same picture in finer steps.
 
@@ -96,7 +125,8 @@ class DiT(nn.Module):
     time. With ``learned_variance``, as in the paper, 2 C channels come out; other than in the paper, the noise level is
     c_noise instead of a step from 0 to 999. The last layer starts at zero.
 
-    Raises ``UserError`` when ``heads`` does not divide ``dim`` or leaves heads of other than a multiple of 4 channels.
+    Raises ``UserError`` when ``heads`` does not divide ``dim`` or leaves heads of other than a multiple of 2 ``dims``
+    channels.
     """
 
     min_size = 1
@@ -116,13 +146,16 @@ class DiT(nn.Module):
         learned_variance: bool = False,
         text_dim: int = 0,
         pooled_dim: int = 0,
+        dims: int = 2,
     ):
         super().__init__()
-        if dim % (4 * heads):
+        check_dims(dims)
+        if dim % (2 * dims * heads):
             raise UserError(
-                f"{dim} channels do not split into {heads} heads of a multiple of 4 channels; "
-                "set model.heads to a divisor of model.dim / 4."
+                f"{dim} channels do not split into {heads} heads of a multiple of {2 * dims} channels; "
+                f"set model.heads to a divisor of model.dim / {2 * dims}."
             )
+        self.dims = dims
         self.patch = patch
         self.num_classes = num_classes
         self.text_dim = text_dim
@@ -136,10 +169,10 @@ class DiT(nn.Module):
             nn.init.zeros_(layer.bias)
         self.label = LabelEmbedding(num_classes, dim) if num_classes else None
         self.text = TextEmbedding(text_dim, pooled_dim, dim) if text_dim else None
-        self.first = glorot(nn.Linear(in_channels * patch**2, dim))
+        self.first = glorot(nn.Linear(in_channels * patch**dims, dim))
         self.blocks = nn.ModuleList(Block(dim, heads, mlp_ratio, text_dim) for _ in range(depth))
         self.modulation = zero(nn.Linear(dim, 2 * dim))
-        self.last = zero(nn.Linear(dim, channels_out(in_channels, learned_variance) * patch**2))
+        self.last = zero(nn.Linear(dim, channels_out(in_channels, learned_variance) * patch**dims))
 
     def core(
         self,
@@ -149,7 +182,7 @@ class DiT(nn.Module):
         text: Tensor | None = None,
         mask: Tensor | None = None,
     ) -> Tensor:
-        """Tokens h (B, N, dim) at (row, column) positions (N, 2) ↦ (B, N, dim), before the last layer."""
+        """Tokens h (B, N, dim) at positions (N, dims) ↦ (B, N, dim), before the last layer."""
         positions = positions.to(torch.promote_types(h.dtype, torch.float32))
         if self.rotary:
             angle = rotary_angles(positions, self.head_channels)
@@ -159,20 +192,25 @@ class DiT(nn.Module):
             h = run(block, h, embedding, angle, text, mask, recompute=self.checkpointing)
         return modulate(h, *self.modulation(F.silu(embedding)).chunk(2, 1))
 
-    def forward(self, x: Tensor, c_noise: Tensor, cond: Cond) -> Tensor:
-        """Raises ``ValueError`` for a key of ``cond`` that the network does not read."""
+    def embed(self, c_noise: Tensor, cond: Cond) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """The embedding of noise level and condition; tokens of a text and their mask, where the network reads one."""
         label, embedding = read_label(cond, self.num_classes, c_noise, self.text_dim), self.noise(c_noise)
         if self.label:
             embedding = embedding + self.label(label)
-        text, mask = None, None
-        if self.text:
-            text, mask, pooled = self.text(cond, len(c_noise))
-            embedding = embedding + pooled
-        height, width = x.shape[-2:]
-        x = F.pad(x, (0, -width % self.patch, 0, -height % self.patch))
-        rows, columns = (side // self.patch for side in x.shape[-2:])
-        tokens = F.pixel_unshuffle(x, self.patch).flatten(2).transpose(1, 2)
-        positions = grid_positions(rows, columns, self.extent, x.device)
+        if not self.text:
+            return embedding, None, None
+        text, mask, pooled = self.text(cond, len(c_noise))
+        return embedding + pooled, text, mask
+
+    def forward(self, x: Tensor, c_noise: Tensor, cond: Cond) -> Tensor:
+        """Raises ``ValueError`` for a key of ``cond`` that the network does not read, or a sample of other ``dims``."""
+        check_size(x, self.min_size, self.dims)
+        embedding, text, mask = self.embed(c_noise, cond)
+        size = x.shape[2:]
+        x = F.pad(x, [margin for n in reversed(size) for margin in (0, -n % self.patch)])
+        grid = [n // self.patch for n in x.shape[2:]]
+        tokens = to_patches(x, self.patch).flatten(2).transpose(1, 2)
+        positions = grid_positions(grid, self.extent, x.device)
         h = self.last(self.core(self.first(tokens), positions, embedding, text, mask))
-        h = h.transpose(1, 2).unflatten(2, (rows, columns))
-        return F.pixel_shuffle(h, self.patch)[..., :height, :width]
+        h = from_patches(h.transpose(1, 2).unflatten(2, grid), self.patch)
+        return h[(..., *(slice(n) for n in size))]

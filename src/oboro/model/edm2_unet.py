@@ -1,13 +1,14 @@
 """The magnitude-preserving U-Net of EDM2."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from oboro.denoiser import Cond
-from oboro.model.layers import channels_out, check_levels, check_size, read_label, run
+from oboro.model.layers import channels_out, check_levels, mean_of_halves, over_space, read_label
 from oboro.model.magnitude import (
     CosineAttention,
     MPConv,
@@ -20,6 +21,7 @@ from oboro.model.magnitude import (
     normalise_weights,
     pixel_norm,
 )
+from oboro.model.skeleton import Stages, UNetSkeleton, way_down, way_up
 
 # The balances of config G (arXiv:2312.02696): share of the residual branch, of attention, of the class, of
 # the skip connection.
@@ -30,18 +32,18 @@ CLIP = 256.0  # activations stay this far inside of half precision
 class Residual(nn.Module):
     """conv(dropout(mp_silu(conv(mp_silu(x)) (1 + gain embedding wᵀ)))), with a learned ``gain`` that starts at 0."""
 
-    def __init__(self, in_channels: int, channels: int, embedding: int, dropout: float):
+    def __init__(self, in_channels: int, channels: int, embedding: int, dropout: float, dims: int = 2):
         super().__init__()
-        self.conv1 = MPConv(in_channels, channels, 3)
+        self.conv1 = MPConv(in_channels, channels, 3, dims)
         self.embedding = MPLinear(embedding, channels)
         self.gain = nn.Parameter(torch.zeros(()))
         self.dropout = nn.Dropout(dropout)
-        self.conv2 = MPConv(channels, channels, 3)
+        self.conv2 = MPConv(channels, channels, 3, dims)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         scale = 1 + self.embedding(embedding, self.gain)
-        h = mp_silu(self.conv1(mp_silu(x)) * scale[:, :, None, None])
-        return self.conv2(self.dropout(h))
+        h = self.conv1(mp_silu(x))
+        return self.conv2(self.dropout(mp_silu(h * over_space(scale, h))))
 
 
 class Block(nn.Module):
@@ -61,12 +63,13 @@ class Block(nn.Module):
         dropout: float,
         resample: nn.Module | None = None,
         attention: nn.Module | None = None,
+        dims: int = 2,
     ):
         super().__init__()
         self.encoder = encoder
         self.resample = resample or nn.Identity()
-        self.skip = MPConv(in_channels, channels, 1) if in_channels != channels else nn.Identity()
-        self.residual = Residual(channels if encoder else in_channels, channels, embedding, dropout)
+        self.skip = MPConv(in_channels, channels, 1, dims) if in_channels != channels else nn.Identity()
+        self.residual = Residual(channels if encoder else in_channels, channels, embedding, dropout, dims)
         self.attention = attention or nn.Identity()
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
@@ -79,7 +82,52 @@ class Block(nn.Module):
         return self.attention(x).clamp(-CLIP, CLIP)
 
 
-class EDM2UNet(nn.Module):
+@dataclass(frozen=True)
+class EDM2Stages(Stages):
+    """Makes the blocks of an ``EDM2UNet``; the settings are its own."""
+
+    channels: int
+    channel_mult: Sequence[int]
+    blocks: int
+    attention_levels: Sequence[int]
+    head_channels: int
+    dropout: float
+    dims: int = 2
+
+    def __post_init__(self) -> None:
+        check_levels(self.attention_levels, self.levels)
+
+    @property
+    def widths(self) -> list[int]:
+        return [self.channels * m for m in self.channel_mult]
+
+    @property
+    def embedding(self) -> int:
+        """Width of the embedding of noise and label."""
+        return max(self.widths)
+
+    def block(self, c_in: int, c: int, *, encoder: bool, attend: bool, resample: nn.Module | None = None) -> Block:
+        attention = CosineAttention(c, self.head_channels, ATTENTION, self.dims) if attend else None
+        settings = {"encoder": encoder, "dropout": self.dropout, "resample": resample, "attention": attention}
+        return Block(c_in, c, self.embedding, **settings, dims=self.dims)
+
+    def down(self, c_in: int, level: int) -> Block:
+        return self.block(c_in, self.widths[level], encoder=True, attend=level in self.attention_levels)
+
+    def half(self, c: int) -> Block:
+        return self.block(c, c, encoder=True, attend=False, resample=mean_of_halves(self.dims))
+
+    def middle(self, c: int) -> nn.ModuleList:
+        return nn.ModuleList(self.block(c, c, encoder=False, attend=attend) for attend in (True, False))
+
+    def up(self, c_in: int, level: int, last: bool) -> Block:
+        return self.block(c_in, self.widths[level], encoder=False, attend=level in self.attention_levels)
+
+    def double(self, c: int) -> Block:
+        return self.block(c, c, encoder=False, attend=False, resample=nn.Upsample(scale_factor=2.0))
+
+
+class EDM2UNet(UNetSkeleton):
     """F(x (B, C, H, W), c_noise (B,), cond) ↦ (B, C, H, W), for any H and W of at least ``min_size``.
 
     The network of Karras et al. 2024 (arXiv:2312.02696, config G): activations have magnitude 1 at every depth,
@@ -94,7 +142,7 @@ class EDM2UNet(nn.Module):
     ``num_classes`` > 0 adds a class embedding; ``cond`` may then hold ``label`` (B,), where -1, like a missing key,
     means no label: the noise embedding stands alone then, at magnitude 1 like the two together. ``checkpointing``
     recomputes each block in the backward pass: less memory for about a third more time. With ``learned_variance`` 2 C
-    channels come out. The output starts at zero.
+    channels come out. The output starts at zero. ``dims`` as in ``UNet``.
     """
 
     def __init__(
@@ -109,69 +157,41 @@ class EDM2UNet(nn.Module):
         num_classes: int = 0,
         checkpointing: bool = False,
         learned_variance: bool = False,
+        dims: int = 2,
     ):
         super().__init__()
-        levels = len(channel_mult)
-        check_levels(attention_levels, levels)
-        self.min_size = 2 ** (levels - 1)
+        stages = EDM2Stages(channels, channel_mult, blocks, attention_levels, head_channels, dropout, dims)
+        self.dims = dims
+        self.min_size = stages.min_size
+        self.blocks = blocks
         self.num_classes = num_classes
         self.text_dim = 0
         self.checkpointing = checkpointing
-        widths = [channels * m for m in channel_mult]
-        embedding = max(widths)
-        self.noise = nn.Sequential(MPFourier(widths[0]), MPLinear(widths[0], embedding))
-        self.label = MPLabel(num_classes, embedding) if num_classes else None
-
-        def block(c_in: int, c: int, encoder: bool, attend: bool, resample: nn.Module | None = None) -> Block:
-            attention = CosineAttention(c, head_channels, ATTENTION) if attend else None
-            return Block(c_in, c, embedding, encoder=encoder, dropout=dropout, resample=resample, attention=attention)
-
-        self.first = MPConv(in_channels + 1, widths[0], 3)
-        self.down = nn.ModuleList()
-        c, skips = widths[0], [widths[0]]
-        for level in range(levels):
-            for _ in range(blocks):
-                self.down.append(block(c, widths[level], True, level in attention_levels))
-                c = widths[level]
-                skips.append(c)
-            if level < levels - 1:
-                self.down.append(block(c, c, True, False, nn.AvgPool2d(2, ceil_mode=True)))
-                skips.append(c)
-        self.middle = nn.ModuleList([block(c, c, False, True), block(c, c, False, False)])
-        self.up = nn.ModuleList()  # one list of blocks for every skip connection
-        for level in reversed(range(levels)):
-            for i in range(blocks + 1):
-                stages = nn.ModuleList([block(c + skips.pop(), widths[level], False, level in attention_levels)])
-                c = widths[level]
-                if level > 0 and i == blocks:
-                    stages.append(block(c, c, False, False, nn.Upsample(scale_factor=2.0)))
-                self.up.append(stages)
-        self.last = MPConv(c, channels_out(in_channels, learned_variance), 3)
+        c = stages.widths[0]
+        self.noise = nn.Sequential(MPFourier(c), MPLinear(c, stages.embedding))
+        self.label = MPLabel(num_classes, stages.embedding) if num_classes else None
+        self.first = MPConv(in_channels + 1, c, 3, dims)
+        self.down, self.skip_channels = way_down(stages, c)
+        self.middle = stages.middle(self.skip_channels[-1])
+        self.up = way_up(stages, self.skip_channels)
+        self.last = MPConv(c, channels_out(in_channels, learned_variance), 3, dims)
         self.gain = nn.Parameter(torch.zeros(()))
 
-    def _embedding(self, c_noise: Tensor, cond: Cond) -> Tensor:
+    def embed(self, c_noise: Tensor, cond: Cond) -> tuple[Tensor]:
+        """The embedding of noise level and label. In training the weights are first set to magnitude 1."""
+        if self.training:
+            normalise_weights(self)
         label, embedding = read_label(cond, self.num_classes, c_noise), self.noise(c_noise)
         if self.label:
             both = mp_sum(embedding, self.label(label.clamp_min(0)), CLASS)
             embedding = torch.where(label[:, None] < 0, embedding, both)
-        return mp_silu(embedding)
+        return (mp_silu(embedding),)
 
-    def forward(self, x: Tensor, c_noise: Tensor, cond: Cond) -> Tensor:
-        """Raises ``ValueError`` for a key of ``cond`` that the network does not read, or an H×W it cannot halve."""
-        check_size(x, self.min_size)
-        if self.training:
-            normalise_weights(self)
-        embedding = self._embedding(c_noise, cond)
-        h = self.first(F.pad(x, (0, 0, 0, 0, 0, 1), value=1.0))  # a channel of ones in the place of biases
-        skips = [h]
-        for stage in self.down:
-            h = run(stage, h, embedding, recompute=self.checkpointing)
-            skips.append(h)
-        for stage in self.middle:
-            h = run(stage, h, embedding, recompute=self.checkpointing)
-        for stages in self.up:
-            skip = skips.pop()
-            h = mp_cat(h[..., : skip.shape[-2], : skip.shape[-1]], skip, SKIP)
-            for stage in stages:
-                h = run(stage, h, embedding, recompute=self.checkpointing)
+    def enter(self, x: Tensor) -> Tensor:
+        return self.first(F.pad(x, (*[0, 0] * self.dims, 0, 1), value=1.0))  # ones in the place of biases
+
+    def join(self, h: Tensor, skip: Tensor) -> Tensor:
+        return mp_cat(h, skip, SKIP)
+
+    def leave(self, h: Tensor) -> Tensor:
         return self.last(h, self.gain)

@@ -1,6 +1,7 @@
 """Layers that the networks share."""
 
 from collections.abc import Callable, Sequence
+from math import prod
 
 import torch
 import torch.nn.functional as F
@@ -35,10 +36,48 @@ def check_levels(attention_levels: Sequence[int], levels: int) -> None:
         )
 
 
-def check_size(x: Tensor, least: int) -> None:
-    """Raises ``ValueError`` where H or W is below ``least``, the power of two by which a network divides them."""
-    if min(x.shape[-2:]) < least:
-        raise ValueError(f"{tuple(x.shape[-2:])} cannot be halved down to 1/{least}")
+def check_size(x: Tensor, least: int, dims: int = 2) -> None:
+    """Raises ``ValueError`` where x (B, C, ...) has other than ``dims`` axes of space, or one shorter than ``least``.
+
+    ``least`` is the power of two by which a network divides them.
+    """
+    size = tuple(x.shape[2:])
+    if len(size) != dims:
+        raise ValueError(f"a network of {dims} dimensions cannot read a batch of shape {tuple(x.shape)}")
+    if min(size) < least:
+        raise ValueError(f"{size} cannot be halved down to 1/{least}")
+
+
+def check_dims(dims: int) -> None:
+    """Raises ``UserError`` for a number of axes that torch has no convolution for."""
+    if dims not in (1, 2, 3):
+        raise UserError(f"a network cannot have model.dims={dims}; set model.dims to 1, 2 or 3.")
+
+
+def conv(
+    dims: int, in_channels: int, channels: int, kernel: int = 3, stride: int = 1, padding: int | None = None
+) -> nn.Module:
+    """A convolution over ``dims`` axes, padded by default so that a ``kernel`` of odd length keeps the size."""
+    check_dims(dims)
+    padding = kernel // 2 if padding is None else padding
+    return (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dims - 1](in_channels, channels, kernel, stride=stride, padding=padding)
+
+
+def convolution(dims: int) -> Callable[..., Tensor]:
+    """(x, weight, ...) ↦ x * weight over ``dims`` axes."""
+    check_dims(dims)
+    return (F.conv1d, F.conv2d, F.conv3d)[dims - 1]
+
+
+def mean_of_halves(dims: int) -> nn.Module:
+    """Halves each of ``dims`` axes, upwards where it is odd: means over 2×2 pixels, or those there are."""
+    check_dims(dims)
+    return (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)[dims - 1](2, ceil_mode=True)
+
+
+def over_space(e: Tensor, h: Tensor) -> Tensor:
+    """e (B, C) as (B, C, 1, ...), with as many axes as h."""
+    return e[(..., *[None] * (h.ndim - 2))]
 
 
 def run(stage: nn.Module, *args: Tensor | None, recompute: bool) -> Tensor:
@@ -106,7 +145,8 @@ class ResidualBlock(nn.Module):
 
     ``scale_shift``: the embedding gives (scale, shift) after the second norm (arXiv:2105.05233, sec. 3, AdaGN), else
     it is added before it (DDPM). ``resample``: both branches are resized by it before their convolution (BigGAN).
-    ``project``: the skip branch gets a 1×1 convolution even where the number of channels stays (DDPM++).
+    ``project``: the skip branch gets a 1×1 convolution even where the number of channels stays (DDPM++). Convolutions
+    are over ``dims`` axes.
     """
 
     def __init__(
@@ -120,21 +160,22 @@ class ResidualBlock(nn.Module):
         resample: nn.Module | None = None,
         project: bool = False,
         norm: Callable[[int], nn.GroupNorm] = group_norm,
+        dims: int = 2,
     ):
         super().__init__()
         self.norm1 = norm(in_channels)
         self.resample = resample or nn.Identity()
-        self.conv1 = nn.Conv2d(in_channels, channels, 3, padding=1)
+        self.conv1 = conv(dims, in_channels, channels)
         self.embedding = nn.Linear(embedding, 2 * channels if scale_shift else channels)
         self.norm2 = norm(channels)
         self.dropout = nn.Dropout(dropout)
-        self.conv2 = zero(nn.Conv2d(channels, channels, 3, padding=1))
-        self.skip = nn.Conv2d(in_channels, channels, 1) if project or in_channels != channels else nn.Identity()
+        self.conv2 = zero(conv(dims, channels, channels))
+        self.skip = conv(dims, in_channels, channels, 1) if project or in_channels != channels else nn.Identity()
         self.scale_shift = scale_shift
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         h = self.conv1(self.resample(F.silu(self.norm1(x))))
-        e = self.embedding(F.silu(embedding))[:, :, None, None]
+        e = over_space(self.embedding(F.silu(embedding)), h)
         if self.scale_shift:
             scale, shift = e.chunk(2, 1)
             h = torch.addcmul(shift, self.norm2(h), 1 + scale)
@@ -156,25 +197,27 @@ def count_heads(channels: int, head_channels: int) -> int:
 class SelfAttention(nn.Module):
     """x + proj(softmax(q kᵀ / sqrt(d)) v) over all pixels, heads of ``head_channels`` (all channels when 0)."""
 
-    def __init__(self, channels: int, head_channels: int, norm: Callable[[int], nn.GroupNorm] = group_norm):
+    def __init__(
+        self, channels: int, head_channels: int, norm: Callable[[int], nn.GroupNorm] = group_norm, dims: int = 2
+    ):
         super().__init__()
         self.heads = count_heads(channels, head_channels)
         self.norm = norm(channels)
-        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
-        self.proj = zero(nn.Conv2d(channels, channels, 1))
+        self.qkv = conv(dims, channels, 3 * channels, 1)
+        self.proj = zero(conv(dims, channels, channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        b, c, height, width = x.shape
-        qkv = self.qkv(self.norm(x)).view(b, 3, self.heads, c // self.heads, height * width).transpose(-1, -2)
+        b, c, *size = x.shape
+        qkv = self.qkv(self.norm(x)).view(b, 3, self.heads, c // self.heads, prod(size)).transpose(-1, -2)
         h = F.scaled_dot_product_attention(*qkv.unbind(1)).transpose(-1, -2)
-        return x + self.proj(h.reshape(b, c, height, width))
+        return x + self.proj(h.reshape(b, c, *size))
 
 
 class AttentionPool(nn.Module):
-    """(B, C, H, W) ↦ (B, C): proj(softmax(q kᵀ / sqrt(d)) v) with the mean over pixels as the only query.
+    """(B, C, ...) ↦ (B, C): proj(softmax(q kᵀ / sqrt(d)) v) with the mean over pixels as the only query.
 
     The query is among the keys, too, as in the pooling of CLIP (Radford et al. 2021, arXiv:2103.00020, sec. 2.4),
-    which ADM's classifier uses; without its position embedding, so that any H and W will do.
+    which ADM's classifier uses; without its position embedding, so that any size will do.
     """
 
     def __init__(self, channels: int, head_channels: int):
@@ -194,21 +237,21 @@ class AttentionPool(nn.Module):
 
 
 class MeanPool(nn.Module):
-    """(B, C, H, W) ↦ (B, C): the mean over pixels."""
+    """(B, C, ...) ↦ (B, C): the mean over pixels."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.mean((2, 3))
+        return x.mean(tuple(range(2, x.ndim)))
 
 
 class Downsample(nn.Sequential):
-    """Halves H and W with a strided 3×3 convolution (DDPM)."""
+    """Halves ``dims`` axes, upwards, with a strided 3×3 convolution (DDPM)."""
 
-    def __init__(self, channels: int):
-        super().__init__(nn.Conv2d(channels, channels, 3, stride=2, padding=1))
+    def __init__(self, channels: int, dims: int = 2):
+        super().__init__(conv(dims, channels, channels, stride=2))
 
 
 class Upsample(nn.Sequential):
-    """Doubles H and W: nearest neighbour, then a 3×3 convolution (DDPM)."""
+    """Doubles ``dims`` axes: nearest neighbour, then a 3×3 convolution (DDPM)."""
 
-    def __init__(self, channels: int):
-        super().__init__(nn.Upsample(scale_factor=2.0), nn.Conv2d(channels, channels, 3, padding=1))
+    def __init__(self, channels: int, dims: int = 2):
+        super().__init__(nn.Upsample(scale_factor=2.0), conv(dims, channels, channels))

@@ -1,7 +1,7 @@
 """The U-Net of DDPM's, LDM's and Stable Diffusion's published weights."""
 
 from collections.abc import Sequence
-from functools import partial
+from dataclasses import dataclass
 from math import log
 
 import torch
@@ -18,16 +18,24 @@ from oboro.model.layers import (
     Upsample,
     channels_out,
     check_levels,
-    check_size,
     group_norm,
     read_label,
-    run,
     zero,
 )
+from oboro.model.skeleton import Stages, UNetSkeleton, way_down, way_up
 from oboro.model.unet import Resample, Stage
 from oboro.schedule import Discrete
 
 FRACTION = 16
+
+
+@dataclass(frozen=True)
+class StepIndex:
+    """How an ``LDMUNet`` reads the noise level: as its index in ``table`` (``StepEmbedding``)."""
+
+    table: Discrete
+    cos_first: bool = True
+    freq_shift: float = 0.0
 
 
 class StepEmbedding(nn.Module):
@@ -39,13 +47,13 @@ class StepEmbedding(nn.Module):
     10000^(-k / (n - freq_shift)), k = 0 … n - 1 with n = channels / 2 (DDPM, arXiv:2006.11239, app. B).
     """
 
-    def __init__(self, channels: int, dim: int, table: Discrete, cos_first: bool, freq_shift: float):
+    def __init__(self, channels: int, dim: int, noise: StepIndex):
         super().__init__()
         self.half = channels // 2
         self.mlp = nn.Sequential(nn.Linear(2 * self.half, dim), nn.SiLU(), nn.Linear(dim, dim))
-        self.table = table
-        self.freq_shift = freq_shift
-        self.cos_first = cos_first
+        self.table = noise.table
+        self.freq_shift = noise.freq_shift
+        self.cos_first = noise.cos_first
 
     def index(self, c_noise: Tensor) -> Tensor:
         """i (B,), float64."""
@@ -127,95 +135,138 @@ class EmptyText(nn.Module):
         self.register_buffer("tokens", torch.zeros(length, dim))
 
 
-class LDMUNet(nn.Module):
+@dataclass(frozen=True)
+class LDMAttention:
+    """Where an ``LDMUNet`` attends: on ``levels`` after each block, and in its middle where ``middle``.
+
+    Level l has ``heads[l]`` heads and the middle ``heads[-1]``; a transformer that reads a text has ``depth`` blocks.
+    """
+
+    levels: Sequence[int] = (0, 1, 2)
+    heads: Sequence[int] = (8, 8, 8, 8)
+    middle: bool = True
+    depth: int = 1
+
+
+@dataclass(frozen=True)
+class GroupNormSettings:
+    """The normalisations of a network: ``groups`` (None: those of ``group_norm``) and what is added to the variance."""
+
+    groups: int | None = 32
+    eps: float = 1e-5
+
+
+@dataclass(frozen=True)
+class LDMStages(Stages):
+    """Makes the stages of an ``LDMUNet``; the settings are its own."""
+
+    widths: Sequence[int]
+    blocks: int
+    attention: LDMAttention
+    norm: GroupNormSettings
+    dropout: float
+    scale_shift: bool
+    text_dim: int
+    padded_downsample: bool
+
+    def __post_init__(self) -> None:
+        check_levels(self.attention.levels, self.levels)
+        heads, widths = self.attention.heads, self.widths
+        if len(heads) != len(widths) or any(widths[i] % heads[i] for i in (*self.attention.levels, -1)):
+            raise UserError(
+                f"model.attention.heads={list(heads)} do not divide model.widths={list(widths)}; give each level a "
+                "divisor."
+            )
+
+    @property
+    def embedding(self) -> int:
+        """Width of the embedding of noise and label."""
+        return 4 * self.widths[0]
+
+    def group_norm(self, c: int) -> nn.GroupNorm:
+        return group_norm(c, self.norm.groups, self.norm.eps)
+
+    def stage(self, c_in: int, level: int, attend: bool) -> Stage:
+        c, heads = self.widths[level], self.attention.heads[level]
+        settings = {"dropout": self.dropout, "scale_shift": self.scale_shift, "norm": self.group_norm}
+        block = ResidualBlock(c_in, c, self.embedding, **settings)
+        if not attend:
+            return Stage(block)
+        if self.text_dim:
+            transformer = TextTransformer(c, self.text_dim, heads, self.attention.depth, self.norm.groups)
+            return Stage(block, cross=transformer)
+        return Stage(block, SelfAttention(c, c // heads, self.group_norm))
+
+    def down(self, c_in: int, level: int) -> Stage:
+        return self.stage(c_in, level, level in self.attention.levels)
+
+    def half(self, c: int) -> Resample:
+        return Resample(PaddedDownsample(c) if self.padded_downsample else Downsample(c))
+
+    def middle(self, c: int) -> nn.ModuleList:
+        return nn.ModuleList([self.stage(c, -1, self.attention.middle), self.stage(c, -1, False)])
+
+    def up(self, c_in: int, level: int, last: bool) -> Stage:
+        return self.down(c_in, level)
+
+    def double(self, c: int) -> Resample:
+        return Resample(Upsample(c))
+
+
+class LDMUNet(UNetSkeleton):
     """F(x (B, C, H, W), c_noise (B,), cond) ↦ (B, C, H, W): the layers of diffusers' ``UNet2DModel`` (``text_dim`` 0)
     and ``UNet2DConditionModel``, whose weights ``oboro.interop`` brings here and back.
 
     Ho et al. 2020 (arXiv:2006.11239, app. B); Rombach et al. 2022 (arXiv:2112.10752, app. E.2). Level l has
     ``widths[l]`` channels at 1/2^l of the resolution, ``blocks`` residual blocks on the way down and one more on the
-    way up. Those of ``attention_levels`` have attention with ``heads[l]`` heads after each block, the middle with
-    ``heads[-1]`` where ``middle_attention``: over pixels, or with a ``text_dim`` transformers of ``depth`` blocks.
+    way up. ``attention`` says which are followed by attention: over pixels, or with a ``text_dim`` by transformers.
 
-    The noise level is told as the index in ``table`` (``StepEmbedding``). ``cond`` may hold ``label`` (B,), where -1,
-    like a missing key, adds nothing; with a ``text_dim`` also ``text`` (B, L, text_dim) and ``text_mask``. No text, a
-    mask without any True or missing keys, is ``empty_text``, (L, text_dim) of it. ``text_pooled`` is not read.
+    The noise level is read as ``noise`` says. ``cond`` may hold ``label`` (B,), where -1, like a missing key, adds
+    nothing; with a ``text_dim`` also ``text`` (B, L, text_dim) and ``text_mask``. No text, a mask without any True or
+    missing keys, is ``empty_text``, (L, text_dim) of it. ``text_pooled`` is not read.
 
-    ``padded_downsample`` pads halving convolutions on the right and below alone; ``groups`` and ``eps`` are those of
-    the normalisations. ``checkpointing`` and ``learned_variance`` are as in ``UNet``.
+    ``padded_downsample`` pads halving convolutions on the right and below alone. ``scale_shift``, ``checkpointing`` and
+    ``learned_variance`` are as in ``UNet``.
     """
+
+    dims = 2
 
     def __init__(
         self,
         in_channels: int,
-        table: Discrete,
+        noise: StepIndex,
         widths: Sequence[int] = (320, 640, 1280, 1280),
         blocks: int = 2,
-        attention_levels: Sequence[int] = (0, 1, 2),
-        heads: Sequence[int] = (8, 8, 8, 8),
-        middle_attention: bool = True,
-        depth: int = 1,
+        attention: LDMAttention = LDMAttention(),
+        norm: GroupNormSettings = GroupNormSettings(),
         dropout: float = 0.0,
         num_classes: int = 0,
         text_dim: int = 0,
         empty_text: EmptyText | None = None,
-        groups: int | None = 32,
-        eps: float = 1e-5,
         scale_shift: bool = False,
-        cos_first: bool = True,
-        freq_shift: float = 0.0,
         padded_downsample: bool = False,
         checkpointing: bool = False,
         learned_variance: bool = False,
     ):
         super().__init__()
-        check_levels(attention_levels, len(widths))
-        if len(heads) != len(widths) or any(widths[i] % heads[i] for i in (*attention_levels, -1)):
-            raise UserError(
-                f"model.heads={list(heads)} do not divide model.widths={list(widths)}; give each level a divisor."
-            )
-        self.min_size = 2 ** (len(widths) - 1)
+        block = (dropout, scale_shift, text_dim, padded_downsample)
+        stages = LDMStages(widths, blocks, attention, norm, *block)
+        self.min_size = stages.min_size
+        self.blocks = blocks
         self.num_classes = num_classes
         self.text_dim = text_dim
         self.checkpointing = checkpointing
-        dim, norm = 4 * widths[0], partial(group_norm, groups=groups, eps=eps)
-        self.noise = StepEmbedding(widths[0], dim, table, cos_first, freq_shift)
-        self.label = nn.Embedding(num_classes, dim) if num_classes else None
+        self.noise = StepEmbedding(widths[0], stages.embedding, noise)
+        self.label = nn.Embedding(num_classes, stages.embedding) if num_classes else None
         self.empty_text = (empty_text or EmptyText(77, text_dim)) if text_dim else None
-
-        def stage(c_in: int, level: int, attend: bool) -> Stage:
-            c = widths[level]
-            block = ResidualBlock(c_in, c, dim, dropout=dropout, scale_shift=scale_shift, norm=norm)
-            if not attend:
-                return Stage(block)
-            if text_dim:
-                return Stage(block, cross=TextTransformer(c, text_dim, heads[level], depth, groups))
-            return Stage(block, SelfAttention(c, c // heads[level], norm))
-
-        half = PaddedDownsample if padded_downsample else Downsample
         self.first = nn.Conv2d(in_channels, widths[0], 3, padding=1)
-        self.down, skips = nn.ModuleList(), [widths[0]]
-        for level, c in enumerate(widths):
-            for _ in range(blocks):
-                self.down.append(stage(skips[-1], level, level in attention_levels))
-                skips.append(c)
-            if level < len(widths) - 1:
-                self.down.append(Resample(half(c)))
-                skips.append(c)
-        c = widths[-1]
-        self.middle = nn.ModuleList([stage(c, -1, middle_attention), stage(c, -1, False)])
-        self.up = nn.ModuleList()  # one list of stages for every skip connection
-        for level in reversed(range(len(widths))):
-            for i in range(blocks + 1):
-                stages = nn.ModuleList([stage(c + skips.pop(), level, level in attention_levels)])
-                c = widths[level]
-                if level > 0 and i == blocks:
-                    stages.append(Resample(Upsample(c)))
-                self.up.append(stages)
-        self.last = nn.Sequential(
-            norm(c), nn.SiLU(), zero(nn.Conv2d(c, channels_out(in_channels, learned_variance), 3, padding=1))
-        )
+        self.down, self.skip_channels = way_down(stages, widths[0])
+        self.middle = stages.middle(self.skip_channels[-1])
+        self.up = way_up(stages, self.skip_channels)
+        last = nn.Conv2d(widths[0], channels_out(in_channels, learned_variance), 3, padding=1)
+        self.last = nn.Sequential(stages.group_norm(widths[0]), nn.SiLU(), zero(last))
 
-    def _told(self, c_noise: Tensor, cond: Cond) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    def embed(self, c_noise: Tensor, cond: Cond) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """The embedding of noise level and label; tokens of a text and their mask, where the network reads one."""
         label, embedding = read_label(cond, self.num_classes, c_noise, self.text_dim), self.noise(c_noise)
         if self.label:
@@ -232,21 +283,3 @@ class LDMUNet(nn.Module):
         text, mask = F.pad(text, (0, 0, 0, max(-longer, 0))), F.pad(mask, (0, max(-longer, 0)))
         empty, nothing = F.pad(empty, (0, 0, 0, max(longer, 0))), F.pad(nothing, (0, max(longer, 0)))
         return embedding, torch.where(there[:, :, None], text, empty), torch.where(there, mask, nothing)
-
-    def forward(self, x: Tensor, c_noise: Tensor, cond: Cond) -> Tensor:
-        """Raises ``ValueError`` for a key of ``cond`` that the network does not read, or an H×W it cannot halve."""
-        check_size(x, self.min_size)
-        told = self._told(c_noise, cond)
-        h = self.first(x)
-        skips = [h]
-        for stage in self.down:
-            h = run(stage, h, *told, recompute=self.checkpointing)
-            skips.append(h)
-        for stage in self.middle:
-            h = run(stage, h, *told, recompute=self.checkpointing)
-        for stages in self.up:
-            skip = skips.pop()
-            h = torch.cat([h[..., : skip.shape[-2], : skip.shape[-1]], skip], 1)
-            for stage in stages:
-                h = run(stage, h, *told, recompute=self.checkpointing)
-        return self.last(h)

@@ -5,13 +5,13 @@ its inputs are independent and of magnitude 1. No layer has a bias, and no weigh
 normalised where they are used.
 """
 
-from math import pi, sqrt
+from math import pi, prod, sqrt
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from oboro.model.layers import count_heads
+from oboro.model.layers import convolution, count_heads
 
 SILU_MAGNITUDE = 0.5964692111227134  # sqrt(E[silu(z)²]) for standard normal z
 
@@ -98,14 +98,15 @@ class MPLinear(nn.Module):
 
 
 class MPConv(nn.Module):
-    """gain (x * w) with filters w_i of length 1, and zeros around the image (eq. 47). ``kernel`` is odd."""
+    """gain (x * w) over ``dims`` axes with filters w_i of length 1, and zeros around (eq. 47). ``kernel`` is odd."""
 
-    def __init__(self, in_channels: int, out_channels: int, kernel: int):
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, dims: int = 2):
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel, kernel))
+        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, *[kernel] * dims))
+        self.dims = dims
 
     def forward(self, x: Tensor, gain: Tensor | float = 1.0) -> Tensor:
-        return F.conv2d(x, (gain * unit_rows(self.weight)).to(x.dtype), padding="same")
+        return convolution(self.dims)(x, (gain * unit_rows(self.weight)).to(x.dtype), padding="same")
 
 
 class MPLabel(nn.Module):
@@ -128,16 +129,16 @@ class CosineAttention(nn.Module):
     Heads have ``head_channels``, all of them when 0. Raises ``UserError`` where those leave a rest.
     """
 
-    def __init__(self, channels: int, head_channels: int, balance: float):
+    def __init__(self, channels: int, head_channels: int, balance: float, dims: int = 2):
         super().__init__()
         self.heads = count_heads(channels, head_channels)
         self.balance = balance
-        self.qkv = MPConv(channels, 3 * channels, 1)
-        self.proj = MPConv(channels, channels, 1)
+        self.qkv = MPConv(channels, 3 * channels, 1, dims)
+        self.proj = MPConv(channels, channels, 1, dims)
 
     def forward(self, x: Tensor) -> Tensor:
-        b, c, height, width = x.shape
-        qkv = self.qkv(x).view(b, 3, self.heads, c // self.heads, height * width)
+        b, c, *size = x.shape
+        qkv = self.qkv(x).view(b, 3, self.heads, c // self.heads, prod(size))
         q, k, v = pixel_norm(qkv, 3).transpose(-1, -2).unbind(1)
         h = F.scaled_dot_product_attention(q, k, v).transpose(-1, -2)
-        return mp_sum(x, self.proj(h.reshape(b, c, height, width)), self.balance)
+        return mp_sum(x, self.proj(h.reshape(b, c, *size)), self.balance)

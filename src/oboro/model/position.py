@@ -1,29 +1,29 @@
-"""Where the tokens of an image are, and two ways to tell a transformer."""
+"""Where the tokens of a sample are, and two ways to tell a transformer."""
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 
-def grid_positions(height: int, width: int, extent: float, device: torch.device | None = None) -> Tensor:
-    """(row, column) of each of ``height * width`` tokens, row by row: (height * width, 2), float32.
+def grid_positions(size: Sequence[int], extent: float, device: torch.device | None = None) -> Tensor:
+    """The place of each token of a grid of ``size``, such as (row, column), row by row: (N, len(size)), float32.
 
     (i + 1/2) extent / n - 1/2 for i = 0 … n - 1 along an axis of n tokens: 0, 1, … for n = ``extent``, and the same
-    stretch of space in finer or coarser steps for others. The 4 tokens that replace one at twice the resolution lie
+    stretch of space in finer or coarser steps for others. The tokens that replace one at twice the resolution lie
     around it.
     """
-    rows, columns = (
-        (torch.arange(n, dtype=torch.float32, device=device) + 0.5) * (extent / n) - 0.5 for n in (height, width)
-    )
-    return torch.stack([rows[:, None].expand(-1, width), columns.expand(height, -1)], 2).flatten(0, 1)
+    axes = ((torch.arange(n, dtype=torch.float32, device=device) + 0.5) * (extent / n) - 0.5 for n in size)
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).flatten(0, -2)
 
 
 def sincos(positions: Tensor, dim: int) -> Tensor:
-    """(row, column) (N, 2) ↦ (N, dim): sines and cosines of the column, then of the row, ``dim / 4`` of each.
+    """Positions (N, a) on a axes ↦ (N, dim): sines and cosines of the last axis first, ``dim / (2 a)`` of each.
 
-    The angles are position * 10000^(-4 k / dim) for k = 0 … dim / 4 - 1 (Vaswani et al. 2017, arXiv:1706.03762,
-    sec. 3.5, for both axes as in Peebles & Xie 2023, arXiv:2212.09748). ``dim`` is a multiple of 4.
+    The angles are position * 10000^(-2 a k / dim) for k = 0 … dim / (2 a) - 1 (Vaswani et al. 2017, arXiv:1706.03762,
+    sec. 3.5, for every axis as Peebles & Xie 2023, arXiv:2212.09748). ``dim`` is a multiple of 2 a.
     """
-    angle = positions.flip(1)[:, :, None] * frequencies(dim // 4, 10_000.0, positions)
+    angle = positions.flip(1)[:, :, None] * frequencies(dim // (2 * positions.shape[1]), 10_000.0, positions)
     return torch.cat([angle.sin(), angle.cos()], 2).flatten(1)
 
 
@@ -40,11 +40,10 @@ def rotate(x: Tensor, angle: Tensor) -> Tensor:
 
 
 def rotary_angles(positions: Tensor, d: int) -> Tensor:
-    """(row, column) (N, 2) ↦ the angles (N, d/2) by which queries and keys of ``d`` channels are turned.
+    """Positions (N, a) on a axes ↦ the angles (N, d/2) by which queries and keys of ``d`` channels are turned.
 
-    Half of the planes turn with the row, half with the column, at 100^(-4 k / d) radians per position, k = 0 … d/4 - 1.
-    A scalar product of a turned query with a turned key depends on the difference of their positions alone (Su et al.
-    2021, arXiv:2104.09864; the axial form and base 100 of Heo et al. 2024, arXiv:2403.13298).
-    ``d`` is a multiple of 4.
+    Every axis turns its part of the planes, at 100^(-2 a k / d) radians per position, k = 0 … d / (2 a) - 1. A scalar
+    product of a turned query with a turned key depends on the difference of their positions alone (Su et al. 2021,
+    arXiv:2104.09864; the axial form and base 100 of Heo et al. 2024, arXiv:2403.13298). ``d`` is a multiple of 2 a.
     """
-    return (positions[:, :, None] * frequencies(d // 4, 100.0, positions)).flatten(1)
+    return (positions[:, :, None] * frequencies(d // (2 * positions.shape[1]), 100.0, positions)).flatten(1)

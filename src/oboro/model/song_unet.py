@@ -1,6 +1,9 @@
 """The U-Nets of score matching by stochastic differential equations: DDPM++ and NCSN++."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+from itertools import pairwise
 from math import pi, sqrt
 
 import torch
@@ -13,44 +16,48 @@ from oboro.model.layers import (
     SelfAttention,
     channels_out,
     check_levels,
-    check_size,
+    conv,
+    convolution,
     group_norm,
     read_label,
-    run,
     zero,
 )
+from oboro.model.skeleton import Stages, UNetSkeleton, way_down, way_up
 
 
 class Filter(nn.Module):
-    """The outer product of ``taps`` with itself, of sum 1, as a filter for every channel alone."""
+    """The outer product of ``taps`` with itself over ``dims`` axes, of sum 1, as a filter for every channel alone."""
 
-    def __init__(self, taps: Sequence[float]):
+    def __init__(self, taps: Sequence[float], dims: int = 2):
         super().__init__()
         row = torch.tensor(taps, dtype=torch.float32)
-        self.register_buffer("kernel", torch.outer(row, row)[None, None] / row.sum() ** 2, persistent=False)
+        kernel = reduce(torch.multiply, (row[(..., *[None] * axis)] for axis in range(dims)))
+        self.register_buffer("kernel", kernel[None, None] / row.sum() ** dims, persistent=False)
         self.margin = (len(taps) - 1) // 2
+        self.dims = dims
 
     def weight(self, x: Tensor) -> Tensor:
-        return self.kernel.to(x).expand(x.shape[1], -1, -1, -1)
+        return self.kernel.to(x).expand(x.shape[1], *self.kernel.shape[1:])
 
 
 def even(x: Tensor) -> Tensor:
-    """x with its last row and column repeated where their number is odd."""
-    return F.pad(x, (0, x.shape[-1] % 2, 0, x.shape[-2] % 2), mode="replicate")
+    """x (B, C, ...) with its last row, column, … repeated where their number is odd."""
+    return F.pad(x, [margin for n in reversed(x.shape[2:]) for margin in (0, n % 2)], mode="replicate")
 
 
 class FilterDown(Filter):
     """x ↦ every second row and column of x * filter: H and W are halved, upwards where they are odd."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(even(x), self.weight(x), stride=2, padding=self.margin, groups=x.shape[1])
+        return convolution(self.dims)(even(x), self.weight(x), stride=2, padding=self.margin, groups=x.shape[1])
 
 
 class FilterUp(Filter):
-    """The transpose of ``FilterDown``, times 4: H and W are doubled and the mean stays."""
+    """The transpose of ``FilterDown``, times 2 for each axis: H and W are doubled and the mean stays."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv_transpose2d(x, 4 * self.weight(x), stride=2, padding=self.margin, groups=x.shape[1])
+        transpose = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[self.dims - 1]
+        return transpose(x, 2**self.dims * self.weight(x), stride=2, padding=self.margin, groups=x.shape[1])
 
 
 class ConvDown(Filter):
@@ -59,13 +66,13 @@ class ConvDown(Filter):
     The plane around the image is zero; the convolution is not cut off before the filter has read it.
     """
 
-    def __init__(self, taps: Sequence[float], in_channels: int, channels: int):
-        super().__init__(taps)
-        self.conv = nn.Conv2d(in_channels, channels, 3, padding=1 + self.margin)
+    def __init__(self, taps: Sequence[float], in_channels: int, channels: int, dims: int = 2):
+        super().__init__(taps, dims)
+        self.conv = conv(dims, in_channels, channels, padding=1 + self.margin)
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv(even(x))
-        return F.conv2d(h, self.weight(h), stride=2, groups=h.shape[1])
+        return convolution(self.dims)(h, self.weight(h), stride=2, groups=h.shape[1])
 
 
 class Stage(nn.Module):
@@ -79,6 +86,63 @@ class Stage(nn.Module):
     def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
         h = self.block(h, embedding) * sqrt(0.5)
         return self.attention(h) * sqrt(0.5) if self.attention else h
+
+
+@dataclass(frozen=True)
+class SongStages(Stages):
+    """Makes the stages of a ``SongUNet``; the settings are its own."""
+
+    channels: int
+    channel_mult: Sequence[int]
+    blocks: int
+    attention_levels: Sequence[int]
+    dropout: float
+    taps: Sequence[float]
+    dims: int = 2
+
+    def __post_init__(self) -> None:
+        check_levels(self.attention_levels, self.levels)
+
+    @property
+    def widths(self) -> list[int]:
+        return [self.channels * m for m in self.channel_mult]
+
+    @property
+    def embedding(self) -> int:
+        """Width of the embedding of noise and label."""
+        return 4 * self.channels
+
+    def stage(self, c_in: int, c: int, attend: bool = False, resample: nn.Module | None = None) -> Stage:
+        settings = {"dropout": self.dropout, "scale_shift": False, "dims": self.dims}
+        block = ResidualBlock(c_in, c, self.embedding, resample=resample, project=resample is not None, **settings)
+        return Stage(block, SelfAttention(c, 0, dims=self.dims) if attend else None)
+
+    def down(self, c_in: int, level: int) -> Stage:
+        return self.stage(c_in, self.widths[level], level in self.attention_levels)
+
+    def half(self, c: int) -> Stage:
+        return self.stage(c, c, resample=FilterDown(self.taps, self.dims))
+
+    def middle(self, c: int) -> nn.ModuleList:
+        return nn.ModuleList([self.stage(c, c, attend=True), self.stage(c, c)])
+
+    def up(self, c_in: int, level: int, last: bool) -> Stage:
+        return self.stage(c_in, self.widths[level], last and level in self.attention_levels)
+
+    def double(self, c: int) -> Stage:
+        return self.stage(c, c, resample=FilterUp(self.taps, self.dims))
+
+
+def by_level(stages: nn.ModuleList, blocks: int) -> nn.ModuleList:
+    """The way down as one list of stages for every level, each but the first beginning with the stage that halves."""
+    starts = [0, *range(blocks, len(stages), blocks + 1)]
+    return nn.ModuleList(stages[a:b] for a, b in pairwise([*starts, len(stages)]))
+
+
+def image_pyramid(stages: SongStages, in_channels: int) -> list[ConvDown]:
+    """What brings the image to every halved level: from ``in_channels``, then from those that the last level had."""
+    widths = stages.widths[:-1]  # of activations at the stage that halves
+    return [ConvDown(stages.taps, a, b, stages.dims) for a, b in pairwise([in_channels, *widths])]
 
 
 class Embedding(nn.Module):
@@ -107,7 +171,7 @@ class Embedding(nn.Module):
         return self.mlp(features)
 
 
-class SongUNet(nn.Module):
+class SongUNet(UNetSkeleton):
     """F(x (B, C, H, W), c_noise (B,), cond) ↦ (B, C, H, W), for any H and W of at least ``min_size``.
 
     DDPM++ and NCSN++ of Song et al. 2021 (arXiv:2011.13456) in the shape that Karras et al. 2022 gave them
@@ -122,7 +186,7 @@ class SongUNet(nn.Module):
     ``num_classes`` > 0 adds a class embedding; ``cond`` may then hold ``label`` (B,), where -1, like a missing key,
     means no label. ``checkpointing`` recomputes each stage in the backward pass: less memory for about a third more
     time. Convolutions that end a residual branch, and the last one, start at zero, where theirs start near it. With
-    ``learned_variance`` 2 C channels come out.
+    ``learned_variance`` 2 C channels come out. ``dims`` as in ``UNet``.
     """
 
     def __init__(
@@ -140,49 +204,25 @@ class SongUNet(nn.Module):
         num_classes: int = 0,
         checkpointing: bool = False,
         learned_variance: bool = False,
+        dims: int = 2,
     ):
         super().__init__()
-        levels = len(channel_mult)
-        check_levels(attention_levels, levels)
-        self.min_size = 2 ** (levels - 1)
+        stages = SongStages(channels, channel_mult, blocks, attention_levels, dropout, taps, dims)
+        self.dims = dims
+        self.min_size = stages.min_size
+        self.blocks = blocks
         self.num_classes = num_classes
         self.text_dim = 0
         self.checkpointing = checkpointing
-        embedding = 4 * channels
-        self.embedding = Embedding(noise_channels, embedding, num_classes, fourier)
-
-        def stage(c_in: int, c: int, attend: bool = False, resample: nn.Module | None = None) -> Stage:
-            settings = {"dropout": dropout, "scale_shift": False, "resample": resample, "project": resample is not None}
-            return Stage(ResidualBlock(c_in, c, embedding, **settings), SelfAttention(c, 0) if attend else None)
-
-        self.first = nn.Conv2d(in_channels, channels, 3, padding=1)
-        self.down = nn.ModuleList()  # one list of stages for every level
-        self.pyramid = nn.ModuleList()
-        c, chain, skips = channels, in_channels, [channels]
-        for level in range(levels):
-            stages = nn.ModuleList()
-            if level > 0:
-                stages.append(stage(c, c, resample=FilterDown(taps)))
-                skips.append(c)
-                if pyramid:
-                    self.pyramid.append(ConvDown(taps, chain, c))
-                    chain = c
-            for _ in range(blocks):
-                stages.append(stage(c, channels * channel_mult[level], level in attention_levels))
-                c = channels * channel_mult[level]
-                skips.append(c)
-            self.down.append(stages)
-        self.middle = nn.ModuleList([stage(c, c, attend=True), stage(c, c)])
-        self.up = nn.ModuleList()  # one list of stages for every skip connection
-        for level in reversed(range(levels)):
-            for i in range(blocks + 1):
-                attend = i == blocks and level in attention_levels
-                stages = nn.ModuleList([stage(c + skips.pop(), channels * channel_mult[level], attend)])
-                c = channels * channel_mult[level]
-                if level > 0 and i == blocks:
-                    stages.append(stage(c, c, resample=FilterUp(taps)))
-                self.up.append(stages)
-        last = nn.Conv2d(c, channels_out(in_channels, learned_variance), 3, padding=1)
+        self.embedding = Embedding(noise_channels, stages.embedding, num_classes, fourier)
+        self.first = conv(dims, in_channels, channels)
+        down, self.skip_channels = way_down(stages, channels)
+        self.down = by_level(down, blocks)
+        self.pyramid = nn.ModuleList(image_pyramid(stages, in_channels) if pyramid else ())
+        self.middle = stages.middle(self.skip_channels[-1])
+        self.up = way_up(stages, self.skip_channels)
+        c = stages.widths[0]
+        last = conv(dims, c, channels_out(in_channels, learned_variance))
         self.last = nn.Sequential(group_norm(c), nn.SiLU(), zero(last))
         self._initialise()
 
@@ -194,23 +234,12 @@ class SongUNet(nn.Module):
             elif p.ndim > 1 and not name.endswith(("conv2.weight", "proj.weight")) and not name.startswith("last"):
                 nn.init.xavier_uniform_(p, gain=sqrt(0.2) if "qkv" in name else 1.0)
 
-    def forward(self, x: Tensor, c_noise: Tensor, cond: Cond) -> Tensor:
-        """Raises ``ValueError`` for a key of ``cond`` that the network does not read, or an H×W it cannot halve."""
-        check_size(x, self.min_size)
-        embedding = self.embedding(c_noise, read_label(cond, self.num_classes, c_noise))
-        h, chain = self.first(x), x
-        skips = [h]
-        for level, stages in enumerate(self.down):
-            for i, stage in enumerate(stages):
-                h = run(stage, h, embedding, recompute=self.checkpointing)
-                if self.pyramid and level > 0 and i == 0:
-                    h = chain = (h + self.pyramid[level - 1](chain)) * sqrt(0.5)
-                skips.append(h)
-        for stage in self.middle:
-            h = run(stage, h, embedding, recompute=self.checkpointing)
-        for stages in self.up:
-            skip = skips.pop()
-            h = torch.cat([h[..., : skip.shape[-2], : skip.shape[-1]], skip], 1)
-            for stage in stages:
-                h = run(stage, h, embedding, recompute=self.checkpointing)
-        return self.last(h)
+    def embed(self, c_noise: Tensor, cond: Cond) -> tuple[Tensor]:
+        return (self.embedding(c_noise, read_label(cond, self.num_classes, c_noise)),)
+
+    def halved(self, h: Tensor, image: Tensor, level: int) -> tuple[Tensor, Tensor]:
+        """The sum with the image of the pyramid, which goes on from there."""
+        if not self.pyramid:
+            return h, image
+        h = (h + self.pyramid[level - 1](image)) * sqrt(0.5)
+        return h, h

@@ -63,7 +63,7 @@ class CrossAttention(nn.Module):
 
 
 class PixelCrossAttention(nn.Module):
-    """x + CrossAttention(norm(x), text) over all pixels of x (B, C, H, W), heads of ``head_channels`` (all when 0)."""
+    """x + CrossAttention(norm(x), text) over all pixels of x (B, C, ...), heads of ``head_channels`` (all when 0)."""
 
     def __init__(self, channels: int, text_dim: int, head_channels: int):
         super().__init__()

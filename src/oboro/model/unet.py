@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from oboro.denoiser import Cond
@@ -16,12 +15,13 @@ from oboro.model.layers import (
     Upsample,
     channels_out,
     check_levels,
-    check_size,
+    conv,
     group_norm,
+    mean_of_halves,
     read_label,
-    run,
     zero,
 )
+from oboro.model.skeleton import Stages, UNetSkeleton, way_down, way_up
 from oboro.model.text import PixelCrossAttention, TextEmbedding
 
 
@@ -53,8 +53,8 @@ class Resample(nn.Module):
 
 
 @dataclass(frozen=True)
-class Stages:
-    """Makes the stages of a U-Net, or of its way down alone; the settings are those of ``UNet``."""
+class UNetStages(Stages):
+    """Makes the stages of a ``UNet``, or of its way down alone; the settings are those of ``UNet``."""
 
     channels: int
     channel_mult: Sequence[int]
@@ -65,13 +65,14 @@ class Stages:
     scale_shift: bool
     residual_resample: bool
     text_dim: int = 0
+    dims: int = 2
 
     def __post_init__(self) -> None:
         check_levels(self.attention_levels, self.levels)
 
     @property
-    def levels(self) -> int:
-        return len(self.channel_mult)
+    def widths(self) -> list[int]:
+        return [self.channels * m for m in self.channel_mult]
 
     @property
     def embedding(self) -> int:
@@ -79,40 +80,40 @@ class Stages:
         return 4 * self.channels
 
     def block(self, c_in: int, c_out: int, resample: nn.Module | None = None) -> ResidualBlock:
-        settings = {"dropout": self.dropout, "scale_shift": self.scale_shift}
+        settings = {"dropout": self.dropout, "scale_shift": self.scale_shift, "dims": self.dims}
         return ResidualBlock(c_in, c_out, self.embedding, resample=resample, **settings)
 
     def attending(self, c_in: int, c: int) -> Stage:
         cross = PixelCrossAttention(c, self.text_dim, self.head_channels) if self.text_dim else None
-        return Stage(self.block(c_in, c), SelfAttention(c, self.head_channels), cross)
+        return Stage(self.block(c_in, c), SelfAttention(c, self.head_channels, dims=self.dims), cross)
 
-    def at(self, c_in: int, level: int) -> Stage:
-        """A stage of ``level``, with attention where the level has it."""
-        c = self.channels * self.channel_mult[level]
+    def down(self, c_in: int, level: int) -> Stage:
+        """With attention where the level has it."""
+        c = self.widths[level]
         return self.attending(c_in, c) if level in self.attention_levels else Stage(self.block(c_in, c))
 
     def half(self, c: int) -> nn.Module:
-        half = nn.AvgPool2d(2, ceil_mode=True)
-        return Stage(self.block(c, c, half)) if self.residual_resample else Resample(Downsample(c))
-
-    def down(self) -> tuple[nn.ModuleList, list[int]]:
-        """The way down, and the channels before it and after each of its stages."""
-        stages, c = nn.ModuleList(), [self.channels]
-        for level in range(self.levels):
-            for _ in range(self.blocks):
-                stages.append(self.at(c[-1], level))
-                c.append(self.channels * self.channel_mult[level])
-            if level < self.levels - 1:
-                stages.append(self.half(c[-1]))
-                c.append(c[-1])
-        return stages, c
+        if self.residual_resample:
+            return Stage(self.block(c, c, mean_of_halves(self.dims)))
+        return Resample(Downsample(c, self.dims))
 
     def middle(self, c: int) -> nn.ModuleList:
         return nn.ModuleList([self.attending(c, c), Stage(self.block(c, c))])
 
+    def up(self, c_in: int, level: int, last: bool) -> Stage:
+        return self.down(c_in, level)
 
-class UNet(nn.Module):
+    def double(self, c: int) -> nn.Module:
+        if self.residual_resample:
+            return Stage(self.block(c, c, nn.Upsample(scale_factor=2.0)))
+        return Resample(Upsample(c, self.dims))
+
+
+class UNet(UNetSkeleton):
     """F(x (B, C, H, W), c_noise (B,), cond) ↦ (B, C, H, W), for any H and W of at least ``min_size``.
+
+    With ``dims`` 1 for sequences (B, C, L), with 3 for (B, C, T, H, W): every convolution, halving and doubling is over
+    so many axes, and attention over all positions.
 
     Level l has ``channels * channel_mult[l]`` channels at 1/2^l of the resolution and ``blocks`` residual blocks on
     the way down, one more on the way up, where every activation of the way down is concatenated. An odd size is halved
@@ -148,34 +149,29 @@ class UNet(nn.Module):
         learned_variance: bool = False,
         text_dim: int = 0,
         pooled_dim: int = 0,
+        dims: int = 2,
     ):
         super().__init__()
         block = (head_channels, dropout, scale_shift, residual_resample)
-        make = Stages(channels, channel_mult, blocks, attention_levels, *block, text_dim)
-        self.min_size = 2 ** (make.levels - 1)
+        stages = UNetStages(channels, channel_mult, blocks, attention_levels, *block, text_dim, dims)
+        self.dims = dims
+        self.min_size = stages.min_size
+        self.blocks = blocks
         self.num_classes = num_classes
         self.text_dim = text_dim
         self.checkpointing = checkpointing
-        self.noise = NoiseEmbedding(channels, make.embedding)
-        self.label = LabelEmbedding(num_classes, make.embedding) if num_classes else None
-        self.text = TextEmbedding(text_dim, pooled_dim, make.embedding) if text_dim else None
-        self.first = nn.Conv2d(in_channels, channels, 3, padding=1)
-        self.down, skips = make.down()
-        c = skips[-1]
-        self.middle = make.middle(c)
-        self.up = nn.ModuleList()  # one list of stages for every skip connection
-        for level in reversed(range(make.levels)):
-            for i in range(blocks + 1):
-                stages = nn.ModuleList([make.at(c + skips.pop(), level)])
-                c = channels * channel_mult[level]
-                if level > 0 and i == blocks:
-                    double = nn.Upsample(scale_factor=2.0)
-                    stages.append(Stage(make.block(c, c, double)) if residual_resample else Resample(Upsample(c)))
-                self.up.append(stages)
-        last = nn.Conv2d(c, channels_out(in_channels, learned_variance), 3, padding=1)
+        self.noise = NoiseEmbedding(channels, stages.embedding)
+        self.label = LabelEmbedding(num_classes, stages.embedding) if num_classes else None
+        self.text = TextEmbedding(text_dim, pooled_dim, stages.embedding) if text_dim else None
+        self.first = conv(dims, in_channels, channels)
+        self.down, self.skip_channels = way_down(stages, channels)
+        self.middle = stages.middle(self.skip_channels[-1])
+        self.up = way_up(stages, self.skip_channels)
+        c = stages.widths[0]
+        last = conv(dims, c, channels_out(in_channels, learned_variance))
         self.last = nn.Sequential(group_norm(c), nn.SiLU(), zero(last))
 
-    def _told(self, c_noise: Tensor, cond: Cond) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    def embed(self, c_noise: Tensor, cond: Cond) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """The embedding of noise level and condition; tokens of a text and their mask, where the network reads one."""
         label, embedding = read_label(cond, self.num_classes, c_noise, self.text_dim), self.noise(c_noise)
         if self.label:
@@ -184,21 +180,3 @@ class UNet(nn.Module):
             return embedding, None, None
         text, mask, pooled = self.text(cond, len(c_noise))
         return embedding + pooled, text, mask
-
-    def forward(self, x: Tensor, c_noise: Tensor, cond: Cond) -> Tensor:
-        """Raises ``ValueError`` for a key of ``cond`` that the network does not read, or an H×W it cannot halve."""
-        check_size(x, self.min_size)
-        told = self._told(c_noise, cond)
-        h = self.first(x)
-        skips = [h]
-        for stage in self.down:
-            h = run(stage, h, *told, recompute=self.checkpointing)
-            skips.append(h)
-        for stage in self.middle:
-            h = run(stage, h, *told, recompute=self.checkpointing)
-        for stages in self.up:
-            skip = skips.pop()
-            h = torch.cat([h[..., : skip.shape[-2], : skip.shape[-1]], skip], 1)
-            for stage in stages:
-                h = run(stage, h, *told, recompute=self.checkpointing)
-        return self.last(h)

@@ -11,20 +11,22 @@ from oboro.model.layers import (
     MeanPool,
     NoiseEmbedding,
     check_size,
+    conv,
     group_norm,
     read_label,
-    run,
     zero,
 )
-from oboro.model.unet import Stages
+from oboro.model.skeleton import EncoderHalf, way_down
+from oboro.model.unet import UNetStages
 
 
-class UNetEncoder(nn.Module):
+class UNetEncoder(EncoderHalf):
     """F(x (B, C, H, W), c_noise (B,), {}) ↦ logits (B, num_classes), for any H and W of at least ``min_size``.
 
     The way down and the middle of ``UNet`` with the same settings, then a mean over pixels, or with ``attention_pool``
     attention over them, and a linear layer, which starts at zero: every class is as likely. The noisy classifier of
-    Dhariwal & Nichol 2021 (arXiv:2105.05233, sec. 4 and app. H). Raises ``UserError`` for less than two classes.
+    Dhariwal & Nichol 2021 (arXiv:2105.05233, sec. 4 and app. H). ``dims`` as in ``UNet``. Raises
+    ``UserError`` for less than two classes.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class UNetEncoder(nn.Module):
         residual_resample: bool = True,
         attention_pool: bool = True,
         checkpointing: bool = False,
+        dims: int = 2,
     ):
         super().__init__()
         if num_classes < 2:
@@ -48,24 +51,27 @@ class UNetEncoder(nn.Module):
                 f"a classifier needs labelled data and data.num_classes is {num_classes}; "
                 "set data.num_classes to the number of classes."
             )
-        make = Stages(
-            channels, channel_mult, blocks, attention_levels, head_channels, dropout, scale_shift, residual_resample
-        )
-        self.min_size = 2 ** (make.levels - 1)
+        block = (head_channels, dropout, scale_shift, residual_resample)
+        stages = UNetStages(channels, channel_mult, blocks, attention_levels, *block, dims=dims)
+        self.dims = dims
+        self.min_size = stages.min_size
+        self.blocks = blocks
         self.num_classes = num_classes
         self.checkpointing = checkpointing
-        self.noise = NoiseEmbedding(channels, make.embedding)
-        self.first = nn.Conv2d(in_channels, channels, 3, padding=1)
-        self.down, (*_, c) = make.down()
-        self.middle = make.middle(c)
+        self.noise = NoiseEmbedding(channels, stages.embedding)
+        self.first = conv(dims, in_channels, channels)
+        self.down, (*_, c) = way_down(stages, channels)
+        self.middle = stages.middle(c)
         pool = AttentionPool(c, head_channels) if attention_pool else MeanPool()
         self.last = nn.Sequential(group_norm(c), nn.SiLU(), pool, zero(nn.Linear(c, num_classes)))
 
-    def forward(self, x: Tensor, c_noise: Tensor, cond: Cond) -> Tensor:
-        """Raises ``ValueError`` for any key of ``cond``, or an H×W it cannot halve."""
+    def embed(self, c_noise: Tensor, cond: Cond) -> tuple[Tensor]:
+        """The embedding of the noise level. Raises ``ValueError`` for any key of ``cond``."""
         read_label(cond, 0, c_noise)
-        check_size(x, self.min_size)
-        h, embedding = self.first(x), self.noise(c_noise)
-        for stage in (*self.down, *self.middle):
-            h = run(stage, h, embedding, recompute=self.checkpointing)
+        return (self.noise(c_noise),)
+
+    def forward(self, x: Tensor, c_noise: Tensor, cond: Cond) -> Tensor:
+        """Raises ``ValueError`` for any key of ``cond``, or a size that it cannot halve."""
+        check_size(x, self.min_size, self.dims)
+        h, _ = self.encode(x, self.embed(c_noise, cond))
         return self.last(h)

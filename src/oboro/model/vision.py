@@ -35,7 +35,7 @@ class VisionTransformer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         rows, columns = (side // self.multiple for side in x.shape[-2:])
         h = self.first(F.pixel_unshuffle(x, self.multiple).flatten(2).transpose(1, 2))
-        h = h + sincos(grid_positions(rows, columns, max(rows, columns), x.device), h.shape[2]).to(h)
+        h = h + sincos(grid_positions((rows, columns), max(rows, columns), x.device), h.shape[2]).to(h)
         for block in self.blocks:
             h = block(h)
         return self.proj(self.norm(h).mean(1))

@@ -16,10 +16,32 @@ def trained(task: str) -> Callable[[Node], Node]:
     }
 
 
+# Arguments of an ``LDMUNet`` that became one: its class, and what each was called before.
+LDM_UNET = {
+    "noise": ("oboro.model.StepIndex", {"table": "table", "cos_first": "cos_first", "freq_shift": "freq_shift"}),
+    "attention": (
+        "oboro.model.LDMAttention",
+        {"levels": "attention_levels", "heads": "heads", "middle": "middle_attention", "depth": "depth"},
+    ),
+    "norm": ("oboro.model.GroupNormSettings", {"groups": "groups", "eps": "eps"}),
+}
+
+
+def ldm_unet(node: Node) -> Node:
+    """An ``LDMUNet`` of 21 arguments: those that belong together are one."""
+    before = {old for _, names in LDM_UNET.values() for old in names.values()}
+    today = {key: value for key, value in node.items() if key not in before}
+    for key, (target, names) in LDM_UNET.items():
+        if held := {new: node[old] for new, old in names.items() if old in node}:
+            today[key] = {"_target_": target, **held}
+    return today
+
+
 # By the ``_target_`` of a node as it was written: what it is today.
 RULES: dict[str, Callable[[Node], Node]] = {
     "oboro.checkpoint.TrainedDenoiser": trained("diffusion"),
     "oboro.checkpoint.TrainedClassifier": trained("classification"),
+    "oboro.model.LDMUNet": ldm_unet,
 }
 
 

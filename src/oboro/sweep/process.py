@@ -91,7 +91,7 @@ def environment(port: int, devices: list[str]) -> dict[str, str]:
     """This process's environment for a job of its own: a port, its GPUs if any are named, no trace of another run."""
     kept = {name: value for name, value in os.environ.items() if not LEFTOVERS.fullmatch(name)}
     visible = {"CUDA_VISIBLE_DEVICES": ",".join(devices)} if devices else {}
-    # Unbuffered: a job that is killed leaves all it said.
+    # Unbuffered: a job that is killed leaves all its output.
     return {**kept, **visible, "MASTER_PORT": str(port), "PYTHONUNBUFFERED": "1"}
 
 

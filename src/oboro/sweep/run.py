@@ -10,7 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from rich.console import Console
 
 from oboro.base.errors import UserError
-from oboro.sweep.sweep import Sweep, tell
+from oboro.sweep.sweep import Sweep, print_error
 from oboro.sweep.table import complaint, table
 
 AGAIN, OPTION = "rerun_failed=", "hydra.launcher."
@@ -36,7 +36,7 @@ def run(main: Callable[[], None], gather: Callable[[Path], None] | None = None) 
     except KeyboardInterrupt:
         if not sweeps:
             raise
-        tell(f"error: {report(sweeps[-1], gather)}")
+        print_error(f"error: {report(sweeps[-1], gather)}")
         raise SystemExit(130) from None
     except (Exception, SystemExit) as error:
         if not any(job.seconds is not None for sweep in sweeps for job in sweep.jobs):
@@ -93,7 +93,7 @@ def rerun(arguments: list[str]) -> None:
     announce(sweep)
     jobs = [job for job in sweep.jobs if not job.done]
     if not jobs:
-        tell(f"all {len(sweep.jobs)} jobs are done; nothing runs again")
+        print_error(f"all {len(sweep.jobs)} jobs are done; nothing runs again")
     for job in jobs:
         move_aside(sweep.folder / job.path, sweep.folder)
         job.reset()

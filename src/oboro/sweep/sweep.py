@@ -103,7 +103,7 @@ class Sweep:
     def run(self, jobs: Sequence[Job]) -> None:
         """Run ``jobs``, which belong to this sweep, whatever becomes of each; a signal ends them and raises
         ``KeyboardInterrupt``."""
-        self.options.devices(0)  # says so before anything starts if there are too few
+        self.options.devices(0)  # raises before anything starts if there are too few
         waiting, running = deque(jobs), dict[int, tuple[Job, Process]]()
         self.write()
         with interruptible():
@@ -133,7 +133,7 @@ class Sweep:
         variables = environment(free_port(ports), self.options.devices(slot))
         job.status = RUNNING
         self.write()
-        tell(f"[{job.number}] {' '.join(map(readable, job.varied)) or 'as given'}")
+        print_error(f"[{job.number}] {' '.join(map(readable, job.varied)) or 'as given'}")
         return Process(command, folder, Path(self.cwd), variables, self._lock.fileno())
 
     def _ended(self, job: Job, process: Process) -> bool:
@@ -152,7 +152,7 @@ class Sweep:
         job.end(status, reason, process.seconds, process.folder)
         self.write()
         score = f", {job.objective} {job.score:.4g}" if job.score is not None else ""
-        tell(f"[{job.number}] {job.outcome} ({job.seconds:.1f} s{score})")
+        print_error(f"[{job.number}] {job.outcome} ({job.seconds:.1f} s{score})")
 
 
 def locked(path: Path) -> IO[str]:
@@ -180,7 +180,7 @@ def quoted(value: str) -> str:
     return "'" + r"\'".join(doubled) + "'"
 
 
-def tell(line: str) -> None:
+def print_error(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 

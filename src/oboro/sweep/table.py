@@ -1,4 +1,4 @@
-"""What a sweep says at its end."""
+"""The table at the end of a sweep."""
 
 import shlex
 import sys

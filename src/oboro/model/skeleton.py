@@ -1,0 +1,183 @@
+"""What all U-Nets share: how levels are put together, and the walk down, through the middle and up again."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from oboro.denoiser import Cond
+from oboro.model.layers import check_size, run
+
+NOTHING: Mapping[int, Tensor] = {}
+Arguments = tuple[Tensor | None, ...]  # what every stage reads beside the activation: an embedding, a text
+
+
+class Stages(ABC):
+    """Makes the stages of a U-Net: modules (h, *arguments) ↦ h.
+
+    Level l has ``widths[l]`` channels at 1/2^l of the resolution, ``blocks`` stages on the way down and one more on
+    the way up. The last level is not halved and the first one not doubled.
+    """
+
+    widths: Sequence[int]
+    blocks: int
+
+    @abstractmethod
+    def down(self, c_in: int, level: int) -> nn.Module:
+        """A stage of the way down, from ``c_in`` channels to those of ``level``."""
+
+    @abstractmethod
+    def half(self, c: int) -> nn.Module:
+        """The stage that halves the resolution, upwards where it is odd, of ``c`` channels."""
+
+    @abstractmethod
+    def middle(self, c: int) -> nn.ModuleList: ...
+
+    @abstractmethod
+    def up(self, c_in: int, level: int, last: bool) -> nn.Module:
+        """A stage of the way up, from ``c_in`` channels to those of ``level``; is it the last one of its level?"""
+
+    @abstractmethod
+    def double(self, c: int) -> nn.Module:
+        """The stage that doubles the resolution, of ``c`` channels."""
+
+    @property
+    def levels(self) -> int:
+        return len(self.widths)
+
+    @property
+    def min_size(self) -> int:
+        """The least number of pixels along an axis."""
+        return 2 ** (self.levels - 1)
+
+
+def way_down(stages: Stages, c: int) -> tuple[nn.ModuleList, list[int]]:
+    """The way down from ``c`` channels, stage by stage, and the channels of its skips: ``c`` and those after each.
+
+    Every level but the first begins with the stage that halves.
+    """
+    made, skips = nn.ModuleList(), [c]
+    for level, width in enumerate(stages.widths):
+        if level > 0:
+            made.append(stages.half(skips[-1]))
+            skips.append(skips[-1])
+        for _ in range(stages.blocks):
+            made.append(stages.down(skips[-1], level))
+            skips.append(width)
+    return made, skips
+
+
+def way_up(stages: Stages, skips: Sequence[int]) -> nn.ModuleList:
+    """The way up from the channels ``skips[-1]`` of the middle: a list of stages for each skip, the last skip first."""
+    made, skips, c = nn.ModuleList(), list(skips), skips[-1]
+    for level in reversed(range(stages.levels)):
+        for i in range(stages.blocks + 1):
+            last = i == stages.blocks
+            entry = nn.ModuleList([stages.up(c + skips.pop(), level, last)])
+            c = stages.widths[level]
+            if level > 0 and last:
+                entry.append(stages.double(c))
+            made.append(entry)
+    return made
+
+
+def flat(stages: nn.ModuleList) -> Iterator[nn.Module]:
+    """All stages of a list of stages, or of lists of them."""
+    for stage in stages:
+        if isinstance(stage, nn.ModuleList):
+            yield from stage
+        else:
+            yield stage
+
+
+def cropped(h: Tensor, like: Tensor) -> Tensor:
+    """h (B, C, ...) without what a doubling after a halving upwards has too many, compared to ``like``."""
+    return h[(..., *(slice(n) for n in like.shape[2:]))]
+
+
+class EncoderHalf(nn.Module, ABC):
+    """The first half of a U-Net: embedding, first layer, way down and middle.
+
+    A subclass has the modules ``first``, ``down`` and ``middle`` (``way_down`` makes ``down``) and says what stages
+    read (``embed``). It may change how the sample enters (``enter``) and meet each level with what became of the
+    sample (``halved``).
+    """
+
+    first: nn.Module
+    down: nn.ModuleList
+    middle: nn.ModuleList
+    min_size: int
+    blocks: int
+    checkpointing: bool
+    dims: int
+
+    @abstractmethod
+    def embed(self, c_noise: Tensor, cond: Cond) -> Arguments:
+        """What stages read: the noise level (B,) and the condition. Every pass begins here.
+
+        Raises ``ValueError`` for a key of ``cond`` that the network does not read.
+        """
+
+    def enter(self, x: Tensor) -> Tensor:
+        """The first activation, at full resolution."""
+        return self.first(x)
+
+    def halved(self, h: Tensor, image: Tensor, level: int) -> tuple[Tensor, Tensor]:
+        """h after the stage that halves to ``level``, and ``image``: the sample, or what this made of it before."""
+        return h, image
+
+    def encode(
+        self, x: Tensor, arguments: Arguments, added: Mapping[int, Tensor] = NOTHING
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The activation after the middle, and the skips: the first activation and the one after each stage down.
+
+        ``added[i]`` is added to skip i, and everything after it sees the sum: a hint at i = 0, features of an adapter
+        after the stages of a level. Residuals that the way up alone is to see, as a ControlNet's, are added to the
+        skips that come out.
+        """
+        h, image = self.enter(x), x
+        skips = [h if 0 not in added else h + added[0]]
+        for i, stage in enumerate(flat(self.down), start=1):
+            h = run(stage, skips[-1], *arguments, recompute=self.checkpointing)
+            if i % (self.blocks + 1) == 0:
+                h, image = self.halved(h, image, i // (self.blocks + 1))
+            skips.append(h if i not in added else h + added[i])
+        h = skips[-1]
+        for stage in self.middle:
+            h = run(stage, h, *arguments, recompute=self.checkpointing)
+        return h, skips
+
+
+class UNetSkeleton(EncoderHalf):
+    """A U-Net: F(x (B, C, ...), c_noise (B,), cond) ↦ (B, C, ...) = decode(*encode(x, embed(c_noise, cond)), …).
+
+    A subclass also has the modules ``up`` (``way_up`` makes it) and ``last``, and may change how the way up meets a
+    skip (``join``) and how the answer leaves (``leave``). ``skip_channels`` are those of the skips, first to last; the
+    middle has as many as the last.
+    """
+
+    up: nn.ModuleList
+    last: nn.Module
+    skip_channels: tuple[int, ...]
+
+    def join(self, h: Tensor, skip: Tensor) -> Tensor:
+        return torch.cat([h, skip], 1)
+
+    def leave(self, h: Tensor) -> Tensor:
+        return self.last(h)
+
+    def decode(self, h: Tensor, skips: list[Tensor], arguments: Arguments) -> Tensor:
+        """The prediction from what ``encode`` gives. Takes ``skips`` from the end and leaves the list empty."""
+        for stages in self.up:
+            skip = skips.pop()
+            h = self.join(cropped(h, skip), skip)
+            for stage in stages:
+                h = run(stage, h, *arguments, recompute=self.checkpointing)
+        return self.leave(h)
+
+    def forward(self, x: Tensor, c_noise: Tensor, cond: Cond) -> Tensor:
+        """Raises ``ValueError`` for a key of ``cond`` that is not read, or a size that cannot be halved."""
+        check_size(x, self.min_size, self.dims)
+        arguments = self.embed(c_noise, cond)
+        return self.decode(*self.encode(x, arguments), arguments)
