@@ -17,6 +17,7 @@ from oboro.base.errors import UserError
 from oboro.base.seeding import derive_seed, generator
 from oboro.callbacks import Checkpoints
 from oboro.codec import Identity
+from oboro.data.stream import TrainStream
 from oboro.ema import EMA, ConstantDecay
 from oboro.optimizer import Adam, AdamW, Constant, LinearDecay
 from oboro.task import Learner, Task
@@ -106,11 +107,9 @@ def written_out(steps=STEPS, accumulate=1, clip=CLIP):
     first = torch.optim.Adam(generator_.parameters(), 1e-2)
     second = torch.optim.AdamW(critic.parameters(), 3e-3, (0.5, 0.9), weight_decay=0.01)
     averages = [[p.detach().clone() for p in net.parameters()] for net in (generator_, critic)]
-    _, _, data = runs.built()
+    data = runs.built()[2]
     data.setup()
-    stream = runs.built(accumulate_grad_batches=accumulate)[2]
-    stream.setup()
-    batches = stream_of(stream, accumulate)
+    batches = stream_of(data, accumulate)
     for step in range(steps):
         first.param_groups[0]["lr"] = 1e-2 * min(1.0, (step + 1) / 3) * (1 - step / steps)
         first.zero_grad()
@@ -139,8 +138,6 @@ def written_out(steps=STEPS, accumulate=1, clip=CLIP):
 
 
 def stream_of(data, accumulate):
-    from oboro.data.stream import TrainStream
-
     stream = TrainStream(
         len(data.train_images), data.batch_size, data.seed, flip=data.flip, world=1, rank=0,
         accumulate=accumulate, start=lambda: 0,
@@ -237,9 +234,16 @@ def test_tasks_that_cannot_be_trained_raise():
     class Idle(Game):
         learners = property(lambda self: {"generator": Learner(self.generator, self.optimizer, every=2)})
 
+    class Forgetful(Game):
+        learners = property(lambda self: {"generator": Learner(self.generator, self.optimizer)})
+
     trainer, _, data = trainer_and_task()
+    with pytest.raises(ValueError, match=r"critic\.0\.weight requires a gradient"):
+        trainer.fit(Forgetful(), data)
+    idle = Idle()
+    idle.critic.requires_grad_(False)
     with pytest.raises(ValueError, match="every=1"):
-        trainer.fit(Idle(), data)
+        trainer_and_task()[0].fit(idle, data)
     weight = nn.Parameter(torch.zeros(2))
     pair = {name: torch.optim.SGD([weight], 0.1) for name in "ab"}
     with pytest.raises(ValueError, match="more than one"):

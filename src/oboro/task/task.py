@@ -198,6 +198,11 @@ class Task(lightning.LightningModule, ABC):
             self.train(training)
 
     def configure_optimizers(self) -> dict[str, Any]:
+        """Raises ``ValueError`` for a weight that requires a gradient and that no learner trains."""
+        trained = {id(p) for learner in self.learners.values() for p in learner.parameters}
+        for name, p in self.named_parameters():
+            if p.requires_grad and id(p) not in trained:
+                raise ValueError(f"{name} requires a gradient and none of {', '.join(self.learners)} trains it")
         optimizer, schedule = optimizers(self.learners, self.trainer.max_steps, self.due)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
