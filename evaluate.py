@@ -1,13 +1,6 @@
-import hydra
-from omegaconf import DictConfig
+"""python evaluate.py: the command ``oboro evaluate``, from a clone."""
 
-from oboro import cli
-
-
-@hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
-def main(config: DictConfig) -> None:
-    cli.evaluate(config)
-
+from oboro.cli.evaluate import main
 
 if __name__ == "__main__":
-    cli.run(main, from_checkpoint=True, gather=cli.benchmark)
+    main()

@@ -1,13 +1,6 @@
-import hydra
-from omegaconf import DictConfig
+"""python sample.py: the command ``oboro sample``, from a clone."""
 
-from oboro import cli
-
-
-@hydra.main(version_base="1.3", config_path="conf", config_name="sample")
-def main(config: DictConfig) -> None:
-    cli.sample(config)
-
+from oboro.cli.sample import main
 
 if __name__ == "__main__":
-    cli.run(main, from_checkpoint=True)
+    main()

@@ -1,13 +1,6 @@
-import hydra
-from omegaconf import DictConfig
+"""python train.py: the command ``oboro train``, from a clone."""
 
-from oboro import cli
-
-
-@hydra.main(version_base="1.3", config_path="conf", config_name="train")
-def main(config: DictConfig) -> None:
-    cli.train(config)
-
+from oboro.cli.train import main
 
 if __name__ == "__main__":
-    cli.run(main)
+    main()

@@ -21,9 +21,10 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from oboro.data import FashionMNIST, to_uint8
+from oboro.data import FashionMNIST
 from oboro.extractor import Fashion
 from oboro.metrics import Extracted, Frechet, look_at, measure
+from oboro.modality import to_uint8
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -61,7 +62,7 @@ def diffusers_recipe(seconds: float, n: int, sampling_steps: int) -> dict:
     torch.manual_seed(0)
     module = data()
     images = F.pad(
-        module.train_images[torch.arange(len(module.train_images))].float() / 127.5 - 1, (2, 2, 2, 2), value=-1
+        module.train.samples[torch.arange(len(module.train.samples))].float() / 127.5 - 1, (2, 2, 2, 2), value=-1
     )
     model = UNet2DModel(
         sample_size=32,
@@ -103,7 +104,7 @@ def diffusers_recipe(seconds: float, n: int, sampling_steps: int) -> dict:
             for t in sampler.timesteps:
                 x = sampler.step(model(x, t).sample, t, x).prev_sample
             samples.append(to_uint8(x[..., 2:-2, 2:-2]))
-    extractor, train = Fashion(), module.train_images
+    extractor, train = Fashion(), module.train.samples
     reference = Extracted(extractor, ["features"], train, None, train.fingerprint, "train", module.cache_dir)
     values = measure({"frechet": Frechet()}, extractor, look_at(torch.cat(samples), extractor), reference)
     return {

@@ -58,7 +58,7 @@ def train(task, data, clip: float, autocast, seconds: float) -> tuple[int, float
         batch = data.on_after_batch_transfer(next(batches), 0)
         g = generator(task.seed, "train", step, 0, 0)
         with autocast():
-            loss = task.loss(task.denoiser, batch["image"], task.conditioner(batch, g), g).mean()
+            loss = task.loss(task.denoiser, batch["x"], task.conditioner(batch, g), g).mean()
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, clip)

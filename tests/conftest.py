@@ -14,7 +14,9 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from cases import over
 from oboro.model import UNet
+from oboro.parameterization import Eps
 from oboro.sampler.grid import Sigmas, Times
 
 torch.set_num_threads(1)
@@ -51,7 +53,17 @@ GRIDS |= {"sigmas": Sigmas([80, 1, 0.01]), "times": Times([1.0, 0.4, 0.0])}
 ADAPTIVE = {"adaptive"}  # chooses its steps: no fixed number of evaluations, no order in it
 SAMPLERS = {name: sampler for name, sampler in configured("sampler").items() if name not in ADAPTIVE}
 JUMPS = {"ddim_consistency"}  # takes x̂0 for the end of the flow and not for a mean
+ODE_SAMPLERS = {name: sampler for name, sampler in SAMPLERS.items() if not sampler.stochastic}
 STOCHASTIC = {name for name, sampler in SAMPLERS.items() if sampler.stochastic}
+
+
+def defined(schedule, parameterization) -> bool:
+    """Everything but eps where no signal is left: there a Denoiser refuses it."""
+    return not isinstance(parameterization, Eps) or schedule.alpha(torch.ones(())) > 0
+
+
+# A law of denoisers, held by every parameterization on every schedule that it is defined on.
+each_denoiser = over(schedule=SCHEDULES, parameterization=PARAMETERIZATIONS, where=defined)
 
 
 @pytest.fixture
@@ -86,7 +98,7 @@ def sampler(request):
     return SAMPLERS[request.param]
 
 
-@pytest.fixture(params=[name for name in SAMPLERS if name not in STOCHASTIC])
+@pytest.fixture(params=ODE_SAMPLERS)
 def ode_sampler(request):
     """A sampler that draws no noise."""
     return SAMPLERS[request.param]
@@ -96,11 +108,6 @@ def ode_sampler(request):
 def sde_sampler(request):
     """A sampler that draws noise and converges to the distribution of the data."""
     return SAMPLERS[request.param]
-
-
-@pytest.fixture(params=GRIDS)
-def time_grid(request):
-    return GRIDS[request.param]
 
 
 @pytest.fixture

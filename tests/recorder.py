@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from lightning import Callback, Trainer
 
-from oboro.data import from_uint8
+from oboro.modality import from_uint8
 from oboro.task import Autoencoder, Diffusion, Task
 
 
@@ -26,7 +26,7 @@ class Recorder(Callback):
                 break
 
     def on_train_batch_start(self, trainer: Trainer, task: Diffusion, batch: dict, batch_idx: int) -> None:
-        self._x = batch["image"]
+        self._x = batch["x"]
         self.record["index"].append(batch["index"])
 
     def _door(self, denoiser: torch.nn.Module, inputs: tuple) -> None:
@@ -54,7 +54,7 @@ class Latents(Callback):
         self.folder = Path(folder)
 
     def on_train_end(self, trainer: Trainer, task: Autoencoder) -> None:
-        images = from_uint8(trainer.datamodule.train_images[torch.arange(500)])
+        images = from_uint8(trainer.datamodule.train.samples[torch.arange(500)])
         with torch.no_grad(), task.averaged():
             z = task.learned.encode(images)
         record = {

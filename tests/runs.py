@@ -6,7 +6,6 @@ behind in its interpreter (environment, logging, generators) does not.
 """
 
 import contextlib
-import importlib
 import io
 import json
 import logging
@@ -31,6 +30,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from oboro.cli.start import main as console_command
 from oboro.task import Task
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -65,7 +65,6 @@ SMALL_CLIP = ("model.image.channels=[8,8]", "model.text.dim=8", "model.text.dept
 AUTOENCODER = "task=autoencoder"
 CALLBACKS = ("callbacks.sample_metrics.n=20", "callbacks.sample_metrics.chunk=8", "callbacks.sample_grid.n=10")
 STATISTICS = "callbacks.latent_statistics.n=100"
-RUN = importlib.import_module("oboro.cli.run")  # the attribute of that name is the function
 NO_EVALUATION = "callbacks=[checkpoints]"
 
 
@@ -122,7 +121,7 @@ def _own_process(argv: list[str], cwd: Path):
         with (
             mock.patch.dict(os.environ, environment, clear=True),
             mock.patch.object(sys, "argv", argv),
-            mock.patch.object(RUN, "CONF", ROOT / "conf"),
+            mock.patch.object(sys, "path", sys.path[:]),
             torch.random.fork_rng(devices=[]),
             warnings.catch_warnings(),
         ):
@@ -142,7 +141,8 @@ def _own_process(argv: list[str], cwd: Path):
 
 
 def call(script: str, *arguments: str, cwd: Path) -> Run:
-    """``python <script> <arguments>`` in the folder ``cwd``, inside of this process."""
+    """``python <script> <arguments>``, or the console command ``oboro <arguments>``, in the folder ``cwd``, inside of
+    this process."""
     out, err, status = io.StringIO(), io.StringIO(), 0
     with (
         _own_process([str(ROOT / script), *arguments], cwd),
@@ -150,7 +150,10 @@ def call(script: str, *arguments: str, cwd: Path) -> Run:
         contextlib.redirect_stderr(err),
     ):
         try:
-            runpy.run_path(str(ROOT / script), run_name="__main__")
+            if script == "oboro":
+                console_command()
+            else:
+                runpy.run_path(str(ROOT / script), run_name="__main__")
         except SystemExit as end:  # as the interpreter treats it
             status = end.code if isinstance(end.code, int) else int(end.code is not None)
             if isinstance(end.code, str):

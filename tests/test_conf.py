@@ -4,7 +4,7 @@ import inspect
 import re
 from copy import deepcopy
 from functools import cache
-from itertools import chain
+from itertools import chain, zip_longest
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -14,9 +14,12 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 
+from cases import over
+from conftest import GRIDS, SAMPLERS, SCHEDULES
 from interop import tiny
 from oboro.adapter import Adapter
 from oboro.cli.checkpoint import offer_checkpoint
+from oboro.data import DataModule
 from oboro.guidance import Guidance
 from oboro.guidance.weight import Weight as GuidanceWeight
 from oboro.loss.coupling import Coupling
@@ -53,13 +56,25 @@ PATHS = [path.relative_to(CONF) for pattern in SEARCH for path in CONF.glob(patt
 OPTIONS = sorted((path.parent.as_posix(), path.stem) for path in PATHS if path.parts[0] != "hydra")
 
 
-def over(options):
-    """Run a test over (group, name) pairs."""
+# Groups of which any options go together: the k-th option of each is composed and built with the k-th of the others.
+INDEPENDENT = ("ema", "extractor", "optimizer", "sampler", "schedule", "trainer")
+INDEPENDENT += ("loss/coupling", "loss/penalty", "loss/time", "loss/weighting")
+
+
+def named(options) -> dict[str, tuple[str, str]]:
+    return {"=".join(option): option for option in options}
+
+
+def at_once(options) -> dict[str, list[tuple[str, str]]]:
+    """Options that a single composition chooses: all of SEVERAL, one of each of INDEPENDENT, or one alone."""
     options = list(options)
-    return pytest.mark.parametrize(("group", "name"), options, ids=["=".join(option) for option in options])
+    of = {group: [option for option in options if option[0] == group] for group, _ in options}
+    rounds = [[o for o in k if o] for k in zip_longest(*(of.pop(group) for group in INDEPENDENT))]
+    rounds += [of.pop(group) for group in SEVERAL] + [[option] for options in of.values() for option in options]
+    return {" ".join("=".join(option) for option in chosen): chosen for chosen in rounds}
 
 
-each_class_option = over(option for option in OPTIONS if option[0] not in CLASSLESS)
+each_class_option = over(option=named(option for option in OPTIONS if option[0] not in CLASSLESS))
 
 
 @cache
@@ -101,17 +116,17 @@ def published() -> str:
 
 def choosing(group: str, name: str) -> list[str]:
     """The overrides that choose an option, with what it cannot do without."""
-    if group in SEVERAL:
-        return [f"{group}=[{name}]"]
     needs = {
         "data=image_folder": ["data.root=pictures"],
         "data=hugging_face": ["data.path=pictures"],
         "data=dreambooth": ["data.root=pictures", "data.prompt=a zwx bag", "data.prior_root=samples"],
         "data=web_dataset": ["data.shards=pictures/*.tar"],
+        "data=series": ["data.path=series.npy", "model=unet_1d"],
         "parameterization=eps": ["schedule=vp"],
         "extractor=trained_clip": ["extractor.path=last.ckpt"],
         "guidance=autoguidance": ["guidance.weak.path=last.ckpt"],
         "guidance=classifier": ["guidance.classifier.path=last.ckpt"],
+        "guidance=per_condition": ["guidance.scales={label: 2}"],
         "sampler/grid=sigmas": ["sampler.grid.sigmas=[80,1,0.01]"],
         "sampler/grid=times": ["sampler.grid.times=[1,0.5,0]"],
     }
@@ -119,6 +134,8 @@ def choosing(group: str, name: str) -> list[str]:
         needs[f"{group}={name}"] = [f"codec.path={learned_by('autoencoder')}"]
     if f"{group}={name}" in ("conditioner=text", "data=dreambooth", "experiment=ldm_fashion_text"):
         needs.setdefault(f"{group}={name}", []).append(f"conditioner.encoder.path={learned_by('clip')}")
+    if f"{group}={name}" == "conditioner=joint":
+        needs["conditioner=joint"] = [f"conditioner.parts.text.encoder.path={learned_by('clip')}"]
     if f"{group}={name}" == "experiment=emoji_text":
         needs["experiment=emoji_text"].append(f"extractor.path={learned_by('clip')}")
     if f"{group}={name}" == "codec=diffusers":
@@ -163,20 +180,30 @@ def part(config, group: str):
 
 
 def option_node(group: str, name: str):
-    config = composed(*choosing(group, name))
-    return config[group][name] if group in SEVERAL else part(config, group)
+    return part(composed(*choosing(group, name)), group)
+
+
+def target(group: str, name: str) -> str:
+    """The path of the class: that of the option, or of the option that it varies."""
+    config = OmegaConf.load(CONF / group / f"{name}.yaml")
+    config = config.get("task", config)  # the wiring of a task is a whole configuration
+    if "_target_" in config:
+        return config._target_
+    (base,) = [default for default in config.defaults if isinstance(default, str) and default != "_self_"]
+    return target(group, base)
 
 
 # --- first law: each option names its class
 
 
 @each_class_option
-def test_an_option_names_its_class(group, name):
+def test_an_option_names_its_class(option):
     """conf/<group>/<name>.yaml configures oboro.<group>.<Name>; a variant has a longer name.
 
     conf/loss/time/<name>.yaml configures oboro.loss.time.<Name>.
     """
-    module, _, cls = option_node(group, name)._target_.rpartition(".")
+    group, name = option
+    module, _, cls = target(group, name).rpartition(".")
     stem, cls = name.replace("_", ""), cls.lower()
     if module.startswith("lightning."):  # a foreign class: trainer=default, logger=tensorboard
         assert cls.startswith(stem) or name == "default"
@@ -185,10 +212,10 @@ def test_an_option_names_its_class(group, name):
         assert stem.startswith(cls)
 
 
-@each_class_option
-def test_an_option_fits_on_a_screen(group, name):
-    if group != "task":  # the wiring
-        assert len((CONF / group / f"{name}.yaml").read_text().splitlines()) <= 25
+@over(option=named(option for option in OPTIONS if option[0] not in (*CLASSLESS, "task")))  # the task is the wiring
+def test_an_option_fits_on_a_screen(option):
+    group, name = option
+    assert len((CONF / group / f"{name}.yaml").read_text().splitlines()) <= 25
 
 
 def concrete(family):
@@ -201,9 +228,9 @@ def concrete(family):
 
 @pytest.mark.parametrize("group", FAMILIES)
 def test_every_class_has_an_option(group):
-    named = {get_class(option_node(group, name)._target_) for g, name in OPTIONS if g == group}
+    chosen = {get_class(target(group, name)) for g, name in OPTIONS if g == group}
     ours = {cls for cls in concrete(FAMILIES[group]) if cls.__module__.startswith("oboro.")}  # tests have more
-    assert named == ours
+    assert chosen == ours
 
 
 @pytest.mark.parametrize("group", FAMILIES)
@@ -265,18 +292,30 @@ def test_experiments_build(name):
 # --- and what follows from them
 
 
-@over(option for option in OPTIONS if option[0] != "experiment")
-def test_options_build_with_arguments_that_exist(group, name):
+BUILT = at_once(option for option in OPTIONS if option[0] != "experiment")
+
+
+@pytest.mark.parametrize("options", BUILT.values(), ids=BUILT)
+def test_options_build_with_arguments_that_exist(options):
     """A misspelt key fails: YAML repeats the signature, and everything but the data, which is on disk, is built."""
-    config = plain(composed(*choosing(group, name)))
+    if options[0][0] in SEVERAL:
+        chosen = [f"{options[0][0]}=[{','.join(name for _, name in options)}]"]
+    else:
+        chosen = [override for option in options for override in choosing(*option)]
+    config = plain(composed(*chosen))
     for node in nodes(config):
         arguments = {k: v for k, v in node.items() if k not in ("_target_", "_convert_")}
-        inspect.signature(get_class(node["_target_"])).bind_partial(**arguments)
+        made = get_class(node["_target_"])
+        signature = inspect.signature(made)
+        signature.bind_partial(**arguments)
+        if issubclass(made, DataModule):  # of which every one has the settings of the class above
+            made.complete({k: v for k, v in arguments.items() if k not in signature.parameters})
     built = {"task", "callbacks", "logger", "trainer", "metrics"} & set(config)
     for name in built:
         build(config[name])
-    if group not in CLASSLESS and group not in ("data", *built):
-        build(part(OmegaConf.create(config), group))
+    for group, _ in options:
+        if group not in CLASSLESS and group not in ("data", *built):
+            build(part(OmegaConf.create(config), group))
 
 
 def test_nested_options_are_chosen_within_an_option():
@@ -355,12 +394,14 @@ def test_wrong_options_groups_and_keys_fail(override):
 PRINTED = ("schedule", "sampler", "sampler/grid", "guidance", "guidance/weight")  # in the protocol of a number
 
 
-@over(option for option in OPTIONS if option[0] in PRINTED)
-def test_what_a_protocol_prints_of_an_object_are_its_settings(group, name):
+@over(option=named(option for option in OPTIONS if option[0] in PRINTED))
+def test_what_a_protocol_prints_of_an_object_are_its_settings(option):
     """Public attributes are the arguments of the constructor; what follows from them is private.
 
     Only the list of ``Times`` has another name, since ``times`` is what every grid is asked for.
     """
-    made = build(option_node(group, name))
+    group, name = option
+    known = {"schedule": SCHEDULES, "sampler": SAMPLERS, "sampler/grid": GRIDS}.get(group, {})
+    made = known[name] if name in known else build(option_node(group, name))
     shown = {"times" if key == "listed" else key for key in vars(made) if not key.startswith("_")}
     assert shown == set(inspect.signature(type(made)).parameters)

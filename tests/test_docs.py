@@ -1,9 +1,9 @@
 """What the documents say exists: their links, the files they name, and the commands they show."""
 
-import itertools
 import os
 import re
 import shlex
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -50,21 +50,27 @@ def command_lines(text: str) -> list[str]:
     """Lines of the code blocks, fenced or indented, with continued lines joined, and code spans."""
     fenced = [body for _, body in FENCE.findall(text)]
     indented = re.findall(r"^ {4}(.+)$", prose(text), re.M)
-    spans = re.findall(r"`(python [^`\n]+)`", prose(text))
+    spans = re.findall(r"`((?:python|oboro) [^`\n]+)`", prose(text))
     return "\n".join([*fenced, *indented, *spans]).replace("\\\n", " ").splitlines()
 
 
 def commands(text: str) -> list[tuple[str, list[str]]]:
-    """(entry point, overrides) of the ``python train.py`` lines that can be composed without a file of the reader's.
+    """(entry point, overrides) of lines ``python train.py`` and ``oboro train`` that compose without a reader's file.
 
-    Sweeps are split into their runs. Lines with ``...`` are examples of form.
+    Of a sweep as many runs as have each value once. Lines with ``...`` are examples of form.
     """
     found = []
     for line in command_lines(text):
-        match = re.search(r"(?:python|torchrun)\b[^#|]*?\b(train|sample|evaluate)\.py\b([^#|>&;]*)", line)
-        if match and not re.search(r"[.]{3}|…|<", line) and not re.search(r"--(help|cfg|info)\b", line):
+        match = re.search(
+            r"(?:(?:python|torchrun)\b[^#|]*?\b(?=\w+\.py\b)|\boboro )(train|sample|evaluate)\b(?:\.py\b)?([^#|>&;]*)",
+            line,
+        )
+        own = r"--(help|cfg|info|config-dir)\b|\btrust="  # options of the reader's own, or none
+        if match and not re.search(r"[.]{3}|…|<", line) and not re.search(own, line):
             words = [expand_home(os.path.expandvars(w)) for w in shlex.split(match[2]) if w not in ("-m", "--multirun")]
-            found += [(match[1], list(run)) for run in itertools.product(*map(sweep, words))]
+            values = [sweep(word) for word in words]
+            runs = range(max(map(len, values), default=1))
+            found += [(match[1], [v[i % len(v)] for v in values]) for i in runs]
     return found
 
 
@@ -83,24 +89,18 @@ def sweep(override: str) -> list[str]:
     return [key + equals + part for part in parts]
 
 
-def composed(entry: str, overrides: list[str]):
+@cache
+def composed(entry: str, *overrides: str):
     offer_checkpoint([])  # the options called from_checkpoint, empty: keys below them cannot be checked here
     known = [o for o in overrides if not o.startswith("hydra.") and not needs_checkpoint(entry, o, overrides)]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         return compose(entry, [*known, "output_dir=outputs"])
 
 
-def needs_checkpoint(entry: str, override: str, overrides: list[str]) -> bool:
+def needs_checkpoint(entry: str, override: str, overrides: tuple[str, ...]) -> bool:
     """Whether a key lies below a group that only the checkpoint fills."""
     group = override.lstrip("+~").partition("=")[0].partition(".")
     return entry != "train" and bool(group[1]) and not any(o.startswith(f"{group[0]}=") for o in overrides)
-
-
-COMMANDS = [
-    pytest.param(entry, overrides, id=f"{document.stem}: {entry} {' '.join(overrides)}".strip())
-    for document in DOCUMENTS
-    for entry, overrides in commands(document.read_text())
-]
 
 
 @each_document
@@ -118,9 +118,14 @@ def test_files_that_are_named_exist(document):
     assert missing == []
 
 
-@pytest.mark.parametrize(("entry", "overrides"), COMMANDS)
-def test_commands_compose(entry, overrides):
-    composed(entry, overrides)
+@each_document
+def test_commands_compose(document):
+    for entry, overrides in commands(document.read_text()):
+        try:
+            composed(entry, *overrides)
+        except Exception as error:
+            error.add_note(f"{document.name}: {entry}.py {' '.join(overrides)}")
+            raise
 
 
 # --- the checks themselves bite
@@ -129,8 +134,10 @@ SHOWN = """
 ```bash
 python train.py model=unet_small \\
   trainer.max_steps=10    # a comment
-python train.py -m schedule=linear,cosine 'model.channel_mult=[1,2]'
+python train.py -m schedule=linear,cosine seed=1,2 'model.channel_mult=[1,2]'
 python sample.py checkpoint=last.ckpt sampler.steps=10 n=4
+oboro evaluate checkpoint=last.ckpt n=100
+oboro train --config-dir mine model=mine
 python train.py data=...
 ```
 See [there](docs/nowhere.md#top), `src/oboro/nothing.py`, `conf/<group>/<name>.yaml` and [a site](https://a.b/c).
@@ -140,18 +147,20 @@ See [there](docs/nowhere.md#top), `src/oboro/nothing.py`, `conf/<group>/<name>.y
 def test_commands_are_found_and_sweeps_split():
     assert commands(SHOWN) == [
         ("train", ["model=unet_small", "trainer.max_steps=10"]),
-        ("train", ["schedule=linear", "model.channel_mult=[1,2]"]),
-        ("train", ["schedule=cosine", "model.channel_mult=[1,2]"]),
+        ("train", ["schedule=linear", "seed=1", "model.channel_mult=[1,2]"]),
+        ("train", ["schedule=cosine", "seed=2", "model.channel_mult=[1,2]"]),
         ("sample", ["checkpoint=last.ckpt", "sampler.steps=10", "n=4"]),
+        ("evaluate", ["checkpoint=last.ckpt", "n=100"]),
     ]
     for entry, overrides in commands(SHOWN):
-        composed(entry, overrides)
+        composed(entry, *overrides)
 
 
 @pytest.mark.parametrize(
     "line",
     [
         "python train.py sampler=eulr",
+        "oboro train sampler=eulr",
         "python train.py smapler=ddim",
         "python train.py trainer.max_step=3",
         "python train.py -m schedule=linear,cosin",
@@ -162,7 +171,7 @@ def test_commands_are_found_and_sweeps_split():
 def test_wrong_commands_are_noticed(line):
     with pytest.raises(Exception, match=r"(?i)could not"):
         for entry, overrides in commands(f"```\n{line}\n```"):
-            composed(entry, overrides)
+            composed(entry, *overrides)
 
 
 def test_links_and_files_are_found():

@@ -17,7 +17,8 @@ ALLOWED = {
     "schedule": ("base",),
     "denoiser": ("base", "condition", "parameterization", "schedule"),
     "model": ("base", "condition", "denoiser", "schedule"),
-    "restore": ("base", "adapter"),
+    "modality": ("base",),
+    "restore": ("base", "adapter", "modality"),
     "metrics": ("base", "condition", "data", "extractor", "modality"),
 }
 

@@ -3,6 +3,8 @@ from math import log, pi
 import pytest
 import torch
 
+from cases import over
+from conftest import PARAMETERIZATIONS, SCHEDULES
 from oboro.parameterization import EDM, X0, Consistency, Eps, V, Velocity
 from oboro.schedule import VP, Cosine, Karras, Linear
 
@@ -10,6 +12,9 @@ pytestmark = pytest.mark.usefixtures("global_generator_unread")
 
 INTERIOR = torch.linspace(0.01, 0.99, 99, dtype=torch.float64)
 ENDS = torch.tensor([0.0, 1.0], dtype=torch.float64)
+
+
+each_pair = over(schedule=SCHEDULES, parameterization=PARAMETERIZATIONS)
 
 
 @pytest.fixture
@@ -25,6 +30,7 @@ def column(schedule, t):
     return alpha[:, None], sigma[:, None]
 
 
+@each_pair
 def test_the_target_inverts_to_the_data(schedule, parameterization, normal):
     x, eps, (alpha, sigma) = normal(99, 20), normal(99, 20), column(schedule, INTERIOR)
     c = parameterization(alpha, sigma)
@@ -32,6 +38,7 @@ def test_the_target_inverts_to_the_data(schedule, parameterization, normal):
     torch.testing.assert_close(c.c_skip * (alpha * x + sigma * eps) + c.c_out * target, x, atol=1e-9, rtol=0)
 
 
+@each_pair
 def test_input_has_unit_variance(schedule, parameterization, unit):
     x, eps = unit
     alpha, sigma = column(schedule, INTERIOR)
@@ -40,7 +47,7 @@ def test_input_has_unit_variance(schedule, parameterization, unit):
     torch.testing.assert_close(variance, torch.ones_like(variance), atol=1e-12, rtol=0)
 
 
-@pytest.mark.parametrize("k", [0.01, 3.7])
+@over(schedule=SCHEDULES, parameterization=PARAMETERIZATIONS, k=[0.01, 3.7])
 def test_scaling_alpha_and_sigma_together_changes_nothing(schedule, parameterization, normal, k):
     """The map from x_t / alpha to D, for any network: what lets sampling use another schedule than training."""
     x_t, (alpha, sigma) = normal(99, 20), column(schedule, INTERIOR)
@@ -52,6 +59,7 @@ def test_scaling_alpha_and_sigma_together_changes_nothing(schedule, parameteriza
     torch.testing.assert_close(scaled.c_out, c.c_out, **close)
 
 
+@each_pair
 def test_c_noise_is_finite_at_both_ends_and_grows_with_noise(schedule, parameterization):
     ends = parameterization(*schedule(ENDS)).c_noise
     assert ends.isfinite().all() and ends.abs().max() <= 2.5
@@ -60,14 +68,14 @@ def test_c_noise_is_finite_at_both_ends_and_grows_with_noise(schedule, parameter
     assert ends[0] <= inside[0] and inside[-1] <= ends[1]
 
 
+@each_pair
 def test_c_noise_of_any_schedule_is_a_quarter_of_the_log_noise(schedule, parameterization):
     alpha, sigma = schedule(INTERIOR)
     c_noise = parameterization(alpha, sigma).c_noise
     torch.testing.assert_close(c_noise, torch.log(sigma / alpha) / 4, atol=1e-12, rtol=0)
 
 
-@pytest.mark.parametrize("sigma_data", [0.5, 1.0])
-@pytest.mark.parametrize("sigma", [0.002, 0.1, 0.5, 1.0, 3.0, 80.0])
+@over(sigma=[0.002, 0.1, 0.5, 1.0, 3.0, 80.0], sigma_data=[0.5, 1.0])
 def test_edm_is_table_1_of_karras(sigma, sigma_data):
     """arXiv:2206.00364, table 1, column "Ours"."""
     one = torch.ones((), dtype=torch.float64)
@@ -138,7 +146,7 @@ def test_edm_returns_the_input_where_there_is_no_noise():
     assert float(EDM()(*Karras()(ENDS[:1])).c_skip) == pytest.approx(1, abs=2e-5)
 
 
-@pytest.mark.parametrize("sigma", [0.002, 0.1, 1.0, 80.0])
+@over(sigma=[0.002, 0.1, 1.0, 80.0])
 def test_consistency_is_the_parameterization_of_its_paper(sigma):
     """arXiv:2303.01469, app. C, with epsilon = 0.002 and sigma_data = 0.5."""
     one = torch.ones((), dtype=torch.float64)

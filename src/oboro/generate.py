@@ -1,13 +1,15 @@
-"""Images from a denoiser, where image ``i`` depends on (seed, i) alone."""
+"""Samples from a denoiser, where sample ``i`` depends on (seed, i) alone."""
 
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
+from oboro.base.errors import UserError
 from oboro.base.seeding import SampleNoise
 from oboro.codec import Identity
-from oboro.denoiser import Cond, Denoises
+from oboro.condition import Condition
+from oboro.denoiser import Denoises
 from oboro.guidance import Guidance, Guided
 from oboro.sampler import Sampler
 
@@ -21,9 +23,60 @@ class Watched(Guided):
         super().__init__(denoiser)
         self.watch = watch
 
-    def steer(self, conditional: Tensor, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
+    def steer(self, conditional: Tensor, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
         self.watch(conditional, t)
         return conditional
+
+
+@torch.no_grad()
+def walk(
+    denoiser: Denoises,
+    guidance: Guidance,
+    sampler: Sampler,
+    *,
+    ids: Sequence[int],
+    seed: int,
+    cond: Condition,
+    latent_shape: tuple[int, ...],
+    device: torch.device,
+    x: Tensor | None = None,
+    x_t: Tensor | None = None,
+    start: float = 1.0,
+    stop: float = 0.0,
+    watch: Watch | None = None,
+) -> Tensor:
+    """Latents (len(ids), *latent_shape) at time ``stop``, of a walk that begins at time ``start``:
+
+    - by default in noise, x_1 = sigma_1 eps;
+    - with ``x``, latents of data, in x_start = alpha x + sigma eps: SDEdit (Meng et al. 2022, arXiv:2108.01073). At
+      start = 0 that is ``x`` itself, and a walk up from there is its inversion;
+    - with ``x_t``, in these latents at ``start``, such as a former walk has left.
+
+    eps is the first draw of each sample, the same in the first two cases and unused in the third. Other arguments as in
+    ``generate``. Raises ``UserError`` for a walk that has nothing to begin with, and as ``Sampler.nodes`` does.
+    """
+    schedule, shape = denoiser.schedule, (len(ids), *latent_shape)
+    grid = sampler.nodes(schedule, start, stop)
+    if (x is not None and x_t is not None) or (x is None and x_t is None and start < 1):
+        choice = "one of them" if x is None else "not both"
+        raise UserError(f"a walk from t={start:g} begins in data, x, or in noisy data, x_t; give {choice}.")
+    for name, given in {"x": x, "x_t": x_t}.items():
+        if given is not None and given.shape != shape:
+            raise UserError(f"{name} of shape {tuple(given.shape)} is not one latent for each id; make it {shape}.")
+    noise = SampleNoise(seed, ids)
+    eps = noise(torch.empty(shape, device=device))
+    if x_t is not None:
+        begun = x_t.to(eps)
+    elif x is not None:
+        x = x.to(eps)
+        begun = schedule.add_noise(x, eps, torch.full((len(ids),), start, device=device)) if start > 0 else x
+    else:
+        begun = schedule.prior(eps)
+    cond = cond.to(device)
+    guided = guidance(denoiser, grid)
+    if watch is not None:
+        guided = Watched(guided, watch)
+    return sampler(guided, begun, cond, noise, start, stop)
 
 
 @torch.no_grad()
@@ -35,21 +88,35 @@ def generate(
     *,
     ids: Sequence[int],
     seed: int,
-    cond: Cond,
-    latent_shape: tuple[int, int, int],
+    cond: Condition,
+    latent_shape: tuple[int, ...],
     device: torch.device,
+    x: Tensor | None = None,
+    x_t: Tensor | None = None,
+    start: float = 1.0,
     watch: Watch | None = None,
 ) -> Tensor:
-    """Images (len(ids), C, H, W) in [-1, 1], float32. ``cond`` belongs to ``ids``.
+    """Samples (len(ids), C, ...) in the range of the model, float32. ``cond`` belongs to ``ids``.
+
+    Nothing is cut off: what is stored of a sample is for ``Modality.to_stored`` to say.
 
     x_T and every later draw come from per-sample CPU generators, so they are the same on every type of device.
-    ``watch`` is called after each evaluation of the guided denoiser, ``sampler.evaluations(schedule)`` times if that is
-    a fixed number, with x̂0, a latent, and t: for progress bars and previews.
+    ``x``, ``x_t`` and ``start`` say in what the ``walk`` to the data begins, if not in noise.
+    ``watch`` is called after each evaluation of the guided denoiser, ``sampler.evaluations(schedule, start)`` times if
+    that is a fixed number, with x̂0, a latent, and t: for progress bars and previews.
     """
-    noise = SampleNoise(seed, ids)
-    x_T = denoiser.schedule.prior(noise(torch.empty(len(ids), *latent_shape, device=device)))
-    cond = {k: v.to(device) for k, v in cond.items()}
-    guided = guidance(denoiser, sampler.nodes(denoiser.schedule))
-    if watch is not None:
-        guided = Watched(guided, watch)
-    return codec.decode(sampler(guided, x_T, cond, noise)).float().clamp(-1, 1)
+    latents = walk(
+        denoiser,
+        guidance,
+        sampler,
+        ids=ids,
+        seed=seed,
+        cond=cond,
+        latent_shape=latent_shape,
+        device=device,
+        x=x,
+        x_t=x_t,
+        start=start,
+        watch=watch,
+    )
+    return codec.decode(latents).float()

@@ -7,6 +7,7 @@ from torch import nn
 from oboro.adapter import LoRA, low_rank_layers, merged_state, plain_state, read_adapter, write_adapter
 from oboro.adapter.file import PREFIX, A, AdapterFile, B
 from oboro.base.errors import UserError
+from oboro.condition import Text
 from oboro.model import DiT, EDM2UNet, EmptyText, GroupNormSettings, LDMAttention, LDMUNet, SongUNet, StepIndex, UNet
 from oboro.schedule import DDPM
 
@@ -70,10 +71,10 @@ def trained(build, normal):
 def inputs(normal):
     def inputs(network):
         cond = {}
-        if network.text_dim:
+        if "text" in network.reads:
             mask = torch.tensor([[True, True, False], [True, False, False]])
-            cond = {"text": normal(2, 3, 6), "text_mask": mask, "text_pooled": normal(2, 5)}
-        channels = 2 if type(network) is UNet and network.text_dim else 1
+            cond = {"text": Text(normal(2, 3, 6), mask, normal(2, 5))}
+        channels = 2 if type(network) is UNet and "text" in network.reads else 1
         return normal(2, channels, 9, 8), normal(2), cond
 
     return inputs
@@ -102,7 +103,7 @@ def test_merged_weights_compute_the_same(name, targets, build, trained, inputs):
     told = (
         told[0].float(),
         told[1].float(),
-        {k: v.float() if v.is_floating_point() else v for k, v in told[2].items()},
+        {k: signal.map(lambda v: v.float() if v.is_floating_point() else v) for k, signal in told[2].items()},
     )
     torch.testing.assert_close(plain(*told), single(*told), rtol=1e-5, atol=1e-5)
 

@@ -6,6 +6,7 @@ import torch.multiprocessing as mp
 from conditioner.spelling import Spelling
 from oboro.base import distributed
 from oboro.codec import Identity
+from oboro.condition import Condition, Label
 from oboro.conditioner.encoded_texts import cache_texts, encoded
 from oboro.denoiser import Denoiser
 from oboro.extractor import Fashion
@@ -27,7 +28,7 @@ def draw_all(network, n, chunk):
     """Samples 0..n-1 by ancestral sampling, on all ranks, and the progress that was announced."""
 
     def draw(ids):
-        cond = {"label": torch.tensor(ids) % 3}
+        cond = Condition.of(label=Label(torch.tensor(ids) % 3))
         denoiser, sampler = Denoiser(network, Karras(), EDM()), DDIM(2, eta=1.0)
         keywords = {"ids": ids, "seed": 0, "cond": cond, "latent_shape": (1, 8, 8), "device": CPU}
         return generate(denoiser, Unguided(), sampler, Identity(1), **keywords)

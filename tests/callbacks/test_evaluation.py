@@ -9,7 +9,8 @@ import torch
 import runs
 from oboro.callbacks import Checkpoints, SampleGrid
 from oboro.callbacks.evaluation import Evaluation
-from oboro.report.pictures import columns_for, grid_image
+from oboro.modality.image import grid_image
+from oboro.report.pictures import columns_for
 
 
 class Noted(Evaluation):

@@ -44,7 +44,7 @@ def test_the_checkpoint_holds_averages_and_the_statistics_of_their_latents(train
     assert {len(a) for a in checkpoint["ema"]["averages"].values()} == {len(list(task.learned.parameters()))}
     _, _, data = runs.built(runs.AUTOENCODER)
     data.setup()
-    images = data.train_images
+    images = data.train.samples
     with task.averaged():
         mean, std = latent_statistics(task.learned, images, spread(100, len(images)), torch.device("cpu"))
     torch.testing.assert_close(task.learned.latent_mean, mean.float())
@@ -92,7 +92,7 @@ def test_the_discriminator_can_have_an_optimizer_of_its_own(tmp_path):
         (["loss.discriminator.layers=4"], ["needs sides of 48", "loss.discriminator.layers"]),
         (["loss/perceptual=lpips"], ["LPIPS needs weights", "set loss.perceptual.backbone="]),
         (["data.validation=0", "trainer.val_check_interval=null"], ["no images are held out", "data.validation="]),
-        (["callbacks=[text_cache]"], ["Autoencoder is told no conditions", "leave callbacks.text_cache out"]),
+        (["callbacks=[text_cache]"], ["Autoencoder has no conditions", "leave callbacks.text_cache out"]),
         (["callbacks.reconstructions.n=0"], ["Reconstructions looks at no image", "set both to 1 or more"]),
         (["callbacks=[sample_grid]"], ["SampleGrid", "leave it out of callbacks="]),
         (["callbacks.checkpoints.every_n_steps=3"], ["older weights", "callbacks.latent_statistics.every_n_steps=3"]),

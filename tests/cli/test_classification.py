@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 import runs
-from oboro.data import from_uint8
+from oboro.modality import from_uint8
 from oboro.restore import Trained
 from oboro.task.noise_levels import LEVELS
 

@@ -5,9 +5,10 @@ import torch
 
 import runs
 from oboro.base.errors import UserError
-from oboro.data import FashionCaptions, from_uint8
+from oboro.data import FashionCaptions
 from oboro.extractor import TrainedCLIP
 from oboro.metrics.clip_score import clip_score
+from oboro.modality import from_uint8
 from oboro.restore.checkpoint import load_checkpoint
 from oboro.restore.rebuild import build_task
 
@@ -32,7 +33,7 @@ def pairs(trained) -> tuple[torch.Tensor, list[str]]:
     data = FashionCaptions(part="test", validation=200, cache_dir=str(runs.cache_dir()))
     data.prepare_data()
     data.setup()
-    return data.validation_images[torch.arange(200)], data.validation_captions
+    return data.validation.samples[torch.arange(200)], data.validation.captions
 
 
 def test_a_run_learns_which_words_go_with_which_pictures(trained):

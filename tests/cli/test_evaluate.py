@@ -33,7 +33,7 @@ def test_every_value_carries_its_protocol_and_what_real_images_score(checkpoint,
 
 def test_the_picture_of_closest_pairs_shows_the_samples_and_training_images_it_names(checkpoint, tmp_path):
     """The first pair: the generated one is what sample.py draws for that id, and labels are those of evaluation."""
-    from oboro.data import to_uint8
+    from oboro.modality import to_uint8
     from oboro.restore.checkpoint import load_checkpoint
     from oboro.restore.rebuild import build_task
 
@@ -48,7 +48,7 @@ def test_the_picture_of_closest_pairs_shows_the_samples_and_training_images_it_n
     pixels = np.asarray(Image.open(tmp_path / "closest_pairs.png"))
     upper, lower = pixels[2 : 2 + 84 : 3, 2 : 2 + 84 : 3], pixels[88 : 88 + 84 : 3, 2 : 2 + 84 : 3]
     assert np.array_equal(upper, drawn.numpy())
-    assert np.array_equal(lower, data.train_images[[pair["training"]]][0, 0].numpy())
+    assert np.array_equal(lower, data.train.samples[[pair["training"]]][0, 0].numpy())
 
 
 def test_repeats_are_disjoint_ranges_and_each_is_what_it_is_alone(checkpoint, tmp_path):
@@ -70,7 +70,7 @@ def test_published_moments_replace_the_data(checkpoint, tmp_path):
 
     _, _, data = runs.built()
     data.setup()
-    statistics = FeatureStatistics.from_features(look_at(data.train_images, Fashion())["features"])
+    statistics = FeatureStatistics.from_features(look_at(data.train.samples, Fashion())["features"])
     np.savez(tmp_path / "real.npz", mu=statistics.mean.numpy(), sigma=statistics.covariance.numpy())
     own = runs.evaluate(tmp_path / "own", checkpoint, *SMALL, "metrics=[frechet]")
     other = runs.evaluate(

@@ -69,7 +69,7 @@ MISTAKES = {
     "a missing weak model": (
         "sample",
         ["checkpoint={checkpoint}", "guidance=autoguidance", "guidance.weak.path=nowhere.ckpt"],
-        ["guidance needs", "nowhere.ckpt", "guidance=unguided"],
+        ["there is no checkpoint nowhere.ckpt"],
     ),
     "a network without the variance of its loss": (
         "train",

@@ -9,9 +9,10 @@ import torch
 from PIL import Image
 
 import runs
-from oboro.data import FashionCaptions, to_uint8
+from oboro.data import FashionCaptions
 from oboro.extractor import TrainedCLIP
 from oboro.metrics.clip_score import clip_score
+from oboro.modality import to_uint8
 from oboro.restore.checkpoint import load_checkpoint
 from oboro.restore.rebuild import build_task
 
@@ -138,7 +139,7 @@ def test_clip_score_is_the_mean_over_samples_and_the_captions_they_were_drawn_fo
     data.prepare_data()
     data.setup()
     task = build_task(load_checkpoint(text_to_image[1]))
-    batch = task.conditioner.choose(range(20), data.population)
+    batch = task.conditioner.metadata(range(20), data.population)
     with task.averaged():
         cond = task.conditioner.keep(batch)
         halves = [{k: v[part] for k, v in cond.items()} for part in (slice(10), slice(10, 20))]

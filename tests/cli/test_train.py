@@ -99,6 +99,7 @@ def test_seeds_are_runs_of_their_own(tmp_path):
     assert not runs.equal(a["state_dict"], c["state_dict"])
 
 
+@pytest.mark.slow
 def test_a_sweep_makes_a_run_of_each_value(tmp_path):
     fixed = runs.toy(runs.NO_EVALUATION)
     run = runs.call("train.py", "-m", "schedule=linear,cosine", f"hydra.sweep.dir={tmp_path}", *fixed, cwd=tmp_path)

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from oboro.base.errors import UserError
-from oboro.codec import Autoencoder, Tiled, TinyAutoencoder
+from oboro.codec import Autoencoder, Identity, Tiled, TinyAutoencoder
 from oboro.codec.tiled import starts, window
 
 
@@ -69,3 +69,11 @@ def test_tiles_that_do_not_fit_the_codec_are_refused():
     for tile, overlap in ((33, 16), (32, 12), (32, 24), (32, 0)):
         with pytest.raises(UserError, match="set a tile of n·2 and an overlap of n·8"):
             Tiled(codec, tile, overlap)
+
+
+def test_codecs_of_images_refuse_other_samples():
+    codec = TinyAutoencoder(1, 2, width=4, blocks=(0, 0))
+    for of_images in (codec, Tiled(codec, 16, 8)):
+        with pytest.raises(UserError, match=r"TinyAutoencoder is a codec of images and a sample is 2×64; .*identity"):
+            of_images.latent_shape((2, 64))
+    assert Identity(2).latent_shape((2, 64)) == (2, 64)

@@ -18,7 +18,7 @@ def test_labels_are_dropped_at_the_given_rate():
     """Within five standard errors of the binomial distribution."""
     n, batch = 50_000, {"label": torch.arange(50_000) % 10}
     for rate in (0.1, 0.5):
-        label = Label(10, rate)(batch, generator())["label"]
+        label = Label(10, rate)(batch, generator()).signals["label"].index
         dropped = label == -1
         assert abs(dropped.double().mean() - rate) < 5 * (rate * (1 - rate) / n) ** 0.5
         assert torch.equal(label[~dropped], batch["label"][~dropped])
@@ -27,13 +27,13 @@ def test_labels_are_dropped_at_the_given_rate():
 def test_dropping_is_per_sample_not_per_batch():
     """The number dropped in batches of 20 is binomial: its variance is that of independent samples."""
     conditioner, g, batch = Label(10, 0.3), generator(), {"label": torch.arange(20) % 10}
-    counts = torch.stack([(conditioner(batch, g)["label"] == -1).sum() for _ in range(3000)]).double()
+    counts = torch.stack([(conditioner(batch, g).signals["label"].index == -1).sum() for _ in range(3000)]).double()
     assert float(counts.mean()) == pytest.approx(6, abs=5 * (4.2 / 3000) ** 0.5)
     assert float(counts.var()) == pytest.approx(20 * 0.3 * 0.7, rel=0.15)
 
 
 def test_dropping_does_not_depend_on_the_class():
-    label = Label(2, 0.5)({"label": torch.arange(20_000) % 2}, generator())["label"]
+    label = Label(2, 0.5)({"label": torch.arange(20_000) % 2}, generator()).signals["label"].index
     dropped = (label == -1).view(-1, 2).double()
     assert abs(dropped[:, 0].mean() - dropped[:, 1].mean()) < 5 * (2 * 0.25 / 10_000) ** 0.5
     correlation = ((dropped[:, 0] - 0.5) * (dropped[:, 1] - 0.5)).mean() / 0.25
@@ -42,23 +42,23 @@ def test_dropping_does_not_depend_on_the_class():
 
 def test_the_limits_drop_nothing_and_everything():
     batch = {"label": torch.arange(1000) % 10}
-    assert torch.equal(Label(10, 0.0)(batch, generator())["label"], batch["label"])
-    assert (Label(10, 1.0)(batch, generator())["label"] == -1).all()
+    assert torch.equal(Label(10, 0.0)(batch, generator()).signals["label"].index, batch["label"])
+    assert (Label(10, 1.0)(batch, generator()).signals["label"].index == -1).all()
 
 
 def test_dropping_is_a_function_of_the_generator():
     batch = {"label": torch.arange(1000) % 10}
-    first, again, other = (Label(10, 0.5)(batch, generator(s))["label"] for s in (0, 0, 1))
+    first, again, other = (Label(10, 0.5)(batch, generator(s)).signals["label"].index for s in (0, 0, 1))
     assert torch.equal(first, again) and not torch.equal(first, other)
 
 
 def test_evaluation_keeps_every_label():
     batch = {"label": torch.arange(1000) % 10}
-    assert torch.equal(Label(10, 1.0).keep(batch)["label"], batch["label"])
+    assert torch.equal(Label(10, 1.0).keep(batch).signals["label"].index, batch["label"])
 
 
 def test_pictures_show_the_classes_in_turn():
-    assert Label(3).for_samples([0, 1, 2, 3, 7], None)["label"].tolist() == [0, 1, 2, 0, 1]
+    assert Label(3).for_samples([0, 1, 2, 3, 7], None).signals["label"].index.tolist() == [0, 1, 2, 0, 1]
 
 
 def population(counts):
@@ -70,7 +70,7 @@ def population(counts):
 def test_any_run_of_ids_has_the_classes_in_proportion(counts, first, n):
     """With an error of a few log n samples: far below the root of n of independent draws."""
     f = torch.tensor(counts)
-    label = Label(len(f)).for_samples(range(first, first + n), population(counts))["label"]
+    label = Label(len(f)).for_samples(range(first, first + n), population(counts)).signals["label"].index
     counts = torch.bincount(label, minlength=len(f)).double()
     expected = n * f.double() / f.double().sum()
     assert (counts - expected).abs().max() <= 1.5 + log(n)
@@ -80,9 +80,9 @@ def test_any_run_of_ids_has_the_classes_in_proportion(counts, first, n):
 def test_the_class_of_a_sample_is_a_function_of_its_id_alone():
     few, many = population([5, 3, 1, 1]), population([500, 300, 100, 100])
     for people in (None, few, many):
-        together = Label(4).for_samples(range(50), people)["label"]
-        assert torch.equal(Label(4).for_samples([30, 7], people)["label"], together[[30, 7]])
-    assert torch.equal(Label(4).for_samples(range(50), few)["label"], Label(4).for_samples(range(50), many)["label"])
+        together = Label(4).for_samples(range(50), people).signals["label"].index
+        assert torch.equal(Label(4).for_samples([30, 7], people).signals["label"].index, together[[30, 7]])
+    assert Label(4).for_samples(range(50), few) == Label(4).for_samples(range(50), many)
 
 
 def test_unlabelled_data_is_refused_with_the_remedy():

@@ -21,10 +21,10 @@ def generator(seed=0):
 
 def test_a_text_is_what_the_encoder_makes_of_it_alone_or_in_company(text):
     tokens, mask, pooled = Spelling().encode_tokens(["hat", "shoe"])
-    cond = text.keep({"caption": ["shoe", "hat", "shoe"]})
-    torch.testing.assert_close(cond["text"], (tokens * mask[..., None])[[1, 0, 1]])
-    assert torch.equal(cond["text_mask"], mask[[1, 0, 1]])
-    torch.testing.assert_close(cond["text_pooled"], pooled[[1, 0, 1]])
+    cond = text.keep({"caption": ["shoe", "hat", "shoe"]}).signals["text"]
+    torch.testing.assert_close(cond.tokens, (tokens * mask[..., None])[[1, 0, 1]])
+    assert torch.equal(cond.mask, mask[[1, 0, 1]])
+    torch.testing.assert_close(cond.pooled, pooled[[1, 0, 1]])
 
 
 def test_each_distinct_text_is_encoded_once(text):
@@ -42,36 +42,36 @@ def test_what_is_remembered_does_not_hold_on_to_its_companions(text):
 def test_texts_are_dropped_per_sample_at_the_given_rate(text):
     """Within five standard errors of the binomial distribution."""
     n = 20_000
-    mask = text({"caption": ["hat"] * n}, generator())["text_mask"]
+    mask = text({"caption": ["hat"] * n}, generator()).signals["text"].mask
     assert set(mask.sum(1).tolist()) == {0, 3}
     assert abs((mask.sum(1) == 0).double().mean() - 0.3) < 5 * (0.3 * 0.7 / n) ** 0.5
 
 
 def test_dropping_is_a_function_of_the_generator(text):
     batch = {"caption": ["hat"] * 100}
-    first, again, other = (text(batch, generator(s))["text_mask"] for s in (0, 0, 1))
+    first, again, other = (text(batch, generator(s)).signals["text"].mask for s in (0, 0, 1))
     assert torch.equal(first, again) and not torch.equal(first, other)
 
 
 def test_evaluation_keeps_every_text(text):
-    assert text.keep({"caption": ["hat"] * 1000})["text_mask"].any(1).all()
+    assert text.keep({"caption": ["hat"] * 1000}).signals["text"].mask.any(1).all()
 
 
 def test_the_encoder_is_not_trained(text):
     text.train()
     assert not text.encoder.training and not any(p.requires_grad for p in text.parameters())
-    assert not text({"caption": ["hat"]}, generator())["text"].requires_grad
+    assert not text({"caption": ["hat"]}, generator()).signals["text"].tokens.requires_grad
 
 
 def test_pictures_show_the_prompts_in_turn(text):
-    assert text.choose(range(3), None) == {"caption": ["ab", "c", "ab"]}
+    assert text.metadata(range(3), None) == {"caption": ["ab", "c", "ab"]}
 
 
 def test_without_prompts_pictures_during_training_show_captions_of_the_data():
     text = Text(Spelling(), 3, 3)
-    assert text.choose(range(2), None) == {"caption": ["", ""]}
+    assert text.metadata(range(2), None) == {"caption": ["", ""]}
     text.check(Population(captions=[f"c{i}" for i in range(50)]))
-    shown = text.choose(range(16), None)["caption"]
+    shown = text.metadata(range(16), None)["caption"]
     assert len(set(shown)) == 8 and shown[:8] == shown[8:] and set(shown) <= {f"c{i}" for i in range(50)}
 
 
@@ -79,11 +79,11 @@ def test_samples_have_captions_and_classes_of_the_data_in_proportion(text):
     """Every caption comes with its own class, and any run of ids has the classes as often as the data."""
     labels = torch.tensor([0, 1, 2] * 20 + [0] * 40)
     population = Population(labels, 3, [f"{int(label)} {i}" for i, label in enumerate(labels)])
-    chosen = text.choose(range(500, 1500), population)
+    chosen = text.metadata(range(500, 1500), population)
     assert [int(caption.split()[0]) for caption in chosen["caption"]] == chosen["label"].tolist()
     assert torch.bincount(chosen["label"]).tolist() == pytest.approx([600, 200, 200], abs=8)
     assert len(set(chosen["caption"])) > 95
-    assert text.choose([700], population)["caption"] == chosen["caption"][200:201]
+    assert text.metadata([700], population)["caption"] == chosen["caption"][200:201]
 
 
 def test_data_without_captions_are_refused(text):
@@ -98,8 +98,8 @@ def test_cached_texts_are_the_same_condition_and_others_can_be_asked_for(text, t
     text.encoder.asked.clear()
     known = text.keep({"caption": [captions[9], captions[0]]})
     assert text.encoder.asked == []
-    for key, value in text.keep({"caption": [*captions, "new", captions[3]]}).items():
-        assert torch.equal(value, expected[key]) and torch.equal(value[[9, 0]], known[key])
+    answer = text.keep({"caption": [*captions, "new", captions[3]]})
+    assert answer == expected and answer.rows([9, 0]) == known
 
 
 def test_no_captions_to_cache_are_refused(text, tmp_path):

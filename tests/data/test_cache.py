@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from oboro.base.errors import UserError
-from oboro.data.cache import LOCK, Block, ImageArray, build, default_folder, open_cached
+from oboro.data.cache import LOCK, Block, SampleArray, build, default_folder, open_cached
 
 SHAPE = (1, 4, 4)
 IMAGES = np.random.default_rng(0).integers(0, 256, (12, *SHAPE), dtype=np.uint8)
@@ -27,57 +27,71 @@ def leftovers(folder):
 
 
 def test_what_is_read_is_what_was_decoded(tmp_path):
-    cached = build(tmp_path / "a", SHAPE, blocks())
+    cached = build(tmp_path / "a", blocks(), SHAPE)
     assert cached.shape == (12, *SHAPE)
     assert np.array_equal(cached.labels, np.arange(12) % 3) and cached.labels.dtype == np.int64
     assert cached.captions == [f"図 {i}" for i in range(12)] and np.array_equal(cached.groups, GROUPS)
-    assert np.array_equal(np.load(tmp_path / "a" / "images.npy"), IMAGES)
+    assert np.array_equal(np.load(tmp_path / "a" / "samples.npy"), IMAGES)
     assert leftovers(tmp_path / "a") == []
 
 
 def test_array_reads_its_rows(tmp_path):
-    array = ImageArray(build(tmp_path / "a", SHAPE, blocks()), np.array([9, 2, 5]))
+    array = SampleArray(build(tmp_path / "a", blocks(), SHAPE), np.array([9, 2, 5]))
     assert len(array) == 3 and array.shape == (3, *SHAPE)
     for indices in (torch.tensor([2, 0]), [2, 0], slice(1, 3), np.array([1])):
         rows = np.array([9, 2, 5])[indices.numpy() if isinstance(indices, torch.Tensor) else indices]
         assert torch.equal(array[indices], torch.from_numpy(IMAGES[rows]))
     copy = pickle.loads(pickle.dumps(array))
     assert torch.equal(copy[[0, 1, 2]], array[[0, 1, 2]])
-    big = ImageArray(
-        build(tmp_path / "b", (1, 256, 256), iter([Block(np.zeros((4, 1, 256, 256), np.uint8))])), np.arange(4)
-    )
+    big = SampleArray(build(tmp_path / "b", iter([Block(np.zeros((4, 1, 256, 256), np.uint8))])), np.arange(4))
     assert big[[0]].sum() == 0 and len(pickle.dumps(big)) < 10_000  # what is mapped stays out
 
 
 def test_a_batch_can_be_changed_without_changing_the_data(tmp_path):
-    array = ImageArray(build(tmp_path / "a", SHAPE, blocks()), np.arange(12))
+    array = SampleArray(build(tmp_path / "a", blocks(), SHAPE), np.arange(12))
     array[[0]].zero_()
     array[slice(0, 2)].zero_()
     assert torch.equal(array[[0, 1]], torch.from_numpy(IMAGES[:2]))
 
 
 def test_fingerprint_follows_the_content_alone(tmp_path):
-    one = build(tmp_path / "a", SHAPE, blocks()).fingerprint
+    one = build(tmp_path / "a", blocks(), SHAPE).fingerprint
     whole = Block(IMAGES, np.arange(12) % 3, [f"図 {i}" for i in range(12)], GROUPS)
-    assert one == build(tmp_path / "b", SHAPE, iter([whole])).fingerprint
+    assert one == build(tmp_path / "b", iter([whole]), SHAPE).fingerprint
     others = [
-        replace(whole, images=IMAGES[::-1]),
+        replace(whole, samples=IMAGES[::-1]),
         replace(whole, labels=np.arange(12) % 4),
         replace(whole, captions=[f"図{i}" for i in range(12)]),
         replace(whole, groups=GROUPS + 1),
         replace(whole, groups=None),
+        replace(whole, hints=IMAGES),
+        replace(whole, hints=255 - IMAGES),
+        replace(whole, samples=IMAGES.astype(np.float32)),
         Block(IMAGES, np.arange(12) % 3),
         Block(IMAGES, groups=np.arange(12) % 3),
         Block(IMAGES),
     ]
-    found = {build(tmp_path / f"c{i}", SHAPE, iter([block])).fingerprint for i, block in enumerate(others)}
-    assert len(found | {one}) == 9
+    found = {build(tmp_path / f"c{i}", iter([block]), SHAPE).fingerprint for i, block in enumerate(others)}
+    assert len(found | {one}) == 12
     cached = open_cached(tmp_path / "a")
-    assert ImageArray(cached, np.arange(5)).fingerprint != ImageArray(cached, np.arange(1, 6)).fingerprint
+    assert SampleArray(cached, np.arange(5)).fingerprint != SampleArray(cached, np.arange(1, 6)).fingerprint
+
+
+def test_folders_of_the_first_version_stay_valid(tmp_path):
+    """It called the array images, and knew no other type."""
+    before = build(tmp_path / "a", blocks(), SHAPE)
+    (tmp_path / "a" / "samples.npy").rename(tmp_path / "a" / "images.npy")
+    meta = json.loads((tmp_path / "a" / "meta.json").read_text())
+    (tmp_path / "a" / "meta.json").write_text(
+        json.dumps({k: v for k, v in meta.items() if k not in ("dtype", "hints")})
+    )
+    after = open_cached(tmp_path / "a")
+    assert after.fingerprint == before.fingerprint
+    assert np.array_equal(SampleArray(after, np.array([9, 2]))[:], IMAGES[[9, 2]])
 
 
 def truncate(folder):
-    os.truncate(folder / "images.npy", 200)
+    os.truncate(folder / "samples.npy", 200)
 
 
 def shorten_labels(folder):
@@ -89,7 +103,7 @@ def shorten_groups(folder):
 
 
 def other_shape(folder):
-    np.save(folder / "images.npy", IMAGES.reshape(12, 1, 2, 8))
+    np.save(folder / "samples.npy", IMAGES.reshape(12, 1, 2, 8))
 
 
 def half_meta(folder):
@@ -110,16 +124,16 @@ DAMAGES = [truncate, shorten_labels, shorten_groups, other_shape, half_meta, no_
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_cache_is_noticed_and_built_again(tmp_path, damage):
     folder = tmp_path / "a"
-    build(folder, SHAPE, blocks())
+    build(folder, blocks(), SHAPE)
     damage(folder)
     assert open_cached(folder) is None
-    assert build(folder, SHAPE, blocks()).shape == (12, *SHAPE)
-    assert np.array_equal(np.load(folder / "images.npy"), IMAGES)
+    assert build(folder, blocks(), SHAPE).shape == (12, *SHAPE)
+    assert np.array_equal(np.load(folder / "samples.npy"), IMAGES)
     assert leftovers(folder) == []
 
 
 def test_a_cache_that_was_written_before_there_were_groups_is_still_read(tmp_path):
-    build(tmp_path / "a", SHAPE, iter([Block(IMAGES)]))
+    build(tmp_path / "a", iter([Block(IMAGES)]), SHAPE)
     meta = json.loads((tmp_path / "a" / "meta.json").read_text())
     del meta["groups"]
     (tmp_path / "a" / "meta.json").write_text(json.dumps(meta))
@@ -132,7 +146,7 @@ def test_failure_while_decoding_leaves_nothing(tmp_path):
         raise UserError("stop")
 
     with pytest.raises(UserError, match="stop"):
-        build(tmp_path / "cache" / "a", SHAPE, broken())
+        build(tmp_path / "cache" / "a", broken(), SHAPE)
     assert leftovers(tmp_path / "cache" / "a") == []
 
 
@@ -140,7 +154,7 @@ def test_failure_while_decoding_leaves_nothing(tmp_path):
 def test_processes_that_race_agree(tmp_path, damaged):
     folder = tmp_path / "a"
     if damaged:
-        build(folder, SHAPE, blocks())
+        build(folder, blocks(), SHAPE)
         half_meta(folder)
     together, results = threading.Barrier(4), []
 
@@ -148,7 +162,7 @@ def test_processes_that_race_agree(tmp_path, damaged):
         yield from blocks()
         together.wait()  # all four have decoded before the first one is done
 
-    threads = [threading.Thread(target=lambda: results.append(build(folder, SHAPE, slow()))) for _ in range(4)]
+    threads = [threading.Thread(target=lambda: results.append(build(folder, slow(), SHAPE))) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -160,7 +174,7 @@ def test_processes_that_race_agree(tmp_path, damaged):
 def test_unwritable_cache_is_a_user_error_with_the_remedy(tmp_path):
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(UserError, match=r"set data\.cache_dir="):
-        build(tmp_path / "file" / "a", SHAPE, blocks())
+        build(tmp_path / "file" / "a", blocks(), SHAPE)
 
 
 def test_default_folder_follows_the_xdg_convention(tmp_path, monkeypatch):

@@ -47,8 +47,8 @@ def load(root, **keywords):
 
 def test_archive_and_extracted_files_hold_the_same_images(root):
     archived = load(root)
-    assert np.array_equal(archived.train_images[:].numpy(), IMAGES)
-    assert archived.train_labels.tolist() == LABELS.tolist()
+    assert np.array_equal(archived.train.samples[:].numpy(), IMAGES)
+    assert archived.train.labels.tolist() == LABELS.tolist()
     extract(root)
     extracted = CIFAR10(root=str(root), cache_dir=str(root / "other"), validation=0)
     extracted.prepare_data()

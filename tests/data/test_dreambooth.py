@@ -51,7 +51,7 @@ def test_every_batch_holds_both_kinds_in_proportion(data, share, instances):
     """Each with its own text, and every image of either as often as the others."""
     made, seen = data(prior_share=share), []
     for batch in batches(made, 60):
-        grey = batch["image"].flatten(1).float().mean(1)
+        grey = batch["x"].flatten(1).float().mean(1)
         assert (grey >= THING).sum() == instances
         for value, caption in zip(grey.tolist(), batch["caption"], strict=True):
             assert caption == ("a zwx bag" if value >= THING else f"a bag {int(value) - KIND}")
@@ -66,7 +66,7 @@ def test_the_weighted_mean_is_the_loss_of_the_paper(data, normal, share, weight)
     """mean over instances + lambda mean over prior images, with any loss of each image."""
     (batch,) = batches(data(prior_share=share, prior_weight=weight), 1)
     loss = normal(4)
-    thing = batch["image"].flatten(1).float().mean(1) >= THING
+    thing = batch["x"].flatten(1).float().mean(1) >= THING
     expected = loss[thing].mean() + weight * loss[~thing].mean()
     torch.testing.assert_close((batch["weight"] * loss).mean(), expected, rtol=1e-6, atol=0)
 
@@ -82,7 +82,7 @@ def test_micro_batches_are_the_batch_cut_up(data):
     for k in range(4):
         parts = [rank[k] for rank in cut]
         assert all(sorted(part["weight"].tolist()) == [2.0] * 4 for part in parts)
-        assert all((part["image"].flatten(1).float().mean(1) >= THING).sum() == 2 for part in parts)
+        assert all((part["x"].flatten(1).float().mean(1) >= THING).sum() == 2 for part in parts)
         union = torch.cat([part["index"] for part in parts]).sort().values
         assert torch.equal(union, whole[k]["index"].sort().values)
     late = data(batch_size=8)

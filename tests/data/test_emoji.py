@@ -89,16 +89,16 @@ def toy(tmp_path, monkeypatch):
 
 def test_pictures_come_in_the_order_of_the_table_on_white_with_their_captions(toy):
     data = toy()
-    pixels, names = data.train_images[:].numpy(), list(images())
+    pixels, names = data.train.samples[:].numpy(), list(images())
     assert pixels.shape == (2 * len(names), 3, 64, 64)
     shades = [*range(1, 10), 9 + 0, *range(10, 19), 18]
     assert pixels[:, 0, 32, 32].tolist() == shades and not pixels[:, 1:, 32, 32].any()
     assert (pixels[:, :, 0, 0] == 255).all()
-    assert [("twitter" in c, "google" in c) for c in data.train_captions] == [(True, False)] * 10 + [(False, True)] * 10
-    assert all("waving hand, wave" in c for c in data.train_captions[:7]) and "red apple" in data.train_captions[7]
-    assert "medium-light skin" in data.train_captions[2] and "light and dark skin" in data.train_captions[6]
-    assert "norway flag" in data.train_captions[18] and "no," not in data.train_captions[18]
-    assert len(set(data.train_captions)) == 20
+    assert [("twitter" in c, "google" in c) for c in data.train.captions] == [(True, False)] * 10 + [(False, True)] * 10
+    assert all("waving hand, wave" in c for c in data.train.captions[:7]) and "red apple" in data.train.captions[7]
+    assert "medium-light skin" in data.train.captions[2] and "light and dark skin" in data.train.captions[6]
+    assert "norway flag" in data.train.captions[18] and "no," not in data.train.captions[18]
+    assert len(set(data.train.captions)) == 20
 
 
 def test_an_emoji_is_held_out_in_all_tones_and_of_both_vendors(toy):
@@ -108,9 +108,9 @@ def test_an_emoji_is_held_out_in_all_tones_and_of_both_vendors(toy):
     sizes = set()
     for seed in range(8):
         data = toy(validation=6, seed=seed)
-        everything = dict(zip(toy().train_captions, kinds, strict=True))
-        held_out = {everything[c] for c in data.validation_captions}
-        assert not held_out & {everything[c] for c in data.train_captions}
+        everything = dict(zip(toy().train.captions, kinds, strict=True))
+        held_out = {everything[c] for c in data.validation.captions}
+        assert not held_out & {everything[c] for c in data.train.captions}
         sizes.add(tuple(sorted(held_out)))
     assert sizes == {("1f34e", "flag")}  # fourteen hands never fit into six
 

@@ -26,15 +26,15 @@ def classes_of(sentence):
 
 def test_pictures_labels_and_split_are_those_without_captions(both):
     captioned, plain = both
-    assert torch.equal(captioned.train_images[:], plain.train_images[:])
-    assert torch.equal(captioned.validation_labels, plain.validation_labels)
-    assert plain.train_captions is None and captioned.fingerprint != plain.fingerprint
+    assert torch.equal(captioned.train.samples[:], plain.train.samples[:])
+    assert torch.equal(captioned.validation.labels, plain.validation.labels)
+    assert plain.train.captions is None and captioned.fingerprint != plain.fingerprint
 
 
 def test_every_caption_names_the_class_of_its_picture_and_no_other(both):
     captioned, _ = both
-    meant = {sentence: classes_of(sentence) for sentence in set(captioned.train_captions)}
-    for sentence, label in zip(captioned.train_captions, captioned.train_labels.tolist(), strict=True):
+    meant = {sentence: classes_of(sentence) for sentence in set(captioned.train.captions)}
+    for sentence, label in zip(captioned.train.captions, captioned.train.labels.tolist(), strict=True):
         assert meant[sentence] == {label}
     batch = next(iter(captioned.val_dataloader()))
     assert [meant[sentence] for sentence in batch["caption"]] == [{label} for label in batch["label"].tolist()]
@@ -54,12 +54,12 @@ def test_the_row_counts_over_blocks(both):
     captioned, plain = both
     whole = FashionMNIST(part="test", cache_dir=str(plain.cache_dir), validation=0)
     whole.setup()
-    row_of = {image.numpy().tobytes(): row for row, image in enumerate(whole.train_images[:])}
+    row_of = {image.numpy().tobytes(): row for row, image in enumerate(whole.train.samples[:])}
     assert len(row_of) == 10_000
-    held_out = [row_of[image.numpy().tobytes()] for image in captioned.validation_images[:]]
-    labels = whole.train_labels[held_out].tolist()
+    held_out = [row_of[image.numpy().tobytes()] for image in captioned.validation.samples[:]]
+    labels = whole.train.labels[held_out].tolist()
     assert max(held_out) > 9000
-    assert captioned.validation_captions == [caption(row, i) for row, i in zip(held_out, labels, strict=True)]
+    assert captioned.validation.captions == [caption(row, i) for row, i in zip(held_out, labels, strict=True)]
 
 
 def test_prompts_are_captions_of_their_class():

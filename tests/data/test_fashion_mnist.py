@@ -18,11 +18,11 @@ def load(tmp_path, **keywords):
 
 def test_embedded_images_are_the_published_ones(tmp_path):
     data = load(tmp_path, part="test")
-    images = data.train_images[:].numpy()
+    images = data.train.samples[:].numpy()
     header = bytes([0, 0, 8, 3]) + np.array([10_000, 28, 28], ">u4").tobytes()
     assert hashlib.sha256(header + images.tobytes()).hexdigest() == PARTS["test"].images.sha256
     labels = (
-        bytes([0, 0, 8, 1]) + np.array([10_000], ">u4").tobytes() + data.train_labels.numpy().astype("u1").tobytes()
+        bytes([0, 0, 8, 1]) + np.array([10_000], ">u4").tobytes() + data.train.labels.numpy().astype("u1").tobytes()
     )
     assert hashlib.sha256(labels).hexdigest() == PARTS["test"].labels.sha256
     assert data.population.frequencies.tolist() == [0.1] * 10
@@ -56,10 +56,10 @@ def test_training_files_are_found_and_keep_their_labels(tmp_path, toy, place):
     write, pixels = toy
     write(tmp_path / place)
     data = load(tmp_path, root=str(tmp_path / "root"))
-    assert np.array_equal(data.train_images[:].numpy()[:, 0], pixels)
-    assert data.train_labels.tolist() == [9, 0, 3, 1, 2, 5]
+    assert np.array_equal(data.train.samples[:].numpy()[:, 0], pixels)
+    assert data.train.labels.tolist() == [9, 0, 3, 1, 2, 5]
     small = load(tmp_path, root=str(tmp_path / "root"), channels=3, resolution=32)
-    assert small.train_images.shape == (6, 3, 32, 32)
+    assert small.train.samples.shape == (6, 3, 32, 32)
 
 
 @pytest.mark.parametrize(
@@ -83,4 +83,4 @@ def test_compression_does_not_matter(tmp_path, toy):
     toy[0](tmp_path / "root")
     path = tmp_path / "root" / "images.gz"
     path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()), compresslevel=1, mtime=1))
-    assert len(load(tmp_path, root=str(tmp_path / "root")).train_images) == 6
+    assert len(load(tmp_path, root=str(tmp_path / "root")).train.samples) == 6

@@ -64,22 +64,22 @@ def parquet_folder(tmp_path):
 @pytest.mark.parametrize("write", [saved, saved_splits, parquet_file, parquet_folder])
 def test_what_the_library_wrote_is_read_with_captions_and_labels(tmp_path, write):
     data = load(tmp_path, write(tmp_path), label="label", num_classes=3)
-    images = data.train_images[:]
+    images = data.train.samples[:]
     assert images.shape == (6, 3, 4, 4) and images[:, 1, 2, 2].tolist() == list(range(6))
-    assert data.train_captions == [text or "" for text in TEXTS]
-    assert data.train_labels.tolist() == [0, 1, 2, 0, 1, 2]
+    assert data.train.captions == [text or "" for text in TEXTS]
+    assert data.train.labels.tolist() == [0, 1, 2, 0, 1, 2]
     batch = next(iter(data.train_dataloader()))
-    assert batch["caption"] == [data.train_captions[i] for i in batch["index"].tolist()]
+    assert batch["caption"] == [data.train.captions[i] for i in batch["index"].tolist()]
 
 
 def test_the_split_and_the_columns_are_chosen(tmp_path):
     path = saved_splits(tmp_path)
-    assert load(tmp_path, path, split="test").train_images[:][:, 0, 0, 0].tolist() == list(range(100, 106))
+    assert load(tmp_path, path, split="test").train.samples[:][:, 0, 0, 0].tolist() == list(range(100, 106))
     plain = load(tmp_path, path, text=None)
-    assert plain.train_captions is None and plain.train_labels is None
+    assert plain.train.captions is None and plain.train.labels is None
     several = [[f"first {i}", f"second {i}"] for i in range(5)] + [[]]
     table(sentences=several).save_to_disk(str(tmp_path / "several"))
-    assert load(tmp_path, tmp_path / "several", text="sentences").train_captions == [*(s[0] for s in several[:5]), ""]
+    assert load(tmp_path, tmp_path / "several", text="sentences").train.captions == [*(s[0] for s in several[:5]), ""]
 
 
 def test_named_classes_count_even_where_one_has_no_picture(tmp_path):
@@ -96,21 +96,21 @@ def test_pictures_may_be_bytes_and_unreadable_ones_are_left_out(tmp_path):
     rows.to_parquet(str(tmp_path / "bytes.parquet"))
     with pytest.warns(UserWarning, match=r"1 of 6 images .* cannot be read: row 2 .*left out"):
         data = load(tmp_path, tmp_path / "bytes.parquet", image="picture")
-    assert data.train_captions == [text or "" for i, text in enumerate(TEXTS) if i != 2]
+    assert data.train.captions == [text or "" for i, text in enumerate(TEXTS) if i != 2]
     with pytest.warns(UserWarning, match=r"2 of 6 .*: row 0 .*row 2"):
-        assert len(load(tmp_path, tmp_path / "bytes.parquet", image="missing").train_images) == 4
+        assert len(load(tmp_path, tmp_path / "bytes.parquet", image="missing").train.samples) == 4
 
 
 def test_the_cache_follows_the_content(tmp_path):
     path = parquet_file(tmp_path)
     first = load(tmp_path, path)
     (folder,) = (tmp_path / "cache" / "data").glob("huggingface-*")
-    stamp = (folder / "images.npy").stat().st_mtime_ns
+    stamp = (folder / "samples.npy").stat().st_mtime_ns
     assert load(tmp_path, path, seed=3).fingerprint == first.fingerprint
-    assert (folder / "images.npy").stat().st_mtime_ns == stamp
+    assert (folder / "samples.npy").stat().st_mtime_ns == stamp
     table(50).to_parquet(str(path))
     os.utime(path, ns=(1, 1))
-    assert load(tmp_path, path).train_images[:][:, 0, 0, 0].tolist() == list(range(50, 56))
+    assert load(tmp_path, path).train.samples[:][:, 0, 0, 0].tolist() == list(range(50, 56))
 
 
 @pytest.mark.parametrize(

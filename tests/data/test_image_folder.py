@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 from oboro.base.errors import UserError
-from oboro.data import ImageFolder, to_uint8
+from oboro.data import ImageFolder
+from oboro.modality import to_uint8
 
 
 def paint(path, value=0, mode="L"):
@@ -26,7 +27,7 @@ def load(tmp_path, **keywords):
 
 
 def values(data):
-    return data.train_images[:][:, 0, 0, 0].tolist()
+    return data.train.samples[:][:, 0, 0, 0].tolist()
 
 
 def test_flat_folder_is_read_in_natural_order(tmp_path):
@@ -37,7 +38,7 @@ def test_flat_folder_is_read_in_natural_order(tmp_path):
     (tmp_path / "root" / "notes.txt").write_text("not an image")
     data = load(tmp_path)
     assert values(data) == [1, 2, 10, 33, 77]
-    assert data.train_labels is None and data.train_captions is None and data.population.frequencies is None
+    assert data.train.labels is None and data.train.captions is None and data.population.frequencies is None
 
 
 def test_class_folders_are_labels_in_natural_order(tmp_path):
@@ -45,14 +46,14 @@ def test_class_folders_are_labels_in_natural_order(tmp_path):
         paint(tmp_path / "root" / name, value)
     data = load(tmp_path, num_classes=3)
     assert values(data) == [1, 3, 2, 10]
-    assert data.train_labels.tolist() == [0, 1, 1, 2] and data.train_labels.dtype == torch.int64
+    assert data.train.labels.tolist() == [0, 1, 1, 2] and data.train.labels.dtype == torch.int64
     assert (
         data.population.frequencies.tolist() == [0.25, 0.5, 0.25] and data.population.frequencies.dtype == torch.float64
     )
     batch = next(iter(data.train_dataloader()))
-    assert torch.equal(batch["label"], data.train_labels[batch["index"]])
+    assert torch.equal(batch["label"], data.train.labels[batch["index"]])
     ignored = load(tmp_path)
-    assert ignored.train_labels is None and "label" not in next(iter(ignored.train_dataloader()))
+    assert ignored.train.labels is None and "label" not in next(iter(ignored.train_dataloader()))
 
 
 def test_number_of_classes_has_to_be_that_of_the_data(tmp_path):
@@ -76,18 +77,18 @@ def test_captions_and_labels_of_metadata_stay_with_their_images(tmp_path):
     rows = [{"file_name": f"images/{i}.png", "text": f"朧 {i}", "label": i % 2} for i in reversed(range(11))]
     describe(tmp_path, *rows, "")
     data = load(tmp_path, num_classes=2, validation=4)
-    assert sorted(values(data) + data.validation_images[:][:, 0, 0, 0].tolist()) == list(range(11))
-    assert data.train_captions == [f"朧 {value}" for value in values(data)]
-    assert data.train_labels.tolist() == [value % 2 for value in values(data)]
-    assert data.validation_captions == [f"朧 {value}" for value in data.validation_images[:][:, 0, 0, 0]]
-    assert data.validation_labels.tolist() == [int(value) % 2 for value in data.validation_images[:][:, 0, 0, 0]]
+    assert sorted(values(data) + data.validation.samples[:][:, 0, 0, 0].tolist()) == list(range(11))
+    assert data.train.captions == [f"朧 {value}" for value in values(data)]
+    assert data.train.labels.tolist() == [value % 2 for value in values(data)]
+    assert data.validation.captions == [f"朧 {value}" for value in data.validation.samples[:][:, 0, 0, 0]]
+    assert data.validation.labels.tolist() == [int(value) % 2 for value in data.validation.samples[:][:, 0, 0, 0]]
 
 
 def test_a_missing_caption_is_empty(tmp_path):
     paint(tmp_path / "root" / "0.png", 0)
     paint(tmp_path / "root" / "1.png", 1)
     describe(tmp_path, {"file_name": "0.png"}, {"file_name": "1.png", "text": "one"})
-    assert load(tmp_path).train_captions == ["", "one"]
+    assert load(tmp_path).train.captions == ["", "one"]
 
 
 @pytest.mark.parametrize(
@@ -119,7 +120,7 @@ def test_unreadable_images_are_named_skipped_and_do_not_shift_labels(tmp_path):
     (tmp_path / "root" / "0" / "2.png").write_bytes(b"")
     with pytest.warns(UserWarning, match=r"2 of 6 images .*: 0/2\.png \(.*1/3\.png \(.*left out"):
         data = load(tmp_path, num_classes=2)
-    assert values(data) == [0, 4, 1, 5] and data.train_labels.tolist() == [0, 0, 1, 1]
+    assert values(data) == [0, 4, 1, 5] and data.train.labels.tolist() == [0, 0, 1, 1]
     (tmp_path / "root" / "1" / "3.png").write_bytes(whole)
     (tmp_path / "root" / "0" / "2.png").unlink()
     with warnings.catch_warnings():
@@ -156,10 +157,10 @@ def test_cache_is_used_until_a_file_or_an_option_changes(tmp_path):
         paint(tmp_path / "root" / f"{i}.png", i)
     first = load(tmp_path)
     (built,) = (tmp_path / "cache" / "data").glob("[!.]*")
-    stamp = (built / "images.npy").stat().st_mtime_ns
+    stamp = (built / "samples.npy").stat().st_mtime_ns
     assert load(tmp_path, seed=7, batch_size=2, validation=1).fingerprint == first.fingerprint
-    assert (built / "images.npy").stat().st_mtime_ns == stamp
-    assert load(tmp_path, resolution=[2, 4]).train_images.shape == (3, 1, 2, 4)
+    assert (built / "samples.npy").stat().st_mtime_ns == stamp
+    assert load(tmp_path, resolution=[2, 4]).train.samples.shape == (3, 1, 2, 4)
     size = os.path.getsize(tmp_path / "root" / "1.png")
     paint(tmp_path / "root" / "1.png", 3)
     assert os.path.getsize(tmp_path / "root" / "1.png") == size  # the time alone tells
@@ -184,9 +185,9 @@ def test_metadata_is_read_again_when_it_changes_and_its_order_does_not_matter(tm
     for i in (2, 10):
         paint(tmp_path / "root" / f"{i}.png", i)
     describe(tmp_path, {"file_name": "10.png", "text": "ten"}, {"file_name": "2.png", "text": "two"})
-    assert (values(load(tmp_path)), load(tmp_path).train_captions) == ([2, 10], ["two", "ten"])
+    assert (values(load(tmp_path)), load(tmp_path).train.captions) == ([2, 10], ["two", "ten"])
     describe(tmp_path, {"file_name": "10.png", "text": "10"}, {"file_name": "2.png", "text": "two"})
-    assert load(tmp_path).train_captions == ["two", "10"]
+    assert load(tmp_path).train.captions == ["two", "10"]
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -197,10 +198,10 @@ def test_batches_hold_the_captions_of_their_images(tmp_path, num_workers):
     describe(tmp_path, *rows)
     data = load(tmp_path, validation=3, batch_size=5, num_workers=num_workers, flip=True)
     train = next(iter(data.train_dataloader()))  # five images of a stream of four: the epoch ends in the middle
-    assert len(train["caption"]) == 5 and set(train["caption"]) == set(data.train_captions)
+    assert len(train["caption"]) == 5 and set(train["caption"]) == set(data.train.captions)
     for batch in (train, *data.val_dataloader()):
         assert all(type(caption) is str for caption in batch["caption"])
-        assert batch["caption"] == [f"picture {i} 朧" for i in batch["image"][:, 0, 0, 0].tolist()]
+        assert batch["caption"] == [f"picture {i} 朧" for i in batch["x"][:, 0, 0, 0].tolist()]
 
 
 def test_captions_and_labels_travel_together_and_stay_strings_on_the_device(tmp_path):
@@ -211,6 +212,55 @@ def test_captions_and_labels_travel_together_and_stay_strings_on_the_device(tmp_
     raw = next(iter(data.train_dataloader()))
     module = lightning.LightningModule()
     batch = data.on_after_batch_transfer(data.transfer_batch_to_device(raw, module.device, 0), 0)
-    assert set(batch) == {"image", "index", "label", "caption"}
+    assert set(batch) == {"x", "index", "label", "caption"}
     assert [int(caption) % 2 for caption in batch["caption"]] == batch["label"].tolist()
-    assert [int(caption) for caption in batch["caption"]] == to_uint8(batch["image"])[:, 0, 0, 0].tolist()
+    assert [int(caption) for caption in batch["caption"]] == to_uint8(batch["x"])[:, 0, 0, 0].tolist()
+
+
+def with_hints(tmp_path, size=(12, 8), hint_size=(12, 8), count=6):
+    """Pictures whose hint is the negative of themselves, and one line of metadata for each."""
+    rng = np.random.default_rng(0)
+    root = tmp_path / "root"
+    (root / "hints").mkdir(parents=True)
+    lines = []
+    for i in range(count):
+        pixels = rng.integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(root / f"{i}.png")
+        Image.fromarray(255 - pixels).resize(hint_size).save(root / "hints" / f"{i}.png")
+        lines.append(json.dumps({"file_name": f"{i}.png", "conditioning_image": f"hints/{i}.png", "text": str(i)}))
+    (root / "metadata.jsonl").write_text("\n".join(lines))
+    return root
+
+
+def test_second_pictures_are_cropped_and_mirrored_with_the_first(tmp_path):
+    """12 × 8 pixels become 8 × 8: 2 columns go on either side, and half of the pictures are mirrored."""
+    with_hints(tmp_path)
+    data = load(tmp_path, channels=3, resolution=8, flip=True, batch_size=6)
+    raw = next(iter(data.train_dataloader()))
+    assert raw["hint"].dtype == torch.uint8 and raw["flip"].any() and not raw["flip"].all()
+    batch = data.on_after_batch_transfer(raw, 0)
+    assert torch.equal(to_uint8(batch["hint"]), 255 - to_uint8(batch["x"]))
+    assert torch.equal(data.population.hints[:], 255 - data.train.samples[:])
+    grey = load(tmp_path, channels=3, resolution=8, hint_channels=1)
+    assert grey.train.hints.shape == (6, 1, 8, 8) and grey.fingerprint != data.fingerprint
+
+
+def test_second_pictures_are_mirrored_beside_cached_latents(tmp_path):
+    with_hints(tmp_path)
+    data = load(tmp_path, channels=3, resolution=8, flip=True, batch_size=6)
+    expected = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
+    pixels = data.modality.to_model(data.train.samples[:])
+    data.train.latents = lambda index, flip: data.modality.flip(pixels[index], flip)
+    batch = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
+    assert set(batch) == {"latent", "hint", "index", "caption"}
+    assert torch.equal(batch["hint"], expected["hint"]) and torch.equal(batch["latent"], expected["x"])
+
+
+def test_a_second_picture_has_the_shape_of_the_first_and_every_picture_has_one(tmp_path):
+    root = with_hints(tmp_path, hint_size=(8, 8))
+    with pytest.raises(UserError, match=r"0\.png is 12×8 and the picture that belongs to it 8×8"):
+        load(tmp_path, channels=3)
+    lines = (root / "metadata.jsonl").read_text().splitlines()
+    (root / "metadata.jsonl").write_text("\n".join([*lines[:3], '{"file_name": "5.png"}']))
+    with pytest.raises(UserError, match=r"no conditioning_image for 5\.png; give one to every image or to none"):
+        load(tmp_path, channels=3)

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from oboro.base.errors import UserError
-from oboro.data import from_uint8
-from oboro.data.cache import Block, ImageArray, build
+from oboro.data.cache import Block, SampleArray, build
 from oboro.data.computed import compute_together
 from oboro.data.latents import Latents, cache_latents, module_digest
+from oboro.modality import Image, from_uint8
 from oboro.model import CLIPText
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (23, 3, 8, 8), dtype=np.uint8)
@@ -34,19 +34,19 @@ class Halving(nn.Module):
         self._asked.append(len(x))
         return nn.functional.conv2d(x, self.weight, stride=2) + self.shift
 
-    def latent_shape(self, image_shape):
-        return (2, image_shape[1] // 2, image_shape[2] // 2)
+    def latent_shape(self, shape):
+        return (2, shape[1] // 2, shape[2] // 2)
 
 
 @pytest.fixture
 def images(tmp_path):
-    cached = build(tmp_path / "data", IMAGES.shape[1:], iter([Block(IMAGES)]))
-    return ImageArray(cached, np.arange(1, 23))
+    cached = build(tmp_path / "data", iter([Block(IMAGES)]))
+    return SampleArray(cached, np.arange(1, 23))
 
 
 def cached(images, codec, tmp_path, flips=False, chunk=5):
     where = {"folder": tmp_path / "latents", "device": torch.device("cpu")}
-    return cache_latents(images, from_uint8, codec, flips=flips, chunk=chunk, **where)
+    return cache_latents(images, Image(3, 8, 8), codec, flips=flips, chunk=chunk, **where)
 
 
 @pytest.mark.parametrize("chunk", [1, 5, 100])
@@ -69,9 +69,7 @@ def test_they_are_computed_once_for_each_codec_and_each_set_of_images(images, tm
     with torch.no_grad():
         codec.shift += 1  # a buffer, such as the statistics of latents, is a part of the codec
     shifted = cached(images, codec, tmp_path)
-    fewer = cached(
-        ImageArray(build(tmp_path / "b", (3, 8, 8), iter([Block(IMAGES[:9])])), np.arange(9)), codec, tmp_path
-    )
+    fewer = cached(SampleArray(build(tmp_path / "b", iter([Block(IMAGES[:9])])), np.arange(9)), codec, tmp_path)
     both = cached(images, codec, tmp_path, flips=True)
     assert len({latents.path for latents in (first, other, shifted, fewer, both)}) == 5
     torch.testing.assert_close(shifted(torch.arange(22), None), first(torch.arange(22), None) + 1)

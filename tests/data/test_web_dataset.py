@@ -37,17 +37,17 @@ def load(tmp_path, pattern="shards/*.tar", **keywords):
 
 
 def shades(data):
-    return data.train_images[:][:, 1, 0, 0].tolist()
+    return data.train.samples[:][:, 1, 0, 0].tolist()
 
 
 def test_shards_are_read_in_the_order_of_the_pattern_with_captions_and_classes(tmp_path):
     shard(tmp_path / "shards" / "01.tar", range(3, 6), cls=lambda i: i % 3)
     shard(tmp_path / "shards" / "00.tar", range(3), cls=lambda i: i % 3)
     data = load(tmp_path, num_classes=3)
-    assert shades(data) == list(range(6)) and data.train_captions == TEXTS
-    assert data.train_labels.tolist() == [0, 1, 2, 0, 1, 2]
+    assert shades(data) == list(range(6)) and data.train.captions == TEXTS
+    assert data.train.labels.tolist() == [0, 1, 2, 0, 1, 2]
     batch = next(iter(data.train_dataloader()))
-    assert batch["caption"] == [TEXTS[i] for i in batch["image"][:, 0, 0, 0].tolist()]
+    assert batch["caption"] == [TEXTS[i] for i in batch["x"][:, 0, 0, 0].tolist()]
     assert shades(load(tmp_path, "shards/{00..01}.tar")) == list(range(6))
     assert shades(load(tmp_path, "shards/{01,00}.tar")) == [3, 4, 5, 0, 1, 2]
     assert shades(load(tmp_path, "shards/01.tar")) == [3, 4, 5]
@@ -57,11 +57,11 @@ def test_captions_and_classes_may_be_fields_of_json(tmp_path):
     about = {"json": lambda i: {"caption": TEXTS[i] if i else None, "url": "x", "label": i}, "txt": lambda i: None}
     shard(tmp_path / "shards" / "0.tar", range(4), **about)
     data = load(tmp_path, num_classes=4)
-    assert data.train_captions == ["", *TEXTS[1:4]] and data.train_labels.tolist() == [0, 1, 2, 3]
-    assert load(tmp_path, caption="url").train_captions == ["x"] * 4
-    assert load(tmp_path, caption=None).train_captions is None
+    assert data.train.captions == ["", *TEXTS[1:4]] and data.train.labels.tolist() == [0, 1, 2, 3]
+    assert load(tmp_path, caption="url").train.captions == ["x"] * 4
+    assert load(tmp_path, caption=None).train.captions is None
     shard(tmp_path / "both" / "0.tar", range(2), json=lambda i: {"caption": "field"})
-    assert load(tmp_path, "both/*.tar").train_captions == TEXTS[:2]  # the file comes first
+    assert load(tmp_path, "both/*.tar").train.captions == TEXTS[:2]  # the file comes first
 
 
 def test_pictures_are_png_webp_or_jpeg_and_other_samples_are_none(tmp_path):
@@ -71,7 +71,7 @@ def test_pictures_are_png_webp_or_jpeg_and_other_samples_are_none(tmp_path):
         for i, (suffix, kind) in enumerate(kinds):
             tar.write({"__key__": f"{i}", suffix: encoded(40 * i, kind), "txt": suffix})
     data = load(tmp_path)
-    assert data.train_captions == ["png", "webp", "jpg", "jpeg"] and shades(data) == [0, 40, 80, 120]
+    assert data.train.captions == ["png", "webp", "jpg", "jpeg"] and shades(data) == [0, 40, 80, 120]
 
 
 def test_unreadable_pictures_are_named_and_left_out(tmp_path):
@@ -79,7 +79,7 @@ def test_unreadable_pictures_are_named_and_left_out(tmp_path):
     shard(tmp_path / "shards" / "0.tar", range(4), **broken)
     with pytest.warns(UserWarning, match=r"1 of 4 images .* cannot be read: 0\.tar/0001 .*left out"):
         data = load(tmp_path)
-    assert shades(data) == [0, 2, 3] and data.train_captions == [TEXTS[0], *TEXTS[2:4]]
+    assert shades(data) == [0, 2, 3] and data.train.captions == [TEXTS[0], *TEXTS[2:4]]
 
 
 def test_the_cache_follows_the_shards(tmp_path):

@@ -1,8 +1,13 @@
+from dataclasses import replace
+from typing import ClassVar
+
 import pytest
 import torch
 from torch import nn
 
+from conftest import defined, each_denoiser
 from oboro.base.errors import UserError
+from oboro.condition import Condition, Label
 from oboro.denoiser import Denoiser
 from oboro.denoiser.exact import GaussianDenoiser
 from oboro.parameterization import EDM, Eps, V
@@ -16,14 +21,11 @@ LOG_SNR = torch.tensor([-6.0, -2.0, 0.0, 2.0, 4.0], dtype=torch.float64)
 class Recorder(nn.Module):
     """A network that keeps its arguments and returns its input."""
 
+    reads: ClassVar = {"label": Label}
+
     def forward(self, x, c_noise, cond):
         self.arguments = x, c_noise, cond
         return x
-
-
-def defined(schedule, parameterization) -> bool:
-    """Everything but eps where no signal is left."""
-    return not isinstance(parameterization, Eps) or schedule.alpha(torch.ones(())) > 0
 
 
 @pytest.mark.parametrize("schedule", [Linear(), Cosine()], ids=["linear", "cosine"])
@@ -34,36 +36,36 @@ def test_eps_is_refused_where_a_schedule_ends_without_signal(schedule):
         Denoiser(nn.Identity(), VP(), Eps()).reschedule(schedule)
 
 
+@each_denoiser
 def test_the_coefficients_of_the_current_noise_wrap_the_network(schedule, parameterization, normal):
-    if not defined(schedule, parameterization):
-        return
-    network, x_t, cond = Recorder(), normal(5, 1, 4, 4), {"label": torch.arange(5)}
+    network, x_t, cond = Recorder(), normal(5, 1, 4, 4), Condition.of(label=Label(torch.arange(5)))
     t = schedule.t_from_log_snr(LOG_SNR)
-    out = Denoiser(network, schedule, parameterization)(x_t, t, {**cond, "negative_label": torch.zeros(5)})
+    out = Denoiser(network, schedule, parameterization)(x_t, t, replace(cond, away={"label": Label(torch.zeros(5))}))
     c = parameterization(*schedule(t))
     seen, c_noise, seen_cond = network.arguments
-    assert seen_cond == {"label": cond["label"]}  # and nothing of what guidance goes away from
+    assert seen_cond == cond.signals  # and nothing of what guidance goes away from
     torch.testing.assert_close(c_noise, c.c_noise)
     for i in range(5):
         torch.testing.assert_close(seen[i], c.c_in[i] * x_t[i])
         torch.testing.assert_close(out[i], c.c_skip[i] * x_t[i] + c.c_out[i] * seen[i])
 
 
-def test_another_schedule_changes_nothing_but_the_scale(schedule, parameterization, schedules, small_unet, normal):
+def test_another_schedule_changes_nothing_but_the_scale(parameterization, schedules, small_unet, normal):
     """D depends on x_t / alpha_t and log-SNR alone, with a network of random weights."""
-    if not defined(schedule, parameterization):
-        return
-    denoiser = Denoiser(small_unet(num_classes=3), schedule, parameterization)
-    x_t, cond = normal(5, 1, 8, 8), {"label": torch.tensor([0, 1, 2, -1, 0])}
-    t = schedule.t_from_log_snr(LOG_SNR)
+    first, *others = (s for s in schedules.values() if defined(s, parameterization))
+    denoiser = Denoiser(small_unet(num_classes=3), first, parameterization)
+    x_t, cond = normal(5, 1, 8, 8), Condition.of(label=Label(torch.tensor([0, 1, 2, -1, 0])))
+    t = first.t_from_log_snr(LOG_SNR)
     with torch.no_grad():
         expected = denoiser(x_t, t, cond)
-        for other in (s for s in schedules.values() if defined(s, parameterization)):
+        for other in others:
             u = other.t_from_log_snr(LOG_SNR)
-            scale = expand_as(other.alpha(u) / schedule.alpha(t), x_t)
+            scale = expand_as(other.alpha(u) / first.alpha(t), x_t)
             moved = denoiser.reschedule(other)(scale * x_t, u, cond)
             # c_noise reaches frequencies up to 100 rad per unit, in single precision.
-            torch.testing.assert_close(moved, expected, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(
+                moved, expected, rtol=1e-4, atol=1e-4, msg=lambda m, other=other: f"{type(other).__name__}: {m}"
+            )
 
 
 class TwoAnswers(nn.Module):
@@ -73,23 +75,22 @@ class TwoAnswers(nn.Module):
         return torch.cat([x, 3 * x], 1)
 
 
+@each_denoiser
 def test_the_other_channels_are_the_place_of_the_variance_in_its_range(schedule, parameterization, normal):
     """v = (output + 1) / 2 (arXiv:2102.09672, sec. 3.1 and its code), and x̂0 as if they were not there."""
-    if not defined(schedule, parameterization):
-        return
     x_t, t = normal(5, 2, 4, 4), schedule.t_from_log_snr(LOG_SNR)
     denoiser = Denoiser(TwoAnswers(), schedule, parameterization)
-    x0, v = denoiser.with_variance(x_t, t, {})
-    assert torch.equal(x0, denoiser(x_t, t, {}))
+    x0, v = denoiser.with_variance(x_t, t, Condition())
+    assert torch.equal(x0, denoiser(x_t, t, Condition()))
     c_in = expand_as(parameterization(*schedule(t)).c_in, x_t)
     torch.testing.assert_close(v, (3 * c_in * x_t + 1) / 2)
-    torch.testing.assert_close(x0, Denoiser(Recorder(), schedule, parameterization)(x_t, t, {}))
+    torch.testing.assert_close(x0, Denoiser(Recorder(), schedule, parameterization)(x_t, t, Condition()))
 
 
 def test_a_network_without_a_variance_is_told_how_to_get_one(normal):
     denoiser = Denoiser(Recorder(), Linear(), V())
     with pytest.raises(UserError, match=r"Recorder predicts no variance; train it with model\.learned_variance=true"):
-        denoiser.with_variance(normal(2, 1), torch.full((2,), 0.5), {})
+        denoiser.with_variance(normal(2, 1), torch.full((2,), 0.5), Condition())
 
 
 def test_rescheduling_shares_the_network():
@@ -99,12 +100,11 @@ def test_rescheduling_shares_the_network():
     assert isinstance(other.schedule, Karras) and isinstance(denoiser.schedule, Linear)
 
 
+@each_denoiser
 def test_finite_at_t_1_in_single_precision(schedule, parameterization, small_unet, normal):
-    if not defined(schedule, parameterization):
-        return
     denoiser = Denoiser(small_unet(dtype=torch.float32), schedule, parameterization)
     with torch.no_grad():
-        out = denoiser(schedule.prior(normal(2, 1, 8, 8).float()), torch.ones(2), {})
+        out = denoiser(schedule.prior(normal(2, 1, 8, 8).float()), torch.ones(2), Condition())
     assert out.isfinite().all() and out.std() > 0
 
 
@@ -112,8 +112,8 @@ def test_a_batch_may_mix_times(schedule, small_unet, normal):
     denoiser = Denoiser(small_unet(), schedule, EDM())
     x_t, t = normal(5, 1, 8, 8), schedule.t_from_log_snr(LOG_SNR)
     with torch.no_grad():
-        together = denoiser(x_t, t, {})
-        alone = torch.cat([denoiser(x_t[i : i + 1], t[i : i + 1], {}) for i in range(5)])
+        together = denoiser(x_t, t, Condition())
+        alone = torch.cat([denoiser(x_t[i : i + 1], t[i : i + 1], Condition()) for i in range(5)])
     torch.testing.assert_close(together, alone, rtol=1e-9, atol=1e-9)
 
 
@@ -125,7 +125,7 @@ def test_half_precision_of_the_network_does_not_reach_the_input(normal):
     x_t, t = normal(2, 1, 4, 4).float(), torch.tensor([0.2, 0.8])
     c = V()(*Linear()(expand_as(t, x_t)))
     expected = c.c_skip * x_t + c.c_out * (c.c_in * x_t).bfloat16().float()
-    torch.testing.assert_close(Denoiser(Half(), Linear(), V())(x_t, t, {}), expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(Denoiser(Half(), Linear(), V())(x_t, t, Condition()), expected, rtol=1e-6, atol=1e-6)
 
 
 # --- the exact denoiser of a Gaussian
@@ -140,7 +140,7 @@ def test_gaussian_denoiser_is_the_posterior_mean(schedule):
     x = mean + std * torch.linspace(-12, 12, 40_001, dtype=torch.float64)
     log_joint = -(((x - mean) / std) ** 2) / 2 - ((x_t[:, None] - alpha[:, None] * x) / sigma[:, None]) ** 2 / 2
     posterior = torch.softmax(log_joint, 1)
-    exact = GaussianDenoiser(mean, std, schedule)(x_t[:, None], t, {})[:, 0]
+    exact = GaussianDenoiser(mean, std, schedule)(x_t[:, None], t, Condition())[:, 0]
     torch.testing.assert_close(exact, (posterior * x).sum(1), atol=1e-9, rtol=0)
 
 
@@ -177,4 +177,6 @@ def test_flow_solves_the_probability_flow_ode(schedule, normal):
     _, speed = torch.autograd.functional.jvp(lambda s: schedule.sigma(s) / schedule.alpha(s), s, one)
     alpha, sigma = (c[:, None] for c in schedule(s))
     x_s = alpha * scaled
-    torch.testing.assert_close(slope, speed[:, None] * (x_s - alpha * d(x_s, s, {})) / sigma, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(
+        slope, speed[:, None] * (x_s - alpha * d(x_s, s, Condition())) / sigma, rtol=1e-9, atol=1e-9
+    )

@@ -136,7 +136,8 @@ def test_the_global_generator_is_left_alone(measured):
 
 def test_classes_are_drawn_as_often_as_they_are_in_the_data(parts):
     task, data = parts
-    drawn = torch.bincount(task.conditioner.for_samples(range(2000), data.population)["label"], minlength=10)
+    label = task.conditioner.for_samples(range(2000), data.population).signals["label"].index
+    drawn = torch.bincount(label, minlength=10)
     assert (drawn / 2000 - data.population.frequencies).abs().max() < 0.003
 
 

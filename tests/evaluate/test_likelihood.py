@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 from math import erf, log, pi, sqrt
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from torch import nn
 
 from oboro.base.errors import UserError
 from oboro.base.seeding import generator
+from oboro.condition import Condition, Label
 from oboro.denoiser import Denoiser
 from oboro.denoiser.exact import GaussianDenoiser
 from oboro.evaluate.likelihood import bits_per_dim, dequantise, log_likelihood, log_snr_grid, rademacher
@@ -118,7 +120,7 @@ def test_a_gaussian_has_the_likelihood_of_its_own_marginal(schedule, normal):
     landed = cos_end * MEAN + ratio * cos * (x - MEAN)
     expected = log_normal(landed, 0.0, sin_end**2) + 6 * log(ratio * cos)
     denoiser = GaussianDenoiser(MEAN, STD, schedule)
-    found = log_likelihood(denoiser, x, {}, steps=128, probes=ones(x))
+    found = log_likelihood(denoiser, x, Condition(), steps=128, probes=ones(x))
     torch.testing.assert_close(found, expected, rtol=0, atol=2e-6)
 
 
@@ -127,7 +129,7 @@ def test_a_gaussian_has_its_closed_form(schedule, normal):
     x = MEAN + STD * normal(3, 1, 2, 3)
     cos, sin, cos_end, _ = ends(schedule)
     expected = log_normal(x, MEAN, STD**2 + (sin / cos) ** 2)
-    found = log_likelihood(GaussianDenoiser(MEAN, STD, schedule), x, {}, steps=32, probes=ones(x))
+    found = log_likelihood(GaussianDenoiser(MEAN, STD, schedule), x, Condition(), steps=32, probes=ones(x))
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-3 + 6 * cos_end)
 
 
@@ -136,7 +138,7 @@ def test_of_two_scales_the_right_one_is_more_probable(std, normal):
     """The mean log-likelihood of data is minus the entropy under the right model, and lower by KL under a wrong one."""
     x = STD * normal(400, 4)
     denoiser = GaussianDenoiser(0.0, std, Cosine())
-    found = log_likelihood(denoiser, x, {}, steps=64, probes=ones(x)).mean() / 4
+    found = log_likelihood(denoiser, x, Condition(), steps=64, probes=ones(x)).mean() / 4
     second_moment = x.square().mean()
     assert found.item() == pytest.approx(-(log(2 * pi * std**2) + second_moment / std**2).item() / 2, abs=2e-3)
 
@@ -151,7 +153,7 @@ def test_a_mixture_has_its_density_at_its_centres_between_them_and_outside(mixtu
     x = torch.tensor([[0.6, -0.4], [-0.5, 0.5], [0.05, 0.05], [0.3, 0.9], [-0.9, 0.1]], dtype=torch.float64)
     cos, sin, *_ = ends(mixture.schedule)
     expected = mixture.log_density(x, sin / cos)
-    found = log_likelihood(mixture, x, {}, steps=200, probes=basis(x))
+    found = log_likelihood(mixture, x, Condition(), steps=200, probes=basis(x))
     assert expected.max() - expected.min() > 5
     torch.testing.assert_close(found, expected, rtol=0, atol=2e-3)  # the prior neglects 5.5e-4 of the signal
 
@@ -159,9 +161,9 @@ def test_a_mixture_has_its_density_at_its_centres_between_them_and_outside(mixtu
 def test_its_error_is_of_fourth_order(mixture):
     mixture.std = 0.3
     x = torch.tensor([[0.6, -0.4], [0.1, 0.2], [0.3, 0.9]], dtype=torch.float64)
-    exact = log_likelihood(mixture, x, {}, steps=400, probes=basis(x))
+    exact = log_likelihood(mixture, x, Condition(), steps=400, probes=basis(x))
     steps = np.array([56, 80, 112])
-    errors = [(log_likelihood(mixture, x, {}, steps=int(n), probes=basis(x)) - exact).norm() for n in steps]
+    errors = [(log_likelihood(mixture, x, Condition(), steps=int(n), probes=basis(x)) - exact).norm() for n in steps]
     order = -np.polyfit(np.log(steps), np.log(errors), 1)[0]
     assert order == pytest.approx(4, abs=0.4)
 
@@ -170,7 +172,7 @@ def test_a_density_integrates_to_one(mixture):
     """exp(log p) over the plane, by the rectangle rule."""
     side = torch.linspace(-2, 2, 41, dtype=torch.float64)
     x = torch.cartesian_prod(side, side)
-    density = log_likelihood(mixture, x, {}, steps=40, probes=basis(x)).exp()
+    density = log_likelihood(mixture, x, Condition(), steps=40, probes=basis(x)).exp()
     assert density.sum().item() * 0.1**2 == pytest.approx(1, abs=2e-3)
 
 
@@ -184,7 +186,7 @@ def test_a_correlated_gaussian_has_its_closed_form(normal):
     covariance = denoiser.vectors * (denoiser.values + 3.06e-7) @ denoiser.vectors.T
     x = denoiser.mean + normal(5, 4)
     expected = torch.distributions.MultivariateNormal(denoiser.mean, covariance).log_prob(x)
-    found = log_likelihood(denoiser, x, {}, steps=64, probes=basis(x))
+    found = log_likelihood(denoiser, x, Condition(), steps=64, probes=basis(x))
     torch.testing.assert_close(found, expected, rtol=0, atol=2e-2)
 
 
@@ -199,10 +201,10 @@ def test_a_probe_adds_the_off_diagonal_part_of_the_flow(normal):
     m = denoiser.vectors * stretch.log() / 2 @ denoiser.vectors.T
     v = normal(3, 5, 4).sign()
     x = normal(5, 4)
-    exact = log_likelihood(denoiser, x, {}, steps=64, probes=basis(x))
+    exact = log_likelihood(denoiser, x, Condition(), steps=64, probes=basis(x))
     expected = exact + torch.einsum("pbi,ij,pbj->b", v, m, v) / 3 - m.trace()
     assert (expected - exact).abs().max() > 0.1
-    found = log_likelihood(denoiser, x, {}, steps=64, probes=v)
+    found = log_likelihood(denoiser, x, Condition(), steps=64, probes=v)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
 
 
@@ -221,8 +223,8 @@ def test_rademacher_probes_are_unbiased_and_spread_as_the_formula_says(normal):
 
 def test_several_probes_are_averaged(mixture, normal):
     x, v = normal(2, 2), normal(3, 2, 2)
-    together = log_likelihood(mixture, x, {}, steps=10, probes=v)
-    alone = torch.stack([log_likelihood(mixture, x, {}, steps=10, probes=v[i : i + 1]) for i in range(3)])
+    together = log_likelihood(mixture, x, Condition(), steps=10, probes=v)
+    alone = torch.stack([log_likelihood(mixture, x, Condition(), steps=10, probes=v[i : i + 1]) for i in range(3)])
     torch.testing.assert_close(together, alone.mean(0))
     assert (alone.std(0) > 1e-3).all()
 
@@ -231,12 +233,14 @@ def network(dtype=torch.float64):
     """A small denoiser of vectors with two classes and random weights."""
 
     class Network(nn.Module):
+        reads: ClassVar = {"label": Label}
+
         def __init__(self):
             super().__init__()
             self.inside, self.out, self.label = nn.Linear(5, 16), nn.Linear(16, 4), nn.Embedding(2, 16)
 
         def forward(self, x, c_noise, cond):
-            hidden = self.inside(torch.cat([x, c_noise[:, None]], 1)) + self.label(cond["label"])
+            hidden = self.inside(torch.cat([x, c_noise[:, None]], 1)) + self.label(cond["label"].index)
             return self.out(torch.tanh(hidden))
 
     with torch.random.fork_rng(devices=[]):
@@ -244,7 +248,7 @@ def network(dtype=torch.float64):
         return Denoiser(Network().to(dtype), Linear(), V()).eval()
 
 
-COND = {"label": torch.tensor([0, 1, 0])}
+COND = Condition.of(label=Label(torch.tensor([0, 1, 0])))
 
 
 def test_a_network_has_the_density_of_its_own_flow(normal):
@@ -254,7 +258,7 @@ def test_a_network_has_the_density_of_its_own_flow(normal):
     """
     denoiser, x = network(), normal(3, 4)
     times = torch.sigmoid(-torch.linspace(15, -15, 601, dtype=torch.float64) / 2).tolist()
-    cond = {"label": COND["label"].repeat(8)}
+    cond = COND.rows(torch.arange(3).repeat(8))
 
     def slope(x, t):
         return (x - denoiser(x, torch.full((24,), t, dtype=x.dtype), cond)) / t
@@ -273,7 +277,7 @@ def test_a_network_has_the_density_of_its_own_flow(normal):
         expected = log_normal(landed.mean(0), 0.0, times[-1] ** 2) + log_det + 4 * log(1 - times[0])
         found = log_likelihood(denoiser, x, COND, steps=64, probes=basis(x))
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-3)
-    other = log_likelihood(denoiser, x, {"label": 1 - COND["label"]}, steps=20, probes=basis(x))
+    other = log_likelihood(denoiser, x, Condition.of(label=Label(torch.tensor([1, 0, 1]))), steps=20, probes=basis(x))
     assert (other - expected).abs().min() > 1e-3
 
 
@@ -300,7 +304,9 @@ def test_single_precision_is_enough(normal):
 def test_nothing_to_integrate_is_refused(steps, probes):
     x = torch.zeros(2, 3)
     with pytest.raises(UserError, match="set both to 1 or more"):
-        log_likelihood(GaussianDenoiser(0.0, 1.0, Linear()), x, {}, steps=steps, probes=torch.ones(probes, 2, 3))
+        log_likelihood(
+            GaussianDenoiser(0.0, 1.0, Linear()), x, Condition(), steps=steps, probes=torch.ones(probes, 2, 3)
+        )
 
 
 # --- 8-bit images
@@ -323,7 +329,7 @@ def test_dequantised_pixels_fill_their_bins_evenly():
 def test_uniform_noise_costs_eight_bits(rng):
     """What no code can beat, and the exact model of it reaches."""
     images = grey(rng, 16, 1, 8, 8)
-    found = bits_per_dim(Uniform(Karras(sigma_max=20.0)), images, {}, seed=0, ids=range(16), steps=100)
+    found = bits_per_dim(Uniform(Karras(sigma_max=20.0)), images, Condition(), seed=0, ids=range(16), steps=100)
     assert found.mean().item() == pytest.approx(8, abs=5e-3)
 
 
@@ -333,7 +339,7 @@ def test_a_level_costs_minus_the_logarithm_of_its_mass():
         images = torch.full((4, 1, 16, 16), level, dtype=torch.uint8)
         low, high = (((level + side) / 127.5 - 1 - MEAN) / (STD * sqrt(2)) for side in (-0.5, 0.5))
         expected = -np.log2((erf(high) - erf(low)) / 2)
-        found = bits_per_dim(GaussianDenoiser(MEAN, STD, Cosine()), images, {}, seed=0, ids=range(4), steps=32)
+        found = bits_per_dim(GaussianDenoiser(MEAN, STD, Cosine()), images, Condition(), seed=0, ids=range(4), steps=32)
         assert found.mean().item() == pytest.approx(expected, abs=2e-3)
 
 
@@ -354,20 +360,23 @@ def correlated_images():
 
 def test_an_image_costs_the_same_in_any_batch(rng, correlated_images):
     images, ids, settings = grey(rng, 4, 1, 2, 2), [7, 0, 12, 3], {"steps": 4, "probes": 2}
-    together = bits_per_dim(correlated_images, images, {}, seed=3, ids=ids, **settings)
+    together = bits_per_dim(correlated_images, images, Condition(), seed=3, ids=ids, **settings)
     for i in range(4):
-        alone = bits_per_dim(correlated_images, images[i : i + 1], {}, seed=3, ids=ids[i : i + 1], **settings)
+        alone = bits_per_dim(correlated_images, images[i : i + 1], Condition(), seed=3, ids=ids[i : i + 1], **settings)
         torch.testing.assert_close(alone, together[i : i + 1], rtol=1e-5, atol=1e-5)
-    other = bits_per_dim(correlated_images, images, {}, seed=4, ids=ids, **settings)
+    other = bits_per_dim(correlated_images, images, Condition(), seed=4, ids=ids, **settings)
     assert (other - together).abs().min() > 1e-3
 
 
 def test_many_probes_come_near_to_the_exact_trace(rng, correlated_images):
     images, ids = grey(rng, 6, 1, 2, 2), range(6)
     x = dequantise(images, 0, ids)
-    exact = np.log2(127.5) - log_likelihood(correlated_images, x, {}, steps=8, probes=basis(x)) / (4 * log(2))
+    exact = np.log2(127.5) - log_likelihood(correlated_images, x, Condition(), steps=8, probes=basis(x)) / (4 * log(2))
     few, many = (
-        (bits_per_dim(correlated_images, images, {}, seed=0, ids=ids, steps=8, probes=p) - exact).square().mean() ** 0.5
+        (bits_per_dim(correlated_images, images, Condition(), seed=0, ids=ids, steps=8, probes=p) - exact)
+        .square()
+        .mean()
+        ** 0.5
         for p in (1, 100)
     )
     assert few / many == pytest.approx(10, rel=0.6)

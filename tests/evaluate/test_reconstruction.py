@@ -3,8 +3,8 @@ import torch
 from torch import nn
 
 from oboro.codec import TinyAutoencoder
-from oboro.data import from_uint8
 from oboro.evaluate.reconstruction import latent_statistics, reconstructions, spread
+from oboro.modality import from_uint8
 
 CPU = torch.device("cpu")
 

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from oboro.condition import Condition, Label
 from oboro.denoiser import Denoiser
 from oboro.denoiser.exact import GaussianDenoiser
 from oboro.guidance import Autoguidance
@@ -12,7 +13,7 @@ from oboro.schedule import VP, Linear
 pytestmark = pytest.mark.usefixtures("global_generator_unread")
 
 T = torch.tensor([0.9, 0.5, 0.2], dtype=torch.float64)
-COND = {"label": torch.tensor([0, 1, 2])}
+COND = Condition.of(label=Label(torch.tensor([0, 1, 2])))
 
 
 @pytest.fixture
@@ -61,7 +62,8 @@ def test_samples_leave_what_the_weak_model_blurs(normal):
     strong, weak = GaussianDenoiser(1.0, 0.5, schedule), Blurred(1.0, 1.0, Linear())
     x_T = schedule.prior(normal(4000, 1))
     plain, guided = (
-        sampler(Autoguidance(weak, scale)(strong, sampler.nodes(schedule)), x_T, {}, None) for scale in (1.0, 1.5)
+        sampler(Autoguidance(weak, scale)(strong, sampler.nodes(schedule)), x_T, Condition(), None)
+        for scale in (1.0, 1.5)
     )
     assert plain.std() == pytest.approx(0.5, abs=0.03)
     assert guided.mean() == pytest.approx(1.0, abs=0.03) and guided.std() < 0.75 * plain.std()
@@ -71,4 +73,4 @@ def test_a_weak_model_without_labels_is_asked_without_them(small_unet, normal):
     weak = Denoiser(small_unet(num_classes=0, seed=1), VP(), EDM()).requires_grad_(False)
     strong, x_t = Denoiser(small_unet(num_classes=3), Linear(), EDM()).requires_grad_(False), normal(3, 1, 8, 8)
     alone = Autoguidance(weak, 0.0)(strong, [])(x_t, T, COND)
-    torch.testing.assert_close(alone, weak.reschedule(Linear())(x_t, T, {}))
+    torch.testing.assert_close(alone, weak.reschedule(Linear())(x_t, T, Condition()))

@@ -6,6 +6,7 @@ from torch import nn
 
 from oboro.base.errors import UserError
 from oboro.classifier import NoisyClassifier
+from oboro.condition import Condition, Label
 from oboro.denoiser.exact import GaussianDenoiser, MixtureDenoiser
 from oboro.guidance import Classifier
 from oboro.guidance.weight import Interval
@@ -56,9 +57,9 @@ def test_the_unconditional_denoiser_becomes_the_conditional_one(schedule, x_t):
     """At scale 1, exactly, and at scale 0 it stays as it is; the classifier comes from another schedule."""
     x_t = x_t * expand_as(sum(schedule(T)), x_t)
     for scale in (1.0, 2.5, 0.0, -1.0):
-        guided = Classifier(Bayes(Linear()), scale)(mixture(schedule), [])(x_t, T, {"label": LABEL})
-        free = mixture(schedule)(x_t, T, {})
-        bound = GaussianDenoiser(expand_as(MEANS[LABEL], x_t), STD, schedule)(x_t, T, {})
+        guided = Classifier(Bayes(Linear()), scale)(mixture(schedule), [])(x_t, T, Condition.of(label=Label(LABEL)))
+        free = mixture(schedule)(x_t, T, Condition())
+        bound = GaussianDenoiser(expand_as(MEANS[LABEL], x_t), STD, schedule)(x_t, T, Condition())
         torch.testing.assert_close(guided, free + scale * (bound - free), rtol=1e-10, atol=1e-10)
 
 
@@ -66,9 +67,9 @@ def test_at_pure_noise_nothing_is_steered(x_t):
     t = torch.tensor([1.0] * 5 + [0.5], dtype=torch.float64)
     bayes, denoiser = Bayes(Linear()), mixture(Linear())
     guided = Classifier(bayes, 3.0)(denoiser, [])
-    out, plain = guided(x_t, t, {"label": LABEL}), denoiser(x_t, t, {})
+    out, plain = guided(x_t, t, Condition.of(label=Label(LABEL))), denoiser(x_t, t, Condition())
     assert torch.equal(out[:5], plain[:5]) and not torch.equal(out[5], plain[5]) and out.isfinite().all()
-    guided(x_t[:5], t[:5], {"label": LABEL[:5]})
+    guided(x_t[:5], t[:5], Condition.of(label=Label(LABEL[:5])))
     assert len(bayes.asked) == 1  # not of a batch of noise
 
 
@@ -78,19 +79,19 @@ def test_samples_of_a_mixture_become_samples_of_the_class(normal):
     x_T = schedule.prior(normal(2000, 1))
     with torch.no_grad():
         guided = Classifier(bayes, label=1)(mixture(schedule), sampler.nodes(schedule))
-        out = sampler(guided, x_T, {}, None)
+        out = sampler(guided, x_T, Condition(), None)
     assert not out.requires_grad
     assert float(out.mean()) == pytest.approx(1.5, abs=0.04) and float(out.std()) == pytest.approx(0.4, abs=0.02)
 
 
 def test_the_label_of_the_setting_takes_the_place_of_the_samples_own(x_t):
     denoiser = mixture(VP())
-    zeros = {"label": torch.zeros(6, dtype=torch.int64)}
+    zeros = Condition.of(label=Label(torch.zeros(6, dtype=torch.int64)))
     one = Classifier(Bayes(VP()), label=0)(denoiser, [])
     own = Classifier(Bayes(VP()))(denoiser, [])
-    for cond in ({}, {"label": LABEL}):
+    for cond in (Condition(), Condition.of(label=Label(LABEL))):
         assert torch.equal(one(x_t, T, cond), own(x_t, T, zeros))
-    assert not torch.equal(own(x_t, T, zeros), own(x_t, T, {"label": LABEL}))
+    assert not torch.equal(own(x_t, T, zeros), own(x_t, T, Condition.of(label=Label(LABEL))))
 
 
 def test_where_the_weight_is_0_the_classifier_is_not_asked(x_t):
@@ -99,10 +100,10 @@ def test_where_the_weight_is_0_the_classifier_is_not_asked(x_t):
     guided = Classifier(bayes, 2.0, Interval(0.5, 2.0))(denoiser, [])
     for t in (0.9, 0.2):
         at = torch.full((6,), t, dtype=torch.float64)
-        assert torch.equal(guided(x_t, at, {"label": LABEL}), denoiser(x_t, at, {}))
+        assert torch.equal(guided(x_t, at, Condition.of(label=Label(LABEL))), denoiser(x_t, at, Condition()))
     assert bayes.asked == []
-    whole = Classifier(bayes, 2.0)(denoiser, [])(x_t, T, {"label": LABEL})
-    part, none = guided(x_t, T, {"label": LABEL}), denoiser(x_t, T, {})
+    whole = Classifier(bayes, 2.0)(denoiser, [])(x_t, T, Condition.of(label=Label(LABEL)))
+    part, none = guided(x_t, T, Condition.of(label=Label(LABEL))), denoiser(x_t, T, Condition())
     torch.testing.assert_close(part, torch.where(T[:, None] == 0.5, whole, none))
 
 
@@ -121,8 +122,8 @@ def test_a_classifier_says_the_same_at_equal_noise_on_any_schedule(schedule, nor
         t = there.t_from_log_snr(log_snr)
         x_t = expand_as(there.alpha(t), x) * x
         guided = Classifier(trained, 2.0)(mixture(there), [])
-        plain.append(mixture(there)(x_t, t, {}))
-        answers.append((trained.reschedule(there)(x_t, t), guided(x_t, t, {"label": label})))
+        plain.append(mixture(there)(x_t, t, Condition()))
+        answers.append((trained.reschedule(there)(x_t, t), guided(x_t, t, Condition.of(label=Label(label)))))
     for a, b in zip(*answers, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-8)
     assert (answers[0][1] - plain[0]).abs().max() > 0.1
@@ -131,7 +132,7 @@ def test_a_classifier_says_the_same_at_equal_noise_on_any_schedule(schedule, nor
 def test_a_missing_or_unknown_class_is_the_users_mistake(x_t):
     guided = Classifier(Bayes(VP()))(mixture(VP()), [])
     with pytest.raises(UserError, match=r"without labels; set guidance\.label"):
-        guided(x_t, T, {})
+        guided(x_t, T, Condition())
     for label in (2, -1):
         with pytest.raises(UserError, match=f"classes 0 to 1 and is asked for class {label}"):
-            guided(x_t, T, {"label": torch.full((6,), label)})
+            guided(x_t, T, Condition.of(label=Label(torch.full((6,), label))))

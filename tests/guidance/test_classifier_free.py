@@ -1,9 +1,11 @@
 from itertools import pairwise
+from typing import ClassVar
 
 import pytest
 import torch
 from torch import nn
 
+from oboro.condition import Condition, Label
 from oboro.denoiser import Denoiser
 from oboro.denoiser.exact import GaussianDenoiser
 from oboro.guidance import CFGPP, CFGZeroStar, ClassifierFree, Unguided
@@ -16,7 +18,7 @@ from oboro.schedule import VP, Linear, expand_as
 pytestmark = pytest.mark.usefixtures("global_generator_unread")
 
 T = torch.tensor([0.9, 0.5, 0.2], dtype=torch.float64)
-COND = {"label": torch.tensor([0, 1, 2])}
+COND = Condition.of(label=Label(torch.tensor([0, 1, 2])))
 
 
 @pytest.fixture
@@ -43,6 +45,9 @@ class Calls:
         self.conds.append(cond)
         return self.denoiser.with_variance(x_t, t, cond)
 
+    def towards(self, alpha, sigma):
+        return self
+
 
 def test_unguided_is_the_identity(denoiser):
     assert Unguided()(denoiser, []) is denoiser
@@ -55,7 +60,7 @@ def test_scale_1_is_the_conditional_model(denoiser, x_t):
 
 
 def test_scale_0_is_the_unconditional_model(denoiser, x_t):
-    unconditional = denoiser(x_t, T, {})
+    unconditional = denoiser(x_t, T, Condition())
     torch.testing.assert_close(ClassifierFree(0.0)(denoiser, [])(x_t, T, COND), unconditional, rtol=1e-12, atol=1e-12)
     assert not torch.allclose(unconditional, denoiser(x_t, T, COND))
 
@@ -75,18 +80,22 @@ def test_it_evaluates_twice_with_and_without_the_condition(denoiser, x_t, scale)
     guided = ClassifierFree(scale)(calls, [])
     assert guided.schedule is denoiser.schedule
     guided(x_t, T, COND)
-    assert sorted(calls.conds, key=len) == [{}, COND]
+    assert sorted(calls.conds, key=len) == [Condition(), COND]
 
 
 def test_steering_the_clean_image_is_steering_the_output_of_the_network(parameterization, normal, x_t):
     """Guidance commutes with the parameterization: it is the same map in eps, v or x̂0."""
 
     class Network(nn.Module):
+        reads: ClassVar = {"label": Label}
+
         def forward(self, x, c_noise, cond):
-            shift = expand_as(cond["label"] + 1.0, x) if cond else 0
+            shift = expand_as(cond["label"].index + 1.0, x) if cond else 0
             return torch.sin(x + shift)
 
     class Steered(nn.Module):
+        reads: ClassVar = {"label": Label}
+
         def forward(self, x, c_noise, cond):
             unconditional = Network()(x, c_noise, {})
             return unconditional + 2.5 * (Network()(x, c_noise, cond) - unconditional)
@@ -153,7 +162,7 @@ def test_rescaling_brings_back_the_standard_deviation(phi, denoiser, x_t):
 
 def test_a_negative_condition_takes_the_place_of_none(denoiser, x_t):
     guided = ClassifierFree(3.0, negative={"label": 2})(denoiser, [])(x_t, T, COND)
-    other = denoiser(x_t, T, {"label": torch.full((3,), 2)})
+    other = denoiser(x_t, T, Condition.of(label=Label(torch.full((3,), 2))))
     torch.testing.assert_close(guided, other + 3 * (denoiser(x_t, T, COND) - other), rtol=1e-10, atol=1e-10)
 
 
@@ -163,7 +172,7 @@ def test_who_needs_dropped_conditions_says_so(denoiser, x_t):
     for guidance in (*kinds, CFGPP(), CFGZeroStar()):
         calls = Calls(denoiser)
         guidance(calls, [*nodes(Linear(), [0.95, 0.6]), DATA])(x_t, T, COND)
-        assert ({} in calls.conds) == guidance.drops
+        assert (Condition() in calls.conds) == guidance.drops
 
 
 # --- CFG++ and CFG-zero*
@@ -179,7 +188,7 @@ def test_cfg_pp_with_ddim_is_its_algorithm(schedule, dtype, small_unet, normal):
     grid = sampler.nodes(schedule)
     for t, s in pairwise(grid):
         at = torch.full((3,), t.t, dtype=dtype)
-        free, bound = d(x, at, {}), d(x, at, COND)
+        free, bound = d(x, at, Condition()), d(x, at, COND)
         x = s.alpha * (free + scale * (bound - free)) + s.sigma * (x - t.alpha * free) / t.sigma
     ours = sampler(CFGPP(scale)(d, grid), x_T, COND, None)
     close = 1e-9 if dtype == torch.float64 else 2e-4
@@ -189,7 +198,7 @@ def test_cfg_pp_with_ddim_is_its_algorithm(schedule, dtype, small_unet, normal):
 def test_cfg_pp_between_two_nodes_belongs_to_the_step_around(denoiser, x_t):
     grid = [*nodes(Linear(), [1.0, 0.7, 0.4]), DATA]
     at = torch.full((3,), 0.5, dtype=torch.float64)
-    free, bound = denoiser(x_t, at, {}), denoiser(x_t, at, COND)
+    free, bound = denoiser(x_t, at, Condition()), denoiser(x_t, at, COND)
     kept = (0.4 / 0.6) / (0.5 / 0.5)
     expected = free + 0.6 / (1 - kept) * (bound - free)
     torch.testing.assert_close(CFGPP(0.6)(denoiser, grid)(x_t, at, COND), expected)
@@ -204,7 +213,7 @@ def flow(denoiser):
 def test_cfg_zero_star_is_its_algorithm(denoiser, flow, x_t):
     """arXiv:2503.18886, algorithm 1, on velocities."""
     grid = [*nodes(Linear(), [1.0, 0.95]), DATA]
-    v_c, v_u = flow(x_t, T, COND), flow(x_t, T, {})
+    v_c, v_u = flow(x_t, T, COND), flow(x_t, T, Condition())
     s = (v_c * v_u).sum((1, 2, 3), keepdim=True) / (v_u * v_u).sum((1, 2, 3), keepdim=True)
     v = (1 - 2.5) * s * v_u + 2.5 * v_c
     guided = CFGZeroStar(2.5)(denoiser, grid)(x_t, T, COND)
@@ -225,4 +234,4 @@ def test_guidance_of_a_model_without_condition_changes_nothing(normal):
     exact, x, t = GaussianDenoiser(0.3, 0.7, Linear()), normal(4, 3), torch.full((4,), 0.5, dtype=torch.float64)
     grid = DDIM(5).nodes(Linear())
     for guidance in (ClassifierFree(5.0), CFGPP(0.8), CFGZeroStar(3.0), ClassifierFree(2.0, LinearWeight(), 0.5)):
-        torch.testing.assert_close(guidance(exact, grid)(x, t, {}), exact(x, t, {}))
+        torch.testing.assert_close(guidance(exact, grid)(x, t, Condition()), exact(x, t, Condition()))

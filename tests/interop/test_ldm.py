@@ -6,6 +6,7 @@ import yaml
 
 from interop.tiny import LENGTH, WORDS, diffusers, draw, tokenizer
 from oboro.base.errors import UserError
+from oboro.condition import Text
 from oboro.interop import ldm
 from oboro.interop.pipeline import build
 
@@ -137,7 +138,7 @@ def test_the_network_is_what_diffusers_makes_of_the_file(stable_diffusion_1):
     reference = diffusers.UNet2DConditionModel(**DIFFUSERS_UNET).eval().requires_grad_(False)
     reference.load_state_dict(single_file.convert_ldm_unet_checkpoint(dict(state), {**reference.config}))
     x, tokens, t = draw(2, 3, 8, 8), draw(2, LENGTH, 12), torch.tensor([3, 700])
-    cond = {"text": tokens, "text_mask": torch.ones(2, LENGTH, dtype=torch.bool)}
+    cond = {"text": Text(tokens, torch.ones(2, LENGTH, dtype=torch.bool), tokens[:, 0])}
     c_noise = task.denoiser.parameterization(*task.denoiser.schedule((t + 1) / 1000)).c_noise
     answer = task.denoiser.network(x, c_noise, cond)
     torch.testing.assert_close(answer, reference(x, t, tokens).sample, rtol=1e-4, atol=1e-4)

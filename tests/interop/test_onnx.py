@@ -8,8 +8,9 @@ import torch
 from hydra.utils import instantiate
 
 from interop.tiny import draw, scramble
+from oboro.condition import Condition, Label
 from oboro.interop.__main__ import main
-from oboro.interop.onnx import AtLevel, write
+from oboro.interop.onnx import AtLevel, inputs, write
 from oboro.interop.pipeline import Published, build, denoiser, save_checkpoint, without_text
 
 pytest.importorskip("onnxscript")
@@ -49,7 +50,7 @@ def run(path, **inputs):
     return torch.from_numpy(session.run(None, {key: value.numpy() for key, value in inputs.items()})[0])
 
 
-QUESTION = (draw(3, 3, 8, 8), torch.tensor([0.02, 0.4, 0.97]), {"label": torch.tensor([3, 0, -1])})
+QUESTION = (draw(3, 3, 8, 8), torch.tensor([0.02, 0.4, 0.97]), Condition.of(label=Label(torch.tensor([3, 0, -1]))))
 close = partial(torch.testing.assert_close, rtol=1e-4, atol=1e-4)
 
 
@@ -63,8 +64,8 @@ def test_the_files_answer_as_the_task_does(tmp_path):
     main(["onnx", str(tmp_path / "task.ckpt"), str(tmp_path)])
     alpha, sigma = task.denoiser.schedule(t)
     levels = {"x_t": x, "alpha": alpha, "sigma": sigma}
-    close(run(tmp_path / "denoiser.onnx", **levels, **cond), task.denoiser(x, t, cond))
-    close(run(tmp_path / "denoiser_unconditional.onnx", **levels), task.denoiser(x, t, {}))
+    close(run(tmp_path / "denoiser.onnx", **levels, **inputs(cond.signals)), task.denoiser(x, t, cond))
+    close(run(tmp_path / "denoiser_unconditional.onnx", **levels), task.denoiser(x, t, Condition()))
     close(run(tmp_path / "decoder.onnx", z=x), task.codec.decode(x).clamp(-1, 1))
     grid = json.loads((tmp_path / "settings.json").read_text())["grid"]
     assert grid[0]["sigma"] == pytest.approx(float(instantiate(TABLE).sigma(torch.tensor(1.0).double())))
@@ -75,7 +76,8 @@ def test_the_files_answer_as_the_task_does(tmp_path):
 def test_other_networks_become_files_too(network, tmp_path):
     denoiser, (x, t, cond) = task_of(network).denoiser, QUESTION
     alpha, sigma = denoiser.schedule(t)
-    asked = {"x_t": x[:2], "alpha": alpha[:2], "sigma": sigma[:2], "cond": {"label": cond["label"][:2]}}
-    write(AtLevel(denoiser), asked, ["x_t", "alpha", "sigma", "label"], "x0", tmp_path / "denoiser.onnx")
-    answer = run(tmp_path / "denoiser.onnx", x_t=x, alpha=alpha, sigma=sigma, **cond)
+    asked = {"x_t": x[:2], "alpha": alpha[:2], "sigma": sigma[:2], "cond": inputs(cond.rows([0, 1]).signals)}
+    module = AtLevel(denoiser, {"label": Label})
+    write(module, asked, ["x_t", "alpha", "sigma", "label"], "x0", tmp_path / "denoiser.onnx")
+    answer = run(tmp_path / "denoiser.onnx", x_t=x, alpha=alpha, sigma=sigma, **inputs(cond.signals))
     close(answer, denoiser(x, t, cond))

@@ -9,6 +9,7 @@ from hydra.utils import instantiate
 
 from interop.tiny import diffusers, draw, scramble
 from oboro.base.errors import UserError
+from oboro.condition import Condition, Label, Text
 from oboro.denoiser import Denoiser
 from oboro.interop import schedule as schedules
 from oboro.interop import unet as interop
@@ -93,7 +94,7 @@ def test_with_text_x0_is_that_of_diffusers(name, prediction, tmp_path):
     denoiser, x, tokens = denoiser_of(network, config, prediction), draw(5, 4, 8, 8), draw(5, TEXT, 12, seed=3)
     made = diffusers.DDIMScheduler(**scheduler(prediction_type=prediction, clip_sample=False))
     made.set_timesteps(1000)
-    cond = {"text": tokens, "text_mask": torch.ones(5, TEXT, dtype=torch.bool), "text_pooled": tokens[:, 0]}
+    cond = Condition.of(text=Text(tokens, torch.ones(5, TEXT, dtype=torch.bool), tokens[:, 0]))
     t = denoiser.schedule.t_of_index(torch.tensor(STEPS)).float()
     x0 = denoiser(x, t, cond)
     for k, step in enumerate(STEPS):
@@ -108,7 +109,7 @@ def test_no_text_is_the_encoding_of_the_empty_text(tmp_path):
     empty, tokens, x, c_noise = draw(TEXT, 12, seed=4), draw(2, TEXT, 12), draw(2, 4, 8, 8), torch.tensor([0.1, 0.4])
     network.empty_text.tokens.copy_(empty)
     mask = torch.tensor([[True] * TEXT, [False] * TEXT])
-    told = network(x, c_noise, {"text": tokens, "text_mask": mask})
+    told = network(x, c_noise, {"text": Text(tokens, mask, tokens[:, 0])})
     index = network.noise.index(c_noise)
     close(told, published(x, index, torch.stack([tokens[0], empty])).sample)
     close(network(x, c_noise, {}), published(x, index, empty.expand(2, -1, -1)).sample)
@@ -122,7 +123,7 @@ def test_texts_may_be_of_another_length_than_the_empty_one(length, tmp_path):
     empty, tokens, x, c_noise = draw(TEXT, 12, seed=4), draw(2, length, 12), draw(2, 4, 8, 8), torch.tensor([0.1, 0.4])
     network.empty_text.tokens.copy_(empty)
     mask = torch.tensor([[True] * length, [False] * length])
-    told = network(x, c_noise, {"text": tokens, "text_mask": mask})
+    told = network(x, c_noise, {"text": Text(tokens, mask, tokens[:, 0])})
     index = network.noise.index(c_noise)
     close(told[:1], published(x[:1], index[:1], tokens[:1]).sample)
     close(told[1:], published(x[1:], index[1:], empty[None]).sample)
@@ -133,7 +134,7 @@ def test_labels_are_those_of_diffusers_and_a_dropped_one_adds_nothing(tmp_path):
     network, _ = imported(published, tmp_path)
     x, c_noise, label = draw(3, 3, 8, 8), torch.full((3,), 0.2), torch.tensor([2, 0, -1])
     index = network.noise.index(c_noise)
-    told = network(x, c_noise, {"label": label})
+    told = network(x, c_noise, {"label": Label(label)})
     close(told[:2], published(x[:2], index[:2], label[:2]).sample)
     published.class_embedding.weight.zero_()
     close(told[2:], published(x[2:], index[2:], torch.tensor([0])).sample)

@@ -131,6 +131,7 @@ def ranks(tmp_path_factory):
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", range(len(LOSSES)))
 def test_two_ranks_are_one_of_twice_the_batch(ranks, k):
     """The same losses, and on average the same gradients of every parameter."""
@@ -144,6 +145,7 @@ def test_two_ranks_are_one_of_twice_the_batch(ranks, k):
     assert expected.abs() > 1e-3 or not LOSSES[k].needs_bias  # the last is the bias
 
 
+@pytest.mark.slow
 def test_rows_of_all_ranks_come_in_the_order_of_the_ranks(ranks):
     for rank in ranks:
         assert rank[-1].tolist() == [0, 1, 2, 10, 11, 12]

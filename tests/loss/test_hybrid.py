@@ -1,14 +1,17 @@
 """L_hybrid of improved DDPM: the terms against closed forms, their sum against the entropy of the data."""
 
 from math import log, log2, pi, sqrt
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
 from torch import distributions, nn
 
+from cases import over
 from loss.toys import U, Wave, loss_of
 from oboro.base.errors import UserError
+from oboro.condition import Condition, Label
 from oboro.denoiser import Denoiser
 from oboro.denoiser.exact import GaussianDenoiser
 from oboro.loss import Hybrid, penalty, weighting
@@ -27,7 +30,7 @@ def hybrid(steps=20, vlb_weight=1.0, weight=None) -> Hybrid:
 
 def bound_of(denoiser, x, u, eps, steps=20):
     """L_vlb alone, (B,)."""
-    with_vlb, without = (hybrid(steps, w).at_quantile(denoiser, x, {}, u, eps) for w in (1.0, 0.0))
+    with_vlb, without = (hybrid(steps, w).at_quantile(denoiser, x, Condition(), u, eps) for w in (1.0, 0.0))
     return with_vlb - without
 
 
@@ -57,6 +60,8 @@ class Exact:
 class Double(nn.Module):
     """A network without weights of twice as many channels as its input."""
 
+    reads: ClassVar = Wave.reads
+
     def forward(self, x, c_noise, cond):
         wave = Wave()(x, c_noise, cond)
         return torch.cat([wave, torch.cos(2 * wave)], 1)
@@ -75,8 +80,7 @@ def test_the_divergence_of_gaussians_is_that_of_torch(normal):
 LEVELS_OF_8_BITS = torch.arange(256, dtype=torch.float64) / 127.5 - 1
 
 
-@pytest.mark.parametrize("mean", [-1.3, -1.0, 0.001, 0.4, 1.0])
-@pytest.mark.parametrize("std", [0.002, 0.05, 0.7])
+@over(mean=[-1.3, -1.0, 0.001, 0.4, 1.0], std=[0.002, 0.05, 0.7])
 def test_bins_of_8_bits_have_their_mass_and_add_up_to_1(mean, std):
     x, p = LEVELS_OF_8_BITS, distributions.Normal(*torch.tensor([mean, std], dtype=torch.float64))
     ours = discretised_log_likelihood(x - mean, x, torch.tensor(2 * log(std), dtype=torch.float64))
@@ -87,8 +91,7 @@ def test_bins_of_8_bits_have_their_mass_and_add_up_to_1(mean, std):
     assert float(ours[-1].exp()) == pytest.approx(float(1 - p.cdf(x[-1] - 1 / 255)), rel=1e-6, abs=1e-14)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("sign", [-1, 1])
+@over(dtype=[torch.float64, torch.float32], sign=[-1, 1])
 def test_a_bin_far_from_the_mean_keeps_its_digits(sign, dtype):
     """60 standard deviations off, where the mass itself is 0 in floating point: by quadrature of the logarithm."""
     x, std, shift = float(LEVELS_OF_8_BITS[100]), 0.01, sign * 0.6
@@ -135,7 +138,7 @@ def test_the_steps_are_those_of_a_sampler(schedule):
     u = (torch.arange(steps, dtype=torch.float64) + 0.5) / steps
     x = torch.zeros(steps, 1, dtype=torch.float64)
     denoiser = Answer(schedule, x, x)
-    hybrid(steps).at_quantile(denoiser, x, {}, u, x)
+    hybrid(steps).at_quantile(denoiser, x, Condition(), u, x)
     visited = [node.t for node in Uniform()(schedule, steps)][:-1]
     assert denoiser.times[0].tolist() == pytest.approx(visited[::-1], abs=2e-5)
 
@@ -148,12 +151,12 @@ def test_both_terms_come_from_one_evaluation(normal):
             calls.append(len(x))
             return super().forward(x, c_noise, cond)
 
-    hybrid()(Denoiser(Counted(), VP(), V()), normal(5, 3), {}, torch.Generator())
+    hybrid()(Denoiser(Counted(), VP(), V()), normal(5, 3), Condition(), torch.Generator())
     assert calls == [5]
 
 
 def test_l_simple_is_the_denoising_loss_at_the_same_noise(schedule, normal):
-    x, eps, cond = normal(5, 3), normal(5, 3), {"label": normal(5)}
+    x, eps, cond = normal(5, 3), normal(5, 3), Condition.of(label=Label(normal(5)))
     denoiser = Denoiser(Double(), schedule, V())
     t = torch.tensor([node.t for node in Uniform()(schedule, 20)], dtype=torch.float64)[19 - (U * 20).long()]
     simple = loss_of(weight=weighting.MinSNR()).at_quantile(denoiser, x, cond, t, eps)
@@ -163,16 +166,16 @@ def test_l_simple_is_the_denoising_loss_at_the_same_noise(schedule, normal):
 
 def test_training_is_validation_at_the_drawn_noise(normal):
     denoiser, x, g = Denoiser(Double(), VP(), V()), normal(6, 3), torch.Generator().manual_seed(1)
-    drawn = hybrid()(denoiser, x, {}, g)
+    drawn = hybrid()(denoiser, x, Condition(), g)
     g.manual_seed(1)
     u, eps = torch.rand(6, generator=g).double(), torch.randn(6, 3, generator=g).double()
-    assert torch.equal(drawn, hybrid().at_quantile(denoiser, x, {}, u, eps))
+    assert torch.equal(drawn, hybrid().at_quantile(denoiser, x, Condition(), u, eps))
 
 
 def test_the_bound_teaches_the_variance_alone(normal):
     x, eps, x0, v = normal(4, 5, 3)
     answer = Answer(VP(), x0.requires_grad_(), v.requires_grad_())
-    simple, both = (hybrid(20, w).at_quantile(answer, x, {}, U, eps).sum() for w in (0.0, 1.0))
+    simple, both = (hybrid(20, w).at_quantile(answer, x, Condition(), U, eps).sum() for w in (0.0, 1.0))
     assert torch.equal(*(torch.autograd.grad(loss, x0, retain_graph=True)[0] for loss in (simple, both)))
     assert torch.autograd.grad(both, v)[0].ne(0).all()
     assert torch.autograd.grad(simple, v)[0].eq(0).all()
@@ -184,19 +187,19 @@ def test_a_learned_weight_learns(normal):
     denoiser, x = Denoiser(Double(), VP(), V()), normal(1, 3)
 
     def slope(vlb_weight):
-        loss = hybrid(20, vlb_weight, weight)(denoiser, x, {}, torch.Generator().manual_seed(1))
+        loss = hybrid(20, vlb_weight, weight)(denoiser, x, Condition(), torch.Generator().manual_seed(1))
         return float(torch.autograd.grad(loss.sum(), weight.head)[0])
 
     assert slope(1.0) == slope(0.0) != 0
 
 
-@pytest.mark.parametrize("far", [1e3, 1e6])
+@over(far=[1e3, 1e6])
 def test_gradients_stay_finite_in_single_precision_far_from_the_data(far, schedule):
     """What eps makes of a first guess at much noise: x̂0 a thousand times too large."""
     u, x = torch.linspace(0, 1, 50), torch.linspace(-1, 1, 100).view(50, 2)
     v = torch.full((50, 2), 0.5, requires_grad=True)
     size = torch.where(u < 1 / 50, 1.0, far)[:, None]
-    hybrid(50).at_quantile(Answer(schedule, size * (x + 0.1), v), x, {}, u, x).sum().backward()
+    hybrid(50).at_quantile(Answer(schedule, size * (x + 0.1), v), x, Condition(), u, x).sum().backward()
     assert v.grad.isfinite().all()
 
 
@@ -293,7 +296,7 @@ def test_training_finds_mean_and_variance_of_two_dimensions():
             _, alpha, sigma = grid[step]
             at = table.at(torch.tensor([step]), x)
             posterior = (std * sigma) ** 2 / ((alpha * std) ** 2 + sigma**2)
-            _, v = denoiser.with_variance(x, torch.tensor([grid[step].t], dtype=torch.float64), {})
+            _, v = denoiser.with_variance(x, torch.tensor([grid[step].t], dtype=torch.float64), Condition())
             off.append((at.log_variance(v) - torch.log(at.low.exp() + at.c_x**2 * posterior)).abs().max())
         return float(torch.stack(off).max().detach())
 
@@ -301,7 +304,7 @@ def test_training_finds_mean_and_variance_of_two_dimensions():
     for _ in range(600):
         x = std * torch.randn(256, 2, generator=g, dtype=torch.float64)
         optimizer.zero_grad()
-        loss(denoiser, x, {}, g).mean().backward()
+        loss(denoiser, x, Condition(), g).mean().backward()
         optimizer.step()
         decay.step()
     assert error() < 0.2 * before
@@ -317,7 +320,7 @@ def test_no_steps_are_a_mistake():
 
 def test_a_network_without_a_variance_is_named_with_the_remedy(normal):
     with pytest.raises(UserError, match=r"Wave predicts no variance.*model\.learned_variance=true and loss=hybrid, or"):
-        hybrid()(Denoiser(Wave(), VP(), V()), normal(4, 3), {}, torch.Generator())
+        hybrid()(Denoiser(Wave(), VP(), V()), normal(4, 3), Condition(), torch.Generator())
 
 
 def test_one_step_is_the_likelihood_of_the_data_given_noise(normal):

@@ -6,8 +6,10 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from scipy import stats
 
+from cases import over
 from loss.toys import TIMES, OffBy, Recorder, level, loss_of, midpoints
 from oboro.base.errors import UserError
+from oboro.condition import Condition
 from oboro.loss import weighting
 from oboro.loss.time import T_MIN, LogitNormal, LogNormal, LossAware, Uniform
 from oboro.schedule import Karras, Laplace, Linear
@@ -28,7 +30,7 @@ def test_every_distribution_has_its_closed_form_here():
     assert set(TIMES) == set(CDF), "add the closed form of the new p(t) to CDF"
 
 
-@each_time
+@over(name=TIMES.keys())
 def test_quantile_is_the_inverse_of_the_closed_form_distribution(name, schedule):
     u = torch.linspace(0.001, 0.999, 999, dtype=torch.float64)
     t = TIMES[name].quantile(u, schedule)
@@ -55,14 +57,14 @@ def test_logit_normal_has_its_location_and_scale():
 def test_drawn_times_follow_the_distribution(name, rng):
     schedule = Linear()  # its range of noise is not cut
     recorder = Recorder(schedule)
-    loss_of(TIMES[name]).eval()(recorder, torch.zeros(20_000, 1), {}, rng)
+    loss_of(TIMES[name]).eval()(recorder, torch.zeros(20_000, 1), Condition(), rng)
     u = CDF[name](recorder.t.double(), schedule)
     assert stats.kstest(u.numpy(), "uniform").pvalue > 1e-3
     assert stats.kstest(recorder.x_t[:, 0].double().numpy() / recorder.t.numpy(), "norm").pvalue > 1e-3
     assert abs(stats.spearmanr(recorder.x_t[:, 0] / recorder.t, recorder.t).statistic) < 4 / 20_000**0.5
 
 
-@each_time
+@over(name=TIMES.keys())
 def test_times_never_leave_the_schedule(name, schedule):
     u = torch.tensor([0.0, 1e-7, 1e-4, 0.5, 1 - 1e-4, 1 - 2**-24, 1.0])
     t = level(schedule, p_t=TIMES[name], u=u).t
@@ -181,10 +183,10 @@ def test_only_training_changes_the_state_and_validation_does_not_see_it(normal):
     aware, plain = loss_of(filled(base=LogitNormal())), loss_of(LogitNormal())
     denoiser = OffBy(Linear(), torch.sigmoid)
     before = {k: v.clone() for k, v in aware.state_dict().items()}
-    assert torch.equal(*(loss.at_quantile(denoiser, x, {}, u, eps) for loss in (aware, plain)))
-    aware.eval()(denoiser, x, {}, torch.Generator().manual_seed(0))
+    assert torch.equal(*(loss.at_quantile(denoiser, x, Condition(), u, eps) for loss in (aware, plain)))
+    aware.eval()(denoiser, x, Condition(), torch.Generator().manual_seed(0))
     assert all(torch.equal(v, before[k]) for k, v in aware.state_dict().items())
-    aware.train()(denoiser, x, {}, torch.Generator().manual_seed(0))
+    aware.train()(denoiser, x, Condition(), torch.Generator().manual_seed(0))
     assert aware.time.counts.sum() == before["time.counts"].sum() + 40
 
 
@@ -195,7 +197,7 @@ def test_what_is_recorded_is_what_trains_the_denoiser(normal):
         weight.head.normal_(generator=torch.Generator().manual_seed(0))
     loss = loss_of(LossAware(Uniform(), 1, 64), weight)
     x = torch.zeros(64, 3, dtype=torch.float64)
-    loss(OffBy(Linear(), torch.sigmoid), x, {}, torch.Generator().manual_seed(0))
+    loss(OffBy(Linear(), torch.sigmoid), x, Condition(), torch.Generator().manual_seed(0))
     seen = level(Linear(), u=torch.rand(64, generator=torch.Generator().manual_seed(0)).double())
     expected = seen.log_snr.exp() * torch.sigmoid(seen.log_snr) / weight.log_variance(seen).exp()
     torch.testing.assert_close(loss.time.losses[0].double(), expected.detach(), rtol=1e-5, atol=0)
@@ -208,7 +210,7 @@ def test_the_expected_objective_of_a_learned_weight_is_that_of_uniform_draws_too
         weight.head.normal_(generator=torch.Generator().manual_seed(0))
     x, denoiser = torch.zeros(20_000, 1, dtype=torch.float64), OffBy(Linear(), torch.sigmoid)
     plain, aware = (
-        loss_of(p_t, weight, stratified=True).eval()(denoiser, x, {}, torch.Generator().manual_seed(0)).mean()
+        loss_of(p_t, weight, stratified=True).eval()(denoiser, x, Condition(), torch.Generator().manual_seed(0)).mean()
         for p_t in (LogitNormal(), filled(base=LogitNormal()))
     )
     torch.testing.assert_close(aware, plain, rtol=2e-3, atol=0)

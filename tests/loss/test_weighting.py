@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch.nn.functional import softplus
 
+from cases import over
 from loss.toys import TIMES, WEIGHTS, OffBy, Perturbed, U, Wave, by_hand, level, loss_of, midpoints
+from oboro.condition import Condition
 from oboro.denoiser import Denoiser
 from oboro.loss import weighting
 from oboro.loss.time import T_MIN, LogitNormal, LogNormal
@@ -23,7 +25,7 @@ def snr(schedule):
 
 def eps_error(denoiser, x, eps):
     """|eps̃ - eps|² a sample, and the loss of the same denoiser under a weight."""
-    x_t, output, _, c = by_hand(denoiser, x, {}, U, eps)
+    x_t, output, _, c = by_hand(denoiser, x, Condition(), U, eps)
     alpha, sigma = (expand_as(v, x) for v in denoiser.schedule(U))
     predicted = (x_t - alpha * (c.c_skip * x_t + c.c_out * output)) / sigma
     return ((predicted - eps) ** 2).flatten(1).mean(1)
@@ -35,14 +37,15 @@ def eps_error(denoiser, x, eps):
 def test_snr_weight_is_mse_on_the_noise(schedule, parameterizations, normal):
     for parameterization in (p for name, p in parameterizations.items() if name != "eps"):
         denoiser, x, eps = Denoiser(Wave(), schedule, parameterization), normal(5, 1, 4, 4), normal(5, 1, 4, 4)
-        loss = loss_of(weight=weighting.SNR()).at_quantile(denoiser, x, {}, U, eps)
+        loss = loss_of(weight=weighting.SNR()).at_quantile(denoiser, x, Condition(), U, eps)
         torch.testing.assert_close(loss, eps_error(denoiser, x, eps), rtol=1e-8, atol=1e-12)
 
 
-@pytest.mark.parametrize(("k", "gamma"), [(1.0, 1.0), (0.5, 2.0), (3.0, 0.0)])
-def test_p2_weight_divides_the_error_of_the_noise_by_a_power_of_k_plus_snr(schedule, k, gamma, normal):
+@over(power=[(1.0, 1.0), (0.5, 2.0), (3.0, 0.0)])
+def test_p2_weight_divides_the_error_of_the_noise_by_a_power_of_k_plus_snr(schedule, power, normal):
+    k, gamma = power
     denoiser, x, eps = Denoiser(Wave(), schedule, V()), normal(5, 1, 4, 4), normal(5, 1, 4, 4)
-    loss = loss_of(weight=weighting.P2(k, gamma)).at_quantile(denoiser, x, {}, U, eps)
+    loss = loss_of(weight=weighting.P2(k, gamma)).at_quantile(denoiser, x, Condition(), U, eps)
     torch.testing.assert_close(loss, eps_error(denoiser, x, eps) / (k + snr(schedule)) ** gamma, rtol=1e-8, atol=1e-12)
 
 
@@ -57,7 +60,7 @@ def test_soft_min_snr_written_in_noise_levels():
     torch.testing.assert_close(weighting.SoftMinSNR(4.0)(level(Karras())), expected, rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize("sigma_data", [0.5, 1.0])
+@over(sigma_data=[0.5, 1.0])
 def test_edm_weight_is_the_inverse_square_of_its_c_out(schedule, sigma_data):
     c_out = EDM(sigma_data)(*schedule(U)).c_out
     torch.testing.assert_close(weighting.EDM(sigma_data)(level(schedule)), c_out**-2, rtol=1e-10, atol=0)
@@ -94,7 +97,7 @@ def test_elbo_of_the_exact_denoiser_is_the_information_about_the_data(p_t):
     u, s2 = midpoints(200_000), 0.49
     x = torch.zeros(len(u), 1, dtype=torch.float64)
     exact = OffBy(Karras(), lambda log_snr: s2 / (1 + s2 * log_snr.exp()))
-    loss = loss_of(COVERING[p_t], weighting.ELBO()).at_quantile(exact, x, {}, u, x).mean()
+    loss = loss_of(COVERING[p_t], weighting.ELBO()).at_quantile(exact, x, Condition(), u, x).mean()
     expected = (log1p(s2 / 0.002**2) - log1p(s2 / 80**2)) / 2
     assert float(loss) == pytest.approx(expected, rel=2e-3)
 
@@ -106,7 +109,7 @@ def test_sigmoid_loss_of_unit_noise_error_is_an_integral_of_the_sigmoid(p_t, bia
     u = midpoints(200_000)
     x = torch.zeros(len(u), 1, dtype=torch.float64)
     blind = OffBy(Karras(), lambda log_snr: (-log_snr).exp())
-    loss = loss_of(COVERING[p_t], weighting.Sigmoid(bias)).at_quantile(blind, x, {}, u, x).mean()
+    loss = loss_of(COVERING[p_t], weighting.Sigmoid(bias)).at_quantile(blind, x, Condition(), u, x).mean()
     low, high = Karras().log_snr(torch.tensor([1.0, T_MIN], dtype=torch.float64))
     expected = (softplus(bias - low) - softplus(bias - high)) / 2
     assert float(loss) == pytest.approx(float(expected), rel=2e-3)
@@ -123,7 +126,7 @@ def test_learned_log_variance_has_its_optimum_at_the_log_of_the_mean_loss(normal
     p_t, x = LogNormal(0.0, 1.2), normal(n, 2)
     loss, denoiser = loss_of(p_t, weight), OffBy(Karras(), size)
     seen = level(Karras(), p_t=p_t, u=midpoints(n))
-    weighted = loss.at_quantile(denoiser, x, {}, midpoints(n), normal(n, 2))
+    weighted = loss.at_quantile(denoiser, x, Condition(), midpoints(n), normal(n, 2))
     optimizer = torch.optim.LBFGS(weight.parameters(), max_iter=60, line_search_fn="strong_wolfe")
 
     def closure():
@@ -142,12 +145,12 @@ def test_learned_log_variance_has_its_optimum_at_the_log_of_the_mean_loss(normal
 def test_learned_log_variance_starts_as_its_base_and_reports_it_for_ever(schedule, normal):
     weight, base = weighting.LearnedLogVariance(weighting.SNR()), weighting.SNR()
     denoiser, x, eps = Denoiser(Wave(), schedule, V()), normal(5, 3), normal(5, 3)
-    draw = lambda w: loss_of(weight=w)(denoiser, x, {}, torch.Generator().manual_seed(0))  # noqa: E731
+    draw = lambda w: loss_of(weight=w)(denoiser, x, Condition(), torch.Generator().manual_seed(0))  # noqa: E731
     torch.testing.assert_close(draw(weight), draw(base), rtol=0, atol=0)
     with torch.no_grad():
         weight.head.normal_(generator=torch.Generator().manual_seed(0))
     assert not torch.allclose(draw(weight), draw(base))
-    frozen = [loss_of(weight=w).at_quantile(denoiser, x, {}, U, eps) for w in (weight, base)]
+    frozen = [loss_of(weight=w).at_quantile(denoiser, x, Condition(), U, eps) for w in (weight, base)]
     assert torch.equal(*frozen)
 
 
@@ -163,27 +166,24 @@ def test_learned_log_variance_makes_every_noise_level_pull_alike():
 # --- laws of every weight
 
 
-@each_weight
-def test_weights_are_finite_and_not_negative_over_the_whole_schedule(name, schedule):
+@over(weight=WEIGHTS, p_t=TIMES)
+def test_weights_are_finite_and_not_negative_over_the_whole_schedule(weight, p_t, schedule):
     u = torch.linspace(0, 1, 1001)
-    for p_t in TIMES.values():
-        w = WEIGHTS[name](level(schedule, p_t=p_t, u=u))
-        assert w.isfinite().all() and (w >= 0).all() and w.dtype == u.dtype
+    w = weight(level(schedule, p_t=p_t, u=u))
+    assert w.isfinite().all() and (w >= 0).all() and w.dtype == u.dtype
+
+
+CHANGES = {
+    "up": lambda exact, c_out: 0.1 * c_out,
+    "down": lambda exact, c_out: -0.1 * c_out,
+    "wider": lambda exact, c_out: 0.1 * c_out * exact,
+    "narrower": lambda exact, c_out: -0.1 * c_out * exact,
+    "wavy": lambda exact, c_out: 0.1 * c_out * torch.sin(5 * exact),
+}
 
 
 @each_weight
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda exact, c_out: 0.1 * c_out,
-        lambda exact, c_out: -0.1 * c_out,
-        lambda exact, c_out: 0.1 * c_out * exact,
-        lambda exact, c_out: -0.1 * c_out * exact,
-        lambda exact, c_out: 0.1 * c_out * torch.sin(5 * exact),
-    ],
-    ids=["up", "down", "wider", "narrower", "wavy"],
-)
-def test_the_posterior_mean_has_the_lowest_loss(name, change, schedule, normal):
+def test_the_posterior_mean_has_the_lowest_loss(name, schedule, normal):
     """Paired on the same draws: each change of the exact denoiser costs more than five standard errors."""
     n = 32000 if isinstance(schedule, Laplace) else 2000  # it has few levels where a change of D costs much
     p_t = (
@@ -191,6 +191,8 @@ def test_the_posterior_mean_has_the_lowest_loss(name, change, schedule, normal):
     )  # the bound has all log-SNRs alike, others the middle
     x, eps, loss = 0.3 + 0.7 * normal(n, 100), normal(n, 100), loss_of(p_t, WEIGHTS[name])
     exact = Perturbed(schedule, EDM(0.7), lambda exact, c_out: 0)
-    difference = loss.at_quantile(Perturbed(schedule, EDM(0.7), change), x, {}, midpoints(n), eps)
-    difference -= loss.at_quantile(exact, x, {}, midpoints(n), eps)
-    assert difference.mean() > 5 * difference.std() / n**0.5
+    lowest = loss.at_quantile(exact, x, Condition(), midpoints(n), eps)
+    for how, change in CHANGES.items():
+        changed = Perturbed(schedule, EDM(0.7), change)
+        difference = loss.at_quantile(changed, x, Condition(), midpoints(n), eps) - lowest
+        assert difference.mean() > 5 * difference.std() / n**0.5, how

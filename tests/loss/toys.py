@@ -1,9 +1,12 @@
 """Denoisers whose loss is known, and the parts of a loss for tests."""
 
+from typing import ClassVar
+
 import torch
 from torch import nn
 
 from conftest import configured
+from oboro.condition import Label
 from oboro.denoiser.exact import GaussianDenoiser
 from oboro.loss import Denoising, coupling, penalty, time, weighting
 from oboro.parameterization import V
@@ -31,8 +34,10 @@ def midpoints(n: int) -> torch.Tensor:
 class Wave(nn.Module):
     """A network without weights that depends on all of its arguments."""
 
+    reads: ClassVar = {"label": Label}
+
     def forward(self, x, c_noise, cond):
-        return torch.sin(3 * x + expand_as(c_noise, x)) + sum(expand_as(v, x) for v in cond.values())
+        return torch.sin(3 * x + expand_as(c_noise, x)) + sum(expand_as(v.index, x) for v in cond.values())
 
 
 class Recorder:
@@ -74,5 +79,5 @@ def by_hand(denoiser, x, cond, t, eps):
     alpha, sigma = (expand_as(c, x) for c in denoiser.schedule(t))
     c = denoiser.parameterization(alpha, sigma)
     x_t = alpha * x + sigma * eps
-    output = denoiser.network(c.c_in * x_t, c.c_noise.flatten(), cond)
+    output = denoiser.network(c.c_in * x_t, c.c_noise.flatten(), cond.signals)
     return x_t, output, denoiser.parameterization.target(x, eps, alpha, sigma), c

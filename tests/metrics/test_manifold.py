@@ -43,6 +43,14 @@ def test_equal_to_the_definitions(n, m, k, shift, rng):
     assert found == pytest.approx(by_loops(generated, reference, k), abs=1e-14)
 
 
+def test_points_on_a_sphere_are_in_a_closed_ball_and_not_in_an_open_one(rng):
+    """Of a lattice, where many distances are equal: balls of precision and recall are closed, the others open."""
+    for _ in range(20):
+        generated, reference = (torch.randint(9, (12, 2), generator=rng).float() for _ in range(2))
+        found = (*precision_recall(generated, reference, 2), *density_coverage(generated, reference, 2))
+        assert found == pytest.approx(by_loops(generated, reference, 2), abs=1e-14)
+
+
 @pytest.mark.parametrize("shift", [0.0, 0.4, 1.0])
 def test_parity_with_torch_fidelity(shift, rng):
     generated, reference = normal(rng, 300, 8) + shift, normal(rng, 250, 8)

@@ -5,11 +5,12 @@ import torch
 from torch import nn
 
 from oboro.base.errors import UserError
+from oboro.condition import Label, Text
 from oboro.model import DiT, EDM2UNet, SongUNet, UNet, UNetEncoder
 
 LEVELS = {"channels": 8, "channel_mult": (1, 2), "blocks": 1, "attention_levels": (1,)}
-TEXT = {"text": torch.randn(2, 3, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)}
-TEXT |= {"text_mask": torch.tensor([[True, True, False], [False, False, False]])}
+TOKENS = torch.randn(2, 3, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+TEXT = {"text": Text(TOKENS, torch.tensor([[True, True, False], [False, False, False]]), TOKENS[:, 0])}
 NETWORKS = {
     "unet": (UNet, {**LEVELS, "head_channels": 8, "num_classes": 3}),
     "unet_text": (UNet, {**LEVELS, "residual_resample": True, "scale_shift": False, "text_dim": 6}),
@@ -28,7 +29,7 @@ def make(name, randomise, dims):
 
 
 def condition(name):
-    return {"unet": {"label": torch.tensor([1, -1])}, "unet_text": TEXT}.get(name, {})
+    return {"unet": {"label": Label(torch.tensor([1, -1]))}, "unet_text": TEXT}.get(name, {})
 
 
 POOLED = ("unet_text", "edm2_unet")  # torch's mean over 2×2×2 refuses a length of one

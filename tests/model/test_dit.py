@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from oboro.base.errors import UserError
+from oboro.condition import Label
 from oboro.model.dit import Attention, Block, DiT, from_patches, to_patches
 from oboro.model.position import grid_positions, rotary_angles, rotate
 
@@ -207,4 +208,4 @@ def test_it_computes_what_diffusers_computes(small_dit, normal):
     for block in theirs.transformer_blocks:
         block.norm1.emb.register_forward_hook(lambda module, args, out: embedding)
     expected = theirs(x, torch.zeros(3, dtype=torch.int64), label).sample
-    torch.testing.assert_close(network(x, c_noise, {"label": label}), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(network(x, c_noise, {"label": Label(label)}), expected, atol=1e-5, rtol=0)

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from oboro.base.errors import UserError
+from oboro.condition import Label
 from oboro.ema import EMA, ConstantDecay
 from oboro.model.edm2_unet import Block, EDM2UNet
 from oboro.model.magnitude import mp_silu, mp_sum, pixel_norm
@@ -102,13 +103,13 @@ def test_the_embedding_has_magnitude_one_with_and_without_a_label(label, normal)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = EDM2UNet(1, channels=512, channel_mult=(1,), blocks=0, attention_levels=(), num_classes=3).double()
-    (embedding,) = network.embed(normal(8), {"label": torch.full((8,), label)})
+    (embedding,) = network.embed(normal(8), {"label": Label(torch.full((8,), label))})
     assert embedding.square().mean().sqrt().item() == pytest.approx(1, abs=0.1)
 
 
 def test_the_length_of_weights_does_not_matter(small_edm2, normal):
     network, x, c_noise = small_edm2(num_classes=3), normal(2, 1, 8, 8), normal(2)
-    cond = {"label": torch.tensor([1, -1])}
+    cond = {"label": Label(torch.tensor([1, -1]))}
     before = network(x, c_noise, cond).detach()
     with torch.no_grad():
         for p in network.parameters():
@@ -136,7 +137,7 @@ def test_training_keeps_the_lengths_of_weights(small_edm2, normal):
     network = small_edm2(num_classes=3).train()
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
     for _ in range(3):
-        out = network(normal(4, 1, 8, 8), normal(4), {"label": torch.tensor([0, 1, 2, -1])})
+        out = network(normal(4, 1, 8, 8), normal(4), {"label": Label(torch.tensor([0, 1, 2, -1]))})
         for p in network.parameters():
             if p.ndim > 1:
                 length = p.flatten(1).norm(dim=1)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from oboro.condition import Label
 from oboro.model import EDM2UNet, GroupNormSettings, LDMAttention, LDMUNet, SongUNet, StepIndex, UNet
 from oboro.schedule import DDPM
 
@@ -30,7 +31,7 @@ def network(request, randomise):
 @pytest.fixture
 def question(normal):
     """x of odd sizes, c_noise and labels for a batch of two."""
-    return normal(2, 2, 7, 9), torch.tensor([-1.0, 0.7], dtype=torch.float64), {"label": torch.tensor([2, -1])}
+    return normal(2, 2, 7, 9), torch.tensor([-1.0, 0.7], dtype=torch.float64), {"label": Label(torch.tensor([2, -1]))}
 
 
 class Control(nn.Module):

@@ -1,8 +1,11 @@
 """Laws of networks that read a text."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from oboro.condition import Condition, Text
 from oboro.denoiser import Denoiser
 from oboro.guidance import CFGPP, CFGZeroStar, ClassifierFree
 from oboro.model import DiT, UNet
@@ -30,21 +33,22 @@ def network(request, randomise):
 def question(normal):
     """x, c_noise and a text of 3, 4 and no tokens for a batch of three."""
     mask = torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1], [0, 0, 0, 0]], dtype=torch.bool)
-    cond = {"text": normal(3, 4, 6), "text_mask": mask, "text_pooled": normal(3, 5)}
+    cond = {"text": Text(normal(3, 4, 6), mask, normal(3, 5))}
     return normal(3, 1, 8, 8), torch.tensor([-1.0, 0.0, 1.2], dtype=torch.float64), cond
 
 
 def test_tokens_past_the_end_are_not_read(network, question):
     x, c_noise, cond = question
-    changed = cond["text"].clone()
-    changed[0, 3] += 7
-    torch.testing.assert_close(network(x, c_noise, cond), network(x, c_noise, {**cond, "text": changed}))
+    tokens = cond["text"].tokens.clone()
+    tokens[0, 3] += 7
+    changed = {"text": replace(cond["text"], tokens=tokens)}
+    torch.testing.assert_close(network(x, c_noise, cond), network(x, c_noise, changed))
 
 
-@pytest.mark.parametrize("key", ["text", "text_pooled"])
+@pytest.mark.parametrize("key", ["tokens", "pooled"])
 def test_what_a_text_says_is_read(network, question, key):
     x, c_noise, cond = question
-    changed = {**cond, key: cond[key].flip(-1)}
+    changed = {"text": replace(cond["text"], **{key: getattr(cond["text"], key).flip(-1)})}
     difference = (network(x, c_noise, cond) - network(x, c_noise, changed)).abs().amax((1, 2, 3))
     assert difference[:2].min() > 1e-4 and difference[2] == 0
 
@@ -53,17 +57,15 @@ def test_a_dropped_text_is_a_missing_one(network, question):
     """Training with masks of False alone teaches what guidance asks with an empty condition."""
     x, c_noise, cond = question
     torch.testing.assert_close(network(x, c_noise, cond)[2:], network(x, c_noise, {})[2:])
-    dropped = {**cond, "text_mask": torch.zeros(3, 4, dtype=torch.bool)}
+    dropped = {"text": cond["text"].drop(torch.ones(3, dtype=torch.bool))}
     torch.testing.assert_close(network(x, c_noise, dropped), network(x, c_noise, {}))
 
 
 def test_padding_a_text_changes_nothing(network, question, normal):
     x, c_noise, cond = question
-    longer = {
-        "text": torch.cat([cond["text"], normal(3, 2, 6)], 1),
-        "text_mask": torch.nn.functional.pad(cond["text_mask"], (0, 2)),
-        "text_pooled": cond["text_pooled"],
-    }
+    text = cond["text"]
+    tokens, mask = torch.cat([text.tokens, normal(3, 2, 6)], 1), torch.nn.functional.pad(text.mask, (0, 2))
+    longer = {"text": Text(tokens, mask, text.pooled)}
     torch.testing.assert_close(network(x, c_noise, cond), network(x, c_noise, longer))
 
 
@@ -91,8 +93,8 @@ def test_attention_to_a_text_is_a_softmax_over_its_tokens(randomise, normal):
 def test_without_a_pooled_vector_a_text_adds_nothing_to_the_noise_level(normal):
     embedding = TextEmbedding(6, 0, 3).double()
     torch.nn.init.normal_(embedding.no_pooled, generator=torch.Generator().manual_seed(0))
-    cond = {"text": normal(2, 4, 6), "text_mask": torch.tensor([[True] * 4, [False] * 4])}
-    _, _, whole = embedding(cond, 2)
+    text = Text(normal(2, 4, 6), torch.tensor([[True] * 4, [False] * 4]), normal(2, 0))
+    _, _, whole = embedding(text, 2)
     assert not whole[0].any() and torch.equal(whole[1], embedding.no_pooled)
 
 
@@ -101,22 +103,23 @@ def test_without_a_pooled_vector_a_text_adds_nothing_to_the_noise_level(normal):
 )
 def test_a_negative_text_takes_the_place_of_no_text(network, question, normal, guidance):
     """Where the negative text is that of the empty condition, nothing changes; where it is another one, much does."""
-    x, _, cond = question
+    x, _, signals = question
+    cond, text = Condition(signals), signals["text"]
     denoiser = Denoiser(network, Linear(), Velocity())
     grid = DDIM(4).nodes(denoiser.schedule)
     t = torch.full((3,), grid[1].t, dtype=torch.float64)
     plain = guidance(denoiser, grid)(x, t, cond)
-    nothing = {f"negative_{k}": v if k != "text_mask" else torch.zeros_like(v) for k, v in cond.items()}
-    torch.testing.assert_close(guidance(denoiser, grid)(x, t, {**cond, **nothing}), plain)
-    other = {f"negative_{k}": v.flip(-1) if k != "text_mask" else v for k, v in cond.items()}
-    assert (guidance(denoiser, grid)(x, t, {**cond, **other}) - plain).abs().amax((1, 2, 3))[:2].min() > 1e-4
+    nothing = replace(cond, away={"text": text.drop(torch.ones(3, dtype=torch.bool))})
+    torch.testing.assert_close(guidance(denoiser, grid)(x, t, nothing), plain)
+    other = replace(cond, away={"text": Text(text.tokens.flip(-1), text.mask, text.pooled.flip(-1))})
+    assert (guidance(denoiser, grid)(x, t, other) - plain).abs().amax((1, 2, 3))[:2].min() > 1e-4
 
 
 def test_away_from_itself_is_nowhere(network, question):
     """With the condition itself as the negative one, guidance of any scale is the conditional model."""
-    x, _, cond = question
+    x, _, signals = question
+    cond = Condition(signals, away=signals)
     denoiser = Denoiser(network, Linear(), Velocity())
     t = torch.full((3,), 0.5, dtype=torch.float64)
-    same = {f"negative_{k}": v for k, v in cond.items()}
-    guided = ClassifierFree(5.0)(denoiser, [])(x, t, {**cond, **same})
+    guided = ClassifierFree(5.0)(denoiser, [])(x, t, cond)
     torch.testing.assert_close(guided, denoiser(x, t, cond))

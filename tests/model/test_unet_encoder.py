@@ -65,8 +65,6 @@ def test_its_way_down_is_that_of_the_unet():
 def test_what_it_cannot_do_is_refused(normal):
     with pytest.raises(UserError, match=r"labelled data.*set data\.num_classes"):
         UNetEncoder(1, 1, **SETTINGS)
-    with pytest.raises(ValueError, match="does not read cond keys"):
-        make()(normal(3, 1, 8, 8), C_NOISE, {"label": torch.tensor([0, 1, 2])})
     with pytest.raises(ValueError, match="cannot be halved down to 1/2"):
         make()(normal(3, 1, 8, 1), C_NOISE, {})
 

@@ -1,9 +1,12 @@
 import numpy as np
 import torch
 
-from oboro.report.pictures import HEADING, grid_image, prompts_image, samples_image
+from oboro.modality import Image
+from oboro.modality.image import grid_image
+from oboro.report.pictures import HEADING, prompts_picture, samples_picture
 
 IMAGES = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (7, 3, 16, 16), dtype=np.uint8))
+MODALITY = Image(3, 16, 16)
 TEXTS = ["a bag", "a shoe with a very long description that does not fit into a single line", ""]
 
 
@@ -14,7 +17,7 @@ def rows(page, count):
 
 def test_each_text_has_a_row_of_its_images_with_the_text_beside_it():
     texts = [TEXTS[i % 3] for i in range(7)]
-    for j, row in enumerate(rows(prompts_image(IMAGES, texts), 3)):
+    for j, row in enumerate(rows(prompts_picture(MODALITY, IMAGES, texts), 3)):
         expected = np.asarray(grid_image(IMAGES[j::3], len(IMAGES[j::3])))
         assert np.array_equal(row[:, HEADING : HEADING + expected.shape[1]], expected)
         ink = np.argwhere(row[:, :HEADING].min(-1) < 128)
@@ -24,5 +27,5 @@ def test_each_text_has_a_row_of_its_images_with_the_text_beside_it():
 
 def test_many_texts_make_a_plain_picture():
     images = IMAGES[:1].repeat(20, 1, 1, 1)
-    several = samples_image(images, [f"text {i}" for i in range(20)], 0)
+    several = samples_picture(MODALITY, images, [f"text {i}" for i in range(20)], 0)
     assert np.array_equal(np.asarray(several), np.asarray(grid_image(images, 4)))

@@ -2,6 +2,7 @@
 
 import torch
 
+from oboro.condition import Condition
 from oboro.denoiser.exact import GaussianDenoiser
 
 
@@ -27,12 +28,13 @@ class Impulses:
         return self._impulse(like)
 
 
-def correlation(a, b) -> float:
-    """Of two draws: increments of one Brownian motion overlap, fresh noise is independent."""
-    if a is None or b is None:
-        return float(a is b and a is not None)
-    overlap = max(0.0, min(a[1], b[1]) - max(a[0], b[0]))
-    return overlap / ((a[1] - a[0]) * (b[1] - b[0])) ** 0.5
+def correlations(spans) -> torch.Tensor:
+    """Of all draws: increments of one Brownian motion overlap, fresh noise is independent."""
+    low, high = torch.tensor([span or (0.0, 0.0) for span in spans], dtype=torch.float64).view(-1, 2).T
+    overlap = torch.minimum(high[:, None], high) - torch.maximum(low[:, None], low)
+    length = (high - low).sqrt()
+    c = (overlap.clamp(min=0) / (length[:, None] * length)).nan_to_num(0.0)
+    return c.fill_diagonal_(1.0)
 
 
 def moments(sampler, schedule, mean: float, std: float) -> tuple[float, float]:
@@ -43,14 +45,11 @@ def moments(sampler, schedule, mean: float, std: float) -> tuple[float, float]:
         noise = Impulses()
         x_T = torch.zeros(rows, 1, dtype=torch.float64)
         x_T[1] = 1.0
-        return sampler(denoiser, x_T, {}, noise)[:, 0], noise.spans
+        return sampler(denoiser, x_T, Condition(), noise)[:, 0], noise.spans
 
     _, spans = run(2)
     out, spans = run(2 + len(spans))
     gain = out[1:] - out[0]
-    c = torch.eye(len(gain), dtype=torch.float64)
-    for i, a in enumerate(spans):
-        for j, b in enumerate(spans[:i]):
-            c[i + 1, j + 1] = c[j + 1, i + 1] = correlation(a, b)
+    c = torch.block_diag(torch.ones(1, dtype=torch.float64), correlations(spans))
     c[0, 0] = float(schedule.sigma(torch.ones((), dtype=torch.float64))) ** 2
     return float(out[0]), float(gain @ c @ gain)

@@ -11,6 +11,7 @@ import diffusers
 import pytest
 import torch
 
+from oboro.condition import Condition
 from oboro.denoiser.exact import MixtureDenoiser
 from oboro.sampler import (
     DATA,
@@ -59,11 +60,14 @@ class Network:
         self.inputs.append(x_t)
         return self.exact(x_t, t, cond)
 
+    def towards(self, alpha, sigma):
+        return self
+
     def outputs(self, x_t, t):
         """(x̂0, eps̃) at one time."""
         x_t = x_t.double()
         alpha, sigma = self.schedule(torch.tensor(t, dtype=torch.float64))
-        x0 = self(x_t, torch.full((len(x_t),), t, dtype=torch.float64), {})
+        x0 = self(x_t, torch.full((len(x_t),), t, dtype=torch.float64), Condition())
         return x0, (x_t - alpha * x0) / sigma
 
 
@@ -102,7 +106,7 @@ def with_sigmas(scheduler, sigmas):
 
 def ours(sampler, schedule, grid, x, noise=None):
     network = Network(schedule)
-    end = sampler.solve(network, x, grid, {}, noise)
+    end = sampler.solve(network, x, grid, Condition(), noise)
     return network.times, [*network.inputs, end]
 
 
@@ -133,6 +137,17 @@ def test_ddim_is_ddim(table, spacing, eta, normal):
     scheduler = configured(diffusers.DDIMScheduler, table, 10, clip_sample=False, **config)
     times, mine = ours(DDIM(eta=eta), schedule, spacing(schedule, 10), x, Replay(torch.float64))
     assert_same(mine, theirs(scheduler, schedule, times, x, eta=eta, generator=seeded()), 1e-10)
+
+
+def test_ddim_upwards_is_the_inverse_ddim(table, normal):
+    """Steps from data on the same grid, given the same eps̃; diffusers takes eps̃ of x_t at the time of the next node."""
+    schedule, sampler, x = table[0], DDIM(10, grid=Leading()), normal(4, 3)
+    scheduler, network = configured(diffusers.DDIMInverseScheduler, table, 10, clip_sample=False), Network(schedule)
+    end = sampler(network, x, Condition(), None, 0.0, sampler.nodes(schedule)[0].t)
+    points = [*zip(network.times, network.inputs, strict=True)]
+    for t, (time, input) in zip(scheduler.timesteps, points, strict=True):
+        x = scheduler.step(network.outputs(input, time)[1], t, x).prev_sample
+    torch.testing.assert_close(end, x, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("steps", [10, 50])

@@ -7,6 +7,7 @@ import torch
 
 from conftest import SAMPLERS
 from oboro.base.seeding import SampleNoise
+from oboro.condition import Condition
 from oboro.sampler import DDIM, DPMSolverPP, nodes
 from oboro.sampler.grid import LogSNR
 from oboro.schedule import VP, Cosine
@@ -22,7 +23,7 @@ def test_dpm_solver_pp_is_algorithm_2_of_its_paper(schedule, normal):
     h = [None, *(b - a for a, b in pairwise(lam))]
 
     def model(x, node):
-        return denoiser(x, torch.full((5,), node.t, dtype=torch.float64), {})
+        return denoiser(x, torch.full((5,), node.t, dtype=torch.float64), Condition())
 
     q = [model(x, nodes_[0])]
     expected = nodes_[1].sigma / nodes_[0].sigma * x - nodes_[1].alpha * (exp(-h[1]) - 1) * q[0]
@@ -31,7 +32,7 @@ def test_dpm_solver_pp_is_algorithm_2_of_its_paper(schedule, normal):
         r = h[i - 1] / h[i]
         D = (1 + 1 / (2 * r)) * q[i - 1] - 1 / (2 * r) * q[i - 2]
         expected = nodes_[i].sigma / nodes_[i - 1].sigma * expected - nodes_[i].alpha * (exp(-h[i]) - 1) * D
-    out = DPMSolverPP(6).solve(denoiser, x, nodes_, {}, no_noise)
+    out = DPMSolverPP(6).solve(denoiser, x, nodes_, Condition(), no_noise)
     torch.testing.assert_close(out, expected, rtol=1e-10, atol=1e-10)
 
 
@@ -39,7 +40,7 @@ def test_dpm_solver_pp_takes_the_first_step_as_the_exponential_integrator(schedu
     """Exact where D is constant over the step, which makes it DDIM."""
     x, denoiser = normal(5, 2), gaussian(schedule)
     pair = nodes(schedule, [0.8, 0.6])
-    ours, ddim = (s.solve(denoiser, x, pair, {}, no_noise) for s in (DPMSolverPP(1), DDIM(1, eta=0.0)))
+    ours, ddim = (s.solve(denoiser, x, pair, Condition(), no_noise) for s in (DPMSolverPP(1), DDIM(1, eta=0.0)))
     torch.testing.assert_close(ours, ddim, rtol=1e-10, atol=1e-10)
 
 
@@ -56,7 +57,7 @@ def test_dpm_solver_pp_extrapolates_a_denoiser_linear_in_log_snr(normal):
     x = normal(5, 2)
     first = grid_[1].sigma / grid_[0].sigma * x - grid_[1].alpha * expm1(-h) * -1.0
     expected = grid_[2].sigma / grid_[1].sigma * first - grid_[2].alpha * expm1(-h) * -0.25
-    torch.testing.assert_close(DPMSolverPP(2).solve(LinearInLambda(), x, grid_, {}, no_noise), expected)
+    torch.testing.assert_close(DPMSolverPP(2).solve(LinearInLambda(), x, grid_, Condition(), no_noise), expected)
 
 
 @pytest.mark.parametrize("name", ["dpm_solver_pp_sde", "dpm_solver_pp_2s_sde", "dpm_solver_pp_3m_sde"])
@@ -68,7 +69,7 @@ def test_more_steps_of_an_sde_end_in_the_same_image(name):
     def run(steps):
         sampler, noise = copy(SAMPLERS[name]), SampleNoise(0, [0])
         sampler.steps, sampler.grid = steps, LogSNR(-8, 8)
-        return sampler(denoiser, schedule.prior(noise(torch.empty(1, 200, dtype=torch.float64))), {}, noise)
+        return sampler(denoiser, schedule.prior(noise(torch.empty(1, 200, dtype=torch.float64))), Condition(), noise)
 
     coarse, middle, fine = run(20), run(80), run(320)
     assert (coarse - fine).std() < 0.25 * fine.std() and (middle - fine).std() < 0.6 * (coarse - fine).std()

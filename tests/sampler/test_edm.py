@@ -4,6 +4,7 @@ from math import sqrt
 import pytest
 import torch
 
+from oboro.condition import Condition
 from oboro.sampler import Heun
 from oboro.sampler.grid import Uniform
 from oboro.schedule import Karras
@@ -28,7 +29,7 @@ def test_heun_on_karras_is_algorithm_1_of_edm(normal):
             d_next = (x_next - D(x_next, sigmas[i + 1])) / sigmas[i + 1]
             x_next = x + (sigmas[i + 1] - sigmas[i]) * (d + d_next) / 2
         x = x_next
-    torch.testing.assert_close(Heun(n)(denoiser, x_T, {}, no_noise), x, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(Heun(n)(denoiser, x_T, Condition(), no_noise), x, rtol=1e-9, atol=1e-9)
 
 
 def test_heun_evaluates_35_times_in_18_steps_of_edm():
@@ -41,7 +42,7 @@ def test_churn_adds_the_noise_of_algorithm_2(normal):
     denoiser, schedule, x, draws = gaussian(Karras()), Karras(), 80 * normal(5, 2), normal(6, 5, 2)
     grid_, used = Uniform()(schedule, n), iter(draws)
     sampler = Heun(n, churn, low, high, noise_std)
-    ours = sampler.solve(denoiser, x, grid_, {}, lambda like: next(used))
+    ours = sampler.solve(denoiser, x, grid_, Condition(), lambda like: next(used))
     left = iter(draws)
     for t, s in pairwise(grid_):
         gamma = min(churn / n, sqrt(2) - 1) if low <= t.sigma <= high else 0

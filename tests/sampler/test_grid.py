@@ -8,6 +8,8 @@ import torch
 from diffusers.schedulers.scheduling_utils import AysSchedules
 from omegaconf import OmegaConf
 
+from cases import over
+from conftest import GRIDS, SCHEDULES
 from oboro.base.errors import UserError
 from oboro.sampler import DATA, nodes
 from oboro.sampler.grid import Karras, Leading, Linspace, LogSNR, Quadratic, Sigmas, Times, Trailing, Uniform
@@ -36,20 +38,31 @@ def levels(schedule, grid, steps):
 # --- laws of all grids
 
 
-@pytest.mark.parametrize("steps", [1, 2, 5, 20])
-def test_times_decrease_and_end_in_data(time_grid, schedule, steps):
-    """Levels of a list that lie beyond one end of the schedule coincide: two of them are a mistake of the user."""
+def coincide(grid, schedule, steps) -> bool:
+    """Whether two levels of a list lie beyond one end of the schedule."""
     low, high = ratios(schedule)
-    rho = listed(time_grid.sigmas, steps) if type(time_grid) is Sigmas else np.array([])
-    if (rho >= high).sum() > 1 or (rho <= low).sum() > 1:
-        with pytest.raises(UserError, match=r"lower sampler\.steps or choose another"):
-            time_grid(schedule, steps)
-        return
-    *found, last = time_grid(schedule, steps)
+    rho = listed(grid.sigmas, steps) if type(grid) is Sigmas else np.array([])
+    return (rho >= high).sum() > 1 or (rho <= low).sum() > 1
+
+
+@over(
+    grid=GRIDS,
+    schedule=SCHEDULES,
+    steps=[1, 2, 5, 20],
+    where=lambda grid, schedule, steps: not coincide(grid, schedule, steps),
+)
+def test_times_decrease_and_end_in_data(grid, schedule, steps):
+    *found, last = grid(schedule, steps)
     assert last == DATA and len(found) == steps
     assert 0 <= found[-1].t <= found[0].t <= 1
     assert all(s.t < t.t and s.ratio < t.ratio for t, s in pairwise(found))
     assert found == nodes(schedule, [node.t for node in found])
+
+
+@over(grid=GRIDS, schedule=SCHEDULES, steps=[1, 2, 5, 20], where=coincide)
+def test_two_levels_beyond_one_end_of_the_schedule_are_a_mistake_of_the_user(grid, schedule, steps):
+    with pytest.raises(UserError, match=r"lower sampler\.steps or choose another"):
+        grid(schedule, steps)
 
 
 @pytest.mark.parametrize("spacing", [Leading, Trailing, Linspace])
@@ -62,9 +75,7 @@ def test_a_table_has_no_more_steps_than_entries(spacing):
 # --- spacings of a table
 
 
-@pytest.mark.parametrize("steps", [7, 10, 20, 50])
-@pytest.mark.parametrize("offset", [0, 1])
-@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+@over(spacing=["leading", "trailing", "linspace"], offset=[0, 1], steps=[7, 10, 20, 50])
 def test_spacings_visit_the_indices_that_diffusers_visits(spacing, offset, steps):
     """diffusers has an offset in its leading spacing alone."""
     scheduler = diffusers.DDIMScheduler(timestep_spacing=spacing, steps_offset=offset)
@@ -84,7 +95,14 @@ def test_the_quadratic_grid_is_uniform_in_the_root_of_t():
 # --- levels of noise
 
 
-@pytest.mark.parametrize("grid", [Karras(0.02, 10), Karras(0.1, 6, 3), LogSNR(-4, 6), Sigmas([9.0, 3.0, 0.5, 0.05])])
+@over(
+    grid={
+        "karras": Karras(0.02, 10),
+        "karras of rho 3": Karras(0.1, 6, 3),
+        "log_snr": LogSNR(-4, 6),
+        "sigmas": Sigmas([9.0, 3.0, 0.5, 0.05]),
+    }
+)
 def test_levels_are_the_same_on_every_schedule_that_covers_them(grid, schedule):
     """Within 1e-6: near the end of a schedule t has few digits left for the level."""
     low, high = ratios(schedule)
@@ -99,7 +117,7 @@ def test_most_schedules_cover_common_levels(schedules):
     assert sum(low <= 0.02 and high >= 10 for low, high in map(ratios, schedules.values())) >= 10
 
 
-@pytest.mark.parametrize("rho", [3.0, 7.0])
+@over(rho=[3.0, 7.0])
 def test_the_grid_of_karras_is_equation_5_of_edm(rho):
     n, low, high = 18, 0.002, 80.0
     wanted = [(high ** (1 / rho) + i / (n - 1) * (low ** (1 / rho) - high ** (1 / rho))) ** rho for i in range(n)]
@@ -107,8 +125,7 @@ def test_the_grid_of_karras_is_equation_5_of_edm(rho):
         assert levels(schedule, Karras(low, high, rho), n) == pytest.approx(wanted, rel=1e-9)
 
 
-@pytest.mark.parametrize("steps", [1, 2, 18])
-@pytest.mark.parametrize("rho", [3.0, 7.0])
+@over(rho=[3.0, 7.0], steps=[1, 2, 18])
 def test_the_grid_of_karras_is_uniform_on_the_schedule_of_karras(rho, steps):
     schedule = KarrasSchedule(0.01, 50, rho)
     found, uniform = Karras(0.01, 50, rho).times(schedule, steps), Uniform().times(schedule, steps)
@@ -116,10 +133,10 @@ def test_the_grid_of_karras_is_uniform_on_the_schedule_of_karras(rho, steps):
 
 
 @pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
-@pytest.mark.parametrize("steps", [7, 20])
-@pytest.mark.parametrize("name, grid", [("karras", Karras), ("exponential", LogSNR)])
-def test_levels_are_those_of_diffusers_between_the_ends_of_its_table(name, grid, steps):
+@over(name=["karras", "exponential"], steps=[7, 20])
+def test_levels_are_those_of_diffusers_between_the_ends_of_its_table(name, steps):
     """Its table in float32 is off by 2e-5, so it gets ours."""
+    grid = {"karras": Karras, "exponential": LogSNR}[name]
     schedule, betas = ScaledLinear(), {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
     scheduler = diffusers.EulerDiscreteScheduler(**betas, **{f"use_{name}_sigmas": True})
     scheduler.alphas_cumprod = schedule.alpha(schedule.t_of_index(torch.arange(1000))) ** 2
@@ -148,14 +165,14 @@ def test_align_your_steps_is_as_published(name, conf):
     assert levels(KarrasSchedule(0.001, 1000), Sigmas(sigmas), 10) == pytest.approx(published[:-1], rel=1e-9)
 
 
-@pytest.mark.parametrize("steps", [1, 4, 10, 25])
+@over(steps=[1, 4, 10, 25])
 def test_levels_of_a_list_are_interpolated_in_their_logarithm(steps):
     sigmas = [40.0, 5.0, 1.0, 0.3, 0.01]
     assert levels(Linear(), Sigmas(sigmas), steps) == pytest.approx(listed(sigmas, steps), rel=1e-9)
     assert levels(Linear(), Sigmas(sigmas), 4) == pytest.approx(sigmas[:-1], rel=1e-12)
 
 
-@pytest.mark.parametrize("steps", [1, 3, 5, 12])
+@over(steps=[1, 3, 5, 12])
 def test_times_of_a_list_are_interpolated_linearly(steps):
     times = [1.0, 0.7, 0.2, 0.05]
     wanted = np.interp(np.arange(steps) / steps, np.linspace(0, 1, 4), times)
@@ -163,13 +180,13 @@ def test_times_of_a_list_are_interpolated_linearly(steps):
     assert Times(times).times(Linear(), 3) == times[:-1]
 
 
-@pytest.mark.parametrize("sigmas", [[], [1.0], [1.0, 0.0], [1.0, -1.0], [1.0, 2.0], [3.0, 1.0, 1.0], [5.0, 1.0, 3.0]])
+@over(sigmas=[[], [1.0], [1.0, 0.0], [1.0, -1.0], [1.0, 2.0], [3.0, 1.0, 1.0], [5.0, 1.0, 3.0]])
 def test_levels_that_do_not_fall_to_a_positive_one_are_a_mistake_of_the_user(sigmas):
     with pytest.raises(UserError, match="positive levels; change it"):
         Sigmas(sigmas)
 
 
-@pytest.mark.parametrize("times", [[], [1.0], [0.5, 0.6], [1.0, 0.5, 0.5], [1.1, 0.0], [1.0, -0.1], [1.0, 0.2, 0.3]])
+@over(times=[[], [1.0], [0.5, 0.6], [1.0, 0.5, 0.5], [1.1, 0.0], [1.0, -0.1], [1.0, 0.2, 0.3]])
 def test_times_that_do_not_fall_within_0_and_1_are_a_mistake_of_the_user(times):
     with pytest.raises(UserError, match=r"times in \[0, 1\]; change it"):
         Times(times)

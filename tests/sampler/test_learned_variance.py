@@ -7,6 +7,7 @@ import diffusers
 import pytest
 import torch
 
+from oboro.condition import Condition
 from oboro.denoiser.exact import GaussianDenoiser, MixtureDenoiser
 from oboro.sampler import DATA, DDIM, LearnedVariance, nodes, posteriors
 from oboro.sampler.grid import Leading, LogSNR
@@ -29,6 +30,9 @@ class Given:
 
     def with_variance(self, x_t, t, cond):
         return self(x_t, t, cond), self.v.expand_as(x_t)
+
+    def towards(self, alpha, sigma):
+        return self
 
 
 # --- the range
@@ -112,7 +116,7 @@ def test_a_whole_run_is_that_of_diffusers(schedule, normal):
     x, drawn = x_T, seeded()
     for t in scheduler.timesteps:
         time = schedule.t_of_index(t).expand(4)
-        x0, v = denoiser.with_variance(x, time, {})
+        x0, v = denoiser.with_variance(x, time, Condition())
         x = scheduler.step(torch.cat([x0, 2 * v - 1], 1), int(t), x, generator=drawn).prev_sample
     drawn = seeded()
     ours = sampler.solve(
@@ -136,14 +140,16 @@ def test_v_0_is_ancestral_sampling(schedule, normal):
         (DDIM(6, eta=1.0), denoiser),
     ):
         left = iter(draws)
-        runs.append(sampler(asked, x_T, {}, lambda like, left=left: next(left)))
+        runs.append(sampler(asked, x_T, Condition(), lambda like, left=left: next(left)))
     torch.testing.assert_close(*runs, rtol=1e-9, atol=1e-9)
 
 
 def test_each_number_has_the_variance_that_its_own_v_says(schedule, normal):
     v, x, grid = normal(2, 3), normal(2, 3), nodes(schedule, [0.8, 0.5])
     denoiser, sampler = Given(GaussianDenoiser(0.3, 0.7, schedule), v), LearnedVariance(1)
-    still, moved = (sampler.solve(denoiser, x, grid, {}, lambda like, z=z: torch.full_like(like, z)) for z in (0, 1))
+    still, moved = (
+        sampler.solve(denoiser, x, grid, Condition(), lambda like, z=z: torch.full_like(like, z)) for z in (0, 1)
+    )
     (low,), (high,) = posteriors(grid).low.exp().tolist(), posteriors(grid).high.exp().tolist()
     torch.testing.assert_close((moved - still) ** 2, low ** (1 - v) * high**v, rtol=1e-8, atol=1e-12)
 
@@ -203,8 +209,8 @@ def test_the_v_of_exact_denoisers_gives_the_reverse_variance_of_short_steps(data
     table = posteriors(nodes(schedule, [t, s]))
     for x in (-0.7, 0.1, 1.2):
         x_t = torch.full((1, 1), x, dtype=torch.float64) * float(schedule.alpha(torch.tensor(t, dtype=torch.float64)))
-        x0, v = exact.with_variance(x_t, torch.tensor([t], dtype=torch.float64), {})
-        assert torch.equal(x0, exact(x_t, torch.tensor([t], dtype=torch.float64), {}))
+        x0, v = exact.with_variance(x_t, torch.tensor([t], dtype=torch.float64), Condition())
+        assert torch.equal(x0, exact(x_t, torch.tensor([t], dtype=torch.float64), Condition()))
         wanted = (log(reverse_variance(mixture, float(x_t), t, s)) - float(table.low)) / float(table.high - table.low)
         assert float(v) == pytest.approx(wanted, rel=0.01)
 
@@ -215,8 +221,8 @@ def test_v_of_each_row_is_that_of_its_own_time(normal):
         MixtureDenoiser(*torch.tensor([[0.3, 0.7], [-0.6, 0.5]], dtype=torch.float64), 0.3, Linear()),
     ):
         x_t, t = normal(3, 2), torch.tensor([0.9, 0.5, 0.1], dtype=torch.float64)
-        together = exact.with_variance(x_t, t, {})
-        alone = [exact.with_variance(x_t[i : i + 1], t[i : i + 1], {}) for i in range(3)]
+        together = exact.with_variance(x_t, t, Condition())
+        alone = [exact.with_variance(x_t[i : i + 1], t[i : i + 1], Condition()) for i in range(3)]
         for whole, parts in zip(together, zip(*alone, strict=True), strict=True):
             torch.testing.assert_close(whole, torch.cat(parts))
         assert (together[1] != expand_as(together[1][:1, 0], x_t))[1:].all()

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from oboro.condition import Condition
 from oboro.sampler import Heun, Restart
 from oboro.sampler.grid import Karras as Karras_grid
 from oboro.schedule import Karras
@@ -12,7 +13,9 @@ pytestmark = pytest.mark.usefixtures("global_generator_unread")
 
 def test_restart_without_repeats_is_heun(schedule, normal):
     x, denoiser = schedule.prior(normal(3, 2)), gaussian(schedule)
-    assert torch.equal(Restart(9, repeats=0)(denoiser, x, {}, no_noise), Heun(9)(denoiser, x, {}, no_noise))
+    assert torch.equal(
+        Restart(9, repeats=0)(denoiser, x, Condition(), no_noise), Heun(9)(denoiser, x, Condition(), no_noise)
+    )
 
 
 def test_restart_contracts_an_error_made_on_the_way():

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from oboro.condition import Condition
 from oboro.denoiser import Denoiser
 from oboro.parameterization import EDM
 from oboro.schedule import (
@@ -228,7 +229,7 @@ def test_a_denoiser_gives_the_same_image_on_every_schedule(schedules, normal):
         has = (log_snr <= first) & (log_snr >= last)
         t = schedule.t_from_log_snr(log_snr[has])
         out = torch.full_like(z, inf)
-        out[has] = trained.reschedule(schedule)(expand_as(schedule.alpha(t), z) * z[has], t, {})
+        out[has] = trained.reschedule(schedule)(expand_as(schedule.alpha(t), z) * z[has], t, Condition())
         found[name] = has, out
     pairs = list(combinations(found, 2))
     assert len(pairs) >= 91

@@ -79,9 +79,9 @@ def test_zero_shot_is_the_nearest_prompt_of_the_averaged_text_tower(fit, normal)
 def test_a_row_is_both_embeddings_the_caption_and_the_label(fit):
     task, data = fit
     task.on_validation_epoch_start()
-    index = torch.arange(len(data.validation_images))
-    captions = data.validation_captions
-    batch = {"index": index, "label": data.validation_labels, "caption": captions}
+    index = torch.arange(len(data.validation.samples))
+    captions = data.validation.captions
+    batch = {"index": index, "label": data.validation.labels, "caption": captions}
     x = torch.rand(len(index), 1, 28, 28, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         rows = task.measure(batch, x)
@@ -89,7 +89,7 @@ def test_a_row_is_both_embeddings_the_caption_and_the_label(fit):
         assert torch.equal(image, task.clip.encode_image(x)) and torch.equal(text, task.clip.encode_text(captions))
     same = [[a.lower() == b.lower() for b in captions] for a in captions]
     assert (caption == caption.T).tolist() == same and any(sum(row) > 1 for row in same)
-    assert torch.equal(label[:, 0].long(), data.validation_labels)
+    assert torch.equal(label[:, 0].long(), data.validation.labels)
     assert rows.shape[1] == task.columns
     assert (task.measure({k: v for k, v in batch.items() if k != "label"}, x)[:, -1] == -1).all()
 
@@ -98,13 +98,13 @@ def test_the_tokenizer_learns_from_the_training_captions_once(fit):
     task, data = fit
     before = task.clip.text.tokenizer.merges.clone()
     expected = type(task.clip.text.tokenizer)(300, 16)
-    expected.fit(data.train_captions)
+    expected.fit(data.train.captions)
     assert torch.equal(before, expected.merges)
     task.clip.text.tokenizer.fit(["other words"])
     other = task.clip.text.tokenizer.merges.clone()
     task.on_fit_start()
     assert torch.equal(task.clip.text.tokenizer.merges, other)
-    task.clip.text.tokenizer.fit(data.train_captions)
+    task.clip.text.tokenizer.fit(data.train.captions)
 
 
 def test_of_equal_keys_the_first_is_kept():

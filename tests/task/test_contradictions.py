@@ -6,13 +6,15 @@ import pytest
 import torch
 from torch import nn
 
+from cases import over
+from conditioner.spelling import Spelling
 from conftest import ADAPTIVE, PARAMETERIZATIONS, SAMPLERS, configured
 from oboro.base.errors import UserError
 from oboro.classifier import NoisyClassifier
-from oboro.conditioner import Label, Unconditional
+from oboro.conditioner import Joint, Label, Text, Unconditional
 from oboro.denoiser import Denoiser
 from oboro.denoiser.exact import GaussianDenoiser
-from oboro.guidance import CFGPP, Autoguidance, CFGZeroStar, Classifier, ClassifierFree, Unguided
+from oboro.guidance import CFGPP, Autoguidance, CFGZeroStar, Classifier, ClassifierFree, PerCondition, Unguided
 from oboro.loss import Denoising, Hybrid
 from oboro.loss.coupling import Independent, OptimalTransport
 from oboro.loss.penalty import Squared
@@ -26,7 +28,7 @@ from oboro.sampler.grid import LogSNR, Times, Trailing
 from oboro.schedule import VP, Linear
 from oboro.task import contradictions
 
-GUIDANCE = configured("guidance", without=("autoguidance", "classifier"))  # these read a file
+GUIDANCE = configured("guidance", without=("autoguidance", "classifier", "per_condition"))  # files, and names
 
 
 class Weak(GaussianDenoiser):
@@ -55,6 +57,11 @@ def coupled(sampler):
     return {"loss": loss(coupling=OptimalTransport()), "sampler": sampler}
 
 
+def reading(text=0.1):
+    """Label and text, the text dropped at this rate."""
+    return Joint({"label": Label(3), "text": Text(Spelling(), 3, 3, text)})
+
+
 EARLY = Times([0.7, 0.3])
 JUDGE = NoisyClassifier(nn.Identity(), VP())
 WEAK = Autoguidance(Weak(0.0, 1.0, VP()))
@@ -79,6 +86,21 @@ REFUSED = {
         {"guidance": ClassifierFree(2.0, negative={"text": 0})},
         "needs text and the condition of the model is label",
         {"guidance": ClassifierFree(2.0, negative={"label": 0})},
+    ),
+    "a class of a text": (
+        {"conditioner": reading(), "guidance": ClassifierFree(2.0, negative={"text": 0})},
+        "needs text as a label and the condition of the model is label, text",
+        {"conditioner": reading(), "guidance": ClassifierFree(2.0, negative={"label": 0})},
+    ),
+    "a scale of what is not there": (
+        {"guidance": PerCondition({"label": 2.0, "image": 1.5})},
+        "PerCondition needs image .* guidance.scales",
+        {"guidance": PerCondition({"label": 2.0})},
+    ),
+    "a scale of what is never dropped": (
+        {"conditioner": reading(0.0), "guidance": PerCondition({"text": 2.0, "label": 1.5})},
+        "without its condition text, which conditioner.dropout=0 never trains",
+        {"conditioner": reading(0.0), "guidance": PerCondition({"text": 1.0, "label": 1.5})},
     ),
     "noise by a score that is not known": (
         coupled(DDIM(8, eta=1.0)),
@@ -147,16 +169,15 @@ def test_a_contradiction_is_refused_and_its_remedy_accepted(case):
     contradictions.check(parts(**remedy))
 
 
-@pytest.mark.parametrize("name", sorted({*SAMPLERS, *ADAPTIVE}))
-def test_every_sampler_goes_with_the_usual_parts(name):
-    sampler = SAMPLERS.get(name, Adaptive())
+@over(sampler=SAMPLERS | dict.fromkeys(ADAPTIVE, Adaptive()))
+def test_every_sampler_goes_with_the_usual_parts(sampler):
     usual = {"loss": Hybrid(UniformWeight(), Squared())} if sampler.asks_variance else {}
     contradictions.check(parts(VP(), sampler=sampler, **usual))
 
 
-@pytest.mark.parametrize("name", GUIDANCE)
-def test_every_guidance_goes_with_the_usual_parts(name):
-    contradictions.check(parts(guidance=GUIDANCE[name]))
+@over(guidance=GUIDANCE)
+def test_every_guidance_goes_with_the_usual_parts(guidance):
+    contradictions.check(parts(guidance=guidance))
 
 
 def test_a_grid_may_begin_where_the_signal_is_negligible():

@@ -91,8 +91,8 @@ def test_the_weight_of_an_image_multiplies_its_loss(parts):
     """And takes part in no draw."""
     _, task, data = parts
     data.setup()
-    images = data.train_images[[0, 1, 2, 3]].float() / 127.5 - 1
-    batch = {"image": images, "index": torch.arange(4), "label": data.train_labels[:4]}
+    images = data.train.samples[[0, 1, 2, 3]].float() / 127.5 - 1
+    batch = {"x": images, "index": torch.arange(4), "label": data.train.labels[:4]}
 
     def objective(more):
         return task.objective(batch | more, images, torch.Generator().manual_seed(0))

@@ -115,10 +115,9 @@ def written_out(steps=STEPS, accumulate=1, clip=CLIP):
         first.zero_grad()
         second.zero_grad()
         for micro in range(accumulate):
-            batch = next(batches)
+            real = next(batches)
             g = generator(3, "train", step, micro, 0)
             torch.manual_seed(derive_seed(3, "dropout", step, micro, 0))
-            real = (batch["image"].float() / 127.5 - 1).flatten(1)
             made = generator_(torch.randn(len(real), 8, generator=g))
             (critic_loss(critic, teacher, real, made.detach()).mean() / accumulate).backward()
             if step % RATIO == 0:
@@ -139,10 +138,16 @@ def written_out(steps=STEPS, accumulate=1, clip=CLIP):
 
 def stream_of(data, accumulate):
     stream = TrainStream(
-        len(data.train_images), data.batch_size, data.seed, flip=data.flip, world=1, rank=0,
-        accumulate=accumulate, start=lambda: 0,
-    )  # fmt: skip
-    return iter(data._loader(data._train_batches(), stream))
+        len(data.train),
+        data.batch_size,
+        data.seed,
+        flip=data.flip,
+        world=1,
+        rank=0,
+        accumulate=accumulate,
+        start=lambda: 0,
+    )
+    return (data.on_after_batch_transfer(batch, 0)["x"].flatten(1) for batch in data._loader(data.train, stream))
 
 
 def same(module, other):

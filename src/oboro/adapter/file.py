@@ -63,7 +63,7 @@ def read_adapter(path: str | Path) -> AdapterFile:
     """
     path = Path(path).expanduser()
     if not path.is_file():
-        raise UserError(f"there is no adapter {path}; give a file that `python -m oboro.cli.adapter export` wrote.")
+        raise UserError(f"there is no adapter {path}; give a file that `oboro adapter export` wrote.")
     try:
         with safe_open(path, "pt") as file:
             header, tensors = file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118

@@ -7,7 +7,7 @@ depend, bit for bit, on the number of ranks: batch *shapes* change convolutions 
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -69,13 +69,13 @@ def gather_with_gradients(rows: Tensor) -> Tensor:
 
 class _Gather(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, rows: Tensor) -> Tensor:
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
         parts = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(world_size())]
         dist.all_gather(parts, rows.contiguous())
         return torch.cat(parts)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> Tensor:
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         gradient = gradient.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(gradient)
         return gradient.chunk(world_size())[rank()]
@@ -115,9 +115,9 @@ def map_samples(
         finished += len(chunk_ids)
         if done:
             done(finished)
-    ids, order = torch.sort(torch.cat(seen_ids))
-    if not torch.equal(ids, torch.arange(n)):
-        raise RuntimeError(f"expected the sample ids 0..{n - 1} once each, got {len(ids)} ids")
+    all_ids, order = torch.sort(torch.cat(seen_ids))
+    if not torch.equal(all_ids, torch.arange(n)):
+        raise RuntimeError(f"expected the sample ids 0..{n - 1} once each, got {len(all_ids)} ids")
     return torch.cat(rows)[order]
 
 
@@ -151,7 +151,7 @@ def from_first(f: Callable[[], T]) -> T:
             result[0] = f()
     if world_size() > 1:
         dist.broadcast_object_list(result, src=0)
-    return result[0]
+    return cast(T, result[0])
 
 
 @contextmanager

@@ -7,16 +7,16 @@ from rich.console import Console
 from rich.progress import Progress
 
 from oboro.base.errors import UserError
-from oboro.data import from_uint8
 from oboro.data.latents import cache_latents
 from oboro.task import Task
 
 
 class LatentCache(Callback):
-    """Before training, the latents of all images come from the cache, or go there; batches then hold them as "latent".
+    """Before training, the latents of all samples come from the cache, or go there; batches then hold them as "latent".
 
-    With ``data.flip`` those of mirrored images too. They are what the codec gives in float32, whatever the precision of
-    the run. ``chunk`` images are encoded at once. Raises ``UserError`` where there is no codec to save the work of.
+    With ``data.flip`` those of mirrored samples too. They are what the codec gives in float32, whatever the
+    precision of the run. ``chunk`` samples are encoded at once. Raises ``UserError`` where there is no
+    codec to save the work of.
     """
 
     def __init__(self, chunk: int = 100):
@@ -30,16 +30,16 @@ class LatentCache(Callback):
             raise UserError("pixels need no cache of latents; leave callbacks.latent_cache out, or choose a codec.")
         shown = trainer.is_global_zero and sys.stderr.isatty()
         with Progress(console=Console(stderr=True), transient=True, disable=not shown) as bar:
-            for part, images in (("train", data.train_images), ("validation", data.validation_images)):
-                if len(images) == 0:
+            for name, part in (("train", data.train), ("validation", data.validation)):
+                if len(part) == 0:
                     continue
-                job = bar.add_task(f"latents of {part} images", total=len(images))
-                data.latents[part] = cache_latents(
-                    images,
-                    from_uint8,
+                job = bar.add_task(f"latents of {name} {data.modality.noun}", total=len(part))
+                part.latents = cache_latents(
+                    part.samples,
+                    data.modality,
                     codec,
                     data.cache_dir / "latents",
-                    flips=data.flip and part == "train",
+                    flips=data.flip and name == "train",
                     device=task.device,
                     chunk=self.chunk,
                     done=lambda n, job=job: bar.update(job, completed=n),

@@ -7,7 +7,7 @@ import torch
 from lightning import Trainer
 from torch.utils.flop_counter import FlopCounterMode
 
-from oboro.data import ImageData
+from oboro.data import DataModule
 from oboro.denoiser import Denoises
 from oboro.evaluate.protocol import Protocol
 from oboro.extractor import Extractor, Joint
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 def advise(
-    trainer: Trainer, task: Diffusion, data: ImageData, extractor: Extractor | Joint, protocol: Protocol, every: int
+    trainer: Trainer, task: Diffusion, data: DataModule, extractor: Extractor | Joint, protocol: Protocol, every: int
 ) -> None:
     """Say, before training starts, if measuring costs more operations than the training between two measurements."""
     interval = every or trainer.max_steps
@@ -32,23 +32,23 @@ def advise(
         )
 
 
-def train_flops(task: Diffusion, data: ImageData) -> int:
-    """Operations of one training image: a forward pass, and a backward pass of twice as many."""
+def train_flops(task: Diffusion, data: DataModule) -> int:
+    """Operations of one training sample: a forward pass, and a backward pass of twice as many."""
     return 3 * max(1, _flops(lambda: _denoise(task, data, task.denoiser)))
 
 
-def sample_flops(task: Diffusion, data: ImageData, extractor: Extractor | Joint) -> int:
+def sample_flops(task: Diffusion, data: DataModule, extractor: Extractor | Joint) -> int:
     """Operations of drawing one sample with the task's sampler and guidance, and of looking at it."""
     grid = task.sampler.nodes(task.denoiser.schedule)
     guided = _flops(lambda: _denoise(task, data, task.guidance(task.denoiser, grid)))
-    image = torch.zeros(1, *data.image_shape, dtype=torch.uint8)
-    look = sum(_flops(lambda part=part: part(image)) for part in extractor.parts)
+    sample = torch.zeros(1, *data.modality.shape, dtype=data.modality.dtype)
+    look = sum(_flops(lambda part=part: part(sample)) for part in extractor.parts)
     return task.sampler.evaluations(task.denoiser.schedule) * guided + look
 
 
-def _denoise(task: Diffusion, data: ImageData, denoiser: Denoises) -> None:
-    shape = task.codec.latent_shape(data.image_shape)
-    cond = {k: v.to(task.device) for k, v in task.conditioner.for_samples([0], data.population).items()}
+def _denoise(task: Diffusion, data: DataModule, denoiser: Denoises) -> None:
+    shape = task.codec.latent_shape(data.modality.shape)
+    cond = task.conditioner.for_samples([0], data.population).to(task.device)
     denoiser(torch.zeros(1, *shape, device=task.device), torch.full((1,), 0.5, device=task.device), cond)
 
 

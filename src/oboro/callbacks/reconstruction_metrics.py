@@ -39,7 +39,7 @@ class ReconstructionMetrics(CodecEvaluation, MetricEvaluation):
     def on_fit_start(self, trainer: Trainer, task: Autoencoder) -> None:
         """Before any training: what is missing or impossible is said now."""
         data = trainer.datamodule
-        self._rows = spread(self.n, len(data.validation_images))
+        self._rows = spread(self.n, len(data.validation))
         if self.metrics and len(self._rows) < 2:
             raise UserError("no images are held out to be reconstructed; set data.validation=1000, or metrics=[].")
         self._evaluator = Evaluator(self.extractor, self.metrics, data)
@@ -51,8 +51,8 @@ class ReconstructionMetrics(CodecEvaluation, MetricEvaluation):
             return
         data = trainer.datamodule
         with task.averaged(), trainer.precision_plugin.forward_context():
-            images = reconstructions(task.learned, data.validation_images, self._rows, task.device, self.chunk)
-        labels = None if data.validation_labels is None else data.validation_labels[self._rows]
+            images = reconstructions(task.learned, data.validation.samples, self._rows, task.device, self.chunk)
+        labels = None if data.validation.labels is None else data.validation.labels[self._rows]
         origin = {
             "images": "reconstructions of held-out images",
             "images_fingerprint": data.fingerprint,

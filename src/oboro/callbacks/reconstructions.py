@@ -9,7 +9,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from oboro.callbacks.evaluation import CodecEvaluation, check_images
 from oboro.evaluate.reconstruction import reconstructions, spread
-from oboro.report.pictures import pairs_image
+from oboro.report.pictures import pairs_picture
 from oboro.task import Autoencoder
 
 
@@ -26,12 +26,12 @@ class Reconstructions(CodecEvaluation):
 
     def evaluate(self, trainer: Trainer, task: Autoencoder) -> None:
         data = trainer.datamodule
-        images = data.validation_images if len(data.validation_images) else data.train_images
+        images = (data.validation if len(data.validation) else data.train).samples
         rows = spread(self.n, len(images))
         with task.averaged(), trainer.precision_plugin.forward_context():
             made = reconstructions(task.learned, images, rows, task.device, self.chunk)
         if trainer.is_global_zero:
-            picture = pairs_image(images[torch.tensor(rows)], made)
+            picture = pairs_picture(data.modality, images[torch.tensor(rows)], made)
             self.folder.mkdir(parents=True, exist_ok=True)
             picture.save(self.folder / f"step-{trainer.global_step:08d}.png")
             for logger in trainer.loggers:

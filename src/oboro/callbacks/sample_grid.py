@@ -11,8 +11,7 @@ from torch import Tensor
 from oboro.base import distributed
 from oboro.base.errors import UserError
 from oboro.callbacks.evaluation import SampleEvaluation
-from oboro.data import to_uint8
-from oboro.report.pictures import samples_image
+from oboro.report.pictures import samples_picture
 from oboro.task import Diffusion
 
 
@@ -33,17 +32,18 @@ class SampleGrid(SampleEvaluation):
         self.chunk = min(chunk, n)
 
     def evaluate(self, trainer: Trainer, task: Diffusion) -> None:
-        shape = trainer.datamodule.image_shape
+        modality = trainer.datamodule.modality
 
         def draw(ids: list[int]) -> Tensor:
             with trainer.precision_plugin.forward_context():
-                return to_uint8(task.generate(ids, self.seed, task.conditioner.for_samples(ids, None), shape))
+                cond = task.conditioner.for_samples(ids, None)
+                return modality.to_stored(task.generate(ids, self.seed, cond, modality.shape))
 
         with task.averaged():
-            images = distributed.map_samples(self.n, self.chunk, draw, task.device)
+            samples = distributed.map_samples(self.n, self.chunk, draw, task.device)
         if trainer.is_global_zero:
-            texts = task.conditioner.choose(range(self.n), None).get("caption")
-            picture = samples_image(images, texts, task.conditioner.num_classes)
+            texts = task.conditioner.metadata(range(self.n), None).get("caption")
+            picture = samples_picture(modality, samples, texts, task.conditioner.num_classes)
             self.folder.mkdir(parents=True, exist_ok=True)
             picture.save(self.folder / f"step-{trainer.global_step:08d}.png")
             self._to_tensorboard(trainer, picture)

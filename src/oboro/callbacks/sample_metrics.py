@@ -43,7 +43,7 @@ class SampleMetrics(SampleEvaluation, MetricEvaluation):
     def on_fit_start(self, trainer: Trainer, task: Diffusion) -> None:
         """Before any training: what is missing, impossible or out of proportion is said now."""
         self._evaluator = Evaluator(self.extractor, self.metrics, trainer.datamodule)
-        self._evaluator.check(task.conditioner.told(trainer.datamodule.population), self.protocol.n)
+        self._evaluator.check(task.conditioner.known(trainer.datamodule.population), self.protocol.n)
         self._evaluator.prepare()
         if trainer.is_global_zero and self.metrics:
             advise(trainer, task, trainer.datamodule, self.extractor, self.protocol, self.every_n_steps)

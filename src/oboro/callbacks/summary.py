@@ -43,15 +43,15 @@ class Summary(Callback):
             "model",
             f"{type(task.network).__name__}, {size.parameters / 1e6:.2f} M parameters{of}, {task.description}",
         )
-        c, h, w = data.image_shape
-        table.add_row("data", f"{type(data).__name__}, {len(data.train_images):,} training images of {c}×{h}×{w}")
+        noun = data.modality.noun
+        table.add_row("data", f"{type(data).__name__}, {len(data.train):,} training {noun} of {data.modality}")
         steps = trainer.global_step - self._first
-        table.add_row("training", f"{steps:,} steps of {data.batch_size}, {steps * data.batch_size:,} images")
+        table.add_row("training", f"{steps:,} steps of {data.batch_size}, {steps * data.batch_size:,} {noun}")
         whole = f"{int(seconds) // 60} min {int(seconds) % 60:02d} s"
         for callback in trainer.callbacks:
             if isinstance(callback, Throughput):
                 training, _ = callback.total()
-                whole += f", {training:.0f} s without evaluation, {steps * data.batch_size / training:.0f} images/s"
+                whole += f", {training:.0f} s without evaluation, {steps * data.batch_size / training:.0f} {noun}/s"
         table.add_row("time", whole)
         for name in (f"val/{measure}" for measure in task.measures):
             if name in trainer.callback_metrics:

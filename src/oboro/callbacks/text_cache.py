@@ -19,7 +19,7 @@ class TextCache(Callback):
     def setup(self, trainer: Trainer, task: Task, stage: str) -> None:
         if not task.draws:
             raise UserError(
-                f"{type(task).__name__} is told no conditions; leave callbacks.text_cache out of callbacks=[...]."
+                f"{type(task).__name__} has no conditions; leave callbacks.text_cache out of callbacks=[...]."
             )
 
     def on_fit_start(self, trainer: Trainer, task: Task) -> None:
@@ -27,5 +27,5 @@ class TextCache(Callback):
         shown = trainer.is_global_zero and sys.stderr.isatty()
         with Progress(console=Console(stderr=True), transient=True, disable=not shown) as bar:
             job = bar.add_task("captions", total=None)
-            captions = [*(data.train_captions or []), *(data.validation_captions or [])]
+            captions = [*(data.train.captions or []), *(data.validation.captions or [])]
             task.conditioner.cache(captions, data.cache_dir / "texts", lambda n: bar.update(job, completed=n))

@@ -1,4 +1,4 @@
-"""python -m oboro.cli.adapter export | merge: adapters as files, and checkpoints with adapters in their weights."""
+"""oboro adapter export | merge: adapters as files, and checkpoints with adapters in their weights."""
 
 import argparse
 from pathlib import Path
@@ -7,6 +7,7 @@ import torch
 
 from oboro.adapter import write_adapter
 from oboro.base.errors import UserError
+from oboro.cli.plain import run
 from oboro.restore.checkpoint import check_kind, load_checkpoint
 from oboro.restore.merge import merged, with_adapter
 from oboro.restore.rebuild import averaged, build_task
@@ -44,8 +45,8 @@ def written(file: str) -> Path:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m oboro.cli.adapter", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
+    parser = argparse.ArgumentParser(prog="oboro adapter", description=__doc__)
+    commands = parser.add_subparsers(required=True)
     exporting = commands.add_parser("export", help="the adapter of a checkpoint as a small file")
     exporting.add_argument("--profile", help="which average; the first unless named")
     merging = commands.add_parser("merge", help="a checkpoint without adapters that draws the same")
@@ -54,12 +55,9 @@ def main(arguments: list[str] | None = None) -> None:
     for command, written in ((exporting, "the .safetensors file"), (merging, "the .ckpt file")):
         command.add_argument("checkpoint")
         command.add_argument("file", help=f"{written} to write")
-    told = vars(parser.parse_args(arguments))
-    command = {"export": export, "merge": merge}[told.pop("command")]
-    try:
-        command(**told)
-    except UserError as error:
-        raise SystemExit(f"error: {error}") from None
+    exporting.set_defaults(run=lambda a: export(a.checkpoint, a.file, a.profile))
+    merging.set_defaults(run=lambda a: merge(a.checkpoint, a.file, a.adapter, a.scale))
+    run(parser, arguments, lambda chosen: chosen.run(chosen))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""python evaluate.py"""
+"""oboro evaluate, python evaluate.py"""
 
 import json
 from collections.abc import Callable, Iterator
@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import hydra
+import torch
 from hydra.utils import instantiate
 from lightning import Fabric
 from omegaconf import DictConfig, OmegaConf
@@ -14,22 +16,24 @@ from rich.progress import Progress
 
 from oboro.base import distributed
 from oboro.base.errors import UserError
+from oboro.cli.benchmark import benchmark
 from oboro.cli.checkpoint import latest_checkpoint
-from oboro.cli.run import task_function
+from oboro.cli.run import CONF, run, task_function
 from oboro.cli.sample import average, open_task, start, trained_precision
 from oboro.cli.watch import watch
-from oboro.data import ImageData
-from oboro.data.made import read_images
+from oboro.data import DataModule
 from oboro.evaluate.evaluator import Evaluator, held_out_likelihood
 from oboro.evaluate.protocol import Evaluation, Protocol
+from oboro.evaluate.sample_files import read_samples
 from oboro.metrics import Value
-from oboro.report.pictures import grid_image, pairs_image
+from oboro.report.pictures import pairs_picture
 from oboro.report.table import interval, number, print_evaluations, spread, write_result
 from oboro.task import Diffusion
 
 PAIRS = 10  # closest pairs in the picture of the memorisation audit
 
 
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="evaluate")
 @task_function
 def evaluate(config: DictConfig) -> None:
     """Measure samples of a checkpoint; ``evaluation.json``, ``result.json`` and pictures go to ``output_dir``.
@@ -45,13 +49,9 @@ def evaluate(config: DictConfig) -> None:
     fabric = start(config, config.devices, trained_precision(path))
     checkpoint, task = open_task(config, path, fabric)
     read_data(evaluator.data)
+    check_modality(config, task, evaluator.data)
     task.conditioner.check(evaluator.data.population)
-    make_ready(evaluator, task.conditioner.told(evaluator.data.population), config.n)
-    held_out = len(evaluator.data.validation_images)
-    if config.bits_per_dim.n > held_out:
-        raise UserError(f"bits_per_dim.n={config.bits_per_dim.n} of {held_out} held-out images; set it to fewer.")
-    if config.bits_per_dim.n and task.codec.latent_shape(evaluator.data.image_shape) != evaluator.data.image_shape:
-        raise UserError("bits per dimension of pixels are not known to a model of latents; set bits_per_dim.n=0.")
+    make_ready(evaluator, task.conditioner.known(evaluator.data.population), config.n)
     if config.watch:
         watch(config, evaluator, fabric, measure)
         return
@@ -59,6 +59,25 @@ def evaluate(config: DictConfig) -> None:
     likelihood = measure_likelihood(config, evaluator, task)
     if fabric.is_global_zero:
         write(config, checkpoint, task, evaluator, evaluations, likelihood, fabric)
+
+
+def check_modality(config: DictConfig, task: Diffusion, data: DataModule) -> None:
+    """Raises ``UserError`` where the model draws another kind of sample than the data are, or where bits per dimension
+    are wanted that cannot be had."""
+    modality, n = data.modality, config.bits_per_dim.n
+    if type(task.modality) is not type(modality):
+        raise UserError(
+            f"the checkpoint draws {task.modality.noun} and the data are {modality.noun}; choose data=... of its kind."
+        )
+    if n > len(data.validation):
+        raise UserError(f"bits_per_dim.n={n} of {len(data.validation)} held-out {modality.noun}; set it to fewer.")
+    if n and modality.dtype != torch.uint8:
+        raise UserError(
+            f"bits per dimension are a measure for numbers of 8 bits and {modality.noun} have {modality.quantisation}; "
+            "set bits_per_dim.n=0."
+        )
+    if n and task.codec.latent_shape(modality.shape) != modality.shape:
+        raise UserError("bits per dimension of pixels are not known to a model of latents; set bits_per_dim.n=0.")
 
 
 def write(
@@ -86,15 +105,17 @@ def write(
         result |= repeated(evaluations)
     (folder / "evaluation.json").write_text(json.dumps(result, indent=2) + "\n")
     write_result(folder, result["values"])
-    grid_image(first.samples, len(first.samples)).save(folder / "samples.png")
+    evaluator.data.modality.picture(first.samples, len(first.samples)).save(folder / "samples.png")
     print_evaluations(evaluations, f"{config.checkpoint}, step {result['step']:,}")
     for name, value in likelihood.items():
         print(f"{name}: {number(value.value)}, 95 % interval {interval(value)}; {value.how}")
     if pairs := closest_pairs(first):
         ids, rows = ([pair[i] for pair in pairs] for i in (0, 1))
         drawn = evaluator.redraw(task, ids, protocol_of(config, 0), fabric.autocast).cpu()
-        pairs_image(drawn, evaluator.data.train_images[rows]).save(folder / "closest_pairs.png")
-        print(f"samples above, the training images they come closest to below: {folder / 'closest_pairs.png'}")
+        pairs_picture(evaluator.data.modality, drawn, evaluator.data.train.samples[rows]).save(
+            folder / "closest_pairs.png"
+        )
+        print(f"samples above, the training samples they come closest to below: {folder / 'closest_pairs.png'}")
     print(f"written to {folder / 'evaluation.json'}")
 
 
@@ -122,13 +143,13 @@ def build_evaluator(config: DictConfig) -> Evaluator:
     return Evaluator(extractor, metrics, data, config.reference)
 
 
-def make_ready(evaluator: Evaluator, told: set[str], n: int) -> None:
+def make_ready(evaluator: Evaluator, known: set[str], n: int) -> None:
     """The weights of the extractor are fetched, by rank 0 first, and all is checked against what is asked."""
-    evaluator.check(told, n)
+    evaluator.check(known, n)
     evaluator.prepare()
 
 
-def read_data(data: ImageData) -> None:
+def read_data(data: DataModule) -> None:
     """Fetched and decoded by rank 0 first."""
     with distributed.together():
         if distributed.rank() == 0:
@@ -137,11 +158,11 @@ def read_data(data: ImageData) -> None:
 
 
 def evaluate_images(config: DictConfig, evaluator: Evaluator) -> None:
-    """Measure pictures that are there already."""
+    """Measure samples that exist already."""
     fabric = start(config, config.devices, "32-true")
     data = evaluator.data
-    images, labels, fingerprint = read_images(config.images, data.image_shape, data.num_classes, data.cache_dir)
     read_data(data)
+    images, labels, fingerprint = read_samples(config.images, data.modality, data.num_classes)
     make_ready(evaluator, set() if labels is None else {"label"}, len(images))
     origin = {"images": str(config.images), "images_fingerprint": fingerprint}
     with progress(fabric, len(images)) as done:
@@ -153,7 +174,7 @@ def evaluate_images(config: DictConfig, evaluator: Evaluator) -> None:
         print_evaluations([evaluation], str(config.images))
         if pairs := closest_pairs(evaluation):
             ids, rows = ([pair[i] for pair in pairs] for i in (0, 1))
-            pairs_image(images[ids], data.train_images[rows]).save(folder / "closest_pairs.png")
+            pairs_picture(data.modality, images[ids], data.train.samples[rows]).save(folder / "closest_pairs.png")
         print(f"written to {folder / 'evaluation.json'}")
 
 
@@ -212,3 +233,7 @@ def closest_pairs(evaluation: Evaluation) -> list[tuple[int, int]]:
         if "closest" in value.detail:
             return [(pair["sample"], pair["training"]) for pair in value.detail["closest"][:PAIRS]]
     return []
+
+
+def main() -> None:
+    run(evaluate, from_checkpoint=True, gather=benchmark)

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from oboro.base.errors import UserError
+from oboro.cli.plain import run
 from oboro.restore.checkpoint import load_checkpoint
 from oboro.restore.frozen import write_whole
 
@@ -19,11 +19,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m oboro.cli.pack", description=__doc__)
     parser.add_argument("checkpoint")
     parser.add_argument("file", help="the .ckpt file to write")
-    chosen = parser.parse_args(arguments)
-    try:
-        pack(chosen.checkpoint, chosen.file)
-    except UserError as error:
-        raise SystemExit(f"error: {error}") from None
+    run(parser, arguments, lambda chosen: pack(chosen.checkpoint, chosen.file))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,9 @@ import sys
 from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
+from typing import NoReturn
 
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
@@ -17,11 +19,13 @@ from omegaconf import DictConfig
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from oboro import sweep
+from oboro.base.command import as_typed, import_from_here
 from oboro.base.errors import UserError
 from oboro.cli.checkpoint import offer_checkpoint
 from oboro.cli.init import offer_init
+from oboro.restore.trust import trusted_words, trusting
 
-CONF = Path(sys.argv[0]).resolve().parent / "conf"
+CONF = (Path(__file__).parents[1] / "conf").resolve()  # in a clone a link to the folder at the top
 TEXTS = ("prompt", "negative", "data.prompt", "data.prior_prompt")  # keys whose values are sentences
 CANNOT_WRITE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOSPC}
 
@@ -34,20 +38,31 @@ def run(main: Callable[[], None], from_checkpoint: bool = False, gather: Callabl
     ``init=PATH``. ``gather`` is told the folder of a sweep when it is over.
     ``debug=default`` or ``HYDRA_FULL_ERROR=1`` show the traceback. Other exceptions are ours and always do.
     """
+    parser = get_args_parser()
+    parser.error = unknown_flag  # in place of argparse's own report
     traceback = "debug=default" in sys.argv or "traceback=true" in sys.argv or "HYDRA_FULL_ERROR" in os.environ
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come to us instead of Hydra's own report
     sys.argv[1:] = [quote_text(expand_home(argument)) for argument in sys.argv[1:]]
     try:
-        if from_checkpoint:
-            offer_checkpoint(sys.argv[1:])
-        else:
-            sys.argv[1:] = offer_init(sys.argv[1:])
-        sweep.run(main, gather)
+        own_folder = parser.parse_args(sys.argv[1:]).config_dir
+        packages = trusted_words(sys.argv[1:])[1]
+        if packages or own_folder or not from_checkpoint:  # a checkpoint alone imports nothing from where it lies
+            import_from_here()
+        with trusting(packages):
+            if from_checkpoint:
+                offer_checkpoint(sys.argv[1:])
+            else:
+                sys.argv[1:] = offer_init(sys.argv[1:])
+            sweep.run(main, gather)
     except Exception as error:
         message = explain(error)
         if traceback or message is None:
             raise
         raise SystemExit(f"error: {message}" if is_first_process() else 1) from None
+
+
+def unknown_flag(message: str) -> NoReturn:
+    raise UserError(f"{message}; `{as_typed(sys.argv[0])} --hydra-help` lists the flags.")
 
 
 def expand_home(argument: str) -> str:
@@ -62,8 +77,8 @@ def quote_text(argument: str) -> str:
     if key not in TEXTS or value in ("", "null") or value[0] in "[\"'":
         return argument
     escaped = re.sub(r'(\\*)"', r"\1\1\"", value)
-    ending = re.search(r"\\*$", escaped).group()
-    return f'{key}="{escaped}{ending}"'
+    ending = len(escaped) - len(escaped.rstrip("\\"))  # a backslash before the closing quote would escape it
+    return f'{key}="{escaped}' + "\\" * ending + '"'
 
 
 def task_function(f: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
@@ -72,7 +87,8 @@ def task_function(f: Callable[[DictConfig], None]) -> Callable[[DictConfig], Non
     @functools.wraps(f)
     def wrapped(config: DictConfig) -> None:
         try:
-            f(config)
+            with trusting(config.get("trust")):
+                f(config)
         except Exception as error:
             message = explain(error)
             if message is None or config.get("traceback") or HydraConfig.get().mode == RunMode.MULTIRUN:
@@ -119,15 +135,21 @@ def explain_config(text: str) -> str:
             return (
                 f"{group}={name} is not installed; `pip install hydra-optuna-sweeper` or the like, see docs/sweeps.md."
             )
-        options = sorted(p.stem for p in (CONF / group).glob("*.yaml"))
+        options = sorted({p.stem for folder in folders() for p in (folder / group).glob("*.yaml")})
         return f"{group}={name} does not exist; choose {group}={'|'.join(options)}.{meant(name, options, f'{group}=')}"
     if key := re.search(r"Could not override '([^']+)'", text):
         name = key.group(1)
         if "No match in the defaults list" in text:
-            return f"there is no group {name}; `python {Path(sys.argv[0]).name} --help` lists groups and options."
+            return f"there is no group {name}; `{as_typed(sys.argv[0])} --help` lists groups and options."
         part = "hydra" if name.startswith("hydra.") else "job"
-        return f"there is no key {name}; `python {Path(sys.argv[0]).name} --cfg {part}` lists them.{meant_key(name)}"
+        return f"there is no key {name}; `{as_typed(sys.argv[0])} --cfg {part}` lists them.{meant_key(name)}"
     return text
+
+
+def folders() -> list[Path]:
+    """Where options lie: in the folder of ``--config-dir``, if one is given, and in oboro's."""
+    own = get_args_parser().parse_known_args(sys.argv[1:])[0].config_dir
+    return [*([Path(own)] if own and Path(own).is_dir() else []), CONF]
 
 
 def meant(name: str, names: list[str], prefix: str = "") -> str:
@@ -138,8 +160,9 @@ def meant(name: str, names: list[str], prefix: str = "") -> str:
 def meant_key(key: str) -> str:
     """The key in the option files of ``key``'s group, or the group or key at the root, that resembles its last part."""
     group, _, name = key.rpartition(".")
-    files = list((CONF / group).glob("*.yaml")) if group else [CONF / f"{Path(sys.argv[0]).stem}.yaml"]
+    pattern = f"{group}/*.yaml" if group else f"{Path(sys.argv[0]).stem}.yaml"
+    files = [file for folder in folders() for file in folder.glob(pattern)]
     names = {m for file in files if file.is_file() for m in re.findall(r"^(\w+):", file.read_text(), re.M)}
     if not group:
-        names |= {p.name for p in CONF.iterdir() if p.is_dir()}
+        names |= {p.name for folder in folders() for p in folder.iterdir() if p.is_dir()}
     return meant(name, sorted(names - {"defaults", "_target_"}), f"{group}." if group else "")

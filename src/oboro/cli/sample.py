@@ -1,29 +1,31 @@
-"""python sample.py"""
+"""oboro sample, python sample.py"""
 
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import hydra
 import numpy as np
 import torch
 from lightning import Fabric
 from omegaconf import DictConfig, OmegaConf
-from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
 from oboro.base.errors import UserError
 from oboro.cli.device import resolve_precision
-from oboro.cli.run import task_function
+from oboro.cli.run import CONF, run, task_function
 from oboro.cli.train import quiet
-from oboro.data import to_uint8
-from oboro.denoiser import NEGATIVE, Cond
+from oboro.condition import Condition
+from oboro.conditioner import Image as ImageConditioner
 from oboro.ema.posthoc import posthoc
 from oboro.generate import Watch
-from oboro.report.pictures import samples_image
+from oboro.modality import Image
+from oboro.report.pictures import samples_picture
 from oboro.report.previews import ROWS, Previews
 from oboro.restore.checkpoint import forget_checkpoint, load_checkpoint
 from oboro.restore.merge import merged, with_adapter
@@ -85,32 +87,41 @@ def trained_precision(path: str | Path) -> str:
     return load_checkpoint(path)["config"]["trainer"]["precision"]
 
 
-def asked(config: DictConfig, task: Diffusion, ids: list[int]) -> dict[str, Any]:
-    """What samples ``ids`` shall be: the given classes or texts in turn, or what the conditioner shows in pictures."""
+def sample_batch(config: DictConfig, task: Diffusion, ids: list[int]) -> dict[str, Any]:
+    """The batch that the conditions of samples ``ids`` are made of: the given classes, texts and pictures in turn, and
+    of the others what the conditioner shows in pictures."""
+    conditioner, given = task.conditioner, {}
     label, prompt = (OmegaConf.to_container(v) if OmegaConf.is_list(v) else v for v in (config.label, config.prompt))
-    if label is not None and prompt is not None:
-        raise UserError("label and prompt both say what to draw; give one of them.")
     if prompt is not None:
-        return {"caption": in_turn(texts(prompt, "prompt", task), ids)}
-    if label is None and task.conditioner.text_dim and not task.conditioner.prompts:
+        given["caption"] = in_turn(texts(prompt, "prompt", task), ids)
+    elif "caption" in conditioner.entries and not conditioner.prompts:
         raise UserError('the model draws what a text says and was given none; set prompt="a red apple" or the like.')
-    if label is None:
-        return task.conditioner.choose(ids, None)
-    classes = [label] if isinstance(label, int) else list(label)
-    count = task.conditioner.num_classes
-    if not classes or not all(isinstance(c, int) and 0 <= c < count for c in classes):
-        has = f"has classes 0 to {count - 1}" if count else "was trained without labels"
-        raise UserError(f"label={label} cannot be drawn: the model {has}; change label=... or leave it out.")
-    return {"label": torch.tensor(in_turn(classes, ids))}
+    if label is not None:
+        given["label"] = torch.tensor(in_turn(classes(label, conditioner.num_classes), ids))
+    if config.hint is not None:
+        pictures = hints(config.hint, task)
+        given["hint"] = pictures[[i % len(pictures) for i in ids]]
+    if conditioner.entries <= set(given):
+        return given
+    return conditioner.sample_batch(ids, None) | given
 
 
 def in_turn(choices: list[Any], ids: list[int]) -> list[Any]:
     return [choices[i % len(choices)] for i in ids]
 
 
+def classes(label: Any, count: int) -> list[int]:
+    """One class or a list of them. Raises ``UserError`` where the model does not have them."""
+    several = [label] if isinstance(label, int) else list(label)
+    if not several or not all(isinstance(c, int) and 0 <= c < count for c in several):
+        has = f"has classes 0 to {count - 1}" if count else "was trained without labels"
+        raise UserError(f"label={label} cannot be drawn: the model {has}; change label=... or leave it out.")
+    return several
+
+
 def texts(value: Any, key: str, task: Diffusion) -> list[str]:
     """One text or a list of them. Raises ``UserError`` where the model reads none."""
-    if not task.conditioner.text_dim:
+    if "caption" not in task.conditioner.entries:
         raise UserError(
             f"{key}={value} cannot be drawn: the model reads no text; leave it out, or give the checkpoint of a model "
             "that was trained with conditioner=text."
@@ -121,20 +132,38 @@ def texts(value: Any, key: str, task: Diffusion) -> list[str]:
     return [str(text) for text in several]
 
 
-def conditions(config: DictConfig, task: Diffusion, batch: dict[str, Any]) -> Cond:
-    """The condition of samples that shall be what ``batch`` says, and of the text to go away from."""
+def hints(path: str, task: Diffusion) -> Tensor:
+    """The picture in a file, or those in a folder by name, (n, C, H, W) in [-1, 1].
+
+    Raises ``UserError`` where the model reads none, or where there are none of its size.
+    """
+    channels = [single.image_channels for single in task.conditioner.singles if isinstance(single, ImageConditioner)]
+    if not channels:
+        raise UserError(
+            f"hint={path} cannot be drawn: the model reads no picture; leave it out, or give the checkpoint of a model "
+            "that was trained with conditioner=image."
+        )
+    kind, place = Image(channels[0], *task.modality.shape[1:]), Path(path).expanduser()
+    files = sorted(file for file in place.glob("*") if file.suffix.lower() in kind.suffixes) or [place]
+    if not files[0].is_file():
+        raise UserError(f"there is no picture {path}; set hint to a file, or to a folder of pictures.")
+    return kind.to_model(torch.stack([kind.read(file) for file in files]))
+
+
+def condition(config: DictConfig, task: Diffusion, batch: dict[str, Any]) -> Condition:
+    """The condition of the samples of ``batch``, with the text that guidance goes away from."""
     cond = task.conditioner.keep(batch)
     if config.negative is None:
         return cond
-    if not task.guidance.drops:
+    (away,) = texts(str(config.negative), "negative", task)
+    readers = [single for single in task.conditioner.singles if single.entry == "caption"]
+    if not task.guidance.leaves_out(task.conditioner.gives) & {single.name for single in readers}:
         raise UserError(
             f"negative={config.negative} is a text that guidance goes away from, and {type(task.guidance).__name__} as "
             "set does not; choose guidance=classifier_free guidance.scale=3, or leave negative out."
         )
-    (away,) = texts(str(config.negative), "negative", task)
-    opposite = task.conditioner.keep({"caption": [away]})
-    n = len(next(iter(cond.values())))
-    return cond | {f"{NEGATIVE}{key}": value.expand(n, *value.shape[1:]) for key, value in opposite.items()}
+    opposite = {single.name: single.signal({"caption": [away]}) for single in readers}
+    return replace(cond, away={name: signal.expand(len(cond.signals[name])) for name, signal in opposite.items()})
 
 
 def rows_of(batch: dict[str, Any], ids: list[int]) -> dict[str, Any]:
@@ -146,7 +175,8 @@ def rows_of(batch: dict[str, Any], ids: list[int]) -> dict[str, Any]:
 def watching(config: DictConfig, task: Diffusion, chunks: int) -> Iterator[Callable[[int], Watch]]:
     """A progress bar of network evaluations on stderr, and the previews; the block asks for the watch of each chunk."""
     a_chunk = task.sampler.evaluations(task.denoiser.schedule)
-    previews = Previews(Path(config.output_dir) / "previews.png", config.previews) if config.previews else None
+    page = Path(config.output_dir) / "previews.png"
+    previews = Previews(page, config.previews, task.modality) if config.previews else None
     with Progress(console=Console(stderr=True)) as bar:
         job = bar.add_task("sampling", total=chunks * a_chunk)
 
@@ -156,7 +186,8 @@ def watching(config: DictConfig, task: Diffusion, chunks: int) -> Iterator[Calla
             def watch(x0: Tensor, t: Tensor) -> None:
                 bar.advance(job)
                 if chunk == 0 and previews is not None and previews.wants(float(t.max())):
-                    previews.add(to_uint8(task.codec.decode(x0[:ROWS]).float()), float(t.max()))
+                    shown = task.codec.decode(x0[:ROWS]).float()
+                    previews.add(task.modality.to_stored(shown), float(t.max()))
 
             return watch
 
@@ -164,10 +195,8 @@ def watching(config: DictConfig, task: Diffusion, chunks: int) -> Iterator[Calla
         bar.update(job, completed=chunks * a_chunk)
 
 
-def draw(
-    config: DictConfig, task: Diffusion, fabric: Fabric, batch: dict[str, Any], shape: tuple[int, int, int]
-) -> Tensor:
-    """uint8 images (n, C, H, W), each written to ``images/`` as soon as its chunk is done."""
+def draw(config: DictConfig, task: Diffusion, fabric: Fabric, batch: dict[str, Any], folder: Path) -> Tensor:
+    """Stored samples (n, C, ...), each written to ``folder`` as soon as its chunk is done."""
     chunk, drawn = min(config.chunk, config.n), []
     starts = range(0, config.n, chunk)
     with task.averaged(average(config)), watching(config, task, len(starts)) as watch_of:
@@ -175,40 +204,45 @@ def draw(
             ids = list(range(first, min(first + chunk, config.n)))
             # Every chunk has the same shape: from n = chunk on, sample i does not change with n, to the last bit.
             padded = [*ids, *[ids[-1]] * (chunk - len(ids))]
-            cond = conditions(config, task, rows_of(batch, padded))
+            cond = condition(config, task, rows_of(batch, padded))
             with fabric.autocast():
-                images = to_uint8(task.generate(padded, config.seed, cond, shape, watch_of(k))[: len(ids)]).cpu()
-            for i, image in zip(ids, images, strict=True):
-                pixels = image.permute(1, 2, 0).numpy()
-                path = Path(config.output_dir) / f"images/{i:06d}.png"
-                Image.fromarray(pixels[..., 0] if len(image) == 1 else pixels).save(path)
-            drawn.append(images)
+                x = task.generate(padded, config.seed, cond, task.modality.shape, watch_of(k))[: len(ids)]
+            samples = task.modality.to_stored(x).cpu()
+            for i, one in zip(ids, samples, strict=True):
+                task.modality.write(one, folder / f"{i:06d}")
+            drawn.append(samples)
     return torch.cat(drawn)
 
 
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="sample")
 @task_function
 def sample(config: DictConfig) -> None:
-    """Write ``images/000000.png`` …, ``grid.png`` and, if asked, ``samples.npz`` and ``previews.png``."""
+    """Write ``images/000000.png`` … (or files of another modality), ``grid.png`` and, if asked, ``samples.npz`` and
+    ``previews.png``."""
     if config.n < 1 or config.chunk < 1 or config.previews < 0:
         raise UserError(
             f"n={config.n}, chunk={config.chunk} and previews={config.previews} draw nothing; set n and chunk to 1 or "
             "more and previews to 0 or more."
         )
     fabric = start(config, 1, trained_precision(config.checkpoint))
-    checkpoint, task = open_task(config, config.checkpoint, fabric)
-    data, folder = checkpoint["config"]["data"], Path(config.output_dir)
-    batch = asked(config, task, list(range(config.n)))
-    size = data["resolution"]
-    shape = (data["channels"], *((size, size) if isinstance(size, int) else size))
-    (folder / "images").mkdir(parents=True, exist_ok=True)
-    images = draw(config, task, fabric, batch, shape)
-    if "caption" in batch:  # the folder of images becomes a data set of its own
-        rows = ({"file_name": f"{i:06d}.png", "text": text} for i, text in enumerate(batch["caption"]))
+    _, task = open_task(config, config.checkpoint, fabric)
+    modality, folder = task.modality, Path(config.output_dir)
+    files = folder / modality.noun
+    batch = sample_batch(config, task, list(range(config.n)))
+    files.mkdir(parents=True, exist_ok=True)
+    samples = draw(config, task, fabric, batch, files)
+    if "caption" in batch:  # the folder becomes a data set of its own
+        names = (f"{i:06d}{modality.suffixes[0]}" for i in range(config.n))
+        rows = ({"file_name": name, "text": text} for name, text in zip(names, batch["caption"], strict=True))
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        (folder / "images/metadata.jsonl").write_text(lines, encoding="utf-8")
-    classes = task.conditioner.num_classes if config.label is None else 0
-    samples_image(images, batch.get("caption"), classes).save(folder / "grid.png")
+        (files / "metadata.jsonl").write_text(lines, encoding="utf-8")
+    kinds = task.conditioner.num_classes if config.label is None else 0
+    samples_picture(modality, samples, batch.get("caption"), kinds).save(folder / "grid.png")
     if config.npz:
         labels = {"labels": batch["label"].numpy()} if "label" in batch else {}
-        np.savez(folder / "samples.npz", images=images.permute(0, 2, 3, 1).numpy(), **labels)
-    print(f"{config.n} images in {folder / 'images'}, all together in {folder / 'grid.png'}")
+        np.savez(folder / "samples.npz", **{modality.noun: modality.to_array(samples)}, **labels)
+    print(f"{config.n} {modality.noun} in {files}, all together in {folder / 'grid.png'}")
+
+
+def main() -> None:
+    run(sample, from_checkpoint=True)

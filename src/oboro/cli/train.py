@@ -1,10 +1,11 @@
-"""python train.py"""
+"""oboro train, python train.py"""
 
 import logging
 import warnings
 from pathlib import Path
 from typing import Any
 
+import hydra
 import lightning
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -12,28 +13,31 @@ from omegaconf import DictConfig, OmegaConf
 from oboro.base.errors import UserError
 from oboro.callbacks.evaluation import MetricEvaluation
 from oboro.cli.device import resolve_precision
-from oboro.cli.run import task_function
-from oboro.data import ImageData
+from oboro.cli.run import CONF, run, task_function
+from oboro.data import DataModule
 from oboro.report.table import write_result
 from oboro.restore import inlined, load_parts
-from oboro.restore.checkpoint import load_checkpoint, with_absolute_paths
+from oboro.restore.checkpoint import BUILT, load_checkpoint, with_absolute_paths
 from oboro.restore.rebuild import check_resumable
 from oboro.restore.start import start_from
+from oboro.restore.trust import check_storable, targets
 from oboro.task import Task
 
 # Of the groups and values of a run, what its checkpoints hold; a task need not have all of them.
 STORED = ("task", "data", "extractor", "metrics", "sampler", "guidance", "trainer", "seed")
 
 
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
 @task_function
 def train(config: DictConfig) -> None:
     """Build what the configuration names, check that it fits together, train; results go to ``output_dir``."""
     quiet()
     config.trainer.precision = resolve_precision(str(config.trainer.precision), str(config.trainer.accelerator))
     plain: dict[str, Any] = with_absolute_paths(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
+    check_storable(targets(plain, BUILT))
     plain["task"], parts = inlined(plain["task"])
     lightning.seed_everything(config.seed, verbose=False)  # initial weights, the same on every rank
-    data: ImageData = instantiate(plain["data"], _convert_="all")
+    data: DataModule = instantiate(plain["data"], _convert_="all")
     task: Task = instantiate(plain["task"], _convert_="all")
     started = set() if config.init is None else start_from(task, plain["task"], config.init, config.init_profile)
     load_parts(task, parts)
@@ -88,3 +92,7 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", ".*GPU available but not used.*")
     warnings.filterwarnings("ignore", ".*It is recommended to use `self.log.*sync_dist=True.*")  # already gathered
     warnings.filterwarnings("ignore", ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*")
+
+
+def main() -> None:
+    run(train)

@@ -63,7 +63,7 @@ class Autoencoder(Learned):
         image = self.image(mean + (log_variance / 2).exp() * eps)
         return Reconstructed(image, self.kl_weight * divergence / x[0].numel(), {"kl": divergence.mean()})
 
-    def columns(self, image_shape: tuple[int, int, int]) -> int:
+    def columns(self, shape: tuple[int, ...]) -> int:
         return 1
 
     def observe(self, x: Tensor) -> Tensor:

@@ -1,10 +1,10 @@
-"""Pixels as they are."""
+"""Samples as they are."""
 
 from torch import Tensor, nn
 
 
 class Identity(nn.Module):
-    """The codec of pixel-space diffusion: latent = data."""
+    """The codec of diffusion in the space of the data: latent = sample, of any shape."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -16,6 +16,6 @@ class Identity(nn.Module):
     def decode(self, z: Tensor) -> Tensor:
         return z
 
-    def latent_shape(self, image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
-        """(C, H, W) of the latent of an image (C, H, W)."""
-        return image_shape
+    def latent_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """(C, ...) of the latent of a sample (C, ...)."""
+        return shape

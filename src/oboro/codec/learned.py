@@ -53,7 +53,7 @@ class Learned(nn.Module, ABC):
         """The weight of the last layer of the decoder, at which gradients of losses are compared."""
 
     @abstractmethod
-    def columns(self, image_shape: tuple[int, int, int]) -> int:
+    def columns(self, shape: tuple[int, ...]) -> int:
         """The length of a row of ``observe`` for one image."""
 
     @abstractmethod
@@ -70,9 +70,15 @@ class Learned(nn.Module, ABC):
     def decode(self, z: Tensor) -> Tensor:
         return self.image(z * self._of_channels(self.latent_std) + self._of_channels(self.latent_mean))
 
-    def latent_shape(self, image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
-        """(C, H, W) of the latent of an image (C, H, W). Raises ``UserError`` where ``factor`` leaves a rest."""
-        _, height, width = image_shape
+    def latent_shape(self, shape: tuple[int, ...]) -> tuple[int, int, int]:
+        """(C, H, W) of the latent of an image (C, H, W). Raises ``UserError`` where ``factor`` leaves a rest, and for
+        samples that are no images."""
+        if len(shape) != 3:
+            raise UserError(
+                f"{type(self).__name__} is a codec of images and a sample is {'×'.join(map(str, shape))}; choose "
+                "codec=identity."
+            )
+        _, height, width = shape
         if height % self.factor or width % self.factor:
             near = [side // self.factor * self.factor or self.factor for side in (height, width)]
             more = [-(-side // self.factor) * self.factor for side in (height, width)]

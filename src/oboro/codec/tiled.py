@@ -35,8 +35,8 @@ class Tiled(nn.Module):
     def extra_repr(self) -> str:
         return f"tile={self.tile}, overlap={self.overlap}"
 
-    def latent_shape(self, image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
-        return self.codec.latent_shape(image_shape)
+    def latent_shape(self, shape: tuple[int, ...]) -> tuple[int, int, int]:
+        return self.codec.latent_shape(shape)
 
     def encode(self, x: Tensor) -> Tensor:
         self.latent_shape(x.shape[1:])

@@ -75,8 +75,8 @@ class VQAutoencoder(Learned):
         share = torch.bincount(indices.flatten(), minlength=len(self.codebook)).float() / indices.numel()
         return torch.special.entr(share).sum().exp()
 
-    def columns(self, image_shape: tuple[int, int, int]) -> int:
-        _, height, width = self.latent_shape(image_shape)
+    def columns(self, shape: tuple[int, ...]) -> int:
+        _, height, width = self.latent_shape(shape)
         return height * width
 
     def observe(self, x: Tensor) -> Tensor:

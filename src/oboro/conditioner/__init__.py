@@ -1,6 +1,8 @@
-"""Conditioners: batch ↦ cond."""
+"""Conditioners: batch ↦ condition."""
 
-from oboro.conditioner.conditioner import Batch, Conditioner
+from oboro.conditioner.conditioner import Batch, Conditioner, Single
+from oboro.conditioner.image import Image
+from oboro.conditioner.joint import Joint
 from oboro.conditioner.label import Label
 from oboro.conditioner.published import PublishedCLIP, PublishedEmptyText, PublishedOpenCLIP, PublishedT5
 from oboro.conditioner.text import Text
@@ -9,11 +11,14 @@ from oboro.conditioner.unconditional import Unconditional
 __all__ = [
     "Batch",
     "Conditioner",
+    "Image",
+    "Joint",
     "Label",
     "PublishedCLIP",
     "PublishedEmptyText",
     "PublishedOpenCLIP",
     "PublishedT5",
+    "Single",
     "Text",
     "Unconditional",
 ]

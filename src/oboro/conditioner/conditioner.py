@@ -1,4 +1,4 @@
-"""Conditioners: batch ↦ cond, with conditions dropped for each sample on its own."""
+"""Conditioners: batch ↦ condition, with signals dropped for each sample on its own."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -6,65 +6,78 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
 
 from oboro.base.errors import UserError
+from oboro.base.seeding import low_discrepancy
+from oboro.condition import Condition, Signal
 from oboro.data import Population
-from oboro.denoiser import Cond
 
 Batch = Mapping[str, Any]
 
 
 class Conditioner(nn.Module, ABC):
-    """What a network is told of an image beside the noise: never the image itself.
+    """What a network reads of a sample beside its noisy version: ``Single`` signals, each made of one batch entry.
 
     Attributes:
-        dropout: the chance, independent for each sample of a training batch, that its condition is dropped: the
-            training of classifier-free guidance (Ho & Salimans 2022, arXiv:2207.12598, algorithm 1).
-        num_classes, text_dim, pooled_dim: what the network has to read: classes, the width of text tokens and that of
-            the one vector for a whole text; 0 where there is none.
+        num_classes: how many classes samples may be asked for; 0 where there is no label.
+        prompts: the texts that pictures show.
     """
 
-    def __init__(self, dropout: float = 0.0, num_classes: int = 0, text_dim: int = 0, pooled_dim: int = 0):
-        super().__init__()
-        self.dropout = dropout
-        self.num_classes = num_classes
-        self.text_dim = text_dim
-        self.pooled_dim = pooled_dim
-
-    prompts: Sequence[str] = ()  # texts of pictures
+    num_classes: int = 0
+    prompts: Sequence[str] = ()
 
     @property
     @abstractmethod
-    def keys(self) -> set[str]:
-        """The keys of cond."""
+    def singles(self) -> Sequence["Single"]:
+        """Its signals, one by one."""
+
+    @property
+    def gives(self) -> dict[str, type[Signal]]:
+        """The names of its signals and their kinds: what the network has to read."""
+        return {single.name: single.kind for single in self.singles}
+
+    @property
+    def entries(self) -> set[str]:
+        """The entries of a batch that it reads."""
+        return {single.entry for single in self.singles}
+
+    @property
+    def dropped(self) -> set[str]:
+        """The names of the signals that training drops now and then."""
+        return {single.name for single in self.singles if single.dropout > 0}
+
+    def forward(self, batch: Batch, generator: torch.Generator) -> Condition:
+        """For training: signals with dropout drawn from ``generator``, in the order of ``singles``."""
+        return Condition({s.name: s.drop(s.signal(batch), generator) for s in self.singles})
+
+    def keep(self, batch: Batch) -> Condition:
+        """For evaluation: every signal."""
+        return Condition({single.name: single.signal(batch) for single in self.singles})
 
     @abstractmethod
-    def forward(self, batch: Batch, generator: torch.Generator) -> Cond:
-        """For training: conditions with dropout drawn from ``generator``."""
-
-    @abstractmethod
-    def keep(self, batch: Batch) -> Cond:
-        """For evaluation: every condition."""
-
-    @abstractmethod
-    def choose(self, ids: Sequence[int], population: Population | None) -> dict[str, Any]:
-        """What generated samples shall be: a batch without images, a function of the sample ids alone.
+    def metadata(self, ids: Sequence[int], population: Population | None) -> dict[str, Any]:
+        """What is known of generated samples, "label" and "caption": a function of their ids alone.
 
         ``None``: in turn, for pictures. With the ``population`` of training images: as they are distributed, so that
         any run of ids has their classes in proportion.
         """
 
-    def for_samples(self, ids: Sequence[int], population: Population | None) -> Cond:
-        """The conditions of generated samples."""
-        return self.keep(self.choose(ids, population))
+    def sample_batch(self, ids: Sequence[int], population: Population | None) -> dict[str, Any]:
+        """The batch, without the samples themselves, that the conditions of generated samples are made of."""
+        return self.metadata(ids, population)
 
-    def told(self, population: Population) -> set[str]:
+    def for_samples(self, ids: Sequence[int], population: Population | None) -> Condition:
+        """The condition of generated samples."""
+        return self.keep(self.sample_batch(ids, population))
+
+    def known(self, population: Population) -> set[str]:
         """What is known of samples of ``population`` before they are drawn: "label", "caption"."""
-        return set(self.choose([0], population))
+        return set(self.metadata([0], population))
 
     def cache(self, texts: Sequence[str], folder: Path, done: Callable[[int], None] | None = None) -> None:
-        """Encode ``texts`` once for all runs, in ``folder``; ``done`` is told how many are finished.
+        """Encode ``texts`` once for all runs, in ``folder``; ``done`` is called with how many are finished.
 
         Raises ``UserError`` where conditions are not made of texts.
         """
@@ -72,3 +85,63 @@ class Conditioner(nn.Module, ABC):
 
     def check(self, population: Population) -> None:
         """Raises ``UserError`` where the data do not have what the condition is made of."""
+
+
+class Single(Conditioner):
+    """One signal, called ``name``, of ``kind``, made of the batch ``entry``.
+
+    ``dropout`` is the chance, independent for each sample of a training batch, that the signal is dropped: the training
+    of classifier-free guidance (Ho & Salimans 2022, arXiv:2207.12598, algorithm 1).
+    """
+
+    name: str
+    kind: type[Signal]
+    entry: str
+
+    def __init__(self, dropout: float):
+        super().__init__()
+        self.dropout = dropout
+
+    @property
+    def singles(self) -> Sequence["Single"]:
+        return [self]
+
+    @abstractmethod
+    def signal(self, batch: Batch) -> Signal:
+        """The signal of every sample."""
+
+    def drop(self, signal: Signal, generator: torch.Generator) -> Signal:
+        """``signal`` without that of some samples; one number is drawn for each sample."""
+        mask = torch.rand(len(signal), generator=generator, device=generator.device) < self.dropout
+        return signal.drop(mask.to(signal.device))
+
+
+def training_rows(ids: Sequence[int], population: Population) -> Tensor:
+    """The training images that generated samples take their condition from, (len(ids),) int64.
+
+    Those at ``low_discrepancy(i)`` of all, ordered by class: any run of ids has the classes in proportion.
+    """
+    n, labels = len(population), population.labels
+    order = torch.arange(n) if labels is None else torch.argsort(labels, stable=True)
+    return order[(low_discrepancy(torch.tensor(list(ids), dtype=torch.int64)) * n).long()]
+
+
+def training_metadata(ids: Sequence[int], population: Population) -> dict[str, Any]:
+    """Caption and class, where there are any, of ``training_rows``."""
+    rows = training_rows(ids, population)
+    known: dict[str, Any] = {}
+    if population.captions is not None:
+        known["caption"] = [population.captions[i] for i in rows.tolist()]
+    if population.labels is not None:
+        known["label"] = population.labels[rows]
+    return known
+
+
+def width(key: str, *, _root_: DictConfig) -> int:
+    """``${condition:num_classes}`` in YAML: the value of ``key`` of the run's conditioner, or of the part of a joint
+    one that has it; 0 where none has."""
+    node = _root_.conditioner
+    return next((part[key] for part in (node, *node.get("parts", {}).values()) if key in part), 0)
+
+
+OmegaConf.register_new_resolver("condition", width, replace=True)

@@ -1,18 +1,25 @@
-"""Images for training: one class per kind of source, decoded once into a memory-mapped array, read in a fixed order."""
+"""Data for training: one class per kind of source, decoded once into a memory-mapped array, read in a fixed order."""
 
+from oboro.data.cache import Block, Source
 from oboro.data.cifar10 import CIFAR10
+from oboro.data.data_module import DataModule, Settings
 from oboro.data.dreambooth import DreamBooth
 from oboro.data.emoji import Emoji
 from oboro.data.fashion_captions import FashionCaptions
 from oboro.data.fashion_mnist import FashionMNIST
 from oboro.data.hugging_face import HuggingFace
+from oboro.data.image_data import ImageData, ImageSettings
 from oboro.data.image_folder import ImageFolder
-from oboro.data.images import ImageData, from_uint8, to_uint8
 from oboro.data.population import Population
+from oboro.data.series import Series
+from oboro.data.series_data import SeriesData
+from oboro.data.split import Split
 from oboro.data.web_dataset import WebDataset
 
 __all__ = [
     "CIFAR10",
+    "Block",
+    "DataModule",
     "DreamBooth",
     "Emoji",
     "FashionCaptions",
@@ -20,8 +27,12 @@ __all__ = [
     "HuggingFace",
     "ImageData",
     "ImageFolder",
+    "ImageSettings",
     "Population",
+    "Series",
+    "SeriesData",
+    "Settings",
+    "Source",
+    "Split",
     "WebDataset",
-    "from_uint8",
-    "to_uint8",
 ]

@@ -1,9 +1,9 @@
 """Decode once, memory-map ever after.
 
-A folder of the cache holds ``images.npy`` (N, C, H, W) uint8, ``labels.npy`` (N,) int64, ``groups.npy`` (N,) int64 and
-``captions.json`` where the source has them, and ``meta.json``. It is written beside its final place and renamed, so it
-is either whole or absent. Changed sizes and shapes are noticed when it is opened and lead to a new decode; flipped bits
-inside of it are not.
+A folder of the cache holds ``samples.npy`` (N, C, ...), ``hints.npy`` (N, C', H, W) uint8, ``labels.npy`` (N,) int64,
+``groups.npy`` (N,) int64 and ``captions.json`` where the source has them, and ``meta.json``. It is written beside its
+final place and renamed, so it is either whole or absent. Changed sizes and shapes are noticed when it is opened and
+lead to a new decode; flipped bits inside of it are not.
 """
 
 import contextlib
@@ -24,20 +24,25 @@ from torch import Tensor
 from oboro.base.errors import UserError
 
 LOCK = ".lock"
+SAMPLES, HINTS = "samples", "hints"  # arrays of a folder
+FORMER = "images"  # what ``SAMPLES`` was called; folders that are there already stay valid
+FORMAT = "1 lanczos"  # part of every key: changes when the same source decodes to other numbers
 
 
 @dataclass(frozen=True)
 class Block:
-    """Consecutive decoded images (n, C, H, W) uint8 with their labels (n,) and captions, if the source has any.
+    """Consecutive decoded samples (n, C, ...) with their labels (n,) and captions, if the source has any.
 
-    Images of equal ``groups`` (n,), any integers, show so much the same that none may be held out while another is
-    trained on.
+    Pictures are uint8 (n, C, H, W), series float32 (n, C, L). ``hints`` (n, C', H, W), uint8, is a second picture that
+    belongs to each sample, of the same size. Samples of equal ``groups`` (n,), any integers, show so much the same that
+    none may be held out while another is trained on.
     """
 
-    images: np.ndarray
+    samples: np.ndarray
     labels: np.ndarray | None = None
     captions: list[str] | None = None
     groups: np.ndarray | None = None
+    hints: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,8 @@ class Source:
     """What a data set is before it is decoded.
 
     ``key`` changes whenever decoding would give something else, ``classes`` is the number of classes that the labels
-    name (0 = unlabelled) and ``blocks()`` decodes. Every block has labels or none has; captions and groups likewise.
+    name (0 = unlabelled) and ``blocks()`` decodes. Every block has labels or none has; captions, groups and hints
+    likewise.
     """
 
     key: str
@@ -54,29 +60,31 @@ class Source:
 
 
 @dataclass(frozen=True)
-class CachedImages:
+class Cached:
     """An opened folder of the cache. ``fingerprint`` is the SHA-256 of everything decoded, so it survives a move."""
 
     path: Path
-    shape: tuple[int, int, int, int]
+    shape: tuple[int, ...]
     labels: np.ndarray | None
     captions: list[str] | None
     groups: np.ndarray | None
+    hint_shape: tuple[int, ...] | None
     fingerprint: str
 
 
-class ImageArray:
-    """Rows of a memory-mapped image array: ``array[indices]`` is a fresh uint8 tensor of shape (len(indices), C, H, W).
+class SampleArray:
+    """Rows of a memory-mapped array: ``array[indices]`` is a fresh tensor of shape (len(indices), C, ...).
 
-    The file is mapped on first use and not pickled, so a copy in a loader worker costs its row numbers alone.
-    ``fingerprint`` identifies these rows of these images.
+    ``name`` is that of the array in the folder: the samples, or their hints. The file is mapped on first use and not
+    pickled, so a copy in a loader worker costs its row numbers alone. ``fingerprint`` identifies these rows of these
+    samples.
     """
 
-    def __init__(self, cached: CachedImages, rows: np.ndarray):
-        self._path = cached.path / "images.npy"
+    def __init__(self, cached: Cached, rows: np.ndarray, name: str = SAMPLES):
+        self._path = array_path(cached.path, name)
         self._rows = np.ascontiguousarray(rows, dtype=np.int64)
-        self._images: np.ndarray | None = None
-        self.shape = (len(rows), *cached.shape[1:])
+        self._array: np.ndarray | None = None
+        self.shape = (len(rows), *(cached.hint_shape if name == HINTS else cached.shape)[1:])
         self.fingerprint = hashlib.sha256(cached.fingerprint.encode() + self._rows.tobytes()).hexdigest()
 
     def __len__(self) -> int:
@@ -84,17 +92,33 @@ class ImageArray:
 
     @property
     def rows(self) -> np.ndarray:
-        """Which images of the cache these are, (n,) int64."""
+        """Which samples of the cache these are, (n,) int64."""
         return self._rows
 
     def __getitem__(self, indices: Tensor | np.ndarray | list[int] | slice | int) -> Tensor:
-        if self._images is None:
-            self._images = np.asarray(np.load(self._path, mmap_mode="r", allow_pickle=False))
+        if self._array is None:
+            self._array = np.asarray(np.load(self._path, mmap_mode="r", allow_pickle=False))
         rows = self._rows[indices.cpu().numpy() if isinstance(indices, Tensor) else indices]
-        return torch.from_numpy(np.take(self._images, rows, axis=0))
+        return torch.from_numpy(np.take(self._array, rows, axis=0))
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, "_images": None}
+        return {**self.__dict__, "_array": None}
+
+
+def array_path(folder: Path, name: str) -> Path:
+    """The file of an array of ``folder``."""
+    former = folder / f"{FORMER}.npy"
+    return former if name == SAMPLES and former.is_file() else folder / f"{name}.npy"
+
+
+def folder_of(cache_dir: Path, name: str, source: Source, shape: tuple[int, ...] | None) -> Path:
+    """Where the decoded samples of a ``source`` lie that the data class ``name`` gives.
+
+    The key is made of all that decides what is decoded: the format, the key of the source, and the ``shape`` that
+    samples are made to have, None where the source alone decides.
+    """
+    key = hashlib.sha256(repr((FORMAT, source.key, shape)).encode()).hexdigest()
+    return cache_dir / "data" / f"{name.lower()}-{key[:32]}"
 
 
 def beside(path: Path) -> Path:
@@ -129,36 +153,40 @@ def check_room(folder: Path, needed: int, what: str, callback: str) -> None:
         )
 
 
-def open_cached(folder: Path) -> CachedImages | None:
-    """The decoded images in ``folder``, or None where they are missing, damaged or written by another version."""
+def open_cached(folder: Path) -> Cached | None:
+    """The decoded samples in ``folder``, or None where they are missing, damaged or written by another version."""
     try:
         meta = json.loads((folder / "meta.json").read_text())
-        images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
+        samples = np.load(array_path(folder, SAMPLES), mmap_mode="r", allow_pickle=False)
+        hints = np.load(folder / f"{HINTS}.npy", mmap_mode="r", allow_pickle=False) if meta.get("hints") else None
         labels = np.load(folder / "labels.npy", allow_pickle=False) if meta["labels"] else None
         captions = json.loads((folder / "captions.json").read_text(encoding="utf-8")) if meta["captions"] else None
         groups = np.load(folder / "groups.npy", allow_pickle=False) if meta.get("groups") else None
         shape, fingerprint = tuple(meta["shape"]), meta["fingerprint"]
     except (OSError, ValueError, EOFError, KeyError, TypeError):
         return None
-    whole = images.shape == shape and images.dtype == np.uint8
+    whole = samples.shape == shape and samples.dtype == np.dtype(meta.get("dtype", "uint8"))
     whole &= labels is None or (labels.shape == shape[:1] and labels.dtype == np.int64)
     whole &= captions is None or len(captions) == shape[0]
     whole &= groups is None or (groups.shape == shape[:1] and groups.dtype == np.int64)
-    return CachedImages(folder, shape, labels, captions, groups, fingerprint) if whole else None
+    whole &= hints is None or (hints.shape[0] == shape[0] and hints.dtype == np.uint8)
+    hint_shape = None if hints is None else hints.shape
+    return Cached(folder, shape, labels, captions, groups, hint_shape, fingerprint) if whole else None
 
 
-def build(folder: Path, shape: tuple[int, int, int], blocks: Iterator[Block]) -> CachedImages:
-    """Decode ``blocks`` of images of ``shape`` (C, H, W) into ``folder`` and open it.
+def build(folder: Path, blocks: Iterator[Block], shape: tuple[int, ...] | None = None) -> Cached:
+    """Decode ``blocks`` of samples into ``folder`` and open it.
 
-    Of two processes that build the same folder, the one that ends last throws its copy away. Raises ``UserError``
-    where the cache cannot be written, and what decoding raises; either leaves nothing behind.
+    ``shape`` is what a sample (C, ...) must have; None is that of the first. Of two processes that build the same
+    folder, the one that ends last throws its copy away. Raises ``UserError`` where the cache cannot be written or
+    nothing is decoded, and what decoding raises; either leaves nothing behind.
     """
     with writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = beside(folder)
         temporary.mkdir()
     try:
-        _write(temporary, shape, blocks)
+        _write(temporary, blocks, shape)
         # A folder cannot be exchanged for another in one step, so one process at a time looks and exchanges.
         with writing(folder), FileLock(folder.parent / LOCK):
             cached = open_cached(folder)
@@ -173,31 +201,63 @@ def build(folder: Path, shape: tuple[int, int, int], blocks: Iterator[Block]) ->
     return cached
 
 
-def _write(folder: Path, shape: tuple[int, int, int], blocks: Iterator[Block]) -> None:
-    digest = hashlib.sha256(repr(shape).encode())
+class _Growing:
+    """An ``.npy`` file of samples of one type and shape, one block after the other."""
+
+    def __init__(self, path: Path, dtype: np.dtype, shape: tuple[int, ...]):
+        self._path, self.dtype, self.shape = path, dtype, shape
+        self._file = path.open("wb")
+        self.count = 0
+        self._header()
+
+    def append(self, block: np.ndarray) -> np.ndarray:
+        """The block as it was written."""
+        if block.shape[1:] != self.shape or block.dtype != self.dtype:
+            raise ValueError(f"decoded {block.dtype} {block.shape[1:]}, expected {self.dtype} {self.shape}")
+        block = np.ascontiguousarray(block)
+        with writing(self._path.parent):
+            self._file.write(block)
+        self.count += len(block)
+        return block
+
+    def close(self) -> None:
+        with writing(self._path.parent), self._file:
+            self._file.seek(0)
+            self._header()  # as long as the first one: the format pads for a growing first axis
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
+    def _header(self) -> None:
+        head = {"descr": np.lib.format.dtype_to_descr(self.dtype), "fortran_order": False}
+        np.lib.format.write_array_header_1_0(self._file, {**head, "shape": (self.count, *self.shape)})
+
+
+def _write(folder: Path, blocks: Iterator[Block], shape: tuple[int, ...] | None) -> None:
     labels: list[np.ndarray] = []
     groups: list[np.ndarray] = []
     captions: list[str] = []
-    count = 0
-    with open(folder / "images.npy", "wb") as file:
-        _write_header(file, (count, *shape))
+    arrays: dict[str, _Growing] = {}
+    digests = {}
+    try:
         for block in blocks:
-            if block.images.shape[1:] != shape or block.images.dtype != np.uint8:
-                raise ValueError(f"decoded {block.images.dtype} {block.images.shape[1:]}, expected uint8 {shape}")
-            count += len(block.images)
-            images = np.ascontiguousarray(block.images)
-            digest.update(images)
-            with writing(folder):
-                file.write(images)
+            for name, array in ((SAMPLES, block.samples), (HINTS, block.hints)):
+                if array is None:
+                    continue
+                if name not in arrays:
+                    one = array.shape[1:] if shape is None or name == HINTS else shape
+                    arrays[name] = _Growing(folder / f"{name}.npy", array.dtype, one)
+                    kind = one if array.dtype == np.uint8 else (one, str(array.dtype))
+                    digests[name] = hashlib.sha256(repr(kind).encode())
+                digests[name].update(arrays[name].append(array))
             labels += [] if block.labels is None else [block.labels]
             groups += [] if block.groups is None else [block.groups]
             captions += block.captions or []
-        with writing(folder):
-            file.seek(0)
-            _write_header(file, (count, *shape))  # as long as the first one: the format pads for a growing first axis
-            file.flush()
-            os.fsync(file.fileno())
-    meta = {"shape": [count, *shape], "labels": bool(labels), "captions": bool(captions), "groups": bool(groups)}
+    finally:
+        for array in arrays.values():
+            array.close()
+    if not arrays:
+        raise UserError("the data hold no samples; give a source that has some")
+    digest, count = digests[SAMPLES], arrays[SAMPLES].count
     with writing(folder):
         for name, numbers in (("labels", labels), ("groups", groups)):
             if numbers:
@@ -208,8 +268,15 @@ def _write(folder: Path, shape: tuple[int, int, int], blocks: Iterator[Block]) -
             text = json.dumps(captions, ensure_ascii=False)
             digest.update(b"captions" + text.encode())
             (folder / "captions.json").write_text(text, encoding="utf-8")
-        (folder / "meta.json").write_text(json.dumps({**meta, "fingerprint": digest.hexdigest()}))
-
-
-def _write_header(file, shape: tuple[int, ...]) -> None:
-    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        if HINTS in arrays:
+            digest.update(HINTS.encode() + digests[HINTS].digest())
+        meta = {
+            "shape": [count, *arrays[SAMPLES].shape],
+            "dtype": str(arrays[SAMPLES].dtype),
+            "labels": bool(labels),
+            "captions": bool(captions),
+            "groups": bool(groups),
+            "hints": HINTS in arrays,
+            "fingerprint": digest.hexdigest(),
+        }
+        (folder / "meta.json").write_text(json.dumps(meta))

@@ -3,16 +3,17 @@
 import hashlib
 import tarfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar, Unpack
 
 import numpy as np
 
 from oboro.base.errors import UserError
 from oboro.data.cache import Block, Source
-from oboro.data.decode import fit_all
 from oboro.data.download import download, sha256_of
-from oboro.data.images import ImageData
+from oboro.data.image_data import ImageData, ImageSettings
+from oboro.modality.decode_image import fit_all
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 ARCHIVE, FOLDER = "cifar-10-binary.tar.gz", "cifar-10-batches-bin"
@@ -35,31 +36,15 @@ class CIFAR10(ImageData):
     place; without either the archive is downloaded. Contents are checked against their digests before they are used.
     """
 
+    defaults: ClassVar[ImageSettings] = {"resolution": 32, "num_classes": 10, "flip": True, "validation": 1000}
+
     def __init__(
         self,
         *,
         root: str | None = None,
-        channels: int = 3,
-        resolution: int | Sequence[int] = 32,
-        num_classes: int = 10,
-        batch_size: int = 128,
-        num_workers: int = 0,
-        flip: bool = True,
-        validation: int | float = 1000,
-        seed: int = 0,
-        cache_dir: str | None = None,
+        **settings: Unpack[ImageSettings],
     ):
-        super().__init__(
-            channels=channels,
-            resolution=resolution,
-            num_classes=num_classes,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            flip=flip,
-            validation=validation,
-            seed=seed,
-            cache_dir=cache_dir,
-        )
+        super().__init__(**settings)
         self.root = Path(root).expanduser() if root else None
 
     def source(self) -> Source:
@@ -69,7 +54,7 @@ class CIFAR10(ImageData):
         for content in self._extracted() if self._is_extracted() else self._archived():
             records = np.frombuffer(content, np.uint8).reshape(RECORDS, RECORD)
             images = records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-            for block in fit_all(images, self.image_shape[0], self.image_shape[1:], block=RECORDS):
+            for block in fit_all(images, self.modality.shape[0], self.modality.shape[1:], block=RECORDS):
                 yield Block(block, records[:, 0])
 
     def _is_extracted(self) -> bool:

@@ -12,7 +12,7 @@ from oboro.base.errors import UserError
 def compute_together(
     path: Path, whole: Callable[[], bool], create: Callable[[], Path], fill: Callable[[Path], None]
 ) -> None:
-    """Make ``path``, a file or a folder, unless it is there and ``whole``, which rank 0 looks at.
+    """Make ``path``, a file or a folder, unless it exists and is ``whole``, which rank 0 finds out.
 
     Rank 0 makes a partial one with ``create``, beside ``path``. All ranks ``fill`` their share of it, and it takes its
     place. Where another run was faster its folder stays, for it holds the same. A failure leaves nothing. Raises

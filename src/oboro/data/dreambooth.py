@@ -1,8 +1,9 @@
 """Few images of one thing beside many of its kind: the data of DreamBooth."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import ClassVar, Unpack
 
 import numpy as np
 import torch
@@ -12,8 +13,8 @@ from torch.utils.data import DataLoader, Dataset
 from oboro.base.errors import UserError
 from oboro.base.seeding import derive_seed
 from oboro.data.cache import Block, Source
+from oboro.data.image_data import ImageData, ImageSettings
 from oboro.data.image_folder import ImageFolder
-from oboro.data.images import ImageData
 from oboro.data.stream import Mixture, Selection, TrainStream
 
 INSTANCE, PRIOR = 0, 1
@@ -37,6 +38,8 @@ class DreamBooth(ImageData):
     where no image of the thing is left to train on. The rest is as in ``ImageFolder``.
     """
 
+    defaults: ClassVar[ImageSettings] = {"batch_size": 8, "validation": 0}
+
     def __init__(
         self,
         *,
@@ -46,35 +49,17 @@ class DreamBooth(ImageData):
         prior_prompt: str | None = None,
         prior_share: float = 0.5,
         prior_weight: float = 1.0,
-        channels: int = 3,
-        resolution: int | Sequence[int] = 64,
-        num_classes: int = 0,
-        batch_size: int = 8,
-        num_workers: int = 0,
-        flip: bool = False,
-        validation: int | float = 0,
-        seed: int = 0,
-        cache_dir: str | None = None,
+        **settings: Unpack[ImageSettings],
     ):
-        shared = {
-            "channels": channels,
-            "resolution": resolution,
-            "num_classes": 0,
-            "batch_size": batch_size,
-            "num_workers": num_workers,
-            "flip": flip,
-            "validation": validation,
-            "seed": seed,
-            "cache_dir": cache_dir,
-        }
-        if num_classes:
+        settings = self.complete(settings)
+        if settings["num_classes"]:
             raise UserError("data=dreambooth has texts and no classes; leave data.num_classes at 0.")
-        super().__init__(**shared)
+        super().__init__(**settings)
         if not 0 < prior_share < 1:
             raise UserError(
                 f"data.prior_share={prior_share} leaves out a kind of images; set a number between 0 and 1."
             )
-        self.parts = (ImageFolder(root=root, **shared), ImageFolder(root=prior_root, **shared))
+        self.parts = (ImageFolder(root=root, **settings), ImageFolder(root=prior_root, **settings))
         self.prompt, self.prior_prompt = prompt, prior_prompt
         self.prior_share, self.prior_weight = prior_share, prior_weight
 
@@ -86,25 +71,25 @@ class DreamBooth(ImageData):
                 "their folder."
             )
         sources = [part.source() for part in self.parts]
-        told = [*(source.key for source in sources), self.prompt, self.prior_prompt]
-        return Source(hashlib.sha256(repr(told).encode()).hexdigest(), 2, lambda: self._blocks(sources))
+        content = [*(source.key for source in sources), self.prompt, self.prior_prompt]
+        return Source(hashlib.sha256(repr(content).encode()).hexdigest(), 2, lambda: self._blocks(sources))
 
     def _blocks(self, sources: list[Source]) -> Iterator[Block]:
         for kind, (source, text) in enumerate(zip(sources, (self.prompt, self.prior_prompt), strict=True)):
             for block in source.blocks():
-                captions = block.captions if text is None else [text] * len(block.images)
+                captions = block.captions if text is None else [text] * len(block.samples)
                 if captions is None:
                     raise UserError(
                         f"the images in {self.parts[kind].root} have no texts; set data.prior_prompt to one for all."
                     )
-                yield replace(block, labels=np.full(len(block.images), kind), captions=captions)
+                yield replace(block, labels=np.full(len(block.samples), kind), captions=captions)
 
     def setup(self, stage: str | None = None) -> None:
         super().setup(stage)
-        kind = torch.from_numpy(self._cached.labels[self.train_images.rows])
+        kind = torch.from_numpy(self._cached.labels[self.train.samples.rows])
         self._rows = [torch.nonzero(kind == k).flatten() for k in (INSTANCE, PRIOR)]
         if not all(len(rows) for rows in self._rows):
-            raise UserError(f"data.validation={self.validation} holds out all images of a kind; set data.validation=0.")
+            raise UserError(f"data.validation={self.held_out} holds out all images of a kind; set data.validation=0.")
         share = torch.tensor([1 - self.prior_share, self.prior_share])
         self._weights = (torch.tensor([1.0, self.prior_weight]) / share)[kind]
 
@@ -131,7 +116,7 @@ class DreamBooth(ImageData):
             )
             for kind, (rows, size) in enumerate(zip(self._rows, sizes, strict=True))
         ]
-        return self._loader(_Weighted(self._train_batches(), self._weights), Mixture(streams, self._rows))
+        return self._loader(_Weighted(self.train, self._weights), Mixture(streams, self._rows))
 
 
 class _Weighted(Dataset):

@@ -8,13 +8,14 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Unpack
 
 from oboro.base.errors import UserError
 from oboro.base.seeding import derive_seed
 from oboro.data.cache import Block, Source
-from oboro.data.images import ImageData
+from oboro.data.decode_or_skip import Picture, decoded
+from oboro.data.image_data import ImageData, ImageSettings
 from oboro.data.npm import Package, find
-from oboro.data.pictures import Picture, decoded
 
 PACKAGES = {  # by vendor
     "twitter": Package(
@@ -68,27 +69,9 @@ class Emoji(ImageData):
         self,
         *,
         root: str | None = None,
-        channels: int = 3,
-        resolution: int | Sequence[int] = 64,
-        num_classes: int = 0,
-        batch_size: int = 128,
-        num_workers: int = 0,
-        flip: bool = False,
-        validation: int | float = 0.05,
-        seed: int = 0,
-        cache_dir: str | None = None,
+        **settings: Unpack[ImageSettings],
     ):
-        super().__init__(
-            channels=channels,
-            resolution=resolution,
-            num_classes=num_classes,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            flip=flip,
-            validation=validation,
-            seed=seed,
-            cache_dir=cache_dir,
-        )
+        super().__init__(**settings)
         self.root = Path(root).expanduser() if root else None
 
     def source(self) -> Source:
@@ -108,7 +91,7 @@ class Emoji(ImageData):
             Picture(drawing.image, file, caption=drawing.caption, group=group)
             for drawing, file, group in zip(drawings, files, groups, strict=True)
         )
-        return decoded(encoded, self.image_shape, place="the emoji packages", total=len(files))
+        return decoded(encoded, self.modality.shape, place="the emoji packages", total=len(files))
 
 
 def draw(table: list[dict], vendor: str) -> Iterator[Drawing]:

@@ -1,13 +1,14 @@
 """Fashion-MNIST with a sentence for each picture: text-image data that need no download."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import ClassVar, Unpack
 
 from oboro.base.seeding import derive_seed
 from oboro.data.cache import Block, Source
 from oboro.data.fashion_mnist import FashionMNIST
-from oboro.data.images import ImageData
+from oboro.data.image_data import ImageData, ImageSettings
 
 NAMES = (  # of each class; the first is the one that prompts use
     ("a t-shirt", "a tee", "a top", "a t-shirt with short sleeves"),
@@ -61,34 +62,17 @@ class FashionCaptions(ImageData):
     )
     prompts = tuple(f"a photo of {names[0]}" for names in NAMES)
 
+    defaults: ClassVar[ImageSettings] = {"channels": 1, "resolution": 28, "num_classes": 10, "validation": 1000}
+
     def __init__(
         self,
         *,
         part: str = "train",
         root: str | None = None,
-        channels: int = 1,
-        resolution: int | Sequence[int] = 28,
-        num_classes: int = 10,
-        batch_size: int = 128,
-        num_workers: int = 0,
-        flip: bool = False,
-        validation: int | float = 1000,
-        seed: int = 0,
-        cache_dir: str | None = None,
+        **settings: Unpack[ImageSettings],
     ):
-        shared = {
-            "channels": channels,
-            "resolution": resolution,
-            "num_classes": num_classes,
-            "batch_size": batch_size,
-            "num_workers": num_workers,
-            "flip": flip,
-            "validation": validation,
-            "seed": seed,
-            "cache_dir": cache_dir,
-        }
-        super().__init__(**shared)
-        self._pictures = FashionMNIST(part=part, root=root, **shared)
+        super().__init__(**settings)
+        self._pictures = FashionMNIST(part=part, root=root, **settings)
 
     def source(self) -> Source:
         pictures = self._pictures.source()

@@ -3,18 +3,19 @@
 import gzip
 import hashlib
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import ClassVar, Unpack
 
 import numpy as np
 
 from oboro.base.errors import UserError
 from oboro.data.cache import Block, Source
-from oboro.data.decode import fit_all
 from oboro.data.download import download
-from oboro.data.images import ImageData
+from oboro.data.image_data import ImageData, ImageSettings
+from oboro.modality.decode_image import fit_all
 
 SYSTEM_FOLDER = Path("/usr/share/datasets/fashion-mnist")  # the Debian package dataset-fashion-mnist
 MIRRORS = (
@@ -74,32 +75,16 @@ class FashionMNIST(ImageData):
     otherwise; their content is checked against the published one before it is used, wherever it comes from.
     """
 
+    defaults: ClassVar[ImageSettings] = {"channels": 1, "resolution": 28, "num_classes": 10, "validation": 1000}
+
     def __init__(
         self,
         *,
         part: str = "train",
         root: str | None = None,
-        channels: int = 1,
-        resolution: int | Sequence[int] = 28,
-        num_classes: int = 10,
-        batch_size: int = 128,
-        num_workers: int = 0,
-        flip: bool = False,
-        validation: int | float = 1000,
-        seed: int = 0,
-        cache_dir: str | None = None,
+        **settings: Unpack[ImageSettings],
     ):
-        super().__init__(
-            channels=channels,
-            resolution=resolution,
-            num_classes=num_classes,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            flip=flip,
-            validation=validation,
-            seed=seed,
-            cache_dir=cache_dir,
-        )
+        super().__init__(**settings)
         if part not in PARTS:
             raise UserError(
                 f"data.part={part} is not a part of Fashion-MNIST; set data.part to one of {', '.join(PARTS)}"
@@ -114,7 +99,7 @@ class FashionMNIST(ImageData):
         images = self._content(self.part.images)[16:].reshape(-1, 28, 28, 1)
         labels = self._content(self.part.labels)[8:]
         start = 0
-        for block in fit_all(images, self.image_shape[0], self.image_shape[1:]):
+        for block in fit_all(images, self.modality.shape[0], self.modality.shape[1:]):
             yield Block(block, labels[start : start + len(block)])
             start += len(block)
 

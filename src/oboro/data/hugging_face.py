@@ -2,15 +2,15 @@
 
 import glob
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from oboro.base.errors import UserError
 from oboro.data.cache import Block, Source
-from oboro.data.images import ImageData
+from oboro.data.decode_or_skip import Picture, decoded
+from oboro.data.image_data import ImageData, ImageSettings
 from oboro.data.optional import library
-from oboro.data.pictures import Picture, decoded
 
 
 class HuggingFace(ImageData):
@@ -38,27 +38,9 @@ class HuggingFace(ImageData):
         image: str = "image",
         text: str | None = "text",
         label: str | None = None,
-        channels: int = 3,
-        resolution: int | Sequence[int] = 64,
-        num_classes: int = 0,
-        batch_size: int = 128,
-        num_workers: int = 0,
-        flip: bool = False,
-        validation: int | float = 0.05,
-        seed: int = 0,
-        cache_dir: str | None = None,
+        **settings: Unpack[ImageSettings],
     ):
-        super().__init__(
-            channels=channels,
-            resolution=resolution,
-            num_classes=num_classes,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            flip=flip,
-            validation=validation,
-            seed=seed,
-            cache_dir=cache_dir,
-        )
+        super().__init__(**settings)
         self.path, self.name, self.split = path, name, split
         self.image, self.text, self.label = image, text, label
 
@@ -87,7 +69,7 @@ class HuggingFace(ImageData):
                 f"column {self.image} of {self.path} holds no pictures; set data.image to another column"
             ) from error
         pictures = (self._picture(i, row) for i, row in enumerate(encoded))
-        return decoded(pictures, self.image_shape, place=self.path, total=len(encoded))
+        return decoded(pictures, self.modality.shape, place=self.path, total=len(encoded))
 
     def _picture(self, number: int, row: dict) -> Picture:
         held = row[self.image] or {"bytes": b"", "path": None}  # a missing picture cannot be read
@@ -119,14 +101,14 @@ def _load(path: str, name: str | None, split: str) -> Any:
     except KeyError as error:
         raise UserError(f"{path} has no split {split}; set data.split to another one") from error
     except (OSError, ValueError, RuntimeError) as error:
-        said = str(error).splitlines()[0]
-        raise UserError(f"cannot load {path}: {said}; correct data.path, data.name or data.split") from error
+        reason = str(error).splitlines()[0]
+        raise UserError(f"cannot load {path}: {reason}; correct data.path, data.name or data.split") from error
 
 
 def _classes(rows: Any, column: str) -> int:
     """How many classes the labels of ``column`` name."""
-    found = rows.unique(column)
-    if not all(type(label) is int and label >= 0 for label in found):
+    labels = rows.unique(column)
+    if not all(type(label) is int and label >= 0 for label in labels):
         raise UserError(f"column {column} holds other things than class numbers; set data.label to another one or null")
     names = getattr(rows.features[column], "names", None)  # of a ClassLabel
-    return len(names) if names else 1 + max(found)
+    return len(names) if names else 1 + max(labels)

@@ -2,35 +2,40 @@
 
 import hashlib
 import json
-import os
-import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from typing import Unpack
 
 from oboro.base.errors import UserError
 from oboro.data.cache import Block, Source
-from oboro.data.decode import SUFFIXES
-from oboro.data.images import ImageData
-from oboro.data.pictures import Picture, decoded
+from oboro.data.decode_or_skip import Picture, decoded
+from oboro.data.folder import list_files, natural, state
+from oboro.data.image_data import ImageData, ImageSettings
+from oboro.modality.decode_image import SUFFIXES
+from oboro.modality.image import KINDS
 
 _METADATA = "metadata.jsonl"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One picture: its path below the root with forward slashes, label and caption where it has them."""
+    """One picture: its path below the root with forward slashes, label and caption where it has them, and the path of
+    the picture that belongs to it."""
 
     name: str
     label: int | None = None
     caption: str | None = None
+    hint: str | None = None
 
 
 class ImageFolder(ImageData):
     """PNG, JPEG and WebP files below ``root``, which is one of
 
     - pictures with ``metadata.jsonl``, whose lines are ``{"file_name": …, "text": …, "label": …}``: exactly the files
-      that it names, ``text`` their caption and the integer ``label`` their class, both optional;
+      that it names, ``text`` their caption and the integer ``label`` their class, both optional. A
+      ``conditioning_image`` of every line is the file of a second picture, of ``hint_channels`` channels, that belongs
+      to the first: edges, depth, a mask;
     - class folders with pictures at any depth: label i is the i-th folder in natural order (2 before 10);
     - pictures, some perhaps in folders: unlabelled.
 
@@ -43,49 +48,32 @@ class ImageFolder(ImageData):
         self,
         *,
         root: str,
-        channels: int = 3,
-        resolution: int | Sequence[int] = 64,
-        num_classes: int = 0,
-        batch_size: int = 128,
-        num_workers: int = 0,
-        flip: bool = False,
-        validation: int | float = 0.05,
-        seed: int = 0,
-        cache_dir: str | None = None,
+        hint_channels: int = 3,
+        **settings: Unpack[ImageSettings],
     ):
-        super().__init__(
-            channels=channels,
-            resolution=resolution,
-            num_classes=num_classes,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            flip=flip,
-            validation=validation,
-            seed=seed,
-            cache_dir=cache_dir,
-        )
-        self.root = Path(root).expanduser()
+        super().__init__(**settings)
+        if hint_channels not in KINDS:
+            raise UserError(
+                f"data.hint_channels={hint_channels} is not a kind of image; set 1 (grey), 3 (RGB) or 4 (RGBA)"
+            )
+        self.root, self.hint_channels = Path(root).expanduser(), hint_channels
 
     def source(self) -> Source:
         entries, classes = list_entries(self.root)
         digest = hashlib.sha256()
         for entry in entries:
-            try:
-                stat = (self.root / entry.name).stat()
-                state = (stat.st_size, stat.st_mtime_ns)
-            except OSError:
-                state = None
-            digest.update(json.dumps([entry.name, entry.label, entry.caption, state]).encode())
+            digest.update(json.dumps([entry.name, entry.label, entry.caption, state(self.root / entry.name)]).encode())
+            if entry.hint is not None:
+                digest.update(json.dumps([entry.hint, state(self.root / entry.hint), self.hint_channels]).encode())
         return Source(digest.hexdigest(), classes, lambda: self._blocks(entries))
 
     def _blocks(self, entries: list[Entry]) -> Iterator[Block]:
-        pictures = (Picture(entry.name, self.root / entry.name, entry.label, entry.caption) for entry in entries)
-        return decoded(pictures, self.image_shape, place=str(self.root), total=len(entries))
+        shape, files = self.modality.shape, {"place": str(self.root), "total": len(entries)}
+        return decoded(map(self._picture, entries), shape, hint_channels=self.hint_channels, **files)
 
-
-def natural(name: str) -> tuple:
-    """Sorting key with numbers compared as numbers: img2 before img10. The name itself breaks ties."""
-    return [(int(p), "") if p.isdecimal() else (-1, p) for p in re.split(r"(\d+)", name)], name
+    def _picture(self, entry: Entry) -> Picture:
+        hint = None if entry.hint is None else self.root / entry.hint
+        return Picture(entry.name, self.root / entry.name, entry.label, entry.caption, hint=hint)
 
 
 def list_entries(root: Path) -> tuple[list[Entry], int]:
@@ -96,26 +84,8 @@ def list_entries(root: Path) -> tuple[list[Entry], int]:
         raise UserError(f"data.root={root} is a file; set data.root=<folder of images>")
     if (root / _METADATA).is_file():
         return _from_metadata(root / _METADATA)
-    children = sorted((p for p in root.iterdir() if not p.name.startswith(".")), key=lambda p: natural(p.name))
-    folders = [p for p in children if p.is_dir()]
-    labelled = not any(_is_picture(p) for p in children)
-    entries = [] if labelled else [Entry(p.name) for p in children if _is_picture(p)]
-    for label, folder in enumerate(folders):
-        names = (p.relative_to(root).as_posix() for p in _pictures(folder))
-        entries += [Entry(name, label if labelled else None) for name in sorted(names, key=natural)]
-    if not entries:
-        raise UserError(f"data.root={root} holds no {', '.join(SUFFIXES)} files; set data.root=<folder of images>")
-    return entries, len(folders) if labelled else 0
-
-
-def _pictures(folder: Path) -> Iterator[Path]:
-    for parent, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (path for path in (Path(parent, name) for name in files) if _is_picture(path))
-
-
-def _is_picture(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+    files, classes = list_files(root, SUFFIXES, "data.root=<folder of images>")
+    return [Entry(name, label) for name, label in files], classes
 
 
 def _from_metadata(path: Path) -> tuple[list[Entry], int]:
@@ -131,11 +101,14 @@ def _from_metadata(path: Path) -> tuple[list[Entry], int]:
     rows = sorted(entries.values(), key=lambda entry: natural(entry.name))
     if not rows:
         raise UserError(f"{path} names no images; add one line for each image, or delete the file")
+    without = [entry.name for entry in rows if entry.hint is None]
+    if without and len(without) < len(rows):
+        raise UserError(f"{path} has no conditioning_image for {without[0]}; give one to every image or to none")
     unlabelled = [entry.name for entry in rows if entry.label is None]
     if unlabelled and len(unlabelled) < len(rows):
         raise UserError(f"{path} has no label for {unlabelled[0]}; give a label to every image or to none")
     if any(entry.caption is not None for entry in rows):
-        rows = [Entry(entry.name, entry.label, entry.caption or "") for entry in rows]
+        rows = [replace(entry, caption=entry.caption or "") for entry in rows]
     return rows, 0 if unlabelled else 1 + max(entry.label for entry in rows)
 
 
@@ -148,10 +121,14 @@ def _entry(line: str) -> Entry | str:
     if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
         return "no file_name"
     name, label, text = row["file_name"], row.get("label"), row.get("text")
-    if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-        return f"{name} is not below the folder"
+    hint = row.get("conditioning_image")
+    if hint is not None and not isinstance(hint, str):
+        return "conditioning_image is not the name of a file"
+    for file in (name, hint or name):
+        if PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts:
+            return f"{file} is not below the folder"
     if label is not None and (type(label) is not int or label < 0):
         return f"label {label!r} is not a class number"
     if text is not None and not isinstance(text, str):
         return "text is not a string"
-    return Entry(name, label, text)
+    return Entry(name, label, text, hint)

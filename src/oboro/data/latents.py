@@ -1,4 +1,4 @@
-"""Latents of all images, computed once and memory-mapped ever after."""
+"""Latents of all samples, computed once and memory-mapped ever after."""
 
 import hashlib
 from collections.abc import Callable
@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from oboro.base import distributed
-from oboro.data.cache import ImageArray, beside, check_room, writing
+from oboro.data.cache import SampleArray, beside, check_room, writing
 from oboro.data.computed import compute_together
+from oboro.modality import Modality
 
 
 def module_digest(module: nn.Module) -> str:
@@ -29,7 +30,7 @@ def module_digest(module: nn.Module) -> str:
 
 
 class Latents:
-    """Of n images the latents (C, h, w), float32, and those of the mirrored images: ``latents(index, flip)``.
+    """Of n samples the latents (C, ...), float32, and those of the mirrored samples: ``latents(index, flip)``.
 
     The file is mapped on first use and not pickled.
     """
@@ -39,7 +40,7 @@ class Latents:
         self._array: np.ndarray | None = None
 
     def __call__(self, index: Tensor, flip: Tensor | None) -> Tensor:
-        """(B, C, h, w) of the images ``index`` (B,), mirrored where ``flip`` (B,) is true."""
+        """(B, C, ...) of the samples ``index`` (B,), mirrored where ``flip`` (B,) is true."""
         if self._array is None:
             self._array = np.load(self.path, mmap_mode="r", allow_pickle=False)
         mirrored = np.zeros(len(index), dtype=np.int64) if flip is None else flip.cpu().numpy().astype(np.int64)
@@ -50,8 +51,8 @@ class Latents:
 
 
 def cache_latents(
-    images: ImageArray,
-    to_pixels: Callable[[Tensor], Tensor],
+    samples: SampleArray,
+    modality: Modality,
     codec: nn.Module,
     folder: Path,
     *,
@@ -60,21 +61,21 @@ def cache_latents(
     chunk: int = 100,
     done: Callable[[int], None] | None = None,
 ) -> Latents:
-    """``codec.encode(to_pixels(images))``, from ``folder`` where it is there, else computed by all ranks together.
+    """``codec.encode(modality.to_model(samples))``, read from ``folder``, or computed by all ranks together.
 
-    The file is named after the images, the digest of the codec and whether mirrored images are in it (``flips``), and
-    holds (1 or 2, n, C, h, w) float32. All ranks must see ``folder``. Chunks of images have one shape, so a latent does
-    not depend on the number of ranks. ``done`` is told how many images are finished.
+    The file is named after the samples, the digest of the codec and whether mirrored samples are in it (``flips``), and
+    holds (1 or 2, n, C, ...) float32. All ranks must see ``folder``. Chunks of samples have one shape, so a latent does
+    not depend on the number of ranks. ``done`` gets the number of samples that are finished.
     Raises ``UserError`` where the disk is full, or cannot be written to, before anything is computed.
     """
-    key = hashlib.sha256(f"1 {images.fingerprint} {module_digest(codec)} {flips}".encode()).hexdigest()[:32]
+    key = hashlib.sha256(f"1 {samples.fingerprint} {module_digest(codec)} {flips}".encode()).hexdigest()[:32]
     path = folder / f"{key}.npy"
-    shape = (1 + flips, len(images), *codec.latent_shape(images.shape[1:]))
+    shape = (1 + flips, len(samples), *codec.latent_shape(samples.shape[1:]))
     compute_together(
         path,
         lambda: whole(path, shape),
         lambda: create(path, shape),
-        lambda partial: fill(partial, images, to_pixels, codec, device, chunk, done),
+        lambda partial: fill(partial, samples, modality, codec, device, chunk, done),
     )
     return Latents(path)
 
@@ -100,8 +101,8 @@ def create(path: Path, shape: tuple[int, ...]) -> Path:
 @torch.no_grad()
 def fill(
     partial: Path,
-    images: ImageArray,
-    to_pixels: Callable[[Tensor], Tensor],
+    samples: SampleArray,
+    modality: Modality,
     codec: nn.Module,
     device: torch.device,
     chunk: int,
@@ -109,16 +110,16 @@ def fill(
 ) -> None:
     """The chunks of this rank."""
     array = np.load(partial, mmap_mode="r+", allow_pickle=False)
-    chunk, finished = min(chunk, len(images)), 0
-    for ids in distributed.chunks(len(images), chunk):
-        there = [i for i in ids if i >= 0]
+    chunk, finished = min(chunk, len(samples)), 0
+    for ids in distributed.chunks(len(samples), chunk):
+        own = [i for i in ids if i >= 0]
         finished += chunk * distributed.world_size()
-        if there:
-            padded = torch.tensor([*there, *[there[-1]] * (chunk - len(there))])
-            x = to_pixels(images[padded].to(device))
+        if own:
+            padded = torch.tensor([*own, *[own[-1]] * (chunk - len(own))])
+            x = modality.to_model(samples[padded].to(device))
             for flip in range(len(array)):
-                z = codec.encode(x.flip(-1) if flip else x)[: len(there)]
-                array[flip, there[0] : there[-1] + 1] = z.float().cpu().numpy()
+                z = codec.encode(modality.mirror(x) if flip else x)[: len(own)]
+                array[flip, own[0] : own[-1] + 1] = z.float().cpu().numpy()
         if done is not None:
-            done(min(finished, len(images)))
+            done(min(finished, len(samples)))
     array.flush()

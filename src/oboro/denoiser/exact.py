@@ -5,7 +5,7 @@ from math import sqrt
 import torch
 from torch import Tensor, nn
 
-from oboro.denoiser.denoiser import Cond
+from oboro.condition import Condition
 from oboro.schedule import Schedule, expand_as
 
 
@@ -23,14 +23,17 @@ class GaussianDenoiser(nn.Module):
         self.std = std
         self.schedule = schedule
 
-    def forward(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
+    def forward(self, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
         alpha, sigma = self.schedule(expand_as(t, x_t))
         return self.mean + alpha * self.std**2 / ((alpha * self.std) ** 2 + sigma**2) * (x_t - alpha * self.mean)
 
-    def with_variance(self, x_t: Tensor, t: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
+    def with_variance(self, x_t: Tensor, t: Tensor, cond: Condition) -> tuple[Tensor, Tensor]:
         alpha, sigma = self.schedule(expand_as(t, x_t))
         v = self.std**2 * (alpha**2 + sigma**2) / ((alpha * self.std) ** 2 + sigma**2)
         return self(x_t, t, cond), torch.as_tensor(v).expand_as(x_t)
+
+    def towards(self, alpha: float | Tensor, sigma: float | Tensor) -> "GaussianDenoiser":
+        return self
 
     def flow(self, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
         """The exact probability-flow map from time ``t`` (B,) to ``s`` (B,).
@@ -41,6 +44,36 @@ class GaussianDenoiser(nn.Module):
         (a, sigma_t), (b, sigma_s) = self.schedule(expand_as(t, x_t)), self.schedule(expand_as(s, x_t))
         ratio = torch.sqrt(((b * self.std) ** 2 + sigma_s**2) / ((a * self.std) ** 2 + sigma_t**2))
         return b * self.mean + ratio * (x_t - a * self.mean)
+
+
+class GaussianFlowMap(nn.Module):
+    """The exact flow map of data N(mean, std²), elementwise: x̂0 whose DDIM step from t to ``end`` is ``exact.flow``.
+
+    x̂0 = mean + k (x_t - alpha_t mean), k = std² (alpha_s sigma_t + alpha_t sigma_s) / (v_t (sigma_t v_s + sigma_s v_t))
+    with v² = alpha² std² + sigma²: the two differences of the unique x̂0 (``Denoises.towards``) with their common factor
+    taken out. At s = t, and without an ``end``, k is that of ``GaussianDenoiser``.
+    """
+
+    def __init__(self, exact: GaussianDenoiser, end: tuple[float | Tensor, float | Tensor] | None = None):
+        super().__init__()
+        self.exact = exact
+        self.schedule = exact.schedule
+        self.end = end
+
+    def towards(self, alpha: float | Tensor, sigma: float | Tensor) -> "GaussianFlowMap":
+        return GaussianFlowMap(self.exact, (alpha, sigma))
+
+    def forward(self, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
+        mean, std = self.exact.mean, self.exact.std
+        b, sigma_s = a, sigma_t = self.schedule(expand_as(t, x_t))
+        if self.end is not None:
+            b, sigma_s = (expand_as(torch.as_tensor(c, dtype=x_t.dtype, device=x_t.device), x_t) for c in self.end)
+        v_t, v_s = torch.sqrt((a * std) ** 2 + sigma_t**2), torch.sqrt((b * std) ** 2 + sigma_s**2)
+        k = std**2 * (b * sigma_t + a * sigma_s) / (v_t * (sigma_t * v_s + sigma_s * v_t))
+        return mean + k * (x_t - a * mean)
+
+    def with_variance(self, x_t: Tensor, t: Tensor, cond: Condition) -> tuple[Tensor, Tensor]:
+        return self(x_t, t, cond), self.exact.with_variance(x_t, t, cond)[1]
 
 
 class MixtureDenoiser(nn.Module):
@@ -58,17 +91,20 @@ class MixtureDenoiser(nn.Module):
         self.std = std
         self.schedule = schedule
 
-    def forward(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
+    def forward(self, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
         share, means = self._posterior(x_t, t)
         return (share * means).sum(-1)
 
-    def with_variance(self, x_t: Tensor, t: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
+    def with_variance(self, x_t: Tensor, t: Tensor, cond: Condition) -> tuple[Tensor, Tensor]:
         alpha, sigma = self.schedule(expand_as(t, x_t))
         share, means = self._posterior(x_t, t)
         x0 = (share * means).sum(-1)
         between = (share * (means - x0[..., None]) ** 2).sum(-1)
         within = self.std**2 / ((alpha * self.std) ** 2 + sigma**2)  # over sigma²
         return x0, (alpha**2 + sigma**2) * (within + between / sigma**2)
+
+    def towards(self, alpha: float | Tensor, sigma: float | Tensor) -> "MixtureDenoiser":
+        return self
 
     def _posterior(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """r_k and the mean of x given x_t and k, (B, ..., K)."""

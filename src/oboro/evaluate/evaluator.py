@@ -9,31 +9,32 @@ import torch
 from torch import Tensor, nn
 
 from oboro.base import distributed
-from oboro.data import ImageData, to_uint8
+from oboro.base.errors import UserError
+from oboro.data import DataModule
 from oboro.data.latents import module_digest
 from oboro.evaluate.likelihood import bits_per_dim
 from oboro.evaluate.protocol import Evaluation, Protocol
 from oboro.extractor import Extractor, Joint
 from oboro.metrics import Metric, Value
 from oboro.metrics.bank import CHUNK
-from oboro.metrics.metric import QUANTISATION, plain, unserved
+from oboro.metrics.metric import plain, unserved
 from oboro.metrics.view import View
 from oboro.task import Diffusion
 
-SHOWN = 10  # samples that are kept to be looked at
+SHOWN = 10  # samples that are kept to be shown
 
 
 class Evaluator:
     """``metrics`` of samples against the training images of ``data``, or against the moments of the file ``published``.
 
-    Nothing is read or computed before ``prepare`` and ``evaluate`` ask for it.
+    Nothing is read or computed before ``prepare`` and ``evaluate``.
     """
 
     def __init__(
         self,
         extractor: Extractor | Joint,
         metrics: Mapping[str, Metric],
-        data: ImageData,
+        data: DataModule,
         published: str | None = None,
     ):
         self.data = data
@@ -47,13 +48,13 @@ class Evaluator:
                 if distributed.rank() == 0:
                     view.extractor.prepare()
 
-    def check(self, told: set[str], n: int) -> None:
+    def check(self, known: set[str], n: int) -> None:
         """Raises ``UserError`` for a metric that ``n`` samples, these data or these extractors cannot give."""
         for name, metric in self.metrics.items():
             if not any(name in view.metrics for view in self.views):
                 raise unserved(name, metric, [view.extractor for view in self.views])
         for view in self.views:
-            view.check(told, n)
+            view.check(known, n)
 
     def evaluate(
         self,
@@ -66,15 +67,16 @@ class Evaluator:
     ) -> Evaluation:
         """Every metric on samples of the averaged weights; all ranks get the same answer.
 
-        Samples have the class frequencies of the training data, are quantised to 8 bits as files would be, and become
+        Samples have the class frequencies of the training data, are stored as files would be, and become
         features chunk by chunk. Rank 0 turns features into numbers, one metric at a time, and tells the others. The
-        weights and the training mode of ``task`` come back on every way out.
+        weights and the training mode of ``task`` come back on every way out. Raises ``UserError`` for samples that are
+        no numbers.
         """
-        said = self._load(task.device)
+        record = self._load(task.device)
         start = time.perf_counter()
-        shown = torch.empty(0, *self.data.image_shape, dtype=torch.uint8)
+        shown = torch.empty(0, *self.data.modality.shape, dtype=self.data.modality.dtype)
 
-        def look(ids: list[int]) -> Tensor:
+        def draw(ids: list[int]) -> Tensor:
             nonlocal shown
             images = self._images(task, ids, protocol, autocast)
             if ids[0] == protocol.first:
@@ -82,13 +84,18 @@ class Evaluator:
             return self._rows(images)
 
         with task.averaged(protocol.ema), counted([task.denoiser.network, *task.guidance.networks]) as count:
-            rows = distributed.map_samples(protocol.n, protocol.chunk, look, task.device, done, protocol.first)
+            rows = distributed.map_samples(protocol.n, protocol.chunk, draw, task.device, done, protocol.first)
+        if broken := (~rows.isfinite().all(1)).sum().item():
+            raise UserError(
+                f"{broken} of {protocol.n} samples hold NaN or infinity, so the model has diverged; train it with a "
+                "smaller optimizer.lr or with trainer.precision=32-true."
+            )
         drawn = sum(len(ids) for ids in distributed.chunks(protocol.n, protocol.chunk))  # by this rank, with padding
         seconds = time.perf_counter() - start
         ids = range(protocol.first, protocol.first + protocol.n)
-        told = task.conditioner.choose(ids, self.data.population)
-        said |= {
-            "quantisation": QUANTISATION,
+        metadata = task.conditioner.metadata(ids, self.data.population)
+        record |= {
+            "quantisation": self.data.modality.quantisation,
             "samples": protocol.n,
             "seed": protocol.seed,
             "first": protocol.first,
@@ -102,7 +109,7 @@ class Evaluator:
             "guidance": plain(task.guidance),
             "evaluations_per_sample": round(count() / drawn, 3),
         }
-        return Evaluation(self._values(rows, told, task.device), said, seconds, shown)
+        return Evaluation(self._values(rows, metadata, task.device), record, seconds, shown)
 
     def evaluate_images(
         self,
@@ -112,22 +119,22 @@ class Evaluator:
         device: torch.device,
         done: Callable[[int], None] | None = None,
     ) -> Evaluation:
-        """The same metrics of ``images`` (n, C, H, W), uint8, that are there already; ``origin`` says where from."""
-        said = self._load(device)
+        """The same metrics of stored ``images`` (n, C, ...) that exist already; ``origin`` says where from."""
+        record = self._load(device)
         start = time.perf_counter()
 
-        def look(ids: list[int]) -> Tensor:
+        def features_of(ids: list[int]) -> Tensor:
             return self._rows(images[torch.tensor(ids)])
 
-        rows = distributed.map_samples(len(images), min(CHUNK, len(images)), look, device, done)
+        rows = distributed.map_samples(len(images), min(CHUNK, len(images)), features_of, device, done)
         seconds = time.perf_counter() - start
-        said |= {"quantisation": QUANTISATION, "samples": len(images), **origin}
+        record |= {"quantisation": self.data.modality.quantisation, "samples": len(images), **origin}
         return Evaluation(
-            self._values(rows, {} if labels is None else {"label": labels}, device), said, seconds, images[:SHOWN]
+            self._values(rows, {} if labels is None else {"label": labels}, device), record, seconds, images[:SHOWN]
         )
 
     def redraw(self, task: Diffusion, ids: list[int], protocol: Protocol, autocast: Callable = nullcontext) -> Tensor:
-        """Single samples once more, uint8 (len(ids), C, H, W), the same to the last bit; ids at most one chunk."""
+        """Single stored samples once more, (len(ids), C, ...), the same to the last bit; ids at most one chunk."""
         padded = [*ids, *[ids[-1]] * (protocol.chunk - len(ids))]
         with task.averaged(protocol.ema):
             return self._images(task, padded, protocol, autocast)[: len(ids)]
@@ -135,7 +142,8 @@ class Evaluator:
     def _images(self, task: Diffusion, ids: list[int], protocol: Protocol, autocast: Callable) -> Tensor:
         cond = task.conditioner.for_samples(ids, self.data.population)
         with autocast():
-            return to_uint8(task.generate(ids, protocol.seed, cond, self.data.image_shape))
+            x = task.generate(ids, protocol.seed, cond, self.data.modality.shape)
+        return (task.modality or self.data.modality).to_stored(x)
 
     def _rows(self, images: Tensor) -> Tensor:
         return torch.cat([view.rows(images) for view in self.views], 1)
@@ -148,10 +156,10 @@ class Evaluator:
             for key, values in ((k, list(dict.fromkeys(i[k] for i in identities))) for k in identities[0])
         }
 
-    def _values(self, rows: Tensor, told: Mapping[str, Any], device: torch.device) -> dict[str, Value]:
+    def _values(self, rows: Tensor, metadata: Mapping[str, Any], device: torch.device) -> dict[str, Value]:
         values: dict[str, Value] = {}
         for view, part in zip(self.views, rows.split([view.width for view in self.views], 1), strict=True):
-            values |= view.values(part, told, device)
+            values |= view.values(part, metadata, device)
         return values
 
 
@@ -161,24 +169,22 @@ def described(codec: nn.Module) -> dict[str, str]:
 
 
 def held_out_likelihood(
-    task: Diffusion, data: ImageData, protocol: Protocol, *, n: int, steps: int, probes: int
+    task: Diffusion, data: DataModule, protocol: Protocol, *, n: int, steps: int, probes: int
 ) -> dict[str, Value]:
     """``{"bits_per_dim_<n>": value}``: mean over the first n held-out images, with its 95 % interval over images.
 
     In float32 whatever the run computes in (``likelihood.py``). All ranks share the work and get the same answer.
     """
-    images, labels, captions = data.validation_images, data.validation_labels, data.validation_captions
 
-    def look(ids: list[int]) -> Tensor:
-        rows = torch.tensor(ids)
-        batch = {"image": images[rows], **({} if labels is None else {"label": labels[rows]})}
-        batch |= {} if captions is None else {"caption": [captions[i] for i in ids]}
-        cond = {k: v.to(task.device) for k, v in task.conditioner.keep(batch).items()}
-        pixels = batch["image"].to(task.device)
+    def bits_of(ids: list[int]) -> Tensor:
+        batch = data.validation.__getitems__((torch.tensor(ids), None))
+        pixels = batch["x"].to(task.device)
+        batch = data.on_after_batch_transfer(batch, 0)
+        cond = task.conditioner.keep(batch).to(task.device)
         return bits_per_dim(task.denoiser, pixels, cond, seed=protocol.seed, ids=ids, steps=steps, probes=probes)
 
     with task.averaged(protocol.ema):
-        bits = distributed.map_samples(n, min(protocol.chunk, n), lambda ids: look(ids)[:, None], task.device)[:, 0]
+        bits = distributed.map_samples(n, min(protocol.chunk, n), lambda ids: bits_of(ids)[:, None], task.device)[:, 0]
     error = 1.96 * bits.std().item() / n**0.5 if n > 1 else float("nan")
     mean = bits.mean().item()
     how = f"probability-flow ODE, {steps} Runge-Kutta steps, {probes} probes, seed {protocol.seed}, held-out images"

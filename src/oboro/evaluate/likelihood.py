@@ -21,7 +21,8 @@ from torch import Tensor
 
 from oboro.base.errors import UserError
 from oboro.base.seeding import generator
-from oboro.denoiser import Cond, Denoises
+from oboro.condition import Condition
+from oboro.denoiser import Denoises
 from oboro.sampler import denoise, nodes
 from oboro.schedule import Schedule
 
@@ -54,7 +55,7 @@ def log_snr_grid(schedule: Schedule, steps: int) -> tuple[list[Point], float]:
     return grid, (last - first) / steps
 
 
-def flow(denoiser: Denoises, z: Tensor, at: Point, cond: Cond, probes: Tensor) -> tuple[Tensor, Tensor]:
+def flow(denoiser: Denoises, z: Tensor, at: Point, cond: Condition, probes: Tensor) -> tuple[Tensor, Tensor]:
     """f(z) (B, ...) and the estimate (B,) of div f, float64 on the CPU.
 
     tr J is the mean of vᵀ J v over the probes v (Hutchinson 1989), a vector-Jacobian product each.
@@ -72,7 +73,7 @@ def flow(denoiser: Denoises, z: Tensor, at: Point, cond: Cond, probes: Tensor) -
     return slope, -at.cos / 2 * (at.cos * z[0].numel() - trace)
 
 
-def log_likelihood(denoiser: Denoises, x: Tensor, cond: Cond, *, steps: int, probes: Tensor) -> Tensor:
+def log_likelihood(denoiser: Denoises, x: Tensor, cond: Condition, *, steps: int, probes: Tensor) -> Tensor:
     """log p(x) in nats, (B,) float64 on the CPU, of continuous data ``x`` (B, ...) in the scale of the model.
 
     p is the density of the model's x + (sigma / alpha) eps at the largest log-SNR, with the smallest log-SNR reached in
@@ -125,7 +126,14 @@ def dequantise(images: Tensor, seed: int, ids: Sequence[int]) -> Tensor:
 
 
 def bits_per_dim(
-    denoiser: Denoises, images: Tensor, cond: Cond, *, seed: int, ids: Sequence[int], steps: int = 64, probes: int = 1
+    denoiser: Denoises,
+    images: Tensor,
+    cond: Condition,
+    *,
+    seed: int,
+    ids: Sequence[int],
+    steps: int = 64,
+    probes: int = 1,
 ) -> Tensor:
     """-(log p(x) - D log 127.5) / (D log 2) of dequantised uint8 ``images`` (B, ...): (B,) float64 on the CPU.
 

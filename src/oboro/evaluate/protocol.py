@@ -1,4 +1,4 @@
-"""What an evaluation is: how samples are drawn, what was found, how it was obtained, and how all that is said."""
+"""What an evaluation is: how samples are drawn, its numbers, how they were obtained, and all that in words."""
 
 import hashlib
 import json
@@ -26,7 +26,7 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was found, how it was obtained, how long it took, and the first few samples (on rank 0)."""
+    """Numbers, how they were obtained, how long that took, and the first few samples (on rank 0)."""
 
     values: Mapping[str, Value]
     protocol: Mapping[str, Any]
@@ -91,11 +91,11 @@ def line(evaluation: Evaluation) -> str:
 
 def doubts(evaluation: Evaluation) -> list[str]:
     """Sentences about numbers that rest on too few samples, with the size of their bias where it is known."""
-    said = []
+    sentences = []
     for name, value in evaluation.values.items():
         known = "" if value.real is None else f"; {value.real_n:,} real images score {value.real:.3g}"
         if value.doubt:
-            said.append(f"{name}: {value.doubt}{known}. Raise n.")
+            sentences.append(f"{name}: {value.doubt}{known}. Raise n.")
         elif value.better < 0 and value.real is not None and value.real > 0.5 * value.value > 0:
-            said.append(f"{name} is {value.value:.3g}{known}: most of it is the bias of few samples. Raise n.")
-    return said
+            sentences.append(f"{name} is {value.value:.3g}{known}: most of it is the bias of few samples. Raise n.")
+    return sentences

@@ -7,34 +7,34 @@ from torch import Tensor
 
 from oboro.base import distributed
 from oboro.codec import Learned
-from oboro.data import from_uint8, to_uint8
-from oboro.extractor.extractor import Images
+from oboro.extractor.extractor import Samples
+from oboro.modality import from_uint8, to_uint8
 
 CHUNK = 100  # images that are encoded at once; batch shapes change results by 1e-7
 
 
-def spread(n: int | None, there: int) -> list[int]:
-    """``n`` of the rows 0 … there - 1 at equal distances, all of them for None: data may be sorted by class."""
-    n = there if n is None else min(n, there)
-    return [i * there // n for i in range(n)]
+def spread(n: int | None, count: int) -> list[int]:
+    """``n`` of the rows 0 … count - 1 at equal distances, all of them for None: data may be sorted by class."""
+    n = count if n is None else min(n, count)
+    return [i * count // n for i in range(n)]
 
 
 @torch.no_grad()
 def reconstructions(
-    codec: Learned, images: Images, rows: Sequence[int], device: torch.device, chunk: int = CHUNK
+    codec: Learned, images: Samples, rows: Sequence[int], device: torch.device, chunk: int = CHUNK
 ) -> Tensor:
     """decode(encode(x)) of uint8 ``images`` at ``rows``: uint8 (len(rows), C, H, W) on the CPU of every rank."""
 
-    def look(ids: list[int]) -> Tensor:
+    def rebuilt(ids: list[int]) -> Tensor:
         x = from_uint8(images[torch.tensor([rows[i] for i in ids])].to(device))
         return to_uint8(codec.decode(codec.encode(x)))
 
-    return distributed.map_samples(len(rows), min(chunk, len(rows)), look, device)
+    return distributed.map_samples(len(rows), min(chunk, len(rows)), rebuilt, device)
 
 
 @torch.no_grad()
 def latent_statistics(
-    codec: Learned, images: Images, rows: Sequence[int], device: torch.device, chunk: int = CHUNK
+    codec: Learned, images: Samples, rows: Sequence[int], device: torch.device, chunk: int = CHUNK
 ) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (C,), float64, of each channel of ``codec.latent`` over the images at ``rows``.
 
@@ -42,11 +42,11 @@ def latent_statistics(
     image. Ranks exchange m and v, so all of them get the same bits, whatever their number.
     """
 
-    def look(ids: list[int]) -> Tensor:
+    def moments_of(ids: list[int]) -> Tensor:
         x = from_uint8(images[torch.tensor([rows[i] for i in ids])].to(device))
         variance, mean = torch.var_mean(codec.latent(x).float(), (2, 3), correction=0)
         return torch.cat([mean, variance], 1)
 
-    found = distributed.map_samples(len(rows), min(chunk, len(rows)), look, device).double()
-    mean, variance = found.chunk(2, 1)
+    moments = distributed.map_samples(len(rows), min(chunk, len(rows)), moments_of, device).double()
+    mean, variance = moments.chunk(2, 1)
     return mean.mean(0), (variance.mean(0) + mean.var(0, correction=0)).sqrt()

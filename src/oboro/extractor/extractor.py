@@ -1,4 +1,4 @@
-"""What a feature extractor is: uint8 images in, float32 feature vectors out."""
+"""What a feature extractor is: stored samples in, float32 feature vectors out."""
 
 import hashlib
 from abc import ABC, abstractmethod
@@ -11,9 +11,12 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from oboro.base.errors import UserError
+from oboro.modality import Image, Modality
 
-class Images(Protocol):
-    """Anything that holds uint8 images: ``len(images)``, and ``images[ids]`` -> uint8 (len(ids), C, H, W)."""
+
+class Samples(Protocol):
+    """Anything that holds stored samples: ``len(samples)``, and ``samples[ids]`` -> (len(ids), C, ...)."""
 
     def __len__(self) -> int: ...
 
@@ -21,7 +24,7 @@ class Images(Protocol):
 
 
 class Extractor(ABC):
-    """A frozen map from images to features, with everything that a reported number must say about it.
+    """A frozen map from samples to features, with everything that a reported number must say about it.
 
     Constructing one is cheap: weights are read by ``load`` or by the first call. An extractor is a plain object, not an
     ``nn.Module``, so that its weights never enter a checkpoint, an EMA copy or a parameter count.
@@ -60,6 +63,14 @@ class Extractor(ABC):
     def digest(self) -> str:
         """SHA-256 (hex) of the weights file."""
 
+    def accept(self, modality: Modality) -> None:
+        """Get ready for samples of ``modality``. Raises ``UserError`` where the extractor sees no such samples."""
+        if not isinstance(modality, Image) or modality.shape[0] not in (1, 3):
+            raise UserError(
+                f"the extractor {self.name} sees grey and RGB images and these are {modality.noun} of {modality}; "
+                "choose extractor=raw, or metrics=[]."
+            )
+
     @abstractmethod
     def prepare(self) -> None:
         """Make sure that the weights are on this machine; raises ``UserError`` with the remedy where they are not."""
@@ -70,7 +81,11 @@ class Extractor(ABC):
 
     @abstractmethod
     def forward(self, network: nn.Module, images: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
-        """``outputs`` of uint8 ``images`` (B, C, H, W) that lie on the network's device."""
+        """``outputs`` of stored ``images`` (B, C, ...) that lie on the network's device."""
+
+    def require(self, samples: Tensor) -> None:
+        """Raises ``ValueError`` for what no extractor of images takes."""
+        require_images(samples)
 
     def load(self, device: torch.device | str) -> None:
         """Read the weights (once) and put them on ``device``; later calls run there."""
@@ -79,25 +94,25 @@ class Extractor(ABC):
         self._device = torch.device(device)
         self._network.to(self._device)
 
-    def __call__(self, images: Tensor, outputs: Sequence[str] = ("features",)) -> dict[str, Tensor]:
+    def __call__(self, samples: Tensor, outputs: Sequence[str] = ("features",)) -> dict[str, Tensor]:
         """``{output: (B, self.outputs[output])}``, float32, on the extractor's device.
 
-        ``images`` are (B, C, H, W), uint8, C = 1 or 3. No gradients, and no autocast: the precision a run trains in
-        must not change what it is measured with.
+        ``samples`` are stored ones, of images uint8 (B, C, H, W) with C = 1 or 3. No gradients, and no autocast: the
+        precision a run trains in must not change what it is measured with.
         """
-        require_images(images)
+        self.require(samples)
         if self._network is None:
-            self.load(images.device)
+            self.load(samples.device)
         with torch.no_grad(), torch.autocast(self._device.type, enabled=False):
             # The layout in memory chooses the algorithm of a convolution, and with it the last bits; with one channel
             # contiguous() would keep the strides of channels-last.
-            images = images.to(self._device).clone(memory_format=torch.contiguous_format)
-            given = self.forward(self._network, images, outputs)
+            samples = samples.to(self._device).clone(memory_format=torch.contiguous_format)
+            given = self.forward(self._network, samples, outputs)
         return {name: given[name] for name in outputs}
 
-    def rows(self, images: Tensor, outputs: Sequence[str]) -> Tensor:
+    def rows(self, samples: Tensor, outputs: Sequence[str]) -> Tensor:
         """The outputs beside each other, (B, sum of dims): one tensor to be gathered. ``split`` takes it apart."""
-        return torch.cat(list(self(images, outputs).values()), 1)
+        return torch.cat(list(self(samples, outputs).values()), 1)
 
     def split(self, rows: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
         """The inverse of ``rows``."""

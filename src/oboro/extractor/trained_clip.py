@@ -9,11 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from oboro.data import from_uint8
 from oboro.extractor.extractor import Extractor, file_digest
 from oboro.extractor.fashion import LUMA
 from oboro.extractor.pretrained import Lengths
+from oboro.modality import from_uint8
 from oboro.restore import Trained
+from oboro.restore.modality import modality_of
 
 
 class TrainedCLIP(Extractor):
@@ -39,9 +40,7 @@ class TrainedCLIP(Extractor):
 
     @property
     def _shape(self) -> tuple[int, int, int]:
-        data = self._config["data"]
-        sides = data["resolution"]
-        return data["channels"], *(sides if isinstance(sides, list) else (sides, sides))
+        return modality_of(self.clip.checkpoint).shape
 
     @property
     def resize(self) -> str:

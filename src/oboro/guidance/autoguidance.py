@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from oboro.denoiser import Cond, Denoiser, Denoises
+from oboro.condition import Condition, kinds_read
+from oboro.denoiser import Denoiser, Denoises
 from oboro.guidance.extrapolation import Extrapolated
-from oboro.guidance.guidance import Guidance, beside
+from oboro.guidance.guidance import DenoiserWrapper, Guidance, beside
 from oboro.guidance.weight import CONSTANT, Weight
 from oboro.restore import Trained
 from oboro.restore.trained import restored
@@ -18,8 +19,8 @@ class Autoguidance(Guidance):
 
     ``weak`` is a smaller model of the same data, or one that was trained for a shorter time: it errs in the same
     places, only further. Needs no dropped conditions and works without any. Karras et al. 2024 (arXiv:2406.02507,
-    sec. 3). It is evaluated on the schedule of the denoiser, whatever its own was, and without a condition where it
-    reads none. A ``Trained`` one is read when guidance is applied.
+    sec. 3). It is evaluated on the schedule of the denoiser, whatever its own was, with those of the signals that it
+    reads. A ``Trained`` one is read when guidance is applied.
     """
 
     def __init__(self, weak: Denoiser | Trained, scale: float = 2.0, weight: Weight = CONSTANT):
@@ -32,11 +33,18 @@ class Autoguidance(Guidance):
         return [restored(self.weak).network]
 
     def __call__(self, denoiser: Denoises, grid: Sequence[Node]) -> Denoises:
-        weak = restored(self.weak).reschedule(denoiser.schedule)
-        network = weak.network if isinstance(weak, Denoiser) else None
-        reads = network is None or network.num_classes or network.text_dim
+        weak = Weak(restored(self.weak).reschedule(denoiser.schedule))
+        return Extrapolated(denoiser, weak, self.scale, self.weight)
 
-        def away(x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
-            return beside(weak, x_t)(x_t, t, cond if reads else {})
 
-        return Extrapolated(denoiser, away, self.scale, self.weight)
+class Weak(DenoiserWrapper):
+    """The weak model beside the sample, under those of the signals that it reads."""
+
+    def __call__(self, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
+        return beside(self.denoiser, x_t)(x_t, t, self._known(cond))
+
+    def with_variance(self, x_t: Tensor, t: Tensor, cond: Condition) -> tuple[Tensor, Tensor]:
+        return beside(self.denoiser, x_t).with_variance(x_t, t, self._known(cond))
+
+    def _known(self, cond: Condition) -> Condition:
+        return cond.only(*kinds_read(self.denoiser.network)) if isinstance(self.denoiser, Denoiser) else cond

@@ -1,6 +1,6 @@
 """Guidance by the gradient of a classifier of noisy images."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import exp
 from typing import Protocol
 
@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from oboro.base.errors import UserError
-from oboro.denoiser import Cond, Denoises
+from oboro.condition import Condition, Label, Signal
+from oboro.denoiser import Denoises
+from oboro.guidance.gradient import linearized
 from oboro.guidance.guidance import Guidance, Guided, beside
 from oboro.guidance.weight import CONSTANT, Weight
 from oboro.restore import Trained
@@ -38,9 +40,9 @@ class Classifier(Guidance):
     scale = 1 it is the conditional denoiser; a conditional D is drawn further to its class. Song et al. 2021
     (arXiv:2011.13456, eq. 14); Dhariwal & Nichol 2021 (arXiv:2105.05233, sec. 4.2 and algorithm 2).
 
-    The class is ``label``, or else that of each sample, ``cond["label"]``. The classifier is evaluated on the
-    schedule of the denoiser, whatever its own was, and only where the factor is not 0 for the whole batch. Where
-    alpha < e^-10 sigma, so at pure noise, D' = D.
+    The class is ``label``, or else that of each sample, the signal ``label`` of the condition, which the denoiser need
+    not read (``Condition.sampling``). The classifier is evaluated on the schedule of the denoiser, whatever its own
+    was, and only where the factor is not 0 for the whole batch. Where alpha < e^-10 sigma, so at pure noise, D' = D.
     """
 
     def __init__(
@@ -60,8 +62,8 @@ class Classifier(Guidance):
         return [restored(self.classifier).network]
 
     @property
-    def keys(self) -> set[str]:
-        return {"label"} if self.label is None else set()
+    def reads(self) -> Mapping[str, type[Signal]]:
+        return {"label": Label} if self.label is None else {}
 
     @property
     def follows_score(self) -> bool:
@@ -82,7 +84,7 @@ class ClassifierDenoiser(Guided):
         self.weight = weight
         self.label = label
 
-    def steer(self, conditional: Tensor, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
+    def steer(self, conditional: Tensor, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
         alpha, sigma = self.schedule(t)
         factor = self.scale * self.weight(t, self.schedule) * sigma**2 / alpha
         factor = torch.where(alpha >= SILENCE * sigma, factor, 0)
@@ -90,26 +92,29 @@ class ClassifierDenoiser(Guided):
             return conditional
         return conditional + expand_as(factor, x_t) * self._gradient(x_t, t, self._classes(cond, x_t))
 
-    def _classes(self, cond: Cond, x_t: Tensor) -> Tensor:
+    def _classes(self, cond: Condition, x_t: Tensor) -> Tensor:
         if self.label is not None:
             return torch.full((len(x_t),), self.label, device=x_t.device)
-        if "label" not in cond:
+        label = {**cond.sampling, **cond.signals}.get("label")
+        if label is None:
             raise UserError(
                 "classifier guidance needs a class and this model is drawn without labels; "
                 "set guidance.label to the class that it is to draw."
             )
-        return cond["label"]
+        return label.index  # type: ignore[attr-defined]  # the network's ``reads`` has it a Label
 
-    @torch.enable_grad()
     def _gradient(self, x_t: Tensor, t: Tensor, label: Tensor) -> Tensor:
         """grad_{x_t} log p(label | x_t), of the shape of ``x_t``."""
-        x_t = x_t.detach().requires_grad_()
-        log_p = beside(self.classifier, x_t)(x_t, t).log_softmax(1)
-        classes = log_p.shape[1]
-        if len(unknown := label[(label < 0) | (label >= classes)]):
-            raise UserError(
-                f"the classifier has classes 0 to {classes - 1} and is asked for class {int(unknown[0])}; change "
-                "guidance.label, or take a classifier of the same data with guidance.classifier.path."
-            )
-        (gradient,) = torch.autograd.grad(log_p.gather(1, label[:, None]).sum(), x_t)
-        return gradient
+
+        def log_p_of_label(x_t: Tensor) -> Tensor:
+            log_p = beside(self.classifier, x_t)(x_t, t).log_softmax(1)
+            classes = log_p.shape[1]
+            if len(unknown := label[(label < 0) | (label >= classes)]):
+                raise UserError(
+                    f"the classifier has classes 0 to {classes - 1} and is asked for class {int(unknown[0])}; change "
+                    "guidance.label, or take a classifier of the same data with guidance.classifier.path."
+                )
+            return log_p.gather(1, label[:, None])[:, 0]
+
+        log_p, pullback = linearized(log_p_of_label, x_t)
+        return pullback(torch.ones_like(log_p))

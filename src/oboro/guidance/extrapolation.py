@@ -1,10 +1,12 @@
 """Two answers to one question, and the way from the worse through the better one."""
 
-from collections.abc import Callable
+from copy import copy
+from typing import Self
 
 from torch import Tensor
 
-from oboro.denoiser import Cond, Denoises
+from oboro.condition import Condition
+from oboro.denoiser import Denoises
 from oboro.guidance.guidance import Guided
 from oboro.guidance.weight import Weight
 from oboro.schedule import expand_as
@@ -20,7 +22,7 @@ class Extrapolated(Guided):
     def __init__(
         self,
         denoiser: Denoises,
-        away: Callable[[Tensor, Tensor, Cond], Tensor],
+        away: Denoises,
         scale: float,
         weight: Weight,
         rescale: float = 0.0,
@@ -31,7 +33,14 @@ class Extrapolated(Guided):
         self.weight = weight
         self.rescale = rescale
 
-    def steer(self, conditional: Tensor, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
+    def towards(self, alpha: float | Tensor, sigma: float | Tensor) -> Self:
+        other, away = super().towards(alpha, sigma), self.away.towards(alpha, sigma)
+        if away is not self.away:
+            other = copy(other) if other is self else other
+            other.away = away
+        return other
+
+    def steer(self, conditional: Tensor, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
         factor = (self.scale - 1) * self.weight(t, self.schedule)
         if not factor.any():
             return conditional

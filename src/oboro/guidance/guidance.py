@@ -1,12 +1,14 @@
 """Guidance is a map from a denoiser to a denoiser; no sampler knows about it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from copy import copy
+from typing import Any, Self
 
 from torch import Tensor, nn
 
-from oboro.denoiser import Cond, Denoises
+from oboro.condition import Condition, Signal
+from oboro.denoiser import Denoises
 from oboro.sampler import Node
 from oboro.schedule import Schedule
 
@@ -16,8 +18,12 @@ class Guidance(ABC):
 
     @property
     def drops(self) -> bool:
-        """Whether it asks the denoiser without a condition: then training must drop conditions now and then."""
+        """Whether it compares the denoiser with what it is without a condition, or some of it."""
         return False
+
+    def leaves_out(self, given: Collection[str]) -> set[str]:
+        """Those of the signals ``given`` that it asks the denoiser without: training must drop them now and then."""
+        return set(given) if self.drops else set()
 
     @property
     def networks(self) -> Sequence[nn.Module]:
@@ -25,9 +31,9 @@ class Guidance(ABC):
         return []
 
     @property
-    def keys(self) -> set[str]:
-        """What the condition must have for it, besides of what the denoiser wants."""
-        return set()
+    def reads(self) -> Mapping[str, type[Signal]]:
+        """The signals that the condition must have for it, besides of what the denoiser wants, and their kinds."""
+        return {}
 
     @property
     def follows_score(self) -> bool:
@@ -41,11 +47,11 @@ class Guidance(ABC):
 
     @abstractmethod
     def __call__(self, denoiser: Denoises, grid: Sequence[Node]) -> Denoises:
-        """``grid`` are the nodes that the sampler is going to visit, the data at its end."""
+        """``grid`` are the nodes that the sampler is going to visit: falling to the data, or a part, or rising."""
 
 
-class Guided(ABC):
-    """What a guidance makes: a denoiser that looks at the answer of another one and gives its own."""
+class DenoiserWrapper(ABC):
+    """A denoiser around another one, ``denoiser``."""
 
     def __init__(self, denoiser: Denoises):
         self.denoiser = denoiser
@@ -55,13 +61,32 @@ class Guided(ABC):
         return self.denoiser.schedule
 
     @abstractmethod
-    def steer(self, conditional: Tensor, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
+    def __call__(self, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor: ...
+
+    @abstractmethod
+    def with_variance(self, x_t: Tensor, t: Tensor, cond: Condition) -> tuple[Tensor, Tensor]: ...
+
+    def towards(self, alpha: float | Tensor, sigma: float | Tensor) -> Self:
+        """The same around ``denoiser.towards(alpha, sigma)``."""
+        denoiser = self.denoiser.towards(alpha, sigma)
+        if denoiser is self.denoiser:
+            return self
+        other = copy(self)
+        other.denoiser = denoiser
+        return other
+
+
+class Guided(DenoiserWrapper):
+    """What a guidance makes: a denoiser that looks at the answer of another one and gives its own."""
+
+    @abstractmethod
+    def steer(self, conditional: Tensor, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
         """D'(x_t, t, cond) from ``conditional`` = D(x_t, t, cond), all (B, ...)."""
 
-    def __call__(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
+    def __call__(self, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
         return self.steer(self.denoiser(x_t, t, cond), x_t, t, cond)
 
-    def with_variance(self, x_t: Tensor, t: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
+    def with_variance(self, x_t: Tensor, t: Tensor, cond: Condition) -> tuple[Tensor, Tensor]:
         """D' and the v of D: guidance moves the mean of a step and leaves its variance that of the condition."""
         conditional, v = self.denoiser.with_variance(x_t, t, cond)
         return self.steer(conditional, x_t, t, cond), v

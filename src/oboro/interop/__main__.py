@@ -1,14 +1,13 @@
-"""python -m oboro.interop import|import-ldm|export|onnx …: files of other programs into checkpoints, and back."""
+"""oboro import|import-ldm|export|onnx …: files of other programs into checkpoints, and back."""
 
 import argparse
-import sys
 
-from oboro.base.errors import UserError
+from oboro.cli.plain import run
 from oboro.interop import ldm, onnx, pipeline
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m oboro.interop", description=__doc__)
+    parser = argparse.ArgumentParser(prog="oboro", description=__doc__)
     commands = parser.add_subparsers(required=True)
     to_us = commands.add_parser("import", help="the folder of a diffusers pipeline becomes a checkpoint")
     to_us.add_argument("folder")
@@ -32,12 +31,8 @@ def main(arguments: list[str] | None = None) -> None:
     graph.add_argument("folder", help="the folder to write")
     graph.add_argument("--profile", help="which average of the weights; the first one unless named")
     graph.set_defaults(run=lambda a: onnx.export(a.checkpoint, a.folder, a.profile))
-    chosen = parser.parse_args(arguments)
-    try:
-        chosen.run(chosen)
-    except UserError as error:
-        raise SystemExit(f"error: {error}") from None
+    run(parser, arguments, lambda chosen: chosen.run(chosen))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -75,7 +75,7 @@ def statistics(config: Mapping[str, Any]) -> State:
 
 def without_convolution(state: State, config: Mapping[str, Any]) -> State:
     """``state`` with identities where ``use_quant_conv`` or ``use_post_quant_conv`` left a convolution out."""
-    added = {}
+    added: State = {}
     for key, name, copies in (("use_quant_conv", "quant_conv", 2), ("use_post_quant_conv", "post_quant_conv", 1)):
         if not config.get(key, True):
             n = copies * config["latent_channels"]

@@ -5,6 +5,7 @@ import logging
 import warnings
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from oboro.base.errors import UserError
-from oboro.denoiser import Cond, Denoiser
+from oboro.condition import Signal, Signals
+from oboro.denoiser import Denoiser
 from oboro.restore.checkpoint import check_kind, load_checkpoint
 from oboro.restore.merge import merged
 from oboro.restore.rebuild import averaged, build_task
@@ -27,17 +29,39 @@ DENOISER, DECODER, SETTINGS = "denoiser.onnx", "decoder.onnx", "settings.json"
 
 class AtLevel(nn.Module):
     """x̂0 = D(x_t, alpha, sigma, cond) of a denoiser, (B, ...) and (B,): without its schedule, so that whoever runs
-    the file chooses the noise levels."""
+    the file chooses the noise levels. ``cond`` are the ``inputs`` of signals of ``kinds``."""
 
-    def __init__(self, denoiser: Denoiser):
+    def __init__(self, denoiser: Denoiser, kinds: Mapping[str, type[Signal]]):
         super().__init__()
         self.network = denoiser.network
         self.parameterization = denoiser.parameterization
+        self.kinds = dict(kinds)
 
-    def forward(self, x_t: Tensor, alpha: Tensor, sigma: Tensor, cond: Cond) -> Tensor:
+    def forward(self, x_t: Tensor, alpha: Tensor, sigma: Tensor, cond: dict[str, Tensor]) -> Tensor:
         c = self.parameterization(alpha, sigma)
-        output = self.network(expand_as(c.c_in, x_t) * x_t, c.c_noise, cond)[:, : x_t.shape[1]]
+        signals = {
+            name: kind(**{field: cond[key] for field, key in keys(name, kind).items()})
+            for name, kind in self.kinds.items()
+            if cond
+        }
+        output = self.network(expand_as(c.c_in, x_t) * x_t, c.c_noise, signals)[:, : x_t.shape[1]]
         return expand_as(c.c_skip, x_t) * x_t + expand_as(c.c_out, x_t) * output
+
+
+def keys(name: str, kind: type[Signal]) -> dict[str, str]:
+    """What the tensors of a signal are called in the file: the first has the signal's name, ``text``, and the others
+    their own behind it, ``text_mask``."""
+    first, *others = (field.name for field in fields(kind))
+    return {first: name, **{other: f"{name}_{other}" for other in others}}
+
+
+def inputs(signals: Signals) -> dict[str, Tensor]:
+    """The tensors of ``signals`` by their names in the file."""
+    return {
+        keys(name, type(signal))[field]: tensor
+        for name, signal in signals.items()
+        for field, tensor in signal.tensors().items()
+    }
 
 
 class Decoding(nn.Module):
@@ -102,8 +126,8 @@ def export(checkpoint: str | Path, folder: str | Path, profile: str | None = Non
     """Write ``denoiser.onnx``, with a learned codec ``decoder.onnx``, and ``settings.json`` from a checkpoint.
 
     Sizes are those of training and batches of any length. The denoiser has the inputs x_t (B, C, H, W), alpha and sigma
-    (B,), and the condition by its keys; without a condition it is another file, ``denoiser_unconditional.onnx``.
-    Raises ``UserError`` where the exporter's libraries are missing.
+    (B,), and the tensors of the condition (``keys``); without a condition it is another file,
+    ``denoiser_unconditional.onnx``. Raises ``UserError`` where the exporter's libraries are missing.
     """
     if missing := [name for name in NEEDED if find_spec(name) is None]:
         raise UserError(f'ONNX files need the library {missing[0]}; pip install "oboro[onnx]".')
@@ -111,25 +135,25 @@ def export(checkpoint: str | Path, folder: str | Path, profile: str | None = Non
     check_kind(found, checkpoint, "diffusion")
     task = build_task(found)
     averaged(task, checkpoint, profile)
-    export_task(task, found["config"]["data"], Path(folder).expanduser())
+    export_task(task, Path(folder).expanduser())
 
 
-def export_task(task: Diffusion, data: Mapping[str, Any], folder: Path) -> None:
+def export_task(task: Diffusion, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    size = data["resolution"]
-    shape = task.codec.latent_shape((data["channels"], *((size, size) if isinstance(size, int) else size)))
+    shape = task.codec.latent_shape(task.modality.shape)
     count = 2  # an axis of length 1 would be taken for a constant
     x, level = torch.zeros(count, *shape), torch.full((count,), 0.5)
-    batch = {"caption": [""] * count, "label": torch.zeros(count, dtype=torch.int64)}
-    cond = task.conditioner.keep(batch)
-    module = AtLevel(task.denoiser)
+    hint = torch.zeros(count, getattr(task.denoiser.network, "image_channels", 0), *shape[1:])
+    batch = {"caption": [""] * count, "label": torch.zeros(count, dtype=torch.int64), "hint": hint}
+    cond = inputs(task.conditioner.keep(batch).signals)
+    module = AtLevel(task.denoiser, task.conditioner.gives)
     names = ["x_t", "alpha", "sigma"]
-    for file, asked in {DENOISER: cond, "denoiser_unconditional.onnx": {}}.items():
+    for file, given in {DENOISER: cond, "denoiser_unconditional.onnx": {}}.items():
         if file == DENOISER or cond:
             write(
                 module,
-                {"x_t": x, "alpha": level, "sigma": level.clone(), "cond": asked},
-                [*names, *asked],
+                {"x_t": x, "alpha": level, "sigma": level.clone(), "cond": given},
+                [*names, *given],
                 "x0",
                 folder / file,
             )

@@ -15,6 +15,7 @@ from oboro.interop.weights import read_json, write_json
 from oboro.restore import State, load_parts
 from oboro.restore.checkpoint import check_kind, load_checkpoint
 from oboro.restore.merge import merged
+from oboro.restore.modality import modality_of
 from oboro.restore.rebuild import averaged, build_task
 from oboro.task import Diffusion
 
@@ -52,9 +53,15 @@ def read(folder: str | Path) -> Published:
     if kind in PIXELS:
         network, state = unet.load(folder / "unet", table)
         identity = {"_target_": "oboro.codec.Identity", "channels": network["in_channels"]}
-        told = without_text(network["num_classes"])
+        conditioning = without_text(network["num_classes"])
         return Published(
-            denoiser(network, aim), identity, *told, sampler, {"denoiser.network": state}, network["in_channels"], side
+            denoiser(network, aim),
+            identity,
+            *conditioning,
+            sampler,
+            {"denoiser.network": state},
+            network["in_channels"],
+            side,
         )
     codec, codec_state = autoencoder.load(folder / "vae")
     encoder, encoder_state = clip_text.load(folder / "text_encoder", folder / "tokenizer")
@@ -165,6 +172,7 @@ def build(published: Published) -> Diffusion:
     task: Diffusion = instantiate(config["task"], _convert_="all")
     load_parts(task, published.parts)
     task.config = config
+    task.modality = modality_of({"config": config})
     task.ema.start(task.learned)
     return task.eval().requires_grad_(False)
 

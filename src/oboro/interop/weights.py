@@ -148,7 +148,7 @@ def ours(config: Mapping[str, Any], theirs: State, names: Names, where: str | Pa
 
 def theirs(state: State, names: Names) -> State:
     """The inverse of ``ours``: attention that is a 1×1 convolution here is linear there."""
-    renamed = {}
+    renamed: State = {}
     for name, value in state.items():
         targets = names(name)
         if not targets:

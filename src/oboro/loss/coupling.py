@@ -6,7 +6,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from oboro.denoiser import Cond
+from oboro.condition import Condition
 
 
 class Coupling(ABC):
@@ -16,7 +16,7 @@ class Coupling(ABC):
     independent: bool
 
     @abstractmethod
-    def __call__(self, x: Tensor, eps: Tensor, cond: Cond) -> Tensor:
+    def __call__(self, x: Tensor, eps: Tensor, cond: Condition) -> Tensor:
         """eps (B, ...) for ``x`` (B, ...)."""
 
 
@@ -25,7 +25,7 @@ class Independent(Coupling):
 
     independent = True
 
-    def __call__(self, x: Tensor, eps: Tensor, cond: Cond) -> Tensor:
+    def __call__(self, x: Tensor, eps: Tensor, cond: Condition) -> Tensor:
         return eps
 
 
@@ -44,7 +44,7 @@ class OptimalTransport(Coupling):
 
     independent = False
 
-    def __call__(self, x: Tensor, eps: Tensor, cond: Cond) -> Tensor:
+    def __call__(self, x: Tensor, eps: Tensor, cond: Condition) -> Tensor:
         coupled = eps.clone()
         for rows in equal_conditions(cond, len(x), x.device):
             if len(rows) > 1:
@@ -54,10 +54,11 @@ class OptimalTransport(Coupling):
         return coupled
 
 
-def equal_conditions(cond: Cond, batch: int, device: torch.device) -> list[Tensor]:
+def equal_conditions(cond: Condition, batch: int, device: torch.device) -> list[Tensor]:
     """The row numbers of each set of samples whose conditions are all equal; one set if there are no conditions."""
     group = torch.zeros(batch, dtype=torch.int64, device=device)
-    for value in cond.values():
+    tensors = [tensor for signal in cond.signals.values() for tensor in signal.tensors().values()]
+    for value in tensors:
         _, code = torch.unique(value.reshape(batch, -1), dim=0, return_inverse=True)
         _, group = torch.unique(group * batch + code.to(device), return_inverse=True)
     return [torch.nonzero(group == k).flatten() for k in range(int(group.max()) + 1)]

@@ -1,5 +1,7 @@
 """The cross-entropy E_{t ~ p(t), eps} -log p(y | x_t, t) of a classifier of noisy images, per sample."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,7 +21,7 @@ class CrossEntropy(nn.Module):
 
     def forward(self, classifier: NoisyClassifier, x: Tensor, label: Tensor, generator: torch.Generator) -> Tensor:
         """Objective (B,) of ``x`` (B, ...) with ``label`` (B,); every draw is from ``generator``, on its own device."""
-        draws = {"generator": generator, "device": generator.device}
+        draws: dict[str, Any] = {"generator": generator, "device": generator.device}
         u = self.time.draw(torch.rand(len(x), **draws).to(x))
         eps = torch.randn(x.shape, **draws).to(x)
         loss = F.cross_entropy(self.logits(classifier, x, u, eps), label, reduction="none")

@@ -1,9 +1,12 @@
 """The denoising loss E_{t ~ p(t), eps} w(t) |D(x_t, t, cond) - x|², per sample."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from oboro.denoiser import Cond, Denoiser
+from oboro.condition import Condition
+from oboro.denoiser import Denoiser
 from oboro.loss.coupling import Coupling
 from oboro.loss.penalty import Penalty
 from oboro.loss.time import Level, TimeDistribution
@@ -48,12 +51,12 @@ class Denoising(nn.Module):
         self.offset_noise = offset_noise
         self.input_perturbation = input_perturbation
 
-    def forward(self, denoiser: Denoiser, x: Tensor, cond: Cond, generator: torch.Generator) -> Tensor:
+    def forward(self, denoiser: Denoiser, x: Tensor, cond: Condition, generator: torch.Generator) -> Tensor:
         """Objective (B,) of ``x`` (B, ...), for training; every draw is from ``generator``, on its own device.
 
         In training mode ``time`` takes note of the losses.
         """
-        draws = {"generator": generator, "device": generator.device}
+        draws: dict[str, Any] = {"generator": generator, "device": generator.device}
         u = torch.rand(len(x), **draws)
         eps = torch.randn(x.shape, **draws).to(x)
         if self.stratified:
@@ -75,7 +78,7 @@ class Denoising(nn.Module):
         self.time.record(u, denoising.detach())
         return corrected
 
-    def at_quantile(self, denoiser: Denoiser, x: Tensor, cond: Cond, u: Tensor, eps: Tensor) -> Tensor:
+    def at_quantile(self, denoiser: Denoiser, x: Tensor, cond: Condition, u: Tensor, eps: Tensor) -> Tensor:
         """Weighted loss (B,) at the quantiles ``u`` (B,) of p(t) and the noise ``eps`` (B, ...), for validation.
 
         A fixed functional of the denoiser: nothing is drawn, coupled or perturbed, ``LossAware`` uses its base
@@ -87,7 +90,9 @@ class Denoising(nn.Module):
         """The noise levels at the quantiles ``u`` (B,)."""
         return Level(u, self.time, denoiser.schedule, denoiser.parameterization)
 
-    def _weighted(self, denoiser: Denoiser, x: Tensor, cond: Cond, level: Level, eps: Tensor, target: Tensor) -> Tensor:
+    def _weighted(
+        self, denoiser: Denoiser, x: Tensor, cond: Condition, level: Level, eps: Tensor, target: Tensor
+    ) -> Tensor:
         """w penalty(D(alpha x + sigma eps) - target)."""
         x_t = expand_as(level.alpha, x) * x + expand_as(level.sigma, x) * eps
         return self.weighting(level) * self.penalty(denoiser(x_t, level.t, cond) - target)

@@ -1,12 +1,14 @@
 """L_hybrid = L_simple + lambda L_vlb: a denoiser that also learns the variance of its reverse steps."""
 
 from math import log
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from oboro.base.errors import UserError
-from oboro.denoiser import Cond, Denoiser
+from oboro.condition import Condition
+from oboro.denoiser import Denoiser
 from oboro.loss.coupling import Coupling, Independent
 from oboro.loss.denoising import Denoising
 from oboro.loss.penalty import Penalty
@@ -49,7 +51,7 @@ class Shared:
         self.schedule = denoiser.schedule
         self.parameterization = denoiser.parameterization
 
-    def __call__(self, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
+    def __call__(self, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
         self.x0, self.v = self.denoiser.with_variance(x_t, t, cond)
         return self.x0
 
@@ -95,27 +97,29 @@ class Hybrid(nn.Module):
     def coupling(self) -> Coupling:
         return self.simple.coupling
 
-    def forward(self, denoiser: Denoiser, x: Tensor, cond: Cond, generator: torch.Generator) -> Tensor:
+    def forward(self, denoiser: Denoiser, x: Tensor, cond: Condition, generator: torch.Generator) -> Tensor:
         """Objective (B,) of ``x`` (B, ...), for training; every draw is from ``generator``, on its own device."""
-        draws = {"generator": generator, "device": generator.device}
+        draws: dict[str, Any] = {"generator": generator, "device": generator.device}
         u = torch.rand(len(x), **draws)
         eps = torch.randn(x.shape, **draws).to(x)
         level, simple, vlb = self._terms(denoiser, x, cond, u.to(x), eps)
         objective, _ = self.simple.weighting.objective(level, simple)
         return objective + self.vlb_weight * vlb
 
-    def at_quantile(self, denoiser: Denoiser, x: Tensor, cond: Cond, u: Tensor, eps: Tensor) -> Tensor:
+    def at_quantile(self, denoiser: Denoiser, x: Tensor, cond: Condition, u: Tensor, eps: Tensor) -> Tensor:
         """The loss (B,) at step floor(u steps) from the data, for ``u`` (B,) and the noise ``eps`` (B, ...)."""
         _, simple, vlb = self._terms(denoiser, x, cond, u, eps)
         return simple + self.vlb_weight * vlb
 
-    def _terms(self, denoiser: Denoiser, x: Tensor, cond: Cond, u: Tensor, eps: Tensor) -> tuple[Level, Tensor, Tensor]:
+    def _terms(
+        self, denoiser: Denoiser, x: Tensor, cond: Condition, u: Tensor, eps: Tensor
+    ) -> tuple[Level, Tensor, Tensor]:
         """The noise levels, L_simple and L_vlb (B,)."""
         grid = UniformGrid()(denoiser.schedule, self.steps)  # from noise to data
         step = (self.steps - 1 - (u * self.steps).long()).clamp(0, self.steps - 1)
         t = torch.tensor([node.t for node in grid]).to(x)[step]
         shared = Shared(denoiser)
-        simple = self.simple.at_quantile(shared, x, cond, t, eps)  # of uniform times t is the quantile
+        simple = self.simple.at_quantile(shared, x, cond, t, eps)  # type: ignore[arg-type]  # of uniform times t is the quantile
         q = posteriors(grid).at(step, x)
         log_var = q.log_variance(shared.v)
         last, shift = expand_as(step == self.steps - 1, x), x - shared.x0.detach()

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -81,12 +82,15 @@ class LPIPS(Perceptual):
     """
 
     least = 16
+    shift: Tensor
+    scale: Tensor
 
     def __init__(self, backbone: str | None, heads: str | None):
         super().__init__()
         self.backbone, self.heads = backbone, heads
         self._convs: list[tuple[int, bool]] = []  # torchvision's index of each convolution; whether a feature follows
-        before, index, shapes = 3, 0, {}
+        shapes: dict[str, tuple[int, ...]] = {}
+        before, index = 3, 0
         for i, channels in enumerate(VGG16):
             if channels:
                 shapes |= {f"features.{index}.weight": (channels, before, 3, 3), f"features.{index}.bias": (channels,)}
@@ -112,7 +116,7 @@ class LPIPS(Perceptual):
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
             features = [self.features(image.to(self.scale)) for image in (x, y)]
-            total = 0
+            total: Any = 0
             for k, (a, b) in enumerate(zip(*features, strict=True)):
                 total = total + F.conv2d(squared(a, b), getattr(self, f"lin{k}_model_1_weight")).mean((1, 2, 3))
             return total.to(x)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from oboro.base import distributed
-from oboro.extractor.extractor import Extractor, Images
+from oboro.extractor.extractor import Extractor, Samples
 
 CHUNK = 250  # images looked at at once: a constant, since batch shapes change features by 1e-7
 
@@ -39,16 +39,16 @@ class Bank:
 
 
 def look_at(
-    images: Images,
+    samples: Samples,
     extractor: Extractor,
     outputs: Sequence[str] = ("features",),
     labels: Tensor | None = None,
     done: Callable[[int], None] | None = None,
 ) -> Bank:
-    """The bank of uint8 ``images`` (n, C, H, W), which all ranks make together; ``done`` gets how many are."""
+    """The bank of stored ``samples`` (n, C, ...), which all ranks make together; ``done`` gets how many are."""
 
     def features_of(ids: list[int]) -> Tensor:
-        return extractor.rows(images[torch.tensor(ids)], outputs)
+        return extractor.rows(samples[torch.tensor(ids)], outputs)
 
-    rows = distributed.map_samples(len(images), min(CHUNK, len(images)), features_of, extractor.device, done)
+    rows = distributed.map_samples(len(samples), min(CHUNK, len(samples)), features_of, extractor.device, done)
     return Bank(extractor.split(rows, outputs), labels)

@@ -46,7 +46,7 @@ def density_coverage(
     Raises ``ValueError`` unless m > ``k``.
     """
     generated, reference, reference_radii = _prepared(generated, reference, k, reference_radii)
-    inside = 0
+    inside: float = 0
     covered = torch.zeros(len(reference), dtype=torch.bool)
     for block in blocks(generated, reference):
         held = block.compare(reference_radii[block.cols]) < 0

@@ -13,8 +13,6 @@ from oboro.metrics.bank import Bank
 from oboro.metrics.cache import Arrays
 from oboro.metrics.reference import Reference, parted
 
-QUANTISATION = "uint8 round"
-
 
 @dataclass(frozen=True)
 class Value:
@@ -103,18 +101,18 @@ def unserved(name: str, metric: Metric, extractors: Sequence[Extractor]) -> User
     )
 
 
-def check(metrics: Mapping[str, Metric], n: int, real: int, told: set[str]) -> None:
+def check(metrics: Mapping[str, Metric], n: int, real: int, known: set[str]) -> None:
     """Raises ``UserError`` for a metric that cannot be had from ``n`` generated and ``real`` real images.
 
-    ``told`` is what is known of each image, "label" and "caption". ``real = 0``: only moments are known, which says
+    ``known`` is what is known of each image, "label" and "caption". ``real = 0``: only moments are known, which says
     nothing about their number.
     """
     for name, metric in metrics.items():
-        if metric.captioned and "caption" not in told:
+        if metric.captioned and "caption" not in known:
             raise UserError(
                 f"{name} needs the text of every image; leave it out of metrics=[...] or train with conditioner=text."
             )
-        if metric.labelled and "label" not in told:
+        if metric.labelled and "label" not in known:
             raise UserError(
                 f"{name} needs the class of every image; leave it out of metrics=[...] or train with conditioner=label."
             )
@@ -142,7 +140,7 @@ def measure(
     return values
 
 
-def real_values(metric: Metric, reference: Reference, n: int) -> dict[str, dict[str, float | int]]:
+def real_values(metric: Metric, reference: Reference, n: int) -> dict[str, dict[str, Any]]:
     """``{short name: {"real": number, "real_n": k}}``: the metric of k = min(n, half) real images against the others.
 
     For a distance this is its floor: what a perfect generator scores with so few samples.

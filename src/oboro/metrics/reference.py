@@ -9,7 +9,7 @@ from torch import Tensor
 
 from oboro.base import distributed
 from oboro.base.seeding import generator
-from oboro.extractor.extractor import Extractor, Images
+from oboro.extractor.extractor import Extractor, Samples
 from oboro.metrics.bank import Bank, look_at
 from oboro.metrics.cache import Arrays, cached_arrays, read_arrays, write_arrays
 from oboro.metrics.statistics import FeatureStatistics
@@ -76,7 +76,7 @@ class Extracted(Reference):
         self,
         extractor: Extractor,
         outputs: Sequence[str],
-        images: Images,
+        images: Samples,
         labels: Tensor | None,
         fingerprint: str,
         split: str,
@@ -97,7 +97,7 @@ class Extracted(Reference):
         found = {name: self._features(extractor, name, images) for name in outputs}
         self._bank = Bank(found, labels, texts)
 
-    def _features(self, extractor: Extractor, output: str, images: Images) -> Tensor:
+    def _features(self, extractor: Extractor, output: str, images: Samples) -> Tensor:
         identity = self._identity(f"{output} of every image, 1")
         held = read_arrays(self._cache_dir, identity) if distributed.rank() == 0 else None
         if not distributed.from_first(lambda: held is not None):

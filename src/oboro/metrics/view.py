@@ -8,7 +8,7 @@ from torch import Tensor
 
 from oboro.base import distributed
 from oboro.base.errors import UserError
-from oboro.data import ImageData
+from oboro.data import DataModule
 from oboro.extractor import Extractor
 from oboro.metrics.bank import Bank
 from oboro.metrics.metric import Metric, Value, check, fits, measure, outputs_of
@@ -19,7 +19,7 @@ from oboro.metrics.reference import Extracted, Reference
 class View:
     """Those of ``metrics`` that ``extractor`` serves, against the training images of ``data`` or published moments."""
 
-    def __init__(self, extractor: Extractor, metrics: Mapping[str, Metric], data: ImageData, published: str | None):
+    def __init__(self, extractor: Extractor, metrics: Mapping[str, Metric], data: DataModule, published: str | None):
         self.extractor = extractor
         self.metrics = {name: metric for name, metric in metrics.items() if fits(metric, extractor)}
         self.outputs = outputs_of(self.metrics)
@@ -27,9 +27,11 @@ class View:
         self.published = published
         self._reference: Reference | None = None
 
-    def check(self, told: set[str], n: int) -> None:
-        """Raises ``UserError`` for a metric that ``n`` samples, these data or this reference cannot give."""
-        check(self.metrics, n, 0 if self.published else len(self.data.train_images), told)
+    def check(self, known: set[str], n: int) -> None:
+        """Raises ``UserError`` for a metric that ``n`` samples, these data or this reference cannot give, and for data
+        that the extractor cannot see."""
+        self.extractor.accept(self.data.modality)
+        check(self.metrics, n, 0 if self.published else len(self.data.train), known)
         for name, metric in self.metrics.items():
             if self.published and not metric.moments:
                 raise UserError(
@@ -41,16 +43,16 @@ class View:
         """The extractor on ``device`` and the real images, summarised by all ranks together the first time."""
         if self._reference is None:
             self.extractor.load(device)
-            texts = None if self.published else self._embedded(self.data.train_captions)
+            texts = None if self.published else self._embedded(self.data.train.captions)
             self._reference = (
                 Published(self.published, self.extractor)
                 if self.published
                 else Extracted(
                     self.extractor,
                     self.outputs,
-                    self.data.train_images,
-                    self.data.train_labels,
-                    self.data.train_images.fingerprint,
+                    self.data.train.samples,
+                    self.data.train.labels,
+                    self.data.train.samples.fingerprint,
                     "train",
                     self.data.cache_dir,
                     texts,
@@ -58,21 +60,21 @@ class View:
             )
         return self._reference
 
-    def rows(self, images: Tensor) -> Tensor:
-        """What there is to remember of uint8 ``images`` (B, C, H, W): (B, ``width``)."""
-        return self.extractor.rows(images, self.outputs)
+    def rows(self, samples: Tensor) -> Tensor:
+        """What there is to remember of stored ``samples`` (B, C, ...): (B, ``width``)."""
+        return self.extractor.rows(samples, self.outputs)
 
     @property
     def width(self) -> int:
         return sum(self.extractor.outputs[output] for output in self.outputs)
 
-    def values(self, rows: Tensor, told: Mapping[str, Any], device: torch.device) -> dict[str, Value]:
-        """Every metric, by rank 0, one after the other, and told to the other ranks.
+    def values(self, rows: Tensor, metadata: Mapping[str, Any], device: torch.device) -> dict[str, Value]:
+        """Every metric, by rank 0, one after the other, and sent to the other ranks.
 
-        ``told`` has the "label" (n,) and the "caption" of each image, where they are known.
+        ``metadata`` has the "label" (n,) and the "caption" of each image, where they are known.
         """
-        reference, texts = self.load(device), self._embedded(told.get("caption"))
-        bank = Bank(self.extractor.split(rows, self.outputs), told.get("label"), texts)
+        reference, texts = self.load(device), self._embedded(metadata.get("caption"))
+        bank = Bank(self.extractor.split(rows, self.outputs), metadata.get("label"), texts)
         values: dict[str, Value] = {}
         for name, metric in self.metrics.items():
             one = {name: metric}

@@ -1,4 +1,5 @@
-"""Networks. A network is F(x, c_noise, cond) and declares ``min_size``: the least H and W.
+"""Networks. A network is F(x, c_noise, signals) and declares ``min_size``, the least length of an axis, and ``reads``:
+the names of the signals that it reads, and their kinds (``oboro.condition``); whoever calls it checks them.
 
 ``UNetEncoder`` answers with a number for each class, the others with an image. ``CLIP`` is no such network: it sees
 images without noise, and texts.

@@ -5,18 +5,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from oboro.base.errors import UserError
-from oboro.denoiser import Cond
+from oboro.condition import Signals
 from oboro.model.layers import (
     LabelEmbedding,
     NoiseEmbedding,
     channels_out,
     check_dims,
     check_size,
-    read_label,
     run,
     zero,
 )
 from oboro.model.position import grid_positions, rotary_angles, rotate, sincos
+from oboro.model.signals import label_index, picture, reads
 from oboro.model.text import CrossAttention, TextEmbedding
 
 NOISE_FEATURES = 256  # sines and cosines of the noise level, at all widths
@@ -107,7 +107,7 @@ class Block(nn.Module):
 
 
 class DiT(nn.Module):
-    """F(x (B, C, H, W), c_noise (B,), cond) ↦ (B, C, H, W) for any H and W: a transformer over patches of pixels.
+    """F(x (B, C, H, W), c_noise (B,), signals) ↦ (B, C, H, W) for any H and W: a transformer over patches of pixels.
 
     Patches of ``patch`` × ``patch`` pixels become tokens of ``dim`` channels and pass ``depth`` adaLN-zero blocks
     (Peebles & Xie 2023, arXiv:2212.09748). A height or width that is no multiple of ``patch`` is filled up with zeros
@@ -119,8 +119,8 @@ class DiT(nn.Module):
     keys. Places are scaled so that an image of any size covers what ``reference_size`` pixels would: a network that was
     trained on 32×32 sees 64×64 as the same picture in finer steps.
 
-    ``num_classes`` > 0 adds a class embedding; ``cond`` may then hold ``label`` (B,), where -1, like a missing key,
-    means no label. ``text_dim`` > 0 lets tokens attend to a text; the keys of ``cond`` are those of ``UNet``.
+    ``num_classes`` > 0 adds a class embedding for the signal ``label``, ``text_dim`` > 0 lets tokens attend to ``text``
+    and ``image_channels`` > 0 reads ``image`` as further channels of the patches, as in ``UNet``.
     ``checkpointing`` recomputes each block in the backward pass: less memory for about a third more
     time. With ``learned_variance``, as in the paper, 2 C channels come out; other than in the paper, the noise level is
     c_noise instead of a step from 0 to 999. The last layer starts at zero.
@@ -147,6 +147,7 @@ class DiT(nn.Module):
         text_dim: int = 0,
         pooled_dim: int = 0,
         dims: int = 2,
+        image_channels: int = 0,
     ):
         super().__init__()
         check_dims(dims)
@@ -157,8 +158,8 @@ class DiT(nn.Module):
             )
         self.dims = dims
         self.patch = patch
-        self.num_classes = num_classes
-        self.text_dim = text_dim
+        self.reads = reads(num_classes, text_dim, image_channels)
+        self.image_channels = image_channels
         self.checkpointing = checkpointing
         self.extent = reference_size / patch
         self.head_channels = dim // heads
@@ -173,6 +174,8 @@ class DiT(nn.Module):
         self.blocks = nn.ModuleList(Block(dim, heads, mlp_ratio, text_dim) for _ in range(depth))
         self.modulation = zero(nn.Linear(dim, 2 * dim))
         self.last = zero(nn.Linear(dim, channels_out(in_channels, learned_variance) * patch**dims))
+        wide = (image_channels + 1) * patch**dims
+        self.image = zero(nn.Linear(wide, dim, bias=False)) if image_channels else None
 
     def core(
         self,
@@ -192,25 +195,31 @@ class DiT(nn.Module):
             h = run(block, h, embedding, angle, text, mask, recompute=self.checkpointing)
         return modulate(h, *self.modulation(F.silu(embedding)).chunk(2, 1))
 
-    def embed(self, c_noise: Tensor, cond: Cond) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    def tokens(self, x: Tensor) -> Tensor:
+        """(B, C, ...) ↦ (B, N, C patch^dims), filled up with zeros at the end of each axis."""
+        x = F.pad(x, [margin for n in reversed(x.shape[2:]) for margin in (0, -n % self.patch)])
+        return to_patches(x, self.patch).flatten(2).transpose(1, 2)
+
+    def embed(self, c_noise: Tensor, signals: Signals) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """The embedding of noise level and condition; tokens of a text and their mask, where the network reads one."""
-        label, embedding = read_label(cond, self.num_classes, c_noise, self.text_dim), self.noise(c_noise)
+        label, embedding = label_index(signals, c_noise), self.noise(c_noise)
         if self.label:
             embedding = embedding + self.label(label)
         if not self.text:
             return embedding, None, None
-        text, mask, pooled = self.text(cond, len(c_noise))
+        text, mask, pooled = self.text(signals.get("text"), len(c_noise))
         return embedding + pooled, text, mask
 
-    def forward(self, x: Tensor, c_noise: Tensor, cond: Cond) -> Tensor:
-        """Raises ``ValueError`` for a key of ``cond`` that the network does not read, or a sample of other ``dims``."""
+    def forward(self, x: Tensor, c_noise: Tensor, signals: Signals) -> Tensor:
+        """Raises ``ValueError`` for a sample of other ``dims``."""
         check_size(x, self.min_size, self.dims)
-        embedding, text, mask = self.embed(c_noise, cond)
+        embedding, text, mask = self.embed(c_noise, signals)
         size = x.shape[2:]
-        x = F.pad(x, [margin for n in reversed(size) for margin in (0, -n % self.patch)])
-        grid = [n // self.patch for n in x.shape[2:]]
-        tokens = to_patches(x, self.patch).flatten(2).transpose(1, 2)
+        grid = [-(-n // self.patch) for n in size]
+        h = self.first(self.tokens(x))
+        if "image" in signals:
+            h = h + self.image(self.tokens(picture(signals["image"], x)))
         positions = grid_positions(grid, self.extent, x.device)
-        h = self.last(self.core(self.first(tokens), positions, embedding, text, mask))
+        h = self.last(self.core(h, positions, embedding, text, mask))
         h = from_patches(h.transpose(1, 2).unflatten(2, grid), self.patch)
         return h[(..., *(slice(n) for n in size))]

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from oboro.denoiser import Cond
-from oboro.model.layers import channels_out, check_levels, mean_of_halves, over_space, read_label
+from oboro.condition import Signals
+from oboro.model.layers import channels_out, check_levels, mean_of_halves, over_space
 from oboro.model.magnitude import (
     CosineAttention,
     MPConv,
@@ -21,6 +21,7 @@ from oboro.model.magnitude import (
     normalise_weights,
     pixel_norm,
 )
+from oboro.model.signals import label_index, reads
 from oboro.model.skeleton import Stages, UNetSkeleton, way_down, way_up
 
 # The balances of config G (arXiv:2312.02696): share of the residual branch, of attention, of the class, of
@@ -128,7 +129,7 @@ class EDM2Stages(Stages):
 
 
 class EDM2UNet(UNetSkeleton):
-    """F(x (B, C, H, W), c_noise (B,), cond) ↦ (B, C, H, W), for any H and W of at least ``min_size``.
+    """F(x (B, C, H, W), c_noise (B,), signals) ↦ (B, C, H, W), for any H and W of at least ``min_size``.
 
     The network of Karras et al. 2024 (arXiv:2312.02696, config G): activations have magnitude 1 at every depth,
     whatever the weights. In training every forward pass first sets the weights to magnitude 1, which changes no answer,
@@ -139,10 +140,10 @@ class EDM2UNet(UNetSkeleton):
     down, one more on the way up, where every activation of the way down is concatenated. An odd size is halved upwards,
     7 to 4, and the row and column too many are cut off on the way up. ``attention_levels`` are levels, not pixel sizes.
 
-    ``num_classes`` > 0 adds a class embedding; ``cond`` may then hold ``label`` (B,), where -1, like a missing key,
-    means no label: the noise embedding stands alone then, at magnitude 1 like the two together. ``checkpointing``
-    recomputes each block in the backward pass: less memory for about a third more time. With ``learned_variance`` 2 C
-    channels come out. The output starts at zero. ``dims`` as in ``UNet``.
+    ``num_classes`` > 0 adds a class embedding for the signal ``label``. Without a label the noise embedding stands
+    alone, at magnitude 1 like the two together. ``checkpointing`` recomputes each block in the backward pass: less
+    memory for about a third more time. With ``learned_variance`` 2 C channels come out. The output starts at zero.
+    ``dims`` as in ``UNet``.
     """
 
     def __init__(
@@ -164,8 +165,7 @@ class EDM2UNet(UNetSkeleton):
         self.dims = dims
         self.min_size = stages.min_size
         self.blocks = blocks
-        self.num_classes = num_classes
-        self.text_dim = 0
+        self.reads = reads(num_classes)
         self.checkpointing = checkpointing
         c = stages.widths[0]
         self.noise = nn.Sequential(MPFourier(c), MPLinear(c, stages.embedding))
@@ -177,11 +177,11 @@ class EDM2UNet(UNetSkeleton):
         self.last = MPConv(c, channels_out(in_channels, learned_variance), 3, dims)
         self.gain = nn.Parameter(torch.zeros(()))
 
-    def embed(self, c_noise: Tensor, cond: Cond) -> tuple[Tensor]:
+    def embed(self, c_noise: Tensor, signals: Signals) -> tuple[Tensor]:
         """The embedding of noise level and label. In training the weights are first set to magnitude 1."""
         if self.training:
             normalise_weights(self)
-        label, embedding = read_label(cond, self.num_classes, c_noise), self.noise(c_noise)
+        label, embedding = label_index(signals, c_noise), self.noise(c_noise)
         if self.label:
             both = mp_sum(embedding, self.label(label.clamp_min(0)), CLASS)
             embedding = torch.where(label[:, None] < 0, embedding, both)

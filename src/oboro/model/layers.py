@@ -9,22 +9,6 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from oboro.base.errors import UserError
-from oboro.denoiser import Cond
-
-
-def read_label(cond: Cond, num_classes: int, c_noise: Tensor, text_dim: int = 0) -> Tensor:
-    """``cond["label"]`` (B,), or -1 throughout where there is none; B is the length of ``c_noise``.
-
-    Raises ``ValueError`` for any other key but those of a text where ``text_dim`` > 0, and for labels where
-    ``num_classes`` is 0.
-    """
-    known = ({"label"} if num_classes else set()) | ({"text", "text_mask", "text_pooled"} if text_dim else set())
-    unknown = set(cond) - known
-    if unknown:
-        raise ValueError(
-            f"a network with num_classes={num_classes}, text_dim={text_dim} does not read cond keys {sorted(unknown)}"
-        )
-    return cond.get("label", torch.full(c_noise.shape, -1, dtype=torch.int64, device=c_noise.device))
 
 
 def check_levels(attention_levels: Sequence[int], levels: int) -> None:
@@ -55,12 +39,19 @@ def check_dims(dims: int) -> None:
 
 
 def conv(
-    dims: int, in_channels: int, channels: int, kernel: int = 3, stride: int = 1, padding: int | None = None
+    dims: int,
+    in_channels: int,
+    channels: int,
+    kernel: int = 3,
+    stride: int = 1,
+    padding: int | None = None,
+    bias: bool = True,
 ) -> nn.Module:
     """A convolution over ``dims`` axes, padded by default so that a ``kernel`` of odd length keeps the size."""
     check_dims(dims)
     padding = kernel // 2 if padding is None else padding
-    return (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dims - 1](in_channels, channels, kernel, stride=stride, padding=padding)
+    layer = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dims - 1]
+    return layer(in_channels, channels, kernel, stride=stride, padding=padding, bias=bias)
 
 
 def convolution(dims: int) -> Callable[..., Tensor]:

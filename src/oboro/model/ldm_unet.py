@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from oboro.base.errors import UserError
-from oboro.denoiser import Cond
+from oboro.condition import Signals
 from oboro.model.autoencoder import PaddedDownsample
 from oboro.model.layers import (
     Downsample,
@@ -19,9 +19,9 @@ from oboro.model.layers import (
     channels_out,
     check_levels,
     group_norm,
-    read_label,
     zero,
 )
+from oboro.model.signals import label_index, reads
 from oboro.model.skeleton import Stages, UNetSkeleton, way_down, way_up
 from oboro.model.unet import Resample, Stage
 from oboro.schedule import Discrete
@@ -214,16 +214,15 @@ class LDMStages(Stages):
 
 
 class LDMUNet(UNetSkeleton):
-    """F(x (B, C, H, W), c_noise (B,), cond) ↦ (B, C, H, W): the layers of diffusers' ``UNet2DModel`` (``text_dim`` 0)
-    and ``UNet2DConditionModel``, whose weights ``oboro.interop`` brings here and back.
+    """F(x (B, C, H, W), c_noise (B,), signals) ↦ (B, C, H, W): the layers of diffusers' ``UNet2DModel`` (``text_dim``
+    0) and ``UNet2DConditionModel``, whose weights ``oboro.interop`` brings here and back.
 
     Ho et al. 2020 (arXiv:2006.11239, app. B); Rombach et al. 2022 (arXiv:2112.10752, app. E.2). Level l has
     ``widths[l]`` channels at 1/2^l of the resolution, ``blocks`` residual blocks on the way down and one more on the
     way up. ``attention`` says which are followed by attention: over pixels, or with a ``text_dim`` by transformers.
 
-    The noise level is read as ``noise`` says. ``cond`` may hold ``label`` (B,), where -1, like a missing key, adds
-    nothing; with a ``text_dim`` also ``text`` (B, L, text_dim) and ``text_mask``. No text, a mask without any True or
-    missing keys, is ``empty_text``, (L, text_dim) of it. ``text_pooled`` is not read.
+    The noise level is read as ``noise`` says, the signals ``label``, of which a dropped one adds nothing, and, with a
+    ``text_dim``, ``text``. No text is ``empty_text``, (L, text_dim) of it. The vector of the whole text is not read.
 
     ``padded_downsample`` pads halving convolutions on the right and below alone. ``scale_shift``, ``checkpointing`` and
     ``learned_variance`` are as in ``UNet``.
@@ -253,7 +252,7 @@ class LDMUNet(UNetSkeleton):
         stages = LDMStages(widths, blocks, attention, norm, *block)
         self.min_size = stages.min_size
         self.blocks = blocks
-        self.num_classes = num_classes
+        self.reads = reads(num_classes, text_dim)
         self.text_dim = text_dim
         self.checkpointing = checkpointing
         self.noise = StepEmbedding(widths[0], stages.embedding, noise)
@@ -266,20 +265,20 @@ class LDMUNet(UNetSkeleton):
         last = nn.Conv2d(widths[0], channels_out(in_channels, learned_variance), 3, padding=1)
         self.last = nn.Sequential(stages.group_norm(widths[0]), nn.SiLU(), zero(last))
 
-    def embed(self, c_noise: Tensor, cond: Cond) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    def embed(self, c_noise: Tensor, signals: Signals) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """The embedding of noise level and label; tokens of a text and their mask, where the network reads one."""
-        label, embedding = read_label(cond, self.num_classes, c_noise, self.text_dim), self.noise(c_noise)
+        label, embedding = label_index(signals, c_noise), self.noise(c_noise)
         if self.label:
             embedding = embedding + torch.where(label[:, None] < 0, 0.0, self.label(label.clamp(min=0)))
         if not self.text_dim:
             return embedding, None, None
         empty = self.empty_text.tokens.to(embedding.dtype).expand(len(c_noise), -1, -1)
         nothing = torch.ones(empty.shape[:2], dtype=torch.bool, device=empty.device)
-        if "text" not in cond:
+        if "text" not in signals:
             return embedding, empty, nothing
-        text, mask = cond["text"].to(empty.dtype), cond["text_mask"]
-        there = mask.any(1, keepdim=True)
+        text, mask = signals["text"].tokens.to(empty.dtype), signals["text"].mask
+        given = mask.any(1, keepdim=True)
         longer = text.shape[1] - empty.shape[1]  # the shorter one is filled up with what nobody attends to
         text, mask = F.pad(text, (0, 0, 0, max(-longer, 0))), F.pad(mask, (0, max(-longer, 0)))
         empty, nothing = F.pad(empty, (0, 0, 0, max(longer, 0))), F.pad(nothing, (0, max(longer, 0)))
-        return embedding, torch.where(there[:, :, None], text, empty), torch.where(there, mask, nothing)
+        return embedding, torch.where(given[:, :, None], text, empty), torch.where(given, mask, nothing)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from oboro.denoiser import Cond
+from oboro.condition import Signals
 from oboro.model.layers import check_size, run
 
 NOTHING: Mapping[int, Tensor] = {}
@@ -113,11 +113,12 @@ class EncoderHalf(nn.Module, ABC):
     dims: int
 
     @abstractmethod
-    def embed(self, c_noise: Tensor, cond: Cond) -> Arguments:
-        """What stages read: the noise level (B,) and the condition. Every pass begins here.
+    def embed(self, c_noise: Tensor, signals: Signals) -> Arguments:
+        """What stages read: the noise level (B,) and the condition. Every pass begins here."""
 
-        Raises ``ValueError`` for a key of ``cond`` that the network does not read.
-        """
+    def beside(self, x: Tensor, signals: Signals) -> Mapping[int, Tensor]:
+        """What signals as large as the sample add to the skips (``added`` of ``encode``)."""
+        return NOTHING
 
     def enter(self, x: Tensor) -> Tensor:
         """The first activation, at full resolution."""
@@ -150,7 +151,7 @@ class EncoderHalf(nn.Module, ABC):
 
 
 class UNetSkeleton(EncoderHalf):
-    """A U-Net: F(x (B, C, ...), c_noise (B,), cond) ↦ (B, C, ...) = decode(*encode(x, embed(c_noise, cond)), …).
+    """A U-Net: F(x (B, C, ...), c_noise (B,), signals) ↦ (B, C, ...) = decode(*encode(x, embed(c_noise, signals)), …).
 
     A subclass also has the modules ``up`` (``way_up`` makes it) and ``last``, and may change how the way up meets a
     skip (``join``) and how the answer leaves (``leave``). ``skip_channels`` are those of the skips, first to last; the
@@ -176,8 +177,8 @@ class UNetSkeleton(EncoderHalf):
                 h = run(stage, h, *arguments, recompute=self.checkpointing)
         return self.leave(h)
 
-    def forward(self, x: Tensor, c_noise: Tensor, cond: Cond) -> Tensor:
-        """Raises ``ValueError`` for a key of ``cond`` that is not read, or a size that cannot be halved."""
+    def forward(self, x: Tensor, c_noise: Tensor, signals: Signals) -> Tensor:
+        """Raises ``ValueError`` for a size that cannot be halved."""
         check_size(x, self.min_size, self.dims)
-        arguments = self.embed(c_noise, cond)
-        return self.decode(*self.encode(x, arguments), arguments)
+        arguments = self.embed(c_noise, signals)
+        return self.decode(*self.encode(x, arguments, self.beside(x, signals)), arguments)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from oboro.denoiser import Cond
+from oboro.condition import Signals
 from oboro.model.layers import (
     ResidualBlock,
     SelfAttention,
@@ -19,9 +19,9 @@ from oboro.model.layers import (
     conv,
     convolution,
     group_norm,
-    read_label,
     zero,
 )
+from oboro.model.signals import label_index, reads
 from oboro.model.skeleton import Stages, UNetSkeleton, way_down, way_up
 
 
@@ -158,7 +158,6 @@ class Embedding(nn.Module):
         frequencies = 32 * pi * torch.randn(n) if fourier else 10_000.0 ** -(torch.arange(n) / (n - 1))
         self.register_buffer("frequencies", frequencies)
         self.num_classes = num_classes
-        self.text_dim = 0
         self.label = nn.Linear(num_classes, features) if num_classes else None
         self.mlp = nn.Sequential(nn.Linear(features, dim), nn.SiLU(), nn.Linear(dim, dim))
 
@@ -172,7 +171,7 @@ class Embedding(nn.Module):
 
 
 class SongUNet(UNetSkeleton):
-    """F(x (B, C, H, W), c_noise (B,), cond) ↦ (B, C, H, W), for any H and W of at least ``min_size``.
+    """F(x (B, C, H, W), c_noise (B,), signals) ↦ (B, C, H, W), for any H and W of at least ``min_size``.
 
     DDPM++ and NCSN++ of Song et al. 2021 (arXiv:2011.13456) in the shape that Karras et al. 2022 gave them
     (arXiv:2206.00364, table 7 and app. F). What differs from ``UNet``: every sum of two branches is divided by
@@ -183,10 +182,10 @@ class SongUNet(UNetSkeleton):
 
     Level l has ``channels * channel_mult[l]`` channels at 1/2^l of the resolution. An odd size is halved upwards, 7 to
     4, and the row and column too many are cut off on the way up. ``attention_levels`` are levels, not pixel sizes.
-    ``num_classes`` > 0 adds a class embedding; ``cond`` may then hold ``label`` (B,), where -1, like a missing key,
-    means no label. ``checkpointing`` recomputes each stage in the backward pass: less memory for about a third more
-    time. Convolutions that end a residual branch, and the last one, start at zero, where theirs start near it. With
-    ``learned_variance`` 2 C channels come out. ``dims`` as in ``UNet``.
+    ``num_classes`` > 0 adds a class embedding for the signal ``label``. ``checkpointing`` recomputes each stage in the
+    backward pass: less memory for about a third more time. Convolutions that end a residual branch, and the last one,
+    start at zero, where theirs start near it. With ``learned_variance`` 2 C channels come out. ``dims`` as in
+    ``UNet``.
     """
 
     def __init__(
@@ -211,8 +210,7 @@ class SongUNet(UNetSkeleton):
         self.dims = dims
         self.min_size = stages.min_size
         self.blocks = blocks
-        self.num_classes = num_classes
-        self.text_dim = 0
+        self.reads = reads(num_classes)
         self.checkpointing = checkpointing
         self.embedding = Embedding(noise_channels, stages.embedding, num_classes, fourier)
         self.first = conv(dims, in_channels, channels)
@@ -234,8 +232,8 @@ class SongUNet(UNetSkeleton):
             elif p.ndim > 1 and not name.endswith(("conv2.weight", "proj.weight")) and not name.startswith("last"):
                 nn.init.xavier_uniform_(p, gain=sqrt(0.2) if "qkv" in name else 1.0)
 
-    def embed(self, c_noise: Tensor, cond: Cond) -> tuple[Tensor]:
-        return (self.embedding(c_noise, read_label(cond, self.num_classes, c_noise)),)
+    def embed(self, c_noise: Tensor, signals: Signals) -> tuple[Tensor]:
+        return (self.embedding(c_noise, label_index(signals, c_noise)),)
 
     def halved(self, h: Tensor, image: Tensor, level: int) -> tuple[Tensor, Tensor]:
         """The sum with the image of the pyramid, which goes on from there."""

@@ -4,15 +4,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from oboro.denoiser import Cond
+from oboro.condition import Text
 from oboro.model.layers import count_heads, group_norm, zero
 
 
 class TextEmbedding(nn.Module):
-    """cond ↦ (tokens (B, L, text_dim), mask (B, L), embedding (B, dim)).
+    """text ↦ (tokens (B, L, text_dim), mask (B, L), embedding (B, dim)).
 
-    Tokens pass LayerNorm; ``embedding`` is a linear map of ``text_pooled``, or 0 when ``pooled_dim`` is 0. A sample
-    whose mask has no True, like all samples when the keys are missing, has one learned token and one learned vector
+    Tokens pass LayerNorm; ``embedding`` is a linear map of the pooled vector, or 0 when ``pooled_dim`` is 0. A sample
+    whose mask has no True, like all samples when there is no text, has one learned token and one learned vector
     instead: so attention always finds a token, and training with dropped texts teaches the unconditional model.
     """
 
@@ -23,23 +23,21 @@ class TextEmbedding(nn.Module):
         self.pooled = nn.Linear(pooled_dim, dim) if pooled_dim else None
         self.no_pooled = nn.Parameter(torch.zeros(dim))
 
-    def forward(self, cond: Cond, batch: int) -> tuple[Tensor, Tensor, Tensor]:
-        if "text" not in cond:
+    def forward(self, text: Text | None, batch: int) -> tuple[Tensor, Tensor, Tensor]:
+        if text is None:
             tokens = self.no_text.repeat(batch, 1, 1)
             return (
                 tokens,
                 torch.ones(batch, 1, dtype=torch.bool, device=tokens.device),
                 self.no_pooled.repeat(batch, 1),
             )
-        mask = cond["text_mask"]
-        there = mask.any(1)
-        tokens = self.norm(cond["text"].to(self.no_text.dtype))
-        tokens = torch.where(there[:, None, None], tokens, self.no_text)
+        mask = text.mask
+        given = mask.any(1)
+        tokens = self.norm(text.tokens.to(self.no_text.dtype))
+        tokens = torch.where(given[:, None, None], tokens, self.no_text)
         first = torch.arange(mask.shape[1], device=mask.device) == 0
-        whole = (
-            self.pooled(cond["text_pooled"].to(self.no_text.dtype)) if self.pooled else torch.zeros_like(self.no_pooled)
-        )
-        return tokens, torch.where(there[:, None], mask, first), torch.where(there[:, None], whole, self.no_pooled)
+        whole = self.pooled(text.pooled.to(self.no_text.dtype)) if self.pooled else torch.zeros_like(self.no_pooled)
+        return tokens, torch.where(given[:, None], mask, first), torch.where(given[:, None], whole, self.no_pooled)
 
 
 class CrossAttention(nn.Module):

@@ -1,11 +1,11 @@
 """The U-Net of DDPM, improved DDPM, DDPM++ and ADM."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from oboro.denoiser import Cond
+from oboro.condition import Signals
 from oboro.model.layers import (
     Downsample,
     LabelEmbedding,
@@ -18,10 +18,10 @@ from oboro.model.layers import (
     conv,
     group_norm,
     mean_of_halves,
-    read_label,
     zero,
 )
-from oboro.model.skeleton import Stages, UNetSkeleton, way_down, way_up
+from oboro.model.signals import label_index, picture, reads
+from oboro.model.skeleton import NOTHING, Stages, UNetSkeleton, way_down, way_up
 from oboro.model.text import PixelCrossAttention, TextEmbedding
 
 
@@ -110,7 +110,7 @@ class UNetStages(Stages):
 
 
 class UNet(UNetSkeleton):
-    """F(x (B, C, H, W), c_noise (B,), cond) ↦ (B, C, H, W), for any H and W of at least ``min_size``.
+    """F(x (B, C, H, W), c_noise (B,), signals) ↦ (B, C, H, W), for any H and W of at least ``min_size``.
 
     With ``dims`` 1 for sequences (B, C, L), with 3 for (B, C, T, H, W): every convolution, halving and doubling is over
     so many axes, and attention over all positions.
@@ -122,11 +122,10 @@ class UNet(UNetSkeleton):
     ``residual_resample`` (up- and downsampling inside residual blocks) and heads of 64 channels.
 
     ``attention_levels`` are levels, not pixel sizes: level 1 of a 32×32 image is 16×16. ``num_classes`` > 0 adds a
-    class embedding; ``cond`` may then hold ``label`` (B,), where -1, like a missing key, means no label.
-
-    ``text_dim`` > 0 adds attention to a text after each self-attention (arXiv:2112.10752, sec. 3.3); ``cond`` may then
-    hold ``text`` (B, L, text_dim), ``text_mask`` (B, L) and, with ``pooled_dim`` > 0, ``text_pooled`` (B, pooled_dim),
-    which is added to the embedding of the noise level; a mask without any True, like missing keys, means no text.
+    class embedding for the signal ``label``. ``text_dim`` > 0 adds attention to ``text`` after each self-attention
+    (arXiv:2112.10752, sec. 3.3) and, with ``pooled_dim`` > 0, its one vector to the embedding of the noise level.
+    ``image_channels`` > 0 reads ``image``: its channels, and one that says where it is known, are further input of the
+    first convolution, whose weights for them start at zero (arXiv:2211.09800, sec. 3.2).
 
     ``checkpointing`` recomputes each stage in the backward pass: less memory for about a third more time.
     With ``learned_variance`` 2 C channels come out, the second half for the variance of a reverse step (Nichol &
@@ -150,6 +149,7 @@ class UNet(UNetSkeleton):
         text_dim: int = 0,
         pooled_dim: int = 0,
         dims: int = 2,
+        image_channels: int = 0,
     ):
         super().__init__()
         block = (head_channels, dropout, scale_shift, residual_resample)
@@ -157,8 +157,8 @@ class UNet(UNetSkeleton):
         self.dims = dims
         self.min_size = stages.min_size
         self.blocks = blocks
-        self.num_classes = num_classes
-        self.text_dim = text_dim
+        self.reads = reads(num_classes, text_dim, image_channels)
+        self.image_channels = image_channels
         self.checkpointing = checkpointing
         self.noise = NoiseEmbedding(channels, stages.embedding)
         self.label = LabelEmbedding(num_classes, stages.embedding) if num_classes else None
@@ -170,13 +170,17 @@ class UNet(UNetSkeleton):
         c = stages.widths[0]
         last = conv(dims, c, channels_out(in_channels, learned_variance))
         self.last = nn.Sequential(group_norm(c), nn.SiLU(), zero(last))
+        self.image = zero(conv(dims, image_channels + 1, channels, bias=False)) if image_channels else None
 
-    def embed(self, c_noise: Tensor, cond: Cond) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    def embed(self, c_noise: Tensor, signals: Signals) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """The embedding of noise level and condition; tokens of a text and their mask, where the network reads one."""
-        label, embedding = read_label(cond, self.num_classes, c_noise, self.text_dim), self.noise(c_noise)
+        label, embedding = label_index(signals, c_noise), self.noise(c_noise)
         if self.label:
             embedding = embedding + self.label(label)
         if not self.text:
             return embedding, None, None
-        text, mask, pooled = self.text(cond, len(c_noise))
+        text, mask, pooled = self.text(signals.get("text"), len(c_noise))
         return embedding + pooled, text, mask
+
+    def beside(self, x: Tensor, signals: Signals) -> Mapping[int, Tensor]:
+        return {0: self.image(picture(signals["image"], x))} if "image" in signals else NOTHING

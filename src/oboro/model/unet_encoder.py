@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from oboro.base.errors import UserError
-from oboro.denoiser import Cond
+from oboro.condition import Signals
 from oboro.model.layers import (
     AttentionPool,
     MeanPool,
@@ -13,7 +13,6 @@ from oboro.model.layers import (
     check_size,
     conv,
     group_norm,
-    read_label,
     zero,
 )
 from oboro.model.skeleton import EncoderHalf, way_down
@@ -65,13 +64,12 @@ class UNetEncoder(EncoderHalf):
         pool = AttentionPool(c, head_channels) if attention_pool else MeanPool()
         self.last = nn.Sequential(group_norm(c), nn.SiLU(), pool, zero(nn.Linear(c, num_classes)))
 
-    def embed(self, c_noise: Tensor, cond: Cond) -> tuple[Tensor]:
-        """The embedding of the noise level. Raises ``ValueError`` for any key of ``cond``."""
-        read_label(cond, 0, c_noise)
+    def embed(self, c_noise: Tensor, signals: Signals) -> tuple[Tensor]:
+        """The embedding of the noise level."""
         return (self.noise(c_noise),)
 
-    def forward(self, x: Tensor, c_noise: Tensor, cond: Cond) -> Tensor:
-        """Raises ``ValueError`` for any key of ``cond``, or a size that it cannot halve."""
+    def forward(self, x: Tensor, c_noise: Tensor, signals: Signals) -> Tensor:
+        """Raises ``ValueError`` for a size that it cannot halve."""
         check_size(x, self.min_size, self.dims)
-        h, _ = self.encode(x, self.embed(c_noise, cond))
+        h, _ = self.encode(x, self.embed(c_noise, signals))
         return self.last(h)

@@ -14,7 +14,8 @@ def pareto_front(costs: Sequence[float], values: Sequence[float], better: int) -
     if better not in (-1, 1):
         raise ValueError(f"a front needs better = -1 or 1, not {better}")
     known = [i for i, pair in enumerate(zip(costs, values, strict=True)) if not any(map(isnan, pair))]
-    front, top = [], float("-inf")
+    front: list[int] = []
+    top = float("-inf")
     for _, group in groupby(sorted(known, key=lambda i: costs[i]), key=lambda i: costs[i]):
         equal_cost = list(group)
         best = max(better * values[i] for i in equal_cost)

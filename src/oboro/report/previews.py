@@ -1,10 +1,10 @@
-"""What a sampler has in mind while it samples."""
+"""What a sampler takes the samples for on the way."""
 
 from pathlib import Path
 
 from torch import Tensor, stack
 
-from oboro.report.pictures import grid_image
+from oboro.modality import Modality
 
 ROWS = 8  # samples that are shown
 
@@ -16,8 +16,9 @@ class Previews:
     is below several of them.
     """
 
-    def __init__(self, path: Path, columns: int):
+    def __init__(self, path: Path, columns: int, modality: Modality):
         self.path = path
+        self.modality = modality
         self.columns = columns
         self._shown: list[Tensor] = []
         self._next = 1.0
@@ -25,10 +26,10 @@ class Previews:
     def wants(self, t: float) -> bool:
         return t <= self._next + 1e-6 and len(self._shown) < self.columns
 
-    def add(self, images: Tensor, t: float) -> None:
-        """uint8 ``images`` (N, C, H, W) as the next column, that of time ``t``."""
-        self._shown.append(images[:ROWS].cpu())
+    def add(self, samples: Tensor, t: float) -> None:
+        """Stored ``samples`` (N, C, ...) as the next column, that of time ``t``."""
+        self._shown.append(samples[:ROWS].cpu())
         while self._next >= t - 1e-6:
             self._next -= 1 / self.columns
         rows = stack(self._shown, 1).flatten(0, 1)
-        grid_image(rows, len(self._shown)).save(self.path)
+        self.modality.picture(rows, len(self._shown)).save(self.path)

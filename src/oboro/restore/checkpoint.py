@@ -14,6 +14,7 @@ from oboro.restore.trust import refuse_foreign_targets
 
 # What evaluate.py and sample.py take from a checkpoint unless the command line names another.
 FROM_CHECKPOINT = ("schedule", "sampler", "guidance", "metrics", "extractor", "data")
+BUILT = ("task", *FROM_CHECKPOINT)  # what is built of a configuration that came with a file
 # Classes that keep the path of a checkpoint, which is then stored as an absolute one.
 READ_LATER = ("oboro.restore.Trained", "oboro.extractor.TrainedCLIP")
 
@@ -28,7 +29,10 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"there is no checkpoint {path}; give the path of a .ckpt file that train.py wrote.")
     state = path.stat()
-    return dict(_read(path.resolve(), state.st_mtime_ns, state.st_size, path))
+    checkpoint = _read(path.resolve(), state.st_mtime_ns, state.st_size, path)
+    named = {**checkpoint["config"], "modality": checkpoint.get("modality", {})}
+    refuse_foreign_targets(named, ("modality", *BUILT), path)  # at each call: trust is in packages of the caller's
+    return dict(checkpoint)
 
 
 @lru_cache(maxsize=1)
@@ -40,9 +44,7 @@ def _read(path: Path, modified: int, size: int, name: Path) -> dict[str, Any]:
     if not isinstance(checkpoint, dict) or not {"config", "ema", "state_dict"} <= set(checkpoint):
         raise UserError(f"{name} was not written by oboro; give a .ckpt file that train.py wrote.")
     join(checkpoint, path)
-    config = renewed(checkpoint["config"])
-    refuse_foreign_targets(config, ("task", *FROM_CHECKPOINT), name)
-    return {**checkpoint, "config": config}
+    return {**checkpoint, "config": renewed(checkpoint["config"])}
 
 
 def forget_checkpoint() -> None:

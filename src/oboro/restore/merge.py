@@ -47,9 +47,9 @@ def plain(
 ) -> dict[str, Any]:
     """What is needed of ``checkpoint`` to draw, with other weights and no adapter."""
     config = checkpoint["config"]
-    others = {"averages": checkpoint["averages"]} if "averages" in checkpoint else {}  # of networks beside it
+    beside = {key: checkpoint[key] for key in ("modality", "averages") if key in checkpoint}  # no file has to have them
     return {
-        **others,
+        **beside,
         "config": {**config, "task": {**config["task"], "adapter": FULL}},
         "state_dict": state,
         "ema": {**checkpoint["ema"], "averages": averages},

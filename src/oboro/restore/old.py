@@ -16,6 +16,11 @@ def trained(task: str) -> Callable[[Node], Node]:
     }
 
 
+def without(*arguments: str) -> Callable[[Node], Node]:
+    """A rule for a class that no longer takes ``arguments``, which changed nothing."""
+    return lambda node: {key: value for key, value in node.items() if key not in arguments}
+
+
 # Arguments of an ``LDMUNet`` that became one: its class, and what each was called before.
 LDM_UNET = {
     "noise": ("oboro.model.StepIndex", {"table": "table", "cos_first": "cos_first", "freq_shift": "freq_shift"}),
@@ -41,6 +46,10 @@ def ldm_unet(node: Node) -> Node:
 RULES: dict[str, Callable[[Node], Node]] = {
     "oboro.checkpoint.TrainedDenoiser": trained("diffusion"),
     "oboro.checkpoint.TrainedClassifier": trained("classification"),
+    # 0 in every configuration that could be built: conditioners took them only to raise.
+    "oboro.conditioner.Unconditional": without("num_classes", "text_dim", "pooled_dim"),
+    "oboro.conditioner.Label": without("text_dim", "pooled_dim"),
+    "oboro.conditioner.Text": without("num_classes"),
     "oboro.model.LDMUNet": ldm_unet,
 }
 

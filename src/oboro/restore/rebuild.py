@@ -8,6 +8,8 @@ from hydra.utils import instantiate
 from torch import Tensor, nn
 
 from oboro.base.errors import UserError
+from oboro.modality import Modality
+from oboro.restore.modality import modality_of
 
 
 class Averages(Protocol):
@@ -26,6 +28,7 @@ class Task(Protocol):
     """What is needed of ``oboro.task.Task`` here, which imports what may be restored."""
 
     ema: Averages
+    modality: Modality | None
 
     @property
     def learned(self) -> nn.Module: ...
@@ -54,6 +57,7 @@ def build_task(checkpoint: dict[str, Any], **parts: Any) -> Task:
         config["denoiser"] = {**config["denoiser"], "schedule": config.pop("schedule")}
     task = instantiate(config, _convert_="all")
     load_weights(task, checkpoint)
+    task.modality = modality_of(checkpoint)
     return task.eval().requires_grad_(False)
 
 

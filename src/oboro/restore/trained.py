@@ -59,7 +59,7 @@ class Trained(Stored):
         return deepcopy(config), {k.removeprefix(tower): v for k, v in state.items() if k.startswith(tower)}
 
 
-def restored(model: nn.Module | Trained) -> Any:
+def restored(model: Any) -> Any:
     """The module that ``model`` is or stands for."""
     return model.module if isinstance(model, Trained) else model
 

@@ -1,14 +1,15 @@
 """From noise to image: solvers of the reverse process."""
 
 from oboro.sampler.adaptive import Adaptive
-from oboro.sampler.ddim import DDIM, ddim_step
+from oboro.sampler.ddim import DDIM
 from oboro.sampler.dpm_solver import DPMSolver2, DPMSolverPP, DPMSolverPP2S
 from oboro.sampler.edm import Euler, Heun
 from oboro.sampler.learned_variance import LearnedVariance
 from oboro.sampler.multistep import DEIS, IPNDM, LMS, PNDM
+from oboro.sampler.node import DATA, Node, ddim_step, node_at, nodes
 from oboro.sampler.posterior import Posterior, posteriors
 from oboro.sampler.restart import Restart
-from oboro.sampler.sampler import DATA, Grid, Node, Noise, Sampler, denoise, node_at, nodes
+from oboro.sampler.sampler import Grid, Noise, Sampler, denoise
 from oboro.sampler.unipc import UniPC
 
 __all__ = [

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from oboro.base.errors import UserError
-from oboro.denoiser import Cond, Denoises
-from oboro.sampler.ddim import ddim_step
-from oboro.sampler.sampler import UNIFORM, Grid, Node, Noise, Sampler, denoise, node_at
+from oboro.condition import Condition
+from oboro.denoiser import Denoises
+from oboro.sampler.node import Node, ddim_step, node_at
+from oboro.sampler.sampler import UNIFORM, Grid, Noise, Sampler, denoise
 from oboro.schedule import Schedule, expand_as
 
 GROWTH = (0.2, 5.0)  # of a step from one trial to the next
@@ -22,6 +23,7 @@ class Adaptive(Sampler):
     times as long. Lu et al. 2022 (arXiv:2206.00927, app. C, DPM-Solver-12) with x̂0 in place of eps.
 
     Of the grid only the two ends count, cut to lambda in [``low``, ``high``]; what remains there is removed at once.
+    A walk that ends before the data goes to its end, and one that goes beyond ``low`` takes that part in one step.
     ``first`` is the first step in lambda and ``steps`` the most trials. Samples do not depend on their companions; a
     batch takes as many evaluations as its slowest sample. Raises ``UserError`` where the trials do not suffice.
     """
@@ -49,19 +51,30 @@ class Adaptive(Sampler):
     def walks_grid(self) -> bool:
         return False
 
-    def evaluations(self, schedule: Schedule) -> int:
+    def evaluations(self, schedule: Schedule, start: float = 1.0, stop: float = 0.0) -> int:
         return 2 * self.steps + 2
 
-    def solve(self, denoiser: Denoises, x: Tensor, grid: Sequence[Node], cond: Cond, noise: Noise) -> Tensor:
-        start, end = grid[0], node_at(denoiser.schedule, min(grid[-2].half_log_snr, self.high))
+    def solve(self, denoiser: Denoises, x: Tensor, grid: Sequence[Node], cond: Condition, noise: Noise) -> Tensor:
+        schedule, start, end, into_data = denoiser.schedule, grid[0], grid[-1], grid[-1].sigma == 0
+        if into_data:
+            end = node_at(schedule, min(grid[-2].half_log_snr, max(self.high, start.half_log_snr)))
         if start.half_log_snr < self.low:
-            inner = node_at(denoiser.schedule, self.low)
+            inner = node_at(schedule, self.low) if self.low < end.half_log_snr else end
             x, start = ddim_step(x, denoise(denoiser, x, start.t, cond), start, inner), inner
-        lam = torch.full((len(x),), start.half_log_snr, dtype=torch.float64)
-        h = torch.full_like(lam, self.first)
+        last = node_at(schedule, self.low) if end.half_log_snr < self.low <= start.half_log_snr else end
+        x = self._walk(denoiser, x, start.half_log_snr, last.half_log_snr, cond)
+        if into_data:
+            return denoise(denoiser, x, end.t, cond)
+        return x if last == end else ddim_step(x, denoise(denoiser, x, last.t, cond), last, end)
+
+    def _walk(self, denoiser: Denoises, x: Tensor, start: float, end: float, cond: Condition) -> Tensor:
+        """``x`` (B, ...) at lambda = ``start`` carried to ``end``, in either direction."""
+        nearer, way = (torch.minimum, 1.0) if start <= end else (torch.maximum, -1.0)
+        lam = torch.full((len(x),), start, dtype=torch.float64)
+        h = torch.full_like(lam, way * self.first)
         for _ in range(self.steps):
-            h = torch.minimum(h, end.half_log_snr - lam)
-            if not (h > 0).any():
+            h = nearer(h, end - lam)
+            if not (way * h > 0).any():
                 break
             coarse, fine = self._trial(denoiser, x, lam, lam + h, cond)
             scale = self.rtol * torch.maximum(coarse.abs(), x.abs())
@@ -75,9 +88,9 @@ class Adaptive(Sampler):
                 f"{self.steps} trials of a step do not reach the data at rtol={self.rtol:g}, atol={self.atol:g}; "
                 "raise sampler.steps or a tolerance."
             )
-        return denoise(denoiser, x, end.t, cond)
+        return x
 
-    def _trial(self, denoiser: Denoises, x: Tensor, lam: Tensor, to: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
+    def _trial(self, denoiser: Denoises, x: Tensor, lam: Tensor, to: Tensor, cond: Condition) -> tuple[Tensor, Tensor]:
         """x¹ and x² of the step from lambda = ``lam`` (B,) to ``to`` (B,)."""
         schedule = denoiser.schedule
         t, m, s = (schedule.t_from_log_snr(2 * v).clamp(0, 1) for v in (lam, (lam + to) / 2, to))

@@ -6,14 +6,10 @@ from math import inf, sqrt
 
 from torch import Tensor
 
-from oboro.denoiser import Cond, Denoises
-from oboro.sampler.sampler import UNIFORM, Grid, Node, Noise, Sampler, denoise
-
-
-def ddim_step(x: Tensor, x0: Tensor, t: Node, s: Node) -> Tensor:
-    """x_s = alpha_s x̂0 + sigma_s (x_t - alpha_t x̂0) / sigma_t."""
-    ratio = s.sigma / t.sigma
-    return (s.alpha - t.alpha * ratio) * x0 + ratio * x
+from oboro.condition import Condition
+from oboro.denoiser import Denoises
+from oboro.sampler.node import Node, ddim_step
+from oboro.sampler.sampler import UNIFORM, Grid, Noise, Sampler, denoise
 
 
 class DDIM(Sampler):
@@ -23,6 +19,9 @@ class DDIM(Sampler):
     eta = 0 is DDIM, and on the linear schedule Euler's method for the flow; eta = 1 is DDPM's ancestral sampling
     (arXiv:2006.11239, eq. 7), which in sigma / alpha is k-diffusion's ancestral Euler; eta = inf renoises x̂0 at each
     step, as multistep consistency models and LCM do (arXiv:2303.01469, algorithm 1).
+
+    A flow map jumps along the flow to (alpha_s, sigma_s sqrt(1 - tau)), from where the noise leads to s, so that every
+    number of steps is exact: the gamma-sampling of Kim et al. 2024 (arXiv:2310.02279).
     """
 
     order = 1
@@ -39,13 +38,17 @@ class DDIM(Sampler):
     def jumps(self) -> bool:
         return self.steps == 1 or self.eta == inf
 
-    def solve(self, denoiser: Denoises, x: Tensor, grid: Sequence[Node], cond: Cond, noise: Noise) -> Tensor:
+    @property
+    def names_ends(self) -> bool:
+        return True
+
+    def solve(self, denoiser: Denoises, x: Tensor, grid: Sequence[Node], cond: Condition, noise: Noise) -> Tensor:
         for t, s in pairwise(grid):
-            x0 = denoise(denoiser, x, t.t, cond)
             tau = min(self.eta**2 * (1 - (t.alpha * s.sigma / (s.alpha * t.sigma)) ** 2), 1.0)
-            if tau > 0 and s.sigma > 0:
-                kept = s.sigma * sqrt(1 - tau)
-                x = ddim_step(x, x0, t, s._replace(sigma=kept)) + s.sigma * sqrt(tau) * noise(x)
-            else:
-                x = ddim_step(x, x0, t, s)
+            fresh = tau > 0 and s.sigma > 0
+            end = s._replace(sigma=s.sigma * sqrt(1 - tau)) if fresh else s
+            x0 = denoise(denoiser, x, t.t, cond, end)
+            x = ddim_step(x, x0, t, end)
+            if fresh:
+                x = x + s.sigma * sqrt(tau) * noise(x)
         return x

@@ -7,15 +7,11 @@ from math import exp, expm1, sqrt
 from torch import Tensor
 
 from oboro.base.errors import UserError
-from oboro.denoiser import Cond, Denoises
-from oboro.sampler.ddim import ddim_step
-from oboro.sampler.sampler import UNIFORM, Grid, Node, Noise, Sampler, denoise, node_at
+from oboro.condition import Condition
+from oboro.denoiser import Denoises
+from oboro.sampler.node import Node, ddim_step, node_at, steppable
+from oboro.sampler.sampler import UNIFORM, Grid, Noise, Sampler, denoise
 from oboro.schedule import Schedule
-
-
-def inside(t: Node, s: Node) -> bool:
-    """Whether lambda is finite at both ends of a step."""
-    return t.alpha > 0 and s.sigma > 0
 
 
 def half_way(schedule: Schedule, t: Node, s: Node) -> Node:
@@ -67,12 +63,12 @@ class DPMSolverPP(Sampler):
     def stochastic(self) -> bool:
         return self.eta > 0
 
-    def solve(self, denoiser: Denoises, x: Tensor, grid: Sequence[Node], cond: Cond, noise: Noise) -> Tensor:
+    def solve(self, denoiser: Denoises, x: Tensor, grid: Sequence[Node], cond: Condition, noise: Noise) -> Tensor:
         earlier: list[tuple[Tensor, float]] = []  # D and the width of the step after it, the newest first
         for t, s in pairwise(grid):
             x0 = denoise(denoiser, x, t.t, cond)
             h = s.half_log_snr - t.half_log_snr
-            known = earlier if inside(t, s) else []
+            known = earlier if steppable(t, s) else []
             x = exponential_step(x, self._change(x0, h, known), t, s, self.eta, noise)
             earlier = [(x0, h), *earlier][: self.solver_order - 1] if t.alpha > 0 else []
         return x
@@ -111,13 +107,13 @@ class DPMSolverPP2S(Sampler):
     def stochastic(self) -> bool:
         return self.eta > 0
 
-    def evaluations(self, schedule: Schedule) -> int:
-        return sum(1 + inside(t, s) for t, s in pairwise(self.nodes(schedule)))
+    def evaluations(self, schedule: Schedule, start: float = 1.0, stop: float = 0.0) -> int:
+        return sum(1 + steppable(t, s) for t, s in pairwise(self.nodes(schedule, start, stop)))
 
-    def solve(self, denoiser: Denoises, x: Tensor, grid: Sequence[Node], cond: Cond, noise: Noise) -> Tensor:
+    def solve(self, denoiser: Denoises, x: Tensor, grid: Sequence[Node], cond: Condition, noise: Noise) -> Tensor:
         for t, s in pairwise(grid):
             x0 = denoise(denoiser, x, t.t, cond)
-            if inside(t, s):
+            if steppable(t, s):
                 m = half_way(denoiser.schedule, t, s)
                 x0 = denoise(denoiser, self._step(x, x0, t, m, noise), m.t, cond)
             x = self._step(x, x0, t, s, noise)
@@ -141,13 +137,13 @@ class DPMSolver2(Sampler):
     def __init__(self, steps: int = 10, grid: Grid = UNIFORM):
         super().__init__(steps, grid)
 
-    def evaluations(self, schedule: Schedule) -> int:
-        return sum(1 + inside(t, s) for t, s in pairwise(self.nodes(schedule)))
+    def evaluations(self, schedule: Schedule, start: float = 1.0, stop: float = 0.0) -> int:
+        return sum(1 + steppable(t, s) for t, s in pairwise(self.nodes(schedule, start, stop)))
 
-    def solve(self, denoiser: Denoises, x: Tensor, grid: Sequence[Node], cond: Cond, noise: Noise) -> Tensor:
+    def solve(self, denoiser: Denoises, x: Tensor, grid: Sequence[Node], cond: Condition, noise: Noise) -> Tensor:
         for t, s in pairwise(grid):
             x0 = denoise(denoiser, x, t.t, cond)
-            if not inside(t, s):
+            if not steppable(t, s):
                 x = ddim_step(x, x0, t, s)
                 continue
             m = half_way(denoiser.schedule, t, s)

@@ -7,9 +7,10 @@ from math import inf, log, sqrt
 
 from torch import Tensor
 
-from oboro.denoiser import Cond, Denoises
-from oboro.sampler.ddim import ddim_step
-from oboro.sampler.sampler import UNIFORM, Grid, Node, Noise, Sampler, denoise, node_at
+from oboro.condition import Condition
+from oboro.denoiser import Denoises
+from oboro.sampler.node import Node, ddim_step, node_at, steppable
+from oboro.sampler.sampler import UNIFORM, Grid, Noise, Sampler, denoise
 from oboro.schedule import Schedule
 
 
@@ -45,18 +46,18 @@ class Churned(Sampler):
         return self.churn == 0  # else a step begins above its node
 
     @abstractmethod
-    def step(self, denoiser: Denoises, x: Tensor, t: Node, s: Node, cond: Cond) -> Tensor:
+    def step(self, denoiser: Denoises, x: Tensor, t: Node, s: Node, cond: Condition) -> Tensor:
         """``x`` (B, ...) at ``t`` carried to ``s``."""
 
-    def solve(self, denoiser: Denoises, x: Tensor, grid: Sequence[Node], cond: Cond, noise: Noise) -> Tensor:
+    def solve(self, denoiser: Denoises, x: Tensor, grid: Sequence[Node], cond: Condition, noise: Noise) -> Tensor:
         for t, s in pairwise(grid):
-            x, up = self._add_noise(x, t, len(grid) - 1, denoiser.schedule, noise)
+            x, up = self._add_noise(x, t, denoiser.schedule, noise)
             x = self.step(denoiser, x, up, s, cond)
         return x
 
-    def _add_noise(self, x: Tensor, t: Node, steps: int, schedule: Schedule, noise: Noise) -> tuple[Tensor, Node]:
+    def _add_noise(self, x: Tensor, t: Node, schedule: Schedule, noise: Noise) -> tuple[Tensor, Node]:
         """``x`` at ``t`` carried to a noisier node, at most to the end of the schedule."""
-        gamma = min(self.churn / steps, sqrt(2) - 1) if self.churn_low <= t.ratio <= self.churn_high else 0.0
+        gamma = min(self.churn / self.steps, sqrt(2) - 1) if self.churn_low <= t.ratio <= self.churn_high else 0.0
         if gamma == 0 or t.alpha == 0:
             return x, t
         up = node_at(schedule, -log((1 + gamma) * t.ratio))
@@ -74,8 +75,12 @@ class Euler(Churned):
 
     order = 1
 
-    def step(self, denoiser: Denoises, x: Tensor, t: Node, s: Node, cond: Cond) -> Tensor:
-        return ddim_step(x, denoise(denoiser, x, t.t, cond), t, s)
+    @property
+    def names_ends(self) -> bool:
+        return True
+
+    def step(self, denoiser: Denoises, x: Tensor, t: Node, s: Node, cond: Condition) -> Tensor:
+        return ddim_step(x, denoise(denoiser, x, t.t, cond, s), t, s)
 
 
 class Heun(Churned):
@@ -88,22 +93,17 @@ class Heun(Churned):
 
     order = 2
 
-    def evaluations(self, schedule: Schedule) -> int:
-        return sum(1 + corrected(t, s) for t, s in pairwise(self.nodes(schedule)))
+    def evaluations(self, schedule: Schedule, start: float = 1.0, stop: float = 0.0) -> int:
+        return sum(1 + steppable(t, s) for t, s in pairwise(self.nodes(schedule, start, stop)))
 
-    def step(self, denoiser: Denoises, x: Tensor, t: Node, s: Node, cond: Cond) -> Tensor:
+    def step(self, denoiser: Denoises, x: Tensor, t: Node, s: Node, cond: Condition) -> Tensor:
         return heun_step(denoiser, x, t, s, cond)
 
 
-def corrected(t: Node, s: Node) -> bool:
-    """Whether a Heun step from ``t`` to ``s`` has its second evaluation."""
-    return s.sigma > 0 and t.alpha > 0
-
-
-def heun_step(denoiser: Denoises, x: Tensor, t: Node, s: Node, cond: Cond) -> Tensor:
+def heun_step(denoiser: Denoises, x: Tensor, t: Node, s: Node, cond: Condition) -> Tensor:
     x0 = denoise(denoiser, x, t.t, cond)
     euler = ddim_step(x, x0, t, s)
-    if not corrected(t, s):
+    if not steppable(t, s):
         return euler
     eps = (x - t.alpha * x0) / t.sigma
     eps_s = (euler - s.alpha * denoise(denoiser, euler, s.t, cond)) / s.sigma

@@ -6,9 +6,11 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from oboro.denoiser import Cond, Denoises
+from oboro.condition import Condition
+from oboro.denoiser import Denoises
+from oboro.sampler.node import Node
 from oboro.sampler.posterior import posteriors
-from oboro.sampler.sampler import UNIFORM, Grid, Node, Noise, Sampler, denoise, same_time
+from oboro.sampler.sampler import UNIFORM, Grid, Noise, Sampler, denoise, same_time
 
 
 class LearnedVariance(Sampler):
@@ -33,7 +35,7 @@ class LearnedVariance(Sampler):
     def asks_variance(self) -> bool:
         return True
 
-    def solve(self, denoiser: Denoises, x: Tensor, grid: Sequence[Node], cond: Cond, noise: Noise) -> Tensor:
+    def solve(self, denoiser: Denoises, x: Tensor, grid: Sequence[Node], cond: Condition, noise: Noise) -> Tensor:
         table = posteriors(grid)
         for i, (t, s) in enumerate(pairwise(grid)):
             step = table.at(torch.tensor([i]), x)

@@ -15,13 +15,19 @@ import numpy as np
 from torch import Tensor
 
 from oboro.base.errors import UserError
-from oboro.denoiser import Cond, Denoises
-from oboro.sampler.ddim import ddim_step
-from oboro.sampler.sampler import UNIFORM, Grid, Node, Noise, Sampler, denoise, nodes
+from oboro.condition import Condition
+from oboro.denoiser import Denoises
+from oboro.sampler.node import Node, ddim_step, nodes
+from oboro.sampler.sampler import UNIFORM, Grid, Noise, Sampler, denoise
 from oboro.schedule import Schedule
 
 BLIND = 1000.0
 ADAMS_BASHFORTH = ((1,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
+
+
+def blind(t: Node, s: Node) -> bool:
+    """Whether one end of the step has no signal to speak of."""
+    return t.ratio > BLIND or s.ratio > BLIND
 
 
 def eps_of(x: Tensor, x0: Tensor, t: Node) -> Tensor:
@@ -61,11 +67,11 @@ class Multistep(Sampler):
     def weights(self, t: Node, s: Node, known: Sequence[Node]) -> list[float]:
         """w_j of eps̃ at the nodes ``known``, the newest, ``t``, first; they add up to rho_s - rho_t."""
 
-    def solve(self, denoiser: Denoises, x: Tensor, grid: Sequence[Node], cond: Cond, noise: Noise) -> Tensor:
+    def solve(self, denoiser: Denoises, x: Tensor, grid: Sequence[Node], cond: Condition, noise: Noise) -> Tensor:
         history: list[tuple[Node, Tensor]] = []
         for t, s in pairwise(grid):
             x0 = denoise(denoiser, x, t.t, cond)
-            if t.ratio > BLIND:
+            if blind(t, s):
                 x = ddim_step(x, x0, t, s)
                 continue
             history = [(t, eps_of(x, x0, t)), *history][: self.solver_order]
@@ -135,17 +141,16 @@ class PNDM(Sampler):
     def __init__(self, steps: int = 20, grid: Grid = UNIFORM):
         super().__init__(steps, grid)
 
-    def evaluations(self, schedule: Schedule) -> int:
-        pairs = list(pairwise(self.nodes(schedule)))
-        blind = sum(t.ratio > BLIND for t, _ in pairs)
-        started = pairs[blind:][: self.warm_up]
-        return len(pairs) + 3 * sum(s.sigma > 0 for _, s in started)
+    def evaluations(self, schedule: Schedule, start: float = 1.0, stop: float = 0.0) -> int:
+        pairs = list(pairwise(self.nodes(schedule, start, stop)))
+        begun = [s for t, s in pairs if t.sigma > 0 and not blind(t, s)][: self.warm_up]
+        return len(pairs) + 3 * sum(s.sigma > 0 for s in begun)
 
-    def solve(self, denoiser: Denoises, x: Tensor, grid: Sequence[Node], cond: Cond, noise: Noise) -> Tensor:
+    def solve(self, denoiser: Denoises, x: Tensor, grid: Sequence[Node], cond: Condition, noise: Noise) -> Tensor:
         history: list[Tensor] = []
         for t, s in pairwise(grid):
             x0 = denoise(denoiser, x, t.t, cond)
-            if t.ratio > BLIND:
+            if blind(t, s):
                 x = ddim_step(x, x0, t, s)
                 continue
             history = [eps_of(x, x0, t), *history][:4]
@@ -158,7 +163,7 @@ class PNDM(Sampler):
         return x
 
     @staticmethod
-    def _runge_kutta(denoiser: Denoises, x: Tensor, x0: Tensor, t: Node, s: Node, cond: Cond) -> Tensor:
+    def _runge_kutta(denoiser: Denoises, x: Tensor, x0: Tensor, t: Node, s: Node, cond: Condition) -> Tensor:
         """(e_1 + 2 e_2 + 2 e_3 + e_4) / 6 - e_1 of the classical stages."""
         (m,) = nodes(denoiser.schedule, [(t.t + s.t) / 2])
         eps = eps_of(x, x0, t)

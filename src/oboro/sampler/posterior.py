@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from oboro.sampler.sampler import Node
+from oboro.sampler.node import Node
 from oboro.schedule import expand_as
 
 

@@ -1,4 +1,4 @@
-"""What all samplers share: nodes of the time grid, and the call ``sampler(denoiser, x_T, cond, noise)``.
+"""What all samplers share: the call ``sampler(denoiser, x, cond, noise, start, stop)``, and the grid that it walks.
 
 A sampler is a small configuration object: the same one serves raw, averaged and guided weights. It walks nodes
 (t, alpha_t, sigma_t) of Python floats, computed once in float64; memory of earlier steps lives in the locals of the
@@ -8,14 +8,15 @@ loop. Every grid ends in exact data, (alpha, sigma) = (1, 0).
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from itertools import pairwise
-from math import atan2, inf, log, pi
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from oboro.base.errors import UserError
-from oboro.denoiser import Cond, Denoises
+from oboro.condition import Condition
+from oboro.denoiser import Denoises
+from oboro.sampler.node import DATA, Node, ddim_step, nodes, part
 from oboro.schedule import Schedule
 
 
@@ -30,47 +31,6 @@ class Noise(Protocol):
 
         Disjoint intervals are independent, and a finer grid sees the same path.
         """
-
-
-class Node(NamedTuple):
-    """A point of the time grid."""
-
-    t: float
-    alpha: float
-    sigma: float
-
-    @property
-    def half_log_snr(self) -> float:
-        """lambda = log(alpha / sigma), the time of the DPM-Solvers; ∓inf where alpha or sigma is 0."""
-        if self.alpha == 0:
-            return -inf
-        return inf if self.sigma == 0 else log(self.alpha / self.sigma)
-
-    @property
-    def ratio(self) -> float:
-        """rho = sigma / alpha, the noise level of EDM; inf where alpha is 0."""
-        return inf if self.alpha == 0 else self.sigma / self.alpha
-
-    @property
-    def angle(self) -> float:
-        """2/pi arctan(sigma / alpha) in [0, 1]: a clock that all schedules share, for Brownian noise."""
-        return atan2(self.sigma, self.alpha) * 2 / pi
-
-
-DATA = Node(0.0, 1.0, 0.0)
-
-
-def nodes(schedule: Schedule, times: Sequence[float]) -> list[Node]:
-    """The grid at the given times, evaluated in float64."""
-    t = torch.tensor(times, dtype=torch.float64, device="cpu")
-    alpha, sigma = schedule(t)
-    return [Node(*row) for row in zip(t.tolist(), alpha.tolist(), sigma.tolist(), strict=True)]
-
-
-def node_at(schedule: Schedule, half_log_snr: float) -> Node:
-    """The node where log(alpha / sigma) has the given value, or the end of the schedule before it."""
-    log_snr = torch.tensor([2 * half_log_snr], dtype=torch.float64, device="cpu")
-    return nodes(schedule, schedule.t_from_log_snr(log_snr).clamp(0, 1).tolist())[0]
 
 
 class Grid(ABC):
@@ -114,8 +74,10 @@ def same_time(x: Tensor, t: float) -> Tensor:
     return torch.full((len(x),), t, dtype=x.dtype, device=x.device)
 
 
-def denoise(denoiser: Denoises, x: Tensor, t: float, cond: Cond) -> Tensor:
-    """D(x, t) with the same time for the whole batch."""
+def denoise(denoiser: Denoises, x: Tensor, t: float, cond: Condition, end: Node | None = None) -> Tensor:
+    """D(x, t) with the same time for the whole batch; x̂0 of the DDIM step to ``end`` where that is given."""
+    if end is not None:
+        denoiser = denoiser.towards(end.alpha, end.sigma)
     return denoiser(x, same_time(x, t), cond)
 
 
@@ -139,9 +101,22 @@ class Sampler(ABC):
         return False
 
     @property
+    def invertible(self) -> bool:
+        """Whether it walks upwards, from data to noise, too. Drawn noise cannot be taken back."""
+        return not self.stochastic
+
+    @property
     def jumps(self) -> bool:
         """Whether x̂0 is taken for the end of the flow, and never for a mean on the way there."""
         return self.steps == 1
+
+    @property
+    def names_ends(self) -> bool:
+        """Whether each evaluation names the end of its step (``Denoises.towards``), so that a flow map can jump there.
+
+        Solvers of higher order need means instead.
+        """
+        return False
 
     @property
     def asks_variance(self) -> bool:
@@ -153,21 +128,86 @@ class Sampler(ABC):
         """Whether its steps are those of the grid."""
         return True
 
-    def nodes(self, schedule: Schedule) -> list[Node]:
-        """The time grid on ``schedule``, ``steps`` nodes and the data."""
-        return self.grid(schedule, self.steps)
+    def nodes(self, schedule: Schedule, start: float = 1.0, stop: float = 0.0) -> list[Node]:
+        """The nodes that a walk from ``start`` to ``stop`` visits, both ends with it.
 
-    def evaluations(self, schedule: Schedule) -> int:
+        A whole walk has ``steps`` nodes and the data, a part of it what lies between its ends (``part``). Raises
+        ``UserError`` for times outside of [0, 1] and for a way up that this sampler does not know.
+        """
+        grid = self.grid(schedule, self.steps)
+        if (start, stop) == (1, 0):
+            return grid
+        if not (0 <= start <= 1 and 0 <= stop <= 1):
+            raise UserError(f"start={start:g} and stop={stop:g} must be times from 0, data, to 1, noise; change them.")
+        if start == stop:
+            return []
+        if stop > start and not self.invertible:
+            raise UserError(
+                f"{type(self).__name__} as set draws noise, which cannot be taken back on the way up from t={start:g} "
+                f"to {stop:g}; choose a sampler without noise, such as sampler=ddim or sampler=heun."
+            )
+        walk = part(schedule, grid, start, stop)
+        if start == 0 and walk[1].alpha == 0:
+            raise UserError(
+                f"{self.steps} steps have no time between data and noise without signal to go up by; "
+                "raise sampler.steps, or stop below t=1."
+            )
+        return walk
+
+    def evaluations(self, schedule: Schedule, start: float = 1.0, stop: float = 0.0) -> int:
         """Number of denoiser evaluations of one call on ``schedule`` (NFE); the most there can be if that depends."""
-        return self.steps
+        return max(len(self.nodes(schedule, start, stop)) - 1, 0)
 
     @abstractmethod
-    def solve(self, denoiser: Denoises, x: Tensor, grid: Sequence[Node], cond: Cond, noise: Noise) -> Tensor:
-        """Carry ``x`` (B, ...) at ``grid[0]`` to ``grid[-1]``."""
+    def solve(self, denoiser: Denoises, x: Tensor, grid: Sequence[Node], cond: Condition, noise: Noise) -> Tensor:
+        """Carry ``x`` (B, ...) at ``grid[0]`` to ``grid[-1]``.
 
-    def __call__(self, denoiser: Denoises, x_T: Tensor, cond: Cond, noise: Noise) -> Tensor:
-        """x̂0 (B, ...) from ``x_T`` ~ N(0, sigma_1²) at t = 1, scaled to the sigma of the first node."""
-        grid = self.nodes(denoiser.schedule)
+        The grid falls, and may end in data and begin without signal; or it rises, with noise and signal at all nodes.
+        """
+
+    def __call__(
+        self,
+        denoiser: Denoises,
+        x: Tensor,
+        cond: Condition,
+        noise: Noise,
+        start: float = 1.0,
+        stop: float = 0.0,
+    ) -> Tensor:
+        """x_stop (B, ...) from ``x`` = x_start: x̂0 of noise x_1 ~ N(0, sigma_1²), if nothing else is said.
+
+        The walk takes ``nodes(schedule, start, stop)``; solvers with a memory begin anew with their low orders. Where
+        the grid begins below t = 1, x_1 is scaled to the sigma of its first node, and on the way up back from there.
+
+        ``stop`` > ``start`` is the way up, inversion: DDIM's is Song et al. 2021 (arXiv:2010.02502, sec. 5.4), Euler's
+        step with eps̃ at the node that is left. In exact data, t = 0, eps̃ is 0/0. So its first step, to the first noisy
+        node s, is one iteration for the x_s that the last step down takes to x, D(x_s, s) = x, from x_s = alpha_s x:
+
+            x_s = alpha_s x + sigma_s eps̃(alpha_s x, s) = alpha_s (2 x - D(alpha_s x, s)),
+
+        off the exact flow by order (sigma_s / alpha_s)², as the last step down is. A last step to where no signal is
+        left is DDIM's. Raises ``UserError`` as ``nodes`` does.
+        """
+        grid = self.nodes(denoiser.schedule, start, stop)
+        if not grid:
+            return x
         (end,) = nodes(denoiser.schedule, [1.0])
-        start = x_T if grid[0] == end else x_T * (grid[0].sigma / end.sigma)
-        return self.solve(denoiser, start, grid, cond, noise)
+        if stop < start:
+            if start == 1 and grid[0] != end:
+                x = x * (grid[0].sigma / end.sigma)
+            return self.solve(denoiser, x, grid, cond, noise)
+        x = self._rise(denoiser, x, grid, cond, noise)
+        return x * (end.sigma / grid[-1].sigma) if stop == 1 and grid[-1] != end else x
+
+    def _rise(self, denoiser: Denoises, x: Tensor, grid: Sequence[Node], cond: Condition, noise: Noise) -> Tensor:
+        """``solve`` on a rising grid, whose ends may be data and noise without signal."""
+        if grid[0].sigma == 0:
+            grid, s = grid[1:], grid[1]
+            x0 = denoise(denoiser, s.alpha * x, s.t, cond, DATA)
+            x = s.alpha * (2 * x - x0)
+        if len(grid) == 1 or grid[-1].alpha > 0:
+            return self.solve(denoiser, x, grid, cond, noise) if len(grid) > 1 else x
+        *inner, t, s = grid
+        if inner:
+            x = self.solve(denoiser, x, [*inner, t], cond, noise)
+        return ddim_step(x, denoise(denoiser, x, t.t, cond, s), t, s)

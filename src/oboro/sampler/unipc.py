@@ -8,10 +8,10 @@ import numpy as np
 from torch import Tensor
 
 from oboro.base.errors import UserError
-from oboro.denoiser import Cond, Denoises
-from oboro.sampler.ddim import ddim_step
-from oboro.sampler.dpm_solver import inside
-from oboro.sampler.sampler import UNIFORM, Grid, Node, Noise, Sampler, denoise
+from oboro.condition import Condition
+from oboro.denoiser import Denoises
+from oboro.sampler.node import Node, ddim_step, steppable
+from oboro.sampler.sampler import UNIFORM, Grid, Noise, Sampler, denoise
 
 
 class UniPC(Sampler):
@@ -37,7 +37,7 @@ class UniPC(Sampler):
     def order(self) -> int:
         return self.solver_order + 1
 
-    def solve(self, denoiser: Denoises, x: Tensor, grid: Sequence[Node], cond: Cond, noise: Noise) -> Tensor:
+    def solve(self, denoiser: Denoises, x: Tensor, grid: Sequence[Node], cond: Condition, noise: Noise) -> Tensor:
         history: list[tuple[Node, Tensor]] = []  # (node, D), the newest first
         before: Tensor | None = None  # the corrected x at the node of history[0]
         for t, s in pairwise(grid):
@@ -45,8 +45,8 @@ class UniPC(Sampler):
             if before is not None:
                 x = self._step(before, history, t, x0)
             history = [(t, x0), *history][: self.solver_order] if t.alpha > 0 else []
-            before = x if inside(t, s) else None
-            x = self._step(x, history, s, None) if inside(t, s) else ddim_step(x, x0, t, s)
+            before = x if steppable(t, s) else None
+            x = self._step(x, history, s, None) if steppable(t, s) else ddim_step(x, x0, t, s)
         return x
 
     def _step(self, x: Tensor, history: Sequence[tuple[Node, Tensor]], s: Node, x0_s: Tensor | None) -> Tensor:

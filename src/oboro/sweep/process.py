@@ -58,7 +58,7 @@ class Process:
 
     def ended(self) -> int | None:
         """The exit status once nothing of the group is left; the rest of a group whose leader failed is killed."""
-        if self.alive:
+        if self.alive or self._end is None:
             return None
         if self._popen.returncode == 0 and self._group_exists() and time.monotonic() < self._end + GRACE:
             return None

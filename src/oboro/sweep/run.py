@@ -5,10 +5,12 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from rich.console import Console
 
+from oboro.base.command import as_typed
 from oboro.base.errors import UserError
 from oboro.sweep.sweep import Sweep, print_error
 from oboro.sweep.table import complaint, table
@@ -80,10 +82,12 @@ def rerun(arguments: list[str]) -> None:
     sweep = Sweep.load(folder)
     script = Path(sweep.command[0]).name
     if script != Path(sys.argv[0]).name:
-        raise UserError(f"{folder} is a sweep of {script}; use `python {script} rerun_failed={folder}`.")
+        raise UserError(f"{folder} is a sweep of {script}; use `{as_typed(sweep.command[0])} rerun_failed={folder}`.")
     if not Path(sweep.cwd).is_dir():
         raise UserError(f"the sweep was started in {sweep.cwd}, which is gone; start a new sweep.")
-    values = {o.key_or_group.removeprefix(OPTION): o.value() for o in OverridesParser.create().parse_overrides(rest)}
+    values: dict[str, Any] = {
+        o.key_or_group.removeprefix(OPTION): o.value() for o in OverridesParser.create().parse_overrides(rest)
+    }
     try:
         sweep.options = replace(sweep.options, **values)
     except TypeError as error:

@@ -30,7 +30,7 @@ class Options:
     gpus_per_job: int = 0
     timeout: float | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.parallel < 1 or self.gpus_per_job < 0 or (self.timeout is not None and self.timeout <= 0):
             raise UserError(
                 f"hydra.launcher has parallel={self.parallel}, gpus_per_job={self.gpus_per_job}, timeout="

@@ -3,11 +3,13 @@
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 from rich.console import Group
 from rich.table import Column, Table
 from rich.text import Text
 
+from oboro.base.command import as_typed
 from oboro.sweep.job import RUNNING, STOPPED, WAITING, readable
 from oboro.sweep.sweep import Sweep
 
@@ -45,7 +47,7 @@ def table(sweep: Sweep, width: int) -> Group:
 
 def empty(metrics: list[str], numbered: bool) -> Table:
     """The columns; one for the folders where they are more than the numbers of the jobs."""
-    numbers = {"justify": "right", "no_wrap": True}
+    numbers: dict[str, Any] = {"justify": "right", "no_wrap": True}
     table = Table(Column("job", **numbers), Column("varied", overflow="fold"), Column("status", no_wrap=True))
     for name in [*metrics, "seconds"]:
         table.add_column(name, **numbers)
@@ -69,7 +71,7 @@ def shown(folder: Path) -> str:
 
 
 def again(sweep: Sweep) -> str:
-    return f"`python {sys.argv[0]} rerun_failed={shlex.quote(shown(sweep.folder))}`"
+    return f"`{as_typed(sys.argv[0])} rerun_failed={shlex.quote(shown(sweep.folder))}`"
 
 
 def complaint(sweep: Sweep) -> str | None:

@@ -8,9 +8,10 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 
 from oboro.base.errors import UserError
 from oboro.codec import Identity, Learned
-from oboro.data import ImageData
+from oboro.data import DataModule
 from oboro.ema import EMA
 from oboro.loss import Reconstruction
+from oboro.modality import Image
 from oboro.optimizer import Optimizer
 from oboro.task.learner import Learner
 from oboro.task.task import Task
@@ -64,15 +65,20 @@ class Autoencoder(Task):
     def description(self) -> str:
         return f"{self.autoencoder.channels} channels at 1/{self.autoencoder.factor} of the size"
 
-    def check(self, data: ImageData) -> None:
+    def check(self, data: DataModule) -> None:
         """Raises ``UserError`` for images that codec, discriminator or perceptual features cannot see."""
-        channels, *size = data.image_shape
+        if not isinstance(data.modality, Image):
+            raise UserError(
+                f"an autoencoder is trained on images and the data are {data.modality.noun}; train task=diffusion on "
+                "them as they are."
+            )
+        channels, *size = data.modality.shape
         if channels != self.autoencoder.in_channels:
             raise UserError(
                 f"the codec is for images of {self.autoencoder.in_channels} channels and the data have {channels}; set "
                 "data.channels alone, codec.in_channels follows it."
             )
-        self.autoencoder.latent_shape(data.image_shape)
+        self.autoencoder.latent_shape(data.modality.shape)
         if self.loss.adversarial > 0 and min(size) < self.loss.discriminator.least:
             raise UserError(
                 f"the discriminator needs sides of {self.loss.discriminator.least} and images are {size[0]}×{size[1]}; "
@@ -92,7 +98,7 @@ class Autoencoder(Task):
 
     @property
     def columns(self) -> int:
-        return len(NAMES) + self.autoencoder.columns(self.trainer.datamodule.image_shape)
+        return len(NAMES) + self.autoencoder.columns(self.trainer.datamodule.modality.shape)
 
     def measure(self, batch: dict[str, Tensor], x: Tensor) -> Tensor:
         made = self.autoencoder.decode(self.autoencoder.encode(x)).to(x).clamp(-1, 1)

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from oboro.classifier import NoisyClassifier
 from oboro.codec import Identity
-from oboro.data import ImageData
+from oboro.data import DataModule
 from oboro.ema import EMA
 from oboro.loss import CrossEntropy
 from oboro.optimizer import Optimizer
@@ -14,7 +14,7 @@ from oboro.task.noise_levels import NoiseLevels
 
 
 class Classification(NoiseLevels):
-    """``classifier`` trained by ``loss`` on noisy ``codec.encode(image)`` and its label, averaged by ``ema``.
+    """``classifier`` trained by ``loss`` on noisy ``codec.encode(x)`` and its label, averaged by ``ema``.
 
     Validation tells the loss and the share of right answers (top 1). ``compile`` as in ``Diffusion``.
     """
@@ -44,7 +44,7 @@ class Classification(NoiseLevels):
     def description(self) -> str:
         return f"classifier of noisy images on {type(self.classifier.schedule).__name__}"
 
-    def check(self, data: ImageData) -> None:
+    def check(self, data: DataModule) -> None:
         """Raises ``UserError`` for a network that does not give a number for each class of the data."""
         self.check_network(data, [(data.num_classes,)], "unet_encoder_tiny")
 

@@ -9,9 +9,10 @@ from oboro.base import distributed
 from oboro.base.errors import UserError
 from oboro.base.seeding import generator
 from oboro.codec import Identity
-from oboro.data import ImageData
+from oboro.data import DataModule
 from oboro.ema import EMA
 from oboro.loss import PairLoss, Pairs
+from oboro.modality import Image
 from oboro.model.clip import CLIP as Network
 from oboro.optimizer import Optimizer
 from oboro.task.retrieval import recall
@@ -21,7 +22,7 @@ PAIRS = 256  # that the loss of validation is among
 
 
 class CLIP(Task):
-    """``clip`` trained by ``loss`` on ``codec.encode(image)`` and the image's caption, averaged by ``ema``.
+    """``clip`` trained by ``loss`` on ``codec.encode(x)`` and the image's caption, averaged by ``ema``.
 
     The tokenizer learns from the captions of the training images before the first step, on rank 0 for all, and not
     again on resume. Validation sees every held-out pair:
@@ -65,10 +66,12 @@ class CLIP(Task):
     def description(self) -> str:
         return f"{type(self.clip.image).__name__} and text tower of {self.clip.text.tokenizer.length} tokens"
 
-    def check(self, data: ImageData) -> None:
+    def check(self, data: DataModule) -> None:
         """Raises ``UserError`` for images that the tower cannot divide, prompts that are not one for each class, and a
         bias of the logits that the loss lacks or cannot learn."""
-        sides, multiple = self.codec.latent_shape(data.image_shape)[1:], self.clip.image.multiple
+        if not isinstance(data.modality, Image):
+            raise UserError(f"CLIP learns from images and the data are {data.modality.noun}; choose other data.")
+        sides, multiple = self.codec.latent_shape(data.modality.shape)[1:], self.clip.image.multiple
         if any(side % multiple for side in sides):
             raise UserError(
                 f"the image tower needs sides that are multiples of {multiple} and these are {sides[0]}×{sides[1]}; "
@@ -88,7 +91,7 @@ class CLIP(Task):
         """Raises ``UserError`` for data without captions."""
         super().on_fit_start()
         data, tokenizer = self.trainer.datamodule, self.clip.text.tokenizer
-        if data.train_captions is None:
+        if data.train.captions is None:
             raise UserError(
                 f"CLIP learns from captions and {type(data).__name__} has none; choose data=fashion_captions, or a "
                 "folder whose metadata.jsonl has texts."
@@ -96,7 +99,7 @@ class CLIP(Task):
         if not tokenizer.fitted:
 
             def fit() -> Tensor:
-                tokenizer.fit(data.train_captions)
+                tokenizer.fit(data.train.captions)
                 return tokenizer.merges.cpu()
 
             tokenizer.merges.copy_(distributed.from_first(fit))
@@ -111,7 +114,7 @@ class CLIP(Task):
 
     def on_validation_epoch_start(self) -> None:
         super().on_validation_epoch_start()
-        ids, _ = self.clip.tokenize(self.trainer.datamodule.validation_captions)
+        ids, _ = self.clip.tokenize(self.trainer.datamodule.validation.captions)
         self._captions = ids.unique(dim=0, return_inverse=True)[1]
 
     def measure(self, batch: dict[str, Tensor], x: Tensor) -> Tensor:

@@ -53,22 +53,29 @@ def contradictions(parts: Parts) -> Iterator[str]:
 def conditions(parts: Parts) -> Iterator[str]:
     """Whether the model knows what guidance is going to ask."""
     guidance, conditioner = parts.guidance, parts.conditioner
-    if guidance.drops and not conditioner.keys:
+    given = conditioner.gives
+    undropped = guidance.leaves_out(given) & set(given) - conditioner.dropped
+    if guidance.drops and not given:
         yield (
             f"{name(guidance)} compares the model with and without its condition, and this model has none; choose "
             "guidance=unguided or guidance=autoguidance, or train with conditioner=label or text."
         )
-    elif guidance.drops and conditioner.dropout == 0:
+    elif undropped:
         yield (
-            f"{name(guidance)} asks the model without its condition, which conditioner.dropout=0 never trains; train "
-            "with conditioner.dropout=0.1, or choose guidance=unguided or guidance=autoguidance."
+            f"{name(guidance)} asks the model without its condition {', '.join(sorted(undropped))}, which "
+            "conditioner.dropout=0 never trains; train with conditioner.dropout=0.1, or choose guidance=unguided or "
+            "guidance=autoguidance."
         )
-    known = conditioner.keys
-    if not guidance.keys <= known:
+    missing = [
+        f"{key} as a {kind.__name__.lower()}" if key in given else key
+        for key, kind in sorted(guidance.reads.items())
+        if not issubclass(given.get(key, type(None)), kind)
+    ]
+    if missing:
         yield (
-            f"{name(guidance)} needs {', '.join(sorted(guidance.keys - known))} and the condition of the model is "
-            f"{', '.join(sorted(known)) or 'empty'}; choose another guidance, or change what it names with "
-            "guidance.label or guidance.negative."
+            f"{name(guidance)} needs {', '.join(missing)} and the condition of the model is "
+            f"{', '.join(sorted(given)) or 'empty'}; choose another guidance, or change what it names with "
+            "guidance.label, guidance.negative or guidance.scales."
         )
 
 

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from oboro.adapter import Adapter, Full
 from oboro.base.errors import UserError
 from oboro.codec import Identity
+from oboro.condition import Condition, kinds_read
 from oboro.conditioner import Conditioner
-from oboro.data import ImageData
-from oboro.denoiser import Cond, Denoiser
+from oboro.data import DataModule
+from oboro.denoiser import Denoiser
 from oboro.ema import EMA
 from oboro.generate import Watch, generate
 from oboro.guidance import Guidance
@@ -22,7 +23,7 @@ from oboro.task.noise_levels import NoiseLevels
 
 
 class Diffusion(NoiseLevels):
-    """``denoiser`` trained by ``loss`` on ``codec.encode(image)`` under ``conditioner``, averaged by ``ema``.
+    """``denoiser`` trained by ``loss`` on ``codec.encode(x)`` under ``conditioner``, averaged by ``ema``.
 
     ``adapter`` says which weights of the network are trained; None stands for all. Samples are a function of
     (seed, id). ``compile`` compiles the network in place, which keeps the names of its weights.
@@ -67,26 +68,38 @@ class Diffusion(NoiseLevels):
     def description(self) -> str:
         return f"{type(self.denoiser.parameterization).__name__} on {type(self.denoiser.schedule).__name__}"
 
-    def check(self, data: ImageData) -> None:
-        """Raises ``UserError`` for a network that makes no image of one (or two, with a learned variance), labels that
+    def check(self, data: DataModule) -> None:
+        """Raises ``UserError`` for a network that makes no sample of one (or two, with a learned variance), labels that
         the data does not have, or parts that contradict each other (``oboro.task.contradictions``)."""
+        self.check_signals(data)
+        channels, *size = self.codec.latent_shape(data.modality.shape)
+        one, two = (channels, *size), (2 * channels, *size)
+        if self.loss.teaches_variance:
+            self.check_network(data, [two], "unet_tiny model.learned_variance=true")
+        else:
+            self.check_network(data, [one, two], "unet_tiny")
+        contradictions.check(self)
+
+    def check_signals(self, data: DataModule) -> None:
+        """Raises ``UserError`` where the network does not read what the conditioner gives, or the data have not what
+        it is made of."""
         if self.conditioner.num_classes not in (0, data.num_classes):
             raise UserError(
                 f"the conditioner has {self.conditioner.num_classes} classes and the data {data.num_classes}; "
                 "set data.num_classes alone, conditioner.num_classes follows it."
             )
-        if self.conditioner.text_dim and not self.denoiser.network.text_dim:
+        network = self.denoiser.network
+        for name, kind in self.conditioner.gives.items():
+            if not issubclass(kind, kinds_read(network).get(name, ())):
+                raise UserError(
+                    f"{type(network).__name__} reads no {name}; choose model=unet or model=dit or one of "
+                    "their sizes, or another conditioner."
+                )
+        if "hint" in self.conditioner.entries and self.codec.latent_shape(data.modality.shape) != data.modality.shape:
             raise UserError(
-                f"{type(self.denoiser.network).__name__} reads no text; choose model=unet or model=dit or one of their "
-                "sizes, or conditioner=label or unconditional."
+                "conditioner=image gives pictures as large as the data, and this codec makes the network see latents; "
+                "choose codec=identity, or another conditioner."
             )
-        channels, *size = self.codec.latent_shape(data.image_shape)
-        image, two = (channels, *size), (2 * channels, *size)
-        if self.loss.teaches_variance:
-            self.check_network(data, [two], "unet_tiny model.learned_variance=true")
-        else:
-            self.check_network(data, [image, two], "unet_tiny")
-        contradictions.check(self)
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
@@ -100,9 +113,22 @@ class Diffusion(NoiseLevels):
         return self.loss.at_quantile(self.denoiser, x, self.conditioner.keep(batch), u, eps)[:, None]
 
     def generate(
-        self, ids: list[int], seed: int, cond: Cond, image_shape: tuple[int, int, int], watch: Watch | None = None
+        self,
+        ids: list[int],
+        seed: int,
+        cond: Condition,
+        shape: tuple[int, ...],
+        watch: Watch | None = None,
+        *,
+        x: Tensor | None = None,
+        x_t: Tensor | None = None,
+        start: float = 1.0,
     ) -> Tensor:
-        """Images (len(ids), C, H, W) in [-1, 1] from the current weights, with the task's guidance and sampler."""
+        """Samples (len(ids), C, ...) of ``shape`` (C, ...), in the range of the model, from the current weights, with
+        the task's guidance and sampler.
+
+        From noise, or from latents ``x`` or ``x_t`` at time ``start``, see ``oboro.generate.walk``.
+        """
         return generate(
             self.denoiser,
             self.guidance,
@@ -111,7 +137,10 @@ class Diffusion(NoiseLevels):
             ids=ids,
             seed=seed,
             cond=cond,
-            latent_shape=self.codec.latent_shape(image_shape),
+            latent_shape=self.codec.latent_shape(shape),
             device=self.device,
             watch=watch,
+            x=x,
+            x_t=x_t,
+            start=start,
         )

@@ -10,10 +10,12 @@ from torch.func import functional_call
 
 from oboro.base.errors import UserError
 from oboro.base.seeding import SampleNoise, low_discrepancy
-from oboro.data import ImageData
+from oboro.data import DataModule
+from oboro.modality.modality import by
 from oboro.task.task import Task
 
 LEVELS = 4
+MODELS = {1: "model=unet_1d", 2: "model=unet"}  # for samples with so many axes beside their channels
 
 
 class NoiseLevels(Task):
@@ -52,33 +54,35 @@ class NoiseLevels(Task):
             means |= {f"{name}_noise{k}": numbers[level == k].mean().item() for k in present}
         return means
 
-    def check_network(self, data: ImageData, answers: Sequence[tuple[int, ...]], option: str) -> None:
-        """Raises ``UserError`` where images are too small for the network, or its answer has none of the shapes.
+    def check_network(self, data: DataModule, answers: Sequence[tuple[int, ...]], option: str) -> None:
+        """Raises ``UserError`` where samples are too small for the network or have other axes, or its answer has none
+        of the shapes.
 
-        ``option`` is a model that gives the first of ``answers`` for one image.
+        ``option`` is a model that gives the first of ``answers`` for one sample.
         """
-        network, shape = self.learned.network, self.codec.latent_shape(data.image_shape)
+        network, shape = self.learned.network, self.codec.latent_shape(data.modality.shape)
+        dims = getattr(network, "dims", 2)
+        if len(shape) != dims + 1:
+            raise UserError(
+                f"{type(network).__name__} reads samples with {dims} axes beside their channels and these are "
+                f"{by(shape)}; choose {MODELS.get(len(shape) - 1, 'a model of your own')}."
+            )
         if min(shape[1:]) < network.min_size:
             raise UserError(
-                f"the network halves images down to 1/{network.min_size} and {shape[1]}×{shape[2]} cannot be halved "
-                f"that often; set data.resolution to {network.min_size} or more, or fewer levels with "
+                f"the network halves samples down to 1/{network.min_size} and {by(shape[1:])} cannot be halved that "
+                f"often; give larger ones ({network.min_size} or more), or the model fewer levels with "
                 "model.channel_mult."
             )
         given = answer_shape(network, shape)
         if given not in answers:
             raise UserError(
-                f"{type(network).__name__} makes {sides(given)} of an image and {type(self).__name__} needs "
-                f"{sides(answers[0])}; choose model={option} or another one of its kind."
+                f"{type(network).__name__} makes {by(given)} of a sample and {type(self).__name__} needs "
+                f"{by(answers[0])}; choose model={option} or another one of its kind."
             )
 
 
-def sides(shape: tuple[int, ...]) -> str:
-    """``1×28×28``."""
-    return "×".join(map(str, shape))
-
-
 def answer_shape(network: nn.Module, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape of what a network makes of one image (C, H, W) = ``shape``, without computing anything."""
+    """The shape of what a network makes of one sample (C, ...) = ``shape``, found without computing anything."""
     state = {name: v.to("meta") for name, v in chain(network.named_parameters(), network.named_buffers())}
     x, c_noise = torch.empty(1, *shape, device="meta"), torch.empty(1, device="meta")
     with torch.no_grad(), torch.compiler.set_stance("force_eager"):

@@ -13,8 +13,9 @@ from oboro.base import distributed
 from oboro.base.errors import UserError
 from oboro.base.seeding import derive_seed, generator
 from oboro.codec import Identity
-from oboro.data import ImageData
+from oboro.data import DataModule
 from oboro.ema import EMA
+from oboro.modality import Modality
 from oboro.optimizer import Optimizer
 from oboro.restore.frozen import join
 from oboro.restore.rebuild import name_of_learned
@@ -22,10 +23,10 @@ from oboro.task.learner import Learner, Together, optimizers, separated
 
 
 class Task(lightning.LightningModule, ABC):
-    """Networks (``learners``) trained on ``codec.encode(image)``; ``learned`` is the one a run is for, averaged by
+    """Networks (``learners``) trained on ``codec.encode(x)``; ``learned`` is the one a run is for, averaged by
     ``ema``. ``frozen`` parts came trained.
 
-    Training noise is a function of (seed, step, micro-batch, rank). Validation looks at every held-out image with the
+    Training noise is a function of (seed, step, micro-batch, rank). Validation looks at every held-out sample with the
     averaged weights, and its numbers are equal on any number of ranks.
 
     A task of several networks names them in ``learners``, each with an optimizer and an update ratio. One backward
@@ -34,7 +35,8 @@ class Task(lightning.LightningModule, ABC):
     in which it is not ``due``. Gradients are clipped for each network by itself.
 
     Attributes:
-        draws: whether it can generate images, so that callbacks may look at samples.
+        modality: what one sample is: the data's in training, the checkpoint's afterwards.
+        draws: whether it can generate samples, so that callbacks may look at samples.
         reconstructs: whether it trains a codec, so that callbacks may look at reconstructions.
         needs_start: whether training makes sense only from the weights of another run.
         measures: the numbers of ``summary`` that the progress bar shows.
@@ -54,6 +56,7 @@ class Task(lightning.LightningModule, ABC):
         self.seed = seed
         self.config: dict[str, Any] = {}  # the composed run, stored in every checkpoint
         self._other_averages: dict[str, EMA] = {}
+        self.modality: Modality | None = None
 
     @property
     @abstractmethod
@@ -93,7 +96,7 @@ class Task(lightning.LightningModule, ABC):
         """What the network is trained for, in a few words."""
 
     @abstractmethod
-    def check(self, data: ImageData) -> None:
+    def check(self, data: DataModule) -> None:
         """Raises ``UserError`` where network, labels and ``data`` do not fit together."""
 
     @abstractmethod
@@ -114,6 +117,7 @@ class Task(lightning.LightningModule, ABC):
         """The numbers of validation, by name, from the ``rows`` (N, K), float64, of all held-out images in order."""
 
     def setup(self, stage: str) -> None:
+        self.modality = self.trainer.datamodule.modality
         for part in self.frozen.values():
             part.requires_grad_(False).eval()
 
@@ -149,7 +153,7 @@ class Task(lightning.LightningModule, ABC):
 
     def encoded(self, batch: dict[str, Any]) -> Tensor:
         """The latents of a batch, which a cache may hold already."""
-        return batch["latent"] if "latent" in batch else self.codec.encode(batch["image"])
+        return batch["latent"] if "latent" in batch else self.codec.encode(batch["x"])
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
@@ -217,6 +221,8 @@ class Task(lightning.LightningModule, ABC):
         if others:
             checkpoint["averages"] = others
         checkpoint["config"] = self.config
+        if self.modality is not None:
+            checkpoint["modality"] = self.modality.spec()
 
     def load_averages(self, checkpoint: dict[str, Any]) -> None:
         """``UserError`` where the checkpoint lacks the averages of a learner, ``KeyError`` for a profile or weight."""
@@ -228,9 +234,24 @@ class Task(lightning.LightningModule, ABC):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         join(checkpoint, self.trainer.ckpt_path)
+        before = checkpoint.get("modality", self.modality.spec())
+        if before != self.modality.spec():
+            raise UserError(
+                "the data have changed since the checkpoint was written, so training cannot go on: "
+                f"{differences(before, self.modality.spec())}; give it the same data, or start anew with init=..."
+            )
         self.load_averages(checkpoint)
         separated(checkpoint, self.learners)
         align_batches(checkpoint, self.trainer.accumulate_grad_batches)
+
+
+def differences(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """The values that two descriptions of samples do not share."""
+    return ", ".join(
+        f"{key} was {before.get(key)} and is {now.get(key)}"
+        for key in dict.fromkeys([*before, *now])
+        if before.get(key) != now.get(key)
+    )
 
 
 def align_batches(checkpoint: dict[str, Any], accumulate: int) -> None:

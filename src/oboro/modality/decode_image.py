@@ -19,13 +19,21 @@ _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 def decode_file(file: Path | BinaryIO, channels: int, resolution: tuple[int, int]) -> np.ndarray:
     """The picture in ``file`` (PNG, JPEG or WebP), turned as its EXIF orientation says, as uint8 (C, H, W).
 
+    Raises what ``load_image`` raises.
+    """
+    return fit(load_image(file), channels, resolution)
+
+
+def load_image(file: Path | BinaryIO) -> Image.Image:
+    """The picture in ``file`` (PNG, JPEG or WebP), turned as its EXIF orientation says.
+
     Raises whatever Pillow raises on a damaged file, and ``ValueError`` for one of more than ``MAX_PIXELS`` pixels.
     """
     with Image.open(file, formats=("PNG", "JPEG", "WEBP")) as image:
         if image.width * image.height > MAX_PIXELS:
             raise ValueError(f"{image.width} × {image.height} pixels are more than {MAX_PIXELS}")
         image.load()
-        return fit(ImageOps.exif_transpose(image), channels, resolution)
+        return ImageOps.exif_transpose(image)
 
 
 def fit(image: Image.Image, channels: int, resolution: tuple[int, int]) -> np.ndarray:

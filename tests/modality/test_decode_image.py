@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from oboro.data.decode import MAX_PIXELS, decode_file, fit, fit_all
+from oboro.modality.decode_image import MAX_PIXELS, decode_file, fit, fit_all
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (8, 8, 3), dtype=np.uint8)

@@ -1,14 +1,15 @@
-"""Images that another program made are measured as they are, or not at all."""
+"""Samples that another program made are measured as they are, or not at all."""
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
-from PIL import Image
 
 from oboro.base.errors import UserError
-from oboro.data.made import read_images
+from oboro.evaluate.sample_files import read_samples
+from oboro.modality import Image
 
-SHAPE = (3, 6, 8)
+IMAGE = Image(3, 6, 8)
 
 
 @pytest.fixture
@@ -22,7 +23,7 @@ def folder(pixels, tmp_path):
     for i, image in enumerate(pixels):
         path = tmp_path / "pictures" / f"class{i // 6}" / f"{i}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(path)
+        PIL.Image.fromarray(image).save(path)
     return tmp_path / "pictures"
 
 
@@ -30,12 +31,12 @@ def test_a_folder_and_an_archive_of_the_same_images_are_the_same(folder, pixels,
     np.savez(tmp_path / "images.npz", images=pixels, labels=np.arange(12) // 6)
     np.savez(tmp_path / "adm.npz", pixels, np.arange(12) // 6)  # arr_0, arr_1
     expected = torch.from_numpy(pixels).permute(0, 3, 1, 2)
-    found = [read_images(p, SHAPE, 2, tmp_path) for p in (folder, tmp_path / "images.npz", tmp_path / "adm.npz")]
+    found = [read_samples(p, IMAGE, 2) for p in (folder, tmp_path / "images.npz", tmp_path / "adm.npz")]
     for images, labels, fingerprint in found:
         assert torch.equal(images, expected) and labels.tolist() == [0] * 6 + [1] * 6
         assert fingerprint == found[0][2]
     np.savez(tmp_path / "other.npz", images=pixels[::-1])
-    _, labels, other = read_images(tmp_path / "other.npz", SHAPE, 2, tmp_path)
+    _, labels, other = read_samples(tmp_path / "other.npz", IMAGE, 2)
     assert labels is None and other != found[0][2]
 
 
@@ -43,9 +44,9 @@ def test_nothing_is_resized(folder, pixels, tmp_path):
     np.savez(tmp_path / "images.npz", images=pixels)
     for path in (folder, tmp_path / "images.npz"):
         with pytest.raises(UserError, match=r"data\.resolution"):
-            read_images(path, (3, 8, 8), 2, tmp_path)
+            read_samples(path, Image(3, 8, 8), 2)
     with pytest.raises(UserError, match="3×6×8 and those of the data 1×6×8"):
-        read_images(tmp_path / "images.npz", (1, 6, 8), 2, tmp_path)
+        read_samples(tmp_path / "images.npz", Image(1, 6, 8), 2)
 
 
 def test_what_holds_no_images_is_refused(pixels, tmp_path):
@@ -55,4 +56,4 @@ def test_what_holds_no_images_is_refused(pixels, tmp_path):
     cases = {"floats.npz": "has no images", "objects.npz": "cannot be read", "cut.npz": "cannot be read", "x": "folder"}
     for name, message in cases.items():
         with pytest.raises(UserError, match=message):
-            read_images(tmp_path / name, SHAPE, 0, tmp_path)
+            read_samples(tmp_path / name, IMAGE, 0)

@@ -9,9 +9,10 @@ from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 
 from oboro.base.errors import UserError
-from oboro.data import FashionMNIST, ImageData, from_uint8, to_uint8
+from oboro.data import FashionMNIST, ImageData
 from oboro.data.cache import Block, Source
 from oboro.data.stream import TrainStream
+from oboro.modality import from_uint8, to_uint8
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -35,11 +36,11 @@ class Recorder(lightning.LightningModule):
         self.batches, self.held_out = [], []
 
     def training_step(self, batch, batch_idx):
-        self.batches.append((batch["index"].tolist(), batch["image"].flatten(1)[:, :8].tolist()))
-        return (self.weight - batch["image"].mean()) ** 2
+        self.batches.append((batch["index"].tolist(), batch["x"].flatten(1)[:, :8].tolist()))
+        return (self.weight - batch["x"].mean()) ** 2
 
     def validation_step(self, batch, batch_idx):
-        self.held_out.append((batch["index"].tolist(), batch["image"]))
+        self.held_out.append((batch["index"].tolist(), batch["x"]))
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), lr=0.1)
@@ -94,18 +95,18 @@ def test_validation_sees_each_held_out_image_once_unmirrored(pictures, tmp_path)
     data = pictures(10, validation=6, batch_size=4, flip=True)
     module = fit(data, 1, tmp_path, limit_val_batches=1.0, num_sanity_val_steps=-1)[1]
     assert [indices for indices, _ in module.held_out] == [[0, 1, 2, 3], [4, 5]]
-    assert torch.equal(to_uint8(torch.cat([image for _, image in module.held_out])), data.validation_images[:])
+    assert torch.equal(to_uint8(torch.cat([image for _, image in module.held_out])), data.validation.samples[:])
 
 
 def test_batches_are_the_images_of_their_indices_mirrored_where_the_stream_says(pictures):
     data = pictures(flip=True, batch_size=10)
     (raw,) = [batch for batch, _ in zip(data.train_dataloader(), range(1), strict=False)]
     expected = TrainStream(10, 10, seed=0, flip=True).positions(0, 10)[1]
-    assert raw["image"].dtype == torch.uint8 and set(raw) == {"image", "index", "flip"}
+    assert raw["x"].dtype == torch.uint8 and set(raw) == {"x", "index", "flip"}
     batch = data.on_after_batch_transfer(raw, 0)
-    assert set(batch) == {"image", "index"} and expected.any() and not expected.all()
-    for image, index, flip in zip(to_uint8(batch["image"]), batch["index"], expected, strict=True):
-        original = data.train_images[[int(index)]][0]
+    assert set(batch) == {"x", "index"} and expected.any() and not expected.all()
+    for image, index, flip in zip(to_uint8(batch["x"]), batch["index"], expected, strict=True):
+        original = data.train.samples[[int(index)]][0]
         assert torch.equal(image, original.flip(-1) if flip else original)
         assert not torch.equal(original, original.flip(-1))
 
@@ -113,9 +114,9 @@ def test_batches_are_the_images_of_their_indices_mirrored_where_the_stream_says(
 def test_split_is_a_partition_that_depends_on_the_seed_alone(pictures):
     def split(**keywords):
         data = pictures(10, **keywords)
-        return [data.train_images[:].flatten(1).tolist(), data.validation_images[:].flatten(1).tolist()]
+        return [data.train.samples[:].flatten(1).tolist(), data.validation.samples[:].flatten(1).tolist()]
 
-    everything = pictures(10).train_images[:].flatten(1).tolist()
+    everything = pictures(10).train.samples[:].flatten(1).tolist()
     train, held_out = split(validation=3, seed=1)
     assert len(held_out) == 3 and sorted(train + held_out) == sorted(everything)
     assert split(validation=0.3, seed=1, batch_size=7) == [train, held_out]
@@ -132,8 +133,7 @@ class Grouped(ImageData):
     """Grey pictures of one pixel, as bright as their number; ``groups`` says which belong together."""
 
     def __init__(self, groups, validation, cache_dir, seed=0):
-        shared = {"channels": 1, "resolution": 1, "num_classes": 0, "batch_size": 4, "num_workers": 0, "flip": False}
-        super().__init__(**shared, validation=validation, seed=seed, cache_dir=str(cache_dir))
+        super().__init__(channels=1, resolution=1, validation=validation, seed=seed, cache_dir=str(cache_dir))
         self.groups = np.array(groups)
 
     def source(self):
@@ -145,7 +145,7 @@ def split_of(tmp_path, groups, validation, seed=0):
     data = Grouped(groups, validation, tmp_path, seed)
     data.prepare_data()
     data.setup()
-    return [images[:].flatten().tolist() for images in (data.train_images, data.validation_images)]
+    return [images[:].flatten().tolist() for images in (data.train.samples, data.validation.samples)]
 
 
 def test_groups_are_trained_on_or_held_out_whole(tmp_path):
@@ -173,6 +173,11 @@ def test_impossible_values_name_the_option(tmp_path, wrong):
         FashionMNIST(**wrong)
 
 
+def test_an_argument_that_no_source_has_is_refused_by_name(tmp_path):
+    with pytest.raises(TypeError, match=r"^FashionMNIST has no argument chanels; it has batch_size, .*channels, "):
+        FashionMNIST(part="test", chanels=3)
+
+
 def test_setup_only_reads(tmp_path):
     data = FashionMNIST(part="test", cache_dir=str(tmp_path / "cache"))
     with pytest.raises(RuntimeError, match="prepare_data"):
@@ -188,5 +193,6 @@ def test_every_option_builds_the_class_it_is_named_after(option, tmp_path):
         data = instantiate(config, _convert_="all", **missing)
     assert option.replace("_", "").startswith(get_class(config._target_).__name__.lower())
     assert data.seed == 5
-    assert data.image_shape == (config.channels, config.resolution, config.resolution)
+    if "resolution" in config:
+        assert data.modality.shape == (config.channels, config.resolution, config.resolution)
     assert (data.num_classes, data.batch_size) == (config.num_classes, config.batch_size)

@@ -1,4 +1,4 @@
-"""Many encoded pictures of any origin, decoded into blocks of the cache."""
+"""Many encoded pictures of any origin, decoded into blocks of the cache; those that cannot be read are left out."""
 
 import io
 import os
@@ -15,9 +15,10 @@ from rich.progress import Progress
 
 from oboro.base.errors import UserError
 from oboro.data.cache import Block
-from oboro.data.decode import decode_file
+from oboro.modality.decode_image import fit, load_image
 
 _BLOCK = 256
+Decoded = tuple[np.ndarray, np.ndarray | None]  # picture and hint
 _NAMED = 5  # unreadable pictures named in the warning; the rest is counted
 
 
@@ -25,7 +26,8 @@ _NAMED = 5  # unreadable pictures named in the warning; the rest is counted
 class Picture:
     """One picture: the path of its file or the bytes of one (PNG, JPEG, WebP), and what is known of it.
 
-    ``name`` is what messages call it; label, caption and group are those of ``Block``.
+    ``name`` is what messages call it; label, caption and group are those of ``Block``. ``hint`` is the file of a second
+    picture that belongs to it.
     """
 
     name: str
@@ -33,23 +35,37 @@ class Picture:
     label: int | None = None
     caption: str | None = None
     group: int | None = None
+    hint: Path | bytes | None = None
 
 
 def decoded(
-    pictures: Iterable[Picture], image_shape: tuple[int, int, int], *, place: str, total: int | None = None
+    pictures: Iterable[Picture],
+    shape: tuple[int, int, int],
+    *,
+    place: str,
+    total: int | None = None,
+    hint_channels: int = 3,
 ) -> Iterator[Block]:
-    """The pictures in their order as blocks of ``image_shape`` (C, H, W), each made to fit as ``decode.fit`` says.
+    """The pictures in their order as blocks of ``shape`` (C, H, W), each made to fit as ``decode_image.fit`` says.
 
-    Every picture has a label or none has; captions and groups likewise. Pictures that cannot be read are named in a
-    warning and left out; ``UserError`` where they are more than half. ``place`` is what messages call all of them,
-    ``total`` their number for the progress bar.
+    Every picture has a label or none has; captions, groups and hints likewise. Hints get ``hint_channels`` channels and
+    the size of their pictures. Pictures that cannot be read are named in a warning and left out; ``UserError`` where
+    they are more than half, or where a hint has not the shape of its picture. ``place`` is what messages call all of
+    them, ``total`` their number for the progress bar.
     """
+    channels, *resolution = shape
 
-    def decode(picture: Picture) -> np.ndarray | str:
+    def decode(picture: Picture) -> Decoded | str:
         """The decoded image, or the reason why there is none: a damaged file makes Pillow raise almost anything."""
         try:
-            file = io.BytesIO(picture.file) if isinstance(picture.file, bytes) else picture.file
-            return decode_file(file, image_shape[0], image_shape[1:])
+            image = load_image(opened(picture.file))
+            hint = None if picture.hint is None else load_image(opened(picture.hint))
+            if hint is not None:
+                check_alike(picture.name, image.size, hint.size)
+                hint = fit(hint, hint_channels, tuple(resolution))
+            return fit(image, channels, tuple(resolution)), hint
+        except UserError:
+            raise
         except Exception as error:
             return f"{type(error).__name__}: {error}"
 
@@ -77,12 +93,27 @@ def decoded(
     warnings.warn(f"{summary}; they are left out", stacklevel=2)
 
 
-def _block(both: list[tuple[Picture, np.ndarray]]) -> Block:
-    pictures, images = zip(*both, strict=True)
+def opened(file: Path | bytes) -> Path | io.BytesIO:
+    return io.BytesIO(file) if isinstance(file, bytes) else file
+
+
+def check_alike(name: str, image: tuple[int, int], hint: tuple[int, int]) -> None:
+    """Raises ``UserError`` unless two sizes (width, height) are in proportion, to a pixel: both are cropped alike."""
+    if abs(image[0] * hint[1] - image[1] * hint[0]) > max(*image, *hint):
+        raise UserError(
+            f"{name} is {image[0]}×{image[1]} and the picture that belongs to it {hint[0]}×{hint[1]}, which cannot be "
+            "cropped alike; give both the same shape"
+        )
+
+
+def _block(both: list[tuple[Picture, Decoded]]) -> Block:
+    pictures, decoded = zip(*both, strict=True)
+    images, hints = zip(*decoded, strict=True)
     first = pictures[0]
     return Block(
         np.stack(images),
         None if first.label is None else np.array([picture.label for picture in pictures]),
         None if first.caption is None else [picture.caption for picture in pictures],
         None if first.group is None else np.array([picture.group for picture in pictures]),
+        None if first.hint is None else np.stack(hints),
     )

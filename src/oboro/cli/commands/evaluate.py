@@ -1,0 +1,6 @@
+"""``oboro evaluate``"""
+
+from oboro.cli.start import start
+
+if __name__ == "__main__":
+    start("evaluate")

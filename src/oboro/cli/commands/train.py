@@ -1,0 +1,6 @@
+"""``oboro train``"""
+
+from oboro.cli.start import start
+
+if __name__ == "__main__":
+    start("train")

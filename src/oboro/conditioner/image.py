@@ -1,0 +1,64 @@
+"""Conditioning on a picture: edges, a mask, a smaller version, the picture before an edit."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from oboro import condition
+from oboro.base.errors import UserError
+from oboro.conditioner.conditioner import Batch, Single, training_metadata, training_rows
+from oboro.data import Population
+from oboro.modality import from_uint8
+
+SHOWN = 8  # pictures of the data that samples in pictures are drawn after
+
+
+class Image(Single):
+    """batch["hint"] (B, image_channels, H, W), in [-1, 1], ↦ the signal ``image``.
+
+    The data module flips and crops it along with its image. Pictures during training show pictures of the data.
+    """
+
+    name, kind, entry = "image", condition.Image, "hint"
+
+    def __init__(self, image_channels: int, dropout: float = 0.1):
+        if image_channels < 1:
+            raise UserError("conditioner=image reads a picture; set conditioner.image_channels to 1, 3 or 4.")
+        super().__init__(dropout)
+        self.image_channels = image_channels
+        self._shown: Tensor | None = None
+
+    def signal(self, batch: Batch) -> condition.Image:
+        x = batch["hint"]
+        return condition.Image(x, torch.ones(len(x), dtype=torch.bool, device=x.device))
+
+    def check(self, population: Population) -> None:
+        if population.hints is None:
+            raise UserError(
+                "conditioner=image needs a second picture of each image and these data have none; choose data with "
+                "hints, or conditioner=label, text or unconditional."
+            )
+        self._shown = self._of(range(SHOWN), population)
+        if self._shown.shape[1] != self.image_channels:
+            raise UserError(
+                f"the pictures to read have {self._shown.shape[1]} channels and conditioner.image_channels is "
+                f"{self.image_channels}; set it to {self._shown.shape[1]}."
+            )
+
+    def metadata(self, ids: Sequence[int], population: Population | None) -> dict[str, Any]:
+        """Of a ``population`` the caption and the class of the image whose hint is taken."""
+        return {} if population is None else training_metadata(ids, population)
+
+    def sample_batch(self, ids: Sequence[int], population: Population | None) -> dict[str, Any]:
+        """With the hint i mod 8 that pictures show, or of a ``population`` that of ``training_rows``."""
+        if population is not None:
+            return {**self.metadata(ids, population), "hint": self._of(ids, population)}
+        if self._shown is None:
+            raise UserError("the model draws after a picture and was given none; set hint=<a file or folder>.")
+        return {"hint": self._shown[torch.tensor(list(ids)) % SHOWN]}
+
+    @staticmethod
+    def _of(ids: Sequence[int], population: Population) -> Tensor:
+        return from_uint8(population.hints[training_rows(ids, population)])

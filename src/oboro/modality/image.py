@@ -1,0 +1,101 @@
+"""Pictures of 8 bits."""
+
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import torch
+from torch import Tensor
+from torchvision.utils import make_grid
+
+from oboro.base.errors import UserError
+from oboro.modality.decode_image import SUFFIXES, fit, load_image
+from oboro.modality.modality import Modality, by
+
+TILE = 64  # small images are enlarged by a whole factor to at least this many pixels
+KINDS = MappingProxyType({1: "grey", 3: "RGB", 4: "RGBA"})  # by the number of channels
+
+
+def from_uint8(image: Tensor) -> Tensor:
+    """uint8 to float32 in [−1, 1]: ``x / 127.5 − 1``. ``to_uint8`` is its exact inverse."""
+    return image.to(torch.float32).div_(127.5).sub_(1)
+
+
+def to_uint8(image: Tensor) -> Tensor:
+    """Floating point to uint8: ``round(clamp(x, −1, 1) · 127.5 + 127.5)``, computed in float32."""
+    return image.to(torch.float32).clamp(-1, 1).mul(127.5).add(127.5).round().to(torch.uint8)
+
+
+class Image(Modality):
+    """A picture (C, H, W) of 8 bits: 1 channel is grey, 3 are RGB, 4 RGB and opacity. For the model it is in [−1, 1].
+
+    Shown in a grid, small ones enlarged pixel by pixel; written as PNG.
+    """
+
+    noun = "images"
+    dtype = torch.uint8
+    quantisation = "uint8 round"
+    layout = "uint8 pixels (n, H, W, C)"
+    suffixes = SUFFIXES
+    mirrors = True
+
+    def __init__(self, channels: int, height: int, width: int):
+        if channels not in KINDS:
+            raise UserError(f"an image of {channels} channels is not known; set 1 (grey), 3 (RGB) or 4 (RGBA).")
+        self.shape = (channels, height, width)
+
+    def to_model(self, stored: Tensor) -> Tensor:
+        return from_uint8(stored)
+
+    def to_stored(self, x: Tensor) -> Tensor:
+        return to_uint8(x)
+
+    def picture(self, stored: Tensor, columns: int) -> PIL.Image.Image:
+        return grid_image(stored, columns)
+
+    def write(self, stored: Tensor, path: Path) -> Path:
+        path = path.with_name(path.name + self.suffixes[0])
+        pixels = stored.permute(1, 2, 0).numpy()
+        PIL.Image.fromarray(pixels[..., 0] if len(stored) == 1 else pixels).save(path)
+        return path
+
+    def read(self, path: Path) -> Tensor:
+        try:
+            image = load_image(path)
+        except Exception as error:  # a damaged file makes Pillow raise almost anything
+            raise UserError(f"{path} cannot be read ({error}); repair it or take it out of the folder.") from error
+        channels, height, width = self.shape
+        if (image.height, image.width) != (height, width):
+            raise UserError(
+                f"{path} is {image.height}×{image.width} and the data {height}×{width}; set data.resolution to the "
+                "size of the images."
+            )
+        return torch.from_numpy(fit(image, channels, (height, width)).copy())
+
+    def to_array(self, stored: Tensor) -> np.ndarray:
+        return stored.permute(0, 2, 3, 1).numpy()
+
+    def from_array(self, array: np.ndarray) -> Tensor:
+        if array.dtype != np.uint8 or array.ndim != 4:
+            raise ValueError(self.layout)
+        images = torch.from_numpy(array).permute(0, 3, 1, 2)
+        if tuple(images.shape[1:]) != self.shape:
+            raise UserError(
+                f"the images are {by(tuple(images.shape[1:]))} and those of the data {self}; set data.resolution and "
+                "data.channels to those of the images."
+            )
+        return images
+
+    def spec(self) -> dict[str, Any]:
+        channels, height, width = self.shape
+        return {"_target_": "oboro.modality.Image", "channels": channels, "height": height, "width": width}
+
+
+def grid_image(images: Tensor, columns: int) -> PIL.Image.Image:
+    """uint8 images (N, C, H, W), C = 1, 3 or 4, in rows of ``columns`` on white, small ones enlarged pixel by pixel."""
+    factor = max(1, -(-TILE // max(images.shape[-2:])))
+    large = images.repeat_interleave(factor, -2).repeat_interleave(factor, -1)
+    grid = make_grid(large, columns, padding=2, pad_value=255).permute(1, 2, 0).numpy()
+    return PIL.Image.fromarray(grid[..., 0] if images.shape[1] == 1 else grid)

@@ -1,0 +1,96 @@
+import pytest
+import torch
+
+from conditioner.spelling import Spelling
+from oboro.base.errors import UserError
+from oboro.condition import Condition
+from oboro.conditioner import Image, Joint, Label, Text, Unconditional
+from oboro.data import Population
+from oboro.modality import from_uint8
+
+pytestmark = pytest.mark.usefixtures("global_generator_unread")
+
+N = 20_000
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def joint(rates=(0.1, 0.3, 0.2), together=0.0):
+    label, text, image = rates
+    parts = {"label": Label(10, label), "text": Text(Spelling(), 3, 3, text), "image": Image(1, image)}
+    return Joint(parts, together)
+
+
+def batch(n):
+    return {"label": torch.arange(n) % 10, "caption": ["hat"] * n, "hint": torch.ones(n, 1, 2, 2)}
+
+
+def dropped(cond):
+    """Which samples lost their label, text, image: (3, n)."""
+    s = cond.signals
+    return torch.stack([s["label"].index < 0, ~s["text"].mask.any(1), ~s["image"].known])
+
+
+def test_each_part_is_dropped_on_its_own():
+    """Rates and joint rates within five standard errors of independent draws."""
+    rates = torch.tensor([0.1, 0.3, 0.2]).double()
+    lost = dropped(joint()(batch(N), generator())).double()
+    together = lost @ lost.T / N
+    expected = torch.outer(rates, rates).fill_diagonal_(0) + torch.diag(rates)
+    assert ((together - expected).abs() < 5 * (expected * (1 - expected) / N).sqrt()).all()
+
+
+def test_all_are_dropped_together_at_the_rate_that_is_asked_for():
+    """Brooks et al.: 5 % without image, 5 % without text, 5 % without both, where parts hardly ever coincide."""
+    lost = dropped(joint((0.0, 0.05, 0.05), 0.05)(batch(N), generator()))
+    none = lost.all(0).double().mean()
+    assert abs(none - 0.05) < 5 * (0.05 * 0.95 / N) ** 0.5
+    assert abs(lost[1].double().mean() - (0.05 + 0.95 * 0.05)) < 5 * (0.0975 / N) ** 0.5
+
+
+def test_parts_draw_one_after_the_other_as_they_do_alone():
+    """So that a single part is trained as without a joint, to the last bit."""
+    whole, parts = joint(), joint().parts
+    alone, g = {}, generator(3)
+    for part in parts.values():
+        alone |= part(batch(50), g).signals
+    assert whole(batch(50), generator(3)) == Condition(alone)
+    g, single = generator(3), Joint({"label": Label(10, 0.1)})
+    assert single(batch(50), g) == Label(10, 0.1)(batch(50), generator(3))
+    after = generator(3)
+    Label(10, 0.1)(batch(50), after)
+    assert torch.equal(torch.rand(3, generator=g), torch.rand(3, generator=after))
+
+
+def test_label_caption_and_picture_of_a_sample_are_those_of_one_training_image():
+    labels = torch.tensor([0, 1, 2] * 20 + [0] * 40)
+    hints = torch.arange(100, dtype=torch.uint8)[:, None, None, None].expand(-1, 1, 2, 2)
+    population = Population(labels, 3, [f"{i}" for i in range(100)], hints)
+    made = joint().sample_batch(range(300, 500), population)
+    rows = [int(caption) for caption in made["caption"]]
+    assert torch.equal(made["label"], labels[rows]) and torch.equal(made["hint"], from_uint8(hints[rows]))
+    assert set(joint().metadata(range(5), population)) == {"label", "caption"}
+    assert torch.bincount(made["label"]).tolist() == pytest.approx([120, 40, 40], abs=4)
+
+
+def test_pictures_during_training_show_pictures_of_the_data_and_otherwise_want_one():
+    hints = torch.arange(100, dtype=torch.uint8)[:, None, None, None].expand(-1, 1, 2, 2)
+    image = Image(1)
+    with pytest.raises(UserError, match="set hint="):
+        image.sample_batch(range(3), None)
+    image.check(Population(hints=hints))
+    shown = image.sample_batch(range(16), None)["hint"]
+    assert torch.equal(shown[:8], shown[8:]) and len(shown.unique()) == 8
+
+
+def test_what_cannot_be_is_refused():
+    with pytest.raises(UserError, match=r"2 parts .* signal label; leave all but one out"):
+        Joint({"a": Label(3), "b": Label(4)})
+    with pytest.raises(UserError, match="second picture"):
+        Image(1).check(Population(torch.tensor([0]), 1))
+    with pytest.raises(UserError, match=r"have 1 channels and .* is 3; set it to 1"):
+        Image(3).check(Population(hints=torch.zeros(4, 1, 2, 2, dtype=torch.uint8)))
+    with pytest.raises(UserError, match=r"leave callbacks\.text_cache out"):
+        Joint({"label": Label(3), "none": Unconditional()}).cache(["a"], None)
