@@ -1,7 +1,7 @@
 """Optimizers with their learning-rate schedule: ``lr * warm-up(step) * decay(step / max_steps)``."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
 from math import cos, pi
 
@@ -56,12 +56,15 @@ class Optimizer(ABC):
         done = min(step / max_steps, 1.0) if max_steps > 0 else 0.0
         return min(1.0, (step + 1) / max(self.warmup_steps, 1)) * self.decay(done)
 
+    def factor_of(self, max_steps: int) -> Callable[[int], float]:
+        """``factor`` as a function of the step alone."""
+        return lambda step: self.factor(step, max_steps)
+
     def __call__(
         self, parameters: Iterable[nn.Parameter], max_steps: int
     ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
         optimizer = self.build(parameters)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.factor(step, max_steps))
-        return optimizer, schedule
+        return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, self.factor_of(max_steps))
 
 
 class Adam(Optimizer):

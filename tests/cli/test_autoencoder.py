@@ -73,6 +73,17 @@ def test_a_run_that_was_cut_off_ends_as_if_it_had_not_been(codec, tmp_path):
     assert all(runs.equal(first[key], second[key]) for key in LEARNED)
 
 
+def test_the_discriminator_can_have_an_optimizer_of_its_own(tmp_path):
+    """And gradients may be clipped: the law of two optimizers by hand is in tests/task/test_learners.py."""
+    other = ("+optimizer@discriminator_optimizer=adam", "discriminator_optimizer.lr=1e-4")
+    run = runs.train(tmp_path, *SIX, *other, "trainer.max_steps=2", "trainer.gradient_clip_val=0.1")
+    networks = run.checkpoint()["optimizer_states"][0]["networks"]
+    rates = {name: state["param_groups"][0]["initial_lr"] for name, state in networks.items()}
+    assert list(networks) == ["autoencoder", "discriminator"]
+    assert rates["discriminator"] == 1e-4 and rates["autoencoder"] == 1.5e-3
+    assert networks["discriminator"]["param_groups"][0]["betas"] == (0.9, 0.999)
+
+
 @pytest.mark.parametrize(
     ("typed", "mentions"),
     [

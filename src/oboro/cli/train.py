@@ -65,9 +65,10 @@ def check_frozen(task: Task, learned: set[str]) -> None:
         "codec": "codec=trained codec.path=<a checkpoint of task=autoencoder>",
         "conditioner": "conditioner=text conditioner.encoder.path=<a checkpoint of task=clip>",
     }
-    for name, part in task.named_children():
-        if name in ways and name not in learned and any(True for _ in part.parameters()):
-            raise UserError(f"the {name} {type(part).__name__} has learned nothing yet; choose {ways[name]}.")
+    for name, part in task.frozen.items():
+        if name not in learned and any(True for _ in part.parameters()):
+            way = ways.get(name, f"a stored part for task.{name}, such as oboro.restore.Trained")
+            raise UserError(f"the {name} {type(part).__name__} has learned nothing yet; choose {way}.")
 
 
 def chosen_callbacks(plain: dict[str, Any]) -> dict[str, Any]:

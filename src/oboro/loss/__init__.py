@@ -8,7 +8,7 @@ The parts of ``Denoising`` are in ``time``, ``weighting``, ``penalty`` and ``cou
 """
 
 from oboro.loss import coupling, discriminator, penalty, perceptual, time, weighting
-from oboro.loss.contrastive import Contrastive, PairLoss, SigLIP
+from oboro.loss.contrastive import Contrastive, PairLoss, Pairs, SigLIP
 from oboro.loss.cross_entropy import CrossEntropy
 from oboro.loss.denoising import Denoising
 from oboro.loss.hybrid import Hybrid
@@ -20,6 +20,7 @@ __all__ = [
     "Denoising",
     "Hybrid",
     "PairLoss",
+    "Pairs",
     "Reconstruction",
     "SigLIP",
     "coupling",

@@ -1,12 +1,32 @@
 """Losses of pairs of images and texts: the right one among all of the batch, on all ranks."""
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from oboro.base import distributed
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Unit vectors ``image`` and ``text`` (B, E) and ``captions`` (B, L), int64, whose rows are equal where captions
+    are."""
+
+    image: Tensor
+    text: Tensor
+    captions: Tensor
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    def of_all_ranks(self) -> "Pairs":
+        """The pairs of all ranks in the order of the ranks, with gradients; B is the same on all."""
+        vectors = torch.cat([self.image, self.text], 1)
+        image, text = distributed.gather_with_gradients(vectors).chunk(2, 1)
+        return Pairs(image, text, distributed.gather_with_gradients(self.captions))
 
 
 class PairLoss(nn.Module, ABC):
@@ -35,35 +55,24 @@ class PairLoss(nn.Module, ABC):
         ``captions`` (B, L), int64: rows are equal where captions are. B is the same on all ranks. The mean over all
         ranks' pairs, and its gradient, are those of one rank that has all pairs.
         """
-        images, texts = distributed.gather_with_gradients(torch.cat([image, text], 1)).chunk(2, 1)
-        others = distributed.gather_with_gradients(captions)
-        first = distributed.rank() * len(image)
-        return self.among(image, text, captions, images, texts, others, first, scale, bias)
+        pairs = Pairs(image, text, captions)
+        return self.among(pairs, pairs.of_all_ranks(), distributed.rank() * len(pairs), scale, bias)
 
-    def among(
-        self,
-        image: Tensor,
-        text: Tensor,
-        captions: Tensor,
-        images: Tensor,
-        texts: Tensor,
-        others: Tensor,
-        first: int,
-        scale: Tensor,
-        bias: Tensor | None,
-    ) -> Tensor:
-        """The loss of B pairs which are ``first`` … ``first`` + B - 1 of the N pairs ``images``, ``texts``, ``others``.
+    def among(self, pairs: Pairs, others: Pairs, first: int, scale: Tensor, bias: Tensor | None) -> Tensor:
+        """The loss (B,) of B ``pairs`` which are number ``first`` … ``first`` + B - 1 of the N ``others``.
 
         In the precision of the vectors, whatever the run trains in: a logit of 100 has no room in half of it.
         """
-        with torch.autocast(image.device.type, enabled=False):
+        device = pairs.image.device
+        with torch.autocast(device.type, enabled=False):
             shift = 0.0 if bias is None else bias
-            positive = torch.arange(len(others), device=image.device) == (
-                first + torch.arange(len(image), device=image.device)[:, None]
-            )
+            own = first + torch.arange(len(pairs), device=device)[:, None]
+            positive = torch.arange(len(others), device=device) == own
             if self.equal_captions:
-                positive = positive | (captions[:, None] == others).all(2)
-            return self.of_logits(scale * image @ texts.T + shift, scale * text @ images.T + shift, positive)
+                positive = positive | (pairs.captions[:, None] == others.captions).all(2)
+            image = scale * pairs.image @ others.text.T + shift
+            text = scale * pairs.text @ others.image.T + shift
+            return self.of_logits(image, text, positive)
 
 
 class Contrastive(PairLoss):

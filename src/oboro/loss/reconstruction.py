@@ -5,9 +5,9 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from oboro.base import distributed
+from oboro.base.constant import constant
 from oboro.codec import Learned
 from oboro.loss.discriminator import Patch
 from oboro.loss.perceptual import Perceptual
@@ -33,9 +33,9 @@ class Reconstruction(nn.Module):
     before their norms are taken: lambda is what one device would find with the batch of all.
 
     One backward pass serves both players. What the codec learns from sees D with constant weights, what D learns from
-    sees x and x̂ as constants, so neither moves the other's weights. D's parameters are ``self.parameters()`` and the
-    optimizer is the task's. Until ``warmup`` they have a gradient of exactly 0, since a process that shares a batch
-    with others waits for a gradient of every weight.
+    sees x and x̂ as constants, so neither moves the other's weights; the task gives each an optimizer. Until ``warmup``
+    D's weights have a gradient of exactly 0, since a process that shares a batch with others waits for a gradient of
+    every weight.
     """
 
     def __init__(
@@ -78,8 +78,7 @@ class Reconstruction(nn.Module):
 
     def generator_term(self, image: Tensor) -> Tensor:
         """-D(x̂), the mean over patches, (B,); the weights of D are constants."""
-        constant = {name: p.detach() for name, p in self.discriminator.named_parameters()}
-        return -functional_call(self.discriminator, constant, (image,)).flatten(1).mean(1)
+        return -constant(self.discriminator)(image).flatten(1).mean(1)
 
     def discriminator_term(self, x: Tensor, image: Tensor) -> Tensor:
         """The hinge loss of D, (B,); both images are constants."""
@@ -96,8 +95,8 @@ def hinge(real: Tensor, fake: Tensor) -> Tensor:
 
 def adaptive_weight(likeness: Tensor, fooled: Tensor, last: nn.Parameter) -> Tensor:
     """|grad likeness| / (|grad fooled| + 1e-4), at most 1e4; gradients at ``last`` of the means of all ranks."""
-    found = [
+    gradients = [
         torch.autograd.grad(SCALE * term, last, retain_graph=True)[0].float() / SCALE for term in (likeness, fooled)
     ]
-    first, second = distributed.mean(torch.stack(found)).flatten(1).norm(dim=1)
+    first, second = distributed.mean(torch.stack(gradients)).flatten(1).norm(dim=1)
     return (first / (second + 1e-4)).clamp(max=LARGEST)

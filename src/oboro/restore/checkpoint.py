@@ -8,6 +8,7 @@ import torch
 from hydra.utils import get_class
 
 from oboro.base.errors import UserError
+from oboro.restore.frozen import join
 from oboro.restore.old import renewed
 from oboro.restore.trust import refuse_foreign_targets
 
@@ -21,6 +22,7 @@ READ_LATER = ("oboro.restore.Trained", "oboro.extractor.TrainedCLIP")
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """The checkpoint at ``path``, tensors on the CPU. Raises ``UserError`` if it is missing or not one of ours.
 
+    Frozen parts that lie beside it (``oboro.restore.frozen``) are among its weights; ``UserError`` if one is missing.
     The file is read once and remembered until another one is read or ``forget_checkpoint`` is called.
     """
     path = Path(path).expanduser()
@@ -41,6 +43,7 @@ def _read(path: Path, modified: int, size: int, name: Path) -> dict[str, Any]:
         raise UserError(f"{name} is damaged or no checkpoint at all; use another .ckpt file.") from error
     if not isinstance(checkpoint, dict) or not {"config", "ema", "state_dict"} <= set(checkpoint):
         raise UserError(f"{name} was not written by oboro; give a .ckpt file that train.py wrote.")
+    join(checkpoint, path)
     return {**checkpoint, "config": renewed(checkpoint["config"])}
 
 

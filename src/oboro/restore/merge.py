@@ -47,9 +47,9 @@ def plain(
 ) -> dict[str, Any]:
     """What is needed of ``checkpoint`` to draw, with other weights and no adapter."""
     config = checkpoint["config"]
-    modality = {"modality": checkpoint["modality"]} if "modality" in checkpoint else {}  # files of version 0.1: none
+    beside = {key: checkpoint[key] for key in ("modality", "averages") if key in checkpoint}  # no file has to have them
     return {
-        **modality,
+        **beside,
         "config": {**config, "task": {**config["task"], "adapter": FULL}},
         "state_dict": state,
         "ema": {**checkpoint["ema"], "averages": averages},

@@ -1,5 +1,6 @@
 """Tasks from checkpoints, and what they learned with an average of its weights."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,8 +23,6 @@ class Averages(Protocol):
 
     def averaged(self, module: nn.Module) -> dict[str, nn.Parameter]: ...
 
-    def load_state_dict(self, state: dict[str, Any], module: nn.Module) -> None: ...
-
 
 class Task(Protocol):
     """What is needed of ``oboro.task.Task`` here, which imports what may be restored."""
@@ -37,6 +36,13 @@ class Task(Protocol):
     def state_dict(self) -> dict[str, Tensor]: ...
 
     def load_state_dict(self, state: dict[str, Tensor]) -> Any: ...
+
+    def load_averages(self, checkpoint: dict[str, Any]) -> None: ...
+
+    def get_submodule(self, target: str) -> nn.Module: ...
+
+    @property
+    def frozen(self) -> Mapping[str, nn.Module]: ...
 
     def named_children(self) -> Any: ...
 
@@ -59,7 +65,7 @@ def load_weights(task: Task, checkpoint: dict[str, Any]) -> None:
     """Weights and averages of ``checkpoint``. Raises ``UserError`` where they belong to another model."""
     check_fits(task, checkpoint)
     task.load_state_dict(checkpoint["state_dict"])
-    task.ema.load_state_dict(checkpoint["ema"], task.learned)
+    task.load_averages(checkpoint)
 
 
 def check_fits(task: Task, checkpoint: dict[str, Any]) -> None:

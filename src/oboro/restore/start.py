@@ -13,7 +13,6 @@ from oboro.restore.checkpoint import check_kind, load_checkpoint
 from oboro.restore.merge import merged
 from oboro.restore.rebuild import Task, averaged, build_task, name_of_learned
 
-FROZEN = ("codec", "conditioner")  # parts of a task that came trained
 # For each task, where the configuration of its checkpoints holds what an option of a group is made of.
 PLACES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "diffusion": {
@@ -35,8 +34,8 @@ PLACES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 def start_from(task: Task, config: dict[str, Any], path: str | Path, profile: str | None) -> set[str]:
     """Give ``task`` the weights of a checkpoint of the same kind of task; the names of the parts that got theirs.
 
-    What it learns starts at the average ``profile`` (None is the first), with the adapters of that run merged. Codec
-    and conditioner take theirs along where they are of the same classes and shapes as in the checkpoint. Nothing else
+    What it learns starts at the average ``profile`` (None is the first), with the adapters of that run merged. Frozen
+    parts take theirs along where they are of the same classes and shapes as in the checkpoint. Nothing else
     is taken: averages, optimizer, what a loss has learned, and steps start anew. Raises ``UserError`` for a
     checkpoint of another task or model, naming what differs.
     """
@@ -47,7 +46,7 @@ def start_from(task: Task, config: dict[str, Any], path: str | Path, profile: st
     learned, stored = name_of_learned(task), checkpoint["config"]["task"]
     state = averaged(source, path, profile).state_dict()
     load(plain_state(task.learned), state, differences(config, stored, PLACES[kind]))
-    same = {name for name in FROZEN if name in stored and alike(getattr(task, name), getattr(source, name))}
+    same = {name for name in task.frozen if name in stored and alike(getattr(task, name), getattr(source, name))}
     for name in same:
         getattr(task, name).load_state_dict(getattr(source, name).state_dict())
     return same | {learned}

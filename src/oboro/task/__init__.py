@@ -4,7 +4,8 @@ from oboro.task.autoencoder import Autoencoder
 from oboro.task.classification import Classification
 from oboro.task.clip import CLIP
 from oboro.task.diffusion import Diffusion
+from oboro.task.learner import Learner
 from oboro.task.noise_levels import NoiseLevels
 from oboro.task.task import Task
 
-__all__ = ["CLIP", "Autoencoder", "Classification", "Diffusion", "NoiseLevels", "Task"]
+__all__ = ["CLIP", "Autoencoder", "Classification", "Diffusion", "Learner", "NoiseLevels", "Task"]

@@ -1,5 +1,7 @@
 """Training of an autoencoder, the codec of latent diffusion."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
@@ -11,6 +13,7 @@ from oboro.ema import EMA
 from oboro.loss import Reconstruction
 from oboro.modality import Image
 from oboro.optimizer import Optimizer
+from oboro.task.learner import Learner
 from oboro.task.task import Task
 
 NAMES = ("psnr", "ssim", "l1", "perceptual")
@@ -18,6 +21,9 @@ NAMES = ("psnr", "ssim", "l1", "perceptual")
 
 class Autoencoder(Task):
     """``autoencoder`` trained by ``loss`` to give back the images it sees, averaged by ``ema``.
+
+    Its opponent, the discriminator of the loss, has an optimizer of its own with the settings
+    ``discriminator_optimizer``; None stands for those of ``optimizer``.
 
     Validation compares each held-out image with decode(encode(image)), nothing drawn. ``compile`` compiles encoder and
     decoder in place.
@@ -32,11 +38,13 @@ class Autoencoder(Task):
         loss: Reconstruction,
         ema: EMA,
         optimizer: Optimizer,
+        discriminator_optimizer: Optimizer | None = None,
         seed: int = 0,
         compile: bool = False,
     ):
         super().__init__(Identity(autoencoder.in_channels), loss, ema, optimizer, seed)
         self.autoencoder = autoencoder
+        self.discriminator_optimizer = discriminator_optimizer or optimizer
         if compile:
             torch._functorch.config.donated_buffer = False  # the adaptive weight goes back through the decoder twice
             self.autoencoder.encoder.compile()
@@ -45,6 +53,13 @@ class Autoencoder(Task):
     @property
     def learned(self) -> Learned:
         return self.autoencoder
+
+    @property
+    def learners(self) -> Mapping[str, Learner]:
+        return {
+            "autoencoder": Learner(self.autoencoder, self.optimizer),
+            "discriminator": Learner(self.loss.discriminator, self.discriminator_optimizer),
+        }
 
     @property
     def description(self) -> str:
@@ -87,8 +102,8 @@ class Autoencoder(Task):
 
     def measure(self, batch: dict[str, Tensor], x: Tensor) -> Tensor:
         made = self.autoencoder.decode(self.autoencoder.encode(x)).to(x).clamp(-1, 1)
-        found = torch.stack([*likeness(made, x), self.loss.perceptual(made, x)], 1)
-        return torch.cat([found.float(), self.autoencoder.observe(x).float()], 1)
+        rows = torch.stack([*likeness(made, x), self.loss.perceptual(made, x)], 1)
+        return torch.cat([rows.float(), self.autoencoder.observe(x).float()], 1)
 
     def summary(self, rows: Tensor) -> dict[str, float]:
         """Means over images of PSNR in dB, SSIM, the absolute error of pixels in [-1, 1] and the perceptual distance;

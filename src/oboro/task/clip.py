@@ -11,7 +11,7 @@ from oboro.base.seeding import generator
 from oboro.codec import Identity
 from oboro.data import DataModule
 from oboro.ema import EMA
-from oboro.loss import PairLoss
+from oboro.loss import PairLoss, Pairs
 from oboro.modality import Image
 from oboro.model.clip import CLIP as Network
 from oboro.optimizer import Optimizer
@@ -130,16 +130,16 @@ class CLIP(Task):
         image, text = rows[:, :-2].chunk(2, 1)
         caption, label = rows[:, -2:].long().unbind(1)
         with torch.no_grad(), self.averaged():
-            found = {"loss": self.held_out_loss(image, text, caption)}
+            numbers = {"loss": self.held_out_loss(image, text, caption)}
             prompts = self.clip.encode_text(self.prompts).cpu().double() if self.prompts else None
         each, first = distinct(caption)
         for k in (1, 5):
-            found[f"image_to_text_r{k}"] = recall(image, caption, text[first], each, k)
+            numbers[f"image_to_text_r{k}"] = recall(image, caption, text[first], each, k)
         for k in (1, 5):
-            found[f"text_to_image_r{k}"] = recall(text, caption, image, caption, k)
+            numbers[f"text_to_image_r{k}"] = recall(text, caption, image, caption, k)
         if prompts is not None:
-            found["accuracy"] = ((image @ prompts.T).argmax(1) == label).double().mean().item()
-        return found
+            numbers["accuracy"] = ((image @ prompts.T).argmax(1) == label).double().mean().item()
+        return numbers
 
     def held_out_loss(self, image: Tensor, text: Tensor, caption: Tensor) -> float:
         """The mean over groups of ``PAIRS`` pairs, drawn without return; pairs that fill no group are left out."""
@@ -147,8 +147,8 @@ class CLIP(Task):
         order = torch.randperm(len(image), generator=generator(self.seed, "pairs"))
         losses = []
         for group in order[: max(len(order) // PAIRS * PAIRS, min(len(order), PAIRS))].split(PAIRS):
-            pairs = image[group], text[group], caption[group, None]
-            losses.append(self.loss.among(*pairs, *pairs, 0, scale, bias).mean())
+            pairs = Pairs(image[group], text[group], caption[group, None])
+            losses.append(self.loss.among(pairs, pairs, 0, scale, bias).mean())
         return torch.stack(losses).mean().item()
 
 

@@ -1,7 +1,9 @@
 """Training of a denoiser."""
 
+from collections.abc import Mapping
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from oboro.adapter import Adapter, Full
 from oboro.base.errors import UserError
@@ -57,6 +59,10 @@ class Diffusion(NoiseLevels):
     @property
     def learned(self) -> Denoiser:
         return self.denoiser
+
+    @property
+    def frozen(self) -> Mapping[str, nn.Module]:
+        return {**super().frozen, "conditioner": self.conditioner}
 
     @property
     def description(self) -> str:

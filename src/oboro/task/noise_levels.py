@@ -47,12 +47,12 @@ class NoiseLevels(Task):
     def summary(self, rows: Tensor) -> dict[str, float]:
         """``<measure>`` over all images, and ``<measure>_noise<k>`` over those in quarter k of p(t)."""
         *columns, level = rows.unbind(1)
-        found = {}
+        means = {}
         for name, numbers in zip(self.measures, columns, strict=True):
-            found[name] = numbers.mean().item()
-            there = [k for k in range(LEVELS) if (level == k).any()]
-            found |= {f"{name}_noise{k}": numbers[level == k].mean().item() for k in there}
-        return found
+            means[name] = numbers.mean().item()
+            present = [k for k in range(LEVELS) if (level == k).any()]
+            means |= {f"{name}_noise{k}": numbers[level == k].mean().item() for k in present}
+        return means
 
     def check_network(self, data: DataModule, answers: Sequence[tuple[int, ...]], option: str) -> None:
         """Raises ``UserError`` where samples are too small for the network or have other axes, or its answer has none

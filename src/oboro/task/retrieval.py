@@ -11,8 +11,8 @@ def recall(queries: Tensor, query_keys: Tensor, gallery: Tensor, gallery_keys: T
     Nearest is the largest scalar product; an item is right where its key (N,) equals that of the query (Q,). For a
     gallery in random order R@k is the mean over queries of 1 - C(N - m, k) / C(N, k), m the right items of each.
     """
-    found = 0
+    right = 0
     for query, key in zip(queries.split(BLOCK), query_keys.split(BLOCK), strict=True):
         nearest = (query @ gallery.T).topk(min(k, len(gallery)), 1).indices
-        found += int((gallery_keys[nearest] == key[:, None]).any(1).sum())
-    return found / len(queries)
+        right += int((gallery_keys[nearest] == key[:, None]).any(1).sum())
+    return right / len(queries)

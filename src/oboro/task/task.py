@@ -1,9 +1,9 @@
 """What all tasks share: the stream of randomness, averaged weights, validation, checkpoints."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any, Self
 
 import lightning
 import torch
@@ -17,13 +17,22 @@ from oboro.data import DataModule
 from oboro.ema import EMA
 from oboro.modality import Modality
 from oboro.optimizer import Optimizer
+from oboro.restore.frozen import join
+from oboro.restore.rebuild import name_of_learned
+from oboro.task.learner import Learner, Together, optimizers, separated
 
 
 class Task(lightning.LightningModule, ABC):
-    """One module trained by ``loss`` on ``codec.encode(x)``, averaged by ``ema``.
+    """Networks (``learners``) trained on ``codec.encode(x)``; ``learned`` is the one a run is for, averaged by
+    ``ema``. ``frozen`` parts came trained.
 
     Training noise is a function of (seed, step, micro-batch, rank). Validation looks at every held-out sample with the
     averaged weights, and its numbers are equal on any number of ranks.
+
+    A task of several networks names them in ``learners``, each with an optimizer and an update ratio. One backward
+    pass serves all: ``objective`` is the sum of their losses, in which each sees the others' weights
+    (``oboro.base.constant``) or outputs (``detach``) as constants. A loss of a network need not be computed in a step
+    in which it is not ``due``. Gradients are clipped for each network by itself.
 
     Attributes:
         modality: what one sample is: the data's in training, the checkpoint's afterwards.
@@ -40,18 +49,41 @@ class Task(lightning.LightningModule, ABC):
 
     def __init__(self, codec: Identity, loss: nn.Module, ema: EMA, optimizer: Optimizer, seed: int):
         super().__init__()
-        self.codec = codec.requires_grad_(False)
+        self.codec = codec
         self.loss = loss
         self.ema = ema
         self.optimizer = optimizer
         self.seed = seed
         self.config: dict[str, Any] = {}  # the composed run, stored in every checkpoint
+        self._other_averages: dict[str, EMA] = {}
         self.modality: Modality | None = None
 
     @property
     @abstractmethod
     def learned(self) -> nn.Module:
-        """What is trained and averaged."""
+        """What the run is for: trained, averaged, and what others take from its checkpoints."""
+
+    @property
+    def learners(self) -> Mapping[str, Learner]:
+        """The networks that are trained, by name."""
+        return {name_of_learned(self): Learner(self.learned, self.optimizer, beside=(self.loss,))}
+
+    @property
+    def frozen(self) -> Mapping[str, nn.Module]:
+        """Parts that came trained, by the attributes that they are: in evaluation mode, without gradients or averages,
+        and not the optimizer's."""
+        return {"codec": self.codec}
+
+    @property
+    def averages(self) -> dict[str, EMA]:
+        """The averages of each learner that has some; all have the profiles of ``ema``."""
+        kept = {}
+        for name, learner in self.learners.items():
+            if learner.network is self.learned:
+                kept[name] = self.ema
+            elif learner.averaged:
+                kept[name] = self._other_averages.setdefault(name, EMA(self.ema.profiles))
+        return kept
 
     @property
     def network(self) -> nn.Module:
@@ -86,9 +118,23 @@ class Task(lightning.LightningModule, ABC):
 
     def setup(self, stage: str) -> None:
         self.modality = self.trainer.datamodule.modality
+        for part in self.frozen.values():
+            part.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """``frozen`` parts stay in evaluation mode."""
+        super().train(mode)
+        for part in self.frozen.values():
+            part.eval()
+        return self
 
     def on_fit_start(self) -> None:
-        self.ema.start(self.learned)
+        for name, average in self.averages.items():
+            average.start(self.learners[name].network)
+
+    def due(self, name: str) -> bool:
+        """Whether the learner ``name`` is updated in the step that is being taken."""
+        return self.global_step % self.learners[name].every == 0
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         micro = batch_idx % self.trainer.accumulate_grad_batches
@@ -98,7 +144,12 @@ class Task(lightning.LightningModule, ABC):
         loss = self.objective(batch, self.encoded(batch), g).mean()
         self.log("train/loss", loss, prog_bar=True)
         self.log("step", self.global_step + 1.0)  # for loggers: steps done, where Lightning counts from 0
-        return loss
+        return loss + self.idle() if self.trainer.world_size > 1 else loss
+
+    def idle(self) -> Tensor | float:
+        """0, with a gradient of 0 for every weight that is not due: ranks wait for each other's gradients of all."""
+        resting = [learner for name, learner in self.learners.items() if not self.due(name)]
+        return 0.0 * sum(p.sum() for learner in resting for p in learner.parameters)
 
     def encoded(self, batch: dict[str, Any]) -> Tensor:
         """The latents of a batch, which a cache may hold already."""
@@ -106,7 +157,19 @@ class Task(lightning.LightningModule, ABC):
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
-        self.ema.update(self.learned)
+        for name, average in self.averages.items():
+            if self.due(name):
+                average.update(self.learners[name].network)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """The gradients of each network that is due, by a norm of its own: one of all would let each slow the other."""
+        for each in optimizer.active if isinstance(optimizer, Together) else [optimizer]:
+            self.clip_gradients(each, gradient_clip_val, gradient_clip_algorithm)
 
     def on_validation_epoch_start(self) -> None:
         nothing = torch.empty(0, dtype=torch.int64, device=self.device)  # a rank may get no validation batch
@@ -131,30 +194,54 @@ class Task(lightning.LightningModule, ABC):
         training = self.training
         self.eval()
         try:
-            with self.ema.applied(self.learned, profile):
+            with ExitStack() as stack:
+                for name, average in self.averages.items():
+                    stack.enter_context(average.applied(self.learners[name].network, profile))
                 yield
         finally:
             self.train(training)
 
     def configure_optimizers(self) -> dict[str, Any]:
-        parameters = (*self.learned.parameters(), *self.loss.parameters())  # a loss may learn, too
-        optimizer, schedule = self.optimizer([p for p in parameters if p.requires_grad], self.trainer.max_steps)
+        """Raises ``ValueError`` for a weight that requires a gradient and that no learner trains."""
+        trained = {id(p) for learner in self.learners.values() for p in learner.parameters}
+        for name, p in self.named_parameters():
+            if p.requires_grad and id(p) not in trained:
+                raise ValueError(f"{name} requires a gradient and none of {', '.join(self.learners)} trains it")
+        optimizer, schedule = optimizers(self.learners, self.trainer.max_steps, self.due)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["ema"] = self.ema.state_dict(self.learned)
+        others = {}
+        for name, average in self.averages.items():
+            state = average.state_dict(self.learners[name].network)
+            if average is self.ema:
+                checkpoint["ema"] = state
+            else:
+                others[name] = state
+        if others:
+            checkpoint["averages"] = others
         checkpoint["config"] = self.config
         if self.modality is not None:
             checkpoint["modality"] = self.modality.spec()
 
+    def load_averages(self, checkpoint: dict[str, Any]) -> None:
+        """``UserError`` where the checkpoint lacks the averages of a learner, ``KeyError`` for a profile or weight."""
+        for name, average in self.averages.items():
+            state = checkpoint["ema"] if average is self.ema else checkpoint.get("averages", {}).get(name)
+            if state is None:
+                raise UserError(f"the checkpoint has no averages of the {name}; take one of a run that averaged it.")
+            average.load_state_dict(state, self.learners[name].network)
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        join(checkpoint, self.trainer.ckpt_path)
         before = checkpoint.get("modality", self.modality.spec())
         if before != self.modality.spec():
             raise UserError(
                 "the data have changed since the checkpoint was written, so training cannot go on: "
                 f"{differences(before, self.modality.spec())}; give it the same data, or start anew with init=..."
             )
-        self.ema.load_state_dict(checkpoint["ema"], self.learned)
+        self.load_averages(checkpoint)
+        separated(checkpoint, self.learners)
         align_batches(checkpoint, self.trainer.accumulate_grad_batches)
 
 

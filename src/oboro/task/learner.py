@@ -1,0 +1,127 @@
+"""What a task trains: one network, or several with an optimizer and an update ratio each."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from oboro.base.errors import UserError
+from oboro.optimizer import Optimizer
+
+
+@dataclass(frozen=True)
+class Learner:
+    """A network and how it is trained; what of it requires a gradient belongs to its optimizer.
+
+    Attributes:
+        network: what is trained.
+        optimizer: of its own. Warm-up and decay count the steps of the run, not the updates of this network.
+        every: the network is updated in steps 0, ``every``, 2 ``every``, …: 5 for a generator whose opponent takes five
+            steps for each of its own (DMD2, arXiv:2405.14867, sec. 4.2).
+        averaged: whether the weights are averaged as those of ``Task.learned`` are, which always are.
+        beside: modules that the same optimizer trains and nothing averages, such as a loss that learns.
+    """
+
+    network: nn.Module
+    optimizer: Optimizer
+    every: int = 1
+    averaged: bool = False
+    beside: tuple[nn.Module, ...] = ()
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        return [p for module in (self.network, *self.beside) for p in module.parameters() if p.requires_grad]
+
+
+class Together(torch.optim.Optimizer):
+    """Several optimizers as one, so that a step of the run is one step whatever the number of networks.
+
+    ``step`` updates the networks for which ``due(name)`` holds. The groups are those of all, in order, which is what a
+    learning-rate schedule and a gradient scaler see. The state is {"networks": {name: state of its optimizer}}.
+    Raises ``ValueError`` where two optimizers have a parameter in common.
+    """
+
+    def __init__(self, optimizers: Mapping[str, torch.optim.Optimizer], due: Callable[[str], bool]):
+        self.optimizers = dict(optimizers)
+        self.due = due
+        super().__init__([group for o in self.optimizers.values() for group in o.param_groups], {})
+
+    @property
+    def state(self) -> dict[torch.Tensor, Any]:
+        """What the optimizers keep for each parameter. Not a place to write to."""
+        return {p: kept for o in self.optimizers.values() for p, kept in o.state.items()}
+
+    @state.setter
+    def state(self, nothing: Any) -> None:
+        """torch's constructor begins with an empty one."""
+
+    @property
+    def active(self) -> list[torch.optim.Optimizer]:
+        """The optimizers of the networks that are updated in this step."""
+        return [optimizer for name, optimizer in self.optimizers.items() if self.due(name)]
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for optimizer in self.active:
+            optimizer.step()
+        return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"networks": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Raises ``UserError`` for the state of other networks."""
+        if set(state_dict.get("networks", ())) != set(self.optimizers):
+            raise UserError(
+                f"the checkpoint has optimizers of {', '.join(state_dict.get('networks', ['one network']))} and the "
+                f"task trains {', '.join(self.optimizers)}; start from its weights with init=<the checkpoint>."
+            )
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state_dict["networks"][name])
+        self.param_groups[:] = [group for o in self.optimizers.values() for group in o.param_groups]
+
+
+def optimizers(
+    learners: Mapping[str, Learner], max_steps: int, due: Callable[[str], bool]
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
+    """The optimizer of all ``learners`` and the schedule of their learning rates.
+
+    One learner has a plain torch optimizer. Raises ``ValueError`` unless at least one of the learners has ``every=1``:
+    a step in which nothing is updated is none.
+    """
+    if 1 not in [learner.every for learner in learners.values()]:
+        raise ValueError(f"none of {', '.join(learners)} is updated in every step; set every=1 for one of them")
+    if len(learners) == 1:
+        (learner,) = learners.values()
+        return learner.optimizer(learner.parameters, max_steps)
+    built = {name: learner.optimizer.build(learner.parameters) for name, learner in learners.items()}
+    factors = [
+        learner.optimizer.factor_of(max_steps) for name, learner in learners.items() for _ in built[name].param_groups
+    ]
+    together = Together(built, due)
+    return together, torch.optim.lr_scheduler.LambdaLR(together, factors)
+
+
+def separated(checkpoint: dict[str, Any], learners: Mapping[str, Learner]) -> None:
+    """Give each of several ``learners`` its part of a training state in which one optimizer had all parameters.
+
+    Before networks had optimizers of their own, that of an autoencoder had its discriminator's weights at the end.
+    """
+    states, schedules = checkpoint["optimizer_states"], checkpoint["lr_schedulers"]
+    if len(learners) == 1 or len(states) != 1 or len(states[0].get("param_groups", ())) != 1:
+        return
+    (state,), (group,) = states, states[0]["param_groups"]
+    networks, first = {}, 0
+    for name, learner in learners.items():
+        n = len(learner.parameters)
+        kept = {i - first: s for i, s in state["state"].items() if first <= i < first + n}
+        networks[name] = {"state": kept, "param_groups": [{**group, "params": list(range(n))}]}
+        first += n
+    checkpoint["optimizer_states"] = [{"networks": networks}]
+    many = {key: schedules[0][key] * len(learners) for key in ("base_lrs", "_last_lr", "lr_lambdas")}
+    checkpoint["lr_schedulers"] = [{**schedules[0], **many}]
