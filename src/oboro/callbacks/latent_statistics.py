@@ -42,5 +42,5 @@ class LatentStatistics(CodecEvaluation):
     def evaluate(self, trainer: Trainer, task: Autoencoder) -> None:
         images = trainer.datamodule.train.samples
         with task.averaged():
-            found = latent_statistics(task.learned, images, spread(self.n, len(images)), task.device, self.chunk)
-        task.learned.standardise(*found)
+            statistics = latent_statistics(task.learned, images, spread(self.n, len(images)), task.device, self.chunk)
+        task.learned.standardise(*statistics)

@@ -42,8 +42,8 @@ def sample_flops(task: Diffusion, data: DataModule, extractor: Extractor | Joint
     grid = task.sampler.nodes(task.denoiser.schedule)
     guided = _flops(lambda: _denoise(task, data, task.guidance(task.denoiser, grid)))
     sample = torch.zeros(1, *data.modality.shape, dtype=data.modality.dtype)
-    look = sum(_flops(lambda part=part: part(sample)) for part in extractor.parts)
-    return task.sampler.evaluations(task.denoiser.schedule) * guided + look
+    features = sum(_flops(lambda part=part: part(sample)) for part in extractor.parts)
+    return task.sampler.evaluations(task.denoiser.schedule) * guided + features
 
 
 def _denoise(task: Diffusion, data: DataModule, denoiser: Denoises) -> None:

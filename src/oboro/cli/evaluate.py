@@ -224,10 +224,10 @@ def repeated(results: list[Result]) -> dict[str, Any]:
     """Mean values, and mean, standard deviation, minimum, maximum and the values of all ranges by name."""
     all_values = {name: [e.numbers[name] for e in results] for name in results[0].numbers}
     summary = {
-        name: {**dict(zip(("mean", "std", "min", "max"), spread(found), strict=True)), "values": found}
-        for name, found in all_values.items()
+        name: {**dict(zip(("mean", "std", "min", "max"), spread(each), strict=True)), "values": each}
+        for name, each in all_values.items()
     }
-    return {"values": {name: found["mean"] for name, found in summary.items()}, "repeats": summary}
+    return {"values": {name: row["mean"] for name, row in summary.items()}, "repeats": summary}
 
 
 def closest_pairs(result: Result) -> list[tuple[int, int]]:

@@ -127,8 +127,8 @@ def explain(error: BaseException) -> str | None:
 
 def explain_config(text: str) -> str:
     """Hydra's message in one line, with the option or key that was probably meant."""
-    if said := re.search(r"UserError raised while resolving interpolation: (.*?)( full_key: |$)", text):
-        return said.group(1)
+    if cause := re.search(r"UserError raised while resolving interpolation: (.*?)( full_key: |$)", text):
+        return cause.group(1)
     if option := re.search(r"Could not find '([\w/]+)/([^/']*)'", text):
         group, name = option.groups()
         if group in ("hydra/sweeper", "hydra/launcher"):

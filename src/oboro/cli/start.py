@@ -25,6 +25,7 @@ COMMANDS = {
     "train": Command("oboro.cli.train", "train what conf/train.yaml composes; writes checkpoints and metrics", True),
     "sample": Command("oboro.cli.sample", "draw from a checkpoint", True),
     "evaluate": Command("oboro.cli.evaluate", "measure samples of a checkpoint, or pictures", True),
+    "pack": Command("oboro.cli.pack", "a checkpoint and the parts that lie beside it become one file"),
     "adapter": Command("oboro.cli.adapter", "write a LoRA as a file, or merge one into a checkpoint"),
     "import": Command("oboro.interop.__main__", "a diffusers pipeline becomes a checkpoint", first=("import",)),
     "import-ldm": Command(

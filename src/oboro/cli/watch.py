@@ -28,11 +28,11 @@ def watch(config: DictConfig, evaluator: Evaluator, fabric: Fabric, measure: Mea
     run = Path(config.watch).expanduser()
     path, seen = latest_checkpoint(run), None
     while True:
-        found = path.stat().st_mtime_ns
-        if found == seen:
+        written = path.stat().st_mtime_ns
+        if written == seen:
             time.sleep(POLL)
             continue
-        seen = found
+        seen = written
         checkpoint, task = open_task(config, path, fabric)
         step, settings = checkpoint["global_step"], checkpoint["config"]
         (result,) = measure(config, evaluator, task, fabric)

@@ -144,8 +144,8 @@ def fill(
     tokens, pooled = (np.load(partial / f"{name}.npy", mmap_mode="r+") for name in ("tokens", "pooled"))
     finished = 0
     for ids in distributed.chunks(len(texts), CHUNK):
-        there = [i for i in ids if i >= 0]
-        for i, (row, mask, vector) in zip(there, encoded(encoder, [texts[i] for i in there]), strict=True):
+        held = [i for i in ids if i >= 0]
+        for i, (row, mask, vector) in zip(held, encoded(encoder, [texts[i] for i in held]), strict=True):
             tokens[ends[i] : ends[i + 1]] = row[mask].cpu().numpy()
             pooled[i] = vector.cpu().numpy()
         finished += CHUNK * distributed.world_size()

@@ -15,7 +15,7 @@ from oboro.data.cache import Block, Source
 from oboro.data.folder import list_files, state
 from oboro.data.series_data import SeriesData, SeriesSettings
 from oboro.data.split import held_out_count, split_rows
-from oboro.modality.modality import by
+from oboro.modality.modality import sizes
 from oboro.modality.table import SUFFIXES, read_names, read_table
 
 _BLOCK = 4096
@@ -85,8 +85,8 @@ class Series(SeriesData):
                 first = series.shape[1:], name
             if series.shape[1:] != first[0]:
                 raise UserError(
-                    f"{self.path / name} holds {by(series.shape[1:])} numbers (channels × length) and {first[1]} "
-                    f"{by(first[0])}; give files of one size, or cut pieces of one length with data.window=..."
+                    f"{self.path / name} holds {sizes(series.shape[1:])} numbers (channels × length) and {first[1]} "
+                    f"{sizes(first[0])}; give files of one size, or cut pieces of one length with data.window=..."
                 )
             labels = None if label is None else np.full(len(series), label)
             groups = None if self.window is None else np.full(len(series), group)

@@ -69,16 +69,16 @@ def first_stage_names(levels: int) -> Callable[[str], list[str]]:
         outer = {"to_posterior": "quant_conv", "from_latent": "post_quant_conv"}
         if side in outer:
             return [f"{outer[side]}.{rest}"]
-        if found := re.fullmatch(r"levels\.(\d+)\.(\d+)\.(.*)", rest):
-            level, k, part = int(found[1]), found[2], found[3]
+        if match := re.fullmatch(r"levels\.(\d+)\.(\d+)\.(.*)", rest):
+            level, k, part = int(match[1]), match[2], match[3]
             way, way_on = ("down", "downsample") if side == "encoder" else ("up", "upsample")
             level = level if side == "encoder" else levels - 1 - level
             if part.startswith("1."):  # Sequential(pad or double, convolution)
                 return [f"{side}.{way}.{level}.{way_on}.conv.{part.removeprefix('1.')}"]
             return [f"{side}.{way}.{level}.block.{k}.{part.replace('skip.', 'nin_shortcut.')}"]
-        if found := re.fullmatch(r"middle\.1\.(\w+)\.(\w+)", rest):
-            parts = {"norm": ["norm"], "qkv": ["q", "k", "v"], "proj": ["proj_out"]}[found[1]]
-            return [f"{side}.mid.attn_1.{part}.{found[2]}" for part in parts]
+        if match := re.fullmatch(r"middle\.1\.(\w+)\.(\w+)", rest):
+            parts = {"norm": ["norm"], "qkv": ["q", "k", "v"], "proj": ["proj_out"]}[match[1]]
+            return [f"{side}.mid.attn_1.{part}.{match[2]}" for part in parts]
         rest = re.sub(r"^middle\.([02])\.", lambda m: f"mid.block_{int(m[1]) // 2 + 1}.", rest)
         return [f"{side}.{re.sub(r'^norm[.]', 'norm_out.', rest)}"]
 
@@ -137,31 +137,31 @@ def text_encoder(state: State, skipped: int, where: Path) -> tuple[dict[str, Any
 
     OpenAI's have the gate x sigmoid(1.702 x) and OpenCLIP's GELU; Stable Diffusion 2 skips OpenCLIP's last layer.
     """
-    found, layer, names = below(CLIP, state), r"encoder\.layers\.(\d+)\.", clip_text.names
+    vectors, layer, names = below(CLIP, state), r"encoder\.layers\.(\d+)\.", clip_text.names
     token, first = "embeddings.token_embedding.weight", "encoder.layers.0.mlp.fc1.weight"
     place, quick = "embeddings.position_embedding.weight", True
-    if not found:
-        found, layer, names = below(OPEN_CLIP, state), r"transformer\.resblocks\.(\d+)\.", open_clip_names
+    if not vectors:
+        vectors, layer, names = below(OPEN_CLIP, state), r"transformer\.resblocks\.(\d+)\.", open_clip_names
         token, first = "token_embedding.weight", "transformer.resblocks.0.mlp.c_fc.weight"
         place, quick = "positional_embedding", False
-    if token not in found:
+    if token not in vectors:
         raise UserError(f"{where} has no CLIP text encoder, and no other is read; choose another file.")
-    numbers = {key: int(n[1]) for key in found if (n := re.match(layer, key))}
+    numbers = {key: int(n[1]) for key in vectors if (n := re.match(layer, key))}
     depth = max(numbers.values()) + 1 - skipped
-    dim = found[token].shape[1]
+    dim = vectors[token].shape[1]
     config = {
         "_target_": "oboro.model.CLIPText",
-        "vocab_size": len(found[token]),
-        "length": len(found[place]),
+        "vocab_size": len(vectors[token]),
+        "length": len(vectors[place]),
         "dim": dim,
         "depth": depth,
         "heads": max(dim // HEAD, 1),
-        "mlp_dim": len(found[first]),
+        "mlp_dim": len(vectors[first]),
         "quick_gelu": quick,
         "eps": 1e-5,
     }
     unread = ("embeddings.position_ids", "text_projection", "logit_scale", "attn_mask")
-    kept = {k: v for k, v in found.items() if numbers.get(k, 0) < depth and k not in unread}
+    kept = {k: v for k, v in vectors.items() if numbers.get(k, 0) < depth and k not in unread}
     if quick:
         kept = {f"{clip_text.PREFIX}{key}": value for key, value in kept.items()}
     return config, ours({**config, "tokenizer_bytes": 0, "end": 0, "pad": 0}, kept, names, where)

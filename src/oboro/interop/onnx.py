@@ -131,9 +131,9 @@ def export(checkpoint: str | Path, folder: str | Path, profile: str | None = Non
     """
     if missing := [name for name in NEEDED if find_spec(name) is None]:
         raise UserError(f'ONNX files need the library {missing[0]}; pip install "oboro[onnx]".')
-    found = merged(load_checkpoint(checkpoint))
-    check_kind(found, checkpoint, "diffusion")
-    task = build_task(found)
+    content = merged(load_checkpoint(checkpoint))
+    check_kind(content, checkpoint, "diffusion")
+    task = build_task(content)
     averaged(task, checkpoint, profile)
     export_task(task, Path(folder).expanduser())
 

@@ -203,11 +203,11 @@ def export(checkpoint: str | Path, folder: str | Path, profile: str | None = Non
 
     Raises ``UserError`` for a part that has no twin in diffusers; ``model_index.json`` is then not written.
     """
-    found = merged(load_checkpoint(checkpoint))
-    check_kind(found, checkpoint, "diffusion")
-    task = build_task(found)
+    content = merged(load_checkpoint(checkpoint))
+    check_kind(content, checkpoint, "diffusion")
+    task = build_task(content)
     averaged(task, checkpoint, profile)
-    export_task(task, found["config"], Path(folder).expanduser())
+    export_task(task, content["config"], Path(folder).expanduser())
 
 
 def export_task(task: Diffusion, config: Mapping[str, Any], folder: Path) -> None:
@@ -264,8 +264,8 @@ def check_exportable(network: Mapping[str, Any], codec: Mapping[str, Any], condi
 def check_empty_text(task: Diffusion) -> None:
     """Raises ``UserError`` where no text is something else than the empty text, which diffusers takes for it."""
     with torch.no_grad():
-        said = task.conditioner.encoder.encode_tokens([""])[0][0]
-    if not torch.allclose(task.denoiser.network.empty_text.tokens, said, atol=1e-4):
+        empty = task.conditioner.encoder.encode_tokens([""])[0][0]
+    if not torch.allclose(task.denoiser.network.empty_text.tokens, empty, atol=1e-4):
         raise UserError(
             "the network was taught something else for no text than the empty text, which diffusers takes for it; "
             "train with model=ldm_unet_text."

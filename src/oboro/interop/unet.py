@@ -32,12 +32,12 @@ def of_attention(rest: str) -> list[str]:
     if rest.startswith("attention."):
         return PIXELS[rest.removeprefix("attention.")]
     rest = rest.removeprefix("cross.")
-    if found := re.fullmatch(r"blocks\.(\d+)\.(attention|cross)\.(\w+)", rest):
-        which = {"attention": "attn1", "cross": "attn2"}[found[2]]
-        return [f"transformer_blocks.{found[1]}.{which}.{part}" for part in SEEN[found[3]]]
-    if found := re.fullmatch(r"blocks\.(\d+)\.(\w+)", rest):
-        part = {"gate": "ff.net.0.proj", "out": "ff.net.2"}.get(found[2], found[2])
-        return [f"transformer_blocks.{found[1]}.{part}"]
+    if match := re.fullmatch(r"blocks\.(\d+)\.(attention|cross)\.(\w+)", rest):
+        which = {"attention": "attn1", "cross": "attn2"}[match[2]]
+        return [f"transformer_blocks.{match[1]}.{which}.{part}" for part in SEEN[match[3]]]
+    if match := re.fullmatch(r"blocks\.(\d+)\.(\w+)", rest):
+        part = {"gate": "ff.net.0.proj", "out": "ff.net.2"}.get(match[2], match[2])
+        return [f"transformer_blocks.{match[1]}.{part}"]
     return [{"inward": "proj_in", "outward": "proj_out"}.get(rest, rest)]
 
 
@@ -133,15 +133,15 @@ def shifted(config: Mapping[str, Any], where: Path) -> bool:
 def levels_of(config: Mapping[str, Any], plain: str, attending: str, where: Path) -> list[int]:
     """The levels of which both the way down and the way up have blocks that attend; others must be ``plain``."""
     down, up = config["down_block_types"], config["up_block_types"]
-    found = [i for i, kind in enumerate(down) if kind == f"{attending}DownBlock2D"]
+    levels = [i for i, kind in enumerate(down) if kind == f"{attending}DownBlock2D"]
     for key, way, types in (("down_block_types", "Down", down), ("up_block_types", "Up", up[::-1])):
-        expected = [f"{attending if i in found else plain}{way}Block2D" for i in range(len(down))]
+        expected = [f"{attending if i in levels else plain}{way}Block2D" for i in range(len(down))]
         if list(types) != expected:
             raise UserError(
                 f"{where} has {key}={config[key]}; only {plain}{way}Block2D and {attending}{way}Block2D on the same "
                 "levels down and up can be had, choose another model."
             )
-    return found
+    return levels
 
 
 def of_pixels(config: Mapping[str, Any], widths: list[int], where: Path) -> dict[str, Any]:

@@ -94,8 +94,8 @@ class Extracted(Reference):
         }
         self._cache_dir = Path(cache_dir)
         self._kept: dict[str, Arrays] = {}
-        found = {name: self._features(extractor, name, images) for name in outputs}
-        self._bank = Bank(found, labels, texts)
+        features = {name: self._features(extractor, name, images) for name in outputs}
+        self._bank = Bank(features, labels, texts)
 
     def _features(self, extractor: Extractor, output: str, images: Samples) -> Tensor:
         identity = self._identity(f"{output} of every image, 1")
@@ -113,8 +113,8 @@ class Extracted(Reference):
 
     def statistics(self, output: str) -> FeatureStatistics:
         def compute() -> Arrays:
-            found = FeatureStatistics.from_features(self.bank[output])
-            return {"mean": found.mean.numpy(), "root": found.root.numpy()}
+            statistics = FeatureStatistics.from_features(self.bank[output])
+            return {"mean": statistics.mean.numpy(), "root": statistics.root.numpy()}
 
         arrays = self.derived(f"mean and root of {output}, 1", compute)
         return FeatureStatistics(self.n, torch.from_numpy(arrays["mean"]), torch.from_numpy(arrays["root"]))

@@ -12,7 +12,7 @@ from torchvision.utils import make_grid
 
 from oboro.base.errors import UserError
 from oboro.modality.decode_image import SUFFIXES, fit, load_image
-from oboro.modality.modality import Modality, by
+from oboro.modality.modality import Modality, sizes
 
 TILE = 64  # small images are enlarged by a whole factor to at least this many pixels
 KINDS = MappingProxyType({1: "grey", 3: "RGB", 4: "RGBA"})  # by the number of channels
@@ -83,7 +83,7 @@ class Image(Modality):
         images = torch.from_numpy(array).permute(0, 3, 1, 2)
         if tuple(images.shape[1:]) != self.shape:
             raise UserError(
-                f"the images are {by(tuple(images.shape[1:]))} and those of the data {self}; set data.resolution and "
+                f"the images are {sizes(tuple(images.shape[1:]))} and those of the data {self}; set data.resolution and "
                 "data.channels to those of the images."
             )
         return images

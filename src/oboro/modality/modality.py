@@ -80,7 +80,7 @@ class Modality(ABC):
 
     def __str__(self) -> str:
         """``1×28×28``."""
-        return by(self.shape)
+        return sizes(self.shape)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Modality) and self.spec() == other.spec()
@@ -89,6 +89,6 @@ class Modality(ABC):
         return hash(repr(self.spec()))
 
 
-def by(shape: tuple[int, ...]) -> str:
+def sizes(shape: tuple[int, ...]) -> str:
     """``1×28×28``."""
     return "×".join(map(str, shape))

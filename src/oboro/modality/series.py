@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from torch import Tensor
 
 from oboro.base.errors import UserError
-from oboro.modality.modality import Modality, by
+from oboro.modality.modality import Modality, sizes
 from oboro.modality.table import SUFFIXES, read_table, write_table
 
 CELL = (1.7, 1.1)  # inches of one plot
@@ -77,7 +77,7 @@ class Series(Modality):
         series = torch.from_numpy(values.T.copy())
         if tuple(series.shape) != self.shape:
             raise UserError(
-                f"{path} holds {by(tuple(series.shape))} numbers (channels × length) and the series of the data have "
+                f"{path} holds {sizes(tuple(series.shape))} numbers (channels × length) and the series of the data have "
                 f"{self}; give files of one series each, of that size."
             )
         return series
@@ -90,7 +90,9 @@ class Series(Modality):
             raise ValueError(self.layout)
         series = torch.from_numpy(array.astype(np.float32))
         if tuple(series.shape[1:]) != self.shape:
-            raise UserError(f"the series are {by(tuple(series.shape[1:]))} and those of the data {self}; give others.")
+            raise UserError(
+                f"the series are {sizes(tuple(series.shape[1:]))} and those of the data {self}; give others."
+            )
         if not series.isfinite().all():
             raise UserError("the series hold NaN or infinity; leave those out.")
         return series

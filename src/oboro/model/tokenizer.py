@@ -65,9 +65,9 @@ class Tokenizer(nn.Module):
         )
         with one_thread():
             encoder.train_from_iterator((caption.lower() for caption in captions), trainer)
-        found = json.loads(encoder.to_str())["model"]
+        learned = json.loads(encoder.to_str())["model"]
         # Two merges may make the same token; then there are more of them than tokens, and the last find no room.
-        pairs = [[found["vocab"][token] for token in pair] for pair in found["merges"]][: len(self.merges)]
+        pairs = [[learned["vocab"][token] for token in pair] for pair in learned["merges"]][: len(self.merges)]
         self.merges.fill_(NONE)
         if pairs:
             self.merges[: len(pairs)] = torch.tensor(pairs)

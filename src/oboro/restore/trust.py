@@ -81,8 +81,8 @@ def nodes(config: dict[str, Any], groups: Sequence[str]) -> Iterator[Any]:
 
 def targets(config: dict[str, Any], groups: Sequence[str]) -> list[Any]:
     """What the ``groups`` of a configuration call."""
-    found = nodes(config, groups)
-    return [node["_target_"] for node in found if isinstance(node, dict) and "_target_" in node]
+    every = nodes(config, groups)
+    return [node["_target_"] for node in every if isinstance(node, dict) and "_target_" in node]
 
 
 def check_targets(targets: Iterable[Any], path: object) -> None:
@@ -123,16 +123,16 @@ def check_storable(targets: Iterable[Any]) -> None:
 def check_class(target: str, packages: Sequence[str]) -> None:
     """Raises ``UserError`` unless ``target`` is a class that is defined in ``packages`` and derived from a part."""
     try:
-        found = _locate(target)  # what Hydra will call; its public get_class writes to the log before it raises
+        named = _locate(target)  # what Hydra will call; its public get_class writes to the log before it raises
     except Exception as error:
         reason = error.__cause__ or error
         raise UserError(
             f"{target} cannot be imported ({reason}); install its package, or start in the folder that has it."
         ) from error
-    if not isinstance(found, type):
+    if not isinstance(named, type):
         raise UserError(f"{target} is no class; give the name of one that is defined in its package.")
-    derived = any(f"{base.__module__}.".startswith(BASES) for base in found.__mro__)
-    if not f"{found.__module__}.".startswith(prefixes(packages)) or not derived:
+    derived = any(f"{base.__module__}.".startswith(BASES) for base in named.__mro__)
+    if not f"{named.__module__}.".startswith(prefixes(packages)) or not derived:
         raise UserError(
             f"{target} is not defined in {' or '.join(packages)} as a class derived from one of oboro or from "
             "torch.nn.Module, and a checkpoint builds no others; derive it from the part that it is."
@@ -144,10 +144,10 @@ def is_ours(target: Any) -> bool:
     if not isinstance(target, str) or not target.startswith(OURS):
         return False
     try:
-        found = _locate(target)
+        named = _locate(target)
     except Exception:  # no such name
         return False
-    return isinstance(found, type) and found.__module__.startswith(OURS)
+    return isinstance(named, type) and named.__module__.startswith(OURS)
 
 
 def prefixes(packages: Sequence[str]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from torch.func import functional_call
 from oboro.base.errors import UserError
 from oboro.base.seeding import SampleNoise, low_discrepancy
 from oboro.data import DataModule
-from oboro.modality.modality import by
+from oboro.modality.modality import sizes
 from oboro.task.task import Task
 
 LEVELS = 4
@@ -65,19 +65,19 @@ class NoiseLevels(Task):
         if len(shape) != dims + 1:
             raise UserError(
                 f"{type(network).__name__} reads samples with {dims} axes beside their channels and these are "
-                f"{by(shape)}; choose {MODELS.get(len(shape) - 1, 'a model of your own')}."
+                f"{sizes(shape)}; choose {MODELS.get(len(shape) - 1, 'a model of your own')}."
             )
         if min(shape[1:]) < network.min_size:
             raise UserError(
-                f"the network halves samples down to 1/{network.min_size} and {by(shape[1:])} cannot be halved that "
+                f"the network halves samples down to 1/{network.min_size} and {sizes(shape[1:])} cannot be halved that "
                 f"often; give larger ones ({network.min_size} or more), or the model fewer levels with "
                 "model.channel_mult."
             )
         given = answer_shape(network, shape)
         if given not in answers:
             raise UserError(
-                f"{type(network).__name__} makes {by(given)} of a sample and {type(self).__name__} needs "
-                f"{by(answers[0])}; choose model={option} or another one of its kind."
+                f"{type(network).__name__} makes {sizes(given)} of a sample and {type(self).__name__} needs "
+                f"{sizes(answers[0])}; choose model={option} or another one of its kind."
             )
 
 
