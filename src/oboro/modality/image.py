@@ -83,8 +83,8 @@ class Image(Modality):
         images = torch.from_numpy(array).permute(0, 3, 1, 2)
         if tuple(images.shape[1:]) != self.shape:
             raise UserError(
-                f"the images are {sizes(tuple(images.shape[1:]))} and those of the data {self}; set data.resolution and "
-                "data.channels to those of the images."
+                f"the images are {sizes(tuple(images.shape[1:]))} and those of the data {self}; set data.resolution "
+                "and data.channels to those of the images."
             )
         return images
 

@@ -77,8 +77,8 @@ class Series(Modality):
         series = torch.from_numpy(values.T.copy())
         if tuple(series.shape) != self.shape:
             raise UserError(
-                f"{path} holds {sizes(tuple(series.shape))} numbers (channels × length) and the series of the data have "
-                f"{self}; give files of one series each, of that size."
+                f"{path} holds {sizes(tuple(series.shape))} numbers (channels × length) and the series of the data "
+                f"have {self}; give files of one series each, of that size."
             )
         return series
 
