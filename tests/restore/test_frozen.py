@@ -80,7 +80,7 @@ def flip(file):
 @pytest.mark.parametrize(
     ("harm", "mentions"),
     [
-        (lambda file: file.unlink(), ["keeps its text.encoder", "copy the folder frozen", "oboro.cli.pack"]),
+        (lambda file: file.unlink(), ["keeps its text.encoder", "copy the folder frozen", "oboro pack"]),
         (flip, ["damaged", "copy it anew"]),
         (lambda file: file.write_bytes(file.read_bytes()[:-3]), ["damaged", "copy it anew"]),
         (lambda file: save_file({"w": torch.ones(1)}, file), ["damaged", "copy it anew"]),

@@ -1,4 +1,4 @@
-"""python -m oboro.cli.pack CHECKPOINT FILE: a checkpoint and the frozen parts beside it as one self-contained file."""
+"""oboro pack CHECKPOINT FILE: a checkpoint and the frozen parts beside it as one self-contained file."""
 
 import argparse
 from pathlib import Path
@@ -16,7 +16,7 @@ def pack(checkpoint: str, file: str) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m oboro.cli.pack", description=__doc__)
+    parser = argparse.ArgumentParser(prog="oboro pack", description=__doc__)
     parser.add_argument("checkpoint")
     parser.add_argument("file", help="the .ckpt file to write")
     run(parser, arguments, lambda chosen: pack(chosen.checkpoint, chosen.file))

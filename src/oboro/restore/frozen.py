@@ -67,7 +67,7 @@ def read(name: str, place: str, checkpoint: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise UserError(
             f"{checkpoint} keeps its {place} in {FOLDER}/{path.name} beside it and there is no such file; copy the "
-            f"folder {FOLDER} of the run there, or copy a file that `python -m oboro.cli.pack` made of the checkpoint."
+            f"folder {FOLDER} of the run there, or copy a file that `oboro pack` made of the checkpoint."
         )
     try:
         state = load_file(path)
