@@ -15,6 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from oboro.base.errors import UserError
+
 
 class Coefficients(NamedTuple):
     """D(x_t) = c_skip x_t + c_out F(c_in x_t, c_noise)."""
@@ -64,6 +66,14 @@ class Parameterization(ABC):
         p, q = self.target_weights(alpha, sigma)
         determinant = q * alpha - p * sigma
         return q / determinant, -sigma / determinant
+
+    def require_defined(self, alpha: Tensor, sigma: Tensor, place: str) -> None:
+        """Raises ``UserError`` where a coefficient is not finite: eps without signal, at zero terminal SNR."""
+        if not all(bool(c.isfinite().all()) for c in self(alpha, sigma)):
+            raise UserError(
+                f"{type(self).__name__} is undefined at {place}, where no signal is left; choose parameterization=v, "
+                "velocity or edm, or schedule=vp."
+            )
 
     def __call__(self, alpha: Tensor, sigma: Tensor) -> Coefficients:
         return Coefficients(*self.skip_and_out(alpha, sigma), *network_input(alpha, sigma, self.sigma_data))

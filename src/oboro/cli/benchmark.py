@@ -6,7 +6,7 @@ from rich.console import Console
 
 from oboro.report.benchmark_table import benchmark_table, write
 from oboro.report.collect import collect
-from oboro.report.plot import benchmark_figure
+from oboro.report.pareto_plot import benchmark_figure
 from oboro.report.strip import strip_image
 
 

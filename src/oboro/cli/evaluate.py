@@ -19,7 +19,8 @@ from oboro.base.errors import UserError
 from oboro.base.settings import settings_text
 from oboro.cli.benchmark import benchmark
 from oboro.cli.checkpoint import latest_checkpoint
-from oboro.cli.run import CONF, run, task_function
+from oboro.cli.error_messages import CONF
+from oboro.cli.run import run, task_function
 from oboro.cli.sample import average, open_task, start, trained_precision
 from oboro.cli.watch import watch
 from oboro.data import DataModule

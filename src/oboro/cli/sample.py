@@ -18,7 +18,8 @@ from torch import Tensor
 
 from oboro.base.errors import UserError
 from oboro.cli.device import resolve_precision
-from oboro.cli.run import CONF, run, task_function
+from oboro.cli.error_messages import CONF
+from oboro.cli.run import run, task_function
 from oboro.cli.train import quiet
 from oboro.condition import Condition
 from oboro.conditioner import Image as ImageConditioner

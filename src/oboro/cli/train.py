@@ -13,7 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 from oboro.base.errors import UserError
 from oboro.callbacks.evaluation import MetricEvaluation
 from oboro.cli.device import resolve_precision
-from oboro.cli.run import CONF, run, task_function
+from oboro.cli.error_messages import CONF
+from oboro.cli.run import run, task_function
 from oboro.data import DataModule
 from oboro.report.table import write_result
 from oboro.restore import inlined, load_parts

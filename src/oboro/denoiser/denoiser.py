@@ -54,12 +54,8 @@ class Denoiser(nn.Module):
         self.network = network
         self.schedule = schedule
         self.parameterization = parameterization
-        end = parameterization(*schedule(torch.ones(1, dtype=torch.float64, device="cpu")))
-        if not all(bool(c.isfinite()) for c in end):
-            raise UserError(
-                f"{type(parameterization).__name__} is undefined at t = 1 of {type(schedule).__name__}, where no "
-                "signal is left; choose parameterization=v, velocity or edm, or schedule=vp."
-            )
+        end = schedule(torch.ones(1, dtype=torch.float64, device="cpu"))
+        parameterization.require_defined(*end, f"t = 1 of {type(schedule).__name__}")
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
         return self._evaluated(x_t, t, cond)[0]

@@ -22,7 +22,7 @@ from oboro.model.magnitude import (
     pixel_norm,
 )
 from oboro.model.signals import label_index, reads
-from oboro.model.skeleton import Stages, UNetSkeleton, way_down, way_up
+from oboro.model.unet_skeleton import Stages, UNetSkeleton, way_down, way_up
 
 # The balances of config G (arXiv:2312.02696): share of the residual branch, of attention, of the class, of
 # the skip connection.

@@ -22,8 +22,8 @@ from oboro.model.layers import (
     zero,
 )
 from oboro.model.signals import label_index, reads
-from oboro.model.skeleton import Stages, UNetSkeleton, way_down, way_up
 from oboro.model.unet import Resample, Stage
+from oboro.model.unet_skeleton import Stages, UNetSkeleton, way_down, way_up
 from oboro.schedule import Discrete
 
 FRACTION = 16

@@ -22,7 +22,7 @@ from oboro.model.layers import (
     zero,
 )
 from oboro.model.signals import label_index, reads
-from oboro.model.skeleton import Stages, UNetSkeleton, way_down, way_up
+from oboro.model.unet_skeleton import Stages, UNetSkeleton, way_down, way_up
 
 
 class Filter(nn.Module):

@@ -21,8 +21,8 @@ from oboro.model.layers import (
     zero,
 )
 from oboro.model.signals import label_index, picture, reads
-from oboro.model.skeleton import NOTHING, Stages, UNetSkeleton, way_down, way_up
 from oboro.model.text import PixelCrossAttention, TextEmbedding
+from oboro.model.unet_skeleton import NOTHING, Stages, UNetSkeleton, way_down, way_up
 
 
 class Stage(nn.Module):

@@ -15,8 +15,8 @@ from oboro.model.layers import (
     group_norm,
     zero,
 )
-from oboro.model.skeleton import EncoderHalf, way_down
 from oboro.model.unet import UNetStages
+from oboro.model.unet_skeleton import EncoderHalf, way_down
 
 
 class UNetEncoder(EncoderHalf):

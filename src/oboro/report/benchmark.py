@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from oboro.base.errors import UserError
 from oboro.base.settings import Settings
-from oboro.report.pareto import pareto_front
+from oboro.report.pareto_front import pareto_front
 
 Setting = str | int | float | None
 

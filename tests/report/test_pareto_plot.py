@@ -7,8 +7,8 @@ from matplotlib.text import Text
 
 from oboro.base.errors import UserError
 from oboro.report.collect import collect
-from oboro.report.pareto import pareto_front
-from oboro.report.plot import benchmark_figure
+from oboro.report.pareto_front import pareto_front
+from oboro.report.pareto_plot import benchmark_figure
 from report.sweeps import FD, PRECISION, Sweep, spread
 
 

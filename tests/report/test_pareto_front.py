@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from oboro.report.pareto import pareto_front
+from oboro.report.pareto_front import pareto_front
 
 
 def dominates(j, i, costs, values, better):
