@@ -27,7 +27,6 @@ COMMANDS = {
     "evaluate": Command("oboro.cli.evaluate", "measure samples of a checkpoint, or pictures", True),
     "pack": Command("oboro.cli.pack", "a checkpoint and the parts that lie beside it become one file"),
     "adapter": Command("oboro.cli.adapter", "write a LoRA as a file, or merge one into a checkpoint"),
-    "pack": Command("oboro.cli.pack", "a checkpoint and the frozen parts beside it become one file"),
     "import": Command("oboro.interop.__main__", "a diffusers pipeline becomes a checkpoint", first=("import",)),
     "import-ldm": Command(
         "oboro.interop.__main__", "a file of LDM or Stable Diffusion becomes a checkpoint", first=("import-ldm",)
