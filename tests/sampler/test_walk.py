@@ -5,6 +5,7 @@ from math import log2
 import pytest
 import torch
 
+from cases import over
 from oboro.base.errors import UserError
 from oboro.base.seeding import SampleNoise
 from oboro.condition import Condition
@@ -33,7 +34,7 @@ from sampler.toys import MEAN, STD, Counter, exact_denoisers, gaussian, no_noise
 pytestmark = pytest.mark.usefixtures("global_generator_unread")
 
 X = torch.tensor([[-1.3], [0.4], [2.0]], dtype=torch.float64)
-each_kind = pytest.mark.parametrize("schedule", [Linear(), VP(), Karras()], ids=["linear", "vp", "karras"])
+each_kind = over(schedule={"linear": Linear(), "vp": VP(), "karras": Karras()})
 
 
 def at(t):
@@ -140,7 +141,7 @@ def test_a_part_converges_to_the_flow_between_its_ends(ode_sampler, schedule, wi
     assert log2(coarse / fine) > min(ode_sampler.order, 2) - 0.35
 
 
-@pytest.mark.parametrize("schedule", [Linear(), VP(), VE()], ids=["linear", "vp", "ve"])
+@over(schedule={"linear": Linear(), "vp": VP(), "ve": VE()})
 def test_moments_at_the_stop_are_those_of_the_marginal(sde_sampler, schedule, with_steps):
     """Noise from t = 0.7 with the right mean and variance arrives at s = 0.3 with those of x_s, without a draw."""
 
@@ -212,7 +213,7 @@ def test_order_of_convergence_upwards_is_as_declared(ode_sampler, schedule, end)
     assert log2(coarse / fine) > ode_sampler.order - 0.55  # more where two errors cancel
 
 
-@pytest.mark.parametrize("schedule", [Linear(), Cosine(), VP(), Karras()], ids=lambda s: type(s).__name__)
+@over(schedule={"linear": Linear(), "cosine": Cosine(), "vp": VP(), "karras": Karras()})
 def test_data_go_up_to_their_noise(ode_sampler, schedule, with_steps):
     """From exact data, where eps̃ is 0/0, to t = 0.9; the flow begins at sigma_0, or at a time next to 0."""
     denoiser, begin = gaussian(schedule), 0.0 if schedule.sigma(torch.zeros(())) > 0 else 1e-9
