@@ -120,13 +120,14 @@ def test_training_mode_and_weights_come_back(parts, judge):
     for training in (True, False):
         task.train(training)
         before = {k: v.clone() for k, v in task.state_dict().items()}
+        modes = [m.training for m in task.modules()]
         pixels = Pixels()
         judge(pixels, Mean()).evaluate(task, Protocol(n=2, chunk=2), precision="32-true")
         assert [mode for mode, _ in pixels.seen] == [False] and task.training is training
         assert runs.equal(before, dict(task.state_dict()))
         with pytest.raises(FloatingPointError):
             judge(Broken(), Mean()).evaluate(task, Protocol(n=2, chunk=2), precision="32-true")
-        assert task.training is training and all(m.training is training for m in task.modules())
+        assert task.training is training and [m.training for m in task.modules()] == modes
         assert runs.equal(before, dict(task.state_dict()))
 
 

@@ -40,6 +40,7 @@ class Image(Modality):
     layout = "uint8 pixels (n, H, W, C)"
     suffixes = SUFFIXES
     mirrors = True
+    size_option = "data.resolution"
 
     def __init__(self, channels: int, height: int, width: int):
         if channels not in KINDS:

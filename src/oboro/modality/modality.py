@@ -24,6 +24,7 @@ class Modality(ABC):
         layout: what ``to_array`` gives, in words.
         suffixes: of the files that ``read`` knows; ``write`` gives the first.
         mirrors: whether the mirror image of a sample is a sample, too.
+        size_option: what is set for samples of another size.
     """
 
     noun: str
@@ -33,6 +34,7 @@ class Modality(ABC):
     layout: str
     suffixes: tuple[str, ...]
     mirrors: bool = False
+    size_option: str
 
     @abstractmethod
     def to_model(self, stored: Tensor) -> Tensor:

@@ -38,6 +38,7 @@ class Series(Modality):
     quantisation = "float32"
     layout = "numbers (n, C, length)"
     suffixes = SUFFIXES
+    size_option = "data.window"
 
     def __init__(self, length: int, mean: Sequence[float], std: Sequence[float], names: Sequence[str] = ()):
         self.mean, self.std, self.names = (tuple(values) for values in (mean, std, names))

@@ -71,13 +71,13 @@ class Diffusion(NoiseLevels):
     def check(self, data: DataModule) -> None:
         """Raises ``UserError`` for a network that makes no sample of one (or two, with a learned variance), labels that
         the data does not have, or parts that contradict each other (``oboro.task.contradictions``)."""
-        self.check_signals(data)
         channels, *size = self.codec.latent_shape(data.modality.shape)
         one, two = (channels, *size), (2 * channels, *size)
         if self.loss.teaches_variance:
             self.check_network(data, [two], "unet_tiny model.learned_variance=true")
         else:
             self.check_network(data, [one, two], "unet_tiny")
+        self.check_signals(data)
         contradictions.check(self)
 
     def check_signals(self, data: DataModule) -> None:

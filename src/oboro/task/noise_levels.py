@@ -70,7 +70,7 @@ class NoiseLevels(Task):
         if min(shape[1:]) < network.min_size:
             raise UserError(
                 f"the network halves samples down to 1/{network.min_size} and {sizes(shape[1:])} cannot be halved that "
-                f"often; give larger ones ({network.min_size} or more), or the model fewer levels with "
+                f"often; set {data.modality.size_option} to {network.min_size} or more, or fewer levels with "
                 "model.channel_mult."
             )
         given = answer_shape(network, shape)
