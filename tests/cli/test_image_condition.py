@@ -8,6 +8,8 @@ from PIL import Image
 
 import runs
 
+pytestmark = pytest.mark.slow  # processes and whole runs
+
 SIDE, TRAINED = 8, 96
 
 

@@ -113,6 +113,7 @@ def test_other_errors_are_ours_and_show_where_they_come_from(tmp_path):
     assert run.status == 1 and "Traceback" in run.stderr and "ConnectionAbortedError" in run.stderr
 
 
+@pytest.mark.slow
 def test_a_sweep_ends_with_the_message_of_the_job_that_failed(tmp_path):
     arguments = ["-m", f"hydra.sweep.dir={tmp_path}", *runs.toy(runs.NO_EVALUATION, "sampler.steps=0,2")]
     run = runs.call("train.py", *arguments, cwd=tmp_path)

@@ -16,6 +16,8 @@ from oboro.sweep.job import last_error
 from oboro.sweep.process import free_port
 from oboro.sweep.sweep import quoted
 
+pytestmark = pytest.mark.slow  # processes and whole runs
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -6,6 +6,8 @@ import signal
 
 import pytest
 
+pytestmark = pytest.mark.slow  # processes and whole runs
+
 FATES = {
     "raise": ("failed", "ValueError: no such luck"),
     "exit": ("failed", "exit status 3"),
