@@ -72,7 +72,8 @@ def test_the_template_trains_resumes_samples_and_is_measured(environment, tmp_pa
     assert len(list(tmp_path.glob("outputs/*/*/images/*.png"))) == 10
     (evaluation,) = tmp_path.glob("outputs/*/*/evaluation.json")
     protocol = json.loads(evaluation.read_text())["protocol"]
-    assert protocol["sampler"] == "Euler(steps=10, grid=Uniform)" and protocol["reference_samples"] == 900
+    sampler = {"name": "Euler", "steps": 10, "grid": {"name": "Uniform"}}
+    assert protocol["sampler"] == sampler and protocol["reference_samples"] == 900
 
 
 @pytest.mark.slow

@@ -74,7 +74,7 @@ def test_a_run_ends_with_a_table_of_what_it_did(trained):
         "EMA std0",
     ):
         assert word in printed
-    assert f"{trained.logged('fd_fashion_20')[2]:.4g}" in printed and "real images score" in printed
+    assert f"{trained.logged('fd_fashion_20')[2]:.4g}" in printed and "real data score" in printed
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])

@@ -88,3 +88,9 @@ def test_the_class_of_a_sample_is_a_function_of_its_id_alone():
 def test_unlabelled_data_is_refused_with_the_remedy():
     with pytest.raises(UserError, match="conditioner=unconditional"):
         Label(0)
+
+
+@pytest.mark.parametrize("dropout", [-0.1, 2])
+def test_dropout_is_a_share(dropout):
+    with pytest.raises(UserError, match="from 0 to 1"):
+        Label(10, dropout)

@@ -206,5 +206,5 @@ def test_a_number_from_too_few_samples_comes_with_a_warning_and_the_size_of_its_
     (sentence,) = warnings(found)
     (value,) = found.values.values()
     assert value.real_n == 20 and value.real > 0
-    assert "20 images are not more than its 784 features" in sentence and f"{value.real:.3g}" in sentence
+    assert "20 samples are not more than its 784 features" in sentence and f"{value.real:.3g}" in sentence
     assert "Raise n" in sentence

@@ -168,7 +168,7 @@ def test_the_metric_is_the_distance_of_the_output_it_is_about(rng):
 def test_too_few_samples_give_a_warning(rng):
     x = features(rng, 200, 128)
     said = [Frechet()(Bank({"features": x[:n]}), Held(Bank({"features": x})))["fd"].warning for n in (128, 129)]
-    assert said[0].startswith("128 images are not more than its 128 features") and said[1] == ""
+    assert said[0].startswith("128 samples are not more than its 128 features") and said[1] == ""
 
 
 def test_a_generator_that_ignores_its_labels_is_seen_class_by_class(rng):

@@ -223,7 +223,7 @@ def test_images_that_were_there_already_are_rows_too(sweep):
             json.dumps({k: result[k] for k in ("version", "values", "metrics", "seconds")} | {"protocol": protocol})
         )
     benchmark, rows, _ = table(sweep)
-    assert "2,000 images of files as shown against" in column_protocol(benchmark.rows, benchmark.column())
+    assert "2,000 samples of files as shown against" in column_protocol(benchmark.rows, benchmark.column())
     assert varying(benchmark.rows) == ["images"] and list(benchmark.columns) == [FD]
     assert [(row["images"], row[FD], row["sampler"], row["checkpoint"]) for row in rows] == [
         ("a.npz", "1.0", "", ""),

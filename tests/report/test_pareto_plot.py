@@ -92,7 +92,7 @@ def test_real_images_are_a_line_at_their_value(figures):
     for axes in figure.axes:
         (line,) = [line for line in axes.lines if set(line.get_ydata()) == {0.25}]
         assert axes.get_ylim()[0] < 0.25 and line.get_linestyle() == "--"
-    assert "real images, 0.25" in legend(figure)
+    assert "real data, 0.25" in legend(figure)
 
 
 def test_real_images_far_off_are_said_and_not_drawn(sweep):

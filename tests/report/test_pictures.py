@@ -3,7 +3,7 @@ import torch
 
 from oboro.modality import Image
 from oboro.modality.image import grid_image
-from oboro.report.pictures import HEADING, prompts_picture, samples_picture
+from oboro.report.pictures import HEADING, columns_for, prompts_picture, samples_picture
 
 IMAGES = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (7, 3, 16, 16), dtype=np.uint8))
 MODALITY = Image(3, 16, 16)
@@ -29,3 +29,10 @@ def test_many_texts_make_a_plain_picture():
     images = IMAGES[:1].repeat(20, 1, 1, 1)
     several = samples_picture(MODALITY, images, [f"text {i}" for i in range(20)], 0)
     assert np.array_equal(np.asarray(several), np.asarray(grid_image(images, 4)))
+
+
+def test_a_column_is_of_one_class_and_the_picture_is_no_tower():
+    for classes in range(2, 17):
+        columns = columns_for(80, classes)
+        assert columns % classes == 0 and (columns >= 6 or classes > 10)
+    assert columns_for(64, 0) == columns_for(64, 100) == 8

@@ -276,3 +276,13 @@ def test_samples_of_a_mixture_have_its_distribution(sde_sampler, rng, normal, no
     few, many = distance(4), distance(200)
     assert many < 1.95 / n**0.5 + 0.01  # the 0.1 % point, and what 200 steps leave
     assert many < few
+
+
+def test_drawn_noise_has_to_come_from_somewhere(sampler):
+    """Samplers that draw none do without; the others say what they need."""
+    x_T, denoiser = torch.ones(2, 1, dtype=torch.float64), gaussian(VP())
+    if sampler.stochastic:
+        with pytest.raises(UserError, match="SampleNoise"):
+            sampler(denoiser, x_T, Condition(), None)
+    else:
+        assert torch.equal(sampler(denoiser, x_T, Condition(), None), sampler(denoiser, x_T, Condition(), no_noise))

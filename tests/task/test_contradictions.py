@@ -84,17 +84,17 @@ REFUSED = {
     ),
     "away from what is not there": (
         {"guidance": ClassifierFree(2.0, negative={"text": 0})},
-        "needs text and the condition of the model is label",
+        "needs the condition text, and the model has label",
         {"guidance": ClassifierFree(2.0, negative={"label": 0})},
     ),
     "a class of a text": (
         {"conditioner": reading(), "guidance": ClassifierFree(2.0, negative={"text": 0})},
-        "needs text as a label and the condition of the model is label, text",
+        "needs the condition text as a label, and the model has label, text",
         {"conditioner": reading(), "guidance": ClassifierFree(2.0, negative={"label": 0})},
     ),
     "a scale of what is not there": (
         {"guidance": PerCondition({"label": 2.0, "image": 1.5})},
-        "PerCondition needs image .* guidance.scales",
+        "PerCondition needs the condition image, .* guidance.scales",
         {"guidance": PerCondition({"label": 2.0})},
     ),
     "a scale of what is never dropped": (
@@ -114,7 +114,7 @@ REFUSED = {
     ),
     "a class that is not there": (
         {"conditioner": Unconditional(), "guidance": Classifier(JUDGE)},
-        "Classifier needs label .* guidance.label",
+        "Classifier needs the condition label, .* guidance.label",
         {"conditioner": Unconditional(), "guidance": Classifier(JUDGE, label=3)},
     ),
     "restarts likewise": (coupled(Restart(8)), "Restart draws noise .* sampler=heun", coupled(Heun(8))),

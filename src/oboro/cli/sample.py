@@ -134,9 +134,9 @@ def texts(value: Any, key: str, task: Diffusion) -> list[str]:
 
 
 def hints(path: str, task: Diffusion) -> Tensor:
-    """The picture in a file, or those in a folder by name, (n, C, H, W) in [-1, 1].
+    """The picture in a file, or those in a folder by name, (n, C, H, W) in [-1, 1], cropped as in training.
 
-    Raises ``UserError`` where the model reads none, or where there are none of its size.
+    Raises ``UserError`` where the model reads none, or where there are none.
     """
     channels = [single.image_channels for single in task.conditioner.singles if isinstance(single, ImageConditioner)]
     if not channels:
@@ -148,7 +148,7 @@ def hints(path: str, task: Diffusion) -> Tensor:
     files = sorted(file for file in place.glob("*") if file.suffix.lower() in kind.suffixes) or [place]
     if not files[0].is_file():
         raise UserError(f"there is no picture {path}; set hint to a file, or to a folder of pictures.")
-    return kind.to_model(torch.stack([kind.read(file) for file in files]))
+    return kind.to_model(torch.stack([kind.read_fitted(file) for file in files]))
 
 
 def condition(config: DictConfig, task: Diffusion, batch: dict[str, Any]) -> Condition:

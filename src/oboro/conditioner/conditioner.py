@@ -100,7 +100,7 @@ class Single(Conditioner):
 
     def __init__(self, dropout: float):
         super().__init__()
-        self.dropout = dropout
+        self.dropout = share(dropout)
 
     @property
     def singles(self) -> Sequence["Single"]:
@@ -114,6 +114,13 @@ class Single(Conditioner):
         """``signal`` without that of some samples; one number is drawn for each sample."""
         mask = torch.rand(len(signal), generator=generator, device=generator.device) < self.dropout
         return signal.drop(mask.to(signal.device))
+
+
+def share(dropout: float) -> float:
+    """Raises ``UserError`` unless ``dropout`` is a share."""
+    if not 0 <= dropout <= 1:
+        raise UserError(f"dropout={dropout} of a condition is no share of the samples; set it to 0.1, or from 0 to 1.")
+    return dropout
 
 
 def training_rows(ids: Sequence[int], population: Population) -> Tensor:

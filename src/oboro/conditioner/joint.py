@@ -10,7 +10,7 @@ from torch import nn
 
 from oboro.base.errors import UserError
 from oboro.condition import Condition
-from oboro.conditioner.conditioner import Batch, Conditioner, Single, training_metadata
+from oboro.conditioner.conditioner import Batch, Conditioner, Single, share, training_metadata
 from oboro.data import Population
 
 
@@ -25,7 +25,7 @@ class Joint(Conditioner):
     def __init__(self, parts: Mapping[str, Conditioner], dropout: float = 0.0):
         super().__init__()
         self.parts = nn.ModuleDict(parts)
-        self.dropout = dropout
+        self.dropout = share(dropout)
         (name, count), *_ = [*Counter(single.name for single in self.singles).most_common(1), ("", 0)]
         if count > 1:
             raise UserError(f"{count} parts of conditioner=joint give the signal {name}; leave all but one out.")

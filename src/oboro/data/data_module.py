@@ -43,7 +43,7 @@ class DataModule(LightningDataModule, ABC):
     Where the data has captions, ``"caption"`` is a list of b strings, which stay on the CPU, and where a second picture
     belongs to each sample, ``"hint"`` (b, C', H, W) is in [−1, 1], cropped and mirrored like its sample.
     ``"weight": (b,)`` is what its loss counts, where the data say so.
-    With latents from the cache (``callbacks=latent_cache``) a batch holds ``"latent"`` instead of ``"x"``.
+    With latents from the cache (``+callbacks=latent_cache``) a batch holds ``"latent"`` instead of ``"x"``.
     Samples travel as they are stored and get the range of the model on the device, where mirroring happens too.
 
     The training stream is infinite and a pure function of ``(seed, position)``: see ``TrainStream``. It starts at the

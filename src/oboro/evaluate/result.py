@@ -58,7 +58,7 @@ def protocol_line(protocol: Mapping[str, Any], shown: Mapping[str, str] | None =
     against = f"{real:,} " if real else ""
     text = {**_texts(protocol), **(shown or {})}
     if "images" in protocol:
-        samples, drawn = f"{n:,} images of {text['images']}", ""
+        samples, drawn = f"{n:,} samples of {text['images']}", ""
     else:
         first = protocol["first"]
         samples = f"{n:,} samples (ids {first}-{first + n - 1}, seed {protocol['seed']})"
@@ -90,7 +90,7 @@ def values_line(result: Result) -> str:
     """``fd_fashion_2000 4.652 (real images 0.284), ...``."""
     texts = []
     for name, value in result.values.items():
-        real = "" if value.real is None else f" (real images {value.real:.4g})"
+        real = "" if value.real is None else f" (real data {value.real:.4g})"
         texts.append(f"{name} {value.value:.4g}{real}")
     return ", ".join(texts)
 
@@ -99,7 +99,7 @@ def warnings(result: Result) -> list[str]:
     """Sentences about numbers that rest on too few samples, with the size of their bias where it is known."""
     sentences = []
     for name, value in result.values.items():
-        real = "" if value.real is None else f"; {value.real_n:,} real images score {value.real:.3g}"
+        real = "" if value.real is None else f"; {value.real_n:,} real data score {value.real:.3g}"
         if value.warning:
             sentences.append(f"{name}: {value.warning}{real}. Raise n.")
         elif value.better < 0 and value.real is not None and value.real > 0.5 * value.value > 0:

@@ -42,7 +42,7 @@ class Frechet(Metric):
         statistics = FeatureStatistics.from_features(generated[output])
         short = {"features": "fd", "spatial": "sfd"}.get(output, f"fd_{output}")
         n, d = generated[output].shape
-        warning = f"{n:,} images are not more than its {d:,} features, so its bias is large" if n <= d else ""
+        warning = f"{n:,} samples are not more than its {d:,} features, so its bias is large" if n <= d else ""
         return {short: Value(frechet_distance(statistics, reference.statistics(output)), better=-1, warning=warning)}
 
 

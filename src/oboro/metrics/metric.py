@@ -103,6 +103,6 @@ def check(metrics: Mapping[str, Metric], n: int, real: int, known: set[str]) -> 
             )
         if n < metric.least or 0 < real < metric.least:
             raise UserError(
-                f"{name} is undefined below {metric.least} images and there are {n} generated and {real} real ones; "
+                f"{name} is undefined below {metric.least} samples and there are {n} generated and {real} real ones; "
                 "raise n or leave it out of metrics=[...]."
             )

@@ -62,16 +62,27 @@ class Image(Modality):
         PIL.Image.fromarray(pixels[..., 0] if len(stored) == 1 else pixels).save(path)
         return path
 
-    def read(self, path: Path) -> Tensor:
+    def read_fitted(self, path: Path) -> Tensor:
+        """One stored image (C, H, W) from a file of any size, scaled and cropped as training images are.
+
+        Raises ``UserError`` for a file that is damaged.
+        """
+        channels, height, width = self.shape
+        return torch.from_numpy(fit(self._opened(path), channels, (height, width)).copy())
+
+    def _opened(self, path: Path) -> PIL.Image.Image:
         try:
-            image = load_image(path)
+            return load_image(path)
         except Exception as error:  # a damaged file makes Pillow raise almost anything
-            raise UserError(f"{path} cannot be read ({error}); repair it or take it out of the folder.") from error
+            raise UserError(f"{path} cannot be read ({error}); repair it or choose another.") from error
+
+    def read(self, path: Path) -> Tensor:
+        image = self._opened(path)
         channels, height, width = self.shape
         if (image.height, image.width) != (height, width):
             raise UserError(
-                f"{path} is {image.height}×{image.width} and the data {height}×{width}; set data.resolution to the "
-                "size of the images."
+                f"{path} is {image.height}×{image.width} and the data {height}×{width}; resize the picture, or measure "
+                "against data of its size with data.resolution."
             )
         return torch.from_numpy(fit(image, channels, (height, width)).copy())
 

@@ -79,7 +79,7 @@ def footnotes(benchmark: Benchmark, column: Column, ending: str) -> Iterator[str
     if front_rows(benchmark, column):
         yield f"* Pareto front of {column.name} against evaluations per sample (evals)."
     if any(one.real is not None for one in benchmark.columns.values()):
-        yield "real: what real images score that were held back from the reference."
+        yield "real: what real data score that were held back from the reference."
     yield f"{column.name}: {column_protocol(benchmark.rows_with(column) or benchmark.rows, column)}."
     yield from (f"note: {note}" for note in benchmark.notes)
 

@@ -197,7 +197,7 @@ def legend_handles(
     if ringed:
         handles.append(rings([], [], "Pareto front", "-") if steps else rings([], [], "best"))
     if column.real is not None:
-        name = f"real images, {number(column.real)}" + "\n(outside the picture)" * (not real_drawn)
+        name = f"real data, {number(column.real)}" + "\n(outside the picture)" * (not real_drawn)
         handles.append(Line2D([], [], label=name, **(REAL if real_drawn else {"linestyle": "none"})))
     return handles
 

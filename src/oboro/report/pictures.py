@@ -38,8 +38,8 @@ def samples_picture(modality: Modality, samples: Tensor, texts: Sequence[str] | 
 
 
 def columns_for(n: int, num_classes: int) -> int:
-    """A column per class where there are few classes, else a square."""
-    return num_classes if 1 < num_classes <= MANY else round(n**0.5)
+    """A column per class where there are few classes, or several of each where these are very few, else a square."""
+    return num_classes * max(1, COLUMNS // num_classes) if 1 < num_classes <= MANY else round(n**0.5)
 
 
 def pairs_picture(modality: Modality, generated: Tensor, training: Tensor) -> Image.Image:

@@ -51,7 +51,7 @@ def values_table(results: list[Result], title: str) -> Table:
     table.add_column("metric")
     for heading in headings:
         table.add_column(heading, justify="right")
-    table.add_column("real images", justify="right")
+    table.add_column("real data", justify="right")
     for name, value in first.values.items():
         repeats = [result.values[name].value for result in results]
         columns = map(number, spread(repeats)) if several else [number(value.value), interval(value)][: len(headings)]

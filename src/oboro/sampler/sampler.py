@@ -33,6 +33,19 @@ class Noise(Protocol):
         """
 
 
+class NoNoise:
+    """In the place of ``Noise`` for samplers that draw none."""
+
+    def __call__(self, like: Tensor) -> Tensor:
+        raise UserError(
+            "this sampler draws noise and was given none; give it oboro.base.seeding.SampleNoise(seed, ids), or take "
+            "one that draws none, such as DDIM(eta=0)."
+        )
+
+    def between(self, like: Tensor, a: float, b: float) -> Tensor:
+        return self(like)
+
+
 class Grid(ABC):
     """Where the network is evaluated: ``steps`` times from noise to data.
 
@@ -170,7 +183,7 @@ class Sampler(ABC):
         denoiser: Denoises,
         x: Tensor,
         cond: Condition,
-        noise: Noise,
+        noise: Noise | None,
         start: float = 1.0,
         stop: float = 0.0,
     ) -> Tensor:
@@ -186,8 +199,9 @@ class Sampler(ABC):
             x_s = alpha_s x + sigma_s eps̃(alpha_s x, s) = alpha_s (2 x - D(alpha_s x, s)),
 
         off the exact flow by order (sigma_s / alpha_s)², as the last step down is. A last step to where no signal is
-        left is DDIM's. Raises ``UserError`` as ``nodes`` does.
+        left is DDIM's. Raises ``UserError`` as ``nodes`` does, and where noise is drawn and ``noise`` is None.
         """
+        noise = NoNoise() if noise is None else noise
         grid = self.nodes(denoiser.schedule, start, stop)
         if not grid:
             return x

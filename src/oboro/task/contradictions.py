@@ -73,8 +73,8 @@ def conditions(parts: Parts) -> Iterator[str]:
     ]
     if missing:
         yield (
-            f"{name(guidance)} needs {', '.join(missing)} and the condition of the model is "
-            f"{', '.join(sorted(given)) or 'empty'}; choose another guidance, or change what it names with "
+            f"{name(guidance)} needs the condition {', '.join(missing)}, and the model has "
+            f"{', '.join(sorted(given)) or 'none'}; choose another guidance, or change what it names with "
             "guidance.label, guidance.negative or guidance.scales."
         )
 
