@@ -11,7 +11,7 @@ class NoisyClassifier(nn.Module):
 
     Song et al. 2021 (arXiv:2011.13456, app. I.1); Dhariwal & Nichol 2021 (arXiv:2105.05233, sec. 4). ``sigma_data`` is
     that of ``oboro.parameterization.network_input``: the network sees what a denoiser's would, functions of the log-SNR
-    alone, so it may be asked on another schedule than that of its training.
+    alone, so it may be evaluated on another schedule than that of its training.
     """
 
     def __init__(self, network: nn.Module, schedule: Schedule, sigma_data: float = 1.0):

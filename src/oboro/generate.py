@@ -17,7 +17,7 @@ Watch = Callable[[Tensor, Tensor], None]
 
 
 class Watched(Guided):
-    """The same denoiser; ``watch`` is told each x̂0 (B, ...) and its t (B,)."""
+    """The same denoiser; ``watch`` gets each x̂0 (B, ...) and its t (B,)."""
 
     def __init__(self, denoiser: Denoises, watch: Watch):
         super().__init__(denoiser)

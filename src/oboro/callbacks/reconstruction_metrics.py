@@ -37,7 +37,7 @@ class ReconstructionMetrics(CodecEvaluation, MetricEvaluation):
         self.n = n
 
     def on_fit_start(self, trainer: Trainer, task: Autoencoder) -> None:
-        """Before any training: what is missing or impossible is said now."""
+        """Before any training: what is missing or impossible is reported now."""
         data = trainer.datamodule
         self._rows = spread(self.n, len(data.validation))
         if self.metrics and len(self._rows) < 2:

@@ -41,7 +41,7 @@ class SampleMetrics(SampleEvaluation, MetricEvaluation):
         self.protocol = Protocol(n=n, seed=seed, chunk=min(chunk, n))
 
     def on_fit_start(self, trainer: Trainer, task: Diffusion) -> None:
-        """Before any training: what is missing, impossible or out of proportion is said now."""
+        """Before any training: what is missing, impossible or out of proportion is reported now."""
         self._evaluator = Evaluator(self.extractor, self.metrics, trainer.datamodule)
         self._evaluator.check(task.conditioner.known(trainer.datamodule.population), self.protocol.n)
         self._evaluator.prepare()

@@ -29,7 +29,7 @@ def run(main: Callable[[], None], from_checkpoint: bool = False, gather: Callabl
     exit status 1.
 
     ``from_checkpoint``: the options of that name are made from the argument ``checkpoint=PATH``, else from
-    ``init=PATH``. ``gather`` is told the folder of a sweep when it is over.
+    ``init=PATH``. ``gather`` gets the folder of a sweep when it is over.
     ``debug=default`` or ``HYDRA_FULL_ERROR=1`` show the traceback. Other exceptions are ours and always do.
     """
     parser = get_args_parser()

@@ -88,7 +88,7 @@ def cache_texts(
     """``encoded`` of all distinct ``texts``, from ``folder`` where it is there, else computed by all ranks together.
 
     It is named after the texts and the digest of the encoder. All ranks must see ``folder``. The bits are those of
-    ``encoded``, on any number of ranks. ``done`` is told how many texts are finished. Raises ``UserError`` where the
+    ``encoded``, on any number of ranks. ``done`` gets how many texts are finished. Raises ``UserError`` where the
     disk is full, or cannot be written to, before all texts are encoded.
     """
     texts = sorted(set(texts))

@@ -15,7 +15,7 @@ from oboro.schedule import expand_as
 class Extrapolated(Guided):
     """D' = D + (scale - 1) w(t) (D - ``away``(x_t, t, cond)).
 
-    ``away`` is not asked where w(t) is 0 for the whole batch. ``rescale`` = phi turns D' into
+    ``away`` is not evaluated where w(t) is 0 for the whole batch. ``rescale`` = phi turns D' into
     (phi std(D) / std(D') + 1 - phi) D', with std over each sample.
     """
 

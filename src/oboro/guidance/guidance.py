@@ -22,7 +22,7 @@ class Guidance(ABC):
         return False
 
     def leaves_out(self, given: Collection[str]) -> set[str]:
-        """Those of the signals ``given`` that it asks the denoiser without: training must drop them now and then."""
+        """Those of the signals ``given`` without which it evaluates the denoiser: training must drop them now and then."""
         return set(given) if self.drops else set()
 
     @property

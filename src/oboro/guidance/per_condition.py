@@ -18,7 +18,7 @@ class PerCondition(Guidance):
     condition k given those before it. Conditions of the model that ``scales`` does not name stay in every D_k, and
     ``Condition.away`` takes the place of those that are left out. One condition is classifier-free guidance, and with
     all scales 1, D' is the denoiser under all conditions. Written as D' = D_K + sum_k (scale_{k+1} - scale_k) (D_K -
-    D_k) with scale_0 = 1, so that D_k is asked only where two neighbours differ: K + 1 evaluations at most.
+    D_k) with scale_0 = 1, so that D_k is evaluated only where two neighbours differ: K + 1 evaluations at most.
 
     Needs a model trained with its conditions dropped, each on its own. Raises ``UserError`` before training or
     sampling where ``scales`` names what the model does not read.

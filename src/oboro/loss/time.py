@@ -48,7 +48,7 @@ def time_at(u: Tensor, time: TimeDistribution, schedule: Schedule) -> tuple[Tens
 
 
 class Level:
-    """The noise levels (B,) at the quantiles ``u`` of p(t), as a weight sees them. Computed when they are asked for."""
+    """The noise levels (B,) at the quantiles ``u`` of p(t), as a weight sees them. Computed when they are needed."""
 
     def __init__(self, u: Tensor, time: TimeDistribution, schedule: Schedule, parameterization: Parameterization):
         self.u, self.t = time_at(u, time, schedule)

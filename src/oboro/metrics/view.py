@@ -1,4 +1,4 @@
-"""One extractor's part in an evaluation: what it has to look for, and the numbers that come of it."""
+"""One extractor's part in an evaluation: which features it needs, and the numbers that come of it."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -85,7 +85,7 @@ class View:
         return values
 
     def _embedded(self, captions: list[str] | None) -> Tensor | None:
-        """Embeddings (n, d) of texts, each distinct one computed once; None where no metric asks for them."""
+        """Embeddings (n, d) of texts, each distinct one computed once; None where no metric needs them."""
         if captions is None or not any(metric.captioned for metric in self.metrics.values()):
             return None
         distinct = list(dict.fromkeys(captions))

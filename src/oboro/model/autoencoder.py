@@ -10,7 +10,7 @@ from oboro.model.layers import SelfAttention, Upsample, group_norm, zero
 
 
 class ConvBlock(nn.Module):
-    """skip(x) + conv(silu(norm(conv(silu(norm(x)))))): the residual block of ``UNet`` with nothing to be told."""
+    """skip(x) + conv(silu(norm(conv(silu(norm(x)))))): the residual block of ``UNet`` without an embedding."""
 
     def __init__(self, in_channels: int, channels: int, groups: int | None = None):
         super().__init__()

@@ -187,7 +187,7 @@ class Sampler(ABC):
         start: float = 1.0,
         stop: float = 0.0,
     ) -> Tensor:
-        """x_stop (B, ...) from ``x`` = x_start: x̂0 of noise x_1 ~ N(0, sigma_1²), if nothing else is said.
+        """x_stop (B, ...) from ``x`` = x_start: x̂0 of noise x_1 ~ N(0, sigma_1²) by default.
 
         The walk takes ``nodes(schedule, start, stop)``; solvers with a memory begin anew with their low orders. Where
         the grid begins below t = 1, x_1 is scaled to the sigma of its first node, and on the way up back from there.

@@ -1,6 +1,6 @@
 """Parts that are right by themselves and wrong together, found before anything is trained or drawn.
 
-Each rule asks the parts what they do (whether a sampler draws noise, whether a guidance leaves out the condition), so a
+Each rule reads what the parts declare (whether a sampler draws noise, whether a guidance leaves out the condition), so a
 new part is held to it by its own answer and not by its name.
 """
 
@@ -31,7 +31,7 @@ class Parts(Protocol):
 def check(parts: Parts) -> None:
     """Raises ``UserError`` with the first contradiction and the nearest combination that makes sense.
 
-    The guidance is applied once, so that a file it needs is read now or said to be missing.
+    The guidance is applied once, so that a file it needs is read now or reported as missing.
     """
     for reason in contradictions(parts):
         raise UserError(reason)
