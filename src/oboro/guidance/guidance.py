@@ -22,7 +22,8 @@ class Guidance(ABC):
         return False
 
     def leaves_out(self, given: Collection[str]) -> set[str]:
-        """Those of the signals ``given`` without which it evaluates the denoiser: training must drop them now and then."""
+        """Those of ``given`` without which it evaluates the denoiser, too: training must drop these signals now and
+        then."""
         return set(given) if self.drops else set()
 
     @property

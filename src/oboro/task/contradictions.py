@@ -1,7 +1,7 @@
 """Parts that are right by themselves and wrong together, found before anything is trained or drawn.
 
-Each rule reads what the parts declare (whether a sampler draws noise, whether a guidance leaves out the condition), so a
-new part is held to it by its own answer and not by its name.
+Each rule reads what the parts declare (whether a sampler draws noise, whether a guidance leaves out the condition),
+so a new part is held to it by its own answer and not by its name.
 """
 
 from collections.abc import Iterator
