@@ -130,8 +130,10 @@ def test_the_end_of_a_text_that_is_not_read_is_named(text_to_image, tmp_path):
     start = "a shoe and " * 30
     drawn = [runs.sample(tmp_path / end, text_to_image[1], "n=1", f"prompt={start}{end}") for end in ("red", "blue")]
     assert drawn[0].images[0] == drawn[1].images[0]
-    for run, end in zip(drawn, ("red", "blue"), strict=True):
-        assert "1 of 1 different texts of prompt are longer than what the model reads of a text" in run.stdout + run.stderr
+    for run in drawn:
+        assert (
+            "1 of 1 different texts of prompt are longer than what the model reads of a text" in run.stdout + run.stderr
+        )
     short = runs.sample(tmp_path / "short", text_to_image[1], "n=1", "prompt=a shoe")
     assert "longer than" not in short.stdout + short.stderr
 

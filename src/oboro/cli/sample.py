@@ -108,9 +108,10 @@ def sample_batch(config: DictConfig, task: Diffusion, ids: list[int]) -> dict[st
     if config.hint is not None:
         pictures = hints(config.hint, task)
         given["hint"] = pictures[[i % len(pictures) for i in ids]]
-    if conditioner.entries <= set(given):
-        return given
-    return conditioner.sample_batch(ids, None) | given
+    for single in conditioner.singles:
+        if single.entry not in given:
+            given |= single.sample_batch(ids, None)
+    return given
 
 
 def plain(value: Any) -> Any:
