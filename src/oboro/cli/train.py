@@ -11,6 +11,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from oboro.base.errors import UserError
+from oboro.base.paths import with_absolute_paths
 from oboro.callbacks.evaluation import MetricEvaluation
 from oboro.cli.device import resolve_precision
 from oboro.cli.error_messages import CONF
@@ -18,7 +19,7 @@ from oboro.cli.run import run, task_function
 from oboro.data import DataModule
 from oboro.report.table import write_result
 from oboro.restore import inlined, load_parts
-from oboro.restore.checkpoint import BUILT, load_checkpoint, with_absolute_paths
+from oboro.restore.checkpoint import BUILT, load_checkpoint
 from oboro.restore.rebuild import check_resumable
 from oboro.restore.start import start_from
 from oboro.restore.trust import check_storable, targets

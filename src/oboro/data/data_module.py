@@ -10,6 +10,7 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from oboro.base.errors import UserError
+from oboro.base.paths import LocalPath
 from oboro.data import cache
 from oboro.data.cache import Cached, SampleArray, Source
 from oboro.data.population import Population
@@ -29,7 +30,7 @@ class Settings(TypedDict, total=False):
     flip: bool
     validation: int | float
     seed: int
-    cache_dir: str | None
+    cache_dir: LocalPath | None
 
 
 class DataModule(LightningDataModule, ABC):

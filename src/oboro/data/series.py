@@ -11,6 +11,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from oboro.base.errors import UserError
+from oboro.base.paths import LocalPath
 from oboro.data.cache import Block, Source
 from oboro.data.folder import list_files, state
 from oboro.data.series_data import SeriesData, SeriesSettings
@@ -41,7 +42,7 @@ class Series(SeriesData):
     def __init__(
         self,
         *,
-        path: str,
+        path: LocalPath,
         window: int | None = None,
         stride: int | None = None,
         columns: Sequence[str] | None = None,

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from oboro.base.errors import UserError
+from oboro.base.paths import LocalPath
 from oboro.extractor.extractor import Extractor, file_digest
 
 WEIGHTS = Path(__file__).parent / "assets" / "fashion_classifier.safetensors"
@@ -53,9 +54,9 @@ class Fashion(Extractor):
     outputs = MappingProxyType({"features": 128, "logits": 10})
     resize = "luma (BT.601), bilinear antialiased to 28x28"
 
-    def __init__(self, weights_path: str | None = None):
+    def __init__(self, weights_path: LocalPath | None = None):
         super().__init__()
-        self.path = Path(weights_path) if weights_path else WEIGHTS
+        self.path = Path(weights_path).expanduser() if weights_path else WEIGHTS
 
     @property
     def digest(self) -> str:
