@@ -37,7 +37,7 @@ from oboro.task import Diffusion
 
 # What measuring of samples that exist reads of the configuration.
 READ_WITH_IMAGES = (
-    *("images", "data", "extractor", "metrics", "reference", "seed", "devices", "accelerator"),
+    *("images", "checkpoint", "data", "extractor", "metrics", "reference", "seed", "devices", "accelerator"),
     *("trust", "traceback", "output_dir", "hydra"),
 )
 PAIRS = 10  # closest pairs in the picture of the memorisation audit
@@ -136,7 +136,9 @@ def check(config: DictConfig) -> None:
     if config.images:
         refuse_unread(f"images={config.images}, whose samples are all measured as they are", READ_WITH_IMAGES)
     elif config.watch:
-        refuse_unread("watch=...", set(config) - {"checkpoint", "images", "bits_per_dim"} | {"hydra"})
+        refuse_unread("watch=...", set(config) - {"checkpoint", "bits_per_dim"} | {"hydra"})
+    else:
+        refuse_unread("checkpoint=...", set(config) - {"idle"} | {"hydra"})
     if config.n < 2 or config.chunk < 1 or config.repeats < 1:
         raise UserError(
             f"n={config.n} samples with chunk={config.chunk} and repeats={config.repeats} measure nothing; "

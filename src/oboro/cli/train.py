@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from oboro.base.paths import with_absolute_paths
 from oboro.callbacks.evaluation import MetricEvaluation
 from oboro.cli.device import resolve_precision
 from oboro.cli.error_messages import CONF
-from oboro.cli.run import run, task_function
+from oboro.cli.run import is_first_process, run, task_function
+from oboro.cli.running import running
 from oboro.data import DataModule
 from oboro.report.table import write_result
 from oboro.restore import inlined, load_parts
@@ -55,7 +57,8 @@ def train(config: DictConfig) -> None:
     loggers = list(instantiate(plain["logger"], _convert_="all").values())
     settings = in_steps(plain["trainer"])
     trainer = instantiate(settings, callbacks=callbacks, logger=loggers, _convert_="all")
-    trainer.fit(task, data, ckpt_path=config.resume, weights_only=True)
+    with running(Path(config.output_dir)) if is_first_process() else nullcontext():
+        trainer.fit(task, data, ckpt_path=config.resume, weights_only=True)
     measured = [c.latest.numbers for c in callbacks if isinstance(c, MetricEvaluation) and c.latest is not None]
     if trainer.is_global_zero and measured:
         write_result(Path(config.output_dir), measured[0])
