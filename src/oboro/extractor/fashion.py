@@ -5,6 +5,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -71,7 +72,13 @@ class Fashion(Extractor):
     def build(self) -> nn.Module:
         self.prepare()
         network = FashionNetwork()
-        network.load_state_dict({k: v.float() for k, v in load_file(self.path).items()})
+        try:
+            network.load_state_dict({k: v.float() for k, v in load_file(self.path).items()})
+        except (SafetensorError, OSError, RuntimeError) as error:
+            raise UserError(
+                f"{self.path} does not hold the weights of a classifier as oboro's for Fashion-MNIST, a .safetensors "
+                "file; correct the path, or reinstall the package."
+            ) from error
         return network
 
     def forward(self, network: nn.Module, images: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:

@@ -172,4 +172,9 @@ def fill_buffers(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
                 f"the weights of {type(module).__name__} have no {name} of shape {tuple(here[name].shape)}; give the "
                 "files that loss.perceptual asks for."
             )
+        if not (given[name].is_floating_point() and given[name].isfinite().all()):
+            raise UserError(
+                f"the weights of {type(module).__name__} hold NaN, infinity or no numbers in {name}; get the files "
+                "again."
+            )
         here[name].copy_(given[name])
