@@ -1,6 +1,5 @@
 """oboro sample, python sample.py"""
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,6 +16,7 @@ from rich.progress import Progress
 from torch import Tensor
 
 from oboro.base.errors import UserError
+from oboro.base.json_text import json_text
 from oboro.cli.device import resolve_precision
 from oboro.cli.error_messages import CONF
 from oboro.cli.run import run, task_function
@@ -262,7 +262,7 @@ def sample(config: DictConfig) -> None:
     if "caption" in batch:  # the folder becomes a data set of its own
         names = (f"{i:06d}{modality.suffixes[0]}" for i in range(config.n))
         rows = ({"file_name": name, "text": text} for name, text in zip(names, batch["caption"], strict=True))
-        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        lines = "".join(json_text(row, ensure_ascii=False) + "\n" for row in rows)
         (files / "metadata.jsonl").write_text(lines, encoding="utf-8")
     kinds = task.conditioner.num_classes if config.label is None else 0
     samples_picture(modality, samples, batch.get("caption"), kinds).save(folder / "grid.png")

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from oboro.base import distributed
+from oboro.base.json_text import json_text
 from oboro.base.remark import remark
 from oboro.data.cache import beside, check_room, writing
 from oboro.data.computed import compute_together
@@ -153,7 +154,7 @@ def create(final: Path, texts: Sequence[str], encoder: nn.Module, ends: np.ndarr
         partial.mkdir()
         for name, shape in shapes.items():
             np.lib.format.open_memmap(partial / f"{name}.npy", mode="w+", dtype=np.float32, shape=shape).flush()
-        (partial / "meta.json").write_text(json.dumps({"length": len(mask)}))
+        (partial / "meta.json").write_text(json_text({"length": len(mask)}))
     return partial
 
 

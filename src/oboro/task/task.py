@@ -37,6 +37,7 @@ class Task(lightning.LightningModule, ABC):
 
     Attributes:
         modality: what one sample is: the data's in training, the checkpoint's afterwards.
+        fingerprint: of the data (``DataModule``) that it is trained on; None before it is trained.
         draws: whether it can generate samples, so that callbacks may look at samples.
         reconstructs: whether it trains a codec, so that callbacks may look at reconstructions.
         needs_start: whether training makes sense only from the weights of another run.
@@ -58,6 +59,7 @@ class Task(lightning.LightningModule, ABC):
         self.config: dict[str, Any] = {}  # the composed run, stored in every checkpoint
         self._other_averages: dict[str, EMA] = {}
         self.modality: Modality | None = None
+        self.fingerprint: str | None = None
 
     @property
     @abstractmethod
@@ -118,7 +120,7 @@ class Task(lightning.LightningModule, ABC):
         """The numbers of validation, by name, from the ``rows`` (N, K), float64, of all held-out images in order."""
 
     def setup(self, stage: str) -> None:
-        self.modality = self.trainer.datamodule.modality
+        self.modality, self.fingerprint = self.trainer.datamodule.modality, self.trainer.datamodule.fingerprint
         for part in self.frozen.values():
             part.requires_grad_(False).eval()
 
@@ -226,6 +228,8 @@ class Task(lightning.LightningModule, ABC):
         checkpoint["config"] = self.config
         if self.modality is not None:
             checkpoint["modality"] = self.modality.spec()
+        if self.fingerprint is not None:
+            checkpoint["fingerprint"] = self.fingerprint
 
     def load_averages(self, checkpoint: dict[str, Any]) -> None:
         """``UserError`` where the checkpoint lacks the averages of a learner, ``KeyError`` for a profile or weight."""
