@@ -50,12 +50,9 @@ def on_ranks(rank, folder, network):
 def what_ranks_do(rank, order, network):
     samples = [draw_all(network, n, chunk) for n, chunk in CASES]
     ragged = distributed.gather_rows(torch.arange(rank + 1) * 10 + rank, torch.full((rank + 1, 2), float(rank)))
-    with distributed.first_rank_first():
-        seen = order.exists()
-        order.touch()
     mean = distributed.mean(torch.tensor([[float(rank), 1.0]]))
     texts = read(cache_texts(TEXTS, Spelling(), order.with_name(f"{order.name} texts")))
-    return samples, ragged, seen, measured(order.with_name(f"{order.name} cache")), mean, texts, failing(rank)
+    return samples, ragged, measured(order.with_name(f"{order.name} cache")), mean, texts, failing(rank)
 
 
 def read(rows):
@@ -156,22 +153,17 @@ def test_ragged_rows_are_gathered_in_the_order_of_their_ids(ranks):
 
 
 @pytest.mark.slow
-def test_the_first_rank_goes_first(ranks):
-    assert [rank[2] for rank in ranks] == [False] + [True] * (len(ranks) - 1)
-
-
-@pytest.mark.slow
 def test_metrics_are_the_same_bits_on_any_number_of_processes(ranks, tmp_path):
     """The reference too, whose features all ranks compute together and rank 0 keeps."""
     expected, features = measured(tmp_path)
-    assert all(rank[3][0] == expected for rank in ranks)
-    assert torch.equal(ranks[0][3][1], features)
-    assert all(len(rank[3][1]) == 0 for rank in ranks[1:])
+    assert all(rank[2][0] == expected for rank in ranks)
+    assert torch.equal(ranks[0][2][1], features)
+    assert all(len(rank[2][1]) == 0 for rank in ranks[1:])
 
 
 @pytest.mark.slow
 def test_a_mean_is_that_of_all_ranks(ranks):
-    assert all(rank[4].tolist() == [[(len(ranks) - 1) / 2, 1.0]] for rank in ranks)
+    assert all(rank[3].tolist() == [[(len(ranks) - 1) / 2, 1.0]] for rank in ranks)
 
 
 @pytest.mark.slow

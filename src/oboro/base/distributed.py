@@ -152,15 +152,3 @@ def from_first(f: Callable[[], T]) -> T:
     if world_size() > 1:
         dist.broadcast_object_list(result, src=0)
     return cast(T, result[0])
-
-
-@contextmanager
-def first_rank_first() -> Iterator[None]:
-    """``with first_rank_first():`` rank 0 runs the block (and fills a cache), then the others do."""
-    if world_size() > 1 and rank() > 0:
-        dist.barrier()
-    try:
-        yield
-    finally:
-        if world_size() > 1 and rank() == 0:
-            dist.barrier()
