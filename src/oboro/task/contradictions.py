@@ -67,7 +67,7 @@ def conditions(parts: Parts) -> Iterator[str]:
             "guidance=autoguidance."
         )
     negative, count = getattr(guidance, "negative", {}), conditioner.num_classes
-    odd = {key: index for key, index in negative.items() if key in given and not 0 <= index < count}
+    odd = {key: index for key, index in negative.items() if key == "label" in given and not 0 <= index < count}
     if odd:
         key, index = next(iter(odd.items()))
         yield (
