@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from oboro.base import distributed
 from oboro.base.errors import UserError
+from oboro.base.remark import remark
 from oboro.base.seeding import derive_seed, generator
 from oboro.codec import Identity
 from oboro.data import DataModule
@@ -209,6 +210,8 @@ class Task(lightning.LightningModule, ABC):
         for name, p in self.named_parameters():
             if p.requires_grad and id(p) not in trained:
                 raise ValueError(f"{name} requires a gradient and none of {', '.join(self.learners)} trains it")
+        for learner in self.learners.values():
+            remark_warmup(learner.optimizer, self.trainer.max_steps)
         optimizer, schedule = optimizers(self.learners, self.trainer.max_steps, self.due)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -247,6 +250,16 @@ class Task(lightning.LightningModule, ABC):
         self.load_averages(checkpoint)
         separated(checkpoint, self.learners)
         align_batches(checkpoint, self.trainer.accumulate_grad_batches)
+
+
+def remark_warmup(optimizer: Optimizer, max_steps: int) -> None:
+    """Where training ends before the learning rate is reached."""
+    if 0 < max_steps < optimizer.warmup_steps:
+        remark(
+            f"optimizer.warmup_steps={optimizer.warmup_steps} is more than trainer.max_steps={max_steps}, so the "
+            f"learning rate ends at {100 * max_steps / optimizer.warmup_steps:.0f} % of optimizer.lr; lower "
+            "optimizer.warmup_steps to train at the full rate."
+        )
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> str:
