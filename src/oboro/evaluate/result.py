@@ -98,10 +98,11 @@ def values_line(result: Result) -> str:
 def warnings(result: Result) -> list[str]:
     """Sentences about numbers that rest on too few samples, with the size of their bias where it is known."""
     sentences = []
+    remedy = "Measure more samples." if "images" in result.protocol else "Raise n."
     for name, value in result.values.items():
         real = "" if value.real is None else f"; {value.real_n:,} real data score {value.real:.3g}"
         if value.warning:
-            sentences.append(f"{name}: {value.warning}{real}. Raise n.")
+            sentences.append(f"{name}: {value.warning}{real}. {remedy}")
         elif value.better < 0 and value.real is not None and value.real > 0.5 * value.value > 0:
-            sentences.append(f"{name} is {value.value:.3g}{real}: most of it is the bias of few samples. Raise n.")
+            sentences.append(f"{name} is {value.value:.3g}{real}: most of it is the bias of few samples. {remedy}")
     return sentences
