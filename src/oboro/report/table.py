@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from oboro.evaluate.result import Result, protocol_line, warnings
+from oboro.evaluate.result import Result, protocol_line, warnings, with_spread
 from oboro.metrics import Value
 
 
@@ -47,6 +47,8 @@ def values_table(results: list[Result], title: str) -> Table:
     caption = protocol_line(first.protocol)
     if several:
         caption += f"; {len(results)} such ranges of samples, one after the other"
+    if splits := max((len(value.real_splits) for value in first.values.values()), default=0):
+        caption += f"; real data: mean ± standard deviation over {splits} random splits"
     table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
     table.add_column("metric")
     for heading in headings:
@@ -55,7 +57,7 @@ def values_table(results: list[Result], title: str) -> Table:
     for name, value in first.values.items():
         repeats = [result.values[name].value for result in results]
         columns = map(number, spread(repeats)) if several else [number(value.value), interval(value)][: len(headings)]
-        real = "" if value.real is None else number(value.real)
+        real = "" if value.real is None else with_spread(value.real, value.real_std)
         if value.real is not None and value.real_n != first.protocol["samples"]:
             real += f" (n={value.real_n:,})"
         table.add_row(name, *columns, real)
