@@ -84,7 +84,7 @@ def test_classes_that_are_absent_are_counted_or_end_in_a_reason():
     whole = compute("class", metric, bank(normal(21), torch.arange(21) % 3), Held(real))["class_fd"]
     assert whole.warning == ""
     other = bank(normal(20), torch.full((20,), 7))
-    with pytest.raises(UserError, match="^class is undefined: no class has two generated and two real im"):
+    with pytest.raises(UserError, match=r"^class is undefined: no class has two generated and two real im"):
         compute("class", metric, other, Held(real))
     rare = Held(bank(normal(9, 1), torch.tensor([0, 0, 1, 2, 3, 4, 5, 6, 7])))
     assert math.isfinite(compute("class", metric, bank(normal(20), torch.zeros(20).long()), rare)["class_fd"].value)
@@ -93,5 +93,5 @@ def test_classes_that_are_absent_are_counted_or_end_in_a_reason():
 
 def test_too_few_samples_for_the_classes_are_refused_before_anything_is_drawn():
     check({"class": FrechetPerClass()}, 11, 100, {"label"}, classes=10)
-    with pytest.raises(UserError, match="^class is undefined below 11 samples of 10 classes and there are 10"):
+    with pytest.raises(UserError, match=r"^class is undefined below 11 samples of 10 classes and there are 10"):
         check({"class": FrechetPerClass()}, 10, 100, {"label"}, classes=10)

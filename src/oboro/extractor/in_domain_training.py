@@ -83,9 +83,9 @@ def train(
     """The network that has learned ``labels`` (n,) of ``images``, or how far images are turned, in evaluation mode.
 
     Rotations are learned beside labels, too, on half as many images: what tells two classes apart may be too little to
-    see a damage by. AdamW, a short warm-up, then a cosine to zero. All draws are functions of ``recipe.seed``, and the global generator
-    is as before; on the CPU whatever the run computes on, so that the weights of one machine are the same bits each
-    time. ``done`` gets how many pictures were seen.
+    see a damage by. AdamW, a short warm-up, then a cosine to zero. All draws are functions of ``recipe.seed``, and the
+    global generator is as before; on the CPU whatever the run computes on, so that the weights of one machine are the
+    same bits each time. ``done`` gets how many pictures were seen.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(THREADS)

@@ -29,8 +29,7 @@ class KernelDistance:
     def interval(self) -> tuple[float, float]:
         """The 95 % interval ``value`` ± 1.96 ``standard_error``, from the asymptotic normal distribution.
 
-        Its upper end is higher by ``copied``, and not below 0, since no squared MMD is. Where nothing is copied it
-        covers the truth in 92 to 100 % of draws, where all is, in 92 % and more (``tests/metrics/test_kernel.py``).
+        Its upper end is higher by ``copied``, and not below 0, since no squared MMD is.
         """
         reach = 1.96 * self.standard_error
         return self.value - reach, max(self.value + reach + self.copied, 0.0)
