@@ -64,7 +64,7 @@ class FrechetPerClass(Metric):
 
     def __call__(self, generated: Bank, reference: Reference) -> dict[str, Value]:
         distances = {}
-        classes = torch.cat([generated.labels, reference.bank.labels]).unique().tolist()
+        classes = sorted({*generated.labels.tolist(), *reference.bank.labels.tolist()})
         for label in classes:
             sides = [bank["features"][bank.labels == label] for bank in (generated, reference.bank)]
             if min(len(side) for side in sides) >= 2:
