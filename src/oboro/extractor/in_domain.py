@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from oboro.base.errors import UserError
+from oboro.base.paths import LocalPath
 from oboro.data import DataModule
 from oboro.data.cache import beside, writing
 from oboro.extractor.extractor import Extractor, file_digest
@@ -52,7 +53,12 @@ class InDomain(Extractor):
     name = "in_domain"
 
     def __init__(
-        self, labels: bool = True, dim: int = 128, views: int = 60_000, seed: int = 0, weights_path: str | None = None
+        self,
+        labels: bool = True,
+        dim: int = 128,
+        views: int = 60_000,
+        seed: int = 0,
+        weights_path: LocalPath | None = None,
     ):
         super().__init__()
         if dim < 1 or views < 1:
