@@ -157,7 +157,10 @@ class Evaluator:
         identities = [view.load(device).identity for view in self.views]
         return {
             key: values[0] if len(values) == 1 else " + ".join(map(str, values))
-            for key, values in ((k, list(dict.fromkeys(i[k] for i in identities))) for k in identities[0])
+            for key, values in (
+                (k, list(dict.fromkeys(i[k] for i in identities if k in i)))
+                for k in dict.fromkeys(k for identity in identities for k in identity)
+            )
         }
 
     def _values(self, rows: Tensor, metadata: Mapping[str, Any], device: torch.device) -> dict[str, Value]:
@@ -196,10 +199,12 @@ def held_out_likelihood(
 
     with task.averaged(protocol.ema):
         bits = distributed.map_samples(n, min(protocol.chunk, n), lambda ids: bits_of(ids)[:, None], task.device)[:, 0]
-    error = 1.96 * bits.std().item() / n**0.5 if n > 1 else float("nan")
-    mean = bits.mean().item()
+    mean, interval = bits.mean().item(), None
+    if n > 1:  # one image has no spread
+        error = 1.96 * bits.std().item() / n**0.5
+        interval = mean - error, mean + error
     known = {"name": "probability-flow ODE", "steps": steps, "probes": probes, "seed": protocol.seed}
-    return {f"bits_per_dim_{n}": Value(mean, better=-1, interval=(mean - error, mean + error), settings=known)}
+    return {f"bits_per_dim_{n}": Value(mean, better=-1, interval=interval, settings=known)}
 
 
 @contextmanager

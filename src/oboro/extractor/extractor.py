@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from oboro.base.errors import UserError
+from oboro.data import DataModule
 from oboro.modality import Image, Modality
 
 
@@ -36,6 +37,7 @@ class Extractor(ABC):
         resize: how images become the network's input, in words.
         reads_texts: whether ``embed_text(texts)`` puts texts into the space of its features.
         published: names under which the literature reports a metric on these features, ``{"fd": "fid"}``.
+        described: what a protocol says of it besides name, digest and resize, ``{"extractor_accuracy": 0.91}``.
     """
 
     name: str
@@ -43,10 +45,12 @@ class Extractor(ABC):
     resize: str
     reads_texts: bool = False
     published: Mapping[str, str] = MappingProxyType({})
+    described: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self) -> None:
         self._network: nn.Module | None = None
         self._device = torch.device("cpu")
+        self._data: DataModule | None = None
 
     @property
     def parts(self) -> list["Extractor"]:
@@ -70,6 +74,10 @@ class Extractor(ABC):
                 f"the extractor {self.name} sees grey and RGB images and these are {modality.noun} of {modality}; "
                 "choose extractor=raw, or metrics=[]."
             )
+
+    def observe(self, data: DataModule) -> None:
+        """Take note of the data whose samples it will see; they need not be read yet. For extractors that learn."""
+        self._data = data
 
     @abstractmethod
     def prepare(self) -> None:
