@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from oboro.base.errors import UserError
+from oboro.base.precision import full_float32
 from oboro.extractor.extractor import Extractor
 from oboro.extractor.pretrained import Checkpoint, Lengths, resized, standardised
 
@@ -77,7 +78,7 @@ class CLIP(Extractor):
         tokenizer = transformers.CLIPTokenizer.from_pretrained(folder, local_files_only=True)
         context = network.config.text_config.max_position_embeddings
         embeddings = []
-        with torch.no_grad(), torch.autocast(self._device.type, enabled=False):
+        with torch.no_grad(), torch.autocast(self._device.type, enabled=False), full_float32():
             for start in range(0, len(texts), TEXTS):
                 tokens = tokenizer(
                     list(texts[start : start + TEXTS]),

@@ -78,7 +78,7 @@ class Adaptive(Sampler):
                 break
             coarse, fine = self._trial(denoiser, x, lam, lam + h, cond)
             scale = self.rtol * torch.maximum(coarse.abs(), x.abs())
-            error = ((fine - coarse) / scale.clamp(min=self.atol)).square().flatten(1).mean(1).sqrt().double().cpu()
+            error = ((fine - coarse) / scale.clamp(min=self.atol)).square().flatten(1).mean(1).sqrt().cpu().double()
             taken = error <= 1
             x = torch.where(expand_as(taken.to(x.device), x), fine, x)
             lam = torch.where(taken, lam + h, lam)
