@@ -161,10 +161,12 @@ def from_first(f: Callable[[], T], device: torch.device | str = "cpu") -> T:
             _device = torch.device(device)
             try:
                 result[0] = f()
+            except Exception:
+                _no_more_work()
+                raise
             finally:
                 _device = None
-                if world_size() > 1:
-                    dist.broadcast_object_list([None], src=0)  # no more work
+            _no_more_work()
     if world_size() > 1:
         dist.broadcast_object_list(result, src=0)
     return cast(T, result[0])
@@ -201,6 +203,11 @@ def share(f: Callable[..., Sequence[Tensor]], items: Sequence[Any], *tensors: Te
     return [parts[k % world_size()][k // world_size()] for k in range(len(items))]
 
 
+def _no_more_work() -> None:
+    if world_size() > 1:
+        dist.broadcast_object_list([None], src=0)
+
+
 def _work(device: torch.device) -> None:
     """What a rank other than 0 does inside of ``from_first``."""
     while True:
@@ -213,10 +220,12 @@ def _work(device: torch.device) -> None:
         tensors = [torch.empty(shape, dtype=dtype, device=place) for shape, dtype in shapes]
         for tensor in tensors:
             dist.broadcast(tensor, 0)
+        own: list[list[Tensor]] | Exception
         try:
-            _collected(_computed(f, items[rank() :: world_size()], tensors, device))
+            own = _computed(f, items[rank() :: world_size()], tensors, device)
         except Exception as error:
-            _collected(error)
+            own = error
+        _collected(own)
 
 
 def _collected(own: list[list[Tensor]] | Exception) -> list[Any]:
