@@ -109,6 +109,7 @@ class Evaluator:
             "precision": precision,
             "device": task.device.type,
             **arithmetic(task.device, drawn=True),
+            "data": {"fingerprint": self.data.fingerprint, "trained_on": task.fingerprint},
             "ema": average_settings(task.ema, protocol.ema, protocol.ema_std),
             **codec_settings(task.codec),
             "schedule": settings(task.denoiser.schedule),

@@ -1,6 +1,5 @@
 """Files of weights, and weights under other names."""
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from safetensors.torch import save_file
 from yaml import YAMLError
 
 from oboro.base.errors import UserError
+from oboro.base.json_text import json_text
 from oboro.interop.hub import shards_of, weight_files
 from oboro.interop.state import every, read_object, read_tensors
 from oboro.restore import State
@@ -74,7 +74,7 @@ def write_weights(path: Path, state: State) -> None:
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    path.write_text(json_text(value, indent=2) + "\n", encoding="utf-8")
 
 
 def template(config: Mapping[str, Any]) -> State:
