@@ -196,6 +196,23 @@ def zipped(path: Path) -> None:
             target.writestr(entry.filename, source.read(entry), zipfile.ZIP_DEFLATED)
 
 
+def claiming(numbers: int):
+    """A file whose pickle says that a tensor of 4 numbers, and its storage, has so many."""
+
+    def write(path: Path) -> None:
+        torch.save({"a": torch.arange(4.0)}, path.with_suffix(".plain"))
+        said = b"J" + struct.pack("<i", numbers)
+        with zipfile.ZipFile(path.with_suffix(".plain")) as source, zipfile.ZipFile(path, "w") as target:
+            for entry in source.infolist():
+                content = source.read(entry)
+                if entry.filename.endswith("data.pkl"):
+                    assert content.count(b"K\x04") == 2
+                    content = content.replace(b"K\x04", said)
+                target.writestr(entry.filename, content)
+
+    return write
+
+
 def objects(path: Path) -> None:
     torch.save({"state_dict": WEIGHTS, "callbacks": {Path: 1}}, path)
 
@@ -227,6 +244,8 @@ BROKEN = {
     "objects": ("w.ckpt", objects, r"holds pathlib\.\w+ beside weights, which may run code and is never built"),
     "compressed": ("w.pth", zipped, "is compressed and no file of torch.save"),
     "a former file, cut off": ("w.pth", legacy, "damaged or something else"),
+    "one number more": ("w.pth", claiming(5), "damaged or something else"),
+    "2^31 numbers": ("w.pth", claiming(2**31 - 1), "damaged or something else"),
     "a list": ("w.pth", lambda p: torch.save([1, 2], p), "holds a list and no state dict"),
     "a tensor": ("w.pth", lambda p: torch.save(torch.zeros(2), p), "holds a Tensor and no state dict"),
     "no tensors": ("w.pth", lambda p: torch.save({"a": 1}, p), "holds no weights"),

@@ -106,13 +106,12 @@ def _of_safetensors(path: Path, header: int, size: int) -> dict[str, Entry]:
 
 
 def _of_pickle(path: Path) -> dict[str, Entry]:
-    mapped = zipfile.is_zipfile(path)
-    if mapped:
+    if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
                 raise UserError(f"{path} is compressed and no file of torch.save; unpack it.")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    try:  # not mapped: then it would read past the end of what a tensor has
+        content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever the reader trips over in a file that is something else
         if found := re.search(r"GLOBAL ([\w.]+)", str(error)):
             raise UserError(
