@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch_fidelity.metric_kid import kid_features_to_metric
 
-from oboro.metrics import kernel
+from oboro.metrics import nearest
 from oboro.metrics.kernel import kernel_distance, kernel_distance_subsets
 
 
@@ -31,7 +31,7 @@ def without(x, i):
 @pytest.mark.parametrize("block", [4, 1024])
 def test_value_and_standard_error_equal_the_definition(block, rng, monkeypatch):
     """The estimate by loops over pairs; the jackknife by leaving out every sample in turn and starting again."""
-    monkeypatch.setattr(kernel, "BLOCK", block)
+    monkeypatch.setattr(nearest, "BLOCK", block)
     x, y = normal(rng, 9, 3) + 0.5, 1.3 * normal(rng, 7, 3)
     found = kernel_distance(x, y)
     assert found.value == pytest.approx(by_loops(x, y), rel=1e-12)

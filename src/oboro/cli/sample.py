@@ -17,7 +17,7 @@ from torch import Tensor
 
 from oboro.base.errors import UserError
 from oboro.base.json_text import json_text
-from oboro.cli.device import resolve_precision
+from oboro.cli.device import as_trained, resolve_precision
 from oboro.cli.error_messages import CONF
 from oboro.cli.run import run, task_function
 from oboro.cli.train import quiet
@@ -40,7 +40,10 @@ from oboro.task import Diffusion, contradictions, remarks
 def start(config: DictConfig, devices: int, precision: str) -> Fabric:
     """The device, or devices, and the precision that ``config`` asks for; ``precision`` is that of training."""
     quiet()
-    chosen = resolve_precision(str(config.precision or precision), config.accelerator)
+    if config.precision is None:
+        chosen = as_trained(precision, config.accelerator)
+    else:
+        chosen = resolve_precision(str(config.precision), config.accelerator)
     fabric = Fabric(accelerator=config.accelerator, devices=devices, precision=chosen)
     fabric.launch()
     return fabric

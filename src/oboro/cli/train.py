@@ -36,7 +36,9 @@ STORED = ("task", "data", "extractor", "metrics", "sampler", "guidance", "traine
 def train(config: DictConfig) -> None:
     """Build what the configuration names, check that it fits together, train; results go to ``output_dir``."""
     quiet()
-    config.trainer.precision = resolve_precision(str(config.trainer.precision), str(config.trainer.accelerator))
+    config.trainer.precision = resolve_precision(
+        str(config.trainer.precision), str(config.trainer.accelerator), "trainer.precision"
+    )
     plain: dict[str, Any] = with_absolute_paths(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
     check_storable(targets(plain, BUILT))
     plain["task"], parts = inlined(plain["task"])

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from oboro.base.errors import UserError
+from oboro.base.precision import full_float32
 from oboro.data import DataModule
 from oboro.modality import Image, Modality
 
@@ -113,13 +114,13 @@ class Extractor(ABC):
     def __call__(self, samples: Tensor, outputs: Sequence[str] = ("features",)) -> dict[str, Tensor]:
         """``{output: (B, self.outputs[output])}``, float32, on the extractor's device.
 
-        ``samples`` are stored ones, of images uint8 (B, C, H, W) with C = 1 or 3. No gradients, and no autocast: the
-        precision a run trains in must not change what it is measured with.
+        ``samples`` are stored ones, of images uint8 (B, C, H, W) with C = 1 or 3. No gradients, no autocast
+        and no TF32: the precision a run trains in must not change what it is measured with.
         """
         self.require(samples)
         if self._network is None:
             self.load(samples.device)
-        with torch.no_grad(), torch.autocast(self._device.type, enabled=False):
+        with torch.no_grad(), torch.autocast(self._device.type, enabled=False), full_float32():
             # The layout in memory chooses the algorithm of a convolution, and with it the last bits; with one channel
             # contiguous() would keep the strides of channels-last.
             samples = samples.to(self._device).clone(memory_format=torch.contiguous_format)

@@ -74,8 +74,9 @@ class View:
         return sum(self.extractor.outputs[output] for output in self.outputs)
 
     def values(self, rows: Tensor, metadata: Mapping[str, Any], device: torch.device) -> dict[str, Value]:
-        """Every metric, by rank 0, one after the other, and sent to the other ranks.
+        """Every metric, by rank 0, one after the other, and sent to the other ranks, which help with what is long.
 
+        ``rows`` are of the samples on rank 0, and none on the others.
         ``metadata`` has the "label" (n,) and the "caption" of each image, where they are known.
         """
         reference, texts = self.load(device), self._embedded(metadata.get("caption"))
@@ -83,7 +84,7 @@ class View:
         values: dict[str, Value] = {}
         for name, metric in self.metrics.items():
             one = {name: metric}
-            values |= distributed.from_first(lambda one=one: measure(one, self.extractor, bank, reference))
+            values |= distributed.from_first(lambda one=one: measure(one, self.extractor, bank, reference), device)
         return values
 
     def _embedded(self, captions: list[str] | None) -> Tensor | None:

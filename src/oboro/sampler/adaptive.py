@@ -121,7 +121,7 @@ class Adaptive(Sampler):
             return torch.zeros_like(lam)
         coarse = exponential_step(schedule, x, lam, to, known[:-1])
         scale = (self.rtol * torch.maximum(coarse.abs(), x.abs())).clamp(min=self.atol)
-        return ((trial - coarse) / scale).square().flatten(1).mean(1).sqrt().double().cpu() / SHARE
+        return ((trial - coarse) / scale).square().flatten(1).mean(1).sqrt().cpu().double() / SHARE
 
 
 class Evaluation(NamedTuple):

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from oboro.adapter import Adapter, Full, relative_update
+from oboro.base.compiled import compile_in_place
 from oboro.base.errors import UserError
 from oboro.codec import Identity
 from oboro.condition import Condition, kinds_read
@@ -54,7 +55,7 @@ class Diffusion(NoiseLevels):
         self.guidance = guidance
         self.sampler = sampler
         if compile:
-            self.denoiser.network.compile()
+            compile_in_place(self.denoiser.network)
 
     @property
     def learned(self) -> Denoiser:
