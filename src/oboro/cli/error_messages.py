@@ -8,7 +8,6 @@ from pathlib import Path
 
 from hydra._internal.utils import get_args_parser
 from hydra.errors import HydraException, InstantiationException
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from oboro.base.command import as_typed
@@ -28,7 +27,7 @@ def explain(error: BaseException) -> str | None:
             return f"cannot write {cause.filename}: {cause.strerror}; choose another folder with hydra.run.dir=..."
         cause = cause.__cause__  # not __context__: a defect met while an error was handled is a defect
     text = " ".join(str(error).split())
-    if isinstance(error, MisconfigurationException):
+    if type(error).__name__ == "MisconfigurationException":  # of Lightning, which may not be imported yet
         return text
     if isinstance(error, MissingMandatoryValue) and error.full_key:
         return f"{error.full_key} has no value; set {error.full_key}=..."

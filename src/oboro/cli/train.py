@@ -5,7 +5,6 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import hydra
 import lightning
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -13,8 +12,6 @@ from omegaconf import DictConfig, OmegaConf
 from oboro.base.errors import UserError
 from oboro.callbacks.evaluation import MetricEvaluation
 from oboro.cli.device import resolve_precision
-from oboro.cli.error_messages import CONF
-from oboro.cli.run import run, task_function
 from oboro.data import DataModule
 from oboro.report.table import write_result
 from oboro.restore import inlined, load_parts
@@ -28,8 +25,6 @@ from oboro.task import Task
 STORED = ("task", "data", "extractor", "metrics", "sampler", "guidance", "trainer", "seed")
 
 
-@hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
-@task_function
 def train(config: DictConfig) -> None:
     """Build what the configuration names, check that it fits together, train; results go to ``output_dir``."""
     quiet()
@@ -93,7 +88,3 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", ".*GPU available but not used.*")
     warnings.filterwarnings("ignore", ".*It is recommended to use `self.log.*sync_dist=True.*")  # already gathered
     warnings.filterwarnings("ignore", ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*")
-
-
-def main() -> None:
-    run(train)
