@@ -9,7 +9,6 @@ starts, ``oboro.cli.init`` for ``init=PATH``, ``oboro.cli.benchmark`` when a swe
 import inspect
 import logging
 import os
-import re
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -25,12 +24,12 @@ from omegaconf import DictConfig, OmegaConf
 from oboro import sweep
 from oboro.base.command import as_typed, import_from_here
 from oboro.base.errors import UserError
+from oboro.cli.arguments import for_hydra
 from oboro.cli.checkpoint import offer_checkpoint
 from oboro.cli.ending import ending
 from oboro.cli.error_messages import CONF
 from oboro.restore.trust import trusted_words, trusting
 
-TEXTS = ("prompt", "negative", "data.prompt", "data.prior_prompt")  # keys whose values are sentences
 FROM_CHECKPOINT = ("sample", "evaluate")  # what these begin with comes from checkpoint=PATH
 # Resolvers of option files, and the functions that their modules register.
 RESOLVERS = {"stored": "oboro.restore.stored.value_of", "condition": "oboro.conditioner.conditioner.width"}
@@ -48,8 +47,8 @@ def run(name: str) -> None:
     traceback = "debug=default" in sys.argv or "traceback=true" in sys.argv or "HYDRA_FULL_ERROR" in os.environ
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come to us instead of Hydra's own report
     logging.raiseExceptions = False  # a closed stdout is not for logging to report, but for ``ending``
-    sys.argv[1:] = [quote_text(expand_home(argument)) for argument in sys.argv[1:]]
     with ending(traceback):
+        sys.argv[1:] = for_hydra(sys.argv[1:])
         own_folder = parser.parse_args(sys.argv[1:]).config_dir
         packages = trusted_words(sys.argv[1:])[1]
         if packages or own_folder or name not in FROM_CHECKPOINT:  # a checkpoint alone imports nothing from its folder
@@ -116,19 +115,3 @@ def imported_later(path: str) -> Callable[..., Any]:
 
 def unknown_flag(message: str) -> NoReturn:
     raise UserError(f"{message}; `{as_typed(sys.argv[0])} --hydra-help` lists the flags.")
-
-
-def expand_home(argument: str) -> str:
-    """``data.root=~/photos`` with the home folder: shells leave it as it is, and Hydra's grammar has no ``~``."""
-    key, equals, value = argument.partition("=")
-    return key + equals + os.path.expanduser(value) if value.startswith("~/") else argument
-
-
-def quote_text(argument: str) -> str:
-    """``prompt=a shoe, black`` as one text: to Hydra's grammar it would be two values of a sweep."""
-    key, _, value = argument.partition("=")
-    if key not in TEXTS or value in ("", "null") or value[0] in "[\"'":
-        return argument
-    escaped = re.sub(r'(\\*)"', r"\1\1\"", value)
-    ending = len(escaped) - len(escaped.rstrip("\\"))  # a backslash before the closing quote would escape it
-    return f'{key}="{escaped}' + "\\" * ending + '"'
