@@ -117,6 +117,8 @@ TYPED = {
     "label=true": True,
     "trainer.max_steps=8": 8,
     "hydra.sweep.subdir=${hydra.job.num}": "${hydra.job.num}",
+    "x=null": None,
+    "x=[null]": [None],
     "x=~/a": f"{Path.home()}/a",
 }
 

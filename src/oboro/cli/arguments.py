@@ -77,7 +77,7 @@ def readable(word: str, several: bool) -> str:
 
 def sentence(name: str, value: str) -> str:
     """One text, ``null``, or a list of texts."""
-    if value == "null" or (value[0] in "[\"'" and read(value) is not None):
+    if value == "null" or (value[0] in "[\"'" and parsed(f"key={value}") is not None):
         return value
     return texts(name, value) if is_list(value) else literal(name, value)
 
@@ -112,7 +112,7 @@ def plain(name: str, value: str, several: bool) -> str:
     parts = split(value)
     if not several and len(parts) > 1 and os.path.lexists(value):
         return literal(name, value)
-    if read(value) is not None or value[0] in "[{\"'":
+    if parsed(f"key={value}") is not None or value[0] in "[{\"'":
         return value
     if several and len(parts) > 1:
         return ",".join(part and plain(name, part, False) for part in parts)

@@ -27,7 +27,7 @@ from oboro.base.errors import UserError
 from oboro.cli.arguments import for_hydra
 from oboro.cli.checkpoint import offer_checkpoint
 from oboro.cli.ending import ending
-from oboro.cli.error_messages import CONF
+from oboro.cli.options import CONF, choosing
 from oboro.restore.trust import trusted_words, trusting
 
 FROM_CHECKPOINT = ("sample", "evaluate")  # what these begin with comes from checkpoint=PATH
@@ -48,7 +48,7 @@ def run(name: str) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come to us instead of Hydra's own report
     logging.raiseExceptions = False  # a closed stdout is not for logging to report, but for ``ending``
     with ending(traceback):
-        sys.argv[1:] = for_hydra(sys.argv[1:])
+        sys.argv[1:] = choosing(for_hydra(sys.argv[1:]))
         own_folder = parser.parse_args(sys.argv[1:]).config_dir
         packages = trusted_words(sys.argv[1:])[1]
         if packages or own_folder or name not in FROM_CHECKPOINT:  # a checkpoint alone imports nothing from its folder
