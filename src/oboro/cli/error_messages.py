@@ -56,7 +56,10 @@ def explain_config(text: str) -> str:
     if key := re.search(r"Could not override '([^']+)'", text):
         if "No match in the defaults list" in text:
             groups = sorted({path.name for folder in folders() for path in folder.iterdir() if path.is_dir()})
-            everything = f"`{as_typed(sys.argv[0])} --help` lists groups and options"
+            command = as_typed(sys.argv[0])
+            if key[1] in groups:
+                return f"{command} has no use for {key[1]}; leave it out."
+            everything = f"`{command} --help` lists groups and options"
             return f"there is no group {key[1]}; {everything}.{meant(key[1], groups)}"
         return explain_key(key[1])
     if several := re.search(r"Ambiguous value for argument '([^']*=[^']*)'", text):

@@ -9,8 +9,12 @@ starts, ``oboro.cli.init`` for ``init=PATH``, ``oboro.cli.benchmark`` when a swe
 import inspect
 import logging
 import os
+import re
+import shutil
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
@@ -26,7 +30,7 @@ from oboro.base.command import as_typed, import_from_here
 from oboro.base.errors import UserError
 from oboro.cli.arguments import for_hydra
 from oboro.cli.checkpoint import offer_checkpoint
-from oboro.cli.ending import ending
+from oboro.cli.ending import ending, is_first_process, sentence
 from oboro.cli.options import CONF, choosing
 from oboro.restore.trust import trusted_words, trusting
 
@@ -73,13 +77,48 @@ def job(name: str) -> Callable[[DictConfig], None]:
     """What Hydra calls with a composed configuration. A single run ends at once with its message, before Hydra adds
     lines; a sweep goes on with its next job."""
 
-    def work(config: DictConfig) -> None:
+    def start(config: DictConfig) -> None:
         shown = config.get("traceback") or HydraConfig.get().mode == RunMode.MULTIRUN
-        with ending(shown), trusting(config.get("trust")):
-            getattr(import_module(f"oboro.cli.{name}"), name)(config)
+        with ending(shown), without_an_empty_folder(name), trusting(config.get("trust")):
+            work = getattr(import_module(f"oboro.cli.{name}"), name)
+            warnings.formatwarning = warning_line  # which Lightning sets, too, when it is imported
+            remark_callbacks()
+            work(config)
 
-    work.__module__ = f"oboro.cli.{name}"  # the name of the job, and of its log
-    return work
+    start.__module__ = f"oboro.cli.{name}"  # the name of the job, and of its log
+    return start
+
+
+@contextmanager
+def without_an_empty_folder(name: str) -> Iterator[None]:
+    """If the block ends in an exception, the folder that Hydra made for the run goes unless the run wrote to it; and
+    that of its day."""
+    try:
+        yield
+    except Exception:
+        folder = Path(HydraConfig.get().runtime.output_dir)
+        if is_first_process() and {path.name for path in folder.iterdir()} <= {".hydra", f"{name}.log"}:
+            shutil.rmtree(folder, ignore_errors=True)
+            if re.fullmatch(r"\d{4}-\d\d-\d\d", folder.parent.name) and not any(folder.parent.iterdir()):
+                folder.parent.rmdir()
+        raise
+
+
+def remark_callbacks() -> None:
+    """A word in the place of the list leaves all others out, ``callbacks=snapshots`` the checkpoints."""
+    for word in HydraConfig.get().overrides.task:
+        key, _, value = word.partition("=")
+        if key == "callbacks" and value.isidentifier() and value != "checkpoints":
+            warnings.warn(
+                f"callbacks={value} replaces all other callbacks, and no checkpoint will be written; to add one write "
+                f"+callbacks={value}.",
+                stacklevel=1,
+            )
+
+
+def warning_line(message: Warning | str, *_: Any, **__: Any) -> str:
+    """A warning without the line of a program that raised it."""
+    return f"warning: {sentence(str(message))}\n"
 
 
 def gather(name: str) -> Callable[[Path], None] | None:

@@ -16,7 +16,7 @@ from rich.progress import Progress
 from torch import Tensor
 
 from oboro.base.errors import UserError
-from oboro.cli.device import resolve_precision
+from oboro.cli.device import check_device, resolve_precision
 from oboro.cli.train import quiet
 from oboro.condition import Condition
 from oboro.conditioner import Image as ImageConditioner
@@ -34,6 +34,7 @@ from oboro.task import Diffusion, contradictions
 def start(config: DictConfig, devices: int, precision: str) -> Fabric:
     """The device, or devices, and the precision that ``config`` asks for; ``precision`` is that of training."""
     quiet()
+    check_device(config.accelerator, devices)
     chosen = resolve_precision(str(config.precision or precision), config.accelerator)
     fabric = Fabric(accelerator=config.accelerator, devices=devices, precision=chosen)
     fabric.launch()

@@ -7,11 +7,12 @@ from typing import Any
 
 import lightning
 from hydra.utils import instantiate
+from lightning.pytorch.callbacks import Callback, ProgressBar
 from omegaconf import DictConfig, OmegaConf
 
 from oboro.base.errors import UserError
 from oboro.callbacks.evaluation import MetricEvaluation
-from oboro.cli.device import resolve_precision
+from oboro.cli.device import check_device, resolve_precision
 from oboro.data import DataModule
 from oboro.report.table import write_result
 from oboro.restore import inlined, load_parts
@@ -28,6 +29,7 @@ STORED = ("task", "data", "extractor", "metrics", "sampler", "guidance", "traine
 def train(config: DictConfig) -> None:
     """Build what the configuration names, check that it fits together, train; results go to ``output_dir``."""
     quiet()
+    check_device(config.trainer.accelerator, config.trainer.devices, "trainer.")
     config.trainer.precision = resolve_precision(str(config.trainer.precision), str(config.trainer.accelerator))
     plain: dict[str, Any] = with_absolute_paths(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
     check_storable(targets(plain, BUILT))
@@ -47,7 +49,7 @@ def train(config: DictConfig) -> None:
         check_resumable(task, load_checkpoint(config.resume), config.resume)
     callbacks = list(instantiate(chosen_callbacks(plain), _convert_="all").values())
     loggers = list(instantiate(plain["logger"], _convert_="all").values())
-    settings = in_steps(plain["trainer"])
+    settings = in_steps(plain["trainer"], callbacks)
     trainer = instantiate(settings, callbacks=callbacks, logger=loggers, _convert_="all")
     trainer.fit(task, data, ckpt_path=config.resume, weights_only=True)
     measured = [c.latest.numbers for c in callbacks if isinstance(c, MetricEvaluation) and c.latest is not None]
@@ -72,11 +74,16 @@ def chosen_callbacks(plain: dict[str, Any]) -> dict[str, Any]:
     return {name: node for name, node in plain["callbacks"].items() if "_target_" in node}
 
 
-def in_steps(trainer: dict[str, Any]) -> dict[str, Any]:
-    """The settings with ``val_check_interval``, which Lightning counts in micro-batches, meant in optimizer steps."""
+def in_steps(trainer: dict[str, Any], callbacks: list[Callback]) -> dict[str, Any]:
+    """The settings with ``val_check_interval``, which Lightning counts in micro-batches, meant in optimizer steps; a
+    run that is shorter than ``log_every_n_steps`` logs at its end, and Lightning's own bar, which counts epochs, never
+    shows."""
     interval = trainer["val_check_interval"]
     counted = interval * trainer["accumulate_grad_batches"] if isinstance(interval, int) else interval
-    return {**trainer, "val_check_interval": counted}
+    short = trainer["max_steps"] if trainer["max_steps"] > 0 else trainer["log_every_n_steps"]
+    logged = min(trainer["log_every_n_steps"], short)
+    bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
+    return {**trainer, "val_check_interval": counted, "log_every_n_steps": logged, "enable_progress_bar": bar}
 
 
 def quiet() -> None:

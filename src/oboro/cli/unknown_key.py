@@ -47,7 +47,7 @@ def explain_key(key: str) -> str:
     if not place:
         groups = {path.name for folder in folders() for path in folder.iterdir() if path.is_dir()}
         if name in groups:
-            return f"there is no key {key}, since the run has no {name}; leave it out, or choose {name}=..."
+            return f"there is no key {key}, since the run has no {name}; leave it out."
         return f"there is no key {key}; {everything}.{meant(name, sorted({*keys, *groups}), rest=rest)}"
     target = node.get("_target_") if not rest else None
     if target and name in parameters(target):
