@@ -44,6 +44,7 @@ def plain(value: Any) -> Any:
     """A parsed value as the configuration will have it; an interpolation of it as it is written."""
     text = value.text if isinstance(value, QuotedString) else value
     try:
-        return OmegaConf.to_container(OmegaConf.create({"value": text}), resolve=True)["value"]
+        held: Any = OmegaConf.to_container(OmegaConf.create({"value": text}), resolve=True)
+        return held["value"]
     except OmegaConfBaseException:
         return text

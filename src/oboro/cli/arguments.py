@@ -11,9 +11,9 @@ import os
 import re
 import shlex
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from hydra._internal.utils import get_args_parser
-from hydra.core.override_parser.types import ValueType
 
 from oboro.base.errors import UserError
 from oboro.base.grammar import parsed, quoted
@@ -119,7 +119,7 @@ def plain(name: str, value: str, several: bool) -> str:
     return literal(name, value)
 
 
-def read(value: str) -> ValueType | None:
+def read(value: str) -> Any:
     """What Hydra's grammar makes of a value; None where it does not read it, or for null."""
     override = parsed(f"key={value}")
     return None if override is None else override.value()

@@ -32,6 +32,7 @@ from oboro.cli.arguments import for_hydra
 from oboro.cli.checkpoint import offer_checkpoint
 from oboro.cli.ending import ending, is_first_process, sentence
 from oboro.cli.options import CONF, choosing
+from oboro.cli.running import LOCK
 from oboro.restore.trust import trusted_words, trusting
 
 FROM_CHECKPOINT = ("sample", "evaluate")  # what these begin with comes from checkpoint=PATH
@@ -97,7 +98,7 @@ def without_an_empty_folder(name: str) -> Iterator[None]:
         yield
     except Exception:
         folder = Path(HydraConfig.get().runtime.output_dir)
-        if is_first_process() and {path.name for path in folder.iterdir()} <= {".hydra", f"{name}.log"}:
+        if is_first_process() and {path.name for path in folder.iterdir()} <= {".hydra", f"{name}.log", LOCK}:
             shutil.rmtree(folder, ignore_errors=True)
             if re.fullmatch(r"\d{4}-\d\d-\d\d", folder.parent.name) and not any(folder.parent.iterdir()):
                 folder.parent.rmdir()
