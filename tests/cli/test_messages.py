@@ -1,6 +1,9 @@
 """What is said of mistakes in the words of the command line, to the letter; nothing is computed for it."""
 
+import re
+
 import pytest
+from omegaconf import OmegaConf
 
 import runs
 from hydra_plugins.oboro import short
@@ -203,3 +206,17 @@ def test_names_of_jobs_fit_a_file_system():
     long, other = "ü" * 200 + "/1", "ü" * 199 + "o/1"
     assert short(long) != short(other) and all(len(part.encode()) <= 255 for part in short(long).split("/"))
     assert short(long).endswith("/1") and short(long).startswith("ü" * 120 + "-")
+
+
+@pytest.mark.parametrize("name", ["train", "sample", "evaluate"])
+def test_help_says_what_each_value_at_the_root_means(name, tmp_path):
+    run = runs.succeeded(runs.call("oboro", name, "--help", cwd=tmp_path))
+    values, groups = run.stdout.split("groups and their options")
+    file = OmegaConf.load(runs.ROOT / "conf" / f"{name}.yaml")
+    several = {"metrics", "callbacks", "logger"}
+    named = re.findall(r"^  (\w+)=", values, re.M)
+    assert named == [key for key in file if key not in {"defaults", "hydra", *several}]
+    meanings = re.split(r"^  \w+=\S+(?: needed\))?", values, flags=re.M)[1:]
+    assert all(len(meaning.split()) > 2 for meaning in meanings), meanings
+    assert re.search(r"^  sampler +adaptive ddim ", groups, re.M) and "sampler/grid " in groups
+    assert ("\n  optimizer " in groups) is (name == "train") and list(tmp_path.iterdir()) == []

@@ -31,6 +31,7 @@ from oboro.base.errors import UserError
 from oboro.cli.arguments import for_hydra
 from oboro.cli.checkpoint import offer_checkpoint
 from oboro.cli.ending import ending, is_first_process, sentence
+from oboro.cli.help import overview
 from oboro.cli.options import CONF, choosing
 from oboro.cli.running import LOCK
 from oboro.restore.trust import trusted_words, trusting
@@ -54,9 +55,14 @@ def run(name: str) -> None:
     logging.raiseExceptions = False  # a closed stdout is not for logging to report, but for ``ending``
     with ending(traceback):
         sys.argv[1:] = choosing(for_hydra(sys.argv[1:]))
-        own_folder = parser.parse_args(sys.argv[1:]).config_dir
+        flags = parser.parse_args(sys.argv[1:])
+        if flags.help:
+            print(overview(name))
+            return
         packages = trusted_words(sys.argv[1:])[1]
-        if packages or own_folder or name not in FROM_CHECKPOINT:  # a checkpoint alone imports nothing from its folder
+        if (
+            packages or flags.config_dir or name not in FROM_CHECKPOINT
+        ):  # a checkpoint alone imports nothing from its folder
             import_from_here()
         register_resolvers()
         with trusting(packages):
