@@ -3,11 +3,14 @@
 import re
 
 import pytest
+from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator
 from omegaconf import OmegaConf
 
 import runs
 from hydra_plugins.oboro import short
+from oboro.base.errors import UserError
 from oboro.base.output import output_file, output_folder
+from oboro.cli.device import check_device
 from oboro.cli.ending import ending, sentence
 from oboro.cli.run import warning_line
 
@@ -128,6 +131,36 @@ def test_a_command_that_fails_before_it_works_leaves_no_folder(tmp_path):
 def test_a_short_run_has_its_loss_in_metrics_jsonl(tmp_path):
     run = runs.train(tmp_path, runs.NO_EVALUATION, "trainer.max_steps=3", "trainer.log_every_n_steps=50")
     assert list(run.logged("train/loss")) == [3]
+
+
+def test_nothing_held_out_is_no_reason_for_a_warning(tmp_path):
+    assert runs.train(tmp_path, runs.NO_EVALUATION, "data.validation=0").stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "devices", "there_are", "line"),
+    [
+        ("gpu", 1, 0, "accelerator=gpu needs a device that this machine has not got; set {key}accelerator=auto."),
+        ("cuda", 1, 0, "accelerator=cuda needs a device that this machine has not got; set {key}accelerator=auto."),
+        ("gpu", 2, 1, "devices=2 are more than the 1 of this machine; set {key}devices=1."),
+        ("auto", 3, 2, "devices=3 are more than the 2 of this machine; set {key}devices=2."),
+        ("gpu", 2, 2, None),
+        ("gpu", "auto", 2, None),
+        ("cpu", 8, 0, None),
+        ("auto", 8, 0, None),
+    ],
+)
+@pytest.mark.parametrize("key", ["", "trainer."])
+def test_devices_that_a_machine_has_not_got(accelerator, devices, there_are, line, key, monkeypatch):
+    """A machine with so many GPUs of CUDA and none of Apple's; no machine of CI has any."""
+    monkeypatch.setattr(CUDAAccelerator, "is_available", staticmethod(lambda: there_are > 0))
+    monkeypatch.setattr(CUDAAccelerator, "auto_device_count", staticmethod(lambda: there_are))
+    monkeypatch.setattr(MPSAccelerator, "is_available", staticmethod(lambda: False))
+    if line is None:
+        check_device(accelerator, devices, key)
+    else:
+        with pytest.raises(UserError, match=f"^{re.escape(key + line.format(key=key))}$"):
+            check_device(accelerator, devices, key)
 
 
 def test_accumulation_prints_a_step_once(tmp_path):

@@ -21,9 +21,7 @@ def overview(name: str) -> str:
     text, command = (CONF / f"{name}.yaml").read_text(encoding="utf-8"), as_typed(sys.argv[0])
     groups = groups_of(yaml.safe_load(text)["defaults"])
     lines = [match for line in text.splitlines() if (match := VALUE.fullmatch(line)) and match[1] not in groups]
-    values = [
-        (key, value.replace("???", "(needed)"), meaning or "") for key, value, meaning in (m.groups() for m in lines)
-    ]
+    values = [(f"{line[1]}={line[2].replace('???', '(needed)')}", line[3] or "") for line in lines]
     return "\n".join(
         [
             f"usage: {command} [group=option ...] [key=value ...]",
