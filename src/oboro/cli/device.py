@@ -1,5 +1,7 @@
 """Which device and which precision a run computes in."""
 
+from typing import Any
+
 import torch
 from lightning.pytorch.accelerators import CPUAccelerator, CUDAAccelerator, MPSAccelerator
 
@@ -13,6 +15,21 @@ REFUSED |= dict.fromkeys(("transformer-engine", "transformer-engine-float16"), "
 REFUSED |= {"64-true": "keeps weights in 64 bits"}
 INSTEAD = dict.fromkeys(REFUSED, "bf16-mixed") | {"16-true": "16-mixed", "transformer-engine-float16": "16-mixed"}
 INSTEAD |= {"64-true": "32-true"}
+
+
+def check_device(accelerator: Any, devices: Any, key: str = "") -> None:
+    """Raises ``UserError`` where this machine has not got what is asked for; ``key`` is the node of both values."""
+    kinds: dict[Any, Any] = {"cuda": CUDAAccelerator, "mps": MPSAccelerator}
+    kind = kinds.get(device_type(accelerator))
+    if kind is None:
+        return
+    if not kind.is_available():
+        raise UserError(
+            f"{key}accelerator={accelerator} needs a device that this machine has not got; set {key}accelerator=auto."
+        )
+    count = kind.auto_device_count()
+    if isinstance(devices, int) and devices > count:
+        raise UserError(f"{key}devices={devices} are more than the {count} of this machine; set {key}devices={count}.")
 
 
 def device_type(accelerator: str) -> str:

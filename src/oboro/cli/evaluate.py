@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import hydra
 import torch
 from hydra.utils import instantiate
 from lightning import Fabric
@@ -17,10 +16,7 @@ from oboro.base import distributed
 from oboro.base.errors import UserError
 from oboro.base.json_text import json_text
 from oboro.base.settings import settings_text
-from oboro.cli.benchmark import benchmark
 from oboro.cli.checkpoint import latest_checkpoint
-from oboro.cli.error_messages import CONF
-from oboro.cli.run import run, task_function
 from oboro.cli.sample import average, open_task, start, trained_precision
 from oboro.cli.unread import refuse_unread
 from oboro.cli.watch import watch
@@ -43,8 +39,6 @@ READ_WITH_IMAGES = (
 PAIRS = 10  # closest pairs in the picture of the memorisation audit
 
 
-@hydra.main(version_base="1.3", config_path=str(CONF), config_name="evaluate")
-@task_function
 def evaluate(config: DictConfig) -> None:
     """Measure samples of a checkpoint; ``evaluation.json``, ``result.json`` and pictures go to ``output_dir``.
 
@@ -276,7 +270,3 @@ def closest_pairs(result: Result) -> list[tuple[int, int]]:
         if "closest" in value.detail:
             return [(pair["sample"], pair["training"]) for pair in value.detail["closest"][:PAIRS]]
     return []
-
-
-def main() -> None:
-    run(evaluate, from_checkpoint=True, gather=benchmark)
