@@ -1,5 +1,6 @@
 """Training of a denoiser."""
 
+import logging
 from collections.abc import Mapping
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor, nn
 
 from oboro.adapter import Adapter, Full
 from oboro.base.errors import UserError
+from oboro.base.notice import notice
 from oboro.codec import Identity
 from oboro.condition import Condition, kinds_read
 from oboro.conditioner import Conditioner
@@ -20,6 +22,8 @@ from oboro.optimizer import Optimizer
 from oboro.sampler import Sampler
 from oboro.task import contradictions
 from oboro.task.noise_levels import NoiseLevels
+
+log = logging.getLogger(__name__)
 
 
 class Diffusion(NoiseLevels):
@@ -103,7 +107,10 @@ class Diffusion(NoiseLevels):
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
-        self.conditioner.check(self.trainer.datamodule.population)
+        population = self.trainer.datamodule.population
+        self.conditioner.check(population)
+        for line in self.conditioner.unread(population):
+            notice(log, line)
 
     def objective(self, batch: dict[str, Tensor], x: Tensor, generator: torch.Generator) -> Tensor:
         loss = self.loss(self.denoiser, x, self.conditioner(batch, generator), generator)
