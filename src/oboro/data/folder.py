@@ -116,14 +116,15 @@ def _entries(root: Path, folder: Path, suffixes: Sequence[str], left_out: list[L
         return [], []
     for entry in entries:
         name, suffix = prefix + entry.name, os.path.splitext(entry.name)[1].lower()
+        broken = entry.is_symlink() and not os.path.exists(entry.path)  # or a link to itself
         if is_hidden(entry.name):
             left_out.append(LeftOut(name, HIDDEN))
+        elif broken:
+            left_out.append(LeftOut(name, LINK))
         elif entry.is_dir():
             folders.append(name)
         elif entry.is_file() and suffix in suffixes:
             files.append(name)
-        elif entry.is_symlink() and not os.path.exists(entry.path):
-            left_out.append(LeftOut(name, LINK))
         else:
             left_out.append(LeftOut(name, SUFFIX, suffix or "none"))
     return files, folders

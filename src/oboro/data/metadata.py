@@ -228,11 +228,10 @@ def _labels(named: list[tuple[str, Any]], where: Path | str) -> tuple[list[int |
         raise UserError(f"{where} has no label for {printable(missing[0])}; give a label to every image or to none")
     numbers = [_number(value) for value in values]
     if None in numbers:
-        odd = next((pair for pair in zip(named, numbers, strict=True) if not isinstance(pair[0][1], str)), None)
-        if odd is not None:
-            (name, value), number = odd
-            problem = "beside texts" if number is not None else "neither a class number nor a name"
-            raise UserError(f"{where} has the label {value!r} for {printable(name)}, {problem}; write one kind")
+        for (name, value), number in sorted(zip(named, numbers, strict=True), key=lambda row: row[1] is not None):
+            if not isinstance(value, str):
+                problem = "neither a class number nor a name" if number is None else "beside texts"
+                raise UserError(f"{where} has the label {value!r} for {printable(name)}, {problem}; write one kind")
         texts = [value.strip() for value in values]
         classes = tuple(sorted(set(texts), key=natural))
         index = {text: i for i, text in enumerate(classes)}
