@@ -1,14 +1,16 @@
 """Folders as people bring them: which pictures are read, as what classes, and what is said of the rest."""
 
+import json
 import os
 
-import numpy as np
 import pytest
 from PIL import Image
 
 from oboro.base.errors import UserError
 from oboro.data.image_folder import list_pictures
-from oboro.data.left_out import BESIDE, EMPTY, HIDDEN, LINK, LOOP, PART, SUFFIX
+from oboro.data.left_out import BESIDE, EMPTY, HIDDEN, LINK, LOOP, PART, SUFFIX, LeftOut, table
+from oboro.data.shapes import Shapes
+from oboro.modality.decode_image import load_image
 
 CLASSES = ["cat/1.png", "cat/2.png", "dog/1.png"]
 
@@ -106,6 +108,13 @@ FOLDERS = {
     ),
     "train alone": (["train/1.png", "train/2.png"], "1.png 2.png", "", {}),
     "train among other classes": (["train/1.png", "car/2.png"], "car/2.png:0 train/1.png:1", "car train", {}),
+    "folders that number their files are parts": (
+        ["000000/000000.png", "000000/000999.png", "001000/001000.png", "001000/001001.png"],
+        "000000/000000.png:0 000000/000999.png:0 001000/001000.png:1 001000/001001.png:1",
+        "",
+        {},
+    ),
+    "classes called by numbers": (["0/0.png", "0/1.png", "10/0.png"], "0/0.png:0 0/1.png:0 10/0.png:1", "0 10", {}),
     "names of any kind": (
         ["a b/ü.png", "a b/x\n.png", "c=d,e/[1].png"],
         "a b/x\n.png:0 a b/ü.png:0 c=d,e/[1].png:1",
@@ -167,10 +176,46 @@ def test_a_folder_without_pictures_says_so(tmp_path, names, message):
 
 @pytest.mark.skipif(os.name == "nt", reason="names of bytes")
 def test_names_that_are_no_text_are_read_and_can_be_printed(tmp_path):
-    from oboro.data.left_out import LeftOut, table
-
     name = os.fsdecode(b"caf\xe9.png")
-    np.save(tmp_path / "x.npy", np.zeros(1))
     Image.new("L", (4, 4)).save(os.path.join(tmp_path, name), "PNG")
     assert [e.name for e in list_pictures(tmp_path).entries] == [name]
     assert table([LeftOut(name, "a\nb")]) == "caf\\udce9.png\ta\\nb\t\n"
+
+
+def shapes_of(*sizes, mode="L"):
+    return [(size, mode) for size in sizes]
+
+
+# Pictures (height, width), then the resolution and the channels that are chosen, and what is said of the pictures.
+SHAPES = {
+    "one size": (shapes_of((28, 28), (28, 28)), (28, 28), 1, "28×28"),
+    "not square": (shapes_of((24, 32), (24, 32)), (24, 32), 1, "24×32"),
+    "an odd size": (shapes_of((29, 31)), (28, 28), 1, "29×31"),
+    "large": (shapes_of((512, 512), mode="RGB"), (64, 64), 3, "512×512"),
+    "several sizes": (shapes_of((80, 100), (90, 70)), (64, 64), 1, "90×70 to 80×100"),
+    "several small sizes": (shapes_of((20, 30), (22, 22), (40, 90)), (20, 20), 1, "22×22 to 40×90"),
+    "tiny": (shapes_of((1, 1)), (4, 4), 1, "1×1"),
+    "one in colour": (shapes_of((8, 8)) + shapes_of((8, 8), mode="RGB"), (8, 8), 3, "8×8"),
+    "grey of all kinds": ([((8, 8), mode) for mode in ("L", "LA", "1", "I;16", "P")], (8, 8), 1, "8×8"),
+    "transparent": (shapes_of((8, 8), mode="RGBA"), (8, 8), 3, "8×8"),
+}
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_resolution_and_channels_follow_from_the_pictures(tmp_path, kind):
+    pictures, resolution, channels, words = SHAPES[kind]
+    paths = [tmp_path / f"{i}.png" for i in range(len(pictures))]
+    for path, ((height, width), mode) in zip(paths, pictures, strict=True):
+        Image.new(mode, (width, height)).save(path)
+    (tmp_path / "broken.png").write_text("")
+    shapes = Shapes.of([*paths, tmp_path / "broken.png"])
+    assert (shapes.resolution, shapes.channels, str(shapes)) == (resolution, channels, words)
+    assert Shapes.from_plain(json.loads(json.dumps(shapes.plain()))) == shapes
+
+
+def test_sizes_are_those_of_pictures_that_exif_turns(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for name in ("a.jpg", "a.png", "a.tif", "a.webp"):
+        Image.new("L", (24, 32)).save(tmp_path / name, exif=exif)
+        assert Shapes.of([tmp_path / name]).resolution == (24, 32) == load_image(tmp_path / name).size[::-1]

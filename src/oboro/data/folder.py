@@ -2,8 +2,9 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 from oboro.base.errors import UserError
@@ -28,8 +29,8 @@ _SYSTEM = {
 
 @dataclass(frozen=True)
 class Listing:
-    """``files``: names below the folder, with forward slashes, and the label of each; ``classes``: the folder of each
-    label, () without labels."""
+    """``files``: names below the folder, with forward slashes, and the number of the sub-folder of each, None where
+    some lie in none; ``classes``: these sub-folders, () where they are no classes."""
 
     files: list[tuple[str, int | None]]
     classes: tuple[str, ...] = ()
@@ -55,7 +56,8 @@ def list_folder(root: Path, suffixes: Sequence[str], labelled: bool = True) -> L
 
     Sub-folders that hold such files, at any depth, are classes: label i is the i-th in natural order. A few files that
     lie in ``root`` itself, not more than a class has on average, are then left out; where there are more, or a single
-    sub-folder beside files, or where ``labelled`` is False, the files in ``root`` come first and there are no labels.
+    sub-folder beside files, or where ``labelled`` is False, the files in ``root`` come first and there are no classes.
+    Nor are there in ``numbered`` folders.
 
     Links are followed. A folder that links reach again below one sub-folder is read once.
     """
@@ -77,7 +79,18 @@ def list_folder(root: Path, suffixes: Sequence[str], labelled: bool = True) -> L
     if loose:
         return Listing([(name, None) for name in [*loose, *(n for g in groups.values() for n in g)]], (), left_out)
     files: list[tuple[str, int | None]] = [(n, i) for i, names in enumerate(groups.values()) for n in names]
-    return Listing(files, tuple(groups), left_out)
+    return Listing(files, () if numbered(groups) else tuple(groups), left_out)
+
+
+def numbered(groups: Mapping[str, Sequence[str]]) -> bool:
+    """Whether folders are parts of one numbering and no classes: the name of each is the number that its files count on
+    from, in steps of 10 or more. 000000/000000.png to 000000/000999.png, 001000/001000.png and so on."""
+    stems = {folder: [Path(name).stem for name in names] for folder, names in groups.items()}
+    if not all(word.isdecimal() for folder, files in stems.items() for word in (folder, *files)):
+        return False
+    starts = sorted(map(int, stems))
+    step = min((b - a for a, b in pairwise(starts)), default=0)
+    return step >= 10 and all(int(stem) // step * step == int(f) for f, files in stems.items() for stem in files)
 
 
 def is_hidden(name: str) -> bool:

@@ -180,7 +180,8 @@ def _with_texts(root: Path, listing: Listing, labelled: bool) -> Pictures:
             notes.append(f"{len(mute):,} of {len(entries):,} images have no text beside them: {mute[0]}, …")
     folders = {name.split("/")[0] for name, _ in listing.files if "/" in name}
     if labelled and not listing.classes and len(folders) > 1:
-        notes.append(f"there are no labels, as many pictures lie in {root} beside its {len(folders)} sub-folders")
+        why = "that number their files are parts" if listing.files[0][1] is not None else "beside many pictures"
+        notes.append(f"there are no classes in {root}: {len(folders)} sub-folders {why}")
     return Pictures(root, entries, listing.classes, [i for i in listing.left_out if i.name not in read], notes)
 
 

@@ -78,8 +78,8 @@ def read_metadata(root: Path, files: Sequence[str]) -> Metadata:
                     raise _Mistake(f"{entry.name} appears twice")
             except _Mistake as mistake:
                 raise UserError(f"{place} of {root / file}: {printable(str(mistake))}; correct that line") from None
-            used = {_key(row, keys) for keys in (_FILE, _TEXT, _LABEL, _HINT)}
-            unread |= dict.fromkeys(str(key) for key in row if key not in used)
+            read = {_key(row, keys) for keys in (_FILE, _TEXT, _LABEL, _HINT)}
+            unread |= dict.fromkeys(str(key) for key in row if key not in read)
             entries[entry.name] = entry, _value(row, _LABEL)
     where = root / files[0] if len(files) == 1 else f"the metadata in {root}"
     if not entries:
@@ -92,6 +92,10 @@ def read_metadata(root: Path, files: Sequence[str]) -> Metadata:
     labels, classes = _labels([(entry.name, value) for entry, value in pairs], where)
     rows = [replace(entry, label=label) for entry, label in zip(rows, labels, strict=True)]
     notes = [f"{where} has fields that are not read: {printable(', '.join(unread))}"] if unread else []
+    used = set(labels)
+    empty = [name for i, name in enumerate(classes) if i not in used]
+    if empty:
+        notes.append(f"no image in {where} has the label {', '.join(empty[:5])}{', …' if len(empty) > 5 else ''}")
     mute = [entry.name for entry in rows if entry.caption is None]
     if len(mute) < len(rows):
         rows = [replace(entry, caption=entry.caption or "") for entry in rows]

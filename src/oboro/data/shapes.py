@@ -14,7 +14,7 @@ from oboro.modality.decode_image import is_grey, open_image, warnings_off
 
 AUTO: Literal["auto"] = "auto"
 LARGEST = 64  # side of what is chosen: more is for whoever trains to decide
-MULTIPLE = 8  # of sides that are chosen and not those of all pictures
+STEP = 4  # sides are multiples of it: small networks halve them twice
 
 
 @dataclass(frozen=True)
@@ -40,13 +40,13 @@ class Shapes:
     @property
     def resolution(self) -> tuple[int, int]:
         """(height, width): that of all pictures if they have one of at most 64 pixels a side. Otherwise a square of
-        64, or of the largest multiple of 8 that does not enlarge half of them."""
+        64 pixels, or of less where that would enlarge half of them. Sides are rounded down to a multiple of 4."""
         if len(self.sizes) == 1:
-            (size,) = self.sizes
-            if max(size) <= LARGEST:
-                return size
+            ((height, width),) = self.sizes
+            if max(height, width) <= LARGEST:
+                return rounded(height), rounded(width)
         short = sorted(min(size) for size in self.sizes.elements())
-        side = min(LARGEST, max(MULTIPLE, short[len(short) // 2] // MULTIPLE * MULTIPLE))
+        side = rounded(min(LARGEST, short[len(short) // 2]))
         return side, side
 
     def __str__(self) -> str:
@@ -63,10 +63,15 @@ class Shapes:
         return cls(Counter({(height, width): n for height, width, n in plain["sizes"]}), plain["grey"])
 
 
+def rounded(side: int) -> int:
+    return max(STEP, side // STEP * STEP)
+
+
 def _header(file: Path) -> tuple[tuple[int, int], bool] | None:
     try:
         with open_image(file) as image:
             turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+            turned &= image.format != "TIFF"  # Pillow gives the size of TIFF files as it is when they are turned
             width, height = image.size[::-1] if turned else image.size
             return (height, width), is_grey(image)
     except Exception:  # a damaged file makes Pillow raise almost anything

@@ -45,7 +45,7 @@ def load_image(file: Path | BinaryIO) -> Image.Image:
     """The picture in ``file``, the first of several frames, turned as its EXIF orientation says.
 
     Above ``MAX_PIXELS`` it is reduced by a whole factor to at most that many (JPEG: by 2, 4 or 8 while it is decoded),
-    one picture at a time: a process needs 1.5 GB for the largest at most. Raises ``ValueError`` for what would take
+    one picture at a time: a process needs 2 GB for the largest at most. Raises ``ValueError`` for what would take
     more: 2^30 pixels of a baseline JPEG, 179 million of others, Pillow's own bound. Raises whatever Pillow raises on a
     damaged file.
     """
