@@ -3,6 +3,7 @@
 import json
 import os
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -216,6 +217,10 @@ def test_resolution_and_channels_follow_from_the_pictures(tmp_path, kind):
 def test_sizes_are_those_of_pictures_that_exif_turns(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
-    for name in ("a.jpg", "a.png", "a.tif", "a.webp"):
-        Image.new("L", (24, 32)).save(tmp_path / name, exif=exif)
+    image = Image.new("L", (24, 32))
+    image.paste(255, (0, 0, 24, 16))  # the upper half, which is the right one when it is turned
+    for name in ("a.jpg", "a.png", "a.tif", "b.tif", "a.webp"):
+        image.save(tmp_path / name, exif=exif, **({"compression": "tiff_lzw"} if name == "b.tif" else {}))
+        halves = np.asarray(load_image(tmp_path / name).convert("L")).reshape(24, 2, 16).mean((0, 2))
+        assert halves[0] < 5 and halves[1] > 250, name
         assert Shapes.of([tmp_path / name]).resolution == (24, 32) == load_image(tmp_path / name).size[::-1]

@@ -61,9 +61,12 @@ def open_image(file: Path | BinaryIO) -> ImageFile.ImageFile:
     """The picture in ``file`` before its pixels are decoded: its size and mode."""
     own = _FORMAT_OF.get(file.suffix.lower()) if isinstance(file, Path) else None
     try:
-        return Image.open(file, formats=_COMMON if own is None else (own, *_COMMON))
+        image = Image.open(file, formats=_COMMON if own is None else (own, *_COMMON))
     except Image.DecompressionBombError:
         return _open_large_jpeg(file)
+    if image.format == "TIFF":
+        image.filename = ""  # Pillow maps uncompressed files whose names it knows, and reads those wrongly that turn
+    return image
 
 
 def warnings_off() -> warnings.catch_warnings:
