@@ -39,9 +39,9 @@ def test_a_folder_of_classes_trains_with_labels_at_its_own_size(tmp_path):
     )
     assert found in run.stderr.splitlines()
     log = (run.folder / "train.log").read_text()
-    assert found in log and "1 files and folders are left out: 1 other suffix (.doc 1); " in log
+    assert found in log and "left out of the data: 1 other suffix (.doc 1); " in log
     again = runs.train(tmp_path / "again", f"data.root={root}", *FOLDER)  # from the cache
-    assert "1 files and folders are left out" in (again.folder / "train.log").read_text()
+    assert "left out of the data" in (again.folder / "train.log").read_text()
 
 
 # What is in the folder and typed, and what follows: shape, number of classes, conditioner, and a line on the terminal.

@@ -94,7 +94,7 @@ def test_a_missing_caption_is_empty(tmp_path):
 @pytest.mark.parametrize(
     ("row", "problem"),
     [
-        ("{", "line 2 .* not JSON"),
+        ("{", "line 2 .* not a JSON object"),
         ({"text": "a"}, "line 2 .* no file_name"),
         ({"file_name": "../secret.png"}, "line 2 .* not below the folder"),
         ({"file_name": "/secret.png"}, "line 2 .* not below the folder"),
@@ -123,8 +123,8 @@ def test_unreadable_images_are_named_skipped_and_do_not_shift_labels(tmp_path, c
         assert values(data) == [0, 4, 1, 5] and data.train.labels.tolist() == [0, 0, 1, 1]
         (record,) = [record for record in caplog.records if record.levelname == "WARNING"]
         line = (
-            "3 files and folders are left out: 2 unreadable (0/2.png: no picture, or of no known format, 1/3.png: "
-            f"image file is truncated), 1 other suffix (.doc 1); {data._cached.path}/left_out.txt lists them"
+            "left out of the data: 2 unreadable (0/2.png: no picture, or of no known format, 1/3.png: "
+            f"image file is truncated), 1 other suffix (.doc 1); {data._cached.path}/left_out.txt lists all"
         )
         assert record.getMessage() == line
         assert (data._cached.path / "left_out.txt").read_text().splitlines() == [

@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from oboro.base.errors import UserError
+from oboro.data import ImageFolder
 from oboro.data.image_folder import list_pictures
-from oboro.data.left_out import UNNAMED
+from oboro.data.left_out import UNNAMED, UNREADABLE
 
 NAMES = ("0.png", "1.png", "sub/2.png", "é.png")
 
@@ -102,10 +103,13 @@ def write(path, rows):
 
 
 MISTAKES = {
-    "half a line": ('{"file_name": "0.png"}\n{', r"^line 2 of .*metadata\.jsonl: not JSON; correct that line$"),
-    "deep": ("[" * 100_000, "line 1 .*: not JSON"),
-    "a list": ("[1]", "line 1 .*: no file_name"),
-    "no name": ('{"text": "a"}', "line 1 .*: no file_name; correct that line$"),
+    "half a line": (
+        '{"file_name": "0.png"}\n{',
+        r"^line 2 of .*metadata\.jsonl: not a JSON object; write one on each line$",
+    ),
+    "deep": ("[" * 100_000, "line 1 .*: not a JSON object"),
+    "a list": ("[1]", "line 1 .*: not a JSON object"),
+    "no name": ('{"text": "a"}', "line 1 .*: no file_name among text; correct that line$"),
     "an empty name": ('{"file_name": " "}', "line 1 .*: no file_name"),
     "a number": ('{"file_name": 3}', "line 1 .*: no file_name"),
     "above the folder": (files("../secret.png"), r"line 1 .*: \.\./secret\.png is not below the folder"),
@@ -181,6 +185,17 @@ def test_mistakes_in_csv_and_parquet(root, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(UserError, match=r'needs the library pyarrow; pip install "oboro\[pyarrow\]"$'):
         list_pictures(root)
+
+
+@pytest.mark.parametrize("name", ["gone.png", "x" * 5000 + ".png", "0.png/more.png", "sub"])
+def test_names_without_a_file_are_unreadable_pictures(root, name):
+    (root / "metadata.jsonl").write_text(files("0.png", "1.png", name))
+    data = ImageFolder(root=str(root), cache_dir=str(root / "cache"), resolution=4, validation=0)
+    data.prepare_data()
+    data.setup()
+    (item,) = data._cached.left_out
+    assert len(data.train) == 2 and (item.name, item.reason) == (name, UNREADABLE)
+    assert all(len(line) < 500 for line in (data._cached.path / "left_out.txt").read_text().splitlines())
 
 
 def test_what_is_not_read_is_named(root):

@@ -79,7 +79,7 @@ def test_unreadable_pictures_are_named_and_left_out(tmp_path, caplog):
     broken = {"png": lambda i: encoded(i)[:50] if i == 1 else encoded(i)}
     shard(tmp_path / "shards" / "0.tar", range(4), **broken)
     data = load(tmp_path)
-    assert re.search(r"1 files and folders are left out: 1 unreadable \(0\.tar/0001: ", caplog.text)
+    assert re.search(r"left out of the data: 1 unreadable \(0\.tar/0001: ", caplog.text)
     assert shades(data) == [0, 2, 3] and data.train.captions == [TEXTS[0], *TEXTS[2:4]]
 
 

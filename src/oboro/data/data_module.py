@@ -202,8 +202,7 @@ class DataModule(LightningDataModule, ABC):
             hidden = all(item.reason == HIDDEN for item in left_out)
             log.log(
                 logging.INFO if hidden else logging.WARNING,
-                "%s files and folders are left out: %s; %s lists them",
-                f"{len(left_out):,}",
+                "left out of the data: %s; %s lists all",
                 summary(left_out),
                 file,
             )

@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from oboro.base.errors import UserError
-from oboro.data.left_out import BESIDE, CLOSED, EMPTY, HIDDEN, LINK, LOOP, SUFFIX, LeftOut
+from oboro.data.left_out import BESIDE, CLOSED, EMPTY, HIDDEN, LINK, LOOP, SPECIAL, SUFFIX, LeftOut
 
 # Beside what begins with a dot: what systems, archives and file servers leave in folders.
 _SYSTEM = {
@@ -136,7 +136,9 @@ def _entries(root: Path, folder: Path, suffixes: Sequence[str], left_out: list[L
             left_out.append(LeftOut(name, LINK))
         elif entry.is_dir():
             folders.append(name)
-        elif entry.is_file() and suffix in suffixes:
+        elif not entry.is_file():
+            left_out.append(LeftOut(name, SPECIAL))
+        elif suffix in suffixes:
             files.append(name)
         else:
             left_out.append(LeftOut(name, SUFFIX, suffix or "none"))

@@ -67,7 +67,7 @@ class ImageData(DataModule):
         height, width = self.modality.shape[1:]
         found = {"channels": self.modality.shape[0], "resolution": height if height == width else [height, width]}
         chosen = {"channels": self._channels, "resolution": self._size}
-        return super().settled() | {key: value for key, value in found.items() if chosen[key] == AUTO}
+        return {key: value for key, value in found.items() if chosen[key] == AUTO} | super().settled()
 
     def findings(self) -> list[str]:
         if AUTO not in (self._channels, self._size):

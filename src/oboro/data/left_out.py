@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 # Reasons.
 HIDDEN, SUFFIX, LINK, LOOP = "hidden or system", "other suffix", "broken link", "folder that was read already"
-CLOSED, EMPTY, BESIDE = "no access", "folder without any", "beside class folders"
+CLOSED, SPECIAL, EMPTY, BESIDE = "no access", "no regular file", "folder without any", "beside class folders"
 UNREADABLE, UNNAMED, PART = "unreadable", "not named in the metadata", "another part of the data"
+LONGEST = 400
 NAMED = 3  # of each reason; the rest is counted
 
 
@@ -20,7 +21,9 @@ class LeftOut(NamedTuple):
 
 
 def printable(text: str) -> str:
-    """``text`` on one line, with what no terminal can show as escapes."""
+    """``text`` on one line of some length, with what no terminal can show as escapes."""
+    if len(text) > LONGEST:
+        text = text[: LONGEST // 2] + "…" + text[-LONGEST // 2 :]
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
     return shown.encode("utf-8", "backslashreplace").decode()
 

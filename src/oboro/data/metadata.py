@@ -79,7 +79,7 @@ def read_metadata(root: Path, files: Sequence[str]) -> Metadata:
             except _Mistake as mistake:
                 raise UserError(f"{place} of {root / file}: {printable(str(mistake))}; correct that line") from None
             read = {_key(row, keys) for keys in (_FILE, _TEXT, _LABEL, _HINT)}
-            unread |= dict.fromkeys(str(key) for key in row if key not in read)
+            unread |= dict.fromkeys(str(key) for key, value in row.items() if value is not None and key not in read)
             entries[entry.name] = entry, _value(row, _LABEL)
     where = root / files[0] if len(files) == 1 else f"the metadata in {root}"
     if not entries:
@@ -134,11 +134,8 @@ def _json_rows(path: Path) -> Iterator[tuple[str, dict]]:
             row = json.loads(line)
         except (ValueError, RecursionError):
             row = None
-            problem = "not JSON"
-        else:
-            problem = "no file_name"
         if not isinstance(row, dict):
-            raise UserError(f"line {number} of {path}: {problem}; correct that line")
+            raise UserError(f"line {number} of {path}: not a JSON object; write one on each line")
         yield f"line {number}", row
 
 
@@ -148,6 +145,9 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, dict]]:
     mark = max(",;\t", key=header.count)
     try:
         reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=mark, skipinitialspace=True, strict=True)
+        names = reader.fieldnames or []
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise UserError(f"{path} has two columns {twice[0]}; leave one out")
         for row in reader:
             if None in row:
                 raise UserError(
@@ -189,7 +189,7 @@ def _entry(row: dict, root: Path, folder: str) -> Entry:
     if isinstance(file, dict):
         raise _Mistake("the picture itself in place of its file_name, which data=hugging_face reads")
     if not isinstance(file, str) or not file.strip():
-        raise _Mistake("no file_name")
+        raise _Mistake(f"no file_name among {', '.join(map(str, row)) or 'no fields'}")
     if hint is not None and not isinstance(hint, str):
         raise _Mistake("conditioning_image is not the name of a file")
     if text is not None and not isinstance(text, str):
@@ -212,13 +212,13 @@ def _inside(name: str, root: Path, folder: str) -> str:
         raise outside
     if "\0" in below:
         raise _Mistake("a name with the character 0")
-    if (root / below).is_file():
+    if os.path.isfile(root / below):
         return below
     slashes = posixpath.normpath(below.replace("\\", "/"))
     if slashes.split("/")[0] == ".." or slashes.startswith("/"):
         raise outside
     spellings = [unicodedata.normalize(form, slashes) for form in ("NFC", "NFD")]
-    return next((other for other in (slashes, *spellings) if (root / other).is_file()), below)
+    return next((other for other in (slashes, *spellings) if os.path.isfile(root / other)), below)
 
 
 def _labels(named: list[tuple[str, Any]], where: Path | str) -> tuple[list[int | None], tuple[str, ...]]:
