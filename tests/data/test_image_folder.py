@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 
@@ -286,3 +287,34 @@ def test_a_second_picture_has_the_shape_of_the_first_and_every_picture_has_one(t
     (root / "metadata.jsonl").write_text("\n".join([*lines[:3], '{"file_name": "5.png"}']))
     with pytest.raises(UserError, match=r"no conditioning_image for 5\.png; give one to every image or to none"):
         load(tmp_path, channels=3)
+
+
+def test_the_cache_of_earlier_versions_stays_valid(tmp_path, caplog):
+    """The key of a folder is the digest of what is listed; a folder of the cache may be without its list."""
+    for name, value in (("b/1.png", 1), ("a/2.png", 2), ("a/10.png", 3)):
+        paint(tmp_path / "root" / name, value)
+    (tmp_path / "root" / "b" / "3.png").write_text("damaged")
+    data = load(tmp_path, num_classes=2)
+    digest = hashlib.sha256()
+    for name, label in (("a/2.png", 0), ("a/10.png", 0), ("b/1.png", 1), ("b/3.png", 1)):
+        stat = (tmp_path / "root" / name).stat()
+        digest.update(json.dumps([name, label, None, [stat.st_size, stat.st_mtime_ns]]).encode())
+    assert data.source().key == digest.hexdigest()
+    (data._cached.path / "decoding.json").unlink()
+    caplog.clear()
+    assert load(tmp_path, num_classes=2).fingerprint == data.fingerprint
+    assert "1 unreadable (1 that an earlier version could not read)" in caplog.text
+
+
+def test_frames_and_sizes_that_are_lost_or_made_up_are_named(tmp_path, capsys):
+    (tmp_path / "root").mkdir()
+    frames = [Image.new("L", (4, 4), value) for value in (40, 200)]
+    frames[0].save(tmp_path / "root" / "a.gif", save_all=True, append_images=frames[1:])
+    frames[0].save(tmp_path / "root" / "b.tif", save_all=True, append_images=frames[1:])
+    paint(tmp_path / "root" / "c.png", 40)
+    for _ in range(2):  # decoded, and from the cache
+        assert set(values(load(tmp_path, resolution=8))) == {40}
+        assert capsys.readouterr().err.splitlines() == [
+            "3 of 3 images are smaller than 8×8 and were enlarged; set data.resolution to their size",
+            "2 of 3 images have several frames or pages, of which the first is taken",
+        ]

@@ -38,8 +38,8 @@ class Block:
 
     Pictures are uint8 (n, C, H, W), series float32 (n, C, L). ``hints`` (n, C', H, W), uint8, is a second picture that
     belongs to each sample, of the same size. Samples of equal ``groups`` (n,), any integers, show so much the same that
-    none may be held out while another is trained on. ``left_out`` are those between them that could not be read, and
-    ``enlarged`` is how many were smaller than they are now.
+    none may be held out while another is trained on. ``left_out`` are those between them that could not be read,
+    ``enlarged`` is how many were smaller than they are now, and ``several`` how many are the first of several frames.
     """
 
     samples: np.ndarray
@@ -49,6 +49,7 @@ class Block:
     hints: np.ndarray | None = None
     left_out: Sequence[LeftOut] = ()
     enlarged: int = 0
+    several: int = 0
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,7 @@ class Cached:
     fingerprint: str
     left_out: list[LeftOut] | None = None
     enlarged: int = 0
+    several: int = 0
 
 
 class SampleArray:
@@ -200,12 +202,12 @@ def open_cached(folder: Path) -> Cached | None:
     )
 
 
-def _decoding(folder: Path) -> tuple[list[LeftOut] | None, int]:
+def _decoding(folder: Path) -> tuple[list[LeftOut] | None, int, int]:
     try:
         plain = json.loads((folder / DECODING).read_text(encoding="utf-8"))
-        return [LeftOut(*item) for item in plain["left_out"]], plain["enlarged"]
+        return [LeftOut(*item) for item in plain["left_out"]], plain["enlarged"], plain["several"]
     except (OSError, ValueError, KeyError, TypeError):
-        return None, 0
+        return None, 0, 0
 
 
 def build(folder: Path, blocks: Iterator[Block], shape: tuple[int, ...] | None = None) -> Cached:
@@ -273,11 +275,12 @@ def _write(folder: Path, blocks: Iterator[Block], shape: tuple[int, ...] | None)
     arrays: dict[str, _Growing] = {}
     digests = {}
     left_out: list[LeftOut] = []
-    enlarged = 0
+    enlarged = several = 0
     try:
         for block in blocks:
             left_out += block.left_out
             enlarged += block.enlarged
+            several += block.several
             if not len(block.samples):
                 continue
             for name, array in ((SAMPLES, block.samples), (HINTS, block.hints)):
@@ -310,7 +313,7 @@ def _write(folder: Path, blocks: Iterator[Block], shape: tuple[int, ...] | None)
             (folder / "captions.json").write_text(text, encoding="utf-8")
         if HINTS in arrays:
             digest.update(HINTS.encode() + digests[HINTS].digest())
-        decoding = json.dumps({"left_out": left_out, "enlarged": enlarged})
+        decoding = json.dumps({"left_out": left_out, "enlarged": enlarged, "several": several})
         (folder / DECODING).write_text(decoding, encoding="utf-8")
         meta = {
             "shape": [count, *arrays[SAMPLES].shape],

@@ -185,13 +185,13 @@ class DataModule(LightningDataModule, ABC):
             notice(log, note)
         if source.classes > 1 and self.given_classes == 0:
             notice(log, f"{source.classes} classes{listed(source.names)} are not read: data.num_classes=0")
+        of = f"of {cached.shape[0]:,} {self.modality.noun}"
         if cached.enlarged:
             size = "×".join(map(str, cached.shape[2:]))
-            notice(
-                log,
-                f"{cached.enlarged:,} of {cached.shape[0]:,} {self.modality.noun} are smaller than {size} and were "
-                "enlarged; set data.resolution to their size",
-            )
+            remedy = "set data.resolution to their size"
+            notice(log, f"{cached.enlarged:,} {of} are smaller than {size} and were enlarged; {remedy}")
+        if cached.several:
+            notice(log, f"{cached.several:,} {of} have several frames or pages, of which the first is taken")
         file = cached.path / LEFT_OUT
         if left_out or file.exists():
             try:

@@ -15,7 +15,7 @@ from rich.progress import Progress
 from oboro.base.errors import UserError
 from oboro.data.cache import Block
 from oboro.data.left_out import UNREADABLE, LeftOut
-from oboro.modality.decode_image import fit, load_image, warnings_off
+from oboro.modality.decode_image import SEVERAL, fit, load_image, warnings_off
 
 _BLOCK = 256
 
@@ -25,6 +25,7 @@ class Decoded:
     image: np.ndarray
     hint: np.ndarray | None
     enlarged: bool
+    several: bool
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def decoded(
                 check_alike(picture.name, image.size, hint.size)
                 hint = fit(hint, hint_channels, (height, width))
             enlarged = image.width < width or image.height < height
-            return Decoded(fit(image, channels, (height, width)), hint, enlarged)
+            return Decoded(fit(image, channels, (height, width)), hint, enlarged, image.info[SEVERAL])
         except UserError:
             raise
         except Exception as error:
@@ -124,4 +125,5 @@ def _block(both: list[tuple[Picture, Decoded]], left_out: list[LeftOut]) -> Bloc
         None if first.hint is None else np.stack([one.hint for one in decoded]),
         left_out,
         sum(one.enlarged for one in decoded),
+        sum(one.several for one in decoded),
     )

@@ -29,6 +29,7 @@ SUFFIXES = (*_FIRST, *sorted(set(_FORMAT_OF) - set(_FIRST)))
 
 MAX_PIXELS = 64 * 2**20  # decoded as they are, several at once; larger ones one at a time, and reduced before all else
 MAX_JPEG_PIXELS = 2**30  # of a baseline JPEG, which is reduced while it is decoded
+SEVERAL = "several frames"
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _one_large = threading.Lock()
 
@@ -42,7 +43,7 @@ def decode_file(file: Path | BinaryIO, channels: int, resolution: tuple[int, int
 
 
 def load_image(file: Path | BinaryIO) -> Image.Image:
-    """The picture in ``file``, the first of several frames, turned as its EXIF orientation says.
+    """The picture in ``file``, the first of several frames (``info[SEVERAL]``), turned as its EXIF orientation says.
 
     Above ``MAX_PIXELS`` it is reduced by a whole factor to at most that many (JPEG: by 2, 4 or 8 while it is decoded),
     one picture at a time: a process needs 2 GB for the largest at most. Raises ``ValueError`` for what would take
@@ -50,11 +51,15 @@ def load_image(file: Path | BinaryIO) -> Image.Image:
     damaged file.
     """
     with open_image(file) as image:
+        several = image.format != "MPO" and getattr(image, "is_animated", False)  # the others there are no pictures
         if image.width * image.height <= MAX_PIXELS:
             image.load()
-            return ImageOps.exif_transpose(image)
-        with _one_large:
-            return ImageOps.exif_transpose(_reduced(image))
+            picture = ImageOps.exif_transpose(image)
+        else:
+            with _one_large:
+                picture = ImageOps.exif_transpose(_reduced(image))
+    picture.info[SEVERAL] = several
+    return picture
 
 
 def open_image(file: Path | BinaryIO) -> ImageFile.ImageFile:
