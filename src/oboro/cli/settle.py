@@ -1,16 +1,13 @@
 """What a configuration leaves to the data: ``auto``."""
 
-import logging
-
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from oboro.base.notice import notice
+from oboro.base.remark import notice
 from oboro.data import DataModule
 from oboro.data.shapes import AUTO
 
-log = logging.getLogger(__name__)
 BY_DATA = "label_if_any"  # the conditioner that is none where there are no classes
 
 
@@ -28,7 +25,7 @@ def settle(config: DictConfig) -> None:
         for key, value in settled.items():
             config.data[key] = value
         found = ", ".join(f"data.{key}={value}" for key, value in settled.items())
-        notice(log, f"the data are {'; '.join(data.findings())}: {found}")
+        notice(f"the data are {'; '.join(data.findings())}: {found}")
     choices = HydraConfig.get().runtime.choices if HydraConfig.initialized() else {}
     chosen = [name for group, name in choices.items() if group.split("@")[0] == "conditioner"]
     if BY_DATA in chosen and not config.data.num_classes:

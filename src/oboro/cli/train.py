@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,17 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from oboro.base.errors import UserError
+from oboro.base.paths import with_absolute_paths
 from oboro.callbacks.evaluation import MetricEvaluation
 from oboro.cli.device import resolve_precision
 from oboro.cli.error_messages import CONF
-from oboro.cli.run import run, task_function
+from oboro.cli.run import is_first_process, run, task_function
+from oboro.cli.running import running
 from oboro.cli.settle import settle
 from oboro.data import DataModule
 from oboro.report.table import write_result
 from oboro.restore import inlined, load_parts
-from oboro.restore.checkpoint import BUILT, load_checkpoint, with_absolute_paths
+from oboro.restore.checkpoint import BUILT, load_checkpoint
 from oboro.restore.rebuild import check_resumable
 from oboro.restore.start import start_from
 from oboro.restore.trust import check_storable, targets
@@ -56,7 +59,8 @@ def train(config: DictConfig) -> None:
     loggers = list(instantiate(plain["logger"], _convert_="all").values())
     settings = in_steps(plain["trainer"])
     trainer = instantiate(settings, callbacks=callbacks, logger=loggers, _convert_="all")
-    trainer.fit(task, data, ckpt_path=config.resume, weights_only=True)
+    with running(Path(config.output_dir)) if is_first_process() else nullcontext():
+        trainer.fit(task, data, ckpt_path=config.resume, weights_only=True)
     measured = [c.latest.numbers for c in callbacks if isinstance(c, MetricEvaluation) and c.latest is not None]
     if trainer.is_global_zero and measured:
         write_result(Path(config.output_dir), measured[0])

@@ -23,6 +23,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from oboro.base.errors import UserError
+from oboro.base.json_text import json_text
 from oboro.data.left_out import LeftOut
 
 LOCK = ".lock"
@@ -324,4 +325,4 @@ def _write(folder: Path, blocks: Iterator[Block], shape: tuple[int, ...] | None)
             "hints": HINTS in arrays,
             "fingerprint": digest.hexdigest(),
         }
-        (folder / "meta.json").write_text(json.dumps(meta))
+        (folder / "meta.json").write_text(json_text(meta))

@@ -13,7 +13,8 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from oboro.base.errors import UserError
-from oboro.base.notice import notice
+from oboro.base.paths import LocalPath
+from oboro.base.remark import notice, remark
 from oboro.data import cache
 from oboro.data.cache import Block, Cached, SampleArray, Source
 from oboro.data.left_out import HIDDEN, UNREADABLE, LeftOut, printable, summary, table
@@ -37,7 +38,7 @@ class Settings(TypedDict, total=False):
     flip: bool
     validation: int | float
     seed: int
-    cache_dir: str | None
+    cache_dir: LocalPath | None
 
 
 class DataModule(LightningDataModule, ABC):
@@ -182,16 +183,16 @@ class DataModule(LightningDataModule, ABC):
         if cached.left_out is None and (missing := (source.count or 0) - cached.shape[0]) > 0:
             left_out.append(LeftOut(f"{missing:,} that an earlier version could not read", UNREADABLE))
         for note in source.notes:
-            notice(log, note)
+            notice(note)
         if source.classes > 1 and self.given_classes == 0:
-            notice(log, f"{source.classes} classes{listed(source.names)} are not read: data.num_classes=0")
+            notice(f"{source.classes} classes{listed(source.names)} are not read: data.num_classes=0")
         of = f"of {cached.shape[0]:,} {self.modality.noun}"
         if cached.enlarged:
             size = "×".join(map(str, cached.shape[2:]))
             remedy = "set data.resolution to their size"
-            notice(log, f"{cached.enlarged:,} {of} are smaller than {size} and were enlarged; {remedy}")
+            notice(f"{cached.enlarged:,} {of} are smaller than {size} and were enlarged; {remedy}")
         if cached.several:
-            notice(log, f"{cached.several:,} {of} have several frames or pages, of which the first is taken")
+            notice(f"{cached.several:,} {of} have several frames or pages, of which the first is taken")
         file = cached.path / LEFT_OUT
         if left_out or file.exists():
             try:
@@ -199,13 +200,11 @@ class DataModule(LightningDataModule, ABC):
             except OSError:  # the cache of somebody else
                 log.info("cannot write %s", file)
         if left_out:
-            hidden = all(item.reason == HIDDEN for item in left_out)
-            log.log(
-                logging.INFO if hidden else logging.WARNING,
-                "left out of the data: %s; %s lists all",
-                summary(left_out),
-                file,
-            )
+            line = f"left out of the data: {summary(left_out)}; {file} lists all"
+            if all(item.reason == HIDDEN for item in left_out):
+                log.info(line)
+            else:
+                remark(line)
 
     def setup(self, stage: str | None = None) -> None:
         """Map the cache and split it; reads only."""
@@ -216,6 +215,7 @@ class DataModule(LightningDataModule, ABC):
         cached = cache.open_cached(self._folder(source))
         if cached is None:
             raise RuntimeError("the samples are not in the cache: call prepare_data() before setup()")
+        self._check_labels(cached)
         train, held_out = self.divide(cached.shape[0], cached.groups)
         self.fingerprint = cached.fingerprint
         self.train, self.validation = self._part(cached, train), self._part(cached, held_out)
@@ -253,6 +253,18 @@ class DataModule(LightningDataModule, ABC):
             raise UserError(
                 f"the data has {count} classes{listed(source.names)}, not {self.num_classes}; set "
                 f"data.num_classes={count}"
+            )
+
+    def _check_labels(self, cached: Cached) -> None:
+        """A label out of range would be drawn, and counted, as another class."""
+        if not self.num_classes or cached.labels is None:
+            return
+        low, high = int(cached.labels.min()), int(cached.labels.max())
+        if low < 0 or high >= self.num_classes:
+            odd = low if low < 0 else high
+            raise UserError(
+                f"a sample has the label {odd} and classes are 0 to {self.num_classes - 1}; correct the labels, or set "
+                "data.num_classes=0 to ignore them"
             )
 
     def train_dataloader(self) -> DataLoader:

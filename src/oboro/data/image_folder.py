@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Unpack
 
 from oboro.base.errors import UserError
+from oboro.base.paths import LocalPath
 from oboro.data import cache
 from oboro.data.cache import Block, Source
 from oboro.data.decode_or_skip import Picture, decoded
@@ -60,7 +61,7 @@ class ImageFolder(ImageData):
     def __init__(
         self,
         *,
-        root: str,
+        root: LocalPath,
         hint_channels: int = 3,
         **settings: Unpack[ImageSettings],
     ):

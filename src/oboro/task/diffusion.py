@@ -1,14 +1,13 @@
 """Training of a denoiser."""
 
-import logging
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
-from oboro.adapter import Adapter, Full
+from oboro.adapter import Adapter, Full, relative_update
 from oboro.base.errors import UserError
-from oboro.base.notice import notice
+from oboro.base.remark import remark
 from oboro.codec import Identity
 from oboro.condition import Condition, kinds_read
 from oboro.conditioner import Conditioner
@@ -20,10 +19,8 @@ from oboro.guidance import Guidance
 from oboro.loss import Denoising, Hybrid
 from oboro.optimizer import Optimizer
 from oboro.sampler import Sampler
-from oboro.task import contradictions
+from oboro.task import contradictions, remarks
 from oboro.task.noise_levels import NoiseLevels
-
-log = logging.getLogger(__name__)
 
 
 class Diffusion(NoiseLevels):
@@ -83,6 +80,7 @@ class Diffusion(NoiseLevels):
             self.check_network(data, [one, two], "unet_tiny")
         self.check_signals(data)
         contradictions.check(self)
+        remarks.say(self)
 
     def check_signals(self, data: DataModule) -> None:
         """Raises ``UserError`` where the network does not read what the conditioner gives, or the data have not what
@@ -110,7 +108,11 @@ class Diffusion(NoiseLevels):
         population = self.trainer.datamodule.population
         self.conditioner.check(population)
         for line in self.conditioner.unread(population):
-            notice(log, line)
+            remark(line)
+
+    def on_train_end(self) -> None:
+        if self.needs_start:
+            remarks.remark_small(relative_update(self.learned))
 
     def objective(self, batch: dict[str, Tensor], x: Tensor, generator: torch.Generator) -> Tensor:
         loss = self.loss(self.denoiser, x, self.conditioner(batch, generator), generator)
