@@ -1,6 +1,5 @@
 """What every data source shares: the cache, the split, the order, the batches."""
 
-import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -14,18 +13,16 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from oboro.base.errors import UserError
 from oboro.base.paths import LocalPath
-from oboro.base.remark import notice, remark
 from oboro.data import cache
 from oboro.data.cache import Block, Cached, SampleArray, Source
-from oboro.data.left_out import HIDDEN, UNREADABLE, LeftOut, printable, summary, table
+from oboro.data.left_out import LeftOut, summary
 from oboro.data.population import Population
+from oboro.data.report import listed, report
 from oboro.data.shapes import AUTO
 from oboro.data.split import Split, split_rows
 from oboro.data.stream import Chunks, TrainStream
 from oboro.modality import Modality
 
-log = logging.getLogger(__name__)
-LEFT_OUT = "left_out.txt"  # in a folder of the cache
 _CHUNK = 128  # samples of a validation batch at most: a constant, since batch shapes change results by 1e-7
 
 
@@ -117,7 +114,12 @@ class DataModule(LightningDataModule, ABC):
 
     def count_classes(self) -> int:
         """How many classes the labels name; 0 without labels."""
-        return self.source().classes
+        return self._listed.classes
+
+    @cached_property
+    def _listed(self) -> Source:
+        """For what follows from the source before it is decoded; decoding lists anew."""
+        return self.source()
 
     def settled(self) -> dict[str, Any]:
         """The settings that were ``"auto"``, as they are."""
@@ -127,9 +129,7 @@ class DataModule(LightningDataModule, ABC):
         """What those settings follow from, in words."""
         if self.given_classes != AUTO:
             return []
-        source = self.source()
-        some = source.classes > 1
-        return [f"{source.classes} classes{listed(source.names)}" if some else "no classes"]
+        return [f"{self.num_classes} classes{listed(self._listed.names)}" if self.num_classes else "no classes"]
 
     @classmethod
     def complete(cls, settings: Settings) -> Settings:
@@ -157,7 +157,7 @@ class DataModule(LightningDataModule, ABC):
         else:
             self._check_readable(cached.shape[0], cached.left_out or ())
         if not self._reported:
-            self._report(source, cached)
+            report(source, cached, self.modality.noun, ignored=self.given_classes == 0)
             self._reported = True
 
     def _readable(self, blocks: Iterator[Block]) -> Iterator[Block]:
@@ -176,35 +176,6 @@ class DataModule(LightningDataModule, ABC):
                 f"{len(left_out):,} of {total:,} {self.modality.noun} cannot be read: {summary(left_out)}; repair or "
                 "remove them, or set data.max_unreadable to a larger share"
             )
-
-    def _report(self, source: Source, cached: Cached) -> None:
-        """What was left out, why, and what else is worth knowing: a line each, and a list beside the cache."""
-        left_out = [*source.left_out, *(cached.left_out or ())]
-        if cached.left_out is None and (missing := (source.count or 0) - cached.shape[0]) > 0:
-            left_out.append(LeftOut(f"{missing:,} that an earlier version could not read", UNREADABLE))
-        for note in source.notes:
-            notice(note)
-        if source.classes > 1 and self.given_classes == 0:
-            notice(f"{source.classes} classes{listed(source.names)} are not read: data.num_classes=0")
-        of = f"of {cached.shape[0]:,} {self.modality.noun}"
-        if cached.enlarged:
-            size = "×".join(map(str, cached.shape[2:]))
-            remedy = "set data.resolution to their size"
-            notice(f"{cached.enlarged:,} {of} are smaller than {size} and were enlarged; {remedy}")
-        if cached.several:
-            notice(f"{cached.several:,} {of} have several frames or pages, of which the first is taken")
-        file = cached.path / LEFT_OUT
-        if left_out or file.exists():
-            try:
-                cache.write_whole(file, table(left_out))
-            except OSError:  # the cache of somebody else
-                log.info("cannot write %s", file)
-        if left_out:
-            line = f"left out of the data: {summary(left_out)}; {file} lists all"
-            if all(item.reason == HIDDEN for item in left_out):
-                log.info(line)
-            else:
-                remark(line)
 
     def setup(self, stage: str | None = None) -> None:
         """Map the cache and split it; reads only."""
@@ -319,14 +290,6 @@ class DataModule(LightningDataModule, ABC):
             persistent_workers=self.num_workers > 0,
             pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
         )
-
-
-def listed(names: Sequence[str]) -> str:
-    """`` (cat, dog)`` for a message; the middle of many is left out."""
-    if not names:
-        return ""
-    shown = names if len(names) <= 12 else [*names[:5], "…", names[-1]]
-    return f" ({printable(', '.join(shown))})"
 
 
 def _as_is(batch: dict) -> dict:
