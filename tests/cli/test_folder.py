@@ -105,12 +105,20 @@ def test_what_a_folder_is_decides(tmp_path, kind):
     assert line in run.stderr and "auto" not in json.dumps(config["data"])
 
 
-def test_labels_that_are_asked_for_and_not_there_are_a_mistake(tmp_path):
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (
+            "conditioner=label",
+            "conditioner=label needs labelled data and data.num_classes is 0; give the data labels and set "
+            "data.num_classes=auto, or use conditioner=unconditional.",
+        ),
+        ("conditioner.dropout=0.2", "conditioner.dropout=0.2 is for labels and the data have no classes; leave it out"),
+        ("data.num_classes=3", "data.num_classes=3, but the samples have no labels; set data.num_classes=0"),
+    ],
+)
+def test_labels_that_are_wanted_and_not_there_are_a_mistake(tmp_path, typed, message):
     root = paint(tmp_path / "pictures", ["."], count=60)
-    typed = runs.toy(f"data.root={root}", *FOLDER, "conditioner=label")
-    run = runs.call("train.py", *runs.outputs(tmp_path, *typed), cwd=tmp_path)
-    assert run.status == 1
-    assert run.stderr.splitlines()[-1].endswith(
-        "conditioner=label needs labelled data and data.num_classes is 0; give the data labels and set "
-        "data.num_classes=auto, or use conditioner=unconditional."
-    )
+    arguments = runs.toy(f"data.root={root}", *FOLDER, typed)
+    run = runs.call("train.py", *runs.outputs(tmp_path, *arguments), cwd=tmp_path)
+    assert run.status == 1 and run.stderr.splitlines()[-1].endswith(message)

@@ -84,6 +84,7 @@ class DataModule(LightningDataModule, ABC):
 
     modality: Modality  # what one sample is
     hint_modality: Modality | None = None  # what its second picture is, once it is known that there is one
+    noun: str = "samples"  # what messages call them, before ``modality`` is known
     max_unreadable: float = 0.5  # share of samples
     stored_shape: tuple[int, ...] | None = None  # of a sample, for sources that choose it; None: as it is decoded
     train: Split
@@ -157,7 +158,7 @@ class DataModule(LightningDataModule, ABC):
         else:
             self._check_readable(cached.shape[0], cached.left_out or ())
         if not self._reported:
-            report(source, cached, self.modality.noun, ignored=self.given_classes == 0)
+            report(source, cached, self.noun, ignored=self.given_classes == 0)
             self._reported = True
 
     def _readable(self, blocks: Iterator[Block]) -> Iterator[Block]:
@@ -173,7 +174,7 @@ class DataModule(LightningDataModule, ABC):
         total = count + len(left_out)
         if len(left_out) > self.max_unreadable * total:
             raise UserError(
-                f"{len(left_out):,} of {total:,} {self.modality.noun} cannot be read: {summary(left_out)}; repair or "
+                f"{len(left_out):,} of {total:,} {self.noun} cannot be read: {summary(left_out)}; repair or "
                 "remove them, or set data.max_unreadable to a larger share"
             )
 

@@ -31,6 +31,7 @@ class ImageData(DataModule):
     """
 
     defaults: ClassVar[ImageSettings] = {"channels": 3, "resolution": 64, "max_unreadable": 0.5}
+    noun = Image.noun
 
     def __init__(self, **settings: Unpack[ImageSettings]):
         given = self.complete(settings)
@@ -74,7 +75,7 @@ class ImageData(DataModule):
             return super().findings()
         shapes = self.shapes()
         colour = "grey" if shapes.grey else "in colour"
-        return [f"{shapes.sizes.total():,} {self.modality.noun} of {shapes}, {colour}", *super().findings()]
+        return [f"{shapes.sizes.total():,} {self.noun} of {shapes}, {colour}", *super().findings()]
 
     def describe(self, cached: Cached) -> None:
         if cached.hint_shape is not None:
