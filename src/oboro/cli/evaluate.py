@@ -139,6 +139,8 @@ def check(config: DictConfig) -> None:
             f"n={config.n} samples with chunk={config.chunk} and repeats={config.repeats} measure nothing; "
             "set n to 2 or more, chunk and repeats to 1 or more."
         )
+    if isinstance(config.devices, int) and config.devices < 1 and config.devices != -1:
+        raise UserError(f"devices={config.devices} measures nothing; set it to 1 or more.")
     if config.watch and (config.devices != 1 or config.repeats != 1):
         raise UserError("watch=... works on one device with one range of samples; leave devices and repeats at 1.")
     if not config.data or not config.extractor:
@@ -180,6 +182,12 @@ def evaluate_images(config: DictConfig, evaluator: Evaluator) -> None:
             raise UserError(f"{name} needs the text of every sample, which images=... has not; leave {name} out.")
     labelled = [name for name, metric in evaluator.metrics.items() if metric.labelled]
     found = read_samples(str(config.images), data.modality, data.num_classes, labelled)
+    for name, metric in evaluator.metrics.items():
+        if len(found.samples) < metric.least:
+            raise UserError(
+                f"{name} is undefined below {metric.least} samples and images={config.images} holds "
+                f"{len(found.samples)}; measure more, or leave {name} out of metrics=[...]."
+            )
     images, path = found.samples, Path(str(config.images)).expanduser().absolute()
     if fabric.is_global_zero:
         print(f"{len(images):,} {data.modality.noun} of {path}; labels: {found.labels_from}")

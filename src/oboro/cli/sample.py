@@ -16,7 +16,7 @@ from torch import Tensor
 
 from oboro.base.errors import UserError
 from oboro.base.json_text import json_text
-from oboro.cli.device import check_device, resolve_precision
+from oboro.cli.device import as_trained, check_device, resolve_precision
 from oboro.cli.train import quiet
 from oboro.condition import Condition
 from oboro.conditioner import Image as ImageConditioner
@@ -38,7 +38,10 @@ def start(config: DictConfig, devices: int, precision: str) -> Fabric:
     """The device, or devices, and the precision that ``config`` asks for; ``precision`` is that of training."""
     quiet()
     check_device(config.accelerator, devices)
-    chosen = resolve_precision(str(config.precision or precision), config.accelerator)
+    if config.precision is None:
+        chosen = as_trained(precision, config.accelerator)
+    else:
+        chosen = resolve_precision(str(config.precision), config.accelerator)
     fabric = Fabric(accelerator=config.accelerator, devices=devices, precision=chosen)
     fabric.launch()
     return fabric

@@ -17,6 +17,7 @@ from oboro.callbacks.evaluation import MetricEvaluation
 from oboro.cli.device import check_device, resolve_precision
 from oboro.cli.ending import is_first_process
 from oboro.cli.running import running
+from oboro.cli.settle import settle
 from oboro.data import DataModule
 from oboro.report.table import write_result
 from oboro.restore import inlined, load_parts
@@ -34,7 +35,10 @@ def train(config: DictConfig) -> None:
     """Build what the configuration names, check that it fits together, train; results go to ``output_dir``."""
     quiet()
     check_device(config.trainer.accelerator, config.trainer.devices, "trainer.")
-    config.trainer.precision = resolve_precision(str(config.trainer.precision), str(config.trainer.accelerator))
+    config.trainer.precision = resolve_precision(
+        str(config.trainer.precision), str(config.trainer.accelerator), "trainer.precision"
+    )
+    settle(config)
     plain: dict[str, Any] = with_absolute_paths(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
     check_storable(targets(plain, BUILT))
     plain["task"], parts = inlined(plain["task"])
