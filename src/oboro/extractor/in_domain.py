@@ -271,7 +271,7 @@ def report(result: Mapping[str, Any], answers: int) -> None:
     log.info("the feature extractor names %s of held-out images right in %.1f %%", task, 100 * share)
     if share < (1 + LITTLE * (answers - 1)) / answers:
         remark(
-            f"the feature extractor has learned little: it names {task} of held-out images right in {100 * share:.1f} %, "
-            f"and chance is {100 / answers:.1f} %; distances in its features say little, choose extractor=raw or "
-            "inception."
+            f"the feature extractor has learned little: it names {task} of held-out images right in "
+            f"{100 * share:.1f} %, and chance is {100 / answers:.1f} %; distances in its features say little, choose "
+            "extractor=raw or inception."
         )
