@@ -45,7 +45,8 @@ class DataModule(LightningDataModule, ABC):
     is a subclass of ``ImageData``, one of series of ``SeriesData``: these know their modality.
 
     A training batch is ``{"x": (b, C, ...), "index": (b,) int64}`` and, where ``num_classes`` > 0,
-    ``"label": (b,) int64``; ``index`` is the row of ``train`` (``validation`` for a validation batch).
+    ``"label": (b,) int64``; ``index`` is the row of ``train`` (``validation`` for a validation batch,
+    where -1 stands for no sample: any fills the place).
     Where the data has captions, ``"caption"`` is a list of b strings, which stay on the CPU, and where a second picture
     belongs to each sample, ``"hint"`` (b, C', H, W) is in [−1, 1], cropped and mirrored like its sample.
     ``"weight": (b,)`` is what its loss counts, where the data say so.
@@ -100,8 +101,6 @@ class DataModule(LightningDataModule, ABC):
         )
         self.flip, self.held_out, self.seed = given["flip"], given["validation"], given["seed"]
         self.cache_dir = Path(given["cache_dir"]).expanduser() if given["cache_dir"] else cache.default_folder()
-        # With few held-out samples a rank may have no chunk of them.
-        self.allow_zero_length_dataloader_with_multiple_devices = True
         self._cached: Cached | None = None
         self._reported = False
 

@@ -116,6 +116,8 @@ class Image(Modality):
         if dtype != np.uint8 or len(shape) != 4 or not shape[0]:
             raise ValueError(self.layout)
         given = (shape[3], *shape[1:3])
+        if shape[1:] == self.shape != given:
+            raise ValueError(f"{self.layout}, channels last,")
         if given != self.shape:
             raise UserError(
                 f"the images are {sizes(given)} and those of the data {self}; set data.resolution "

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from oboro.adapter import Adapter, Full, relative_update
+from oboro.base.compiled import compile_in_place
 from oboro.base.errors import UserError
 from oboro.base.remark import remark
 from oboro.codec import Identity
@@ -55,7 +56,7 @@ class Diffusion(NoiseLevels):
         self.guidance = guidance
         self.sampler = sampler
         if compile:
-            self.denoiser.network.compile()
+            compile_in_place(self.denoiser.network)
 
     @property
     def learned(self) -> Denoiser:
