@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from oboro.base.errors import UserError
 from oboro.base.paths import LocalPath
+from oboro.base.remark import notice, remark
 from oboro.data import DataModule
 from oboro.data.cache import beside, writing
 from oboro.extractor.extractor import Extractor, file_digest
@@ -256,10 +257,8 @@ def duration(seconds: float) -> str:
 @contextmanager
 def announced(sentence: str, total: int) -> Iterator[Callable[[int], None]]:
     """``sentence`` on stderr and in the log, and a bar below it while the block runs."""
-    console = Console(stderr=True)
-    console.print(sentence, highlight=False, soft_wrap=True)
-    log.info(sentence)
-    with Progress(console=console, transient=True) as bar:
+    notice(sentence)
+    with Progress(console=Console(stderr=True), transient=True) as bar:
         job = bar.add_task("learning", total=total)
         yield lambda seen: bar.update(job, completed=seen)
 
@@ -271,10 +270,8 @@ def report(result: Mapping[str, Any], answers: int) -> None:
         return
     log.info("the feature extractor names %s of held-out images right in %.1f %%", task, 100 * share)
     if share < (1 + LITTLE * (answers - 1)) / answers:
-        log.warning(
-            "the feature extractor has learned little: it names %s of held-out images right in %.1f %%, and chance is "
-            "%.1f %%; distances in its features say little, choose extractor=raw or inception",
-            task,
-            100 * share,
-            100 / answers,
+        remark(
+            f"the feature extractor has learned little: it names {task} of held-out images right in "
+            f"{100 * share:.1f} %, and chance is {100 / answers:.1f} %; distances in its features say little, choose "
+            "extractor=raw or inception."
         )
