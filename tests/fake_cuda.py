@@ -51,8 +51,8 @@ class WithoutFloat64(FakeCUDA):
     ``.to(device, type)`` is one operation, which rounds before it copies; the steps that it is traced in are not.
     """
 
-    def __init__(self):
-        super().__init__(answer=0.5)
+    def __init__(self, answer: float = 0.5):
+        super().__init__(answer)
         self._inside = False
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
