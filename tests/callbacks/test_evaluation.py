@@ -46,6 +46,7 @@ def test_the_best_checkpoint_is_the_one_with_the_lowest_value(tmp_path, monkeypa
     class Next(Noted):
         def evaluate(self, trainer, task):
             self.objective = next(iter(next(scores).items()), None)
+            self.measured_at = trainer.global_step
 
     monkeypatch.setattr("oboro.callbacks.checkpoints.MetricEvaluation", Next)
     checkpoints = Checkpoints(str(tmp_path), every_n_steps=1)

@@ -4,7 +4,7 @@ from lightning import Trainer
 
 from oboro.base.errors import UserError
 from oboro.callbacks.checkpoints import Checkpoints
-from oboro.callbacks.evaluation import CodecEvaluation, check_images
+from oboro.callbacks.evaluation import CodecEvaluation, MetricEvaluation, check_images
 from oboro.evaluate.reconstruction import latent_statistics, spread
 from oboro.task import Autoencoder
 
@@ -25,13 +25,15 @@ class LatentStatistics(CodecEvaluation):
 
     def on_fit_start(self, trainer: Trainer, task: Autoencoder) -> None:
         place = trainer.callbacks.index(self)
+        if not any(isinstance(callback, Checkpoints) for callback in trainer.callbacks):
+            return
         for other, callback in enumerate(trainer.callbacks):
-            if not isinstance(callback, Checkpoints):
-                continue
-            if other < place:
+            if isinstance(callback, Checkpoints) and other < place:
                 raise UserError(
                     "checkpoints come before statistics; name latent_statistics before them in callbacks=[...]."
                 )
+            if not isinstance(callback, Checkpoints | MetricEvaluation):  # best.ckpt is written where they measure
+                continue
             every = callback.every_n_steps
             if every and (not self.every_n_steps or every % self.every_n_steps):
                 raise UserError(

@@ -19,6 +19,7 @@ from oboro.base.errors import UserError
 from oboro.cli.checkpoint import offer_checkpoint
 from oboro.cli.error_messages import explain
 from oboro.cli.init import offer_init
+from oboro.cli.resume import offer_resume
 from oboro.restore.trust import trusted_words, trusting
 
 TEXTS = ("prompt", "negative", "data.prompt", "data.prior_prompt")  # keys whose values are sentences
@@ -29,7 +30,7 @@ def run(main: Callable[[], None], from_checkpoint: bool = False, gather: Callabl
     exit status 1.
 
     ``from_checkpoint``: the options of that name are made from the argument ``checkpoint=PATH``, else from
-    ``init=PATH``. ``gather`` gets the folder of a sweep when it is over.
+    ``init=PATH`` or ``resume=PATH``. ``gather`` gets the folder of a sweep when it is over.
     ``debug=default`` or ``HYDRA_FULL_ERROR=1`` show the traceback. Other exceptions are ours and always do.
     """
     parser = get_args_parser()
@@ -46,7 +47,7 @@ def run(main: Callable[[], None], from_checkpoint: bool = False, gather: Callabl
             if from_checkpoint:
                 offer_checkpoint(sys.argv[1:])
             else:
-                sys.argv[1:] = offer_init(sys.argv[1:])
+                sys.argv[1:] = offer_init(offer_resume(sys.argv[1:]))
             sweep.run(main, gather)
     except Exception as error:
         message = explain(error)

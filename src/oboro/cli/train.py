@@ -1,6 +1,7 @@
 """oboro train, python train.py"""
 
 import logging
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -11,21 +12,27 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from oboro.base.errors import UserError
+from oboro.callbacks.checkpoints import in_order
 from oboro.callbacks.evaluation import MetricEvaluation
 from oboro.cli.device import resolve_precision
 from oboro.cli.error_messages import CONF
-from oboro.cli.run import run, task_function
+from oboro.cli.resume import check_alone, file_named, wiring
+from oboro.cli.run import is_first_process, run, task_function
 from oboro.data import DataModule
 from oboro.report.table import write_result
 from oboro.restore import inlined, load_parts
+from oboro.restore.beside import BESIDE, kept
 from oboro.restore.checkpoint import BUILT, load_checkpoint, with_absolute_paths
-from oboro.restore.rebuild import check_resumable
+from oboro.restore.rebuild import check_fits
+from oboro.restore.resume import go_on
 from oboro.restore.start import start_from
 from oboro.restore.trust import check_storable, targets
 from oboro.task import Task
 
+log = logging.getLogger(__name__)
+
 # Of the groups and values of a run, what its checkpoints hold; a task need not have all of them.
-STORED = ("task", "data", "extractor", "metrics", "sampler", "guidance", "trainer", "seed")
+STORED = ("task", "data", "extractor", "metrics", "sampler", "guidance", "seed", "output_dir", *BESIDE)
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
@@ -37,6 +44,11 @@ def train(config: DictConfig) -> None:
     plain: dict[str, Any] = with_absolute_paths(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
     check_storable(targets(plain, BUILT))
     plain["task"], parts = inlined(plain["task"])
+    stored = kept({key: plain[key] for key in STORED if key in plain})
+    if config.resume:
+        check_alone(config.resume, config.init)
+        config.resume = str(file_named(config.resume))
+        show(go_on(stored, load_checkpoint(config.resume), config.resume, wiring))
     lightning.seed_everything(config.seed, verbose=False)  # initial weights, the same on every rank
     data: DataModule = instantiate(plain["data"], _convert_="all")
     task: Task = instantiate(plain["task"], _convert_="all")
@@ -44,13 +56,13 @@ def train(config: DictConfig) -> None:
     load_parts(task, parts)
     learned = started | {place.partition(".")[0] for place in parts}
     check_frozen(task, learned)
-    task.config = {key: plain[key] for key in STORED if key in plain}
+    task.config = stored
     task.check(data)
     if task.needs_start and not (config.init or config.resume):
         raise UserError("an adapter trains beside weights that are trained already; give init=<a checkpoint>.")
     if config.resume:
-        check_resumable(task, load_checkpoint(config.resume), config.resume)
-    callbacks = list(instantiate(chosen_callbacks(plain), _convert_="all").values())
+        check_fits(task, load_checkpoint(config.resume))
+    callbacks = in_order(list(instantiate(chosen_callbacks(plain), _convert_="all").values()))
     loggers = list(instantiate(plain["logger"], _convert_="all").values())
     settings = in_steps(plain["trainer"])
     trainer = instantiate(settings, callbacks=callbacks, logger=loggers, _convert_="all")
@@ -58,6 +70,14 @@ def train(config: DictConfig) -> None:
     measured = [c.latest.numbers for c in callbacks if isinstance(c, MetricEvaluation) and c.latest is not None]
     if trainer.is_global_zero and measured:
         write_result(Path(config.output_dir), measured[0])
+
+
+def show(lines: list[str]) -> None:
+    """On stderr, and in train.log."""
+    for line in lines:
+        log.info(line)
+        if is_first_process():
+            print(line, file=sys.stderr)
 
 
 def check_frozen(task: Task, learned: set[str]) -> None:
