@@ -54,13 +54,24 @@ def offer_resume(arguments: list[str]) -> list[str]:
         check_kind(checkpoint, file, named["task"])
     stored = layer_of({**config, **restored(config, file)[0]}, kind)
     added = offer_all(stored, set(named), kind, file, output_folder(config))
-    rest = [again(word, o, stored, named) for word, o in typed if o is None or o.key_or_group not in ("task", "resume")]
-    swept = any(o.key_or_group == "resume" and o.is_sweep_override() for o in overrides)
-    text = str(file.resolve()).replace("\\", "\\\\").replace("'", "\\'")
-    last = (
-        [word for word, o in typed if o is not None and o.key_or_group == "resume"] if swept else [f"resume='{text}'"]
-    )
+    rest = [again(word, o, stored, named) for word, o in typed if key_of(word) not in ("task", "resume")]
+    last = [word for word, o in typed if key_of(word) == "resume" and o is not None and swept(o)] or [quoted(file)]
     return [*flags, *with_lists(added, overrides), *(word for word in rest if word is not None), *last]
+
+
+def key_of(word: str) -> str:
+    return word.lstrip("+").partition("=")[0]
+
+
+def quoted(file: Path) -> str:
+    """``resume=`` the absolute path of ``file``, for Hydra's grammar."""
+    text = str(file.resolve()).replace("'", "\\'")
+    return f"resume='{text}'"
+
+
+def swept(o: Override) -> bool:
+    """Whether there are several paths for the jobs of a sweep, and not a comma in one."""
+    return o.is_sweep_override() and not Path(str(o.input_line).partition("=")[2].strip("'\"")).expanduser().exists()
 
 
 def check_alone(resume: str | None, init: str | None) -> None:
@@ -101,14 +112,14 @@ def parsed(word: str) -> Override | None:
 
 def chosen(arguments: list[str], key: str) -> str | None:
     """The text that ``key=...`` gives, without quotes; of a sweep the first one; None without one, or for null."""
-    values = [a.partition("=")[2] for a in arguments if a.lstrip("+").partition("=")[0] == key]
+    values = [a.partition("=")[2] for a in arguments if key_of(a) == key]
     if not values or values[-1] in ("", "null"):
         return None
+    text = values[-1].strip("'\"")
     override = parsed(f"{key}={values[-1]}")
-    if override is None:
-        return values[-1].strip("'\"")
-    value = next(override.sweep_iterator()) if override.is_sweep_override() else override.value()
-    return str(value).strip("'\"")
+    if override is None or Path(text).expanduser().exists():  # a path may have what the grammar has no place for
+        return text
+    return str(next(override.sweep_iterator()) if override.is_sweep_override() else override.value()).strip("'\"")
 
 
 def named_options(overrides: list[Override]) -> dict[str, str]:
@@ -188,7 +199,11 @@ def again(word: str, o: Override | None, stored: Config, named: dict[str, str]) 
 
 def wiring(kind: str) -> dict[str, Place]:
     """Which places of a task are another key of the configuration, by that key: ``model`` is (denoiser, network)."""
-    file = next(f for folder in folders() if (f := folder / "task" / f"{kind}.yaml").is_file())
+    file = next((f for folder in folders() if (f := folder / "task" / f"{kind}.yaml").is_file()), None)
+    if file is None:
+        raise UserError(
+            f"there is no option task={kind}, which the checkpoint is of; add its folder with --config-dir."
+        )
     keys: dict[str, Place] = {}
 
     def walk(node: Any, place: Place) -> None:

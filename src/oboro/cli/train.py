@@ -19,8 +19,9 @@ from oboro.cli.error_messages import CONF
 from oboro.cli.resume import check_alone, file_named, wiring
 from oboro.cli.run import is_first_process, run, task_function
 from oboro.data import DataModule
+from oboro.logger import JSONL
 from oboro.report.table import write_result
-from oboro.restore import inlined, load_parts
+from oboro.restore import State, inlined, load_parts
 from oboro.restore.beside import BESIDE, kept
 from oboro.restore.checkpoint import BUILT, load_checkpoint, with_absolute_paths
 from oboro.restore.rebuild import check_fits
@@ -40,36 +41,51 @@ STORED = ("task", "data", "extractor", "metrics", "sampler", "guidance", "seed",
 def train(config: DictConfig) -> None:
     """Build what the configuration names, check that it fits together, train; results go to ``output_dir``."""
     quiet()
-    config.trainer.precision = resolve_precision(str(config.trainer.precision), str(config.trainer.accelerator))
-    plain: dict[str, Any] = with_absolute_paths(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
-    check_storable(targets(plain, BUILT))
-    plain["task"], parts = inlined(plain["task"])
-    stored = kept({key: plain[key] for key in STORED if key in plain})
+    plain, parts, stored = resolved(config)
     if config.resume:
-        check_alone(config.resume, config.init)
-        config.resume = str(file_named(config.resume))
-        show(go_on(stored, load_checkpoint(config.resume), config.resume, wiring))
+        show(compared(config, stored))
     lightning.seed_everything(config.seed, verbose=False)  # initial weights, the same on every rank
     data: DataModule = instantiate(plain["data"], _convert_="all")
     task: Task = instantiate(plain["task"], _convert_="all")
     started = set() if config.init is None else start_from(task, plain["task"], config.init, config.init_profile)
     load_parts(task, parts)
-    learned = started | {place.partition(".")[0] for place in parts}
+    learned = started | {place.partition(".")[0] for place in parts} | (set(task.frozen) if config.resume else set())
     check_frozen(task, learned)
     task.config = stored
     task.check(data)
     if task.needs_start and not (config.init or config.resume):
         raise UserError("an adapter trains beside weights that are trained already; give init=<a checkpoint>.")
-    if config.resume:
-        check_fits(task, load_checkpoint(config.resume))
     callbacks = in_order(list(instantiate(chosen_callbacks(plain), _convert_="all").values()))
     loggers = list(instantiate(plain["logger"], _convert_="all").values())
+    if config.resume:
+        check_fits(task, load_checkpoint(config.resume))
+        for logger in loggers:
+            if isinstance(logger, JSONL):
+                logger.go_on_from(load_checkpoint(config.resume)["global_step"])
     settings = in_steps(plain["trainer"])
     trainer = instantiate(settings, callbacks=callbacks, logger=loggers, _convert_="all")
     trainer.fit(task, data, ckpt_path=config.resume, weights_only=True)
     measured = [c.latest.numbers for c in callbacks if isinstance(c, MetricEvaluation) and c.latest is not None]
     if trainer.is_global_zero and measured:
         write_result(Path(config.output_dir), measured[0])
+
+
+def resolved(config: DictConfig) -> tuple[dict[str, Any], dict[str, State], dict[str, Any]]:
+    """The configuration in plain containers, the weights of the parts that exist already, and what checkpoints hold of
+    it."""
+    config.trainer.precision = resolve_precision(str(config.trainer.precision), str(config.trainer.accelerator))
+    plain: dict[str, Any] = with_absolute_paths(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
+    check_storable(targets(plain, BUILT))
+    plain["task"], parts = inlined(plain["task"])
+    return plain, parts, kept({key: plain[key] for key in STORED if key in plain})
+
+
+def compared(config: DictConfig, stored: dict[str, Any]) -> list[str]:
+    """What to say of a run that goes on from ``config.resume``, which becomes the path of a file. Raises ``UserError``
+    where it cannot go on."""
+    check_alone(config.resume, config.init)
+    config.resume = str(file_named(config.resume))
+    return go_on(stored, load_checkpoint(config.resume), config.resume, wiring)
 
 
 def show(lines: list[str]) -> None:

@@ -8,13 +8,16 @@ from hydra._internal.utils import _locate
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from oboro.base.errors import UserError
-from oboro.restore.trust import can_be_trusted, trusted_packages
+from oboro.restore.trust import can_be_trusted, is_ours, trusted_packages
 
 LOOKED_AT_BY_CALLBACKS = ("metrics", "extractor")  # arguments of callbacks that are groups of the run
 BESIDE = ("trainer", "callbacks", "logger")
 LEFT_OUT = "left_out"  # of a stored configuration: the nodes of BESIDE that are not kept, by name
 TRAINER = "lightning.pytorch.Trainer"
 KINDS = {"callbacks": lightning.Callback, "logger": Logger}
+OURS = ("oboro.", "lightning.pytorch.callbacks.", "lightning.pytorch.loggers.")
+PARTS = ("oboro.metrics.", "oboro.extractor.")  # that callbacks are made of
+LIBRARIES = ("oboro.", "lightning.")
 # Of Lightning: those that write files and call nobody.
 LOGGERS = (TensorBoardLogger, CSVLogger)
 
@@ -26,10 +29,12 @@ def kept(config: dict[str, Any]) -> dict[str, Any]:
     for group in BESIDE:
         result[group] = {}
         for name, node in (config.get(group) or {}).items():
+            if group != "trainer" and "_target_" not in node:  # values for one that callbacks=[...] leaves out
+                continue
             if group == "trainer":
                 keep = node == TRAINER if name == "_target_" else not list(targets(node))
             else:
-                keep = "_target_" not in node or all(_kind(target, group) for target in targets(node))
+                keep = _may_be_built(node, group)
             if keep:
                 result[group][name] = node
             else:
@@ -44,7 +49,8 @@ def restored(config: dict[str, Any], path: object) -> tuple[dict[str, dict[str, 
     nobody may trust a file to build.
     """
     groups: dict[str, dict[str, Any]] = {}
-    left_out = [name for name in config.get(LEFT_OUT, []) if isinstance(name, str)]
+    named = config.get(LEFT_OUT)
+    left_out = [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
     for group in BESIDE:
         if not isinstance(config.get(group), dict):
             continue
@@ -52,10 +58,7 @@ def restored(config: dict[str, Any], path: object) -> tuple[dict[str, dict[str, 
         for name, node in config[group].items():
             if group == "trainer" and name == "_target_":
                 continue
-            if group == "trainer":
-                keep = not list(targets(node))
-            else:
-                keep = all(_trusted(target, group, path) for target in targets(node))
+            keep = not list(targets(node)) if group == "trainer" else _trusted(node, group, path)
             if keep:
                 groups[group][name] = node
             else:
@@ -93,37 +96,39 @@ def targets(node: Any) -> Iterator[Any]:
             yield from targets(child)
 
 
-def _trusted(target: Any, group: str, path: object) -> bool:
-    if not isinstance(target, str) or not _possible(target):
-        raise UserError(f"{path} wants to call {target} among its {group}; do not use this file.")
-    ours = target.startswith(("oboro.", "lightning."))
-    if not ours and target.partition(".")[0] not in trusted_packages():
+def _trusted(node: Any, group: str, path: object) -> bool:
+    """Whether ``node`` of the file ``path`` may be built here; ``UserError`` where no trust would be enough."""
+    foreign = [t for t in targets(node) if not str(t).startswith(OURS)]
+    for target in foreign:
+        if not isinstance(target, str) or "." not in target or not can_be_trusted(target.partition(".")[0]):
+            raise UserError(f"{path} wants to call {target} among its {group}; do not use this file.")
+    if any(target.partition(".")[0] not in trusted_packages() for target in foreign):
         return False
-    if not _kind(target, group):
-        raise UserError(f"{path} wants to call {target} among its {group}, which it is not; do not use this file.")
+    if not _may_be_built(node, group):
+        raise UserError(f"{path} has {node!r} among its {group}, which is none; do not use this file.")
     return True
 
 
-def _possible(target: str) -> bool:
-    """Whether a file may ever name it: a class of oboro's, of Lightning's callbacks and loggers, or of a package of
-    somebody's own."""
-    ours = target.startswith(("oboro.", "lightning.pytorch.callbacks.", "lightning.pytorch.loggers."))
-    return ours or ("." in target and can_be_trusted(target.partition(".")[0]))
+def _may_be_built(node: Any, group: str) -> bool:
+    """Whether ``node`` is a callback or a logger, made of plain values and of metrics and extractors: oboro's,
+    Lightning's or those of a package that can be trusted."""
+    if not isinstance(node, dict) or not _is(node.get("_target_"), KINDS[group]):
+        return False
+    inner = [target for child in node.values() for target in targets(child)]
+    return all(is_ours(t) and t.startswith(PARTS) if str(t).startswith(LIBRARIES) else _is(t, object) for t in inner)
 
 
-def _kind(target: Any, group: str) -> bool:
-    """Whether ``target`` is a callback or a logger, or a part of oboro's that one is made of, and may be built."""
-    if not isinstance(target, str) or not _possible(target):
+def _is(target: Any, kind: type) -> bool:
+    """Whether ``target`` names a ``kind`` that oboro, Lightning or a package that can be trusted defines."""
+    if not isinstance(target, str) or "." not in target:
+        return False
+    package = target.partition(".")[0]
+    if not target.startswith(OURS) and not can_be_trusted(package):
         return False
     try:
         named = _locate(target)
     except Exception:  # no such name
         return False
-    if not isinstance(named, type):
+    if not isinstance(named, type) or not issubclass(named, kind) or named.__module__.partition(".")[0] != package:
         return False
-    if named.__module__.startswith("oboro."):
-        return True
-    if named.__module__.startswith("lightning."):
-        return issubclass(named, LOGGERS if group == "logger" else lightning.Callback)
-    same_package = named.__module__.partition(".")[0] == target.partition(".")[0]
-    return same_package and issubclass(named, KINDS[group])
+    return package != "lightning" or issubclass(named, (lightning.Callback, *LOGGERS))

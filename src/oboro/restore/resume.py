@@ -90,7 +90,10 @@ def go_on(
     absent = [name for name in left_out if not at_name(now, name)]
     return [
         *(str(d) for d in found),
-        *(f"{name} is not taken from a checkpoint; name it again, or trust its package, if it shall go on" for name in absent),
+        *(
+            f"{name} is not taken from a checkpoint; name it again, or trust its package, if it shall go on"
+            for name in absent
+        ),
         *(
             []
             if "fingerprint" in checkpoint
@@ -198,7 +201,7 @@ def check_steps(step: int, max_steps: int, path: str | Path) -> None:
 
 def rates(before: dict[str, Any], now: dict[str, Any], step: int) -> list[str]:
     """What the learning rate of each optimizer does at ``step`` where the decay of a run has got another end."""
-    ends = [config["trainer"]["max_steps"] for config in (before, now)]
+    ends = [config.get("trainer", {}).get("max_steps", -1) for config in (before, now)]
     lines = []
     for name in ("optimizer", "discriminator_optimizer"):
         nodes = [config["task"].get(name) for config in (before, now)]
