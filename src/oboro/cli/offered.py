@@ -4,39 +4,15 @@ Each option is built anew, key by key, of plain values; its defaults list is our
 Hydra: no ``defaults``, no ``hydra``, no package, no interpolation.
 """
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 
-from oboro.base.errors import UserError
 from oboro.cli.error_messages import folders
+from oboro.restore.plain import plain
 
 OPTION = "from_checkpoint"
-KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*|_target_")
-RESERVED = ("defaults", "hydra")
-DEPTH = 40  # levels of a configuration; ours have about ten
-
-
-def plain(node: Any, path: object, depth: int = 0) -> Any:
-    """A copy of ``node``, of dicts, lists and values alone. Raises ``UserError`` for anything that Hydra or OmegaConf
-    could read as more than a value: keys of other characters, interpolations, missing values."""
-    if depth > DEPTH:
-        raise UserError(f"{path} has a configuration of more than {DEPTH} levels; do not use this file.")
-    if isinstance(node, dict):
-        for key in node:
-            if not isinstance(key, str) or not KEY.fullmatch(key) or key in RESERVED:
-                raise UserError(
-                    f"{path} has the key {key!r} in its configuration, no plain name; do not use this file."
-                )
-        return {key: plain(child, path, depth + 1) for key, child in node.items()}
-    if isinstance(node, list):
-        return [plain(child, path, depth + 1) for child in node]
-    text = isinstance(node, str)
-    if not (text or node is None or isinstance(node, bool | int | float)) or (text and ("${" in node or node == "???")):
-        raise UserError(f"{path} has {node!r} in its configuration, no plain value; do not use this file.")
-    return node
 
 
 def is_group(name: str) -> bool:

@@ -16,9 +16,10 @@ from hydra.core.override_parser.types import Override
 
 from oboro.base.errors import UserError
 from oboro.cli.error_messages import folders
-from oboro.cli.offered import OPTION, elsewhere, is_group, offer, plain, store
+from oboro.cli.offered import OPTION, elsewhere, is_group, offer, store
 from oboro.restore.beside import BESIDE, LOOKED_AT_BY_CALLBACKS, output_folder, restored
 from oboro.restore.checkpoint import check_kind, kind_of, load_checkpoint
+from oboro.restore.plain import plain
 from oboro.restore.rebuild import check_trainable
 
 WHOLE = ("experiment", "debug", "hparams_search")  # options that choose others and set values anywhere

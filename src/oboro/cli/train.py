@@ -24,6 +24,7 @@ from oboro.report.table import write_result
 from oboro.restore import State, inlined, load_parts
 from oboro.restore.beside import BESIDE, kept
 from oboro.restore.checkpoint import BUILT, load_checkpoint, with_absolute_paths
+from oboro.restore.plain import check_plain
 from oboro.restore.rebuild import check_fits
 from oboro.restore.resume import go_on
 from oboro.restore.start import start_from
@@ -77,7 +78,9 @@ def resolved(config: DictConfig) -> tuple[dict[str, Any], dict[str, State], dict
     plain: dict[str, Any] = with_absolute_paths(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
     check_storable(targets(plain, BUILT))
     plain["task"], parts = inlined(plain["task"])
-    return plain, parts, kept({key: plain[key] for key in STORED if key in plain})
+    stored = kept({key: plain[key] for key in STORED if key in plain})
+    check_plain(stored)
+    return plain, parts, stored
 
 
 def compared(config: DictConfig, stored: dict[str, Any]) -> list[str]:

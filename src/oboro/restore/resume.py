@@ -126,7 +126,11 @@ def differences(before: dict[str, Any], now: dict[str, Any], names: Mapping[str,
         if group in before and group in now:
             found += list(walk(before[group], now[group], (group,)))
     lost = {name for config in (before, now) for name in config.get(LEFT_OUT, [])}
-    renamed = [Difference(named(d.key.split("."), names), d.before, d.now) for d in found if not under(d.key, lost)]
+    renamed: list[Difference] = []
+    for d in found:
+        difference = Difference(named(d.key.split("."), names), d.before, d.now)
+        if not under(d.key, lost) and difference not in renamed:  # the seed is the task's, too
+            renamed.append(difference)
     return [d for d in renamed if not follows(d, renamed)]
 
 
