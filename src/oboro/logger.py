@@ -11,6 +11,7 @@ from typing import Any
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from oboro.base.json_text import json_text
 from oboro.evaluate.result import Result, protocol_line
 
 log = logging.getLogger(__name__)
@@ -75,7 +76,7 @@ class JSONL(Logger):
         seconds = {"seconds": round(time.perf_counter() - self._start, 3)} if self.clock else {}
         row = {"step": step, "images": step * self.images_per_step, **seconds, **values}
         with self.path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+            file.write(json_text(row) + "\n")
 
 
 def step_of(row: str) -> float:

@@ -132,6 +132,7 @@ def test_the_text_encoder_is_that_of_transformers(pad, activation, tmp_path):
     torch.testing.assert_close(tokens, said.last_hidden_state, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(pooled, said.pooler_output, rtol=1e-4, atol=1e-4)
     assert mask.all() and encoder.lengths(texts) == mask.sum(1).tolist()
+    assert encoder.unread(texts) == ["", "", "e f g h i", ""]
 
 
 @pytest.mark.parametrize("which", ["ddpm", "stable_diffusion"])

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from hostile import archives, header, npz_of
 from oboro.base.errors import UserError
 from oboro.extractor import Extractor
 from oboro.metrics import Bank, Extracted, FeatureStatistics, Frechet, Held, Published, frechet_distance
@@ -138,18 +139,45 @@ def test_published_moments_give_the_distance_to_the_images_they_were_made_of(tmp
 
 def test_published_files_that_cannot_be_used_say_why(tmp_path, moments):
     _, mu, sigma = moments
-    pickled = write(tmp_path / "pickled.npz", mu=np.array([{}], dtype=object), sigma=sigma)
-    cut = tmp_path / "cut.npz"
-    cut.write_bytes(write(tmp_path / "whole.npz", mu=mu, sigma=sigma).read_bytes()[:200])
     (tmp_path / "statistics.pkl").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
-    cases = {
+    skew, far = sigma.copy(), mu.copy()
+    skew[0, 1] += 1
+    far[2] = np.inf
+    shapes = "mu and sigma have the shapes"
+    table = {
         tmp_path / "none.npz": "there is no reference",
         tmp_path / "statistics.pkl": "pickled statistics can run code",
-        pickled: "cannot be read",
-        cut: "cannot be read",
-        write(tmp_path / "empty.npz", x=mu): "has no mu and sigma",
-        write(tmp_path / "long.npz", mu=np.zeros(9), sigma=np.eye(9)): "9 features and extractor pixels has 4",
+        **{path: reason for path, reason in archives(tmp_path, "mu").items() if path.name != "folder.npz"},
+        write(tmp_path / "other.npz", x=mu): "has no mu and sigma",
+        write(tmp_path / "half.npz", mu=mu): "has no mu and sigma",
+        write(tmp_path / "many.npz", mu=np.zeros(9), sigma=np.eye(9)): "9 features and extractor pixels has 4",
+        write(tmp_path / "nan.npz", mu=mu, sigma=sigma * np.nan): "holds NaN or infinity",
+        write(tmp_path / "inf.npz", mu=far, sigma=sigma): "holds NaN or infinity",
+        write(tmp_path / "scalar.npz", mu=np.array(1.0), sigma=np.array(1.0)): f"{shapes} () and ()",
+        write(tmp_path / "swapped.npz", mu=sigma, sigma=mu): f"{shapes} (4, 4) and (4,)",
+        write(tmp_path / "wide.npz", mu=mu, sigma=sigma[:, :3]): f"{shapes} (4,) and (4, 3)",
+        write(tmp_path / "small.npz", mu=mu, sigma=sigma[:3, :3]): f"{shapes} (4,) and (3, 3)",
+        write(tmp_path / "skew.npz", mu=mu, sigma=skew): "sigma is not symmetric",
+        write(tmp_path / "below.npz", mu=mu, sigma=-sigma): "not a covariance matrix",
+        write(tmp_path / "complex.npz", mu=mu, sigma=sigma + 1j): "sigma is complex128, no real numbers",
+        write(tmp_path / "words.npz", mu=np.array(list("abcd")), sigma=sigma): "mu is <U1, no real numbers",
+        npz_of(tmp_path / "vast.npz", mu=header("(4,)") + bytes(32), sigma=header("(4, 10000000000000)")): "announces",
     }
-    for path, message in cases.items():
-        with pytest.raises(UserError, match=message):
+    wrong = []
+    for path, reason in table.items():
+        with pytest.raises(UserError) as caught:
             Published(path, Pixels())
+        message = str(caught.value)
+        if reason not in message or "\n" in message or "allow_pickle" in message:
+            wrong.append((path.name, message))
+    assert wrong == []
+
+
+def test_published_moments_of_other_types_and_byte_orders_are_the_same(tmp_path, moments):
+    _, mu, sigma = moments
+    expected = Published(write(tmp_path / "a.npz", mu=mu, sigma=sigma), Pixels()).statistics("features")
+    for dtype, tolerance in ((">f8", 0), ("<f4", 1e-6)):
+        path = write(tmp_path / "b.npz", mu=mu.astype(dtype), sigma=np.asfortranarray(sigma.astype(dtype)))
+        found = Published(path, Pixels()).statistics("features")
+        assert torch.allclose(found.mean, expected.mean, rtol=tolerance, atol=tolerance)
+        assert torch.allclose(found.covariance, expected.covariance, rtol=tolerance, atol=tolerance)

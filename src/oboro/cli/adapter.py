@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from oboro.adapter import write_adapter
+from oboro.adapter import relative_update, write_adapter
 from oboro.base.errors import UserError
 from oboro.cli.plain import run
 from oboro.restore.checkpoint import check_kind, load_checkpoint
@@ -20,8 +20,10 @@ def export(checkpoint: str, file: str, profile: str | None) -> None:
     task = build_task(content)
     if not task.needs_start:
         raise UserError(f"{checkpoint} has no adapter to export; give one of a run with adapter=lora.")
-    write_adapter(written(file), averaged(task, checkpoint, profile).network, task.adapter)
-    print(f"{file}: {written(file).stat().st_size / 1e6:.2f} MB")
+    network = averaged(task, checkpoint, profile).network
+    write_adapter(written(file), network, task.adapter)
+    size, update = written(file).stat().st_size / 1e6, relative_update(network)
+    print(f"{file}: {size:.2f} MB, changes its layers by {100 * update:.2g} % of their weights")
 
 
 def merge(checkpoint: str, file: str, adapter: str | None, scale: float) -> None:

@@ -7,19 +7,23 @@ from typing import Any
 
 from oboro.base.errors import UserError
 from oboro.cli.offered import elsewhere, offer
+from oboro.cli.running import is_running
 from oboro.restore.checkpoint import FROM_CHECKPOINT, check_kind, load_checkpoint
 
 POLL = 5.0  # seconds between two looks at a folder
 
 
 def latest_checkpoint(run: Path) -> Path:
-    """Where a run keeps its newest checkpoint; waits for the first one. ``UserError`` if there is no such run."""
+    """Where a run keeps its newest checkpoint; waits for the first one. ``UserError`` if there is no such run, or if it
+    ended without any."""
     if not run.is_dir():
         raise UserError(f"there is no run {run}; give the output folder of a train.py that is running or has run.")
     path = run / "checkpoints" / "last.ckpt"
     if not path.is_file():
         print(f"waiting for the first checkpoint, {path}", file=sys.stderr)
     while not path.is_file():
+        if is_running(run) is False and not path.is_file():
+            raise UserError(f"the run {run} has ended without a checkpoint; see {run / 'train.log'}.")
         time.sleep(POLL)
     return path
 

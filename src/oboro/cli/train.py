@@ -3,6 +3,7 @@
 import logging
 import sys
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,20 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from oboro.base.errors import UserError
+from oboro.base.paths import with_absolute_paths
 from oboro.callbacks.checkpoints import in_order
 from oboro.callbacks.evaluation import MetricEvaluation
 from oboro.cli.device import resolve_precision
 from oboro.cli.error_messages import CONF
 from oboro.cli.resume import check_alone, file_named, wiring
 from oboro.cli.run import is_first_process, run, task_function
+from oboro.cli.running import running
 from oboro.data import DataModule
 from oboro.logger import JSONL
 from oboro.report.table import write_result
 from oboro.restore import State, inlined, load_parts
 from oboro.restore.beside import BESIDE, kept
-from oboro.restore.checkpoint import BUILT, load_checkpoint, with_absolute_paths
+from oboro.restore.checkpoint import BUILT, load_checkpoint
 from oboro.restore.plain import check_plain
 from oboro.restore.rebuild import check_fits
 from oboro.restore.resume import go_on
@@ -65,7 +68,8 @@ def train(config: DictConfig) -> None:
                 logger.go_on_from(load_checkpoint(config.resume)["global_step"])
     settings = in_steps(plain["trainer"])
     trainer = instantiate(settings, callbacks=callbacks, logger=loggers, _convert_="all")
-    trainer.fit(task, data, ckpt_path=config.resume, weights_only=True)
+    with running(Path(config.output_dir)) if is_first_process() else nullcontext():
+        trainer.fit(task, data, ckpt_path=config.resume, weights_only=True)
     measured = [c.latest.numbers for c in callbacks if isinstance(c, MetricEvaluation) and c.latest is not None]
     if trainer.is_global_zero and measured:
         write_result(Path(config.output_dir), measured[0])

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from oboro.base.paths import PathOrName
 from oboro.interop import clip_text, open_clip, t5_text
 from oboro.interop.hub import Files, text_encoder_folder
 from oboro.restore import State, Stored
@@ -28,7 +29,7 @@ class PublishedCLIP(Stored):
     Raises ``UserError`` for a folder that holds something else.
     """
 
-    path: str
+    path: PathOrName
     skip: int = 0
 
     def load(self) -> tuple[dict[str, Any], State]:
@@ -49,7 +50,7 @@ class PublishedOpenCLIP(Stored):
     Raises ``UserError`` for a folder that holds something else, or towers of other layers or with other tokenizers.
     """
 
-    path: str
+    path: PathOrName
     skip: int = 0
 
     def load(self) -> tuple[dict[str, Any], State]:
@@ -67,7 +68,7 @@ class PublishedT5(Stored):
     Raises ``UserError`` for a folder that holds something else.
     """
 
-    path: str
+    path: PathOrName
     length: int = 77
 
     def load(self) -> tuple[dict[str, Any], State]:

@@ -22,6 +22,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from oboro.base.errors import UserError
+from oboro.base.json_text import json_text
 
 LOCK = ".lock"
 SAMPLES, HINTS = "samples", "hints"  # arrays of a folder
@@ -279,4 +280,4 @@ def _write(folder: Path, blocks: Iterator[Block], shape: tuple[int, ...] | None)
             "hints": HINTS in arrays,
             "fingerprint": digest.hexdigest(),
         }
-        (folder / "meta.json").write_text(json.dumps(meta))
+        (folder / "meta.json").write_text(json_text(meta))

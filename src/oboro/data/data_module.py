@@ -10,6 +10,7 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from oboro.base.errors import UserError
+from oboro.base.paths import LocalPath
 from oboro.data import cache
 from oboro.data.cache import Cached, SampleArray, Source
 from oboro.data.population import Population
@@ -29,7 +30,7 @@ class Settings(TypedDict, total=False):
     flip: bool
     validation: int | float
     seed: int
-    cache_dir: str | None
+    cache_dir: LocalPath | None
 
 
 class DataModule(LightningDataModule, ABC):
@@ -126,6 +127,7 @@ class DataModule(LightningDataModule, ABC):
         cached = cache.open_cached(self._folder(source))
         if cached is None:
             raise RuntimeError("the samples are not in the cache: call prepare_data() before setup()")
+        self._check_labels(cached)
         train, held_out = self.divide(cached.shape[0], cached.groups)
         self.fingerprint = cached.fingerprint
         self.train, self.validation = self._part(cached, train), self._part(cached, held_out)
@@ -160,6 +162,18 @@ class DataModule(LightningDataModule, ABC):
             )
         if self.num_classes and self.num_classes != count:
             raise UserError(f"the data has {count} classes, not {self.num_classes}; set data.num_classes={count}")
+
+    def _check_labels(self, cached: Cached) -> None:
+        """A label out of range would be drawn, and counted, as another class."""
+        if not self.num_classes or cached.labels is None:
+            return
+        low, high = int(cached.labels.min()), int(cached.labels.max())
+        if low < 0 or high >= self.num_classes:
+            odd = low if low < 0 else high
+            raise UserError(
+                f"a sample has the label {odd} and classes are 0 to {self.num_classes - 1}; correct the labels, or set "
+                "data.num_classes=0 to ignore them"
+            )
 
     def train_dataloader(self) -> DataLoader:
         world, rank = self._place()

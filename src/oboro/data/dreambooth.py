@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from oboro.base.errors import UserError
+from oboro.base.paths import LocalPath
 from oboro.base.seeding import derive_seed
 from oboro.data.cache import Block, Source
 from oboro.data.image_data import ImageData, ImageSettings
@@ -43,9 +44,9 @@ class DreamBooth(ImageData):
     def __init__(
         self,
         *,
-        root: str,
+        root: LocalPath,
         prompt: str,
-        prior_root: str,
+        prior_root: LocalPath,
         prior_prompt: str | None = None,
         prior_share: float = 0.5,
         prior_weight: float = 1.0,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from oboro.base.errors import UserError
+from oboro.base.paths import PathOrName
 from oboro.data.cache import Block, Source
 from oboro.data.decode_or_skip import Picture, decoded
 from oboro.data.image_data import ImageData, ImageSettings
@@ -32,7 +33,7 @@ class HuggingFace(ImageData):
     def __init__(
         self,
         *,
-        path: str,
+        path: PathOrName,
         name: str | None = None,
         split: str = "train",
         image: str = "image",

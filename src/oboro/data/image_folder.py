@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Unpack
 
 from oboro.base.errors import UserError
+from oboro.base.paths import LocalPath
 from oboro.data.cache import Block, Source
 from oboro.data.decode_or_skip import Picture, decoded
 from oboro.data.folder import list_files, natural, state
@@ -47,7 +48,7 @@ class ImageFolder(ImageData):
     def __init__(
         self,
         *,
-        root: str,
+        root: LocalPath,
         hint_channels: int = 3,
         **settings: Unpack[ImageSettings],
     ):

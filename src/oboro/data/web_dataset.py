@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Unpack
 
 from oboro.base.errors import UserError
+from oboro.base.paths import LocalPath
 from oboro.data.cache import Block, Source
 from oboro.data.decode_or_skip import Picture, decoded
 from oboro.data.image_data import ImageData, ImageSettings
@@ -33,7 +34,7 @@ class WebDataset(ImageData):
     def __init__(
         self,
         *,
-        shards: str,
+        shards: LocalPath,
         caption: str | None = "caption",
         label: str = "label",
         **settings: Unpack[ImageSettings],

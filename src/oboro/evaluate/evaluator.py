@@ -105,6 +105,7 @@ class Evaluator:
             "chunk": protocol.chunk,
             "precision": precision,
             "device": task.device.type,
+            "data": {"fingerprint": self.data.fingerprint, "trained_on": task.fingerprint},
             "ema": average_settings(task.ema, protocol.ema, protocol.ema_std),
             **codec_settings(task.codec),
             "schedule": settings(task.denoiser.schedule),

@@ -1,6 +1,5 @@
 """What an evaluation gives: values, their protocol, the line that says them, and the file that keeps them."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from oboro.base.json_text import read_json
 from oboro.base.settings import settings_text
 from oboro.evaluate import version_1
 from oboro.evaluate.protocol import digest
@@ -48,7 +48,7 @@ def read_result(path: Path) -> dict[str, Any]:
 
     Raises ``FileNotFoundError`` where there is none and ``json.JSONDecodeError`` where it is damaged.
     """
-    result = json.loads(path.read_text())
+    result = read_json(path.read_text())
     return result if "version" in result else version_1.renewed(result)
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from oboro.base.errors import UserError
+from oboro.base.paths import PathOrName
 from oboro.extractor.extractor import Extractor
 from oboro.extractor.pretrained import Checkpoint, Lengths, resized, standardised
 
@@ -30,7 +31,7 @@ class CLIP(Extractor):
     name = "clip"
     reads_texts = True
 
-    def __init__(self, path: str | None = None):
+    def __init__(self, path: PathOrName | None = None):
         super().__init__()
         self.checkpoint = Checkpoint(path or DEFAULT, "clip", TOKENIZER)
         self.outputs = Lengths(self._length)

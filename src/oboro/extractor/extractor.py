@@ -88,9 +88,17 @@ class Extractor(ABC):
         require_images(samples)
 
     def load(self, device: torch.device | str) -> None:
-        """Read the weights (once) and put them on ``device``; later calls run there."""
+        """Read the weights (once) and put them on ``device``; later calls run there.
+
+        Raises ``UserError`` for weights that are not finite, which would make every number NaN.
+        """
         if self._network is None:
-            self._network = self.build().eval().requires_grad_(False)
+            network = self.build().eval().requires_grad_(False)
+            if broken := [name for name, weight in network.state_dict().items() if not weight.isfinite().all()]:
+                raise UserError(
+                    f"the weights of the extractor {self.name} hold NaN or infinity in {broken[0]}; get the file again."
+                )
+            self._network = network
         self._device = torch.device(device)
         self._network.to(self._device)
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from oboro.base.errors import UserError
+from oboro.base.paths import LocalPath
 from oboro.extractor.extractor import Extractor, file_digest
 
 TIMEOUT = 30.0  # seconds without a byte
@@ -39,9 +40,9 @@ class Inception(Extractor):
     resize = "TensorFlow 1 bilinear (no antialias, no half-pixel shift) to 299x299"
     published = MappingProxyType({"fd": "fid", "sfd": "sfid", "kd": "kid", "score": "is", "sw": "mind"})
 
-    def __init__(self, weights_path: str | None = None):
+    def __init__(self, weights_path: LocalPath | None = None):
         super().__init__()
-        self._given = Path(weights_path) if weights_path else None
+        self._given = Path(weights_path).expanduser() if weights_path else None
 
     @property
     def path(self) -> Path:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from oboro.base.paths import LocalPath
 from oboro.extractor.extractor import Extractor, file_digest
 from oboro.extractor.fashion import LUMA
 from oboro.extractor.pretrained import Lengths
@@ -28,7 +29,7 @@ class TrainedCLIP(Extractor):
     name = "trained_clip"
     reads_texts = True
 
-    def __init__(self, path: str):
+    def __init__(self, path: LocalPath):
         super().__init__()
         self.path = Path(path).expanduser()
         self.clip = Trained(path, "clip")

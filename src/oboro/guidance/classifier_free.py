@@ -14,7 +14,7 @@ from oboro.condition import Condition, Label, Signal
 from oboro.denoiser import Denoises
 from oboro.guidance.extrapolation import Extrapolated
 from oboro.guidance.guidance import DenoiserWrapper, Guidance, Guided
-from oboro.guidance.weight import CONSTANT, Weight
+from oboro.guidance.weight import CONSTANT, Constant, Weight
 from oboro.sampler import Node
 from oboro.schedule import expand_as
 
@@ -48,6 +48,11 @@ class ClassifierFree(Guidance):
     @property
     def drops(self) -> bool:
         return self.scale != 1 and not self.negative
+
+    @property
+    def idle(self) -> Sequence[str]:
+        made = {"negative": self.negative, "rescale": self.rescale, "weight": not isinstance(self.weight, Constant)}
+        return [key for key, value in made.items() if value] if self.scale == 1 else ()
 
     @property
     def reads(self) -> Mapping[str, type[Signal]]:

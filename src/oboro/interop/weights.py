@@ -15,6 +15,7 @@ from torch import Tensor
 from yaml import YAMLError
 
 from oboro.base.errors import UserError
+from oboro.base.json_text import json_text
 from oboro.interop.hub import INDEX
 from oboro.restore import State
 
@@ -111,7 +112,7 @@ def write_weights(path: Path, state: State) -> None:
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    path.write_text(json_text(value, indent=2) + "\n", encoding="utf-8")
 
 
 def template(config: Mapping[str, Any]) -> State:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from oboro.base.errors import UserError
+from oboro.base.paths import LocalPath
 from oboro.extractor import fashion
 
 EPS = 1e-8  # under the root of a norm: features of a flat patch may all be 0
@@ -46,7 +47,7 @@ class Fashion(Perceptual):
     arXiv:1801.03924, eq. 1), for pictures of clothes. ``weights_path`` as in ``oboro.extractor.Fashion``.
     """
 
-    def __init__(self, weights_path: str | None = None):
+    def __init__(self, weights_path: LocalPath | None = None):
         super().__init__()
         self.weights_path = weights_path
         with torch.device("meta"):  # shapes alone
@@ -85,7 +86,7 @@ class LPIPS(Perceptual):
     shift: Tensor
     scale: Tensor
 
-    def __init__(self, backbone: str | None, heads: str | None):
+    def __init__(self, backbone: LocalPath | None, heads: LocalPath | None):
         super().__init__()
         self.backbone, self.heads = backbone, heads
         self._convs: list[tuple[int, bool]] = []  # torchvision's index of each convolution; whether a feature follows
@@ -170,5 +171,10 @@ def fill_buffers(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
             raise UserError(
                 f"the weights of {type(module).__name__} have no {name} of shape {tuple(here[name].shape)}; give the "
                 "files that loss.perceptual asks for."
+            )
+        if not (given[name].is_floating_point() and given[name].isfinite().all()):
+            raise UserError(
+                f"the weights of {type(module).__name__} hold NaN, infinity or no numbers in {name}; get the files "
+                "again."
             )
         here[name].copy_(given[name])

@@ -18,8 +18,6 @@ from oboro.restore.trust import refuse_foreign_targets
 FROM_CHECKPOINT = ("schedule", "sampler", "guidance", "metrics", "extractor", "data")
 BUILT = ("task", *FROM_CHECKPOINT)  # what is built of a configuration that came with a file
 STORED = ("modality", "seed", *BUILT, *BESIDE)  # what is read of it at all
-# Classes that keep the path of a checkpoint, which is then stored as an absolute one.
-READ_LATER = ("oboro.restore.Trained", "oboro.extractor.TrainedCLIP")
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -67,15 +65,3 @@ def check_kind(checkpoint: dict[str, Any], path: str | Path, kind: str) -> None:
         raise UserError(
             f"{path} is a checkpoint of task={kind_of(checkpoint)}; give one that train.py wrote with task={kind}."
         )
-
-
-def with_absolute_paths(node: Any) -> Any:
-    """A configuration in which checkpoints that are read later are found from every folder."""
-    if isinstance(node, list):
-        return [with_absolute_paths(child) for child in node]
-    if not isinstance(node, dict):
-        return node
-    copied = {key: with_absolute_paths(child) for key, child in node.items()}
-    if node.get("_target_") in READ_LATER:
-        copied["path"] = str(Path(node["path"]).expanduser().resolve())
-    return copied

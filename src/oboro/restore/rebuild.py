@@ -29,6 +29,7 @@ class Task(Protocol):
 
     ema: Averages
     modality: Modality | None
+    fingerprint: str | None
 
     @property
     def learned(self) -> nn.Module: ...
@@ -57,7 +58,7 @@ def build_task(checkpoint: dict[str, Any], **parts: Any) -> Task:
         config["denoiser"] = {**config["denoiser"], "schedule": config.pop("schedule")}
     task = instantiate(config, _convert_="all")
     load_weights(task, checkpoint)
-    task.modality = modality_of(checkpoint)
+    task.modality, task.fingerprint = modality_of(checkpoint), checkpoint.get("fingerprint")
     return task.eval().requires_grad_(False)
 
 

@@ -15,6 +15,7 @@ from hydra._internal.utils import _locate
 from hydra.utils import get_class, instantiate
 
 from oboro.base.errors import UserError
+from oboro.base.paths import with_absolute_paths
 from oboro.restore.beside import BESIDE, LEFT_OUT, moved, output_folder, restored
 from oboro.restore.checkpoint import check_kind
 
@@ -82,7 +83,7 @@ def go_on(
     config = checkpoint["config"]
     beside, left_out = restored(config, path)
     here = {group: moved(node, output_folder(config), now["output_dir"]) for group, node in beside.items()}
-    without = {group: node for group, node in config.items() if group not in BESIDE}
+    without = with_absolute_paths({group: node for group, node in config.items() if group not in BESIDE})
     before = {**without, **here, LEFT_OUT: left_out}
     found = differences(before, now, wiring(kind))
     refuse(found, path)

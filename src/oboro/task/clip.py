@@ -9,6 +9,7 @@ from oboro.base import distributed
 from oboro.base.errors import UserError
 from oboro.base.seeding import generator
 from oboro.codec import Identity
+from oboro.conditioner.encoded_texts import remark_unread
 from oboro.data import DataModule
 from oboro.ema import EMA
 from oboro.loss import PairLoss, Pairs
@@ -103,6 +104,7 @@ class CLIP(Task):
                 return tokenizer.merges.cpu()
 
             tokenizer.merges.copy_(distributed.from_first(fit))
+        remark_unread(self.clip.text, data.train.captions, "captions of the data")
 
     def objective(self, batch: dict[str, Tensor], x: Tensor, generator: torch.Generator) -> Tensor:
         ids, mask = self.clip.tokenize(batch["caption"])

@@ -66,6 +66,14 @@ def conditions(parts: Parts) -> Iterator[str]:
             "conditioner.dropout=0 never trains; train with conditioner.dropout=0.1, or choose guidance=unguided or "
             "guidance=autoguidance."
         )
+    negative, count = getattr(guidance, "negative", {}), conditioner.num_classes
+    odd = {key: index for key, index in negative.items() if key in given and not 0 <= index < count}
+    if odd:
+        key, index = next(iter(odd.items()))
+        yield (
+            f"{name(guidance)} goes away from class {index} of {key} and there are 0 to {count - 1}; set "
+            "guidance.negative to one of them."
+        )
     missing = [
         f"{key} as a {kind.__name__.lower()}" if key in given else key
         for key, kind in sorted(guidance.reads.items())

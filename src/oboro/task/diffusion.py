@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from oboro.adapter import Adapter, Full
+from oboro.adapter import Adapter, Full, relative_update
 from oboro.base.errors import UserError
 from oboro.codec import Identity
 from oboro.condition import Condition, kinds_read
@@ -18,7 +18,7 @@ from oboro.guidance import Guidance
 from oboro.loss import Denoising, Hybrid
 from oboro.optimizer import Optimizer
 from oboro.sampler import Sampler
-from oboro.task import contradictions
+from oboro.task import contradictions, remarks
 from oboro.task.noise_levels import NoiseLevels
 
 
@@ -79,6 +79,7 @@ class Diffusion(NoiseLevels):
             self.check_network(data, [one, two], "unet_tiny")
         self.check_signals(data)
         contradictions.check(self)
+        remarks.say(self)
 
     def check_signals(self, data: DataModule) -> None:
         """Raises ``UserError`` where the network does not read what the conditioner gives, or the data have not what
@@ -104,6 +105,10 @@ class Diffusion(NoiseLevels):
     def setup(self, stage: str) -> None:
         super().setup(stage)
         self.conditioner.check(self.trainer.datamodule.population)
+
+    def on_train_end(self) -> None:
+        if self.needs_start:
+            remarks.remark_small(relative_update(self.learned))
 
     def objective(self, batch: dict[str, Tensor], x: Tensor, generator: torch.Generator) -> Tensor:
         loss = self.loss(self.denoiser, x, self.conditioner(batch, generator), generator)

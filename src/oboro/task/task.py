@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from oboro.base import distributed
 from oboro.base.errors import UserError
+from oboro.base.remark import remark
 from oboro.base.seeding import derive_seed, generator
 from oboro.codec import Identity
 from oboro.data import DataModule
@@ -36,6 +37,7 @@ class Task(lightning.LightningModule, ABC):
 
     Attributes:
         modality: what one sample is: the data's in training, the checkpoint's afterwards.
+        fingerprint: of the data (``DataModule``) that it is trained on; None before it is trained.
         draws: whether it can generate samples, so that callbacks may look at samples.
         reconstructs: whether it trains a codec, so that callbacks may look at reconstructions.
         needs_start: whether training makes sense only from the weights of another run.
@@ -57,6 +59,7 @@ class Task(lightning.LightningModule, ABC):
         self.config: dict[str, Any] = {}  # the composed run, stored in every checkpoint
         self._other_averages: dict[str, EMA] = {}
         self.modality: Modality | None = None
+        self.fingerprint: str | None = None
 
     @property
     @abstractmethod
@@ -117,7 +120,7 @@ class Task(lightning.LightningModule, ABC):
         """The numbers of validation, by name, from the ``rows`` (N, K), float64, of all held-out images in order."""
 
     def setup(self, stage: str) -> None:
-        self.modality = self.trainer.datamodule.modality
+        self.modality, self.fingerprint = self.trainer.datamodule.modality, self.trainer.datamodule.fingerprint
         for part in self.frozen.values():
             part.requires_grad_(False).eval()
 
@@ -212,6 +215,8 @@ class Task(lightning.LightningModule, ABC):
         for name, p in self.named_parameters():
             if p.requires_grad and id(p) not in trained:
                 raise ValueError(f"{name} requires a gradient and none of {', '.join(self.learners)} trains it")
+        for learner in self.learners.values():
+            remark_warmup(learner.optimizer, self.trainer.max_steps)
         optimizer, schedule = optimizers(self.learners, self.trainer.max_steps, self.due)
         self._chosen = settings(optimizer)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -229,6 +234,8 @@ class Task(lightning.LightningModule, ABC):
         checkpoint["config"] = self.config
         if self.modality is not None:
             checkpoint["modality"] = self.modality.spec()
+        if self.fingerprint is not None:
+            checkpoint["fingerprint"] = self.fingerprint
 
     def load_averages(self, checkpoint: dict[str, Any]) -> None:
         """``UserError`` where the checkpoint lacks the averages of a learner, ``KeyError`` for a profile or weight."""
@@ -258,6 +265,16 @@ def check_fingerprint(before: str | None, now: str, path: object) -> None:
         raise UserError(
             f"these are other data than {path} was trained on (fingerprint {before[:12]} there and {now[:12]} here), "
             f"so training cannot go on; give it the same data, or start anew from its weights with init={path}."
+        )
+
+
+def remark_warmup(optimizer: Optimizer, max_steps: int) -> None:
+    """Where training ends before the learning rate is reached."""
+    if 0 < max_steps < optimizer.warmup_steps:
+        remark(
+            f"optimizer.warmup_steps={optimizer.warmup_steps} is more than trainer.max_steps={max_steps}, so the "
+            f"learning rate ends at {100 * max_steps / optimizer.warmup_steps:.0f} % of optimizer.lr; lower "
+            "optimizer.warmup_steps to train at the full rate."
         )
 
 
