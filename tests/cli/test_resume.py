@@ -110,6 +110,16 @@ def written(config: dict) -> dict:
     return {key: config[key] for key in ("output_dir", "trainer", "callbacks", "logger")}
 
 
+def test_a_run_in_latent_space_goes_on_without_the_file_of_its_codec(tmp_path):
+    codec = runs.train(tmp_path / "codec", runs.AUTOENCODER, "callbacks=[latent_statistics,checkpoints]")
+    latent = ("codec=trained", f"codec.path={codec.last}", runs.NO_EVALUATION)
+    whole = runs.train(tmp_path / "whole", *latent, "trainer.max_steps=4")
+    half = runs.train(tmp_path / "half", *latent)
+    codec.last.unlink()
+    resumed = alone(tmp_path / "resumed", f"resume={half.folder}", "trainer.max_steps=4")
+    assert runs.equal(learned(resumed), learned(whole))
+
+
 MEASURED = (
     *("callbacks=[sample_metrics,checkpoints]", "metrics=[frechet]", "trainer.max_steps=6"),
     *("callbacks.sample_metrics.every_n_steps=1", "callbacks.checkpoints.every_n_steps=3"),

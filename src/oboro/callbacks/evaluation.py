@@ -35,10 +35,14 @@ class Evaluation(Callback, ABC):
         """A run that goes on from a checkpoint has done what was due at its step."""
         self._evaluated_at = trainer.global_step
 
+    def due(self, trainer: Trainer) -> bool:
+        """Whether it happens after the step that was taken."""
+        step = trainer.global_step
+        return step == trainer.max_steps or (self.every_n_steps > 0 and step > 0 and step % self.every_n_steps == 0)
+
     def on_train_batch_end(self, trainer: Trainer, task: Task, outputs: Any, batch: Any, batch_idx: int) -> None:
         step = trainer.global_step
-        due = step == trainer.max_steps or (self.every_n_steps > 0 and step > 0 and step % self.every_n_steps == 0)
-        if due and step != self._evaluated_at:  # with gradient accumulation a step has several batches
+        if self.due(trainer) and step != self._evaluated_at:  # with gradient accumulation a step has several batches
             self._evaluated_at = step
             start = time.perf_counter()
             self.evaluate(trainer, task)

@@ -13,8 +13,8 @@ class LatentStatistics(CodecEvaluation):
     """Standardises the codec: its buffers get mean and standard deviation of its averaged weights' latents of ``n``
     training images (None: all), on all ranks.
 
-    ``chunk`` images are encoded at once. Raises ``UserError`` before training where checkpoints would be written with
-    the statistics of older weights.
+    It comes before each measuring, too, which may write a best checkpoint. ``chunk`` images are encoded at once.
+    Raises ``UserError`` before training where checkpoints would be written with the statistics of older weights.
     """
 
     def __init__(self, every_n_steps: int, n: int | None = None, chunk: int = 100):
@@ -25,21 +25,23 @@ class LatentStatistics(CodecEvaluation):
 
     def on_fit_start(self, trainer: Trainer, task: Autoencoder) -> None:
         place = trainer.callbacks.index(self)
-        if not any(isinstance(callback, Checkpoints) for callback in trainer.callbacks):
-            return
         for other, callback in enumerate(trainer.callbacks):
-            if isinstance(callback, Checkpoints) and other < place:
+            if not isinstance(callback, Checkpoints):
+                continue
+            if other < place:
                 raise UserError(
                     "checkpoints come before statistics; name latent_statistics before them in callbacks=[...]."
                 )
-            if not isinstance(callback, Checkpoints | MetricEvaluation):  # best.ckpt is written where they measure
-                continue
             every = callback.every_n_steps
             if every and (not self.every_n_steps or every % self.every_n_steps):
                 raise UserError(
                     f"checkpoints every {every} steps would hold statistics of older weights; set "
                     f"callbacks.latent_statistics.every_n_steps={every}."
                 )
+
+    def due(self, trainer: Trainer) -> bool:
+        measures = (callback for callback in trainer.callbacks if isinstance(callback, MetricEvaluation))
+        return super().due(trainer) or any(callback.due(trainer) for callback in measures)
 
     def evaluate(self, trainer: Trainer, task: Autoencoder) -> None:
         images = trainer.datamodule.train.samples
