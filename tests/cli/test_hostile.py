@@ -106,7 +106,6 @@ def test_no_stored_key_is_a_word_to_hydra(trained, tmp_path, kind):
         {"_convert_": "all"},
         {"a": "${b}"},
         {"a": "\\${b}"},
-        {"a": "???"},
         {"a": (1, 2)},
         {"a": b"x"},
         nested(100),

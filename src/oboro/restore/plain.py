@@ -14,7 +14,7 @@ def plain(node: Any, path: object) -> Any:
     """A copy of ``node``, of dicts, lists and values alone, which the file at ``path`` has as its configuration.
 
     Raises ``UserError`` for anything that Hydra or OmegaConf could read as more than a value: ``defaults``, ``hydra``,
-    keys of other characters or that begin with an underscore (``_target_`` apart), interpolations, missing values.
+    keys of other characters or that begin with an underscore (``_target_`` apart), interpolations.
     """
     try:
         return copied(node)
@@ -43,7 +43,6 @@ def copied(node: Any, depth: int = 0) -> Any:
         return {key: copied(child, depth + 1) for key, child in node.items()}
     if isinstance(node, list):
         return [copied(child, depth + 1) for child in node]
-    text = isinstance(node, str)
-    if not (text or node is None or isinstance(node, bool | int | float)) or (text and ("${" in node or node == "???")):
+    if not isinstance(node, str | bool | int | float | None) or (isinstance(node, str) and "${" in node):
         raise ValueError(f"{node!r}, no plain value,")
     return node
