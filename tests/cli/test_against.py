@@ -151,6 +151,8 @@ def test_what_pictures_can_be_ends_in_a_number_or_in_one_line(tmp_path):
     broken = pictures(tmp_path / "broken", each=2)
     (broken / "0" / "x.png").write_text("hello")
     (tmp_path / "empty").mkdir()
+    pictures(tmp_path / "one", 1, 1)
+    np.savez(tmp_path / "first.npz", images=np.zeros((12, 1, 28, 28), np.uint8))
     (tmp_path / "one.txt").write_text("hello")
     grey, rng = np.zeros((12, 28, 28, 1), np.uint8), np.random.default_rng(0)
     np.savez(tmp_path / "colour.npz", images=np.zeros((12, 28, 28, 3), np.uint8))
@@ -166,6 +168,8 @@ def test_what_pictures_can_be_ends_in_a_number_or_in_one_line(tmp_path):
             "3×28×28 and those of the data 1×28×28; set data.resolution and data.channels",
         ),
         (["images=empty", frechet], "images=empty holds no .png, .jpg, .jpeg, .webp files"),
+        (["images=first.npz", frechet], "save uint8 pixels (n, H, W, C), channels last, under the name images"),
+        (["images=one", frechet], "frechet is undefined below 2 samples and images=one holds 1; measure more"),
         (["images=nowhere", frechet], "there are no images at nowhere"),
         (["images=one.txt", frechet], "images=one.txt is no folder and no .npz file"),
         (["images=far.npz", accuracy], "label 10 of sample 10 in far.npz is no class of the data, which have 10"),
@@ -177,7 +181,7 @@ def test_what_pictures_can_be_ends_in_a_number_or_in_one_line(tmp_path):
         ),
         (
             [f"images={same}", frechet, "profile=x", "precision=16-mixed"],
-            "profile, precision means nothing with images=",
+            "profile, precision mean nothing with",
         ),
     ]
     assert answers(tmp_path, [([*ten, *arguments], words) for arguments, words in table]) == []

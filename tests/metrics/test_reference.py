@@ -9,9 +9,19 @@ from torch import nn
 
 from hostile import archives, header, npz_of
 from oboro.base.errors import UserError
+from oboro.base.seeding import generator
 from oboro.extractor import Extractor
-from oboro.metrics import Bank, Extracted, FeatureStatistics, Frechet, Held, Published, frechet_distance
-from oboro.metrics.real_floor import real_floor
+from oboro.metrics import (
+    Bank,
+    Extracted,
+    FeatureStatistics,
+    Frechet,
+    Held,
+    PrecisionRecall,
+    Published,
+    frechet_distance,
+)
+from oboro.metrics.real_floor import affordable, real_floor
 from oboro.metrics.reference import parted
 
 
@@ -98,16 +108,41 @@ def test_real_images_are_parted_into_two_sets_that_share_none(rng):
 
 
 def test_the_floor_is_the_metric_of_real_images_against_the_others(rng, tmp_path):
-    """Split by a seed of its own: the same number each time, and the global generator is not read."""
+    """Mean and spread over splits with seeds of their own: the same numbers each time, and the global generator is not
+    read. The first split is the one of which older versions took the floor."""
     data = images(rng, 400)
     state = torch.get_rng_state()
     found = real_floor(Frechet(), extracted(tmp_path, data), 100)
-    chosen, others = parted(Bank({"features": data.flatten(1).float()}), 100)
-    sides = (FeatureStatistics.from_features(side["features"]) for side in (chosen, others.bank))
-    assert found == {"fd": {"real": frechet_distance(*sides), "real_n": 100}}
+    splits = []
+    for k in range(5):
+        chosen, others = parted(Bank({"features": data.flatten(1).float()}), 100, k)
+        sides = (FeatureStatistics.from_features(side["features"]) for side in (chosen, others.bank))
+        splits.append(frechet_distance(*sides))
+    assert len(set(splits)) == 5
+    floor = found["fd"]
+    assert floor["real_splits"] == splits and floor["real_n"] == 100
+    assert (floor["real"], floor["real_std"]) == pytest.approx((np.mean(splits), np.std(splits, ddof=1)), rel=1e-12)
+    order = torch.randperm(400, generator=generator(0, "real against real"))
+    first = parted(Bank({"features": data.flatten(1).float()}), 100)[0]
+    assert torch.equal(first["features"], data.flatten(1).float()[order[:100]])
     assert real_floor(Frechet(), extracted(tmp_path, data), 100) == found
     assert real_floor(Frechet(), extracted(tmp_path, data), 300)["fd"]["real_n"] == 200
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_number_of_splits_is_bounded_by_their_work():
+    """From sizes alone: five where they are cheap, one of 50,000 pictures with 2,048 features."""
+    bank = Bank({"features": torch.zeros(3, 2048)})
+    reference = Held(bank)
+    for n, metric, expected in (
+        (2_000, PrecisionRecall(), 5),
+        (10_000, PrecisionRecall(), 4),
+        (50_000, PrecisionRecall(), 1),
+        (10_000, Frechet(), 3),
+        (50_000, Frechet(), 2),
+    ):
+        reference.n = n
+        assert affordable(metric, reference) == expected
 
 
 # --- published moments

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from oboro.base.errors import UserError
+from oboro.base.grammar import values
 from oboro.cli.offered import elsewhere, offer
 from oboro.cli.running import is_running
 from oboro.restore.checkpoint import FROM_CHECKPOINT, check_kind, load_checkpoint
@@ -48,10 +49,9 @@ def offer_checkpoint(arguments: list[str]) -> None:
     Like every data option, that of the checkpoint chooses the extractor. Without such an argument the options are
     empty, which is enough for ``--help``.
     """
-    paths = [p for a in arguments if a.startswith("checkpoint=") for p in a.removeprefix("checkpoint=").split(",")]
-    runs = [a.removeprefix("watch=").strip("'\"") for a in arguments if a.startswith("watch=")]
-    paths += [str(latest_checkpoint(Path(run).expanduser())) for run in runs]
-    configs = [drawing(p.strip("'\"")) for p in paths]
+    paths = [str(path) for path in values(arguments, "checkpoint") if path is not None]
+    paths += [str(latest_checkpoint(Path(run).expanduser())) for run in values(arguments, "watch") if run is not None]
+    configs = [drawing(path) for path in paths]
     for group in FROM_CHECKPOINT:
         nodes = [stored(c, group) for c in configs]
         named = any(argument.startswith(f"{group}=") for argument in arguments)

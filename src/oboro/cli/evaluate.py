@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import hydra
 import torch
 from hydra.utils import instantiate
 from lightning import Fabric
@@ -17,10 +16,7 @@ from oboro.base import distributed
 from oboro.base.errors import UserError
 from oboro.base.json_text import json_text
 from oboro.base.settings import settings_text
-from oboro.cli.benchmark import benchmark
 from oboro.cli.checkpoint import latest_checkpoint
-from oboro.cli.error_messages import CONF
-from oboro.cli.run import run, task_function
 from oboro.cli.sample import average, open_task, start, trained_precision
 from oboro.cli.unread import refuse_unread
 from oboro.cli.watch import watch
@@ -43,8 +39,6 @@ READ_WITH_IMAGES = (
 PAIRS = 10  # closest pairs in the picture of the memorisation audit
 
 
-@hydra.main(version_base="1.3", config_path=str(CONF), config_name="evaluate")
-@task_function
 def evaluate(config: DictConfig) -> None:
     """Measure samples of a checkpoint; ``evaluation.json``, ``result.json`` and pictures go to ``output_dir``.
 
@@ -145,6 +139,8 @@ def check(config: DictConfig) -> None:
             f"n={config.n} samples with chunk={config.chunk} and repeats={config.repeats} measure nothing; "
             "set n to 2 or more, chunk and repeats to 1 or more."
         )
+    if isinstance(config.devices, int) and config.devices < 1 and config.devices != -1:
+        raise UserError(f"devices={config.devices} measures nothing; set it to 1 or more.")
     if config.watch and (config.devices != 1 or config.repeats != 1):
         raise UserError("watch=... works on one device with one range of samples; leave devices and repeats at 1.")
     if not config.data or not config.extractor:
@@ -186,6 +182,12 @@ def evaluate_images(config: DictConfig, evaluator: Evaluator) -> None:
             raise UserError(f"{name} needs the text of every sample, which images=... has not; leave {name} out.")
     labelled = [name for name, metric in evaluator.metrics.items() if metric.labelled]
     found = read_samples(str(config.images), data.modality, data.num_classes, labelled)
+    for name, metric in evaluator.metrics.items():
+        if len(found.samples) < metric.least:
+            raise UserError(
+                f"{name} is undefined below {metric.least} samples and images={config.images} holds "
+                f"{len(found.samples)}; measure more, or leave {name} out of metrics=[...]."
+            )
     images, path = found.samples, Path(str(config.images)).expanduser().absolute()
     if fabric.is_global_zero:
         print(f"{len(images):,} {data.modality.noun} of {path}; labels: {found.labels_from}")
@@ -268,7 +270,3 @@ def closest_pairs(result: Result) -> list[tuple[int, int]]:
         if "closest" in value.detail:
             return [(pair["sample"], pair["training"]) for pair in value.detail["closest"][:PAIRS]]
     return []
-
-
-def main() -> None:
-    run(evaluate, from_checkpoint=True, gather=benchmark)

@@ -9,7 +9,7 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 
-from oboro.cli.error_messages import folders
+from oboro.cli.options import folders
 from oboro.restore.plain import plain
 
 OPTION = "from_checkpoint"

@@ -11,12 +11,12 @@ from typing import Any
 
 import yaml
 from hydra._internal.utils import get_args_parser
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 
 from oboro.base.errors import UserError
-from oboro.cli.error_messages import folders
+from oboro.base.grammar import parsed, quoted, values
 from oboro.cli.offered import OPTION, elsewhere, is_group, offer, store
+from oboro.cli.options import folders
 from oboro.restore.beside import BESIDE, LOOKED_AT_BY_CALLBACKS, output_folder, restored
 from oboro.restore.checkpoint import check_kind, kind_of, load_checkpoint
 from oboro.restore.plain import plain
@@ -56,23 +56,13 @@ def offer_resume(arguments: list[str]) -> list[str]:
     stored = layer_of({**config, **restored(config, file)[0]}, kind)
     added = offer_all(stored, set(named), kind, file, output_folder(config))
     rest = [again(word, o, stored, named) for word, o in typed if key_of(word) not in ("task", "resume")]
-    last = [word for word, o in typed if key_of(word) == "resume" and o is not None and swept(o)] or [quoted(file)]
+    several = len(values(words, "resume")) > 1  # of the jobs of a sweep
+    last = [w for w in words if key_of(w) == "resume"] if several else [f"resume={quoted(str(file.resolve()))}"]
     return [*flags, *with_lists(added, overrides), *(word for word in rest if word is not None), *last]
 
 
 def key_of(word: str) -> str:
     return word.lstrip("+").partition("=")[0]
-
-
-def quoted(file: Path) -> str:
-    """``resume=`` the absolute path of ``file``, for Hydra's grammar."""
-    text = str(file.resolve()).replace("'", "\\'")
-    return f"resume='{text}'"
-
-
-def swept(o: Override) -> bool:
-    """Whether there are several paths for the jobs of a sweep, and not a comma in one."""
-    return o.is_sweep_override() and not Path(str(o.input_line).partition("=")[2].strip("'\"")).expanduser().exists()
 
 
 def check_alone(resume: str | None, init: str | None) -> None:
@@ -103,24 +93,9 @@ def split(arguments: list[str]) -> tuple[list[str], list[str]]:
     return words, flags
 
 
-def parsed(word: str) -> Override | None:
-    """None for what is no override: Hydra will say so."""
-    try:
-        return OverridesParser.create().parse_override(word)
-    except Exception:  # of the parser, of several kinds
-        return None
-
-
 def chosen(arguments: list[str], key: str) -> str | None:
-    """The text that ``key=...`` gives, without quotes; of a sweep the first one; None without one, or for null."""
-    values = [a.partition("=")[2] for a in arguments if key_of(a) == key]
-    if not values or values[-1] in ("", "null"):
-        return None
-    text = values[-1].strip("'\"")
-    override = parsed(f"{key}={values[-1]}")
-    if override is None or Path(text).expanduser().exists():  # a path may have what the grammar has no place for
-        return text
-    return str(next(override.sweep_iterator()) if override.is_sweep_override() else override.value()).strip("'\"")
+    """The text that ``key=...`` gives, of a sweep the first one; None without one, or for null."""
+    return next((str(value) for value in values(arguments, key) if value not in (None, "")), None)
 
 
 def named_options(overrides: list[Override]) -> dict[str, str]:

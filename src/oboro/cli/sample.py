@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import hydra
 import numpy as np
 import torch
 from lightning import Fabric
@@ -17,9 +16,7 @@ from torch import Tensor
 
 from oboro.base.errors import UserError
 from oboro.base.json_text import json_text
-from oboro.cli.device import resolve_precision
-from oboro.cli.error_messages import CONF
-from oboro.cli.run import run, task_function
+from oboro.cli.device import as_trained, check_device, resolve_precision
 from oboro.cli.train import quiet
 from oboro.condition import Condition
 from oboro.conditioner import Image as ImageConditioner
@@ -40,7 +37,11 @@ from oboro.task import Diffusion, contradictions, remarks
 def start(config: DictConfig, devices: int, precision: str) -> Fabric:
     """The device, or devices, and the precision that ``config`` asks for; ``precision`` is that of training."""
     quiet()
-    chosen = resolve_precision(str(config.precision or precision), config.accelerator)
+    check_device(config.accelerator, devices)
+    if config.precision is None:
+        chosen = as_trained(precision, config.accelerator)
+    else:
+        chosen = resolve_precision(str(config.precision), config.accelerator)
     fabric = Fabric(accelerator=config.accelerator, devices=devices, precision=chosen)
     fabric.launch()
     return fabric
@@ -241,8 +242,6 @@ def draw(config: DictConfig, task: Diffusion, fabric: Fabric, batch: dict[str, A
     return torch.cat(drawn)
 
 
-@hydra.main(version_base="1.3", config_path=str(CONF), config_name="sample")
-@task_function
 def sample(config: DictConfig) -> None:
     """Write ``images/000000.png`` … (or files of another modality), ``grid.png`` and, if asked, ``samples.npz`` and
     ``previews.png``."""
@@ -270,7 +269,3 @@ def sample(config: DictConfig) -> None:
         labels = {"labels": batch["label"].numpy()} if "label" in batch else {}
         np.savez(folder / "samples.npz", **{modality.noun: modality.to_array(samples)}, **labels)
     print(f"{config.n} {modality.noun} in {files}, all together in {folder / 'grid.png'}")
-
-
-def main() -> None:
-    run(sample, from_checkpoint=True)

@@ -7,20 +7,20 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import hydra
 import lightning
 from hydra.utils import instantiate
+from lightning.pytorch.callbacks import Callback, ProgressBar
 from omegaconf import DictConfig, OmegaConf
 
 from oboro.base.errors import UserError
 from oboro.base.paths import with_absolute_paths
 from oboro.callbacks.checkpoints import in_order
 from oboro.callbacks.evaluation import MetricEvaluation
-from oboro.cli.device import resolve_precision
-from oboro.cli.error_messages import CONF
+from oboro.cli.device import check_device, resolve_precision
+from oboro.cli.ending import is_first_process
 from oboro.cli.resume import check_alone, file_named, wiring
-from oboro.cli.run import is_first_process, run, task_function
 from oboro.cli.running import running
+from oboro.cli.settle import settle
 from oboro.data import DataModule
 from oboro.logger import JSONL
 from oboro.report.table import write_result
@@ -40,8 +40,6 @@ log = logging.getLogger(__name__)
 STORED = ("task", "data", "extractor", "metrics", "sampler", "guidance", "seed", "output_dir", *BESIDE)
 
 
-@hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
-@task_function
 def train(config: DictConfig) -> None:
     """Build what the configuration names, check that it fits together, train; results go to ``output_dir``."""
     quiet()
@@ -66,7 +64,7 @@ def train(config: DictConfig) -> None:
         for logger in loggers:
             if isinstance(logger, JSONL):
                 logger.go_on_from(load_checkpoint(config.resume)["global_step"])
-    settings = in_steps(plain["trainer"])
+    settings = in_steps(plain["trainer"], callbacks)
     trainer = instantiate(settings, callbacks=callbacks, logger=loggers, _convert_="all")
     with running(Path(config.output_dir)) if is_first_process() else nullcontext():
         trainer.fit(task, data, ckpt_path=config.resume, weights_only=True)
@@ -78,7 +76,11 @@ def train(config: DictConfig) -> None:
 def resolved(config: DictConfig) -> tuple[dict[str, Any], dict[str, State], dict[str, Any]]:
     """The configuration in plain containers, the weights of the parts that exist already, and what checkpoints hold of
     it."""
-    config.trainer.precision = resolve_precision(str(config.trainer.precision), str(config.trainer.accelerator))
+    check_device(config.trainer.accelerator, config.trainer.devices, "trainer.")
+    config.trainer.precision = resolve_precision(
+        str(config.trainer.precision), str(config.trainer.accelerator), "trainer.precision"
+    )
+    settle(config)
     plain: dict[str, Any] = with_absolute_paths(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
     check_storable(targets(plain, BUILT))
     plain["task"], parts = inlined(plain["task"])
@@ -120,11 +122,16 @@ def chosen_callbacks(plain: dict[str, Any]) -> dict[str, Any]:
     return {name: node for name, node in plain["callbacks"].items() if "_target_" in node}
 
 
-def in_steps(trainer: dict[str, Any]) -> dict[str, Any]:
-    """The settings with ``val_check_interval``, which Lightning counts in micro-batches, meant in optimizer steps."""
+def in_steps(trainer: dict[str, Any], callbacks: list[Callback]) -> dict[str, Any]:
+    """The settings with ``val_check_interval``, which Lightning counts in micro-batches, meant in optimizer steps; a
+    run that is shorter than ``log_every_n_steps`` logs at its end, and Lightning's own bar, which counts epochs, never
+    shows."""
     interval = trainer["val_check_interval"]
     counted = interval * trainer["accumulate_grad_batches"] if isinstance(interval, int) else interval
-    return {**trainer, "val_check_interval": counted}
+    short = trainer["max_steps"] if trainer["max_steps"] > 0 else trainer["log_every_n_steps"]
+    logged = min(trainer["log_every_n_steps"], short)
+    bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
+    return {**trainer, "val_check_interval": counted, "log_every_n_steps": logged, "enable_progress_bar": bar}
 
 
 def quiet() -> None:
@@ -134,9 +141,6 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*module\\(s\\) in eval mode at the start of training.*")  # frozen parts
     warnings.filterwarnings("ignore", ".*GPU available but not used.*")
+    warnings.filterwarnings("ignore", ".*Total length of `DataLoader` across ranks is zero.*")  # data.validation=0
     warnings.filterwarnings("ignore", ".*It is recommended to use `self.log.*sync_dist=True.*")  # already gathered
     warnings.filterwarnings("ignore", ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*")
-
-
-def main() -> None:
-    run(train)

@@ -12,10 +12,12 @@ def typed_keys(overrides: Iterable[str]) -> list[str]:
     return [override.lstrip("+~").partition("=")[0].partition("@")[0] for override in overrides]
 
 
-def refuse_unread(mode: str, read: Iterable[str], remedy: str = "leave it out") -> None:
+def refuse_unread(mode: str, read: Iterable[str]) -> None:
     """Raises ``UserError`` for typed keys that do not begin with one of ``read``; ``mode`` is what reads these."""
     roots = set(read)
     typed = typed_keys(HydraConfig.get().overrides.task)
     unread = [key for key in typed if key.partition(".")[0].partition("/")[0] not in roots]
     if unread:
-        raise UserError(f"{', '.join(dict.fromkeys(unread))} means nothing with {mode}; {remedy}.")
+        names, several = ", ".join(dict.fromkeys(unread)), len(set(unread)) > 1
+        mean, them = ("mean", "them") if several else ("means", "it")
+        raise UserError(f"{names} {mean} nothing with {mode}; leave {them} out.")

@@ -20,8 +20,8 @@ class Label(Single):
     def __init__(self, num_classes: int, dropout: float = 0.1):
         if num_classes < 1:
             raise UserError(
-                "conditioner=label needs labelled data and data.num_classes is 0; "
-                "set data.num_classes to the number of classes or use conditioner=unconditional."
+                "conditioner=label needs labelled data and data.num_classes is 0; give the data labels and set "
+                "data.num_classes=auto, or use conditioner=unconditional."
             )
         super().__init__(dropout)
         self.num_classes = num_classes
@@ -40,8 +40,8 @@ class Label(Single):
     def check(self, population: Population) -> None:
         if population.labels is None:
             raise UserError(
-                "conditioner=label needs images with labels and these have none; set data.num_classes to their number "
-                "of classes, choose other data, or choose conditioner=unconditional."
+                "conditioner=label needs images with labels and these have none; set data.num_classes=auto, choose "
+                "other data, or choose conditioner=unconditional."
             )
         if population.num_classes != self.num_classes:
             raise UserError(

@@ -73,7 +73,13 @@ class DreamBooth(ImageData):
             )
         sources = [part.source() for part in self.parts]
         content = [*(source.key for source in sources), self.prompt, self.prior_prompt]
-        return Source(hashlib.sha256(repr(content).encode()).hexdigest(), 2, lambda: self._blocks(sources))
+        return Source(
+            hashlib.sha256(repr(content).encode()).hexdigest(),
+            0,  # to a model; the stored labels are those of the two kinds
+            lambda: self._blocks(sources),
+            left_out=[item for source in sources for item in source.left_out],
+            count=sum(source.count or 0 for source in sources),
+        )
 
     def _blocks(self, sources: list[Source]) -> Iterator[Block]:
         for kind, (source, text) in enumerate(zip(sources, (self.prompt, self.prior_prompt), strict=True)):

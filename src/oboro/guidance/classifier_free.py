@@ -122,7 +122,7 @@ class CFGPPDenoiser(Guided):
 
     def steer(self, conditional: Tensor, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
         unconditional = self.denoiser(x_t, t, opposite(cond))
-        kept = torch.tensor([self._kept(v) for v in t.double().tolist()]).to(x_t)
+        kept = torch.tensor([self._kept(v) for v in t.tolist()]).to(x_t)
         return unconditional + expand_as(self.scale / (1 - kept), x_t) * (conditional - unconditional)
 
     def _kept(self, t: float) -> float:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from oboro.base.errors import UserError
 from oboro.base.paths import LocalPath
 from oboro.extractor import fashion
+from oboro.interop.state import read_tensors
 
 EPS = 1e-8  # under the root of a norm: features of a flat patch may all be 0
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # of the pixels in [-1, 1] that LPIPS was fitted on
@@ -111,7 +112,7 @@ class LPIPS(Perceptual):
         for key, path in (("backbone", self.backbone), ("heads", self.heads)):
             if path is None or not Path(path).expanduser().is_file():
                 raise UserError(f"LPIPS needs weights and there is no file {path}; set loss.perceptual.{key}=FILE.")
-            weights |= read_state(Path(path).expanduser())
+            weights |= read_tensors(Path(path).expanduser())
         fill_buffers(self, weights)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
@@ -131,17 +132,6 @@ class LPIPS(Perceptual):
                 features.append(h)
                 h = F.max_pool2d(h, 2) if index != self._convs[-1][0] else h
         return features
-
-
-def read_state(path: Path) -> dict[str, Tensor]:
-    """A state dictionary saved by torch. Raises ``UserError`` where the file holds something else."""
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever the unpickler trips over in a file that is something else
-        raise UserError(f"{path} is damaged or no file of weights; get it again.") from error
-    if not isinstance(content, dict) or not all(isinstance(weight, Tensor) for weight in content.values()):
-        raise UserError(f"{path} holds no state dictionary; give the files that loss.perceptual asks for.")
-    return content
 
 
 def channels_unseen(channels: int) -> UserError:

@@ -38,6 +38,7 @@ class Published(Reference):
             "extractor": extractor.name,
             "extractor_digest": extractor.digest,
             "resize": extractor.resize,
+            **extractor.described,
         }
         self._statistics = self._read(extractor)
 

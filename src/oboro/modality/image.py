@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from oboro.base.errors import UserError
-from oboro.modality.decode_image import SUFFIXES, fit, load_image
+from oboro.modality.decode_image import SUFFIXES, fit, load_image, warnings_off
 from oboro.modality.modality import Modality, sizes
 
 TILE = 64  # small images are enlarged by a whole factor to at least this many pixels
@@ -72,7 +72,8 @@ class Image(Modality):
 
     def _opened(self, path: Path) -> PIL.Image.Image:
         try:
-            return load_image(path)
+            with warnings_off():
+                return load_image(path)
         except Exception as error:  # a damaged file makes Pillow raise almost anything
             unknown = isinstance(error, PIL.UnidentifiedImageError)
             reason = f"it is no {', '.join(SUFFIXES)} picture" if unknown else str(error) or type(error).__name__
@@ -115,6 +116,8 @@ class Image(Modality):
         if dtype != np.uint8 or len(shape) != 4 or not shape[0]:
             raise ValueError(self.layout)
         given = (shape[3], *shape[1:3])
+        if shape[1:] == self.shape != given:
+            raise ValueError(f"{self.layout}, channels last,")
         if given != self.shape:
             raise UserError(
                 f"the images are {sizes(given)} and those of the data {self}; set data.resolution "

@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from oboro.base.json_text import json_text
-from oboro.evaluate.result import Result, protocol_line, warnings
+from oboro.evaluate.result import Result, protocol_line, warnings, with_spread
 from oboro.metrics import Value
 
 WIDE = 500  # characters of a table that goes to a file or another program
@@ -35,6 +35,10 @@ def print_results(results: list[Result], title: str) -> None:
     caption = protocol_line(results[0].protocol)
     if len(results) > 1:
         caption += f"; {len(results)} such ranges of samples, one after the other"
+    splits = {len(value.real_splits) for value in results[0].values.values()} - {0}
+    if splits:
+        counts = " or ".join(map(str, sorted(splits)))
+        caption += f"; real data: mean ± standard deviation over {counts} random splits"
     console.print(caption, markup=False, highlight=False, soft_wrap=True, style="dim italic")
     for sentence in warnings(results[0]):
         console.print("[yellow]note:[/] " + escape(sentence), soft_wrap=True)
@@ -64,7 +68,7 @@ def values_table(results: list[Result]) -> Table:
     for name, value in first.values.items():
         repeats = [result.values[name].value for result in results]
         columns = map(number, spread(repeats)) if several else [number(value.value), interval(value)][: len(headings)]
-        real = "" if value.real is None else number(value.real)
+        real = "" if value.real is None else with_spread(value.real, value.real_std)
         if value.real is not None and value.real_n != first.protocol["samples"]:
             real += f" (n={value.real_n:,})"
         table.add_row(name, *columns, real)

@@ -8,10 +8,10 @@ from hydra._internal.utils import _locate
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from oboro.base.errors import UserError
+from oboro.restore.checkpoint import BESIDE
 from oboro.restore.trust import can_be_trusted, is_ours, trusted_packages
 
 LOOKED_AT_BY_CALLBACKS = ("metrics", "extractor")  # arguments of callbacks that are groups of the run
-BESIDE = ("trainer", "callbacks", "logger")
 LEFT_OUT = "left_out"  # of a stored configuration: the nodes of BESIDE that are not kept, by name
 TRAINER = "lightning.pytorch.Trainer"
 KINDS = {"callbacks": lightning.Callback, "logger": Logger}

@@ -4,12 +4,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import torch
 from hydra.utils import get_class
 
 from oboro.base.errors import UserError
-from oboro.restore.beside import BESIDE
-from oboro.restore.frozen import join
 from oboro.restore.old import renewed
 from oboro.restore.plain import plain
 from oboro.restore.trust import refuse_foreign_targets
@@ -17,6 +14,7 @@ from oboro.restore.trust import refuse_foreign_targets
 # What evaluate.py and sample.py take from a checkpoint unless the command line names another.
 FROM_CHECKPOINT = ("schedule", "sampler", "guidance", "metrics", "extractor", "data")
 BUILT = ("task", *FROM_CHECKPOINT)  # what is built of a configuration that came with a file
+BESIDE = ("trainer", "callbacks", "logger")  # what a run has beside its task
 STORED = ("modality", "seed", *BUILT, *BESIDE)  # what is read of it at all
 
 
@@ -39,6 +37,10 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
 
 @lru_cache(maxsize=1)
 def _read(path: Path, modified: int, size: int, name: Path) -> dict[str, Any]:
+    import torch  # here, with what needs it: a command without a checkpoint starts without (oboro.cli.run)
+
+    from oboro.restore.frozen import join
+
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever the unpickler trips over in a file that is not a checkpoint

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from oboro.base.errors import UserError
+from oboro.base.grammar import quoted
 from oboro.base.json_text import json_text, read_json
 from oboro.sweep.job import LOG, RESULT, RUNNING, STOPPED, TIMED_OUT, Job, readable, verdict
 from oboro.sweep.process import Process, environment, free_port, program
@@ -170,14 +171,6 @@ def locked(path: Path) -> IO[str]:
     except OSError:  # a file system without locks: then there is none
         pass
     return file
-
-
-def quoted(value: str) -> str:
-    """``value`` in quotes as Hydra's grammar reads them: backslashes count only before a quote; no interpolation."""
-    value = value.replace("${", r"\${")
-    parts = value.split("'")
-    doubled = [part + "\\" * (len(part) - len(part.rstrip("\\"))) for part in parts]
-    return "'" + r"\'".join(doubled) + "'"
 
 
 def print_error(line: str) -> None:

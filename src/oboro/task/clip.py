@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from oboro.base import distributed
+from oboro.base.compiled import compile_in_place
 from oboro.base.errors import UserError
 from oboro.base.seeding import generator
 from oboro.codec import Identity
@@ -56,8 +57,7 @@ class CLIP(Task):
         self.clip = clip
         self.prompts = prompts
         if compile:
-            self.clip.image.compile()
-            self.clip.text.compile()
+            compile_in_place(self.clip.image, self.clip.text)
 
     @property
     def learned(self) -> Network:
@@ -110,10 +110,6 @@ class CLIP(Task):
         ids, mask = self.clip.tokenize(batch["caption"])
         return self.loss(*self.clip(x, ids, mask), ids, self.clip.scale(), self.clip.bias)
 
-    @property
-    def columns(self) -> int:
-        return 2 * self.clip.text.proj.out_features + 2
-
     def on_validation_epoch_start(self) -> None:
         super().on_validation_epoch_start()
         ids, _ = self.clip.tokenize(self.trainer.datamodule.validation.captions)
@@ -131,7 +127,7 @@ class CLIP(Task):
             return {}
         image, text = rows[:, :-2].chunk(2, 1)
         caption, label = rows[:, -2:].long().unbind(1)
-        with torch.no_grad(), self.averaged():
+        with torch.no_grad():  # the averaged weights are in place
             numbers = {"loss": self.held_out_loss(image, text, caption)}
             prompts = self.clip.encode_text(self.prompts).cpu().double() if self.prompts else None
         each, first = distinct(caption)

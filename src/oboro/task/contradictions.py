@@ -66,12 +66,10 @@ def conditions(parts: Parts) -> Iterator[str]:
             "conditioner.dropout=0 never trains; train with conditioner.dropout=0.1, or choose guidance=unguided or "
             "guidance=autoguidance."
         )
-    negative, count = getattr(guidance, "negative", {}), conditioner.num_classes
-    odd = {key: index for key, index in negative.items() if key in given and not 0 <= index < count}
-    if odd:
-        key, index = next(iter(odd.items()))
+    away, count = getattr(guidance, "negative", {}).get("label"), conditioner.num_classes
+    if away is not None and "label" in given and not 0 <= away < count:
         yield (
-            f"{name(guidance)} goes away from class {index} of {key} and there are 0 to {count - 1}; set "
+            f"{name(guidance)} goes away from class {away} of label and there are 0 to {count - 1}; set "
             "guidance.negative to one of them."
         )
     missing = [

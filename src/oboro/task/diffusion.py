@@ -6,7 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from oboro.adapter import Adapter, Full, relative_update
+from oboro.base.compiled import compile_in_place
 from oboro.base.errors import UserError
+from oboro.base.remark import remark
 from oboro.codec import Identity
 from oboro.condition import Condition, kinds_read
 from oboro.conditioner import Conditioner
@@ -54,7 +56,7 @@ class Diffusion(NoiseLevels):
         self.guidance = guidance
         self.sampler = sampler
         if compile:
-            self.denoiser.network.compile()
+            compile_in_place(self.denoiser.network)
 
     @property
     def learned(self) -> Denoiser:
@@ -104,7 +106,10 @@ class Diffusion(NoiseLevels):
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
-        self.conditioner.check(self.trainer.datamodule.population)
+        population = self.trainer.datamodule.population
+        self.conditioner.check(population)
+        for line in self.conditioner.unread(population):
+            remark(line)
 
     def on_train_end(self) -> None:
         if self.needs_start:
