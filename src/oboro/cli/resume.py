@@ -131,7 +131,7 @@ def with_lists(added: list[str], overrides: list[Override]) -> list[str]:
     for o in overrides:
         more.setdefault(o.key_or_group, []).extend(added_options(o) or [])
     groups = [word.partition("=")[0] for word in added]
-    return [f"{g}=[{','.join([OPTION, *more[g]])}]" if more.get(g) else f"{g}={OPTION}" for g in groups]
+    return [f"{g}=[{','.join([OPTION, *more.get(g, [])])}]" if g in LISTS else f"{g}={OPTION}" for g in groups]
 
 
 def place_of(group: str, package: str | None) -> str:

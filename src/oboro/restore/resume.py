@@ -200,7 +200,7 @@ def refuse(found: list[Difference], path: str | Path) -> None:
 
 def check_steps(step: int, max_steps: int, path: str | Path) -> None:
     """Raises ``UserError`` where nothing is left to train."""
-    if 0 <= max_steps <= step:
+    if isinstance(max_steps, int) and 0 <= max_steps <= step:
         raise UserError(f"{path} is already at step {step}; raise trainer.max_steps, which is {max_steps}.")
 
 
