@@ -1,5 +1,6 @@
 """Callbacks that tests add to a run by name, ``+callbacks.recorder._target_=recorder.Recorder``."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -77,3 +78,14 @@ class PowerCut(Callback):
         done = trainer.fit_loop.epoch_loop.batch_progress.current.processed
         if trainer.global_step == self.step and done % trainer.accumulate_grad_batches == self.batches:
             raise ConnectionAbortedError("the power is gone")
+
+
+class Rates(Callback):
+    """``folder/rates.json``: the learning rate of each step."""
+
+    def __init__(self, folder: str):
+        self.file, self.rates = Path(folder) / "rates.json", []
+
+    def on_before_optimizer_step(self, trainer: Trainer, task: Task, optimizer: torch.optim.Optimizer) -> None:
+        self.rates.append(optimizer.param_groups[0]["lr"])
+        self.file.write_text(json.dumps(self.rates))

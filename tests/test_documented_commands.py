@@ -133,6 +133,8 @@ def provided(words: list[str], number: int, ready: Path, folder: Path) -> list[s
         key, equals, value = word.partition("=") if "=" in word else ("", "", word)
         value = value.replace("~/", "").replace("FILE.ckpt", f"{KINDS.get(key, 'first')}.ckpt")
         value = f"outputs/{number}/last.ckpt" if value == "..." else value.replace("...", str(number))
+        if key == "resume" and not value.endswith(".ckpt"):  # the folder of a run
+            copied(ready / "first", folder / value / "checkpoints/last.ckpt")
         if value.endswith(".ckpt") and value != "merged.ckpt" and not (folder / value).exists():
             kind = next((k for place, k in PLACES.items() if re.search(place, value)), "first")
             given = {w.partition("=")[0] for w in words}
@@ -160,6 +162,8 @@ def shortened(entry: str, words: list[str]) -> list[str]:
             small += runs.CODEC
         elif not re.search(r"model=(unet_1d|ldm|dit|song|edm2)|experiment=", line):
             small += UNET
+    if any(w.startswith("resume=") for w in words):
+        small.append("trainer.max_steps=3")  # one more than there are
     return small
 
 

@@ -26,3 +26,23 @@ def test_a_resumed_run_goes_on_in_the_same_file(tmp_path):
     for step in (1, 2):
         JSONL(str(tmp_path), images_per_step=1).log_metrics({"loss": 0.5}, step)
     assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").open()] == [1, 2]
+
+
+def test_rows_after_the_checkpoint_move_aside_before_the_first_new_one(tmp_path):
+    """A line that a kill left unfinished, too; in a new folder there is nothing to move."""
+    before = JSONL(str(tmp_path), images_per_step=1)
+    for step in (1, 2, 3):
+        before.log_metrics({"loss": step}, step)
+    with before.path.open("a") as file:
+        file.write('{"step": 4, "lo')
+    resumed = JSONL(str(tmp_path), images_per_step=1)
+    resumed.go_on_from(2)
+    assert len(before.path.read_text().splitlines()) == 4
+    resumed.log_metrics({"loss": 3}, 3)
+    resumed.log_metrics({"loss": 4}, 4)
+    assert [json.loads(line)["step"] for line in before.path.open()] == [1, 2, 3, 4]
+    assert len((tmp_path / "metrics.superseded.jsonl").read_text().splitlines()) == 2
+    elsewhere = JSONL(str(tmp_path / "."), images_per_step=1)
+    elsewhere.go_on_from(4)
+    elsewhere.log_metrics({"loss": 5}, 5)
+    assert [json.loads(line)["step"] for line in before.path.open()] == [1, 2, 3, 4, 5]

@@ -1,5 +1,8 @@
 """Loggers of our own, and how evaluations reach every logger."""
 
+import json
+import logging
+import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +13,8 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from oboro.base.json_text import json_text
 from oboro.evaluate.result import Result, protocol_line
+
+log = logging.getLogger(__name__)
 
 
 class JSONL(Logger):
@@ -25,6 +30,7 @@ class JSONL(Logger):
         self.path = Path(folder) / "metrics.jsonl"
         self.images_per_step = images_per_step
         self._start = time.perf_counter()
+        self._goes_on_from: int | None = None
 
     @property
     def name(self) -> str:
@@ -44,13 +50,41 @@ class JSONL(Logger):
         if step is not None and values:
             self.write(step, values)
 
+    def go_on_from(self, step: int) -> None:
+        """Rows after ``step`` that are in the file already, of a run that was cut off, go to
+        ``metrics.superseded.jsonl`` beside it before the first new one is written."""
+        self._goes_on_from = step
+
+    def _rewind(self, step: int) -> None:
+        rows = self.path.read_text().splitlines(keepends=True) if self.path.is_file() else []
+        later = [row for row in rows if step_of(row) > step]
+        if later:
+            superseded = self.path.with_name(f"{self.path.stem}.superseded.jsonl")
+            with superseded.open("a") as file:
+                file.writelines(later)
+            partial = self.path.with_name(f"{self.path.name}.partial")
+            partial.write_text("".join(row for row in rows if step_of(row) <= step))
+            os.replace(partial, self.path)
+            log.info("%d rows of %s after step %d are in %s now", len(later), self.path, step, superseded.name)
+
     @rank_zero_only
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """One line; ``values`` may hold any plain values."""
+        if self._goes_on_from is not None:
+            self._rewind(self._goes_on_from)
+            self._goes_on_from = None
         seconds = {"seconds": round(time.perf_counter() - self._start, 3)} if self.clock else {}
         row = {"step": step, "images": step * self.images_per_step, **seconds, **values}
         with self.path.open("a") as file:
             file.write(json_text(row) + "\n")
+
+
+def step_of(row: str) -> float:
+    """The step of a line; a line that a kill left unfinished comes after all."""
+    try:
+        return float(json.loads(row)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")
 
 
 @rank_zero_only

@@ -8,7 +8,8 @@ import torch
 
 import runs
 from oboro.callbacks import Checkpoints, SampleGrid
-from oboro.callbacks.evaluation import Evaluation
+from oboro.callbacks.checkpoints import in_order
+from oboro.callbacks.evaluation import Evaluation, MetricEvaluation
 from oboro.modality.image import grid_image
 from oboro.report.pictures import columns_for
 
@@ -46,6 +47,7 @@ def test_the_best_checkpoint_is_the_one_with_the_lowest_value(tmp_path, monkeypa
     class Next(Noted):
         def evaluate(self, trainer, task):
             self.objective = next(iter(next(scores).items()), None)
+            self.measured_at = trainer.global_step
 
     monkeypatch.setattr("oboro.callbacks.checkpoints.MetricEvaluation", Next)
     checkpoints = Checkpoints(str(tmp_path), every_n_steps=1)
@@ -66,6 +68,55 @@ def test_the_best_checkpoint_is_the_one_with_the_lowest_value(tmp_path, monkeypa
     resumed = Checkpoints(str(tmp_path), every_n_steps=1)
     resumed.load_state_dict(checkpoints.state_dict())
     assert resumed.best == 1.5
+
+
+class Scored(MetricEvaluation):
+    """Measures ``scores`` one after the other, and keeps the weights that it measured."""
+
+    objective = None
+
+    def __init__(self, every_n_steps, scores, name="fd"):
+        super().__init__(every_n_steps)
+        self.scores, self.name, self.weights = iter(scores), name, {}
+
+    def evaluate(self, trainer, task):
+        self.objective, self.measured_at = (self.name, next(self.scores)), trainer.global_step
+        self.weights[trainer.global_step] = {k: v.clone() for k, v in task.state_dict().items()}
+
+
+def fit(*callbacks, steps):
+    trainer, task, data = runs.built(f"trainer.max_steps={steps}", callbacks=callbacks, enable_checkpointing=False)
+    with torch.random.fork_rng(devices=[]):
+        trainer.fit(task, data)
+
+
+@pytest.mark.parametrize(("metrics", "checkpoints"), [(2, 3), (1, 0), (3, 1), (2, 2)])
+def test_the_best_checkpoint_holds_the_weights_that_were_measured(tmp_path, metrics, checkpoints):
+    """However often the last one is written; step 6 is the last, so both happen there."""
+    scored = Scored(metrics, [5.0, 2.0, 3.0, 4.0, 4.0, 4.0])
+    fit(scored, Checkpoints(str(tmp_path), checkpoints), steps=6)
+    best = torch.load(tmp_path / "best.ckpt", weights_only=True)
+    assert best["global_step"] == 2 * metrics
+    assert runs.equal(dict(best["state_dict"]), scored.weights[2 * metrics])
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 6
+
+
+def test_values_of_another_metric_are_no_rivals(tmp_path):
+    """As where a run goes on with other metrics."""
+    checkpoints = Checkpoints(str(tmp_path), 1)
+    checkpoints.load_state_dict({"best": 0.5, "measure": "kd"})
+    fit(Scored(1, [7.0, 9.0]), checkpoints, steps=2)
+    assert torch.load(tmp_path / "best.ckpt", weights_only=True)["global_step"] == 1
+    assert checkpoints.state_dict() == {"best": 7.0, "measure": "fd"}
+    checkpoints.load_state_dict({"best": 0.5})  # of an earlier version
+    assert checkpoints.best == 0.5
+
+
+def test_checkpoints_come_after_what_measures():
+    a, b, last, other = Scored(1, []), Scored(1, []), Checkpoints("x", 1), Noted(1)
+    assert in_order([last, a, other, b, other]) == [a, other, b, last, other]
+    assert in_order([a, b, last, other]) == [a, b, last, other]
+    assert in_order([other, last]) == [other, last] and in_order([]) == []
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one_whole(tmp_path):

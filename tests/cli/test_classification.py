@@ -89,7 +89,7 @@ def mistakes(classifier, checkpoint):
         ("train.py", [runs.CLASSIFICATION, "model=unet_tiny"], ["UNet makes 1×28×28", "model=unet_encoder_tiny"]),
         ("train.py", [runs.CLASSIFICATION, "callbacks=[sample_grid]"], ["SampleGrid", "leave it out of callbacks="]),
         ("train.py", [runs.CLASSIFICATION, "data.num_classes=0"], ["labelled data", "set data.num_classes"]),
-        ("train.py", [f"resume={classifier.last}"], ["another model"]),
+        ("train.py", ["task=diffusion", f"resume={classifier.last}"], ["is a checkpoint of task=classification"]),
     ]
 
 

@@ -1,5 +1,8 @@
 """Interruptions and evaluation leave no trace in what is learned."""
 
+import json
+from pathlib import Path
+
 import pytest
 
 import runs
@@ -67,6 +70,81 @@ def test_a_run_that_was_cut_off_ends_as_if_it_had_not_been(straight, tmp_path, o
     assert runs.equal(learned(resumed), learned(straight(*overrides)))
     losses = straight(*overrides).logged("train/loss")
     assert resumed.logged("train/loss") == {step: losses[step] for step in (4, 5, 6)}
+
+
+OTHER = {
+    "cosine, v, adam, labels, another data seed": (
+        *("schedule=cosine", "parameterization=v", "loss/weighting=min_snr", "loss/time=logit_normal"),
+        *("optimizer=adam", "optimizer.lr=1e-3", "ema=ema_constant", "data.seed=5", "conditioner.dropout=0.3"),
+    ),
+    "karras, edm, no labels, accumulation, mirrored": (
+        *("schedule=karras", "parameterization=edm", "loss=denoising_edm", "conditioner=unconditional", "seed=4"),
+        *("trainer.accumulate_grad_batches=2", "data.flip=true", "trainer.gradient_clip_val=0.1"),
+    ),
+    "a variance": ("loss=hybrid", "model.learned_variance=true", "sampler=learned_variance", "schedule=vp"),
+}
+
+
+@pytest.mark.parametrize("kind", OTHER)
+def test_a_checkpoint_is_enough_to_go_on(tmp_path, kind):
+    """Eight steps against four, and four more of which nothing is typed but where they end: to the last bit."""
+    settings = (*OTHER[kind], runs.NO_EVALUATION)
+    whole = runs.train(tmp_path / "whole", *settings, "trainer.max_steps=8")
+    half = runs.train(tmp_path / "half", *settings, "trainer.max_steps=4")
+    resumed = alone(tmp_path / "resumed", f"resume={half.last}", "trainer.max_steps=8")
+    assert runs.equal(learned(resumed), learned(whole))
+    assert resumed.logged("train/loss") == {k: v for k, v in whole.logged("train/loss").items() if k > 4}
+    before, after = (run.checkpoint()["config"] for run in (whole, resumed))
+    assert {**after, **written(before)} == before
+
+
+def alone(folder: Path, *typed: str) -> runs.Run:
+    """A run to which the toy settings are not given: they come from its checkpoint."""
+    folder.mkdir(parents=True, exist_ok=True)
+    run = runs.succeeded(runs.call("train.py", *runs.outputs(folder, *typed), cwd=folder))
+    return runs.Run(run.status, run.stdout, run.stderr, folder)
+
+
+def written(config: dict) -> dict:
+    """Of a stored configuration, what names the folder of its run."""
+    return {key: config[key] for key in ("output_dir", "trainer", "callbacks", "logger")}
+
+
+def test_a_run_in_latent_space_goes_on_without_the_file_of_its_codec(tmp_path):
+    codec = runs.train(tmp_path / "codec", runs.AUTOENCODER, "callbacks=[latent_statistics,checkpoints]")
+    latent = ("codec=trained", f"codec.path={codec.last}", runs.NO_EVALUATION)
+    whole = runs.train(tmp_path / "whole", *latent, "trainer.max_steps=4")
+    half = runs.train(tmp_path / "half", *latent)
+    codec.last.unlink()
+    resumed = alone(tmp_path / "resumed", f"resume={half.folder}", "trainer.max_steps=4")
+    assert runs.equal(learned(resumed), learned(whole))
+
+
+MEASURED = (
+    *("callbacks=[sample_metrics,checkpoints]", "metrics=[frechet]", "trainer.max_steps=6"),
+    *("callbacks.sample_metrics.every_n_steps=1", "callbacks.checkpoints.every_n_steps=3"),
+)
+
+
+@pytest.mark.parametrize(("accumulate", "batches", "every"), [(1, 0, 3), (2, 1, 2)])
+def test_the_log_of_a_run_that_was_cut_off_is_that_of_one_that_was_not(tmp_path, accumulate, batches, every):
+    """The same rows in the same order in one file: no evaluation is repeated, none is left out."""
+    settings = (*MEASURED, f"trainer.accumulate_grad_batches={accumulate}", f"trainer.val_check_interval={every}")
+    whole = runs.train(tmp_path / "whole", *settings)
+    cut = f"+callbacks.cut={{_target_: recorder.PowerCut, step: 4, batches: {batches}}}"
+    folder = tmp_path / "cut"
+    folder.mkdir()
+    assert runs.call("train.py", *runs.outputs(folder, *runs.toy(*settings, cut)), cwd=folder).status == 1
+    assert 4 in runs.Run(1, "", "", folder).logged("train/loss")
+    resumed = alone(folder, f"resume={folder}")
+    assert numbers(resumed) == numbers(whole)
+    superseded = (folder / "metrics.superseded.jsonl").read_text().splitlines()
+    assert {json.loads(row)["step"] for row in superseded} == {4}
+
+
+def numbers(run: runs.Run) -> list[dict]:
+    """The rows of the log without what the clock says."""
+    return [{k: v for k, v in row.items() if "seconds" not in k} for row in run.rows]
 
 
 def test_workers_do_not_change_what_is_learned(straight):

@@ -1,10 +1,12 @@
 """Weights on disk."""
 
 import os
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning import Trainer
+from lightning import Callback, Trainer
 
 from oboro.base import distributed
 from oboro.callbacks.evaluation import Evaluation, MetricEvaluation
@@ -13,7 +15,8 @@ from oboro.task import Task
 
 
 class Checkpoints(Evaluation):
-    """``folder/last.ckpt``, and ``folder/best.ckpt`` whenever the first of the metrics is the best so far.
+    """``folder/last.ckpt`` every so many steps, and ``folder/best.ckpt`` whenever the first of the metrics is the best
+    so far: at the step and with the weights that are measured, however often ``last.ckpt`` is written.
 
     A frozen part of the task of ``separate_from`` megabytes or more is not written again and again: it lies once in
     ``folder/frozen``, and the checkpoints name its digest (``oboro.restore.frozen``). With ``self_contained`` every
@@ -21,8 +24,8 @@ class Checkpoints(Evaluation):
 
     Lightning's ModelCheckpoint writes neither at the last step of a run that is counted in steps, nor in place: its
     temporary file lies in another folder, so that a kill can leave a half-written ``last.ckpt``. Here the new file
-    takes the place of the old one in one rename. Must come after what measures, and after ``LatentStatistics``, in the
-    list of callbacks.
+    takes the place of the old one in one rename. Must come after ``LatentStatistics``, and after what measures, in the
+    list of callbacks (``in_order``).
     """
 
     def __init__(self, folder: str, every_n_steps: int, separate_from: float = 100.0, self_contained: bool = False):
@@ -31,14 +34,33 @@ class Checkpoints(Evaluation):
         self.separate_from = separate_from
         self.self_contained = self_contained
         self.best: float = float("inf")
+        self.measure: str | None = None  # what ``best`` is a value of
+        self._compared_at = -1
         self._digests: dict[str, tuple[tuple, str]] = {}
 
-    def evaluate(self, trainer: Trainer, task: Task) -> None:
-        objectives = [c.objective for c in trainer.callbacks if isinstance(c, MetricEvaluation)]
-        value = next((objective[1] for objective in objectives if objective), self.best)
+    def on_train_batch_end(self, trainer: Trainer, task: Task, outputs: Any, batch: Any, batch_idx: int) -> None:
+        start = time.perf_counter()
+        self._keep_best(trainer)
+        self.seconds += time.perf_counter() - start
+        super().on_train_batch_end(trainer, task, outputs, batch, batch_idx)
+
+    def _keep_best(self, trainer: Trainer) -> None:
+        """Compare what was measured at this step, once."""
+        step = trainer.global_step
+        measures = [c for c in trainer.callbacks if isinstance(c, MetricEvaluation) and c.measured_at == step]
+        objective = next((c.objective for c in measures if c.objective), None)
+        if objective is None or step == self._compared_at:
+            return
+        self._compared_at = step
+        name, value = objective
+        if self.measure not in (None, name):  # values of another metric are no rivals
+            self.best = float("inf")
+        self.measure = name
         if value < self.best:
             self.best = value
             self._save(trainer, "best.ckpt")
+
+    def evaluate(self, trainer: Trainer, task: Task) -> None:
         self._save(trainer, "last.ckpt")
 
     def _save(self, trainer: Trainer, name: str) -> None:
@@ -70,7 +92,16 @@ class Checkpoints(Evaluation):
         return self._digests[place][1]
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best}
+        return {"best": self.best, "measure": self.measure}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.best = state["best"]
+        self.best, self.measure = state["best"], state.get("measure")
+
+
+def in_order(callbacks: Sequence[Callback]) -> list[Callback]:
+    """``callbacks`` with those that write checkpoints behind the last one that measures: a best checkpoint holds the
+    weights of the step at which it is written."""
+    measures = [i for i, callback in enumerate(callbacks) if isinstance(callback, MetricEvaluation)]
+    end = measures[-1] + 1 if measures else 0
+    early = [callback for callback in callbacks[:end] if isinstance(callback, Checkpoints)]
+    return [*(callback for callback in callbacks[:end] if callback not in early), *early, *callbacks[end:]]

@@ -31,10 +31,18 @@ class Evaluation(Callback, ABC):
     def evaluate(self, trainer: Trainer, task: Task) -> None:
         """What is done."""
 
+    def on_train_start(self, trainer: Trainer, task: Task) -> None:
+        """A run that goes on from a checkpoint has done what was due at its step."""
+        self._evaluated_at = trainer.global_step
+
+    def due(self, trainer: Trainer) -> bool:
+        """Whether it happens after the step that was taken."""
+        step = trainer.global_step
+        return step == trainer.max_steps or (self.every_n_steps > 0 and step > 0 and step % self.every_n_steps == 0)
+
     def on_train_batch_end(self, trainer: Trainer, task: Task, outputs: Any, batch: Any, batch_idx: int) -> None:
         step = trainer.global_step
-        due = step == trainer.max_steps or (self.every_n_steps > 0 and step > 0 and step % self.every_n_steps == 0)
-        if due and step != self._evaluated_at:  # with gradient accumulation a step has several batches
+        if self.due(trainer) and step != self._evaluated_at:  # with gradient accumulation a step has several batches
             self._evaluated_at = step
             start = time.perf_counter()
             self.evaluate(trainer, task)
@@ -72,11 +80,13 @@ def check_images(callback: Evaluation, n: int | None, chunk: int) -> None:
 
 
 class MetricEvaluation(Evaluation, ABC):
-    """An evaluation that measures: ``latest`` is the last result, its first number decides which checkpoint is best."""
+    """An evaluation that measures: ``latest`` is the last result, at the step ``measured_at``; its first number decides
+    which checkpoint is best."""
 
     def __init__(self, every_n_steps: int):
         super().__init__(every_n_steps)
         self.latest: Result | None = None
+        self.measured_at = -1  # the step of ``latest``
 
     @property
     def objective(self) -> tuple[str, float] | None:
@@ -88,7 +98,7 @@ class MetricEvaluation(Evaluation, ABC):
 
     def log_result(self, trainer: Trainer, result: Result) -> None:
         """To every logger with its protocol, to ``trainer.callback_metrics`` and, as the latest, to ``latest``."""
-        self.latest = result
+        self.latest, self.measured_at = result, trainer.global_step
         trainer.callback_metrics.update({k: torch.tensor(v) for k, v in result.numbers.items()})
         log_result(trainer.loggers, result, trainer.global_step)
         if trainer.is_global_zero:

@@ -4,7 +4,7 @@ from lightning import Trainer
 
 from oboro.base.errors import UserError
 from oboro.callbacks.checkpoints import Checkpoints
-from oboro.callbacks.evaluation import CodecEvaluation, check_images
+from oboro.callbacks.evaluation import CodecEvaluation, MetricEvaluation, check_images
 from oboro.evaluate.reconstruction import latent_statistics, spread
 from oboro.task import Autoencoder
 
@@ -13,8 +13,8 @@ class LatentStatistics(CodecEvaluation):
     """Standardises the codec: its buffers get mean and standard deviation of its averaged weights' latents of ``n``
     training images (None: all), on all ranks.
 
-    ``chunk`` images are encoded at once. Raises ``UserError`` before training where checkpoints would be written with
-    the statistics of older weights.
+    It comes before each measuring, too, which may write a best checkpoint. ``chunk`` images are encoded at once.
+    Raises ``UserError`` before training where checkpoints would be written with the statistics of older weights.
     """
 
     def __init__(self, every_n_steps: int, n: int | None = None, chunk: int = 100):
@@ -38,6 +38,10 @@ class LatentStatistics(CodecEvaluation):
                     f"checkpoints every {every} steps would hold statistics of older weights; set "
                     f"callbacks.latent_statistics.every_n_steps={every}."
                 )
+
+    def due(self, trainer: Trainer) -> bool:
+        measures = (callback for callback in trainer.callbacks if isinstance(callback, MetricEvaluation))
+        return super().due(trainer) or any(callback.due(trainer) for callback in measures)
 
     def evaluate(self, trainer: Trainer, task: Autoencoder) -> None:
         images = trainer.datamodule.train.samples

@@ -5,14 +5,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from hydra.core.config_store import ConfigStore
-
 from oboro.base.errors import UserError
 from oboro.base.grammar import values
+from oboro.cli.offered import elsewhere, offer
 from oboro.cli.running import is_running
 from oboro.restore.checkpoint import FROM_CHECKPOINT, check_kind, load_checkpoint
 
-NESTED = {"sampler": "grid", "guidance": "weight"}  # a part that is chosen by itself: sampler/grid=karras
 POLL = 5.0  # seconds between two looks at a folder
 
 
@@ -62,12 +60,4 @@ def offer_checkpoint(arguments: list[str]) -> None:
                 f"these checkpoints differ in their {group}; sweep over checkpoints of one setting, or name {group}=..."
             )
         node = nodes[0] if nodes else {}
-        store = ConfigStore.instance().store
-        if group == "data":
-            node = {"defaults": [{"/extractor@_global_.extractor": "from_checkpoint"}, "_self_"], **node}
-        part = NESTED.get(group)
-        if part is not None and (part in node or not node):
-            store("from_checkpoint", node.get(part, {}), group=f"{group}/{part}")
-            rest = {key: value for key, value in node.items() if key != part}
-            node = {"defaults": [{part: "from_checkpoint"}, "_self_"], **rest}
-        store("from_checkpoint", node, group=group)
+        offer(group, node, paths[0] if paths else None, [elsewhere("extractor")] if group == "data" else [])

@@ -1,20 +1,13 @@
 """python train.py init=PATH: what the checkpoint was trained with is what training begins with."""
 
-from typing import Any
-
-from hydra.core.config_store import ConfigStore
 from hydra.utils import get_class
 
 from oboro.base.grammar import values
+from oboro.cli.offered import OPTION, offer
 from oboro.restore.checkpoint import check_kind, load_checkpoint
 from oboro.restore.start import PLACES, at
 
-# Groups within a group, chosen by themselves: loss/time=logit_normal.
-NESTED = {
-    "loss": ("time", "weighting", "penalty", "coupling", "perceptual", "discriminator"),
-    "guidance": ("weight",),
-    "sampler": ("grid",),
-}
+FINETUNING = {"/optimizer@_global_.optimizer": "adamw_finetune"}
 
 
 def offer_init(arguments: list[str]) -> list[str]:
@@ -35,20 +28,7 @@ def offer_init(arguments: list[str]) -> list[str]:
             check_kind(checkpoint, paths[0], argument.removeprefix("task="))
     chosen = {"task": kind}
     for group, place in PLACES[kind].items():
-        offer(group, at(config, place))
-        chosen[group] = "from_checkpoint"
+        offer(group, at(config, place), paths[0], [FINETUNING] if group == "model" else [])
+        chosen[group] = OPTION
     named = {argument.lstrip("+").partition("=")[0] for argument in arguments}
     return [*(f"{group}={name}" for group, name in chosen.items() if group not in named), *arguments]
-
-
-def offer(group: str, node: dict[str, Any]) -> None:
-    """Make ``node`` the option ``from_checkpoint`` of ``group``, and its parts those of the groups within it."""
-    store = ConfigStore.instance().store
-    parts = [part for part in NESTED.get(group, ()) if isinstance(node.get(part), dict)]
-    for part in parts:
-        store("from_checkpoint", node[part], group=f"{group}/{part}")
-    defaults: list[Any] = [{part: "from_checkpoint"} for part in parts]
-    if group == "model":
-        defaults.append({"/optimizer@_global_.optimizer": "adamw_finetune"})
-    rest = {key: value for key, value in node.items() if key not in parts}
-    store("from_checkpoint", {"defaults": [*defaults, "_self_"], **rest}, group=group)

@@ -80,8 +80,9 @@ def offer(name: str) -> None:
         offer_checkpoint(sys.argv[1:])
     elif any(argument.startswith(("init=", "resume=")) for argument in sys.argv[1:]):
         from oboro.cli.init import offer_init
+        from oboro.cli.resume import offer_resume
 
-        sys.argv[1:] = offer_init(sys.argv[1:])
+        sys.argv[1:] = offer_init(offer_resume(sys.argv[1:]))
 
 
 def job(name: str, kept: Sequence[Path]) -> Callable[[DictConfig], None]:

@@ -1,6 +1,7 @@
 """oboro train, python train.py"""
 
 import logging
+import sys
 import warnings
 from contextlib import nullcontext
 from pathlib import Path
@@ -13,27 +14,68 @@ from omegaconf import DictConfig, OmegaConf
 
 from oboro.base.errors import UserError
 from oboro.base.paths import with_absolute_paths
+from oboro.callbacks.checkpoints import in_order
 from oboro.callbacks.evaluation import MetricEvaluation
 from oboro.cli.device import check_device, resolve_precision
 from oboro.cli.ending import is_first_process
+from oboro.cli.resume import check_alone, file_named, wiring
 from oboro.cli.running import running
 from oboro.cli.settle import settle
 from oboro.data import DataModule
+from oboro.logger import JSONL
 from oboro.report.table import write_result
-from oboro.restore import inlined, load_parts
+from oboro.restore import State, inlined, load_parts
+from oboro.restore.beside import BESIDE, kept
 from oboro.restore.checkpoint import BUILT, load_checkpoint
-from oboro.restore.rebuild import check_resumable
+from oboro.restore.plain import check_plain
+from oboro.restore.rebuild import check_fits
+from oboro.restore.resume import go_on
 from oboro.restore.start import start_from
 from oboro.restore.trust import check_storable, targets
 from oboro.task import Task
 
+log = logging.getLogger(__name__)
+
 # Of the groups and values of a run, what its checkpoints hold; a task need not have all of them.
-STORED = ("task", "data", "extractor", "metrics", "sampler", "guidance", "trainer", "seed")
+STORED = ("task", "data", "extractor", "metrics", "sampler", "guidance", "seed", "output_dir", *BESIDE)
 
 
 def train(config: DictConfig) -> None:
     """Build what the configuration names, check that it fits together, train; results go to ``output_dir``."""
     quiet()
+    plain, parts, stored = resolved(config)
+    if config.resume:
+        show(compared(config, stored))
+    lightning.seed_everything(config.seed, verbose=False)  # initial weights, the same on every rank
+    data: DataModule = instantiate(plain["data"], _convert_="all")
+    task: Task = instantiate(plain["task"], _convert_="all")
+    started = set() if config.init is None else start_from(task, plain["task"], config.init, config.init_profile)
+    load_parts(task, parts)
+    learned = started | {place.partition(".")[0] for place in parts} | (set(task.frozen) if config.resume else set())
+    check_frozen(task, learned)
+    task.config = stored
+    task.check(data)
+    if task.needs_start and not (config.init or config.resume):
+        raise UserError("an adapter trains beside weights that are trained already; give init=<a checkpoint>.")
+    callbacks = in_order(list(instantiate(chosen_callbacks(plain), _convert_="all").values()))
+    loggers = list(instantiate(plain["logger"], _convert_="all").values())
+    if config.resume:
+        check_fits(task, load_checkpoint(config.resume))
+        for logger in loggers:
+            if isinstance(logger, JSONL):
+                logger.go_on_from(load_checkpoint(config.resume)["global_step"])
+    settings = in_steps(plain["trainer"], callbacks)
+    trainer = instantiate(settings, callbacks=callbacks, logger=loggers, _convert_="all")
+    with running(Path(config.output_dir)) if is_first_process() else nullcontext():
+        trainer.fit(task, data, ckpt_path=config.resume, weights_only=True)
+    measured = [c.latest.numbers for c in callbacks if isinstance(c, MetricEvaluation) and c.latest is not None]
+    if trainer.is_global_zero and measured:
+        write_result(Path(config.output_dir), measured[0])
+
+
+def resolved(config: DictConfig) -> tuple[dict[str, Any], dict[str, State], dict[str, Any]]:
+    """The configuration in plain containers, the weights of the parts that exist already, and what checkpoints hold of
+    it."""
     check_device(config.trainer.accelerator, config.trainer.devices, "trainer.")
     config.trainer.precision = resolve_precision(
         str(config.trainer.precision), str(config.trainer.accelerator), "trainer.precision"
@@ -42,28 +84,25 @@ def train(config: DictConfig) -> None:
     plain: dict[str, Any] = with_absolute_paths(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
     check_storable(targets(plain, BUILT))
     plain["task"], parts = inlined(plain["task"])
-    lightning.seed_everything(config.seed, verbose=False)  # initial weights, the same on every rank
-    data: DataModule = instantiate(plain["data"], _convert_="all")
-    task: Task = instantiate(plain["task"], _convert_="all")
-    started = set() if config.init is None else start_from(task, plain["task"], config.init, config.init_profile)
-    load_parts(task, parts)
-    learned = started | {place.partition(".")[0] for place in parts}
-    check_frozen(task, learned)
-    task.config = {key: plain[key] for key in STORED if key in plain}
-    task.check(data)
-    if task.needs_start and not (config.init or config.resume):
-        raise UserError("an adapter trains beside weights that are trained already; give init=<a checkpoint>.")
-    if config.resume:
-        check_resumable(task, load_checkpoint(config.resume), config.resume)
-    callbacks = list(instantiate(chosen_callbacks(plain), _convert_="all").values())
-    loggers = list(instantiate(plain["logger"], _convert_="all").values())
-    settings = in_steps(plain["trainer"], callbacks)
-    trainer = instantiate(settings, callbacks=callbacks, logger=loggers, _convert_="all")
-    with running(Path(config.output_dir)) if is_first_process() else nullcontext():
-        trainer.fit(task, data, ckpt_path=config.resume, weights_only=True)
-    measured = [c.latest.numbers for c in callbacks if isinstance(c, MetricEvaluation) and c.latest is not None]
-    if trainer.is_global_zero and measured:
-        write_result(Path(config.output_dir), measured[0])
+    stored = kept({key: plain[key] for key in STORED if key in plain})
+    check_plain(stored)
+    return plain, parts, stored
+
+
+def compared(config: DictConfig, stored: dict[str, Any]) -> list[str]:
+    """What to say of a run that goes on from ``config.resume``, which becomes the path of a file. Raises ``UserError``
+    where it cannot go on."""
+    check_alone(config.resume, config.init)
+    config.resume = str(file_named(config.resume))
+    return go_on(stored, load_checkpoint(config.resume), config.resume, wiring)
+
+
+def show(lines: list[str]) -> None:
+    """On stderr, and in train.log."""
+    for line in lines:
+        log.info(line)
+        if is_first_process():
+            print(line, file=sys.stderr)
 
 
 def check_frozen(task: Task, learned: set[str]) -> None:

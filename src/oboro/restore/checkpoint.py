@@ -8,11 +8,14 @@ from hydra.utils import get_class
 
 from oboro.base.errors import UserError
 from oboro.restore.old import renewed
+from oboro.restore.plain import plain
 from oboro.restore.trust import refuse_foreign_targets
 
 # What evaluate.py and sample.py take from a checkpoint unless the command line names another.
 FROM_CHECKPOINT = ("schedule", "sampler", "guidance", "metrics", "extractor", "data")
 BUILT = ("task", *FROM_CHECKPOINT)  # what is built of a configuration that came with a file
+BESIDE = ("trainer", "callbacks", "logger")  # what a run has beside its task
+STORED = ("modality", "seed", *BUILT, *BESIDE)  # what is read of it at all
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -28,6 +31,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     checkpoint = _read(path.resolve(), state.st_mtime_ns, state.st_size, path)
     named = {**checkpoint["config"], "modality": checkpoint.get("modality", {})}
     refuse_foreign_targets(named, ("modality", *BUILT), path)  # at each call: trust is in packages of the caller's
+    plain({group: named[group] for group in STORED if group in named}, path)
     return dict(checkpoint)
 
 

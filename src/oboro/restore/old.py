@@ -42,6 +42,11 @@ def ldm_unet(node: Node) -> Node:
     return today
 
 
+def with_adapter(node: Node) -> Node:
+    """A ``Diffusion`` of a time without adapters: all weights are trained."""
+    return node if node.get("adapter") else {**node, "adapter": {"_target_": "oboro.adapter.Full"}}
+
+
 # By the ``_target_`` of a node as it was written: what it is today.
 RULES: dict[str, Callable[[Node], Node]] = {
     "oboro.checkpoint.TrainedDenoiser": trained("diffusion"),
@@ -51,6 +56,7 @@ RULES: dict[str, Callable[[Node], Node]] = {
     "oboro.conditioner.Label": without("text_dim", "pooled_dim"),
     "oboro.conditioner.Text": without("num_classes"),
     "oboro.model.LDMUNet": ldm_unet,
+    "oboro.task.Diffusion": with_adapter,
 }
 
 

@@ -84,11 +84,10 @@ def check_fits(task: Task, checkpoint: dict[str, Any]) -> None:
         raise UserError(f"the checkpoint has no weights averaged as {sorted(missing)}; choose its own ema=... option.")
 
 
-def check_resumable(task: Task, checkpoint: dict[str, Any], path: str | Path) -> None:
-    """Raises ``UserError`` where training cannot go on from the checkpoint with ``task``."""
+def check_trainable(checkpoint: dict[str, Any], path: str | Path) -> None:
+    """Raises ``UserError`` for a checkpoint of weights alone, from which training cannot go on."""
     if not {"loops", "optimizer_states"} <= set(checkpoint):
         raise UserError(f"{path} holds weights and no state of training to go on with; start from it with init={path}.")
-    check_fits(task, checkpoint)
 
 
 def averaged(task: Task, path: str | Path, profile: str | None) -> nn.Module:

@@ -45,6 +45,11 @@ def trusting(packages: str | Sequence[str] | None) -> Iterator[None]:
         _packages.reset(token)
 
 
+def trusted_packages() -> tuple[str, ...]:
+    """The packages that are trusted where this is called."""
+    return _packages.get()
+
+
 def can_be_trusted(name: str) -> bool:
     return name.partition(".")[0] not in {*sys.stdlib_module_names, *LIBRARIES}
 

@@ -125,3 +125,22 @@ def separated(checkpoint: dict[str, Any], learners: Mapping[str, Learner]) -> No
     checkpoint["optimizer_states"] = [{"networks": networks}]
     many = {key: schedules[0][key] * len(learners) for key in ("base_lrs", "_last_lr", "lr_lambdas")}
     checkpoint["lr_schedulers"] = [{**schedules[0], **many}]
+
+
+def settings(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    """What an optimizer that was just built has for each of its groups beside the parameters."""
+    return [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+
+
+def apply_settings(
+    optimizer: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LambdaLR, chosen: list[dict[str, Any]]
+) -> None:
+    """Give ``optimizer``, whose state was restored, the settings that it was built with, and the learning rate that
+    ``schedule`` has for them at its step: lr factor(step). The same bits where the settings are the same."""
+    schedule.base_lrs = [group["initial_lr"] for group in chosen]
+    rates = [
+        rate * factor(schedule.last_epoch) for rate, factor in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
+    ]
+    for group, own, rate in zip(optimizer.param_groups, chosen, rates, strict=True):
+        group.update({**own, "lr": rate})
+    schedule._last_lr = rates

@@ -22,7 +22,7 @@ from oboro.optimizer import Optimizer
 from oboro.restore.frozen import join
 from oboro.restore.rebuild import name_of_learned
 from oboro.task.averaged_validation import AveragedValidation
-from oboro.task.learner import Learner, Together, optimizers, separated
+from oboro.task.learner import Learner, Together, apply_settings, optimizers, separated, settings
 
 
 class Task(lightning.LightningModule, ABC):
@@ -134,6 +134,11 @@ class Task(lightning.LightningModule, ABC):
         for name, average in self.averages.items():
             average.start(self.learners[name].network)
 
+    def on_train_start(self) -> None:
+        """The optimizer's state is that of the checkpoint that a run goes on from, its settings are the run's own."""
+        if self.trainer.ckpt_path is not None:
+            apply_settings(self.trainer.optimizers[0], self.trainer.lr_scheduler_configs[0].scheduler, self._chosen)
+
     def due(self, name: str) -> bool:
         """Whether the learner ``name`` is updated in the step that is being taken."""
         return self.global_step % self.learners[name].every == 0
@@ -217,6 +222,7 @@ class Task(lightning.LightningModule, ABC):
         for learner in self.learners.values():
             remark_warmup(learner.optimizer, self.trainer.max_steps)
         optimizer, schedule = optimizers(self.learners, self.trainer.max_steps, self.due)
+        self._chosen = settings(optimizer)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -254,9 +260,19 @@ class Task(lightning.LightningModule, ABC):
                 "the data have changed since the checkpoint was written, so training cannot go on: "
                 f"{differences(before, self.modality.spec())}; give it the same data, or start anew with init=..."
             )
+        check_fingerprint(checkpoint.get("fingerprint"), self.trainer.datamodule.fingerprint, self.trainer.ckpt_path)
         self.load_averages(checkpoint)
         separated(checkpoint, self.learners)
         align_batches(checkpoint, self.trainer.accumulate_grad_batches)
+
+
+def check_fingerprint(before: str | None, now: str, path: object) -> None:
+    """Raises ``UserError`` for other data than those that the checkpoint ``path`` names; earlier ones name none."""
+    if before not in (None, now):
+        raise UserError(
+            f"these are other data than {path} was trained on (fingerprint {before[:12]} there and {now[:12]} here), "
+            f"so training cannot go on; give it the same data, or start anew from its weights with init={path}."
+        )
 
 
 def remark_warmup(optimizer: Optimizer, max_steps: int) -> None:
