@@ -9,6 +9,7 @@ from typing import Any
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from oboro.base.ranges import Count
 from oboro.evaluate.result import Result, protocol_line
 
 
@@ -19,7 +20,7 @@ class JSONL(Logger):
     adds. Values logged at the same step may come in several lines.
     """
 
-    def __init__(self, folder: str, images_per_step: int, clock: bool = True):
+    def __init__(self, folder: str, images_per_step: Count, clock: bool = True):
         super().__init__()
         self.clock = clock
         self.path = Path(folder) / "metrics.jsonl"

@@ -22,6 +22,7 @@ from oboro.cli.checkpoint import latest_checkpoint
 from oboro.cli.error_messages import CONF
 from oboro.cli.run import run, task_function
 from oboro.cli.sample import average, open_task, start, trained_precision
+from oboro.cli.settings import Evaluating, check_settings
 from oboro.cli.watch import watch
 from oboro.data import DataModule
 from oboro.evaluate.evaluator import Evaluator, held_out_likelihood
@@ -122,12 +123,8 @@ def write(
 
 
 def check(config: DictConfig) -> None:
-    """Raises ``UserError`` for counts that measure nothing."""
-    if config.n < 2 or config.chunk < 1 or config.repeats < 1:
-        raise UserError(
-            f"n={config.n} samples with chunk={config.chunk} and repeats={config.repeats} measure nothing; "
-            "set n to 2 or more, chunk and repeats to 1 or more."
-        )
+    """Raises ``UserError`` for settings that measure nothing."""
+    check_settings(config, Evaluating)
     if config.watch and (config.devices != 1 or config.repeats != 1):
         raise UserError("watch=... works on one device with one range of samples; leave devices and repeats at 1.")
     if not config.data or not config.extractor:

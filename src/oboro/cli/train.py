@@ -15,6 +15,7 @@ from oboro.callbacks.evaluation import MetricEvaluation
 from oboro.cli.device import resolve_precision
 from oboro.cli.error_messages import CONF
 from oboro.cli.run import run, task_function
+from oboro.cli.settings import Training, check_settings
 from oboro.data import DataModule
 from oboro.report.table import write_result
 from oboro.restore import inlined, load_parts
@@ -33,6 +34,7 @@ STORED = ("task", "data", "extractor", "metrics", "sampler", "guidance", "traine
 def train(config: DictConfig) -> None:
     """Build what the configuration names, check that it fits together, train; results go to ``output_dir``."""
     quiet()
+    check_settings(config, Training)
     config.trainer.precision = resolve_precision(str(config.trainer.precision), str(config.trainer.accelerator))
     plain: dict[str, Any] = with_absolute_paths(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
     check_storable(targets(plain, BUILT))

@@ -1,9 +1,12 @@
 """What every source of pictures shares: the channels and the size that all of them get."""
 
 from collections.abc import Sequence
-from typing import ClassVar, Unpack
+from typing import Annotated, ClassVar, Literal, Unpack
+
+from annotated_types import Len
 
 from oboro.base.errors import UserError
+from oboro.base.ranges import Width
 from oboro.data.cache import Cached
 from oboro.data.data_module import DataModule, Settings
 from oboro.modality import Image
@@ -13,8 +16,8 @@ from oboro.modality.image import KINDS
 class ImageSettings(Settings, total=False):
     """Those of every data source, and two of pictures."""
 
-    channels: int
-    resolution: int | Sequence[int]
+    channels: Literal[1, 3, 4]
+    resolution: Width | Annotated[Sequence[Width], Len(2, 2)]
 
 
 class ImageData(DataModule):

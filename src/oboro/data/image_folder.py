@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Unpack
+from typing import Literal, Unpack
 
 from oboro.base.errors import UserError
 from oboro.data.cache import Block, Source
@@ -48,7 +48,7 @@ class ImageFolder(ImageData):
         self,
         *,
         root: str,
-        hint_channels: int = 3,
+        hint_channels: Literal[1, 3, 4] = 3,
         **settings: Unpack[ImageSettings],
     ):
         super().__init__(**settings)
