@@ -130,7 +130,7 @@ def _strict(annotation: Any) -> Any:
     if inner is None or inner is type(None):
         return None
     if get_origin(inner) is Literal:
-        return inner
+        return Annotated[inner, BeforeValidator(_numbers_apart)]
     if inner is Path:
         return Annotated[str, Strict()]
     if is_free(inner):
@@ -159,6 +159,13 @@ def _sequence(inner: Any) -> Any:
 
 def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _numbers_apart(value: Any) -> Any:
+    """True is equal to 1, and is no choice of numbers; 3.0 is one of whole numbers."""
+    if isinstance(value, bool):
+        raise ValueError
+    return _whole(value)
 
 
 def _word(value: Any) -> Any:

@@ -31,6 +31,8 @@ class Configuration:
     that are meant in another type, 2e1 for an integer.
     """
 
+    hydras = HYDRAS  # keys of a node that are no arguments
+
     def __init__(self, raw: dict[str, Any], resolved: dict[str, Any] | None, stand_ins: tuple[type, ...] = ()):
         self.raw = raw
         self.resolved = resolved  # None: what is interpolated is not known yet
@@ -93,7 +95,6 @@ class Configuration:
         if not least <= len(value) <= most:
             raise UserError(self.misfit(place, value, f"must be {words(annotation)}"))
         for key in value if isinstance(value, dict) else range(len(value)):
-            self.name(place, key)
             self.value(item, (*place, key))
 
     def node(self, annotation: Any, place: Path, value: dict[str, Any]) -> None:
@@ -104,12 +105,11 @@ class Configuration:
         try:
             called = located(target)
         except (ImportError, TypeError) as error:
-            raise UserError(
-                f"{key_of(place)}._target_={shown(target)} cannot be imported ({error}); name a class by its path, "
-                "mypackage.module.Class."
-            ) from error
+            wrong = f"{key_of(place)}._target_={shown(target)} cannot be imported ({' '.join(str(error).split())})"
+            raise UserError(self.message(f"{wrong}; name a class by its path, mypackage.module.Class")) from error
         if not callable(called):
-            raise UserError(f"{key_of(place)}._target_={shown(target)} is no class; name one, mypackage.module.Class.")
+            wrong = f"{key_of(place)}._target_={shown(target)} is no class"
+            raise UserError(self.message(f"{wrong}; name one by its path, mypackage.module.Class"))
         self.kind(annotation, place, value, called)
         self.arguments(signature(called), place, value, getattr(called, "__name__", str(target)))
 
@@ -128,7 +128,7 @@ class Configuration:
 
     def arguments(self, known: Signature, place: Path, value: dict[str, Any], owner: str) -> None:
         """The arguments in a node, or the keys of a mapping, that is an ``owner``."""
-        given = [key for key in value if key not in self.specials(place, value)]
+        given = [key for key in value if key not in self.hydras]
         for key in given:
             if key in known.arguments or known.others:
                 self.value(known.arguments.get(key, Any), (*place, key))
@@ -138,13 +138,6 @@ class Configuration:
         if missing and not HYDRAS & {"_partial_", "_args_"} & set(value):
             key = key_of((*place, missing[0]))
             raise UserError(self.message(f"{owner} needs a value for {key}; set {key}=..."))
-
-    def specials(self, place: Path, value: dict[str, Any]) -> set[str]:
-        """The keys of a node that are no arguments."""
-        return HYDRAS
-
-    def name(self, place: Path, key: Any) -> None:
-        """Raises ``UserError`` where something at ``place`` cannot be called ``key``."""
 
     def owner(self, place: Path) -> Path:
         """Where the value at ``place`` is written: interpolations of another key are followed."""

@@ -8,9 +8,10 @@ import torch
 from hydra.utils import get_class
 
 from oboro.base.errors import UserError
+from oboro.restore.foreign import check_plain
 from oboro.restore.frozen import join
 from oboro.restore.old import renewed
-from oboro.restore.trust import refuse_foreign_targets
+from oboro.restore.trust import refuse_foreign
 
 # What evaluate.py and sample.py take from a checkpoint unless the command line names another.
 FROM_CHECKPOINT = ("schedule", "sampler", "guidance", "metrics", "extractor", "data")
@@ -31,7 +32,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     state = path.stat()
     checkpoint = _read(path.resolve(), state.st_mtime_ns, state.st_size, path)
     named = {**checkpoint["config"], "modality": checkpoint.get("modality", {})}
-    refuse_foreign_targets(named, ("modality", *BUILT), path)  # at each call: trust is in packages of the caller's
+    refuse_foreign(named, ("modality", *BUILT), path)  # at each call: trust is in packages of the caller's
     return dict(checkpoint)
 
 
@@ -43,6 +44,7 @@ def _read(path: Path, modified: int, size: int, name: Path) -> dict[str, Any]:
         raise UserError(f"{name} is damaged or no checkpoint at all; use another .ckpt file.") from error
     if not isinstance(checkpoint, dict) or not {"config", "ema", "state_dict"} <= set(checkpoint):
         raise UserError(f"{name} was not written by oboro; give a .ckpt file that train.py wrote.")
+    check_plain([checkpoint["config"], checkpoint.get("modality")], name)
     join(checkpoint, path)
     return {**checkpoint, "config": renewed(checkpoint["config"])}
 

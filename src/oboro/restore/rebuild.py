@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from oboro.base.errors import UserError
 from oboro.modality import Modality
+from oboro.restore.memory import bounded
 from oboro.restore.modality import modality_of
 
 
@@ -55,7 +56,9 @@ def build_task(checkpoint: dict[str, Any], **parts: Any) -> Task:
     config = {**checkpoint["config"]["task"], **parts}
     if "schedule" in parts:
         config["denoiser"] = {**config["denoiser"], "schedule": config.pop("schedule")}
-    task = instantiate(config, _convert_="all")
+    stored = sum(weight.numel() for weight in checkpoint["state_dict"].values())
+    with bounded(stored, "the checkpoint"):
+        task = instantiate(config, _convert_="all")
     load_weights(task, checkpoint)
     task.modality = modality_of(checkpoint)
     return task.eval().requires_grad_(False)

@@ -9,8 +9,11 @@ from typing import Any
 
 from hydra._internal.utils import _locate
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from lightning import Trainer
 
 from oboro.base.errors import UserError
+from oboro.base.ranges import Seed
+from oboro.restore.foreign import Foreign, check_plain
 
 OURS = ("oboro.", "torch.optim.")
 # Classes from which others may be derived: parts of a run, and no class that starts a program when it is built.
@@ -22,6 +25,8 @@ LIBRARIES = {
     *("transformers", "diffusers", "datasets", "huggingface_hub", "safetensors", "tokenizers", "onnx", "onnxruntime"),
     *("pip", "setuptools", "pkg_resources", "pytest", "_pytest", "IPython", "oboro"),
 }
+TRAINERS = ("lightning.pytorch.Trainer", "lightning.Trainer", "pytorch_lightning.Trainer")
+TRAINER_PARTS = ("lightning.pytorch.strategies.", "lightning.pytorch.plugins.")
 TRUST = "trust="
 _packages: ContextVar[tuple[str, ...]] = ContextVar("packages", default=())
 
@@ -57,16 +62,39 @@ def trusted_words(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     return [argument for argument in arguments if argument not in words], [str(name) for v in lists for name in v]
 
 
-def refuse_foreign_targets(config: dict[str, Any], groups: Sequence[str], path: Path) -> None:
-    """Raises ``UserError`` where the ``groups`` of a configuration hold more than plain values and trusted classes.
+def refuse_foreign(config: dict[str, Any], groups: Sequence[str], path: Path) -> None:
+    """Raises ``UserError`` where the ``groups`` of a configuration hold more than plain values and trusted classes, or
+    something else than the arguments of those, each of the kind of its place (``oboro.restore.foreign``).
 
     Interpolations are refused too: they could make a ``_target_`` after the check, and ``oboro train`` resolves them.
     """
-    for value in nodes(config, groups):
-        plain = isinstance(value, dict | list | str | int | float | None)
-        if not plain or (isinstance(value, str) and "${" in value):
-            raise UserError(f"{path} has {value!r} in its configuration, no plain value; do not use this file.")
+    check_plain(config, path)
     check_targets(targets(config, groups), path)
+    check_trainer(config.get("trainer"), path)
+    foreign = Foreign(config, path)
+    for group in groups:
+        if group in config:
+            foreign.check_group(group)
+    if "seed" in config:
+        foreign.value(Seed, ("seed",))
+
+
+def check_trainer(trainer: Any, path: Path) -> None:
+    """Raises ``UserError`` where ``trainer`` is none of Lightning's with plain values and parts of Lightning."""
+    if not trainer:
+        return
+    target = trainer.get("_target_") if isinstance(trainer, dict) else trainer
+    if target in TRAINERS:
+        theirs = [t for t in targets({"trainer": trainer}, ["trainer"]) if t != target]
+        strange = [t for t in theirs if not isinstance(t, str) or not t.startswith(TRAINER_PARTS)]
+        target = strange[0] if strange else target
+        if not strange:
+            Foreign({"trainer": trainer}, path).value(Trainer, ("trainer",))
+            return
+    if not isinstance(target, str) or not target.startswith(prefixes(_packages.get())) or not can_be_trusted(target):
+        raise UserError(
+            f"{path} wants to call {target} as its trainer, not Lightning's; do not use this file."
+        )
 
 
 def nodes(config: dict[str, Any], groups: Sequence[str]) -> Iterator[Any]:

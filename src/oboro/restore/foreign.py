@@ -1,0 +1,123 @@
+"""A configuration that came with a file, against the same signatures as one that is typed, and more strictly.
+
+It holds plain values alone, so that nothing of it means anything to Hydra; every node is of the kind that its place
+has, and its keys are arguments of its class; and what is not a node has plain names. So no function is called, and no
+class is built that is not a part of a run.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import nn
+
+from oboro.base.annotation import is_class, is_free, words
+from oboro.base.configuration import TARGET, Configuration, Path, inners, is_a, key_of, shown
+from oboro.base.errors import UserError
+from oboro.base.signature import located, signature
+
+DEPTH = 40  # of nested values
+VALUES = 50_000  # in all
+TEXT = 1_000_000  # characters in all
+LARGEST = 2**63
+NAME = re.compile(r"[A-Za-z][\w.\- ]*")
+HYDRAS_WORDS = {"defaults", "hydra"}
+
+# What a group of a checkpoint is. Classes by name: what they are of is above this room.
+KINDS: Mapping[str, tuple[str, ...]] = {
+    "task": ("oboro.task.Task",),
+    "data": ("oboro.data.DataModule",),
+    "extractor": ("oboro.extractor.Extractor", "oboro.extractor.Joint"),
+    "metrics": ("oboro.metrics.Metric",),
+    "sampler": ("oboro.sampler.Sampler",),
+    "guidance": ("oboro.guidance.Guidance",),
+    "schedule": ("oboro.schedule.Schedule",),
+    "modality": ("oboro.modality.Modality",),
+}
+BY_NAME = ("metrics",)  # groups of several nodes
+
+
+class Foreign(Configuration):
+    """The configuration of the file at ``path``."""
+
+    hydras = frozenset({TARGET})  # type: ignore[assignment]
+
+    def __init__(self, config: dict[str, Any], path: object):
+        super().__init__(config, config)
+        self.path = path
+
+    def check_group(self, group: str) -> None:
+        """Raises ``UserError`` where a group of ``KINDS`` is something else."""
+        kinds = [located(name) for name in KINDS[group]]
+        kind = kinds[0] if len(kinds) == 1 else kinds[0] | kinds[1]
+        if not self.raw[group]:
+            return
+        if group in BY_NAME and isinstance(self.raw[group], dict) and TARGET not in self.raw[group]:
+            self.items(Mapping[str, kind], kind, (group,), self.raw[group])
+        else:
+            self.value(kind, (group,))
+
+    def value(self, annotation: Any, place: Path) -> None:
+        super().value(annotation, place)
+        value = self.raw
+        for key in place:
+            value = value[key]
+        if isinstance(value, dict) and TARGET not in value:
+            self.names(place, value)
+
+    def names(self, place: Path, value: dict[str, Any]) -> None:
+        """Raises ``UserError`` where a key in a mapping could mean something to Hydra."""
+        for key, child in value.items():
+            if key in HYDRAS_WORDS or not NAME.fullmatch(key):
+                raise UserError(self.message(f"{key_of(place)} has the key {shown(key)}, which no part of a run has"))
+            if isinstance(child, dict) and TARGET not in child:
+                self.names((*place, key), child)
+
+    def kind(self, annotation: Any, place: Path, value: dict[str, Any], called: Any) -> None:
+        """Where an annotation says nothing, a part of any kind."""
+        kinds = list(inners(annotation))
+        parts = [located(name) for names in KINDS.values() for name in names]
+        if not isinstance(called, type):
+            raise UserError(self.message(f"{key_of(place)} calls {shown(value[TARGET])}, which is no class"))
+        if any(is_free(kind) for kind in kinds):
+            kinds = [nn.Module, *parts]
+        if not any(is_class(kind) and is_a(called, kind) for kind in kinds):
+            raise UserError(self.message(f"{key_of(place)} is {shown(value[TARGET])} and must be {words(annotation)}"))
+        if signature(called).others:
+            unknown = [key for key in value if key not in signature(called).arguments and key != TARGET]
+            if unknown:
+                raise UserError(self.no_key((*place, unknown[0]), signature(called).arguments))
+
+    def message(self, text: str) -> str:
+        return f"{self.path} has a configuration that cannot be built: {text}; use another file."
+
+
+def check_plain(config: Any, path: object) -> None:
+    """Raises ``UserError`` for anything but few plain values that are nested a little, none of them interpolated."""
+    count = length = 0
+    waiting = [(config, 0)]
+    while waiting:
+        value, depth = waiting.pop()
+        count, length = count + 1, length + (len(value) if isinstance(value, str) else 0)
+        if count > VALUES or length > TEXT or depth > DEPTH:
+            raise UserError(
+                f"{path} has a configuration of more than {VALUES:,} values, {TEXT:,} characters or {DEPTH} levels; do "
+                "not use this file."
+            )
+        if type(value) not in (dict, list, str, int, float, bool, type(None)) or (
+            isinstance(value, str) and "${" in value
+        ):
+            raise UserError(f"{path} has {shown(value)} in its configuration, no plain value; do not use this file.")
+        if isinstance(value, int) and abs(value) >= LARGEST:
+            raise UserError(f"{path} has a number of more than 64 bits in its configuration; do not use this file.")
+        waiting += [(child, depth + 1) for child in children(value, path)]
+
+
+def children(value: Any, path: object) -> Iterator[Any]:
+    if isinstance(value, list):
+        yield from value
+    elif isinstance(value, dict):
+        for key, child in value.items():
+            if type(key) is not str or len(key) > 200:
+                raise UserError(f"{path} has the key {shown(key)} in its configuration; do not use this file.")
+            yield child
