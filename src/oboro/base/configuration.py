@@ -157,10 +157,10 @@ class Configuration:
         close = get_close_matches(str(place[-1]), names, 1)
         meant = f" Did you mean {key_of((*place[:-1], close[0]))}?" if close else ""
         there = f"there {'are' if len(names) > 1 else 'is'} {', '.join(names)}" if names else "there is none"
-        return self.message(f"there is no key {key_of(place)}; {there}") + meant
+        return self.message(f"there is no key {key_of(place)}; {there}", meant)
 
-    def message(self, text: str) -> str:
-        return f"{text}."
+    def message(self, text: str, hint: str = "") -> str:
+        return f"{text}.{hint}"
 
 
 def at(config: Any, place: Path, default: Any = None) -> Any:

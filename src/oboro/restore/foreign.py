@@ -88,7 +88,7 @@ class Foreign(Configuration):
             if unknown:
                 raise UserError(self.no_key((*place, unknown[0]), signature(called).arguments))
 
-    def message(self, text: str) -> str:
+    def message(self, text: str, hint: str = "") -> str:
         return f"{self.path} has a configuration that cannot be built: {text}; use another file."
 
 
