@@ -59,7 +59,7 @@ class Drawing(Command):
 
 
 class Sampling(Drawing):
-    label: CountOrNone | Annotated[Sequence[CountOrNone], Len(1)] | None
+    label: int | Annotated[Sequence[int], Len(1)] | None  # of the classes that the model has
     prompt: str | Annotated[Sequence[str], Len(1)] | None
     hint: str | None
     negative: str | None

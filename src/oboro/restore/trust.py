@@ -92,9 +92,7 @@ def check_trainer(trainer: Any, path: Path) -> None:
             Foreign({"trainer": trainer}, path).value(Trainer, ("trainer",))
             return
     if not isinstance(target, str) or not target.startswith(prefixes(_packages.get())) or not can_be_trusted(target):
-        raise UserError(
-            f"{path} wants to call {target} as its trainer, not Lightning's; do not use this file."
-        )
+        raise UserError(f"{path} wants to call {target} as its trainer, not Lightning's; do not use this file.")
 
 
 def nodes(config: dict[str, Any], groups: Sequence[str]) -> Iterator[Any]:
