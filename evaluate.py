@@ -1,6 +1,6 @@
 """python evaluate.py: the command ``oboro evaluate``, from a clone."""
 
-from oboro.cli.evaluate import main
+from oboro.cli.run import run
 
 if __name__ == "__main__":
-    main()
+    run("evaluate")

@@ -1,6 +1,6 @@
 """python sample.py: the command ``oboro sample``, from a clone."""
 
-from oboro.cli.sample import main
+from oboro.cli.run import run
 
 if __name__ == "__main__":
-    main()
+    run("sample")

@@ -1,6 +1,6 @@
 """python train.py: the command ``oboro train``, from a clone."""
 
-from oboro.cli.train import main
+from oboro.cli.run import run
 
 if __name__ == "__main__":
-    main()
+    run("train")

@@ -45,6 +45,28 @@ class FakeCUDA(FakeTensorMode):
         return tree_map_only(Tensor, lambda v: torch.full(v.shape, self.answer, dtype=v.dtype), out)
 
 
+class WithoutFloat64(FakeCUDA):
+    """A device that has no float64, as Apple's: whatever makes such a tensor there raises.
+
+    ``.to(device, type)`` is one operation, which rounds before it copies; the steps that it is traced in are not.
+    """
+
+    def __init__(self):
+        super().__init__(answer=0.5)
+        self._inside = False
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        outermost, self._inside = not self._inside, True
+        try:
+            out = super().__torch_dispatch__(func, types, args, kwargs)
+        finally:
+            self._inside = not outermost
+        tensors = [v for v in tree_leaves(out) if isinstance(v, Tensor)] if outermost else []
+        if any(v.device.type == "cuda" and v.dtype == torch.float64 for v in tensors):
+            raise TypeError(f"{func} makes float64 on a device that has none")
+        return out
+
+
 def host(out) -> list[Tensor]:
     return [v for v in tree_leaves(out) if isinstance(v, Tensor) and v.device.type == "cpu"]
 

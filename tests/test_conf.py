@@ -154,6 +154,9 @@ def choosing(group: str, name: str) -> list[str]:
 def plain(config) -> dict:
     """Everything resolved, as ``train.py`` does; the trainer on the CPU."""
     config.trainer.precision, config.trainer.accelerator = "32-true", "cpu"
+    for key, value in {"channels": 3, "resolution": 64, "num_classes": 10}.items():  # what is counted of the data
+        if config.data.get(key) == "auto":
+            config.data[key] = value
     resolved = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     return inlined(resolved)[0]
 

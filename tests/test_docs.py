@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
+from oboro.cli.arguments import for_hydra
 from oboro.cli.checkpoint import offer_checkpoint
-from oboro.cli.run import expand_home
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(ROOT.glob("docs/*.md"))
@@ -67,10 +67,10 @@ def commands(text: str) -> list[tuple[str, list[str]]]:
         )
         own = r"--(help|cfg|info|config-dir)\b|\btrust="  # options of the reader's own, or none
         if match and not re.search(r"[.]{3}|…|<", line) and not re.search(own, line):
-            words = [expand_home(os.path.expandvars(w)) for w in shlex.split(match[2]) if w not in ("-m", "--multirun")]
+            words = [os.path.expandvars(w) for w in shlex.split(match[2]) if w not in ("-m", "--multirun")]
             values = [sweep(word) for word in words]
             runs = range(max(map(len, values), default=1))
-            found += [(match[1], [v[i % len(v)] for v in values]) for i in runs]
+            found += [(match[1], for_hydra([v[i % len(v)] for v in values])) for i in runs]
     return found
 
 

@@ -14,9 +14,10 @@ from torch import nn
 
 from cases import over, pairs
 from conftest import ADAPTIVE, CONF, PARAMETERIZATIONS, SAMPLERS, SCHEDULES, configured, defined, of_steps
-from fake_cuda import FakeCUDA, Waits, derivative
+from fake_cuda import FakeCUDA, Waits, WithoutFloat64, derivative
 from loss.toys import TIMES, WEIGHTS
 from oboro import conditioner  # noqa: F401 - networks ask it for the widths of conditions
+from oboro.base import precision
 from oboro.base.seeding import SampleNoise
 from oboro.classifier import NoisyClassifier
 from oboro.codec import Autoencoder
@@ -196,6 +197,47 @@ def test_guidance_stays_on_the_device(name, cuda):
         sampled(Heun(3), GUIDANCE[name], cuda, answer=1.0)
 
 
+# --- a device without float64
+
+
+@pytest.fixture
+def single(cuda, monkeypatch):
+    monkeypatch.setattr(precision, "WITHOUT_FLOAT64", {"cuda"})
+    return cuda
+
+
+@over(schedule=SCHEDULES)
+def test_schedules_need_no_float64_of_the_device(schedule, single):
+    with WithoutFloat64():
+        t, x = single(3), single(3, 2)
+        maps = (schedule.alpha, schedule.sigma, schedule.log_snr, schedule.t_from_log_snr)
+        out = [*(f(t) for f in maps), schedule.add_noise(x, x, t), schedule.prior(x)]
+    assert on_cuda(*out) and {v.dtype for v in out} == {torch.float32}
+
+
+@over(name=sorted({"ldm_unet", "ldm_unet_text", "unet_tiny", "unet_1d", "dit", "edm2_unet_tiny"} & set(NETWORKS)))
+def test_networks_need_no_float64_of_the_device(name, single):
+    made = network("model", name)
+    with WithoutFloat64():
+        made.to_empty(device="cuda")
+        made(single(2, 3, *(32,) * getattr(made, "dims", 2)), single(2), {})
+
+
+@over(name=SOLVERS.keys())
+def test_samplers_need_no_float64_of_the_device(name, single):
+    sampler = SOLVERS[name] if name in ADAPTIVE else of_steps(SOLVERS[name], 4)
+    guided = Unguided()(DENOISER, sampler.nodes(DENOISER.schedule))
+    with WithoutFloat64():
+        assert on_cuda(sampler(guided, single(3, 2, 4, 4), labels(single), SampleNoise(0, [0, 1, 2])))
+
+
+@over(name=[name for name in GUIDANCE if name != "classifier"])
+def test_guidance_needs_no_float64_of_the_device(name, single):
+    guided = GUIDANCE[name](DENOISER, Heun(3).nodes(DENOISER.schedule))
+    with WithoutFloat64():
+        assert on_cuda(Heun(3)(guided, single(3, 2, 4, 4), labels(single), SampleNoise(0, [0, 1, 2])))
+
+
 # --- losses
 
 PENALTIES, COUPLINGS = configured("loss/penalty"), configured("loss/coupling")
@@ -247,6 +289,8 @@ def test_two_devices_and_waiting_are_noticed(cuda):
         with pytest.raises(RuntimeError, match="same device"):
             cuda(3) + torch.ones(3)
         assert mode.on_host == ["aten.ones.default"]
+        with WithoutFloat64(), pytest.raises(TypeError, match="makes float64"):
+            cuda(3).double()
         for wait in (torch.Tensor.item, bool, torch.Tensor.nonzero, torch.Tensor.cpu):
             assert waits(lambda wait=wait: wait(cuda(1))), wait
         assert torch.ones(3).sum().item() == 3 and (torch.ones(3).to(cuda(3)) + 2 * cuda(3)).device.type == "cuda"

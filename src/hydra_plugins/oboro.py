@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from oboro.base.output import LONGEST_NAME
 from oboro.sweep import Job, Options, Sweep
 from oboro.sweep.run import announce
 
@@ -85,11 +87,23 @@ class Processes(Launcher):
         before = HydraConfig.instance().cfg
         HydraConfig.instance().set_config(config)  # for ${hydra:...}
         try:
-            path = str(config.hydra.sweep.subdir)
+            path = short(str(config.hydra.sweep.subdir))
         finally:
             HydraConfig.instance().cfg = before
         varied = [o for o in overrides if o.partition("=")[0] not in self.fixed]
         return Job(number, overrides, varied, path)
+
+
+def short(path: str) -> str:
+    """``path`` with names that a file system takes: of one over 255 bytes the first of them and a digest of all."""
+    names = [os.fsencode(name) for name in path.split(os.sep)]
+    cut = [
+        os.fsencode(name[:240].decode(errors="ignore")) + b"-" + sha256(name).hexdigest()[:12].encode()
+        if len(name) > LONGEST_NAME
+        else name
+        for name in names
+    ]
+    return os.sep.join(map(os.fsdecode, cut))
 
 
 def outcome(job: Job) -> Outcome:

@@ -1,6 +1,5 @@
 """Loggers of our own, and how evaluations reach every logger."""
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from oboro.base.json_text import json_text
 from oboro.base.ranges import Count
 from oboro.evaluate.result import Result, protocol_line
 
@@ -51,7 +51,7 @@ class JSONL(Logger):
         seconds = {"seconds": round(time.perf_counter() - self._start, 3)} if self.clock else {}
         row = {"step": step, "images": step * self.images_per_step, **seconds, **values}
         with self.path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+            file.write(json_text(row) + "\n")
 
 
 @rank_zero_only

@@ -12,12 +12,24 @@ from oboro.denoiser import Denoiser
 from oboro.extractor import Fashion
 from oboro.generate import generate
 from oboro.guidance import Unguided
-from oboro.metrics import Bank, Extracted, Frechet, measure
+from oboro.metrics import (
+    Bank,
+    DensityCoverage,
+    Extracted,
+    Frechet,
+    Kernel,
+    Memorization,
+    PrecisionRecall,
+    measure,
+    nearest,
+)
 from oboro.model import UNet
 from oboro.parameterization import EDM
 from oboro.sampler import DDIM
 from oboro.schedule import Karras
 
+METRICS = {"fd": Frechet(), "pr": PrecisionRecall(), "dc": DensityCoverage(), "copies": Memorization(), "kd": Kernel()}
+BLOCK = 8  # of 19 rows there are three, of 101 there are thirteen
 CPU = torch.device("cpu")
 TEXTS = [f"{'a' * (i % 5)}{i}" for i in range(100)]  # four chunks
 CASES = [(7, 3), (2, 3), (9, 1), (6, 2)]  # (samples, chunk): a padded chunk, an idle rank, one each, even
@@ -39,6 +51,7 @@ def draw_all(network, n, chunk):
 def on_ranks(rank, folder, network):
     """What each of three processes runs: all of them together, then the first two. Results go to files."""
     torch.set_num_threads(1)
+    nearest.BLOCK = BLOCK
     for world in (3, 2):
         if rank < world:
             dist.init_process_group("gloo", f"file://{folder}/meeting{world}", rank=rank, world_size=world)
@@ -50,12 +63,9 @@ def on_ranks(rank, folder, network):
 def what_ranks_do(rank, order, network):
     samples = [draw_all(network, n, chunk) for n, chunk in CASES]
     ragged = distributed.gather_rows(torch.arange(rank + 1) * 10 + rank, torch.full((rank + 1, 2), float(rank)))
-    with distributed.first_rank_first():
-        seen = order.exists()
-        order.touch()
     mean = distributed.mean(torch.tensor([[float(rank), 1.0]]))
     texts = read(cache_texts(TEXTS, Spelling(), order.with_name(f"{order.name} texts")))
-    return samples, ragged, seen, measured(order.with_name(f"{order.name} cache")), mean, texts, failing(rank)
+    return samples, ragged, measured(order.with_name(f"{order.name} cache")), mean, texts, failing(rank), shared()
 
 
 def read(rows):
@@ -68,10 +78,33 @@ def measured(cache):
     extractor, noise = Fashion(), torch.randint(0, 256, (120, 1, 28, 28), generator=g, dtype=torch.uint8)
     extractor.load(CPU)
     reference = Extracted(extractor, ["features"], noise[19:], None, "noise", "train", cache)
-    rows = distributed.map_samples(19, 4, lambda ids: extractor.rows(noise[ids], ["features"]), CPU)
+    rows = distributed.map_samples(19, 4, lambda ids: extractor.rows(noise[ids], ["features"]), CPU, everywhere=False)
+    assert len(rows) == (19 if distributed.rank() == 0 else 0)  # each rank had a share, and rank 0 has all
     bank = Bank({"features": rows})
-    values = distributed.from_first(lambda: measure({"frechet": Frechet()}, extractor, bank, reference))
-    return {name: (value.value, value.real) for name, value in values.items()}, reference.bank["features"]
+    values = distributed.from_first(lambda: measure(METRICS, extractor, bank, reference))
+    numbers = {name: (value.value, value.real, value.interval) for name, value in values.items()}
+    return numbers, reference.bank["features"]
+
+
+def half(item, numbers):
+    """Work that ranks share: who did it, and a part of what was sent."""
+    if item == "fails":
+        raise LookupError("no jam")
+    return torch.tensor(distributed.rank()), numbers[item]
+
+
+def shared():
+    """Work of ranks that wait for rank 0, twice in one call, in the order of the items; and an error in it."""
+    numbers = torch.arange(5) / 2
+
+    def f():
+        return [distributed.share(half, [4, 0, 3, 1], numbers), distributed.share(half, [], numbers)]
+
+    done = distributed.from_first(f)
+    try:
+        distributed.from_first(lambda: distributed.share(half, [0, "fails", 1], numbers))
+    except Exception as error:
+        return done, f"{type(error).__name__}: {error}"
 
 
 def failing(rank):
@@ -143,7 +176,7 @@ def test_samples_alone_are_those_of_their_ids(network, alone):
 def test_encoded_texts_are_the_same_bits_on_any_number_of_processes(ranks):
     alone = [torch.stack(column) for column in zip(*encoded(Spelling(), TEXTS), strict=True)]
     for rank in ranks:
-        assert all(torch.equal(ours, expected) for ours, expected in zip(rank[-2], alone, strict=True))
+        assert all(torch.equal(ours, expected) for ours, expected in zip(rank[-3], alone, strict=True))
 
 
 @pytest.mark.slow
@@ -156,29 +189,40 @@ def test_ragged_rows_are_gathered_in_the_order_of_their_ids(ranks):
 
 
 @pytest.mark.slow
-def test_the_first_rank_goes_first(ranks):
-    assert [rank[2] for rank in ranks] == [False] + [True] * (len(ranks) - 1)
+def test_metrics_are_the_same_bits_on_any_number_of_processes(ranks, tmp_path, monkeypatch):
+    """The reference too, whose features all ranks compute together and rank 0 keeps."""
+    monkeypatch.setattr(nearest, "BLOCK", BLOCK)
+    expected, features = measured(tmp_path)
+    assert all(rank[2][0] == expected for rank in ranks)
+    assert torch.equal(ranks[0][2][1], features)
+    assert all(len(rank[2][1]) == 0 for rank in ranks[1:])
 
 
 @pytest.mark.slow
-def test_metrics_are_the_same_bits_on_any_number_of_processes(ranks, tmp_path):
-    """The reference too, whose features all ranks compute together and rank 0 keeps."""
-    expected, features = measured(tmp_path)
-    assert all(rank[3][0] == expected for rank in ranks)
-    assert torch.equal(ranks[0][3][1], features)
-    assert all(len(rank[3][1]) == 0 for rank in ranks[1:])
+def test_ranks_that_wait_for_the_first_work_for_it(ranks):
+    world = len(ranks)
+    for rank, (*_, ((first, second), failed)) in enumerate(ranks):
+        assert [part[1].item() for part in first] == [2, 0, 1.5, 0.5] and second == []
+        assert [part[0].item() for part in first] == [k % world for k in range(4)]
+        own = "RuntimeError: rank 1 failed: LookupError: no jam"
+        assert failed == (own if rank == 0 else f"RuntimeError: rank 0 failed: {own}")
+
+
+def test_work_is_done_alone_where_there_is_one_rank():
+    for found in (shared()[0][0], distributed.share(half, [4, 0, 3, 1], torch.arange(5) / 2)):
+        assert [(who.item(), number.item()) for who, number in found] == [(0, 2), (0, 0), (0, 1.5), (0, 0.5)]
 
 
 @pytest.mark.slow
 def test_a_mean_is_that_of_all_ranks(ranks):
-    assert all(rank[4].tolist() == [[(len(ranks) - 1) / 2, 1.0]] for rank in ranks)
+    assert all(rank[3].tolist() == [[(len(ranks) - 1) / 2, 1.0]] for rank in ranks)
 
 
 @pytest.mark.slow
 def test_a_rank_that_fails_ends_all_with_its_own_error(ranks):
     """At once: a rank that waited for the one that left would see a time-out, and the test would not end in time."""
     last = len(ranks) - 1
-    for rank, (*_, seen) in enumerate(ranks):
+    for rank, (*_, seen, _) in enumerate(ranks):
         own, others = "FloatingPointError: no bread", f"RuntimeError: rank {last} failed: FloatingPointError: no bread"
         alone, quoted = "ZeroDivisionError: no butter", "RuntimeError: rank 0 failed: ZeroDivisionError: no butter"
         assert seen == [own if rank == last else others, alone if rank == 0 else quoted]

@@ -1,3 +1,4 @@
+from itertools import pairwise
 from math import log
 
 import pytest
@@ -139,3 +140,75 @@ def test_a_path_depends_on_seed_and_id_alone():
 def test_the_shortest_interval_is_a_tick():
     w = Brownian(0, 0)
     assert w.increment((3,), 0.5, 0.5).isfinite().all() and w.increment((3,), 1.0, 1.0).isfinite().all()
+
+
+def plain_path(seed, id, shape, tick):
+    """W(tick / 2^20) from the top of the tree, with nothing kept."""
+    low, high, level = 0, 1 << 20, 0
+    at_low, at_high = torch.zeros(shape), torch.randn(shape, generator=generator(seed, "brownian", id, 0, 0))
+    while tick not in (low, high):
+        middle, level = (low + high) // 2, level + 1
+        normal = torch.randn(shape, generator=generator(seed, "brownian", id, level, middle))
+        value = (at_low + at_high) / 2 + 2.0 ** (-(level + 1) / 2) * normal
+        if tick < middle:
+            high, at_high = middle, value
+        else:
+            low, at_low = middle, value
+    return at_low if tick == low else at_high
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (2, 3, 7)], ids=str)
+def test_what_is_kept_of_a_path_changes_no_bit(shape, rng):
+    """Downwards as solvers go, half-way and back as 2S does, in any order, and with another shape in between."""
+    w, n = Brownian(3, 4), 1 << 20
+    down = (torch.rand(12, generator=rng, dtype=torch.float64).sort(descending=True).values * n).long().tolist()
+    half_way = [tick for t, s in pairwise(down) for tick in (t, (t + s) // 2, t, s)]
+    for tick in [
+        *down,
+        *half_way,
+        *down[::-1],
+        0,
+        n,
+        1,
+        n - 1,
+        n // 2,
+        n // 2 + 1,
+        *torch.randperm(n, generator=rng)[:9].tolist(),
+    ]:
+        assert torch.equal(torch.from_numpy(w.at(shape, tick)), plain_path(3, 4, shape, tick))
+    w.at((9,), down[0])
+    for a, b in ((0.2, 0.7), (0.5, 0.5), (0.0, 1e-9), (1.0, 1.0)):
+        first = min(round(a * n), n - 1)
+        last = max(round(b * n), first + 1)
+        later, before = (plain_path(3, 4, shape, tick) for tick in (last, first))
+        assert torch.equal(w.increment(shape, a, b), (later - before) * ((last - first) / n) ** -0.5)
+
+
+def test_a_walk_draws_no_more_than_its_part_of_the_tree():
+    """50 steps and 50 half steps, as 2S takes them; a descent from the top for each value would draw 3000 arrays."""
+
+    class Counting(Brownian):
+        draws = 0
+
+        def _normal(self, level, index):
+            self.draws += 1
+            return super()._normal(level, index)
+
+    w, times = Counting(0, 0), torch.linspace(1, 0.01, 51, dtype=torch.float64).tolist()
+    for t, s in pairwise(times):
+        for a, b in (((s + t) / 2, t), (s, t)):
+            w.increment((4,), a, b)
+            assert len(w._path) + len(w._recent) <= Brownian.KEPT + 3
+    ticks = {round(v * 2**20) for t, s in pairwise(times) for v in ((s + t) / 2, s, t)}
+    tree = {(level, tick >> (21 - level)) for tick in ticks for level in range(1, 21) if tick % (1 << (21 - level))}
+    assert w.draws < 1.05 * (1 + len(tree)) < 1600
+
+
+def test_threads_change_no_bit_of_a_path():
+    like, threads = torch.empty(3, 1, 128, 128), torch.get_num_threads()
+    alone = SampleNoise(0, [4, 1, 7]).between(like, 0.3, 0.8)
+    torch.set_num_threads(4)
+    try:
+        assert torch.equal(SampleNoise(0, [4, 1, 7]).between(like, 0.3, 0.8), alone)
+    finally:
+        torch.set_num_threads(threads)

@@ -8,7 +8,8 @@ import torch
 import runs
 from oboro.base.errors import UserError
 from oboro.callbacks import SampleMetrics
-from oboro.callbacks.preflight import sample_flops, train_flops
+from oboro.callbacks.preflight import advise, sample_flops, train_flops
+from oboro.evaluate.protocol import Protocol
 from oboro.extractor import Fashion, Inception
 from oboro.guidance import ClassifierFree
 from oboro.metrics import Accuracy, Frechet, FrechetPerClass
@@ -70,3 +71,43 @@ def test_what_cannot_be_measured_ends_the_run_before_its_first_step(monkeypatch,
         with pytest.raises(UserError, match=message):
             fit(*overrides, metrics=metrics, extractor=extractor, n=n, steps=(steps := []))
         assert steps == [0]
+
+
+class Scribbling(torch.nn.Module):
+    """A network that writes to itself in each forward pass: statistics, a counter and, behind autograd, a weight."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network, self.reads = network, network.reads
+        self.norm = torch.nn.BatchNorm2d(1)
+        self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+        self.own = torch.nn.Parameter(torch.ones(3))
+
+    def forward(self, x, c_noise, signals):
+        self.calls += 1
+        self.own.data.mul_(1.1)
+        return self.network(self.norm(x), c_noise, signals)
+
+
+def modes_of(task) -> dict:
+    return {name: part.training for name, part in task.named_modules()}
+
+
+@pytest.mark.parametrize("guidance", [ClassifierFree(1.0), ClassifierFree(2.0)], ids=["unguided", "guided"])
+@pytest.mark.parametrize("network", ["edm2", "scribbling"])
+def test_counting_operations_leaves_every_bit_of_the_network(network, guidance):
+    """Rank 0 counts alone: what it changed would part it from the other ranks for ever."""
+    _, task, data = runs.built(*["model=edm2_unet_tiny"] * (network == "edm2"))
+    trainer = runs.built()[0]
+    data.setup()
+    task.guidance = guidance
+    if network == "scribbling":
+        task.denoiser.network = Scribbling(task.denoiser.network)
+    task.train()
+    task.codec.eval()
+    before, modes = {k: v.clone() for k, v in task.state_dict().items()}, modes_of(task)
+    advise(trainer, task, data, Fashion(), Protocol(n=20), 0)
+    assert runs.equal(dict(task.state_dict()), before) and modes_of(task) == modes
+    with torch.no_grad():  # and the network is one that would have changed
+        train_flops(task, data)
+    assert not runs.equal(dict(task.state_dict()), before)

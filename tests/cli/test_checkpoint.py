@@ -9,7 +9,7 @@ import torch
 import runs
 from oboro.base.errors import UserError
 from oboro.cli.checkpoint import offer_checkpoint
-from oboro.restore.checkpoint import load_checkpoint, with_absolute_paths
+from oboro.restore.checkpoint import load_checkpoint
 
 PLAIN = (str, int, float, bool, type(None))
 
@@ -121,12 +121,3 @@ def test_checkpoints_of_other_settings_go_together_where_the_setting_is_named(ch
     with pytest.raises(UserError, match=r"differ in their sampler; .* or name sampler="):
         offer_checkpoint([both])
     offer_checkpoint([both, "sampler=ddim"])
-
-
-def test_files_that_guidance_needs_are_found_from_every_folder(monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    weak = {"_target_": "oboro.restore.Trained", "task": "diffusion", "path": "weak.ckpt", "profile": None}
-    other = {"_target_": "oboro.data.ImageFolder", "path": "pictures"}
-    kept = with_absolute_paths({"task": {"guidance": {"weak": weak}}, "data": [other]})
-    assert kept["task"]["guidance"]["weak"] == {**weak, "path": str(tmp_path / "weak.ckpt")}
-    assert kept["data"] == [other]

@@ -92,3 +92,13 @@ def test_the_metric_is_equal_on_one_device_on_two_and_during_training(pair, tmp_
     assert one["protocol"] == two["protocol"] and one["step"] == two["step"] == 3
     other = runs.evaluate(tmp_path / "other", pair.last, *protocol, "seed=1")
     assert other["values"] != one["values"]
+
+
+@pytest.mark.slow
+def test_ranks_hold_equal_weights_of_a_network_that_writes_to_itself(tmp_path):
+    """EDM2 normalises its weights in every forward pass of training, and rank 0 looks ahead at what measuring costs."""
+    record = f"+callbacks.recorder={{_target_: recorder.Recorder, folder: {tmp_path / 'record'}}}"
+    two = ["trainer.devices=2", "trainer.strategy=ddp", "model=edm2_unet_tiny", "callbacks=[sample_metrics]"]
+    runs.succeeded(runs.shell("train.py", *runs.toy(*two, record), cwd=tmp_path))
+    first, second = (torch.load(tmp_path / "record" / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert runs.equal(first["weights"], second["weights"]) and runs.equal(first["averages"], second["averages"])

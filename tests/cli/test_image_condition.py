@@ -73,6 +73,12 @@ def test_samples_follow_the_picture_and_the_label_that_they_are_given(tmp_path, 
         assert own < 0.4 * mirrored and own < 0.6 * error(images, hints, 1 - label)
 
 
+def test_of_several_conditions_those_that_are_not_named_are_shown_in_turn(tmp_path, run, hints):
+    """The classes of samples that are given a picture alone are 0, 1, …, as those given as labels."""
+    alone, in_turn = drawn(tmp_path, run), drawn(tmp_path, run, "label=[0,1]")
+    assert np.array_equal(alone, in_turn)
+
+
 def test_what_is_missing_is_said_in_one_line(tmp_path, run, hints):
     for arguments, remedy in (
         (["label=0"], "set hint="),

@@ -117,6 +117,27 @@ def test_the_text_and_the_negative_text_decide_the_image(drawn, text_to_image, t
     assert np.abs(itself.astype(int) - unguided.astype(int)).max() <= 1
 
 
+def test_negative_texts_are_taken_in_turn(text_to_image, tmp_path):
+    """Sample 1 goes away from the second one, as it does from that alone."""
+    _, path = text_to_image
+    both = runs.sample(tmp_path / "a", path, "n=2", "prompt=a bag", 'negative=["a dark coat","a shoe"]')
+    second = runs.sample(tmp_path / "b", path, "n=2", "prompt=a bag", "negative=a shoe")
+    assert both.images[1] == second.images[1] and both.images[0] != second.images[0]
+
+
+def test_the_end_of_a_text_that_is_not_read_is_named(text_to_image, tmp_path):
+    """Two texts that differ there draw one picture, and so it is remarked; texts that fit are not."""
+    start = "a shoe and " * 30
+    drawn = [runs.sample(tmp_path / end, text_to_image[1], "n=1", f"prompt={start}{end}") for end in ("red", "blue")]
+    assert drawn[0].images[0] == drawn[1].images[0]
+    for run in drawn:
+        assert (
+            "1 of 1 different texts of prompt are longer than what the model reads of a text" in run.stdout + run.stderr
+        )
+    short = runs.sample(tmp_path / "short", text_to_image[1], "n=1", "prompt=a shoe")
+    assert "longer than" not in short.stdout + short.stderr
+
+
 def test_cached_latents_and_texts_train_the_same_model(parts, text_to_image, tmp_path):
     run, _ = text_to_image
     uncached = runs.train(tmp_path / "run", *overrides(parts), "callbacks=[checkpoints]")
@@ -177,6 +198,11 @@ def test_clip_score_without_texts_is_refused(parts, checkpoint, tmp_path):
         (["label=3"], "the model was trained without labels"),
         (["prompt=a bag", "label=3"], "the model was trained without labels"),
         (["prompt=[]"], "names no text"),
+        (["prompt=[null]"], "prompt has null among its texts; put it into quotes if it is meant as a word"),
+        (["prompt=[a,true]"], "prompt has true among its texts; put it into quotes if it is meant as a word"),
+        (["prompt=[[a,b]]"], "prompt has ['a', 'b'] among its texts"),
+        (["prompt=a bag", "negative=[null]", "guidance.scale=3"], "negative has null among its texts"),
+        (["prompt=a bag", "negative=[]", "guidance.scale=3"], "negative=[] names no text"),
         ([], "was given none; set prompt="),
         (["prompt=a bag", "negative=a coat", "guidance=unguided"], "choose guidance=classifier_free"),
     ],

@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from hydra.utils import instantiate
 from PIL import Image
 
 import runs
@@ -121,3 +122,19 @@ def test_the_first_command_works_in_an_empty_folder(tmp_path):
     (folder,) = (tmp_path / "outputs").glob("*/*")
     assert {"checkpoints", "samples", "metrics.jsonl", "tensorboard", "train.log"} <= {p.name for p in folder.iterdir()}
     assert any((folder / "tensorboard").glob("events*"))
+
+
+def test_a_checkpoint_says_which_data_it_learned_and_finds_them_from_every_folder(tmp_path):
+    rng = np.random.default_rng(0)
+    for i in range(40):
+        (tmp_path / "pictures").mkdir(exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (8, 8), np.uint8)).save(tmp_path / "pictures" / f"{i}.png")
+    small = ("data.channels=1", "data.resolution=8", "data.validation=8")
+    run = runs.train(tmp_path, "data=image_folder", "data.root=pictures", *small, runs.NO_EVALUATION)
+    checkpoint = run.checkpoint()
+    settings = checkpoint["config"]["data"]
+    assert settings["root"] == str(tmp_path / "pictures")
+    data = instantiate(settings)
+    data.prepare_data()
+    data.setup()
+    assert checkpoint["fingerprint"] == data.fingerprint

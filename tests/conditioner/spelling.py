@@ -13,6 +13,9 @@ class Spelling(nn.Module):
     def lengths(self, texts):
         return [min(len(text), 5) for text in texts]
 
+    def unread(self, texts):
+        return [text[5:] for text in texts]
+
     def encode_tokens(self, texts):
         self.asked += texts
         codes = [[ord(c) for c in text][:5] for text in texts]

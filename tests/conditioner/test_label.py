@@ -94,3 +94,11 @@ def test_unlabelled_data_is_refused_with_the_remedy():
 def test_dropout_is_a_share(dropout):
     with pytest.raises(UserError, match="from 0 to 1"):
         Label(10, dropout)
+
+
+def test_a_class_that_there_is_not_is_refused_wherever_it_comes_from():
+    for odd in (-1, 10, 12):
+        with pytest.raises(UserError, match=rf"label {odd} is no class of the model, which has 0 to 9"):
+            Label(10).keep({"label": torch.tensor([3, odd])})
+    with pytest.raises(UserError, match="the model has 10 classes and the data 12"):
+        Label(10).check(Population(torch.arange(12), 12))

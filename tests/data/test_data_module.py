@@ -189,6 +189,8 @@ def test_setup_only_reads(tmp_path):
 def test_every_option_builds_the_class_it_is_named_after(option, tmp_path):
     with initialize_config_dir(str(CONF), version_base=None):
         config = compose(overrides=[f"+data={option}", "+seed=5", f"data.cache_dir={tmp_path}"]).data
+        known = {"channels": 1, "resolution": 8, "num_classes": 3}
+        config.update({key: known[key] for key, value in config.items_ex(resolve=False) if value == "auto"})
         missing = {key: str(tmp_path) for key in config if OmegaConf.is_missing(config, key)}  # where the data is
         data = instantiate(config, _convert_="all", **missing)
     assert option.replace("_", "").startswith(get_class(config._target_).__name__.lower())
@@ -196,3 +198,20 @@ def test_every_option_builds_the_class_it_is_named_after(option, tmp_path):
     if "resolution" in config:
         assert data.modality.shape == (config.channels, config.resolution, config.resolution)
     assert (data.num_classes, data.batch_size) == (config.num_classes, config.batch_size)
+
+
+@pytest.mark.parametrize("odd", [-1, 3, 12])
+def test_a_label_that_is_no_class_is_refused(odd, tmp_path):
+    class Pictures(ImageData):
+        def source(self):
+            labels = np.array([0, 1, 2, odd])
+            return Source("1", 3, lambda: iter([Block(np.zeros((4, 3, 8, 8), np.uint8), labels)]))
+
+    settings = {"resolution": 8, "cache_dir": str(tmp_path), "validation": 0}
+    data = Pictures(num_classes=3, **settings)
+    data.prepare_data()
+    with pytest.raises(UserError, match=f"a sample has the label {odd} and classes are 0 to 2"):
+        data.setup()
+    ignored = Pictures(num_classes=0, **settings)
+    ignored.setup()
+    assert ignored.train.labels is None

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from hostile import archives, header
 from oboro.base.errors import UserError
 from oboro.data import Block, Series, SeriesData, Source
 
@@ -154,6 +155,28 @@ def test_what_is_wrong_with_an_array_or_a_setting_is_said_in_a_line(tmp_path, ar
     np.save(tmp_path / "all.npy", array)
     with pytest.raises(UserError, match=message):
         load(tmp_path, tmp_path / "all.npy", **keywords)
+
+
+def test_files_that_hold_no_arrays_end_in_one_line(tmp_path):
+    table = {path: reason for path, reason in archives(tmp_path, "series").items() if path.is_file()}
+    (tmp_path / "vast.npy").write_bytes(header("(10000000000000,)"))
+    (tmp_path / "text.npy").write_text("1 2 3")
+    np.save(tmp_path / "objects.npy", np.array([{}, {}], dtype=object))
+    table |= {
+        tmp_path / "vast.npy": "its header announces 80,000,000,000,000 bytes and 0 follow",
+        tmp_path / "text.npy": "the header of its array is damaged",
+        tmp_path / "objects.npy": "it holds pickled objects",
+    }
+    wrong = []
+    for path, reason in table.items():
+        with pytest.raises(UserError) as caught:
+            load(tmp_path, path)
+        wrong += [] if reason in str(caught.value) and "allow_pickle" not in str(caught.value) else [str(caught.value)]
+    for name in ("vast", "text", "objects"):  # as one long record
+        with pytest.raises(UserError) as caught:
+            load(tmp_path, tmp_path / f"{name}.npy", window=2)
+        wrong += [] if table[tmp_path / f"{name}.npy"] in str(caught.value) else [str(caught.value)]
+    assert wrong == []
 
 
 def test_a_path_that_leads_nowhere_and_a_record_without_a_window_say_what_to_set(tmp_path):

@@ -72,8 +72,10 @@ def test_indivisible_batch_is_refused_with_a_size_that_works(batch_size, world, 
 @pytest.mark.parametrize("world", [1, 2, 3, 7])
 @pytest.mark.parametrize("size", [0, 5, 12, 13])
 def test_chunks_are_the_same_for_every_world_and_cover_each_image_once(world, size):
+    """All ranks have the same number of them: those that are left over hold no image."""
     expected = [torch.arange(s, min(s + 4, size)).tolist() for s in range(0, size, 4)]
     ranks = [Chunks(size, 4, world=world, rank=r) for r in range(world)]
-    found = sorted(indices.tolist() for chunks in ranks for indices, _ in chunks)
-    assert found == expected
-    assert [len(chunks) for chunks in ranks] == [len(list(chunks)) for chunks in ranks]
+    found = [indices.tolist() for chunks in ranks for indices, _ in chunks]
+    assert sorted(chunk for chunk in found if -1 not in chunk) == expected
+    assert all(chunk == [-1] * min(4, size) for chunk in found if -1 in chunk)
+    assert {len(chunks) for chunks in ranks} == {len(list(chunks)) for chunks in ranks} == {-(-size // (4 * world))}

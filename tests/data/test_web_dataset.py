@@ -1,5 +1,6 @@
 import io
 import os
+import re
 import sys
 
 import pytest
@@ -64,22 +65,30 @@ def test_captions_and_classes_may_be_fields_of_json(tmp_path):
     assert load(tmp_path, "both/*.tar").train.captions == TEXTS[:2]  # the file comes first
 
 
-def test_pictures_are_png_webp_or_jpeg_and_other_samples_are_none(tmp_path):
-    kinds = [("png", "PNG"), ("webp", "WEBP"), ("jpg", "JPEG"), ("jpeg", "JPEG"), ("gif", "GIF")]
+def test_pictures_of_all_formats_are_read_and_other_samples_are_none(tmp_path):
+    kinds = [("png", "PNG"), ("webp", "WEBP"), ("jpg", "JPEG"), ("gif", "GIF"), ("tif", "TIFF"), ("mp4", "PNG")]
     (tmp_path / "shards").mkdir()
     with webdataset.TarWriter(str(tmp_path / "shards" / "0.tar")) as tar:
         for i, (suffix, kind) in enumerate(kinds):
             tar.write({"__key__": f"{i}", suffix: encoded(40 * i, kind), "txt": suffix})
     data = load(tmp_path)
-    assert data.train.captions == ["png", "webp", "jpg", "jpeg"] and shades(data) == [0, 40, 80, 120]
+    assert data.train.captions == ["png", "webp", "jpg", "gif", "tif"] and shades(data) == [0, 40, 80, 120, 160]
 
 
-def test_unreadable_pictures_are_named_and_left_out(tmp_path):
+def test_unreadable_pictures_are_named_and_left_out(tmp_path, caplog):
     broken = {"png": lambda i: encoded(i)[:50] if i == 1 else encoded(i)}
     shard(tmp_path / "shards" / "0.tar", range(4), **broken)
-    with pytest.warns(UserWarning, match=r"1 of 4 images .* cannot be read: 0\.tar/0001 .*left out"):
-        data = load(tmp_path)
+    data = load(tmp_path)
+    assert re.search(r"left out of the data: 1 unreadable \(0\.tar/0001: ", caplog.text)
     assert shades(data) == [0, 2, 3] and data.train.captions == [TEXTS[0], *TEXTS[2:4]]
+
+
+def test_classes_are_counted(tmp_path):
+    shard(tmp_path / "shards" / "0.tar", range(4), cls=lambda i: i % 3)
+    shard(tmp_path / "none" / "0.tar", range(4))
+    shard(tmp_path / "some" / "0.tar", range(4), cls=lambda i: i if i else None)
+    assert load(tmp_path, num_classes="auto").train.labels.tolist() == [0, 1, 2, 0]
+    assert [load(tmp_path, f"{name}/*.tar", num_classes="auto").num_classes for name in ("none", "some")] == [0, 0]
 
 
 def test_the_cache_follows_the_shards(tmp_path):

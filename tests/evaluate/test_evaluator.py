@@ -10,7 +10,7 @@ from torch import nn
 import runs
 from oboro.evaluate.evaluator import Evaluator
 from oboro.evaluate.protocol import Protocol, digest
-from oboro.evaluate.result import warnings
+from oboro.evaluate.result import warnings, with_spread
 from oboro.extractor import Extractor
 from oboro.guidance import Autoguidance, ClassifierFree
 from oboro.metrics import Bank, Frechet, Held, Metric, Value
@@ -43,6 +43,8 @@ class Broken(Pixels):
 
 class Mean(Metric):
     """The mean pixel; it keeps the bank."""
+
+    least = 1
 
     def __call__(self, generated, reference):
         self.bank = generated
@@ -206,5 +208,9 @@ def test_a_number_from_too_few_samples_comes_with_a_warning_and_the_size_of_its_
     (sentence,) = warnings(found)
     (value,) = found.values.values()
     assert value.real_n == 20 and value.real > 0
-    assert "20 samples are not more than its 784 features" in sentence and f"{value.real:.3g}" in sentence
+    assert (
+        "20 samples are not more than its 784 features" in sentence
+        and with_spread(value.real, value.real_std) in sentence
+    )
+    assert len(value.real_splits) == 5 and " ± " in sentence
     assert "Raise n" in sentence

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from oboro.base.errors import UserError
 from oboro.extractor import Fashion
@@ -123,6 +124,22 @@ def test_missing_weights_say_what_to_do(tmp_path):
     for call in (extractor.prepare, lambda: extractor.load("cpu")):
         with pytest.raises(UserError, match="are missing: reinstall"):
             call()
+
+
+def test_weights_of_something_else_end_in_one_line(tmp_path):
+    good = load_file(WEIGHTS)
+    (tmp_path / "text.safetensors").write_text("hello")
+    (tmp_path / "vast.safetensors").write_bytes((10**13).to_bytes(8, "little") + b"{}")
+    (tmp_path / "cut.safetensors").write_bytes(WEIGHTS.read_bytes()[:5000])
+    save_file({"x": torch.zeros(3)}, tmp_path / "other.safetensors")
+    save_file({**good, "head.bias": torch.zeros(11)}, tmp_path / "wide.safetensors")
+    for name in ("text", "vast", "cut", "other", "wide"):
+        path = tmp_path / f"{name}.safetensors"
+        with pytest.raises(UserError, match=f"{name}.safetensors does not hold the weights of a classifier"):
+            Fashion(str(path)).load("cpu")
+    save_file({**good, "head.bias": torch.full((10,), torch.nan)}, tmp_path / "nan.safetensors")
+    with pytest.raises(UserError, match=r"hold NaN or infinity in head\.bias; get the file again"):
+        Fashion(str(tmp_path / "nan.safetensors")).load("cpu")
 
 
 @pytest.fixture(scope="module")

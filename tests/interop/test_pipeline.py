@@ -1,6 +1,7 @@
 """A published pipeline draws here what it draws in diffusers, as a checkpoint too, and goes back the same."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -132,6 +133,7 @@ def test_the_text_encoder_is_that_of_transformers(pad, activation, tmp_path):
     torch.testing.assert_close(tokens, said.last_hidden_state, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(pooled, said.pooler_output, rtol=1e-4, atol=1e-4)
     assert mask.all() and encoder.lengths(texts) == mask.sum(1).tolist()
+    assert encoder.unread(texts) == ["", "", "e f g h i", ""]
 
 
 @pytest.mark.parametrize("which", ["ddpm", "stable_diffusion"])
@@ -220,6 +222,16 @@ def test_a_folder_of_something_else_is_refused(stable_diffusion, tmp_path):
     (tmp_path / "other.yaml").write_text("trainer: {devices: 1}")
     with pytest.raises(UserError, match=r"other\.yaml has no model"):
         ldm.read(tmp_path / "weights.ckpt", tmp_path / "other.yaml", tmp_path)
+
+
+def test_a_folder_that_lacks_a_part_is_refused(ddpm, tmp_path):
+    missing = {"model_index.json": "model_index", "scheduler/scheduler_config.json": "scheduler_config"}
+    missing |= {"unet/config.json": "config", "unet/diffusion_pytorch_model.safetensors": "diffusion_pytorch_model"}
+    for name, said in missing.items():
+        shutil.copytree(ddpm, tmp_path / said)
+        (tmp_path / said / name).unlink()
+        with pytest.raises(UserError, match=said):
+            load_pipeline(tmp_path / said)
 
 
 def test_an_unknown_pipeline_is_refused(ddpm, tmp_path):

@@ -56,6 +56,7 @@ def test_the_tokens_are_those_of_transformers(feed_forward, tmp_path):
     assert torch.equal(encoder.tokenize(TEXTS)[0], rows.input_ids)
     assert torch.equal(mask, rows.attention_mask.bool()) and 0 < mask.sum() < mask.numel()
     assert encoder.lengths(TEXTS) == mask.sum(1).tolist()
+    assert encoder.unread(["a dog", "a dog the cat dog cat a dog"]) == ["", "dog cat a dog"]
     torch.testing.assert_close(tokens, said, rtol=1e-5, atol=1e-5)
     for i, row in enumerate(said):
         torch.testing.assert_close(pooled[i], row[mask[i]].mean(0), rtol=1e-5, atol=1e-5)

@@ -103,6 +103,30 @@ def test_with_text_x0_is_that_of_diffusers(name, prediction, tmp_path):
         close(x0[k : k + 1] * made.alphas_cumprod[step] ** 0.5, theirs * made.alphas_cumprod[step] ** 0.5)
 
 
+LAYOUTS = {
+    "fp16": {"variant": "fp16"},
+    "fp16 in shards": {"variant": "fp16", "max_shard_size": "20KB"},
+    "pickles of fp16 in shards": {"variant": "fp16", "max_shard_size": "20KB", "safe_serialization": False},
+    "shards": {"max_shard_size": "20KB"},
+    "a pickle": {"safe_serialization": False},
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
+def test_weights_may_lie_in_any_layout_of_diffusers(layout, tmp_path):
+    """Also of the hub's cache; values that fp16 has are read exactly."""
+    published = pixels().half()
+    snapshot = tmp_path / "models--somebody--unet" / "snapshots" / "1a2b"
+    published.save_pretrained(snapshot, **layout)
+    assert len(list(snapshot.iterdir())) > 2 or "max_shard_size" not in layout
+    table = schedules.our_schedule(scheduler(), "here")
+    _, found = interop.load(tmp_path / "models--somebody--unet", table)
+    published.float().save_pretrained(tmp_path / "plain")
+    _, expected = interop.load(tmp_path / "plain", table)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
 def test_no_text_is_the_encoding_of_the_empty_text(tmp_path):
     published = text()
     network, _ = imported(published, tmp_path)

@@ -329,3 +329,19 @@ def test_one_step_is_the_likelihood_of_the_data_given_noise(normal):
     ours = bound_of(Answer(Linear(), x0, v), x, torch.full((4,), 0.3, dtype=torch.float64), v, 1)
     nats = discretised_log_likelihood(x - x0, x, torch.zeros_like(x))  # sigma_1 = 1 and alpha_1 = 0
     torch.testing.assert_close(ours, -nats[:, 0] * log2(2.718281828459045), rtol=1e-6, atol=1e-9)
+
+
+def test_a_second_schedule_and_other_steps_have_their_own_table(normal):
+    """The table of the steps is kept from one batch to the next, for its own schedule alone."""
+    x, eps, u = normal(4, 3), normal(4, 3), torch.tensor([0.05, 0.3, 0.7, 0.95], dtype=torch.float64)
+    loss = hybrid(20)
+
+    def values(of):
+        return [of.at_quantile(Exact(schedule, 0.3, 0.7), x, Condition(), u, eps) for schedule in (Linear(), VP())]
+
+    first = values(loss)
+    for again in (values(loss), values(hybrid(20))):
+        assert all(map(torch.equal, first, again))
+    loss.steps = 7
+    assert all(map(torch.equal, values(loss), values(hybrid(7))))
+    assert not torch.equal(values(loss)[0], first[0])

@@ -99,11 +99,17 @@ def test_files_that_are_missing_or_of_another_network_end_in_a_remedy(files, pai
     with pytest.raises(UserError, match=r"LPIPS have no lin._model_1_weight of shape"):
         LPIPS(files["backbone"], files["backbone"]).check(3)
     (tmp_path / "text.pth").write_text("no weights")
-    with pytest.raises(UserError, match="damaged or no file of weights"):
+    with pytest.raises(UserError, match="damaged or something else"):
         LPIPS(str(tmp_path / "text.pth"), files["heads"]).check(3)
     torch.save([1, 2], tmp_path / "list.pth")
-    with pytest.raises(UserError, match="no state dictionary"):
+    with pytest.raises(UserError, match="holds a list and no state dict"):
         LPIPS(str(tmp_path / "list.pth"), files["heads"]).check(3)
     with pytest.raises(UserError, match=r"set data.channels=3"):
         Fashion().check(4)
+    heads = torch.load(files["heads"], weights_only=True)
+    name = next(iter(heads))
+    for i, broken in enumerate((torch.nan * heads[name], heads[name].long(), heads[name] + 0j)):
+        torch.save({**heads, name: broken}, tmp_path / f"{i}.pth")
+        with pytest.raises(UserError, match=r"hold NaN, infinity or no numbers in lin0_model_1_weight; get the files"):
+            LPIPS(files["backbone"], str(tmp_path / f"{i}.pth")).check(3)
     assert LPIPS(**files)(*pair).isnan().all()  # nothing was read

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch_fidelity.metric_kid import kid_features_to_metric
 
-from oboro.metrics import kernel
+from oboro.metrics import nearest
 from oboro.metrics.kernel import kernel_distance, kernel_distance_subsets
 
 
@@ -31,7 +31,7 @@ def without(x, i):
 @pytest.mark.parametrize("block", [4, 1024])
 def test_value_and_standard_error_equal_the_definition(block, rng, monkeypatch):
     """The estimate by loops over pairs; the jackknife by leaving out every sample in turn and starting again."""
-    monkeypatch.setattr(kernel, "BLOCK", block)
+    monkeypatch.setattr(nearest, "BLOCK", block)
     x, y = normal(rng, 9, 3) + 0.5, 1.3 * normal(rng, 7, 3)
     found = kernel_distance(x, y)
     assert found.value == pytest.approx(by_loops(x, y), rel=1e-12)
@@ -39,6 +39,7 @@ def test_value_and_standard_error_equal_the_definition(block, rng, monkeypatch):
     of_y = np.array([by_loops(x, without(y, i)) for i in range(7)])
     variance = 8 / 9 * np.square(of_x - of_x.mean()).sum() + 6 / 7 * np.square(of_y - of_y.mean()).sum()
     assert found.standard_error == pytest.approx(math.sqrt(variance), rel=1e-11)
+    assert found.copied == 0
     assert found.interval == pytest.approx((found.value - 1.96 * variance**0.5, found.value + 1.96 * variance**0.5))
 
 
@@ -103,6 +104,50 @@ def test_equal_distributions_are_not_told_apart(rng):
     assert np.mean([f.interval[0] <= 0 <= f.interval[1] for f in found]) > 0.95
     ratio = np.mean([f.standard_error**2 for f in found]) / np.var([f.value for f in found])
     assert 1.5 < ratio < 2.7
+
+
+def copies(rng, n, m, d, likeness, share=1.0):
+    """Draws of one normal distribution, of which a share are correlated with a row of the other set."""
+    x, y = normal(rng, n, d), normal(rng, m, d)
+    k = int(share * min(n, m))
+    x[:k] = likeness * y[:k] + math.sqrt(1 - likeness**2) * x[:k]
+    return x[torch.randperm(n, generator=rng)], y
+
+
+def test_the_interval_of_copies_covers_the_true_value(rng):
+    """Equal distributions, distance 0: 95 % of the intervals or more hold 0, whatever the samples have in common."""
+    sizes = ((60, 60), (40, 120), (120, 40))
+    kinds = ((1.0, 1.0), (0.95, 1.0), (0.8, 1.0), (0.5, 1.0), (0.0, 1.0), (1.0, 0.5), (1.0, 0.2))
+    for d in (5, 32):
+        for n, m in sizes:
+            for likeness, share in kinds:
+                found = [kernel_distance(*copies(rng, n, m, d, likeness, share)).interval for _ in range(40)]
+                covered = np.mean([low <= 0 <= high for low, high in found])
+                assert covered >= 0.9, (d, n, m, likeness, share, covered)
+    x = normal(rng, 50, 8)
+    same = kernel_distance(x, x)
+    assert same.value < 0 < same.interval[1], "the statistic of a set and itself is negative"
+
+
+def test_the_interval_of_noisy_copies_covers_a_distance_above_zero(rng):
+    """x = y + 0.3 z is of another distribution: the estimate is too low by more than its standard error."""
+    for d, n, m in ((5, 60, 60), (32, 60, 60), (32, 60, 200)):
+        standard = third_moments(torch.zeros(d).double(), torch.eye(d).double())
+        truth = true_distance(standard, third_moments(torch.zeros(d).double(), 1.09 * torch.eye(d).double()))
+        found = []
+        for _ in range(60):
+            y = normal(rng, m, d)
+            found.append(kernel_distance(y[:n] + 0.3 * normal(rng, n, d), y))
+        assert truth > 0 and np.mean([f.interval[0] <= truth <= f.interval[1] for f in found]) > 0.9
+        assert np.mean([f.value + 1.96 * f.standard_error < truth for f in found]) > 0.15, "without the correction"
+
+
+def test_independent_samples_keep_their_interval(rng):
+    """More than chance has to be close before anything is corrected."""
+    kept = []
+    for d, shift in ((5, 0.0), (32, 0.0), (32, 0.3), (128, 0.1)):
+        kept += [kernel_distance(normal(rng, 80, d) + shift, normal(rng, 120, d)).copied == 0 for _ in range(50)]
+    assert np.mean(kept) > 0.9
 
 
 def test_a_shift_increases_it(rng):

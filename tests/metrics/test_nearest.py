@@ -3,7 +3,7 @@ import scipy.spatial.distance
 import torch
 
 from oboro.metrics import nearest as module
-from oboro.metrics.nearest import blocks, nearest, paired_distances, radii
+from oboro.metrics.nearest import blocks, centre_of, nearest, paired_distances, radii, rows_of
 
 
 @pytest.fixture(params=[3, 7, 1024])
@@ -66,7 +66,7 @@ def test_comparison_with_a_radius_is_exact_where_they_are_equal(rng):
     partner = 2 * torch.randint(0, 10, (30,), generator=rng) + torch.arange(30) % 2
     r = paired_distances(x[partner], y)
     signs = torch.zeros(20, 30, dtype=torch.float64)
-    for b in blocks(x, y):
+    for b in (block for rows in rows_of(x) for block in blocks(rows, x, y, centre_of(y))):
         signs[b.rows, b.cols] = b.compare(r[b.cols])
     expected = torch.from_numpy(scipy.spatial.distance.cdist(x.double(), y.double()) - r.numpy()).sign()
     expected[partner, torch.arange(30)] = 0

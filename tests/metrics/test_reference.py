@@ -7,10 +7,21 @@ import pytest
 import torch
 from torch import nn
 
+from hostile import archives, header, npz_of
 from oboro.base.errors import UserError
+from oboro.base.seeding import generator
 from oboro.extractor import Extractor
-from oboro.metrics import Bank, Extracted, FeatureStatistics, Frechet, Held, Published, frechet_distance
-from oboro.metrics.real_floor import real_floor
+from oboro.metrics import (
+    Bank,
+    Extracted,
+    FeatureStatistics,
+    Frechet,
+    Held,
+    PrecisionRecall,
+    Published,
+    frechet_distance,
+)
+from oboro.metrics.real_floor import affordable, real_floor
 from oboro.metrics.reference import parted
 
 
@@ -97,16 +108,41 @@ def test_real_images_are_parted_into_two_sets_that_share_none(rng):
 
 
 def test_the_floor_is_the_metric_of_real_images_against_the_others(rng, tmp_path):
-    """Split by a seed of its own: the same number each time, and the global generator is not read."""
+    """Mean and spread over splits with seeds of their own: the same numbers each time, and the global generator is not
+    read. The first split is the one of which older versions took the floor."""
     data = images(rng, 400)
     state = torch.get_rng_state()
     found = real_floor(Frechet(), extracted(tmp_path, data), 100)
-    chosen, others = parted(Bank({"features": data.flatten(1).float()}), 100)
-    sides = (FeatureStatistics.from_features(side["features"]) for side in (chosen, others.bank))
-    assert found == {"fd": {"real": frechet_distance(*sides), "real_n": 100}}
+    splits = []
+    for k in range(5):
+        chosen, others = parted(Bank({"features": data.flatten(1).float()}), 100, k)
+        sides = (FeatureStatistics.from_features(side["features"]) for side in (chosen, others.bank))
+        splits.append(frechet_distance(*sides))
+    assert len(set(splits)) == 5
+    floor = found["fd"]
+    assert floor["real_splits"] == splits and floor["real_n"] == 100
+    assert (floor["real"], floor["real_std"]) == pytest.approx((np.mean(splits), np.std(splits, ddof=1)), rel=1e-12)
+    order = torch.randperm(400, generator=generator(0, "real against real"))
+    first = parted(Bank({"features": data.flatten(1).float()}), 100)[0]
+    assert torch.equal(first["features"], data.flatten(1).float()[order[:100]])
     assert real_floor(Frechet(), extracted(tmp_path, data), 100) == found
     assert real_floor(Frechet(), extracted(tmp_path, data), 300)["fd"]["real_n"] == 200
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_number_of_splits_is_bounded_by_their_work():
+    """From sizes alone: five where they are cheap, one of 50,000 pictures with 2,048 features."""
+    bank = Bank({"features": torch.zeros(3, 2048)})
+    reference = Held(bank)
+    for n, metric, expected in (
+        (2_000, PrecisionRecall(), 5),
+        (10_000, PrecisionRecall(), 4),
+        (50_000, PrecisionRecall(), 1),
+        (10_000, Frechet(), 3),
+        (50_000, Frechet(), 2),
+    ):
+        reference.n = n
+        assert affordable(metric, reference) == expected
 
 
 # --- published moments
@@ -138,18 +174,45 @@ def test_published_moments_give_the_distance_to_the_images_they_were_made_of(tmp
 
 def test_published_files_that_cannot_be_used_say_why(tmp_path, moments):
     _, mu, sigma = moments
-    pickled = write(tmp_path / "pickled.npz", mu=np.array([{}], dtype=object), sigma=sigma)
-    cut = tmp_path / "cut.npz"
-    cut.write_bytes(write(tmp_path / "whole.npz", mu=mu, sigma=sigma).read_bytes()[:200])
     (tmp_path / "statistics.pkl").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
-    cases = {
+    skew, far = sigma.copy(), mu.copy()
+    skew[0, 1] += 1
+    far[2] = np.inf
+    shapes = "mu and sigma have the shapes"
+    table = {
         tmp_path / "none.npz": "there is no reference",
         tmp_path / "statistics.pkl": "pickled statistics can run code",
-        pickled: "cannot be read",
-        cut: "cannot be read",
-        write(tmp_path / "empty.npz", x=mu): "has no mu and sigma",
-        write(tmp_path / "long.npz", mu=np.zeros(9), sigma=np.eye(9)): "9 features and extractor pixels has 4",
+        **{path: reason for path, reason in archives(tmp_path, "mu").items() if path.name != "folder.npz"},
+        write(tmp_path / "other.npz", x=mu): "has no mu and sigma",
+        write(tmp_path / "half.npz", mu=mu): "has no mu and sigma",
+        write(tmp_path / "many.npz", mu=np.zeros(9), sigma=np.eye(9)): "9 features and extractor pixels has 4",
+        write(tmp_path / "nan.npz", mu=mu, sigma=sigma * np.nan): "holds NaN or infinity",
+        write(tmp_path / "inf.npz", mu=far, sigma=sigma): "holds NaN or infinity",
+        write(tmp_path / "scalar.npz", mu=np.array(1.0), sigma=np.array(1.0)): f"{shapes} () and ()",
+        write(tmp_path / "swapped.npz", mu=sigma, sigma=mu): f"{shapes} (4, 4) and (4,)",
+        write(tmp_path / "wide.npz", mu=mu, sigma=sigma[:, :3]): f"{shapes} (4,) and (4, 3)",
+        write(tmp_path / "small.npz", mu=mu, sigma=sigma[:3, :3]): f"{shapes} (4,) and (3, 3)",
+        write(tmp_path / "skew.npz", mu=mu, sigma=skew): "sigma is not symmetric",
+        write(tmp_path / "below.npz", mu=mu, sigma=-sigma): "not a covariance matrix",
+        write(tmp_path / "complex.npz", mu=mu, sigma=sigma + 1j): "sigma is complex128, no real numbers",
+        write(tmp_path / "words.npz", mu=np.array(list("abcd")), sigma=sigma): "mu is <U1, no real numbers",
+        npz_of(tmp_path / "vast.npz", mu=header("(4,)") + bytes(32), sigma=header("(4, 10000000000000)")): "announces",
     }
-    for path, message in cases.items():
-        with pytest.raises(UserError, match=message):
+    wrong = []
+    for path, reason in table.items():
+        with pytest.raises(UserError) as caught:
             Published(path, Pixels())
+        message = str(caught.value)
+        if reason not in message or "\n" in message or "allow_pickle" in message:
+            wrong.append((path.name, message))
+    assert wrong == []
+
+
+def test_published_moments_of_other_types_and_byte_orders_are_the_same(tmp_path, moments):
+    _, mu, sigma = moments
+    expected = Published(write(tmp_path / "a.npz", mu=mu, sigma=sigma), Pixels()).statistics("features")
+    for dtype, tolerance in ((">f8", 0), ("<f4", 1e-6)):
+        path = write(tmp_path / "b.npz", mu=mu.astype(dtype), sigma=np.asfortranarray(sigma.astype(dtype)))
+        found = Published(path, Pixels()).statistics("features")
+        assert torch.allclose(found.mean, expected.mean, rtol=tolerance, atol=tolerance)
+        assert torch.allclose(found.covariance, expected.covariance, rtol=tolerance, atol=tolerance)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from oboro.modality.decode_image import MAX_PIXELS, decode_file, fit, fit_all
+from oboro.modality import decode_image
+from oboro.modality.decode_image import SUFFIXES, decode_file, fit, fit_all, load_image
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (8, 8, 3), dtype=np.uint8)
@@ -97,15 +98,67 @@ def test_arrays_are_decoded_as_files_are():
     assert np.array_equal(other, np.stack([fit(Image.fromarray(image), 1, (4, 4)) for image in images]))
 
 
-def test_bomb_is_refused_on_its_header(tmp_path):
+def test_large_pictures_are_reduced_and_stay_what_they_are(tmp_path, monkeypatch):
+    """With a bound of 32 × 32 pixels: halves of 48 × 64 are white on a black ground, upright after EXIF's turn."""
+    image = np.zeros((48, 64), np.uint8)
+    image[:, 32:] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    grey = Image.fromarray(image)
+    alpha = Image.merge(
+        "LA", (Image.new("L", grey.size), Image.fromarray(255 - image))
+    )  # black, white where it is clear
+    cases = {
+        "a.png": grey,
+        "a.jpg": grey,
+        "b.jpg": grey.convert("CMYK"),
+        "a.tif": Image.fromarray(image.astype(np.uint16) * 257),
+        "b.tif": Image.fromarray(image.astype(np.float32) / 255),
+        "b.png": grey.convert("P"),
+        "c.png": grey.convert("1"),
+        "d.png": alpha,
+    }
+    whole = {}
+    for name, picture in cases.items():
+        picture.save(tmp_path / name, exif=exif)
+        whole[name] = decode_file(tmp_path / name, 1, (12, 16))
+    monkeypatch.setattr(decode_image, "MAX_PIXELS", 32 * 32)
+    for name in cases:
+        reduced = decode_file(tmp_path / name, 1, (12, 16))
+        assert load_image(tmp_path / name).size in ((32, 24), (22, 16)), name
+        assert np.abs(reduced.astype(int) - whole[name]).mean() < 6 and whole[name][0, 0].tolist()[:4] == [255] * 4, (
+            name
+        )
+
+
+def header_of_png(side):
     def chunk(kind, content):
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
-    side = int(MAX_PIXELS**0.5) + 1
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
-    (tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")))
-    with pytest.raises(ValueError, match="pixels are more than"):
-        decode_file(tmp_path / "bomb.png", 3, (8, 8))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b""))
+
+
+def header_of_jpeg(width, height, progressive):
+    file = io.BytesIO()
+    Image.new("L", (8, 8)).save(file, "JPEG", progressive=progressive)
+    mark = b"\xff\xc2" if progressive else b"\xff\xc0"
+    start = file.getvalue().index(mark) + 5
+    return file.getvalue()[:start] + struct.pack(">HH", height, width) + file.getvalue()[start + 4 :]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("bomb.png", header_of_png(14_000)),
+        ("bomb.jpg", header_of_jpeg(65_000, 65_000, progressive=False)),
+        ("bomb.jpg", header_of_jpeg(14_000, 14_000, progressive=True)),
+    ],
+)
+def test_what_would_need_more_memory_is_refused_on_its_header(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=r"more than .*; make it smaller"):
+        decode_file(tmp_path / name, 3, (8, 8))
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp"])
@@ -118,8 +171,60 @@ def test_truncated_files_are_not_half_decoded(tmp_path, name):
         decode_file(tmp_path / name, 3, (8, 8))
 
 
-def test_only_the_three_formats_are_opened(tmp_path):
-    Image.fromarray(RGB).save(tmp_path / "a.bmp")
-    (tmp_path / "a.bmp").rename(tmp_path / "a.png")
-    with pytest.raises(OSError, match="cannot identify"):
-        decode_file(tmp_path / "a.png", 3, (8, 8))
+def test_text_of_any_suffix_is_no_picture(tmp_path):
+    for suffix in SUFFIXES:
+        path = tmp_path / f"a{suffix}"
+        path.write_text("This is a text and no picture at all. " * 50)
+        with pytest.raises(Exception):  # noqa: B017 - Pillow raises what it likes
+            decode_file(path, 3, (8, 8))
+
+
+def test_all_formats_that_pillow_writes_are_read(tmp_path):
+    """Lossless ones exactly; common ones under a wrong name, too."""
+    lossy = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".avif", ".avifs", ".icns")
+    read = set()
+    for suffix in SUFFIXES:
+        for mode in ("RGB", "1"):
+            picture = Image.fromarray(RGB).convert(mode)
+            try:
+                picture.save(tmp_path / f"a{suffix}")
+            except (OSError, ValueError, KeyError):
+                continue
+            found = decode_file(tmp_path / f"a{suffix}", 3, (8, 8)).transpose(1, 2, 0)
+            assert suffix in lossy or np.array_equal(found, np.asarray(picture.convert("RGB"))), suffix
+            read.add(suffix)
+            break
+    assert {".png", ".gif", ".tif", ".bmp", ".ppm", ".pgm", ".tga", ".jp2", ".ico", ".qoi", ".webp", ".jpg"} <= read
+    (tmp_path / "a.tif").rename(tmp_path / "b.png")
+    assert np.array_equal(decode_file(tmp_path / "b.png", 3, (8, 8)).transpose(1, 2, 0), RGB)
+
+
+def test_of_several_frames_the_first_is_taken(tmp_path):
+    frames = [Image.new("L", (8, 8), value) for value in (40, 200)]
+    for name in ("a.gif", "a.tif", "a.webp", "a.png"):
+        frames[0].save(
+            tmp_path / name, save_all=True, append_images=frames[1:], **({"lossless": True} if "webp" in name else {})
+        )
+        assert (decode_file(tmp_path / name, 1, (8, 8)) == 40).all(), name
+
+
+def test_deep_grey_is_scaled_and_never_clipped(tmp_path):
+    ramp = np.linspace(0, 1, 64).reshape(8, 8)
+    for name, pixels in {
+        "a.png": np.rint(ramp * 65535).astype(np.uint16),
+        "a.tif": np.rint(ramp * 65535).astype(np.uint16),
+        "b.tif": np.rint(ramp * 65535).astype(np.int32),
+        "c.tif": ramp.astype(np.float32),
+        "a.pfm": ramp.astype(np.float32),
+    }.items():
+        assert np.abs(decoded(tmp_path, Image.fromarray(pixels), name, channels=1)[..., 0] - ramp * 255).max() <= 1, (
+            name
+        )
+    for name, pixels in {
+        "d.tif": np.full((8, 8), 70000, np.int32),
+        "e.tif": np.full((8, 8), -1, np.int32),
+        "f.tif": (ramp * 255).astype(np.float32),
+        "g.tif": np.full((8, 8), np.nan, np.float32),
+    }.items():
+        with pytest.raises(ValueError, match=r"its numbers go from .* to .*; save it with 8 bits, or from 0 to "):
+            decoded(tmp_path, Image.fromarray(pixels), name, channels=1)

@@ -137,6 +137,12 @@ def test_frequencies_run_from_1_to_100_radians():
     torch.testing.assert_close(frequencies[1:] / frequencies[:-1], torch.full((15,), 100 ** (1 / 15)))
 
 
+def test_a_class_that_there_is_not_is_no_dropped_label():
+    for label in (3, 4, 100):
+        with pytest.raises(IndexError):
+            LabelEmbedding(3, 5)(torch.tensor([0, label]))
+
+
 def test_a_dropped_label_has_a_row_of_its_own():
     embedding = LabelEmbedding(3, 5)
     rows = embedding(torch.tensor([0, 1, 2, -1]))

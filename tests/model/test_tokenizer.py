@@ -124,6 +124,17 @@ def test_the_state_is_the_merges_alone():
         assert torch.equal(same(CAPTIONS)[0], expected)
 
 
+def test_what_is_unread_is_what_changes_nothing():
+    """Any other end in its place gives the same ids, and another text before it does not."""
+    tokenizer = fitted(length=12)
+    for text in [" ".join(FOREIGN + CAPTIONS[:1]), *CAPTIONS[:20], "日本語の文章" * 3, "a", ""]:
+        (end,) = tokenizer.unread([text])
+        read = text.lower().removesuffix(end)
+        assert read + end == text.lower() and (len(end) > 0) == (len(tokenizer.encoder.encode(text.lower()).ids) > 10)
+        if end:
+            assert torch.equal(tokenizer([text])[0], tokenizer([read + end[:1] + " something else"])[0])
+
+
 def test_an_unfitted_tokenizer_says_so():
     tokenizer = Tokenizer(300, 8)
     assert not tokenizer.fitted

@@ -119,7 +119,7 @@ def test_a_model_much_larger_than_its_weights_is_not_built(content, tmp_path):
 def test_counting_memory_changes_no_weight(content):
     """What is drawn at the start is the same, bit for bit."""
     states = []
-    for counted in (nullcontext(), bounded(10**6, "the checkpoint")):
+    for counted in (nullcontext(), bounded({}, "the checkpoint")):
         torch.manual_seed(0)
         with counted:
             states.append(dict(instantiate(content["config"]["task"], _convert_="all").state_dict()))

@@ -8,7 +8,8 @@ import torch
 from conftest import SAMPLERS
 from oboro.base.seeding import SampleNoise
 from oboro.condition import Condition
-from oboro.sampler import DDIM, DPMSolverPP, nodes
+from oboro.denoiser.exact import GaussianDenoiser
+from oboro.sampler import DDIM, DPMSolverPP, DPMSolverPP2S, node_at, nodes
 from oboro.sampler.grid import LogSNR
 from oboro.schedule import VP, Cosine
 from sampler.toys import gaussian, grid, no_noise
@@ -73,3 +74,30 @@ def test_more_steps_of_an_sde_end_in_the_same_image(name):
 
     coarse, middle, fine = run(20), run(80), run(320)
     assert (coarse - fine).std() < 0.25 * fine.std() and (middle - fine).std() < 0.6 * (coarse - fine).std()
+
+
+def test_the_second_step_of_3m_is_that_of_2m(normal):
+    """As in diffusers; k-diffusion's has another weight, (1 - (1 - e^{-h}) / h) h/h' (D_t - D_{t'})."""
+    schedule, x, denoiser = VP(), normal(5, 2), gaussian(VP())
+    three = LogSNR(-4, 4)(schedule, 3)[:3]
+    second, third = (DPMSolverPP(3, n).solve(denoiser, x, three, Condition(), no_noise) for n in (2, 3))
+    assert torch.equal(second, third)
+
+
+@pytest.mark.parametrize("eta", [0.25, 0.5, 1.0])
+def test_eta_of_2s_scales_the_variance_rate(eta):
+    """Of data that are one point, 0: the variance of a step of any length is sigma_s² (1 - e^{-2 eta h}).
+
+    DDIM's convention, k-diffusion's for this solver, is eta'² sigma_s² (1 - e^{-2h}): eta' = sqrt(eta) for short steps.
+    """
+    schedule = VP()
+    denoiser = GaussianDenoiser(0.0, 0.0, schedule)
+    for h, close in ((1.0, None), (1e-3, 1e-2)):
+        t, s = (node_at(schedule, v) for v in (0.2, 0.2 + h))
+        draws = SampleNoise(0, [0])
+        x = torch.zeros(1, 5, dtype=torch.float64)
+        out = DPMSolverPP2S(1, eta).solve(denoiser, x, [t, s], Condition(), draws)
+        z = SampleNoise(0, [0]).between(x, s.angle, t.angle)
+        torch.testing.assert_close(out, s.sigma * (-expm1(-2 * eta * h)) ** 0.5 * z)
+        if close:
+            assert -expm1(-2 * eta * h) == pytest.approx(eta * -expm1(-2 * h), rel=close)

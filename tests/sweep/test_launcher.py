@@ -11,10 +11,10 @@ from omegaconf import OmegaConf
 
 import runs
 from oboro.base.errors import UserError
+from oboro.base.grammar import quoted
 from oboro.sweep import Job, Options
 from oboro.sweep.job import last_error
 from oboro.sweep.process import free_port
-from oboro.sweep.sweep import quoted
 
 pytestmark = pytest.mark.slow  # processes and whole runs
 

@@ -42,7 +42,6 @@ def test_validation_sees_the_averages_and_reconstructions_in_the_range_of_pixels
         made = task.learned.decode(task.learned.encode(x)).clamp(-1, 1)
     expected = [*likeness(made, x), task.loss.perceptual(made, x)]
     torch.testing.assert_close(rows[:, :4], torch.stack(expected, 1))
-    assert rows.shape[1] == task.columns
     raw = task.measure({}, x)
     assert (rows - raw).abs().max() > 1e-3
 

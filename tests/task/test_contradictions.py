@@ -92,6 +92,11 @@ REFUSED = {
         "needs the condition text as a label, and the model has label, text",
         {"conditioner": reading(), "guidance": ClassifierFree(2.0, negative={"label": 0})},
     ),
+    "away from a class that is not there": (
+        {"guidance": ClassifierFree(2.0, negative={"label": 300})},
+        "goes away from class 300 of label and there are 0 to 2; set guidance.negative",
+        {"guidance": ClassifierFree(2.0, negative={"label": 2})},
+    ),
     "a scale of what is not there": (
         {"guidance": PerCondition({"label": 2.0, "image": 1.5})},
         "PerCondition needs the condition image, .* guidance.scales",

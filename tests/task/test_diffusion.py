@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from lightning import Callback
 
 import runs
 from oboro.base.seeding import low_discrepancy
+from oboro.ema import EMA
 from oboro.task.noise_levels import LEVELS
 
 
@@ -71,6 +73,49 @@ def test_the_weights_come_back_when_validation_fails(parts, monkeypatch):
     with pytest.raises(FloatingPointError):
         trainer.validate(task, datamodule=data, verbose=False)
     assert runs.equal(before, dict(task.state_dict()))
+
+
+def test_the_weights_come_back_from_a_callback_that_fails_between_batches(parts):
+    """Outside of the task's own code, and after it: the swap is of the whole validation."""
+    _, task, data = parts
+
+    class Fails(Callback):
+        def on_validation_batch_end(self, *_):
+            raise KeyboardInterrupt if self.interrupt else FloatingPointError("no loss today")
+
+    before = {k: v.clone() for k, v in task.state_dict().items()}
+    fails = Fails()
+    for fails.interrupt, error in ((False, FloatingPointError), (True, SystemExit)):
+        trainer, _, _ = runs.built(callbacks=[fails])
+        with pytest.raises(error):
+            trainer.validate(task, datamodule=data, verbose=False)
+        assert runs.equal(before, dict(task.state_dict())) and not task.training
+
+
+def test_averages_are_put_in_place_once_and_checkpoints_hold_the_raw_weights(parts, tmp_path, monkeypatch):
+    """Written by a callback inside of validation, in a run that trains on as if there had been none."""
+    swaps, written = [], []
+    applied = EMA.applied
+    monkeypatch.setattr(EMA, "applied", lambda self, *rest: swaps.append(1) or applied(self, *rest))
+
+    class Writes(Callback):
+        def on_validation_batch_end(self, trainer, task, *_):
+            path = tmp_path / f"{len(written)}.ckpt"
+            trainer.save_checkpoint(path, weights_only=False)
+            raw = {name: task._raw.get(p, p).clone() for name, p in task.named_parameters()}
+            differ = not runs.equal(raw, dict(task.named_parameters()))
+            written.append((torch.load(path, weights_only=True)["state_dict"], raw, differ))
+
+    trained = []
+    for callbacks, interval in (([Writes()], 1), ([], None)):
+        shown = {"val_check_interval": interval} if interval else {"limit_val_batches": 0}
+        trainer, task, data = runs.built("optimizer.warmup_steps=0", callbacks=callbacks, max_steps=2, **shown)
+        trainer.fit(task, data)
+        trained.append({k: v.clone() for k, v in task.state_dict().items()})
+    assert len(written) == 6 and len(swaps) == 2  # 24 images in batches of 8, at two steps
+    assert all(runs.equal(state[name], value) for state, raw, _ in written for name, value in raw.items())
+    assert [differ for *_, differ in written] == [False] * 3 + [True] * 3  # the average begins with the first weights
+    assert runs.equal(*trained)
 
 
 def test_batch_size_counts_a_step_with_accumulation_as_one(tmp_path):

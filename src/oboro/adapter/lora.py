@@ -125,6 +125,16 @@ def low_rank_layers(module: nn.Module) -> Iterator[tuple[str, LowRank]]:
     return ((name, layer) for name, layer in module.named_modules() if type(layer) is LowRank)
 
 
+@torch.no_grad()
+def relative_update(module: nn.Module) -> float:
+    """|scale B A| / |W| over all adapted layers of ``module`` together; 0 where there are none."""
+    pairs = [(layer.update.norm(), layer.base.weight.norm()) for _, layer in low_rank_layers(module)]
+    if not pairs:
+        return 0.0
+    update, weight = (torch.stack(column).norm() for column in zip(*pairs, strict=True))
+    return float(update / weight)
+
+
 def plain_state(module: nn.Module) -> dict[str, Tensor]:
     """The state of ``module`` without its adapters, under the names that it has without them. Not a copy."""
     state = module.state_dict()

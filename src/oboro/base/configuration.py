@@ -59,12 +59,14 @@ class Configuration:
 
     def value(self, annotation: Any, place: Path) -> None:
         """Raises ``UserError`` where what stands at ``place`` is not what ``annotation`` means."""
-        place = self.owner(place)
+        written, place = place, self.owner(place)
         if (place, repr(annotation)) in self._seen:
             return
         self._seen.add((place, repr(annotation)))
         value = at(self.raw, place)
-        if self.resolved is None and isinstance(value, str) and "${" in value:
+        if self.resolved is None and (
+            (isinstance(value, str) and "${" in value) or (place != written and not isinstance(value, dict | list))
+        ):
             return
         if self.resolved is not None:
             value = at(self.resolved, place)

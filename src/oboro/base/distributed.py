@@ -5,13 +5,15 @@ Evaluation works in fixed chunks of sample ids. Chunk k belongs to rank k mod wo
 depend, bit for bit, on the number of ranks: batch *shapes* change convolutions by 1e-7, companions in a batch do not.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from oboro.base.precision import WITHOUT_FLOAT64
 
 T = TypeVar("T")
 
@@ -96,8 +98,10 @@ def map_samples(
     device: torch.device,
     done: Callable[[int], None] | None = None,
     first: int = 0,
+    everywhere: bool = True,
 ) -> Tensor:
-    """Rows ``f(ids)`` of all samples ``first`` .. ``first + n - 1`` in order, on the CPU of every rank.
+    """Rows ``f(ids)`` of all samples ``first`` .. ``first + n - 1`` in order, on the CPU of every rank, or of rank 0
+    alone and none on the others unless ``everywhere``.
 
     ``f`` gets exactly ``size`` ids and returns one row for each. Ranks meet after each chunk, so none waits longer
     than a chunk takes. ``done(k)`` gets how many samples are finished. Raises ``RuntimeError`` if an id is missing;
@@ -111,14 +115,14 @@ def map_samples(
             chunk = f([first + (i if i >= 0 else last) for i in ids])
         chunk_ids, chunk_rows = gather_rows(torch.tensor(ids, device=device), chunk.to(device))
         seen_ids.append(chunk_ids.cpu())
-        rows.append(chunk_rows.cpu())
+        rows.append(chunk_rows.cpu() if everywhere or rank() == 0 else chunk_rows[:0].cpu())
         finished += len(chunk_ids)
         if done:
             done(finished)
     all_ids, order = torch.sort(torch.cat(seen_ids))
     if not torch.equal(all_ids, torch.arange(n)):
         raise RuntimeError(f"expected the sample ids 0..{n - 1} once each, got {len(all_ids)} ids")
-    return torch.cat(rows)[order]
+    return torch.cat(rows)[order] if everywhere or rank() == 0 else torch.cat(rows)
 
 
 @contextmanager
@@ -143,24 +147,98 @@ def together() -> Iterator[None]:
         raise error
 
 
-def from_first(f: Callable[[], T]) -> T:
-    """``f()`` of rank 0, on every rank; ``f`` runs on no other. An error in it is raised on all."""
+def from_first(f: Callable[[], T], device: torch.device | str = "cpu") -> T:
+    """``f()`` of rank 0, on every rank. An error in it is raised on all.
+
+    ``f`` runs on no other rank, and meanwhile these work on what it gives to ``share``, each on its ``device``.
+    """
+    global _device
     result: list[T | None] = [None]
     with together():
-        if rank() == 0:
-            result[0] = f()
+        if rank() > 0:
+            _work(torch.device(device))
+        else:
+            _device = torch.device(device)
+            try:
+                result[0] = f()
+            except Exception:
+                _no_more_work()
+                raise
+            finally:
+                _device = None
+            _no_more_work()
     if world_size() > 1:
         dist.broadcast_object_list(result, src=0)
     return cast(T, result[0])
 
 
-@contextmanager
-def first_rank_first() -> Iterator[None]:
-    """``with first_rank_first():`` rank 0 runs the block (and fills a cache), then the others do."""
-    if world_size() > 1 and rank() > 0:
-        dist.barrier()
+_device: torch.device | None = None  # of rank 0 inside of ``from_first``
+
+
+def share(f: Callable[..., Sequence[Tensor]], items: Sequence[Any], *tensors: Tensor) -> list[list[Tensor]]:
+    """``f(item, *tensors)`` of every item, in order, on the CPU: rank r computes the items k with k mod world = r.
+
+    For a caller inside of ``from_first``; elsewhere it computes all by itself on the CPU. ``f`` is a function of a
+    module, ``items`` are small and plain, and ``tensors`` lie on the device of the rank while it computes. Raises
+    ``RuntimeError`` where ``f`` fails on another rank.
+    """
+    if _device is None or world_size() == 1:
+        return _computed(f, items, tensors, _device or torch.device("cpu"))
+    dist.broadcast_object_list([(f, items, [(t.shape, t.dtype) for t in tensors])], src=0)
+    place = _device if dist.get_backend() == "nccl" else torch.device("cpu")
+    sent = [t.detach().to(place).contiguous() for t in tensors]
+    for tensor in sent:
+        dist.broadcast(tensor, 0)
+    own: list[list[Tensor]] | Exception
     try:
-        yield
-    finally:
-        if world_size() > 1 and rank() == 0:
-            dist.barrier()
+        own = _computed(f, items[:: world_size()], sent, _device)
+    except Exception as error:
+        own = error
+    parts = _collected(own)
+    if isinstance(own, Exception):
+        raise own
+    for r, part in enumerate(parts):
+        if isinstance(part, str):
+            raise RuntimeError(f"rank {r} failed: {part}")
+    return [parts[k % world_size()][k // world_size()] for k in range(len(items))]
+
+
+def _no_more_work() -> None:
+    if world_size() > 1:
+        dist.broadcast_object_list([None], src=0)
+
+
+def _work(device: torch.device) -> None:
+    """What a rank other than 0 does inside of ``from_first``."""
+    while True:
+        job: list[Any] = [None]
+        dist.broadcast_object_list(job, src=0)
+        if job[0] is None:
+            return
+        f, items, shapes = job[0]
+        place = device if dist.get_backend() == "nccl" else torch.device("cpu")
+        tensors = [torch.empty(shape, dtype=dtype, device=place) for shape, dtype in shapes]
+        for tensor in tensors:
+            dist.broadcast(tensor, 0)
+        own: list[list[Tensor]] | Exception
+        try:
+            own = _computed(f, items[rank() :: world_size()], tensors, device)
+        except Exception as error:
+            own = error
+        _collected(own)
+
+
+def _collected(own: list[list[Tensor]] | Exception) -> list[Any]:
+    """What every rank has computed, on rank 0; the text of an error in place of what there is not."""
+    parts: list[Any] = [None] * world_size()
+    given = f"{type(own).__name__}: {own}" if isinstance(own, Exception) else own
+    dist.gather_object(given, parts if rank() == 0 else None, dst=0)
+    return parts
+
+
+def _computed(
+    f: Callable[..., Sequence[Tensor]], items: Sequence[Any], tensors: Sequence[Tensor], device: torch.device
+) -> list[list[Tensor]]:
+    place = torch.device("cpu") if device.type in WITHOUT_FLOAT64 else device
+    there = [tensor.to(place) for tensor in tensors]
+    return [[part.cpu() for part in f(item, *there)] for item in items]

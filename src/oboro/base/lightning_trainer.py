@@ -44,10 +44,11 @@ def known_strategy(name: str) -> bool:
     return name == "auto" or name in StrategyRegistry.available_strategies()
 
 
+Devices = Count | Literal["auto", -1, "-1"] | list[CountOrNone] | Annotated[str, Predicate(numbered)]
 NARROWER: dict[str, Any] = {
     "accelerator": Accelerator,
     "strategy": Annotated[str, Predicate(known_strategy)],
-    "devices": Count | Literal["auto", -1, "-1"] | list[CountOrNone] | Annotated[str, Predicate(numbered)],
+    "devices": Devices,
     "num_nodes": Count,
     "precision": Precision | None,
     "max_steps": Count,

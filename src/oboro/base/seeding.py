@@ -7,8 +7,12 @@ same on one device or eight.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from math import prod
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,6 +26,9 @@ def derive_seed(seed: int, what: str, *indices: int) -> int:
 def generator(seed: int, what: str, *indices: int, device: torch.device | str = "cpu") -> torch.Generator:
     """A fresh ``torch.Generator`` on ``device`` seeded with ``derive_seed(seed, what, *indices)``."""
     return torch.Generator(device).manual_seed(derive_seed(seed, what, *indices))
+
+
+LARGE = 1 << 14  # numbers a sample from which on a thread for each core is worth its start
 
 
 class SampleNoise:
@@ -43,7 +50,15 @@ class SampleNoise:
 
     def between(self, like: Tensor, a: float, b: float) -> Tensor:
         """(W(b) - W(a)) / sqrt(b - a) of the Brownian motions of the samples, see ``Brownian``; 0 ≤ a < b ≤ 1."""
-        return torch.stack([w.increment(like.shape[1:], a, b) for w in self._brownian]).to(like)
+
+        def increment(w: Brownian) -> Tensor:
+            return w.increment(like.shape[1:], a, b)
+
+        threads = torch.get_num_threads() if prod(like.shape[1:]) >= LARGE else 1
+        if threads == 1:
+            return torch.stack([*map(increment, self._brownian)]).to(like)
+        with ThreadPoolExecutor(threads) as pool:
+            return torch.stack([*pool.map(increment, self._brownian)]).to(like)
 
 
 class Brownian:
@@ -52,37 +67,66 @@ class Brownian:
     Lévy's construction: W(1) is normal, and halfway between two known times W is their mean plus a normal number of
     variance a quarter of the interval, drawn from a generator of that interval's own. Times are rounded to 2^-20,
     which keeps increments exactly normal and independent. The virtual tree of Li et al. 2020 (arXiv:2001.01328,
-    algorithm 3); the last value is kept.
+    algorithm 3).
+
+    A value costs a normal array for each level of the tree that it does not share with the value before it. Kept are
+    the last two values and the top of the last path, ``KEPT`` + 3 arrays at most. Sums are NumPy's, which starts no
+    threads: ``SampleNoise`` has one for each sample.
     """
 
     LEVELS = 20
+    KEPT = 6  # the levels that times a fiftieth apart share
 
     def __init__(self, seed: int, id: int):
         self._seed = seed
         self._id = id
-        self._last: tuple[int, Tensor] | None = None
+        self._shape: tuple[int, ...] = (-1,)  # none so far
+        self._path: list[tuple[int, np.ndarray]] = []  # (tick, W): 1 and the middles of the last descent, from the top
+        self._recent: dict[int, np.ndarray] = {}  # W at the last two ticks, the latest last
 
-    def _normal(self, shape: Sequence[int], level: int, index: int) -> Tensor:
-        return torch.randn(shape, generator=generator(self._seed, "brownian", self._id, level, index))
+    def _normal(self, level: int, index: int) -> np.ndarray:
+        g = generator(self._seed, "brownian", self._id, level, index)
+        return torch.randn(self._shape, generator=g).numpy()
 
-    def at(self, shape: Sequence[int], tick: int) -> Tensor:
-        """W(tick / 2^20), float32."""
-        if self._last is not None and self._last[0] == tick and self._last[1].shape == shape:
-            return self._last[1]
+    def at(self, shape: Sequence[int], tick: int) -> np.ndarray:
+        """W(tick / 2^20), float32; not to be written to."""
+        if self._shape != tuple(shape):
+            self._shape, self._path, self._recent = tuple(shape), [], {}
+        value = self._recent.pop(tick) if tick in self._recent else self._descend(tick)
+        self._recent[tick] = value
+        if len(self._recent) > 2:
+            del self._recent[next(iter(self._recent))]
+        return value
+
+    def _descend(self, tick: int) -> np.ndarray:
         low, high = 0, 1 << self.LEVELS
-        value_low, value_high = torch.zeros(shape), self._normal(shape, 0, 0)
+        value_low = np.zeros(self._shape, np.float32)
+        value_high = self._node(0, high, lambda: self._normal(0, 0))
         level = 0
         while tick not in (low, high):
             middle, level = (low + high) // 2, level + 1
-            std = 2.0 ** (-(level + 1) / 2)
-            value = (value_low + value_high) / 2 + std * self._normal(shape, level, middle)
+            value = self._node(level, middle, partial(self._middle, value_low, value_high, level, middle))
             if tick < middle:
                 high, value_high = middle, value
             else:
                 low, value_low = middle, value
-        value = value_low if tick == low else value_high
-        self._last = tick, value
+        return value_low if tick == low else value_high
+
+    def _node(self, level: int, tick: int, draw: Callable[[], np.ndarray]) -> np.ndarray:
+        """W at a node of the tree, kept from the last descent where that came by."""
+        if level < len(self._path) and self._path[level][0] == tick:
+            return self._path[level][1]
+        value = draw()
+        if level <= self.KEPT:
+            self._path[level:] = [(tick, value)]
         return value
+
+    def _middle(self, value_low: np.ndarray, value_high: np.ndarray, level: int, index: int) -> np.ndarray:
+        normal, mean = self._normal(level, index), np.asarray(value_low + value_high)
+        normal *= np.float32(2.0 ** (-(level + 1) / 2))
+        mean /= np.float32(2)
+        mean += normal
+        return mean
 
     def increment(self, shape: Sequence[int], a: float, b: float) -> Tensor:
         """(W(b) - W(a)) / sqrt(b - a), standard normal; of two equal ticks the next ones."""
@@ -90,7 +134,9 @@ class Brownian:
         first = min(round(a * ticks), ticks - 1)
         last = max(round(b * ticks), first + 1)
         later = self.at(shape, last)  # reverse processes run towards 0: a is the next step's b
-        return (later - self.at(shape, first)) * ((last - first) / ticks) ** -0.5
+        change = np.asarray(later - self.at(shape, first))
+        change *= np.float32(((last - first) / ticks) ** -0.5)
+        return torch.from_numpy(change)
 
 
 def low_discrepancy(ids: Tensor) -> Tensor:

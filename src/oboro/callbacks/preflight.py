@@ -1,10 +1,12 @@
 """What can be known about a run's evaluation before the run begins."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from lightning import Trainer
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from oboro.data import DataModule
@@ -21,7 +23,9 @@ def advise(
 ) -> None:
     """Say, before training starts, if measuring costs more operations than the training between two measurements."""
     interval = every or trainer.max_steps
-    ratio = protocol.n * sample_flops(task, data, extractor) / (interval * data.batch_size * train_flops(task, data))
+    with untouched(task):
+        cost, of_training = sample_flops(task, data, extractor), train_flops(task, data)
+    ratio = protocol.n * cost / (interval * data.batch_size * of_training)
     if ratio > 1:
         log.warning(
             "measuring %s samples costs %.1f times as many operations as the %s steps between two measurements; "
@@ -30,6 +34,25 @@ def advise(
             ratio,
             f"{interval:,}",
         )
+
+
+@contextmanager
+def untouched(module: nn.Module) -> Iterator[None]:
+    """In evaluation mode; modes, parameters and buffers are the same bits afterwards.
+
+    A network may write to itself in a forward pass (EDM2 its weights, a batch norm its statistics), and what one rank
+    alone runs would leave that rank with another network than the others.
+    """
+    modes = [(part, part.training) for part in module.modules()]
+    before = [(value, value.detach().clone()) for value in (*module.parameters(), *module.buffers())]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
+        for value, kept in before:
+            value.data.copy_(kept)
 
 
 def train_flops(task: Diffusion, data: DataModule) -> int:

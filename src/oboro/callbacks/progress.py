@@ -22,6 +22,7 @@ class Progress(ProgressBar):
         self.refresh_every_n_steps = refresh_every_n_steps
         self._console = Console()
         self._progress: progress.Progress | None = None
+        self._printed = 0
         self._enabled = True  # Lightning disables the bar on every rank but the first
 
     def enable(self) -> None:
@@ -51,7 +52,8 @@ class Progress(ProgressBar):
         if not self._enabled:
             return
         if self._progress is None:
-            if step % max(trainer.max_steps // 10, 1) == 0:
+            if step % max(trainer.max_steps // 10, 1) == 0 and step != self._printed:  # a step may have several batches
+                self._printed = step
                 self._console.print(f"step {step}/{trainer.max_steps}  {self._values(trainer, task)}", highlight=False)
         elif step % self.refresh_every_n_steps == 0 or step == trainer.max_steps:
             self._progress.update(self._bar, completed=step, values=self._values(trainer, task))

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import torch
 
-from oboro.adapter import write_adapter
+from oboro.adapter import relative_update, write_adapter
 from oboro.base.errors import UserError
+from oboro.base.output import output_file
 from oboro.cli.plain import run
 from oboro.restore.checkpoint import check_kind, load_checkpoint
 from oboro.restore.merge import merged, with_adapter
@@ -20,8 +21,10 @@ def export(checkpoint: str, file: str, profile: str | None) -> None:
     task = build_task(content)
     if not task.needs_start:
         raise UserError(f"{checkpoint} has no adapter to export; give one of a run with adapter=lora.")
-    write_adapter(written(file), averaged(task, checkpoint, profile).network, task.adapter)
-    print(f"{file}: {written(file).stat().st_size / 1e6:.2f} MB")
+    network = averaged(task, checkpoint, profile).network
+    write_adapter(written(file), network, task.adapter)
+    size, update = written(file).stat().st_size / 1e6, relative_update(network)
+    print(f"{file}: {size:.2f} MB, changes its layers by {100 * update:.2g} % of their weights")
 
 
 def merge(checkpoint: str, file: str, adapter: str | None, scale: float) -> None:
@@ -37,10 +40,7 @@ def merge(checkpoint: str, file: str, adapter: str | None, scale: float) -> None
 def written(file: str) -> Path:
     """Where ``file`` goes; its folder is made."""
     path = Path(file).expanduser()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; choose another folder.") from error
+    path.parent.mkdir(parents=True, exist_ok=True)
     return path
 
 
@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
     merging.add_argument("--scale", type=float, default=1.0, help="1: as trained, 0: not at all")
     for command, written in ((exporting, "the .safetensors file"), (merging, "the .ckpt file")):
         command.add_argument("checkpoint")
-        command.add_argument("file", help=f"{written} to write")
+        command.add_argument("file", type=output_file, help=f"{written} to write")
     exporting.set_defaults(run=lambda a: export(a.checkpoint, a.file, a.profile))
     merging.set_defaults(run=lambda a: merge(a.checkpoint, a.file, a.adapter, a.scale))
     run(parser, arguments, lambda chosen: chosen.run(chosen))

@@ -8,6 +8,8 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 
 from oboro.base.errors import UserError
+from oboro.base.grammar import values
+from oboro.cli.running import is_running
 from oboro.restore.checkpoint import FROM_CHECKPOINT, check_kind, load_checkpoint
 
 NESTED = {"sampler": "grid", "guidance": "weight"}  # a part that is chosen by itself: sampler/grid=karras
@@ -15,13 +17,16 @@ POLL = 5.0  # seconds between two looks at a folder
 
 
 def latest_checkpoint(run: Path) -> Path:
-    """Where a run keeps its newest checkpoint; waits for the first one. ``UserError`` if there is no such run."""
+    """Where a run keeps its newest checkpoint; waits for the first one. ``UserError`` if there is no such run, or if it
+    ended without any."""
     if not run.is_dir():
         raise UserError(f"there is no run {run}; give the output folder of a train.py that is running or has run.")
     path = run / "checkpoints" / "last.ckpt"
     if not path.is_file():
         print(f"waiting for the first checkpoint, {path}", file=sys.stderr)
     while not path.is_file():
+        if is_running(run) is False and not path.is_file():
+            raise UserError(f"the run {run} has ended without a checkpoint; see {run / 'train.log'}.")
         time.sleep(POLL)
     return path
 
@@ -46,10 +51,9 @@ def offer_checkpoint(arguments: list[str]) -> None:
     Like every data option, that of the checkpoint chooses the extractor. Without such an argument the options are
     empty, which is enough for ``--help``.
     """
-    paths = [p for a in arguments if a.startswith("checkpoint=") for p in a.removeprefix("checkpoint=").split(",")]
-    runs = [a.removeprefix("watch=").strip("'\"") for a in arguments if a.startswith("watch=")]
-    paths += [str(latest_checkpoint(Path(run).expanduser())) for run in runs]
-    configs = [drawing(p.strip("'\"")) for p in paths]
+    paths = [str(path) for path in values(arguments, "checkpoint") if path is not None]
+    paths += [str(latest_checkpoint(Path(run).expanduser())) for run in values(arguments, "watch") if run is not None]
+    configs = [drawing(path) for path in paths]
     for group in FROM_CHECKPOINT:
         nodes = [stored(c, group) for c in configs]
         named = any(argument.startswith(f"{group}=") for argument in arguments)

@@ -3,19 +3,19 @@
 import errno
 import re
 import sys
-from difflib import get_close_matches
-from pathlib import Path
 
-from hydra._internal.utils import get_args_parser
 from hydra.errors import HydraException, InstantiationException
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from oboro.base.command import as_typed
 from oboro.base.errors import UserError
+from oboro.cli.options import SEVERAL, folders, meant, options
+from oboro.cli.unknown_key import explain_key
 
-CONF = (Path(__file__).parents[1] / "conf").resolve()  # in a clone a link to the folder at the top
-CANNOT_WRITE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOSPC}
+CANNOT_WRITE = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOSPC),
+    *(errno.EISDIR, errno.ENAMETOOLONG),
+}
 
 
 def explain(error: BaseException) -> str | None:
@@ -28,7 +28,7 @@ def explain(error: BaseException) -> str | None:
             return f"cannot write {cause.filename}: {cause.strerror}; choose another folder with hydra.run.dir=..."
         cause = cause.__cause__  # not __context__: a defect met while an error was handled is a defect
     text = " ".join(str(error).split())
-    if isinstance(error, MisconfigurationException):
+    if type(error).__name__ == "MisconfigurationException":  # of Lightning, which may not be imported yet
         return text
     if isinstance(error, MissingMandatoryValue) and error.full_key:
         return f"{error.full_key} has no value; set {error.full_key}=..."
@@ -44,40 +44,29 @@ def explain_config(text: str) -> str:
     """Hydra's message in one line, with the option or key that was probably meant."""
     if cause := re.search(r"UserError raised while resolving interpolation: (.*?)( full_key: |$)", text):
         return cause.group(1)
-    if option := re.search(r"Could not find '([\w/]+)/([^/']*)'", text):
+    if option := re.search(r"Could not (?:find|load) '([\w/]+)/([^/']*)'", text):
         group, name = option.groups()
         if group in ("hydra/sweeper", "hydra/launcher"):
             return (
                 f"{group}={name} is not installed; `pip install hydra-optuna-sweeper` or the like, see docs/sweeps.md."
             )
-        options = sorted({p.stem for folder in folders() for p in (folder / group).glob("*.yaml")})
-        return f"{group}={name} does not exist; choose {group}={'|'.join(options)}.{meant(name, options, f'{group}=')}"
+        known = options(group)
+        form = f"{group}=[...] of " if group in SEVERAL else f"{group}="
+        return f"{group}={name} does not exist; choose {form}{'|'.join(known)}.{meant(name, known, f'{group}=')}"
     if key := re.search(r"Could not override '([^']+)'", text):
-        name = key.group(1)
         if "No match in the defaults list" in text:
-            return f"there is no group {name}; `{as_typed(sys.argv[0])} --help` lists groups and options."
-        part = "hydra" if name.startswith("hydra.") else "job"
-        return f"there is no key {name}; `{as_typed(sys.argv[0])} --cfg {part}` lists them.{meant_key(name)}"
+            groups = sorted({path.name for folder in folders() for path in folder.iterdir() if path.is_dir()})
+            command = as_typed(sys.argv[0])
+            if key[1] in groups:
+                return f"{command} has no use for {key[1]}; leave it out."
+            everything = f"`{command} --help` lists groups and options"
+            return f"there is no group {key[1]}; {everything}.{meant(key[1], groups)}"
+        return explain_key(key[1])
+    if several := re.search(r"Ambiguous value for argument '([^']*=[^']*)'", text):
+        name, _, value = several[1].partition("=")
+        return f"{several[1]} are several values; add -m to run with each, or write {name}=[{value}] for a list."
+    if twice := re.search(r"Could not append to config\. An item is already at '([^']+)'", text):
+        return f"there is {twice[1]} already; leave out the plus."
+    if folder := re.search(r"Additional config directory '([^']*)' not found", text):
+        return f"there is no folder {folder[1]}; give --config-dir one that holds options, such as sampler/mine.yaml."
     return text
-
-
-def folders() -> list[Path]:
-    """Where options lie: in the folder of ``--config-dir``, if one is given, and in oboro's."""
-    own = get_args_parser().parse_known_args(sys.argv[1:])[0].config_dir
-    return [*([Path(own)] if own and Path(own).is_dir() else []), CONF]
-
-
-def meant(name: str, names: list[str], prefix: str = "") -> str:
-    close = get_close_matches(name, names, 1)
-    return f" Did you mean {prefix}{close[0]}?" if close else ""
-
-
-def meant_key(key: str) -> str:
-    """The key in the option files of ``key``'s group, or the group or key at the root, that resembles its last part."""
-    group, _, name = key.rpartition(".")
-    pattern = f"{group}/*.yaml" if group else f"{Path(sys.argv[0]).stem}.yaml"
-    files = [file for folder in folders() for file in folder.glob(pattern)]
-    names = {m for file in files if file.is_file() for m in re.findall(r"^(\w+):", file.read_text(), re.M)}
-    if not group:
-        names |= {p.name for folder in folders() for p in folder.iterdir() if p.is_dir()}
-    return meant(name, sorted(names - {"defaults", "_target_"}), f"{group}." if group else "")

@@ -1,12 +1,10 @@
 """oboro evaluate, python evaluate.py"""
 
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import hydra
 import torch
 from hydra.utils import instantiate
 from lightning import Fabric
@@ -16,15 +14,15 @@ from rich.progress import Progress
 
 from oboro.base import distributed
 from oboro.base.errors import UserError
+from oboro.base.json_text import json_text
 from oboro.base.settings import settings_text
-from oboro.cli.benchmark import benchmark
 from oboro.cli.checkpoint import latest_checkpoint
-from oboro.cli.error_messages import CONF
-from oboro.cli.run import run, task_function
 from oboro.cli.sample import average, open_task, start, trained_precision
 from oboro.cli.settings import Evaluating, check_settings
+from oboro.cli.unread import refuse_unread
 from oboro.cli.watch import watch
 from oboro.data import DataModule
+from oboro.evaluate.data_check import check_data, difference
 from oboro.evaluate.evaluator import Evaluator, held_out_likelihood
 from oboro.evaluate.protocol import Protocol
 from oboro.evaluate.result import Result
@@ -32,13 +30,16 @@ from oboro.evaluate.sample_files import read_samples
 from oboro.metrics import Value
 from oboro.report.pictures import pairs_picture
 from oboro.report.table import interval, number, print_results, spread, write_result
-from oboro.task import Diffusion
+from oboro.task import Diffusion, remarks
 
+# What measuring of samples that exist reads of the configuration.
+READ_WITH_IMAGES = (
+    *("images", "checkpoint", "data", "extractor", "metrics", "reference", "seed", "devices", "accelerator"),
+    *("trust", "traceback", "output_dir", "hydra"),
+)
 PAIRS = 10  # closest pairs in the picture of the memorisation audit
 
 
-@hydra.main(version_base="1.3", config_path=str(CONF), config_name="evaluate")
-@task_function
 def evaluate(config: DictConfig) -> None:
     """Measure samples of a checkpoint; ``evaluation.json``, ``result.json`` and pictures go to ``output_dir``.
 
@@ -52,9 +53,12 @@ def evaluate(config: DictConfig) -> None:
     path = latest_checkpoint(Path(config.watch).expanduser()) if config.watch else config.checkpoint
     fabric = start(config, config.devices, trained_precision(path))
     checkpoint, task = open_task(config, path, fabric)
+    remarks.say(task)
     read_data(evaluator.data)
-    check_modality(config, task, evaluator.data)
-    task.conditioner.check(evaluator.data.population)
+    check_data(task, evaluator.data)
+    check_likelihood(config, task, evaluator.data)
+    if fabric.is_global_zero and (sentence := difference(task, evaluator.data)):
+        print(f"note: {sentence}")
     make_ready(evaluator, task.conditioner.known(evaluator.data.population), config.n)
     if config.watch:
         watch(config, evaluator, fabric, measure)
@@ -65,14 +69,9 @@ def evaluate(config: DictConfig) -> None:
         write(config, checkpoint, task, evaluator, results, likelihood, fabric)
 
 
-def check_modality(config: DictConfig, task: Diffusion, data: DataModule) -> None:
-    """Raises ``UserError`` where the model draws another kind of sample than the data are, or where bits per dimension
-    are wanted that cannot be had."""
+def check_likelihood(config: DictConfig, task: Diffusion, data: DataModule) -> None:
+    """Raises ``UserError`` where bits per dimension are wanted that cannot be had."""
     modality, n = data.modality, config.bits_per_dim.n
-    if type(task.modality) is not type(modality):
-        raise UserError(
-            f"the checkpoint draws {task.modality.noun} and the data are {modality.noun}; choose data=... of its kind."
-        )
     if n > len(data.validation):
         raise UserError(f"bits_per_dim.n={n} of {len(data.validation)} held-out {modality.noun}; set it to fewer.")
     if n and modality.dtype != torch.uint8:
@@ -106,7 +105,7 @@ def write(
     }
     if len(results) > 1:
         result |= repeated(results)
-    (folder / "evaluation.json").write_text(json.dumps(result, indent=2) + "\n")
+    (folder / "evaluation.json").write_text(json_text(result, indent=2) + "\n")
     write_result(folder, result["values"])
     evaluator.data.modality.picture(first.samples, len(first.samples)).save(folder / "samples.png")
     print_results(results, f"{config.checkpoint}, step {result['step']:,}")
@@ -123,7 +122,19 @@ def write(
 
 
 def check(config: DictConfig) -> None:
-    """Raises ``UserError`` for settings that measure nothing."""
+    """Raises ``UserError`` where nothing is named to be measured, for values of another type, and for keys that are
+    not read."""
+    if not (config.images or config.watch) and OmegaConf.is_missing(config, "checkpoint"):
+        raise UserError(
+            "nothing is named to be measured; set checkpoint=<a .ckpt file>, images=<a folder> for samples that exist, "
+            "or watch=<the folder of a run>."
+        )
+    if config.images:
+        refuse_unread(f"images={config.images}, whose samples are all measured as they are", READ_WITH_IMAGES)
+    elif config.watch:
+        refuse_unread("watch=...", set(config) - {"checkpoint", "bits_per_dim"} | {"hydra"})
+    else:
+        refuse_unread("checkpoint=...", set(config) - {"idle"} | {"hydra"})
     check_settings(config, Evaluating)
     if config.watch and (config.devices != 1 or config.repeats != 1):
         raise UserError("watch=... works on one device with one range of samples; leave devices and repeats at 1.")
@@ -161,20 +172,40 @@ def evaluate_images(config: DictConfig, evaluator: Evaluator) -> None:
     fabric = start(config, config.devices, "32-true")
     data = evaluator.data
     read_data(data)
-    images, labels, fingerprint = read_samples(config.images, data.modality, data.num_classes)
-    make_ready(evaluator, set() if labels is None else {"label"}, len(images))
-    origin = {"images": str(config.images), "images_fingerprint": fingerprint}
+    for name, metric in evaluator.metrics.items():
+        if metric.captioned:
+            raise UserError(f"{name} needs the text of every sample, which images=... has not; leave {name} out.")
+    labelled = [name for name, metric in evaluator.metrics.items() if metric.labelled]
+    found = read_samples(str(config.images), data.modality, data.num_classes, labelled)
+    for name, metric in evaluator.metrics.items():
+        if len(found.samples) < metric.least:
+            raise UserError(
+                f"{name} is undefined below {metric.least} samples and images={config.images} holds "
+                f"{len(found.samples)}; measure more, or leave {name} out of metrics=[...]."
+            )
+    images, path = found.samples, Path(str(config.images)).expanduser().absolute()
+    if fabric.is_global_zero:
+        print(f"{len(images):,} {data.modality.noun} of {path}; labels: {found.labels_from}")
+        if found.passed_over:
+            print(f"note: {len(found.passed_over)} other files are passed over: {shortened(found.passed_over)}")
+    make_ready(evaluator, set() if found.labels is None else {"label"}, len(images))
+    origin = {"images": str(path), "images_fingerprint": found.fingerprint, "images_labels": found.labels_from}
     with progress(fabric, len(images)) as done:
-        result = evaluator.evaluate_images(images, labels, origin, fabric.device, done)
+        result = evaluator.evaluate_images(images, found.labels, origin, fabric.device, done)
     if fabric.is_global_zero:
         folder = Path(config.output_dir)
-        (folder / "evaluation.json").write_text(json.dumps(result.plain(), indent=2) + "\n")
+        (folder / "evaluation.json").write_text(json_text(result.plain(), indent=2) + "\n")
         write_result(folder, result.numbers)
-        print_results([result], str(config.images))
+        print_results([result], str(path))
         if pairs := closest_pairs(result):
             ids, rows = ([pair[i] for pair in pairs] for i in (0, 1))
             pairs_picture(data.modality, images[ids], data.train.samples[rows]).save(folder / "closest_pairs.png")
         print(f"written to {folder / 'evaluation.json'}")
+
+
+def shortened(names: Sequence[str], most: int = 5) -> str:
+    """``a.txt, b.txt and 7 more``."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 @contextmanager
@@ -234,7 +265,3 @@ def closest_pairs(result: Result) -> list[tuple[int, int]]:
         if "closest" in value.detail:
             return [(pair["sample"], pair["training"]) for pair in value.detail["closest"][:PAIRS]]
     return []
-
-
-def main() -> None:
-    run(evaluate, from_checkpoint=True, gather=benchmark)

@@ -5,6 +5,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from hydra.utils import get_class
 
+from oboro.base.grammar import values
 from oboro.restore.checkpoint import check_kind, load_checkpoint
 from oboro.restore.start import PLACES, at
 
@@ -23,10 +24,10 @@ def offer_init(arguments: list[str]) -> list[str]:
     trained with, and ``schedule=cosine`` replaces a part. The model's comes with ``optimizer=adamw_finetune``. Raises
     ``UserError`` where there is no such checkpoint, or where it is of another task than the one that is named.
     """
-    paths = [a.removeprefix("init=").strip("'\"") for a in arguments if a.startswith("init=")]
-    if not paths or paths[0] in ("", "null"):
+    paths = [path for path in values(arguments, "init") if path not in (None, "")]
+    if not paths:
         return arguments
-    checkpoint = load_checkpoint(paths[0].split(",")[0])
+    checkpoint = load_checkpoint(paths[0])
     config = checkpoint["config"]["task"]
     kind = get_class(config["_target_"]).__name__.lower()
     for argument in arguments:

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from oboro.base.output import output_file
 from oboro.cli.plain import run
 from oboro.restore.checkpoint import load_checkpoint
 from oboro.restore.frozen import write_whole
@@ -18,7 +19,7 @@ def pack(checkpoint: str, file: str) -> None:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="oboro pack", description=__doc__)
     parser.add_argument("checkpoint")
-    parser.add_argument("file", help="the .ckpt file to write")
+    parser.add_argument("file", type=output_file, help="the .ckpt file to write")
     run(parser, arguments, lambda chosen: pack(chosen.checkpoint, chosen.file))
 
 

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from oboro.base.command import import_from_here
-from oboro.base.errors import UserError
+from oboro.cli.ending import ending
 from oboro.restore.trust import trusted_words, trusting
 
 
@@ -14,12 +14,10 @@ def run(
 ) -> None:
     """Call ``action`` with what ``arguments`` say, those of the command line if None; a mistake of the user ends in one
     line on stderr and exit status 1."""
-    rest, packages = trusted_words(sys.argv[1:] if arguments is None else arguments)
-    chosen = parser.parse_args(rest)
-    if packages:
-        import_from_here()
-    try:
+    with ending():
+        rest, packages = trusted_words(sys.argv[1:] if arguments is None else arguments)
+        chosen = parser.parse_args(rest)
+        if packages:
+            import_from_here()
         with trusting(packages):
             action(chosen)
-    except UserError as error:
-        raise SystemExit(f"error: {error}") from None

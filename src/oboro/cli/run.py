@@ -1,97 +1,163 @@
-"""How the entry points run: a mistake of the user ends in one line and a non-zero exit status."""
+"""How the commands of Hydra run: ``oboro train``, ``oboro sample``, ``oboro evaluate``.
 
-import functools
+What Hydra does before a job (``--help``, ``--cfg``, flags, composing) needs none of the libraries that compute. So
+nothing that this module imports may import torch, Lightning or matplotlib; those who need them are imported inside of
+functions here and where checkpoints are read (``oboro.restore.checkpoint``): the module of the command when its job
+starts, ``oboro.cli.init`` for ``init=PATH``, ``oboro.cli.benchmark`` when a sweep is over.
+"""
+
+import inspect
+import logging
 import os
 import re
+import shutil
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
+import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from oboro import sweep
 from oboro.base.command import as_typed, import_from_here
 from oboro.base.errors import UserError
+from oboro.cli.arguments import for_hydra
 from oboro.cli.checkpoint import offer_checkpoint
-from oboro.cli.error_messages import explain
-from oboro.cli.init import offer_init
+from oboro.cli.ending import ending, is_first_process, sentence
+from oboro.cli.help import overview
+from oboro.cli.options import CONF, choosing
+from oboro.cli.running import LOCK
 from oboro.restore.trust import trusted_words, trusting
 
-TEXTS = ("prompt", "negative", "data.prompt", "data.prior_prompt")  # keys whose values are sentences
+FROM_CHECKPOINT = ("sample", "evaluate")  # what these begin with comes from checkpoint=PATH
+# Resolvers of option files, and the functions that their modules register.
+RESOLVERS = {"stored": "oboro.restore.stored.value_of", "condition": "oboro.conditioner.conditioner.width"}
 
 
-def run(main: Callable[[], None], from_checkpoint: bool = False, gather: Callable[[Path], None] | None = None) -> None:
-    """Call a ``hydra.main`` function through ``oboro.sweep.run``; a mistake of the user ends in one line on stderr and
-    exit status 1.
+def run(name: str) -> None:
+    """The command ``name``: compose ``conf/<name>.yaml`` and call the function ``name`` of ``oboro.cli.<name>``,
+    through ``oboro.sweep.run``.
 
-    ``from_checkpoint``: the options of that name are made from the argument ``checkpoint=PATH``, else from
-    ``init=PATH``. ``gather`` gets the folder of a sweep when it is over.
-    ``debug=default`` or ``HYDRA_FULL_ERROR=1`` show the traceback. Other exceptions are ours and always do.
+    A mistake of the user ends in one line on stderr and exit status 1. ``debug=default``, ``traceback=true`` or
+    ``HYDRA_FULL_ERROR=1`` show the traceback. Other exceptions are ours and always do.
     """
     parser = get_args_parser()
     parser.error = unknown_flag  # in place of argparse's own report
     traceback = "debug=default" in sys.argv or "traceback=true" in sys.argv or "HYDRA_FULL_ERROR" in os.environ
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come to us instead of Hydra's own report
-    sys.argv[1:] = [quote_text(expand_home(argument)) for argument in sys.argv[1:]]
-    try:
-        own_folder = parser.parse_args(sys.argv[1:]).config_dir
+    logging.raiseExceptions = False  # a closed stdout is not for logging to report, but for ``ending``
+    with ending(traceback):
+        sys.argv[1:] = choosing(for_hydra(sys.argv[1:]))
+        flags = parser.parse_args(sys.argv[1:])
+        if flags.help:
+            print(overview(name))
+            return
         packages = trusted_words(sys.argv[1:])[1]
-        if packages or own_folder or not from_checkpoint:  # a checkpoint alone imports nothing from where it lies
+        if (
+            packages or flags.config_dir or name not in FROM_CHECKPOINT
+        ):  # a checkpoint alone imports nothing from its folder
             import_from_here()
+        register_resolvers()
         with trusting(packages):
-            if from_checkpoint:
-                offer_checkpoint(sys.argv[1:])
-            else:
-                sys.argv[1:] = offer_init(sys.argv[1:])
-            sweep.run(main, gather)
-    except Exception as error:
-        message = explain(error)
-        if traceback or message is None:
-            raise
-        raise SystemExit(f"error: {message}" if is_first_process() else 1) from None
+            offer(name)
+            sweep.run(hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(job(name)), gather(name))
+
+
+def offer(name: str) -> None:
+    """Make the options ``from_checkpoint`` of the checkpoint that the command line names."""
+    if name in FROM_CHECKPOINT:
+        offer_checkpoint(sys.argv[1:])
+    elif any(argument.startswith(("init=", "resume=")) for argument in sys.argv[1:]):
+        from oboro.cli.init import offer_init
+
+        sys.argv[1:] = offer_init(sys.argv[1:])
+
+
+def job(name: str) -> Callable[[DictConfig], None]:
+    """What Hydra calls with a composed configuration. A single run ends at once with its message, before Hydra adds
+    lines; a sweep goes on with its next job."""
+
+    def start(config: DictConfig) -> None:
+        shown = config.get("traceback") or HydraConfig.get().mode == RunMode.MULTIRUN
+        with ending(shown), without_an_empty_folder(name), trusting(config.get("trust")):
+            work = getattr(import_module(f"oboro.cli.{name}"), name)
+            warnings.formatwarning = warning_line  # which Lightning sets, too, when it is imported
+            remark_callbacks()
+            work(config)
+
+    start.__module__ = f"oboro.cli.{name}"  # the name of the job, and of its log
+    return start
+
+
+@contextmanager
+def without_an_empty_folder(name: str) -> Iterator[None]:
+    """If the block ends in an exception, the folder that Hydra made for the run goes unless the run wrote to it; and
+    that of its day."""
+    try:
+        yield
+    except Exception:
+        folder = Path(HydraConfig.get().runtime.output_dir)
+        if is_first_process() and {path.name for path in folder.iterdir()} <= {".hydra", f"{name}.log", LOCK}:
+            shutil.rmtree(folder, ignore_errors=True)
+            if re.fullmatch(r"\d{4}-\d\d-\d\d", folder.parent.name) and not any(folder.parent.iterdir()):
+                folder.parent.rmdir()
+        raise
+
+
+def remark_callbacks() -> None:
+    """A word in the place of the list leaves all others out, ``callbacks=snapshots`` the checkpoints."""
+    for word in HydraConfig.get().overrides.task:
+        key, _, value = word.partition("=")
+        if key == "callbacks" and value.isidentifier() and value != "checkpoints":
+            warnings.warn(
+                f"callbacks={value} replaces all other callbacks, and no checkpoint will be written; to add one write "
+                f"+callbacks={value}.",
+                stacklevel=1,
+            )
+
+
+def warning_line(message: Warning | str, *_: Any, **__: Any) -> str:
+    """A warning without the line of a program that raised it."""
+    return f"warning: {sentence(str(message))}\n"
+
+
+def gather(name: str) -> Callable[[Path], None] | None:
+    """What is done with the folder of a sweep that is over."""
+    if name != "evaluate":
+        return None
+
+    def benchmark(folder: Path) -> None:
+        from oboro.cli.benchmark import benchmark
+
+        benchmark(folder)
+
+    return benchmark
+
+
+def register_resolvers() -> None:
+    """For ``--cfg job --resolve``: resolvers that import their modules when they are used."""
+    for name, function in RESOLVERS.items():
+        if not OmegaConf.has_resolver(name):
+            OmegaConf.register_new_resolver(name, imported_later(function))
+
+
+def imported_later(path: str) -> Callable[..., Any]:
+    """A resolver that is the function ``path``."""
+
+    def resolver(*keys: str, _parent_: Any, _root_: Any) -> Any:
+        module, _, name = path.rpartition(".")
+        function, nodes = getattr(import_module(module), name), {"_parent_": _parent_, "_root_": _root_}
+        return function(*keys, **{k: node for k, node in nodes.items() if k in inspect.signature(function).parameters})
+
+    return resolver
 
 
 def unknown_flag(message: str) -> NoReturn:
     raise UserError(f"{message}; `{as_typed(sys.argv[0])} --hydra-help` lists the flags.")
-
-
-def expand_home(argument: str) -> str:
-    """``data.root=~/photos`` with the home folder: shells leave it as it is, and Hydra's grammar has no ``~``."""
-    key, equals, value = argument.partition("=")
-    return key + equals + os.path.expanduser(value) if value.startswith("~/") else argument
-
-
-def quote_text(argument: str) -> str:
-    """``prompt=a shoe, black`` as one text: to Hydra's grammar it would be two values of a sweep."""
-    key, _, value = argument.partition("=")
-    if key not in TEXTS or value in ("", "null") or value[0] in "[\"'":
-        return argument
-    escaped = re.sub(r'(\\*)"', r"\1\1\"", value)
-    ending = len(escaped) - len(escaped.rstrip("\\"))  # a backslash before the closing quote would escape it
-    return f'{key}="{escaped}' + "\\" * ending + '"'
-
-
-def task_function(f: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
-    """Ends a single run at once with its message, before Hydra adds lines; a sweep goes on with its next job."""
-
-    @functools.wraps(f)
-    def wrapped(config: DictConfig) -> None:
-        try:
-            with trusting(config.get("trust")):
-                f(config)
-        except Exception as error:
-            message = explain(error)
-            if message is None or config.get("traceback") or HydraConfig.get().mode == RunMode.MULTIRUN:
-                raise
-            raise SystemExit(f"error: {message}" if is_first_process() else 1) from None
-
-    return wrapped
-
-
-def is_first_process() -> bool:
-    """Ranks started by Lightning repeat the mistakes of the first one; they stay silent."""
-    return os.environ.get("LOCAL_RANK", "0") == "0"

@@ -1,13 +1,11 @@
 """oboro sample, python sample.py"""
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import hydra
 import numpy as np
 import torch
 from lightning import Fabric
@@ -17,13 +15,15 @@ from rich.progress import Progress
 from torch import Tensor
 
 from oboro.base.errors import UserError
-from oboro.cli.device import resolve_precision
-from oboro.cli.error_messages import CONF
-from oboro.cli.run import run, task_function
+from oboro.base.json_text import json_text
+from oboro.cli.device import as_trained, check_device, resolve_precision
 from oboro.cli.settings import Sampling, check_settings
 from oboro.cli.train import quiet
 from oboro.condition import Condition
 from oboro.conditioner import Image as ImageConditioner
+from oboro.conditioner import Text
+from oboro.conditioner.conditioner import Single
+from oboro.conditioner.encoded_texts import remark_unread
 from oboro.ema.posthoc import posthoc
 from oboro.generate import Watch
 from oboro.modality import Image
@@ -32,13 +32,17 @@ from oboro.report.previews import ROWS, Previews
 from oboro.restore.checkpoint import forget_checkpoint, load_checkpoint
 from oboro.restore.merge import merged, with_adapter
 from oboro.restore.rebuild import build_task
-from oboro.task import Diffusion, contradictions
+from oboro.task import Diffusion, contradictions, remarks
 
 
 def start(config: DictConfig, devices: int, precision: str) -> Fabric:
     """The device, or devices, and the precision that ``config`` asks for; ``precision`` is that of training."""
     quiet()
-    chosen = resolve_precision(str(config.precision or precision), config.accelerator)
+    check_device(config.accelerator, devices)
+    if config.precision is None:
+        chosen = as_trained(precision, config.accelerator)
+    else:
+        chosen = resolve_precision(str(config.precision), config.accelerator)
     fabric = Fabric(accelerator=config.accelerator, devices=devices, precision=chosen)
     fabric.launch()
     return fabric
@@ -93,19 +97,27 @@ def sample_batch(config: DictConfig, task: Diffusion, ids: list[int]) -> dict[st
     """The batch that the conditions of samples ``ids`` are made of: the given classes, texts and pictures in turn, and
     of the others what the conditioner shows in pictures."""
     conditioner, given = task.conditioner, {}
-    label, prompt = (OmegaConf.to_container(v) if OmegaConf.is_list(v) else v for v in (config.label, config.prompt))
+    label, prompt, negative = (plain(config[key]) for key in ("label", "prompt", "negative"))
     if label is not None:
         given["label"] = torch.tensor(in_turn(classes(label, conditioner.num_classes), ids))
     if prompt is not None:
         given["caption"] = in_turn(texts(prompt, "prompt", task), ids)
     elif "caption" in conditioner.entries and not conditioner.prompts:
         raise UserError('the model draws what a text says and was given none; set prompt="a red apple" or the like.')
+    if negative is not None:
+        given["negative"] = in_turn(texts(negative, "negative", task), ids)
+        check_negative(task)
     if config.hint is not None:
         pictures = hints(config.hint, task)
         given["hint"] = pictures[[i % len(pictures) for i in ids]]
-    if conditioner.entries <= set(given):
-        return given
-    return conditioner.sample_batch(ids, None) | given
+    for single in conditioner.singles:
+        if single.entry not in given:
+            given |= single.sample_batch(ids, None)
+    return given
+
+
+def plain(value: Any) -> Any:
+    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
 
 
 def in_turn(choices: list[Any], ids: list[int]) -> list[Any]:
@@ -128,10 +140,20 @@ def texts(value: Any, key: str, task: Diffusion) -> list[str]:
             f"{key}={value} cannot be drawn: the model reads no text; leave it out, or give the checkpoint of a model "
             "that was trained with conditioner=text."
         )
-    several = list(value) if isinstance(value, list) else [value]
+    values = value if isinstance(value, list) else [value]
+    several = [str(text) if type(text) in (int, float) else text for text in values]
     if not several:
         raise UserError(f"{key}=[] names no text; give one or leave it out.")
-    return [str(text) for text in several]
+    for text in several:
+        if not isinstance(text, str):
+            typed = "null" if text is None else str(text).lower()
+            raise UserError(
+                f"{key} has {typed} among its texts; put it into quotes if it is meant as a word, or leave it out."
+            )
+    for single in task.conditioner.singles:
+        if isinstance(single, Text):
+            remark_unread(single.encoder, several, f"texts of {key}")
+    return several
 
 
 def hints(path: str, task: Diffusion) -> Tensor:
@@ -152,20 +174,25 @@ def hints(path: str, task: Diffusion) -> Tensor:
     return kind.to_model(torch.stack([kind.read_fitted(file) for file in files]))
 
 
-def condition(config: DictConfig, task: Diffusion, batch: dict[str, Any]) -> Condition:
-    """The condition of the samples of ``batch``, with the text that guidance goes away from."""
-    cond = task.conditioner.keep(batch)
-    if config.negative is None:
-        return cond
-    (away,) = texts(str(config.negative), "negative", task)
-    readers = [single for single in task.conditioner.singles if single.entry == "caption"]
-    if not task.guidance.leaves_out(task.conditioner.gives) & {single.name for single in readers}:
+def check_negative(task: Diffusion) -> None:
+    """Raises ``UserError`` where guidance goes away from no text."""
+    if not task.guidance.leaves_out(task.conditioner.gives) & {single.name for single in text_readers(task)}:
         raise UserError(
-            f"negative={config.negative} is a text that guidance goes away from, and {type(task.guidance).__name__} as "
-            "set does not; choose guidance=classifier_free guidance.scale=3, or leave negative out."
+            f"negative is a text that guidance goes away from, and {type(task.guidance).__name__} as set does not; "
+            "choose guidance=classifier_free guidance.scale=3, or leave negative out."
         )
-    opposite = {single.name: single.signal({"caption": [away]}) for single in readers}
-    return replace(cond, away={name: signal.expand(len(cond.signals[name])) for name, signal in opposite.items()})
+
+
+def text_readers(task: Diffusion) -> list[Single]:
+    return [single for single in task.conditioner.singles if single.entry == "caption"]
+
+
+def condition(task: Diffusion, batch: dict[str, Any]) -> Condition:
+    """The condition of the samples of ``batch``, with the texts that guidance goes away from."""
+    cond = task.conditioner.keep(batch)
+    if "negative" not in batch:
+        return cond
+    return replace(cond, away={s.name: s.signal({"caption": batch["negative"]}) for s in text_readers(task)})
 
 
 def rows_of(batch: dict[str, Any], ids: list[int]) -> dict[str, Any]:
@@ -206,7 +233,7 @@ def draw(config: DictConfig, task: Diffusion, fabric: Fabric, batch: dict[str, A
             ids = list(range(first, min(first + chunk, config.n)))
             # Every chunk has the same shape: from n = chunk on, sample i does not change with n, to the last bit.
             padded = [*ids, *[ids[-1]] * (chunk - len(ids))]
-            cond = condition(config, task, rows_of(batch, padded))
+            cond = condition(task, rows_of(batch, padded))
             with fabric.autocast():
                 x = task.generate(padded, config.seed, cond, task.modality.shape, watch_of(k))[: len(ids)]
             samples = task.modality.to_stored(x).cpu()
@@ -216,8 +243,6 @@ def draw(config: DictConfig, task: Diffusion, fabric: Fabric, batch: dict[str, A
     return torch.cat(drawn)
 
 
-@hydra.main(version_base="1.3", config_path=str(CONF), config_name="sample")
-@task_function
 def sample(config: DictConfig) -> None:
     """Write ``images/000000.png`` … (or files of another modality), ``grid.png`` and, if asked, ``samples.npz`` and
     ``previews.png``."""
@@ -227,12 +252,13 @@ def sample(config: DictConfig) -> None:
     modality, folder = task.modality, Path(config.output_dir)
     files = folder / modality.noun
     batch = sample_batch(config, task, list(range(config.n)))
+    remarks.say(task, batch["label"].tolist() if "label" in batch else ())
     files.mkdir(parents=True, exist_ok=True)
     samples = draw(config, task, fabric, batch, files)
     if "caption" in batch:  # the folder becomes a data set of its own
         names = (f"{i:06d}{modality.suffixes[0]}" for i in range(config.n))
         rows = ({"file_name": name, "text": text} for name, text in zip(names, batch["caption"], strict=True))
-        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        lines = "".join(json_text(row, ensure_ascii=False) + "\n" for row in rows)
         (files / "metadata.jsonl").write_text(lines, encoding="utf-8")
     kinds = task.conditioner.num_classes if config.label is None else 0
     samples_picture(modality, samples, batch.get("caption"), kinds).save(folder / "grid.png")
@@ -240,7 +266,3 @@ def sample(config: DictConfig) -> None:
         labels = {"labels": batch["label"].numpy()} if "label" in batch else {}
         np.savez(folder / "samples.npz", **{modality.noun: modality.to_array(samples)}, **labels)
     print(f"{config.n} {modality.noun} in {files}, all together in {folder / 'grid.png'}")
-
-
-def main() -> None:
-    run(sample, from_checkpoint=True)

@@ -4,14 +4,14 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, NotRequired, TypedDict
 
 import lightning
-from annotated_types import Ge, Interval, Len
+from annotated_types import Ge, Len
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
 from oboro.base.configuration import TARGET, Configuration
-from oboro.base.lightning_trainer import Accelerator, Precision
-from oboro.base.ranges import AverageWidth, Count, CountOrNone, Seed, Steps
+from oboro.base.lightning_trainer import Accelerator, Devices, Precision
+from oboro.base.ranges import AverageWidth, Count, CountOrNone, NonNegative, Seed, Steps
 from oboro.data import DataModule
 from oboro.extractor import Extractor, Joint
 from oboro.guidance import Guidance
@@ -62,7 +62,7 @@ class Sampling(Drawing):
     label: int | Annotated[Sequence[int], Len(1)] | None  # of the classes that the model has
     prompt: str | Annotated[Sequence[str], Len(1)] | None
     hint: str | None
-    negative: str | None
+    negative: str | Annotated[Sequence[str], Len(1)] | None
     previews: CountOrNone
     npz: bool
 
@@ -83,17 +83,18 @@ class Evaluating(Drawing):
     reference: str | None
     bits_per_dim: BitsPerDim
     watch: str | None
-    devices: Annotated[int, Interval(ge=1, le=1024)]
+    idle: NonNegative
+    devices: Devices
 
 
-def check_settings(config: DictConfig, settings: type) -> None:
+def check_settings(config: DictConfig, settings: type, resolve: bool = True) -> None:
     """Raises ``UserError`` where ``config`` is none of ``settings``; what is meant in another type gets it, in place.
 
     What was written comes first, then what it is interpolated to, so that a wrong value is named where it was written.
+    Without ``resolve`` only what was written: before ``auto`` is a number.
     """
-    for resolve in (False, True):
-        raw, resolved = (plain(config, r) if r is False or resolve else None for r in (False, True))
-        check = Configuration(raw, resolved, (Stored,))
+    for resolved in (False, True)[: 1 + resolve]:
+        check = Configuration(plain(config, False), plain(config, True) if resolved else None, (Stored,))
         check.check(settings)
         for place, value in check.changes.items():
             node = config

@@ -1,4 +1,7 @@
-"""The console command: which commands there are, and the start of one. Imports nothing slow."""
+"""The console command: which commands there are, and the start of one.
+
+Imports nothing slow, and before ``start`` has mended the path no library at all.
+"""
 
 import os
 import runpy
@@ -8,12 +11,13 @@ from difflib import get_close_matches
 from importlib import import_module
 
 from oboro import __version__
+from oboro.base.errors import UserError
 
 
 @dataclass(frozen=True)
 class Command:
-    """``module`` has a function ``main``. Hydra's commands read ``sys.argv``; others get their arguments, after
-    ``first``."""
+    """``module`` has a function ``main``, which gets the arguments after ``first``; or, of a command of Hydra's, a
+    function of the command's name, which gets the configuration (``oboro.cli.run``)."""
 
     module: str
     help: str
@@ -38,7 +42,12 @@ COMMANDS = {
 
 def main() -> None:
     """``oboro <command> <arguments>``"""
-    name, *arguments = sys.argv[1:] or ["--help"]
+    with import_module("oboro.cli.ending").ending():
+        command(*(sys.argv[1:] or ["--help"]))
+
+
+def command(name: str, *arguments: str) -> None:
+    """Print what is to be printed, or run the command."""
     if name in ("--help", "-h"):
         print(overview())
     elif name == "--version":
@@ -46,7 +55,7 @@ def main() -> None:
     elif name not in COMMANDS:
         close = get_close_matches(name, COMMANDS, 1)
         meant = f" Did you mean {close[0]}?" if close else ""
-        raise SystemExit(f"error: there is no command {name}; `oboro --help` lists them.{meant}")
+        raise UserError(f"there is no command {name}; `oboro --help` lists them.{meant}")
     elif COMMANDS[name].hydra:
         sys.argv[1:] = arguments
         runpy.run_module(f"oboro.cli.commands.{name}", run_name="__main__", alter_sys=True)
@@ -67,4 +76,4 @@ def start(name: str) -> None:
     file could stand for one of them; it goes, and ``oboro.cli.run`` may put it last."""
     if sys.path[0] in ("", os.getcwd()) and not sys.flags.safe_path:
         del sys.path[0]
-    import_module(COMMANDS[name].module).main()
+    import_module("oboro.cli.run").run(name)

@@ -2,24 +2,27 @@
 
 import logging
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import hydra
 import lightning
 from hydra.utils import instantiate
+from lightning.pytorch.callbacks import Callback, ProgressBar
 from omegaconf import DictConfig, OmegaConf
 
 from oboro.base.errors import UserError
+from oboro.base.paths import with_absolute_paths
 from oboro.callbacks.evaluation import MetricEvaluation
-from oboro.cli.device import resolve_precision
-from oboro.cli.error_messages import CONF
-from oboro.cli.run import run, task_function
+from oboro.cli.device import check_device, resolve_precision
+from oboro.cli.ending import is_first_process
+from oboro.cli.running import running
 from oboro.cli.settings import Training, check_settings
+from oboro.cli.settle import settle
 from oboro.data import DataModule
 from oboro.report.table import write_result
 from oboro.restore import inlined, load_parts
-from oboro.restore.checkpoint import BUILT, load_checkpoint, with_absolute_paths
+from oboro.restore.checkpoint import BUILT, load_checkpoint
 from oboro.restore.rebuild import check_resumable
 from oboro.restore.start import start_from
 from oboro.restore.trust import check_storable, targets
@@ -29,13 +32,16 @@ from oboro.task import Task
 STORED = ("task", "data", "extractor", "metrics", "sampler", "guidance", "trainer", "seed")
 
 
-@hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
-@task_function
 def train(config: DictConfig) -> None:
     """Build what the configuration names, check that it fits together, train; results go to ``output_dir``."""
     quiet()
+    check_settings(config, Training, resolve=False)
+    check_device(config.trainer.accelerator, config.trainer.devices, "trainer.")
+    config.trainer.precision = resolve_precision(
+        str(config.trainer.precision), str(config.trainer.accelerator), "trainer.precision"
+    )
+    settle(config)
     check_settings(config, Training)
-    config.trainer.precision = resolve_precision(str(config.trainer.precision), str(config.trainer.accelerator))
     plain: dict[str, Any] = with_absolute_paths(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
     check_storable(targets(plain, BUILT))
     plain["task"], parts = inlined(plain["task"])
@@ -54,9 +60,10 @@ def train(config: DictConfig) -> None:
         check_resumable(task, load_checkpoint(config.resume), config.resume)
     callbacks = list(instantiate(chosen_callbacks(plain), _convert_="all").values())
     loggers = list(instantiate(plain["logger"], _convert_="all").values())
-    settings = in_steps(plain["trainer"])
+    settings = in_steps(plain["trainer"], callbacks)
     trainer = instantiate(settings, callbacks=callbacks, logger=loggers, _convert_="all")
-    trainer.fit(task, data, ckpt_path=config.resume, weights_only=True)
+    with running(Path(config.output_dir)) if is_first_process() else nullcontext():
+        trainer.fit(task, data, ckpt_path=config.resume, weights_only=True)
     measured = [c.latest.numbers for c in callbacks if isinstance(c, MetricEvaluation) and c.latest is not None]
     if trainer.is_global_zero and measured:
         write_result(Path(config.output_dir), measured[0])
@@ -79,11 +86,16 @@ def chosen_callbacks(plain: dict[str, Any]) -> dict[str, Any]:
     return {name: node for name, node in plain["callbacks"].items() if "_target_" in node}
 
 
-def in_steps(trainer: dict[str, Any]) -> dict[str, Any]:
-    """The settings with ``val_check_interval``, which Lightning counts in micro-batches, meant in optimizer steps."""
+def in_steps(trainer: dict[str, Any], callbacks: list[Callback]) -> dict[str, Any]:
+    """The settings with ``val_check_interval``, which Lightning counts in micro-batches, meant in optimizer steps; a
+    run that is shorter than ``log_every_n_steps`` logs at its end, and Lightning's own bar, which counts epochs, never
+    shows."""
     interval = trainer["val_check_interval"]
     counted = interval * trainer["accumulate_grad_batches"] if isinstance(interval, int) else interval
-    return {**trainer, "val_check_interval": counted}
+    short = trainer["max_steps"] if trainer["max_steps"] > 0 else trainer["log_every_n_steps"]
+    logged = min(trainer["log_every_n_steps"], short)
+    bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
+    return {**trainer, "val_check_interval": counted, "log_every_n_steps": logged, "enable_progress_bar": bar}
 
 
 def quiet() -> None:
@@ -93,9 +105,6 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*module\\(s\\) in eval mode at the start of training.*")  # frozen parts
     warnings.filterwarnings("ignore", ".*GPU available but not used.*")
+    warnings.filterwarnings("ignore", ".*Total length of `DataLoader` across ranks is zero.*")  # data.validation=0
     warnings.filterwarnings("ignore", ".*It is recommended to use `self.log.*sync_dist=True.*")  # already gathered
     warnings.filterwarnings("ignore", ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*")
-
-
-def main() -> None:
-    run(train)

@@ -62,9 +62,6 @@ class Autoencoder(Learned):
         image = self.image(mean + (log_variance / 2).exp() * eps)
         return Reconstructed(image, self.kl_weight * divergence / x[0].numel(), {"kl": divergence.mean()})
 
-    def columns(self, shape: tuple[int, ...]) -> int:
-        return 1
-
     def observe(self, x: Tensor) -> Tensor:
         return kl(*self.posterior(x))[:, None]
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from oboro.base.paths import LocalPath
 from oboro.base.ranges import Width
 from oboro.interop import autoencoder
 from oboro.restore import State, Stored
@@ -17,7 +18,7 @@ class Diffusers(Stored):
     holds something else, or layers that ``Autoencoder`` does not have.
     """
 
-    path: str
+    path: LocalPath
     channels: Width | None = None
 
     def load(self) -> tuple[dict[str, Any], State]:

@@ -53,12 +53,8 @@ class Learned(nn.Module, ABC):
         """The weight of the last layer of the decoder, at which gradients of losses are compared."""
 
     @abstractmethod
-    def columns(self, shape: tuple[int, ...]) -> int:
-        """The length of a row of ``observe`` for one image."""
-
-    @abstractmethod
     def observe(self, x: Tensor) -> Tensor:
-        """What validation keeps of the latent of each image, (B, columns)."""
+        """What validation keeps of the latent of each image, (B, K)."""
 
     @abstractmethod
     def summary(self, rows: Tensor) -> dict[str, float]:

@@ -71,9 +71,6 @@ class TinyAutoencoder(Learned):
         size = z.square().flatten(1).mean(1)
         return Reconstructed(self.image(z), self.norm_weight * size, {"latent_square": size.mean()})
 
-    def columns(self, shape: tuple[int, ...]) -> int:
-        return 1
-
     def observe(self, x: Tensor) -> Tensor:
         return self.latent(x).square().flatten(1).mean(1, keepdim=True)
 

@@ -74,10 +74,6 @@ class VQAutoencoder(Learned):
         share = torch.bincount(indices.flatten(), minlength=len(self.codebook)).float() / indices.numel()
         return torch.special.entr(share).sum().exp()
 
-    def columns(self, shape: tuple[int, ...]) -> int:
-        _, height, width = self.latent_shape(shape)
-        return height * width
-
     def observe(self, x: Tensor) -> Tensor:
         return self.nearest(self.latent(x)).flatten(1).float()
 

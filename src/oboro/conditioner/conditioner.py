@@ -87,6 +87,19 @@ class Conditioner(nn.Module, ABC):
     def check(self, population: Population) -> None:
         """Raises ``UserError`` where the data do not have what the condition is made of."""
 
+    def unread(self, population: Population) -> list[str]:
+        """One line for each thing that the data have and no condition reads."""
+        kinds = (
+            ("label", population.labels, f"labels of {population.num_classes} classes", "label"),
+            ("caption", population.captions, "captions", "text"),
+            ("hint", population.hints, "second pictures", "image"),
+        )
+        return [
+            f"the data have {what} that no condition reads; conditioner={option} does"
+            for entry, known, what, option in kinds
+            if known is not None and entry not in self.entries
+        ]
+
 
 class Single(Conditioner):
     """One signal, called ``name``, of ``kind``, made of the batch ``entry``.

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
@@ -13,6 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from oboro.base import distributed
+from oboro.base.json_text import json_text
+from oboro.base.remark import remark
 from oboro.data.cache import beside, check_room, writing
 from oboro.data.computed import compute_together
 from oboro.data.latents import module_digest
@@ -27,12 +30,34 @@ Row = tuple[Tensor, Tensor, Tensor]
 class TextEncoder(Protocol):
     """Texts ↦ (tokens (B, L, D), mask (B, L), pooled (B, P)); L is always the same, ``mask`` is False past the end.
 
-    ``lengths``: how many True the mask of each text will have.
+    ``lengths``: how many True the mask of each text will have. ``unread``: the end of each text that is beyond what
+    the encoder reads, "" where there is none.
     """
 
     def encode_tokens(self, texts: list[str]) -> tuple[Tensor, Tensor, Tensor]: ...
 
     def lengths(self, texts: Sequence[str]) -> list[int]: ...
+
+    def unread(self, texts: Sequence[str]) -> list[str]: ...
+
+
+def remark_unread(encoder: TextEncoder, texts: Sequence[str], what: str) -> None:
+    """A remark where ``encoder`` does not read ``texts`` to their ends, with the first of these; ``what`` they are."""
+    distinct = list(dict.fromkeys(texts))
+    some = distinct[:COUNTED]
+    cut = [(text, end) for text, end in zip(some, encoder.unread(some), strict=True) if end]
+    if cut:
+        text, end = cut[0]
+        of_first = f"the first {COUNTED:,}" if len(distinct) > COUNTED else f"{len(distinct)}"
+        remark(
+            f"{len(cut)} of {of_first} different {what} are longer than what the model reads of a text: of "
+            f'"{shortened(text)}" it does not read "{shortened(end.strip())}"; texts that differ there alone are the '
+            "same to it."
+        )
+
+
+def shortened(text: str) -> str:
+    return textwrap.shorten(text, 60, placeholder=" …")
 
 
 def encoded(encoder: nn.Module, texts: Sequence[str]) -> Iterator[Row]:
@@ -129,7 +154,7 @@ def create(final: Path, texts: Sequence[str], encoder: nn.Module, ends: np.ndarr
         partial.mkdir()
         for name, shape in shapes.items():
             np.lib.format.open_memmap(partial / f"{name}.npy", mode="w+", dtype=np.float32, shape=shape).flush()
-        (partial / "meta.json").write_text(json.dumps({"length": len(mask)}))
+        (partial / "meta.json").write_text(json_text({"length": len(mask)}))
     return partial
 
 

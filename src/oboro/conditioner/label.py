@@ -21,20 +21,33 @@ class Label(Single):
     def __init__(self, num_classes: Classes, dropout: Share = 0.1):
         if num_classes < 1:
             raise UserError(
-                "conditioner=label needs labelled data and data.num_classes is 0; "
-                "set data.num_classes to the number of classes or use conditioner=unconditional."
+                "conditioner=label needs labelled data and data.num_classes is 0; give the data labels and set "
+                "data.num_classes=auto, or use conditioner=unconditional."
             )
         super().__init__(dropout)
         self.num_classes = num_classes
 
     def signal(self, batch: Batch) -> condition.Label:
-        return condition.Label(batch["label"])
+        """Raises ``UserError`` for a class that there is not, unless labels are on another device already: the data
+        module has looked at those."""
+        label = batch["label"]
+        if label.device.type == "cpu" and bool(((label < 0) | (label >= self.num_classes)).any()):
+            odd = label[(label < 0) | (label >= self.num_classes)][0].item()
+            raise UserError(
+                f"label {odd} is no class of the model, which has 0 to {self.num_classes - 1}; correct the labels."
+            )
+        return condition.Label(label)
 
     def check(self, population: Population) -> None:
         if population.labels is None:
             raise UserError(
-                "conditioner=label needs images with labels and these have none; set data.num_classes to their number "
-                "of classes, choose other data, or choose conditioner=unconditional."
+                "conditioner=label needs images with labels and these have none; set data.num_classes=auto, choose "
+                "other data, or choose conditioner=unconditional."
+            )
+        if population.num_classes != self.num_classes:
+            raise UserError(
+                f"the model has {self.num_classes} classes and the data {population.num_classes}; choose data=... of "
+                "its classes."
             )
 
     def metadata(self, ids: Sequence[int], population: Population | None) -> dict[str, Any]:

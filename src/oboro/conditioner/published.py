@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from oboro.base.paths import PathOrName
 from oboro.base.ranges import CountOrNone, Width
 from oboro.interop import clip_text, open_clip, t5_text
 from oboro.interop.hub import Files, text_encoder_folder
@@ -29,7 +30,7 @@ class PublishedCLIP(Stored):
     Raises ``UserError`` for a folder that holds something else.
     """
 
-    path: str
+    path: PathOrName
     skip: CountOrNone = 0
 
     def load(self) -> tuple[dict[str, Any], State]:
@@ -50,7 +51,7 @@ class PublishedOpenCLIP(Stored):
     Raises ``UserError`` for a folder that holds something else, or towers of other layers or with other tokenizers.
     """
 
-    path: str
+    path: PathOrName
     skip: CountOrNone = 0
 
     def load(self) -> tuple[dict[str, Any], State]:
@@ -68,7 +69,7 @@ class PublishedT5(Stored):
     Raises ``UserError`` for a folder that holds something else.
     """
 
-    path: str
+    path: PathOrName
     length: Width = 77
 
     def load(self) -> tuple[dict[str, Any], State]:

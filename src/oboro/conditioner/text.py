@@ -11,7 +11,7 @@ from oboro import condition
 from oboro.base.errors import UserError
 from oboro.base.ranges import Share, Width, WidthOrNone
 from oboro.conditioner.conditioner import Batch, Single, training_metadata
-from oboro.conditioner.encoded_texts import EncodedTexts, Row, cache_texts, encoded
+from oboro.conditioner.encoded_texts import EncodedTexts, Row, cache_texts, encoded, remark_unread
 from oboro.data import Population
 
 SHOWN = 8  # captions of the data in pictures
@@ -71,6 +71,8 @@ class Text(Single):
                 "unconditional."
             )
         self._shown = self.prompts or self.metadata(range(SHOWN), population)["caption"]
+        remark_unread(self.encoder, population.captions, "captions of the data")
+        remark_unread(self.encoder, self.prompts, "conditioner.prompts")
 
     def cache(self, texts: Sequence[str], folder: Path, done: Callable[[int], None] | None = None) -> None:
         if not texts:

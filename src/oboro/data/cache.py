@@ -1,7 +1,8 @@
 """Decode once, memory-map ever after.
 
 A folder of the cache holds ``samples.npy`` (N, C, ...), ``hints.npy`` (N, C', H, W) uint8, ``labels.npy`` (N,) int64,
-``groups.npy`` (N,) int64 and ``captions.json`` where the source has them, and ``meta.json``. It is written beside its
+``groups.npy`` (N,) int64 and ``captions.json`` where the source has them, ``meta.json``, and ``decoding.json``: what
+could not be read. It is written beside its
 final place and renamed, so it is either whole or absent. Changed sizes and shapes are noticed when it is opened and
 lead to a new decode; flipped bits inside of it are not.
 """
@@ -12,7 +13,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,8 +23,11 @@ from filelock import FileLock
 from torch import Tensor
 
 from oboro.base.errors import UserError
+from oboro.base.json_text import json_text
+from oboro.data.left_out import LeftOut
 
 LOCK = ".lock"
+DECODING = "decoding.json"
 SAMPLES, HINTS = "samples", "hints"  # arrays of a folder
 FORMER = "images"  # what ``SAMPLES`` was called; folders that are there already stay valid
 FORMAT = "1 lanczos"  # part of every key: changes when the same source decodes to other numbers
@@ -35,7 +39,8 @@ class Block:
 
     Pictures are uint8 (n, C, H, W), series float32 (n, C, L). ``hints`` (n, C', H, W), uint8, is a second picture that
     belongs to each sample, of the same size. Samples of equal ``groups`` (n,), any integers, show so much the same that
-    none may be held out while another is trained on.
+    none may be held out while another is trained on. ``left_out`` are those between them that could not be read,
+    ``enlarged`` is how many were smaller than they are now, and ``several`` how many are the first of several frames.
     """
 
     samples: np.ndarray
@@ -43,6 +48,9 @@ class Block:
     captions: list[str] | None = None
     groups: np.ndarray | None = None
     hints: np.ndarray | None = None
+    left_out: Sequence[LeftOut] = ()
+    enlarged: int = 0
+    several: int = 0
 
 
 @dataclass(frozen=True)
@@ -51,17 +59,26 @@ class Source:
 
     ``key`` changes whenever decoding would give something else, ``classes`` is the number of classes that the labels
     name (0 = unlabelled) and ``blocks()`` decodes. Every block has labels or none has; captions, groups and hints
-    likewise.
+    likewise. ``names`` are those of the classes where they have some, ``left_out`` what the source has and does not
+    give, ``notes`` one line each of what else is worth knowing, and ``count`` how many samples there are to decode,
+    where that is known.
     """
 
     key: str
     classes: int
     blocks: Callable[[], Iterator[Block]]
+    names: Sequence[str] = ()
+    left_out: Sequence[LeftOut] = ()
+    notes: Sequence[str] = ()
+    count: int | None = None
 
 
 @dataclass(frozen=True)
 class Cached:
-    """An opened folder of the cache. ``fingerprint`` is the SHA-256 of everything decoded, so it survives a move."""
+    """An opened folder of the cache. ``fingerprint`` is the SHA-256 of everything decoded, so it survives a move.
+
+    ``left_out`` are the samples that could not be read; None where the folder is older than the list.
+    """
 
     path: Path
     shape: tuple[int, ...]
@@ -70,6 +87,9 @@ class Cached:
     groups: np.ndarray | None
     hint_shape: tuple[int, ...] | None
     fingerprint: str
+    left_out: list[LeftOut] | None = None
+    enlarged: int = 0
+    several: int = 0
 
 
 class SampleArray:
@@ -126,6 +146,13 @@ def beside(path: Path) -> Path:
     return path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Write a file that others see whole or not at all."""
+    temporary = beside(path)
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
 def default_folder() -> Path:
     """``$XDG_CACHE_HOME/oboro``, by default ``~/.cache/oboro``."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "oboro"
@@ -171,7 +198,17 @@ def open_cached(folder: Path) -> Cached | None:
     whole &= groups is None or (groups.shape == shape[:1] and groups.dtype == np.int64)
     whole &= hints is None or (hints.shape[0] == shape[0] and hints.dtype == np.uint8)
     hint_shape = None if hints is None else hints.shape
-    return Cached(folder, shape, labels, captions, groups, hint_shape, fingerprint) if whole else None
+    return (
+        Cached(folder, shape, labels, captions, groups, hint_shape, fingerprint, *_decoding(folder)) if whole else None
+    )
+
+
+def _decoding(folder: Path) -> tuple[list[LeftOut] | None, int, int]:
+    try:
+        plain = json.loads((folder / DECODING).read_text(encoding="utf-8"))
+        return [LeftOut(*item) for item in plain["left_out"]], plain["enlarged"], plain["several"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None, 0, 0
 
 
 def build(folder: Path, blocks: Iterator[Block], shape: tuple[int, ...] | None = None) -> Cached:
@@ -238,8 +275,15 @@ def _write(folder: Path, blocks: Iterator[Block], shape: tuple[int, ...] | None)
     captions: list[str] = []
     arrays: dict[str, _Growing] = {}
     digests = {}
+    left_out: list[LeftOut] = []
+    enlarged = several = 0
     try:
         for block in blocks:
+            left_out += block.left_out
+            enlarged += block.enlarged
+            several += block.several
+            if not len(block.samples):
+                continue
             for name, array in ((SAMPLES, block.samples), (HINTS, block.hints)):
                 if array is None:
                     continue
@@ -270,6 +314,8 @@ def _write(folder: Path, blocks: Iterator[Block], shape: tuple[int, ...] | None)
             (folder / "captions.json").write_text(text, encoding="utf-8")
         if HINTS in arrays:
             digest.update(HINTS.encode() + digests[HINTS].digest())
+        decoding = json.dumps({"left_out": left_out, "enlarged": enlarged, "several": several})
+        (folder / DECODING).write_text(decoding, encoding="utf-8")
         meta = {
             "shape": [count, *arrays[SAMPLES].shape],
             "dtype": str(arrays[SAMPLES].dtype),
@@ -279,4 +325,4 @@ def _write(folder: Path, blocks: Iterator[Block], shape: tuple[int, ...] | None)
             "hints": HINTS in arrays,
             "fingerprint": digest.hexdigest(),
         }
-        (folder / "meta.json").write_text(json.dumps(meta))
+        (folder / "meta.json").write_text(json_text(meta))

@@ -10,6 +10,7 @@ from typing import ClassVar, Unpack
 import numpy as np
 
 from oboro.base.errors import UserError
+from oboro.base.paths import LocalPath
 from oboro.data.cache import Block, Source
 from oboro.data.download import download, sha256_of
 from oboro.data.image_data import ImageData, ImageSettings
@@ -41,7 +42,7 @@ class CIFAR10(ImageData):
     def __init__(
         self,
         *,
-        root: str | None = None,
+        root: LocalPath | None = None,
         **settings: Unpack[ImageSettings],
     ):
         super().__init__(**settings)

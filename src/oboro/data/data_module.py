@@ -1,8 +1,10 @@
 """What every data source shares: the cache, the split, the order, the batches."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, TypedDict, Unpack
+from typing import Any, ClassVar, Literal, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -10,10 +12,14 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from oboro.base.errors import UserError
+from oboro.base.paths import LocalPath
 from oboro.base.ranges import BelowOne, Classes, Count, CountOrNone, Seed
 from oboro.data import cache
-from oboro.data.cache import Cached, SampleArray, Source
+from oboro.data.cache import Block, Cached, SampleArray, Source
+from oboro.data.left_out import LeftOut, summary
 from oboro.data.population import Population
+from oboro.data.report import listed, report
+from oboro.data.shapes import AUTO
 from oboro.data.split import Split, split_rows
 from oboro.data.stream import Chunks, TrainStream
 from oboro.modality import Modality
@@ -24,13 +30,13 @@ _CHUNK = 128  # samples of a validation batch at most: a constant, since batch s
 class Settings(TypedDict, total=False):
     """The keyword arguments of every data source; ``DataModule`` says what they mean."""
 
-    num_classes: Classes
+    num_classes: Classes | Literal["auto"]
     batch_size: Count
     num_workers: CountOrNone
     flip: bool
     validation: CountOrNone | BelowOne
     seed: Seed
-    cache_dir: str | None
+    cache_dir: LocalPath | None
 
 
 class DataModule(LightningDataModule, ABC):
@@ -40,7 +46,8 @@ class DataModule(LightningDataModule, ABC):
     is a subclass of ``ImageData``, one of series of ``SeriesData``: these know their modality.
 
     A training batch is ``{"x": (b, C, ...), "index": (b,) int64}`` and, where ``num_classes`` > 0,
-    ``"label": (b,) int64``; ``index`` is the row of ``train`` (``validation`` for a validation batch).
+    ``"label": (b,) int64``; ``index`` is the row of ``train`` (``validation`` for a validation batch,
+    where -1 stands for no sample: any fills the place).
     Where the data has captions, ``"caption"`` is a list of b strings, which stay on the CPU, and where a second picture
     belongs to each sample, ``"hint"`` (b, C', H, W) is in [−1, 1], cropped and mirrored like its sample.
     ``"weight": (b,)`` is what its loss counts, where the data say so.
@@ -52,7 +59,8 @@ class DataModule(LightningDataModule, ABC):
 
     Every keyword argument has its default in ``defaults``, of which a subclass may set its own:
 
-    - ``num_classes``: 0 ignores labels; otherwise it has to be the number of classes that the data has.
+    - ``num_classes``: 0 ignores labels; otherwise it has to be the number of classes that the data has. ``"auto"`` is
+      that number; a single class is none.
     - ``batch_size``: samples per optimizer step over all devices and accumulated micro-batches.
     - ``num_workers``: 0 is fastest here. A memory-mapped batch is one copy, and handing it over from another process
       costs several times as much (32 pixels, batches of 64: 220,000 images/s with 0 workers, 24,000 with 2).
@@ -78,6 +86,8 @@ class DataModule(LightningDataModule, ABC):
 
     modality: Modality  # what one sample is
     hint_modality: Modality | None = None  # what its second picture is, once it is known that there is one
+    noun: str = "samples"  # what messages call them, before ``modality`` is known
+    max_unreadable: float = 0.5  # share of samples
     stored_shape: tuple[int, ...] | None = None  # of a sample, for sources that choose it; None: as it is decoded
     train: Split
     validation: Split
@@ -87,14 +97,40 @@ class DataModule(LightningDataModule, ABC):
         given = self.complete(settings)
         if given["batch_size"] < 1:
             raise UserError(f"data.batch_size={given['batch_size']} trains on nothing; set data.batch_size=1 or more")
-        self.num_classes, self.batch_size, self.num_workers = (
+        self.given_classes, self.batch_size, self.num_workers = (
             given[key] for key in ("num_classes", "batch_size", "num_workers")
         )
         self.flip, self.held_out, self.seed = given["flip"], given["validation"], given["seed"]
         self.cache_dir = Path(given["cache_dir"]).expanduser() if given["cache_dir"] else cache.default_folder()
-        # With few held-out samples a rank may have no chunk of them.
-        self.allow_zero_length_dataloader_with_multiple_devices = True
         self._cached: Cached | None = None
+        self._reported = False
+
+    @cached_property
+    def num_classes(self) -> int:
+        """How many classes there are; 0 without labels, or where they are ignored."""
+        if self.given_classes != AUTO:
+            return self.given_classes
+        count = self.count_classes()
+        return count if count > 1 else 0
+
+    def count_classes(self) -> int:
+        """How many classes the labels name; 0 without labels."""
+        return self._listed.classes
+
+    @cached_property
+    def _listed(self) -> Source:
+        """For what follows from the source before it is decoded; decoding lists anew."""
+        return self.source()
+
+    def settled(self) -> dict[str, Any]:
+        """The settings that were ``"auto"``, as they are."""
+        return {"num_classes": self.num_classes} if self.given_classes == AUTO else {}
+
+    def findings(self) -> list[str]:
+        """What those settings follow from, in words."""
+        if self.given_classes != AUTO:
+            return []
+        return [f"{self.num_classes} classes{listed(self._listed.names)}" if self.num_classes else "no classes"]
 
     @classmethod
     def complete(cls, settings: Settings) -> Settings:
@@ -111,22 +147,47 @@ class DataModule(LightningDataModule, ABC):
         """What there is to decode. Cheap: both ``prepare_data`` and ``setup`` call it."""
 
     def prepare_data(self) -> None:
-        """Decode into the cache, unless it is there. Lightning calls this on one process of each node."""
+        """Decode into the cache, unless it is there, and say what is left out. Lightning calls this on one process of
+        each node."""
         source = self.source()
-        self._check_classes(source.classes)
+        self._check_classes(source)
         folder = self._folder(source)
-        if cache.open_cached(folder) is None:
-            cache.build(folder, source.blocks(), self.stored_shape)
+        cached = cache.open_cached(folder)
+        if cached is None:
+            cached = cache.build(folder, self._readable(source.blocks()), self.stored_shape)
+        else:
+            self._check_readable(cached.shape[0], cached.left_out or ())
+        if not self._reported:
+            report(source, cached, self.noun, ignored=self.given_classes == 0)
+            self._reported = True
+
+    def _readable(self, blocks: Iterator[Block]) -> Iterator[Block]:
+        """``blocks``; in the end raises ``UserError`` where too much was left out."""
+        count, left_out = 0, []
+        for block in blocks:
+            count += len(block.samples)
+            left_out += block.left_out
+            yield block
+        self._check_readable(count, left_out)
+
+    def _check_readable(self, count: int, left_out: Sequence[LeftOut]) -> None:
+        total = count + len(left_out)
+        if len(left_out) > self.max_unreadable * total:
+            raise UserError(
+                f"{len(left_out):,} of {total:,} {self.noun} cannot be read: {summary(left_out)}; repair or "
+                "remove them, or set data.max_unreadable to a larger share"
+            )
 
     def setup(self, stage: str | None = None) -> None:
         """Map the cache and split it; reads only."""
         if self._cached is not None:
             return
         source = self.source()
-        self._check_classes(source.classes)
+        self._check_classes(source)
         cached = cache.open_cached(self._folder(source))
         if cached is None:
             raise RuntimeError("the samples are not in the cache: call prepare_data() before setup()")
+        self._check_labels(cached)
         train, held_out = self.divide(cached.shape[0], cached.groups)
         self.fingerprint = cached.fingerprint
         self.train, self.validation = self._part(cached, train), self._part(cached, held_out)
@@ -154,13 +215,29 @@ class DataModule(LightningDataModule, ABC):
     def _folder(self, source: Source) -> Path:
         return cache.folder_of(self.cache_dir, type(self).__name__, source, self.stored_shape)
 
-    def _check_classes(self, count: int) -> None:
+    def _check_classes(self, source: Source) -> None:
+        count = source.classes
         if self.num_classes and not count:
             raise UserError(
                 f"data.num_classes={self.num_classes}, but the samples have no labels; set data.num_classes=0"
             )
         if self.num_classes and self.num_classes != count:
-            raise UserError(f"the data has {count} classes, not {self.num_classes}; set data.num_classes={count}")
+            raise UserError(
+                f"the data has {count} classes{listed(source.names)}, not {self.num_classes}; set "
+                f"data.num_classes={count}"
+            )
+
+    def _check_labels(self, cached: Cached) -> None:
+        """A label out of range would be drawn, and counted, as another class."""
+        if not self.num_classes or cached.labels is None:
+            return
+        low, high = int(cached.labels.min()), int(cached.labels.max())
+        if low < 0 or high >= self.num_classes:
+            odd = low if low < 0 else high
+            raise UserError(
+                f"a sample has the label {odd} and classes are 0 to {self.num_classes - 1}; correct the labels, or set "
+                "data.num_classes=0 to ignore them"
+            )
 
     def train_dataloader(self) -> DataLoader:
         world, rank = self._place()

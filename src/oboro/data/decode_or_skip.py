@@ -2,7 +2,6 @@
 
 import io
 import os
-import warnings
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -10,21 +9,28 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import UnidentifiedImageError
 from rich.progress import Progress
 
 from oboro.base.errors import UserError
 from oboro.data.cache import Block
-from oboro.modality.decode_image import fit, load_image
+from oboro.data.left_out import UNREADABLE, LeftOut
+from oboro.modality.decode_image import SEVERAL, fit, load_image, warnings_off
 
 _BLOCK = 256
-Decoded = tuple[np.ndarray, np.ndarray | None]  # picture and hint
-_NAMED = 5  # unreadable pictures named in the warning; the rest is counted
+
+
+@dataclass(frozen=True)
+class Decoded:
+    image: np.ndarray
+    hint: np.ndarray | None
+    enlarged: bool
+    several: bool
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture: the path of its file or the bytes of one (PNG, JPEG, WebP), and what is known of it.
+    """One picture: the path of its file or the bytes of one, and what is known of it.
 
     ``name`` is what messages call it; label, caption and group are those of ``Block``. ``hint`` is the file of a second
     picture that belongs to it.
@@ -49,11 +55,12 @@ def decoded(
     """The pictures in their order as blocks of ``shape`` (C, H, W), each made to fit as ``decode_image.fit`` says.
 
     Every picture has a label or none has; captions, groups and hints likewise. Hints get ``hint_channels`` channels and
-    the size of their pictures. Pictures that cannot be read are named in a warning and left out; ``UserError`` where
-    they are more than half, or where a hint has not the shape of its picture. ``place`` is what messages call all of
-    them, ``total`` their number for the progress bar.
+    the size of their pictures. Pictures that cannot be read are left out, with the reason in ``Block.left_out``;
+    ``UserError`` where a hint has not the shape of its picture. ``place`` is what the progress bar calls all of them,
+    ``total`` their number.
     """
     channels, *resolution = shape
+    height, width = resolution
 
     def decode(picture: Picture) -> Decoded | str:
         """The decoded image, or the reason why there is none: a damaged file makes Pillow raise almost anything."""
@@ -62,35 +69,36 @@ def decoded(
             hint = None if picture.hint is None else load_image(opened(picture.hint))
             if hint is not None:
                 check_alike(picture.name, image.size, hint.size)
-                hint = fit(hint, hint_channels, tuple(resolution))
-            return fit(image, channels, tuple(resolution)), hint
+                hint = fit(hint, hint_channels, (height, width))
+            enlarged = image.width < width or image.height < height
+            return Decoded(fit(image, channels, (height, width)), hint, enlarged, image.info[SEVERAL])
         except UserError:
             raise
         except Exception as error:
-            return f"{type(error).__name__}: {error}"
+            return reason(error)
 
-    rest, count, skipped = iter(pictures), 0, []
+    rest = iter(pictures)
     with (
-        warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning),
+        warnings_off(),
         ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,  # Pillow decodes outside of the interpreter lock
         Progress(transient=True, disable=total is not None and total < _BLOCK) as progress,
     ):
         task = progress.add_task(f"Decoding {Path(place).name}", total=total)
         while part := list(islice(rest, _BLOCK)):
             both = list(zip(part, pool.map(decode, part), strict=True))
-            skipped += [f"{picture.name} ({image})" for picture, image in both if isinstance(image, str)]
+            left_out = [LeftOut(p.name, UNREADABLE, image) for p, image in both if isinstance(image, str)]
             good = [(picture, image) for picture, image in both if not isinstance(image, str)]
-            count += len(part)
             progress.update(task, advance=len(part))
-            if good:
-                yield _block(good)
-    if not skipped:
-        return
-    named = ", ".join(skipped[:_NAMED]) + (", …" if len(skipped) > _NAMED else "")
-    summary = f"{len(skipped)} of {count} images in {place} cannot be read: {named}"
-    if 2 * len(skipped) > count:
-        raise UserError(f"{summary}; repair or remove them, or use other data")
-    warnings.warn(f"{summary}; they are left out", stacklevel=2)
+            yield _block(good, left_out) if good else Block(np.empty((0, *shape), np.uint8), left_out=left_out)
+
+
+def reason(error: Exception) -> str:
+    """Why a picture cannot be read, without its path."""
+    if isinstance(error, UnidentifiedImageError):
+        return "no picture, or of no known format"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def opened(file: Path | bytes) -> Path | io.BytesIO:
@@ -106,14 +114,16 @@ def check_alike(name: str, image: tuple[int, int], hint: tuple[int, int]) -> Non
         )
 
 
-def _block(both: list[tuple[Picture, Decoded]]) -> Block:
+def _block(both: list[tuple[Picture, Decoded]], left_out: list[LeftOut]) -> Block:
     pictures, decoded = zip(*both, strict=True)
-    images, hints = zip(*decoded, strict=True)
     first = pictures[0]
     return Block(
-        np.stack(images),
+        np.stack([one.image for one in decoded]),
         None if first.label is None else np.array([picture.label for picture in pictures]),
         None if first.caption is None else [picture.caption for picture in pictures],
         None if first.group is None else np.array([picture.group for picture in pictures]),
-        None if first.hint is None else np.stack(hints),
+        None if first.hint is None else np.stack([one.hint for one in decoded]),
+        left_out,
+        sum(one.enlarged for one in decoded),
+        sum(one.several for one in decoded),
     )

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from oboro.base.errors import UserError
+from oboro.base.paths import LocalPath
 from oboro.base.ranges import NonNegative, Share
 from oboro.base.seeding import derive_seed
 from oboro.data.cache import Block, Source
@@ -44,9 +45,9 @@ class DreamBooth(ImageData):
     def __init__(
         self,
         *,
-        root: str,
+        root: LocalPath,
         prompt: str,
-        prior_root: str,
+        prior_root: LocalPath,
         prior_prompt: str | None = None,
         prior_share: Share = 0.5,
         prior_weight: NonNegative = 1.0,
@@ -73,7 +74,13 @@ class DreamBooth(ImageData):
             )
         sources = [part.source() for part in self.parts]
         content = [*(source.key for source in sources), self.prompt, self.prior_prompt]
-        return Source(hashlib.sha256(repr(content).encode()).hexdigest(), 2, lambda: self._blocks(sources))
+        return Source(
+            hashlib.sha256(repr(content).encode()).hexdigest(),
+            0,  # to a model; the stored labels are those of the two kinds
+            lambda: self._blocks(sources),
+            left_out=[item for source in sources for item in source.left_out],
+            count=sum(source.count or 0 for source in sources),
+        )
 
     def _blocks(self, sources: list[Source]) -> Iterator[Block]:
         for kind, (source, text) in enumerate(zip(sources, (self.prompt, self.prior_prompt), strict=True)):

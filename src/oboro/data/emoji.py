@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Unpack
 
 from oboro.base.errors import UserError
+from oboro.base.paths import LocalPath
 from oboro.base.seeding import derive_seed
 from oboro.data.cache import Block, Source
 from oboro.data.decode_or_skip import Picture, decoded
@@ -68,7 +69,7 @@ class Emoji(ImageData):
     def __init__(
         self,
         *,
-        root: str | None = None,
+        root: LocalPath | None = None,
         **settings: Unpack[ImageSettings],
     ):
         super().__init__(**settings)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import ClassVar, Literal, Unpack
 
+from oboro.base.paths import LocalPath
 from oboro.base.seeding import derive_seed
 from oboro.data.cache import Block, Source
 from oboro.data.fashion_mnist import FashionMNIST
@@ -68,7 +69,7 @@ class FashionCaptions(ImageData):
         self,
         *,
         part: Literal["train", "test"] = "train",
-        root: str | None = None,
+        root: LocalPath | None = None,
         **settings: Unpack[ImageSettings],
     ):
         super().__init__(**settings)

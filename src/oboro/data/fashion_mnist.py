@@ -12,6 +12,7 @@ from typing import ClassVar, Literal, Unpack
 import numpy as np
 
 from oboro.base.errors import UserError
+from oboro.base.paths import LocalPath
 from oboro.data.cache import Block, Source
 from oboro.data.download import download
 from oboro.data.image_data import ImageData, ImageSettings
@@ -81,7 +82,7 @@ class FashionMNIST(ImageData):
         self,
         *,
         part: Literal["train", "test"] = "train",
-        root: str | None = None,
+        root: LocalPath | None = None,
         **settings: Unpack[ImageSettings],
     ):
         super().__init__(**settings)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from oboro.base.errors import UserError
+from oboro.base.paths import PathOrName
 from oboro.data.cache import Block, Source
 from oboro.data.decode_or_skip import Picture, decoded
 from oboro.data.image_data import ImageData, ImageSettings
@@ -20,19 +21,20 @@ class HuggingFace(ImageData):
     ``shards/*.parquet``), or a name on the hub, whose ``name`` chooses a configuration; ``split`` chooses the part.
     Data sets that come as a Python script are not run.
 
-    - ``image``: the column of pictures (PNG, JPEG, WebP).
+    - ``image``: the column of pictures.
     - ``text``: the column of captions, or null for none. Of a list of captions the first is taken; one that is missing
       is empty.
     - ``label``: the column of classes, integers or a ``ClassLabel``, or null for none.
 
     The cache is decoded anew when the fingerprint that the library gives to the data set changes. Pictures that cannot
-    be read are left out with a warning. Raises ``UserError`` where the data set, the split or a column is missing.
+    be read are left out and counted in the log. Raises ``UserError`` where the data set, the split or a column is
+    missing.
     """
 
     def __init__(
         self,
         *,
-        path: str,
+        path: PathOrName,
         name: str | None = None,
         split: str = "train",
         image: str = "image",
@@ -44,11 +46,14 @@ class HuggingFace(ImageData):
         self.path, self.name, self.split = path, name, split
         self.image, self.text, self.label = image, text, label
 
+    def count_classes(self) -> int:
+        return 0 if self.label is None else super().count_classes()
+
     def source(self) -> Source:
         rows = self._columns(_load(self.path, self.name, self.split))
-        classes = 0 if self.label is None else _classes(rows, self.label)
+        names = () if self.label is None else _classes(rows, self.label)
         key = json.dumps([rows._fingerprint, self.image, self.text, self.label])
-        return Source(key, classes, lambda: self._blocks(rows))
+        return Source(key, len(names), lambda: self._blocks(rows), names=names, count=len(rows))
 
     def _columns(self, rows: Any) -> Any:
         """The wanted columns, in a fixed order."""
@@ -105,10 +110,10 @@ def _load(path: str, name: str | None, split: str) -> Any:
         raise UserError(f"cannot load {path}: {reason}; correct data.path, data.name or data.split") from error
 
 
-def _classes(rows: Any, column: str) -> int:
-    """How many classes the labels of ``column`` name."""
+def _classes(rows: Any, column: str) -> tuple[str, ...]:
+    """The names of the classes that the labels of ``column`` are numbers of."""
     labels = rows.unique(column)
     if not all(type(label) is int and label >= 0 for label in labels):
         raise UserError(f"column {column} holds other things than class numbers; set data.label to another one or null")
     names = getattr(rows.features[column], "names", None)  # of a ClassLabel
-    return len(names) if names else 1 + max(labels)
+    return tuple(names or map(str, range(1 + max(labels))))

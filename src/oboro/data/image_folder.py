@@ -1,53 +1,67 @@
-"""A folder of picture files: class folders, captions in ``metadata.jsonl``, or neither."""
+"""A folder of picture files: class folders, captions and labels in files beside them, or neither."""
 
 import hashlib
 import json
+import os
+import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Literal, Unpack
 
 from oboro.base.errors import UserError
+from oboro.base.paths import LocalPath
+from oboro.data import cache
 from oboro.data.cache import Block, Source
 from oboro.data.decode_or_skip import Picture, decoded
-from oboro.data.folder import list_files, natural, state
+from oboro.data.folder import Listing, list_folder, state
 from oboro.data.image_data import ImageData, ImageSettings
+from oboro.data.left_out import PART, SUFFIX, UNNAMED, LeftOut
+from oboro.data.metadata import NAMES, TEXTS, Entry, read_metadata, read_text
+from oboro.data.shapes import Shapes
 from oboro.modality.decode_image import SUFFIXES
 from oboro.modality.image import KINDS
 
-_METADATA = "metadata.jsonl"
+# Names of parts as they are on the Hugging Face hub; where sub-folders have no other names, the first kind is read.
+_TRAIN = {"train", "training"}
+_PARTS = _TRAIN | {"test", "testing", "val", "valid", "validation", "dev", "eval"}
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One picture: its path below the root with forward slashes, label and caption where it has them, and the path of
-    the picture that belongs to it."""
+class Pictures:
+    """The pictures in ``folder`` in natural order, and the names of their classes, () without labels."""
 
-    name: str
-    label: int | None = None
-    caption: str | None = None
-    hint: str | None = None
+    folder: Path
+    entries: list[Entry]
+    classes: tuple[str, ...]
+    left_out: list[LeftOut] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 class ImageFolder(ImageData):
-    """PNG, JPEG and WebP files below ``root``, which is one of
+    """Files of all formats that Pillow reads below ``root``, which is one of
 
-    - pictures with ``metadata.jsonl``, whose lines are ``{"file_name": …, "text": …, "label": …}``: exactly the files
-      that it names, ``text`` their caption and the integer ``label`` their class, both optional. A
-      ``conditioning_image`` of every line is the file of a second picture, of ``hint_channels`` channels, that belongs
-      to the first: edges, depth, a mask;
-    - class folders with pictures at any depth: label i is the i-th folder in natural order (2 before 10);
+    - pictures with ``metadata.jsonl``, ``metadata.csv`` or ``metadata.parquet`` (pip install "oboro[pyarrow]"), in
+      ``root`` or in its sub-folders: exactly the files that it names. A row has ``file_name`` (or ``image``), perhaps a
+      caption ``text`` (or ``caption``, ``prompt``) and a ``label``: numbers from 0, or names, which are numbered in
+      natural order (2 before 10). A ``conditioning_image`` of every row is the file of a second picture, of
+      ``hint_channels`` channels, that belongs to the first: edges, depth, a mask;
+    - class folders with pictures at any depth: label i is the i-th folder in natural order that holds any. A few
+      pictures beside them, fewer than a class has on average, are left out, unless ``num_classes`` is 0;
     - pictures, some perhaps in folders: unlabelled.
 
-    Images come in the natural order of their names. The cache is decoded anew when a name, a size, a modification time
-    or the metadata changes. Files that cannot be read are named in a warning and left out; more than half of them, an
-    empty or a missing folder raise ``UserError``.
+    Without metadata, a ``.txt`` or ``.caption`` file of the name of a picture is its caption. Of the sub-folders
+    ``train`` and ``test`` or the like, ``train`` is read. Of several frames the first is taken. Links are followed.
+
+    Images come in the natural order of their names. The cache is decoded anew when a name, a size, a modification time,
+    a caption or a label changes. What is left out is counted by reason in the log and listed in ``left_out.txt`` of the
+    cache's folder. An empty or a missing folder raises ``UserError``.
     """
 
     def __init__(
         self,
         *,
-        root: str,
+        root: LocalPath,
         hint_channels: Literal[1, 3, 4] = 3,
         **settings: Unpack[ImageSettings],
     ):
@@ -57,78 +71,121 @@ class ImageFolder(ImageData):
                 f"data.hint_channels={hint_channels} is not a kind of image; set 1 (grey), 3 (RGB) or 4 (RGBA)"
             )
         self.root, self.hint_channels = Path(root).expanduser(), hint_channels
+        self._shapes: Shapes | None = None
 
     def source(self) -> Source:
-        entries, classes = list_entries(self.root)
+        found = self._pictures()
+        return Source(
+            self._key(found),
+            len(found.classes),
+            lambda: self._blocks(found),
+            names=found.classes,
+            left_out=found.left_out,
+            notes=found.notes,
+            count=len(found.entries),
+        )
+
+    def shapes(self) -> Shapes:
+        """Read from the headers of all files once, and kept beside the cache."""
+        if self._shapes is None:
+            found = self._pictures()
+            file = self.cache_dir / "data" / f"shapes-{self._key(found)[:32]}.json"
+            try:
+                self._shapes = Shapes.from_plain(json.loads(file.read_text()))
+            except (OSError, ValueError, KeyError, TypeError):
+                self._shapes = Shapes.of(found.folder / entry.name for entry in found.entries)
+                with cache.writing(file.parent):
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    cache.write_whole(file, json.dumps(self._shapes.plain()))
+        return self._shapes
+
+    def _pictures(self) -> Pictures:
+        return list_pictures(self.root, labelled=self.given_classes != 0)
+
+    def _key(self, found: Pictures) -> str:
         digest = hashlib.sha256()
-        for entry in entries:
-            digest.update(json.dumps([entry.name, entry.label, entry.caption, state(self.root / entry.name)]).encode())
+        for entry in found.entries:
+            file = state(found.folder / entry.name)
+            digest.update(json.dumps([entry.name, entry.label, entry.caption, file]).encode())
             if entry.hint is not None:
-                digest.update(json.dumps([entry.hint, state(self.root / entry.hint), self.hint_channels]).encode())
-        return Source(digest.hexdigest(), classes, lambda: self._blocks(entries))
+                hint = state(found.folder / entry.hint)
+                digest.update(json.dumps([entry.hint, hint, self.hint_channels]).encode())
+        return digest.hexdigest()
 
-    def _blocks(self, entries: list[Entry]) -> Iterator[Block]:
-        shape, files = self.modality.shape, {"place": str(self.root), "total": len(entries)}
-        return decoded(map(self._picture, entries), shape, hint_channels=self.hint_channels, **files)
+    def _blocks(self, found: Pictures) -> Iterator[Block]:
+        def picture(entry: Entry) -> Picture:
+            hint = None if entry.hint is None else found.folder / entry.hint
+            return Picture(entry.name, found.folder / entry.name, entry.label, entry.caption, hint=hint)
 
-    def _picture(self, entry: Entry) -> Picture:
-        hint = None if entry.hint is None else self.root / entry.hint
-        return Picture(entry.name, self.root / entry.name, entry.label, entry.caption, hint=hint)
+        files = {"place": str(self.root), "total": len(found.entries)}
+        return decoded(map(picture, found.entries), self.modality.shape, hint_channels=self.hint_channels, **files)
 
 
-def list_entries(root: Path) -> tuple[list[Entry], int]:
-    """The pictures below ``root`` in natural order and the number of their classes, 0 without labels."""
+def list_pictures(root: Path, labelled: bool = True) -> Pictures:
+    """The pictures below ``root``; ``labelled`` False takes those beside class folders, too, and no labels."""
     if not root.exists():
         raise UserError(f"data.root={root} does not exist; set data.root=<folder of images>")
     if not root.is_dir():
         raise UserError(f"data.root={root} is a file; set data.root=<folder of images>")
-    if (root / _METADATA).is_file():
-        return _from_metadata(root / _METADATA)
-    files, classes = list_files(root, SUFFIXES, "data.root=<folder of images>")
-    return [Entry(name, label) for name, label in files], classes
+    metadata = [name for name in NAMES if (root / name).is_file()][:1]
+    listing = list_folder(root, SUFFIXES, labelled and not metadata)
+    if not metadata:
+        folders = {name.split("/")[0] if "/" in name else "" for name, _ in listing.files}
+        train = sorted(name for name in folders if name.lower() in _TRAIN)
+        if train and all(name.lower() in _PARTS for name in folders):
+            others = [LeftOut(name, PART) for name in sorted(folders - {train[0]})]
+            part = list_pictures(root / train[0], labelled)
+            here = [item for item in listing.left_out if item.name.split("/")[0] not in folders]
+            return replace(part, left_out=[*here, *others, *part.left_out])
+        found = [item.name for item in listing.left_out if item.name.rpartition("/")[2] in NAMES]
+        folders_of = {name.rpartition("/")[0]: name for name in sorted(found, key=lambda n: -NAMES.index(Path(n).name))}
+        metadata = sorted(folders_of.values())
+    if metadata:
+        return _with_metadata(root, metadata, listing)
+    if not listing.files:
+        passed = f" ({len(listing.left_out)} files and folders of other kinds)" if listing.left_out else ""
+        raise UserError(f"{root} holds no pictures{passed}; set data.root=<folder of images>")
+    return _with_texts(root, listing, labelled)
 
 
-def _from_metadata(path: Path) -> tuple[list[Entry], int]:
-    entries: dict[str, Entry] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        if not line.strip():
-            continue
-        entry = _entry(line)
-        if isinstance(entry, str) or entry.name in entries:
-            problem = entry if isinstance(entry, str) else f"{entry.name} appears twice"
-            raise UserError(f"line {number} of {path}: {problem}; correct that line")
-        entries[entry.name] = entry
-    rows = sorted(entries.values(), key=lambda entry: natural(entry.name))
-    if not rows:
-        raise UserError(f"{path} names no images; add one line for each image, or delete the file")
-    without = [entry.name for entry in rows if entry.hint is None]
-    if without and len(without) < len(rows):
-        raise UserError(f"{path} has no conditioning_image for {without[0]}; give one to every image or to none")
-    unlabelled = [entry.name for entry in rows if entry.label is None]
-    if unlabelled and len(unlabelled) < len(rows):
-        raise UserError(f"{path} has no label for {unlabelled[0]}; give a label to every image or to none")
-    if any(entry.caption is not None for entry in rows):
-        rows = [replace(entry, caption=entry.caption or "") for entry in rows]
-    return rows, 0 if unlabelled else 1 + max(entry.label for entry in rows)
+def _with_metadata(root: Path, files: list[str], listing: Listing) -> Pictures:
+    """What ``files``, in ``root`` or its sub-folders, name."""
+    metadata = read_metadata(root, files)
+    known = {name for entry in metadata.entries for name in (entry.name, entry.hint)}
+    left_out = [item for item in listing.left_out if item.name not in known and item.name not in files]
+    left_out += [LeftOut(name, UNNAMED) for name, _ in listing.files if name not in known]
+    notes = list(metadata.notes)
+    folders = {entry.name.split("/")[0] for entry in metadata.entries if "/" in entry.name}
+    if not metadata.classes and len(folders) > 1:
+        notes.append(f"{len(folders)} sub-folders of {root} are no classes, as its metadata have no label")
+    return Pictures(root, metadata.entries, metadata.classes, left_out, notes)
 
 
-def _entry(line: str) -> Entry | str:
-    """One line of the metadata, or what is wrong with it."""
-    try:
-        row = json.loads(line)
-    except ValueError:
-        return "not JSON"
-    if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
-        return "no file_name"
-    name, label, text = row["file_name"], row.get("label"), row.get("text")
-    hint = row.get("conditioning_image")
-    if hint is not None and not isinstance(hint, str):
-        return "conditioning_image is not the name of a file"
-    for file in (name, hint or name):
-        if PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts:
-            return f"{file} is not below the folder"
-    if label is not None and (type(label) is not int or label < 0):
-        return f"label {label!r} is not a class number"
-    if text is not None and not isinstance(text, str):
-        return "text is not a string"
-    return Entry(name, label, text, hint)
+def _with_texts(root: Path, listing: Listing, labelled: bool) -> Pictures:
+    """The files of a listing, with the captions of text files beside them."""
+    stems = {os.path.splitext(name)[0] for name, _ in listing.files}
+    texts: dict[str, str] = {}
+    for suffix in TEXTS:
+        for item in listing.left_out:
+            stem, end = os.path.splitext(item.name)
+            if item.reason == SUFFIX and end.lower() == suffix and stem in stems:
+                texts.setdefault(stem, item.name)
+    read, notes = set(texts.values()), []
+    entries = [Entry(name, label) for name, label in listing.files]
+    if texts:
+        entries = [
+            replace(entry, caption=_caption(root, texts.get(os.path.splitext(entry.name)[0]))) for entry in entries
+        ]
+        mute = [entry.name for entry in entries if os.path.splitext(entry.name)[0] not in texts]
+        if mute:
+            notes.append(f"{len(mute):,} of {len(entries):,} images have no text beside them: {mute[0]}, …")
+    folders = {name.split("/")[0] for name, _ in listing.files if "/" in name}
+    if labelled and not listing.classes and len(folders) > 1:
+        why = "that number their files are parts" if listing.files[0][1] is not None else "beside many pictures"
+        notes.append(f"there are no classes in {root}: {len(folders)} sub-folders {why}")
+    return Pictures(root, entries, listing.classes, [i for i in listing.left_out if i.name not in read], notes)
+
+
+def _caption(root: Path, file: str | None) -> str:
+    """What a text file holds, its lines joined by spaces."""
+    return "" if file is None else " ".join(re.split(r"\s*[\r\n]+\s*", read_text(root / file).strip()))

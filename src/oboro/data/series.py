@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Unpack
@@ -11,7 +10,9 @@ import numpy as np
 from annotated_types import Len
 from numpy.lib.stride_tricks import sliding_window_view
 
+from oboro.base.arrays import array_in, arrays_in
 from oboro.base.errors import UserError
+from oboro.base.paths import LocalPath
 from oboro.base.ranges import Count
 from oboro.data.cache import Block, Source
 from oboro.data.folder import list_files, state
@@ -43,7 +44,7 @@ class Series(SeriesData):
     def __init__(
         self,
         *,
-        path: str,
+        path: LocalPath,
         window: Count | None = None,
         stride: Count | None = None,
         columns: Annotated[Sequence[str], Len(1)] | None = None,
@@ -151,28 +152,32 @@ class Series(SeriesData):
         return np.arange(count - held_out - overlap), np.arange(count - held_out, count)
 
 
+UNLABELLED = "the labels of {path} are not a class number for each series; save integers (N,) from 0 on"
+
+
 def open_arrays(path: Path) -> dict[str, np.ndarray]:
     """``series`` (N, C, L) or (N, L) and perhaps ``labels`` (N,) of an ``.npz`` or ``.npy`` file.
 
     Raises ``UserError`` for a file that holds something else.
     """
-    try:
-        if path.suffix.lower() == ".npz":
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in ("series", "labels") if name in file.files}
-        else:
-            arrays = {"series": np.load(path, mmap_mode="r", allow_pickle=False)}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} cannot be read ({error}); write it with numpy.save or numpy.savez") from error
-    series, labels = arrays.get("series"), arrays.get("labels")
-    if series is None or series.dtype.kind not in "fiu" or series.ndim not in (2, 3) or 0 in series.shape:
+    remedy = "write it with numpy.save or numpy.savez"
+    if path.suffix.lower() == ".npz":
+        arrays = arrays_in(path, ("series", "labels"), remedy)
+    else:
+        arrays = {"series": array_in(path, remedy)}
+    series = arrays.get("series")
+    if series is None or series.dtype.kind not in "fiu" or len(series.shape) not in (2, 3) or 0 in series.shape:
         raise UserError(
             f"{path} holds no series; save numbers (N, C, L) or (N, L) under the name series, or set data.window for "
             "one long record (T, C) of an .npy file"
         )
-    if labels is not None and (labels.shape != series.shape[:1] or labels.dtype.kind not in "iu" or labels.min() < 0):
-        raise UserError(f"the labels of {path} are not a class number for each series; save integers (N,) from 0 on")
-    return arrays
+    labels = arrays.get("labels")
+    if labels is not None and (labels.shape != series.shape[:1] or labels.dtype.kind not in "iu"):
+        raise UserError(UNLABELLED.format(path=path))
+    read = {name: array.read() for name, array in arrays.items()}
+    if labels is not None and read["labels"].min() < 0:
+        raise UserError(UNLABELLED.format(path=path))
+    return read
 
 
 def column_names(path: Path, columns: Sequence[str] | None) -> tuple[str, ...]:

@@ -30,6 +30,7 @@ class SeriesData(DataModule):
     """
 
     defaults: ClassVar[SeriesSettings] = {"channels": 1}
+    noun = Series.noun
     names: tuple[str, ...] = ()
 
     def __init__(self, **settings: Unpack[SeriesSettings]):

@@ -36,9 +36,13 @@ class Split(Dataset):
         return len(self.samples)
 
     def __getitems__(self, selection: Selection) -> dict[str, Tensor | list[str]]:
-        """As stored: ``DataModule.on_after_batch_transfer`` makes of it what a network sees."""
+        """As stored: ``DataModule.on_after_batch_transfer`` makes of it what a network sees.
+
+        The index -1 stands for no sample (``Chunks``); the first one fills its place.
+        """
         index, flip = selection
         batch: dict[str, Tensor | list[str]] = {"index": index}
+        index = index.clamp(min=0)
         if self.latents is None:
             batch["x"] = self.samples[index]
         else:

@@ -95,17 +95,20 @@ class Mixture(Sampler):
 class Chunks(Sampler):
     """Every one of ``size`` samples once, in order, in chunks of ``chunk``; chunk k belongs to rank ``k mod world``.
 
-    The chunks do not depend on ``world``, so neither does the result of a model on them. Ranks may differ in their
-    number of chunks: sum losses and counts, and let no collective happen inside the validation step.
+    The chunks do not depend on ``world``, so neither does the result of a model on them. All ranks get the same number
+    of chunks, since in each they meet (DDP sends buffers): a rank that is left without one gets a chunk whose
+    indices are -1, to be dropped by ``oboro.base.distributed.gather_rows``.
     """
 
     def __init__(self, size: int, chunk: int, *, world: int = 1, rank: int = 0):
-        self._starts = range(rank * chunk, size, world * chunk)
-        self._size, self._chunk = size, chunk
+        rounds = -(-size // (chunk * world))
+        self._starts = range(rank * chunk, rounds * chunk * world, chunk * world)
+        self._size, self._chunk = size, min(chunk, size)
 
     def __len__(self) -> int:
         return len(self._starts)
 
     def __iter__(self) -> Iterator[Selection]:
         for start in self._starts:
-            yield torch.arange(start, min(start + self._chunk, self._size)), None
+            last = min(start + self._chunk, self._size)
+            yield torch.arange(start, last) if start < last else torch.full((self._chunk,), -1), None

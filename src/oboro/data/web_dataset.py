@@ -6,9 +6,10 @@ import json
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 from oboro.base.errors import UserError
+from oboro.base.paths import LocalPath
 from oboro.data.cache import Block, Source
 from oboro.data.decode_or_skip import Picture, decoded
 from oboro.data.image_data import ImageData, ImageSettings
@@ -19,27 +20,34 @@ from oboro.modality.decode_image import SUFFIXES
 class WebDataset(ImageData):
     """Tar files on this machine, read in the order of the pattern by the library ``webdataset``.
 
-    ``shards`` is a path with ``*`` or with braces: ``shards/{0000..0127}.tar``. A sample has a picture
-    (png, jpg, jpeg, webp), else it is not one, and
+    ``shards`` is a path with ``*`` or with braces: ``shards/{0000..0127}.tar``. A sample has a picture of a format that
+    Pillow reads, else it is not one, and
 
     - its caption in ``.txt``, or in the field ``caption`` of ``.json``; without captions anywhere set ``caption`` null;
     - its class in ``.cls``, or in the field ``label`` of ``.json``. Classes are read where ``num_classes`` > 0: then
-      every sample has one.
+      every sample has one. ``"auto"`` counts them, which reads all shards at every start.
 
     The cache is decoded anew when a name, a size or a modification time of a shard changes. Pictures that cannot be
-    read are left out with a warning. Raises ``UserError`` where there are no shards, and where one is damaged.
+    read are left out and counted in the log. Raises ``UserError`` where there are no shards, and where one is damaged.
     """
 
     def __init__(
         self,
         *,
-        shards: str,
+        shards: LocalPath,
         caption: str | None = "caption",
         label: str = "label",
         **settings: Unpack[ImageSettings],
     ):
         super().__init__(**settings)
         self.shards, self.caption, self.label = shards, caption, label
+
+    def count_classes(self) -> int:
+        found = [self._class(sample, about) for _, _, sample, about in self._samples(self._paths())]
+        labels = [int(value) for value in found if value is not None and _is_class(value)]
+        if not labels or len(labels) < len(found):
+            return 0
+        return 1 + max(labels)
 
     def source(self) -> Source:
         paths = self._paths()
@@ -61,6 +69,11 @@ class WebDataset(ImageData):
         return decoded(self._pictures(paths), self.modality.shape, place=self.shards)
 
     def _pictures(self, paths: list[Path]) -> Iterator[Picture]:
+        for name, file, sample, about in self._samples(paths):
+            yield Picture(name, file, self._label(name, sample, about), self._caption(sample, about))
+
+    def _samples(self, paths: list[Path]) -> Iterator[tuple[str, bytes, dict[str, bytes], dict]]:
+        """Name, picture, all members by suffix, and the content of ``.json`` of every sample that has a picture."""
         tar = library("webdataset", "web_dataset").tariterators
         for path in paths:
             try:
@@ -68,30 +81,37 @@ class WebDataset(ImageData):
                     for sample in tar.group_by_keys(tar.tar_file_expander([{"url": path.name, "stream": stream}])):
                         file = next((sample[s[1:]] for s in SUFFIXES if s[1:] in sample), None)
                         if file is not None:
-                            yield self._picture(f"{path.name}/{sample['__key__']}", file, sample)
+                            about = json.loads(sample.get("json", b"{}"))
+                            if not isinstance(about, dict):
+                                raise ValueError(f"the .json of {sample['__key__']} is not an object")
+                            yield f"{path.name}/{sample['__key__']}", file, sample, about
             except (OSError, EOFError, ValueError, tarfile.TarError) as error:
                 reason = str(error).splitlines()[0]
                 raise UserError(f"cannot read {path}: {reason}; write that shard again or leave it out") from error
-
-    def _picture(self, name: str, file: bytes, sample: dict[str, bytes]) -> Picture:
-        about = json.loads(sample.get("json", b"{}"))
-        if not isinstance(about, dict):
-            raise ValueError(f"the .json of {sample['__key__']} is not an object")
-        return Picture(name, file, self._label(name, sample, about), self._caption(sample, about))
 
     def _caption(self, sample: dict[str, bytes], about: dict) -> str | None:
         if self.caption is None:
             return None
         return sample["txt"].decode().strip() if "txt" in sample else str(about.get(self.caption) or "")
 
+    def _class(self, sample: dict[str, bytes], about: dict) -> Any:
+        return sample["cls"].decode() if "cls" in sample else about.get(self.label)
+
     def _label(self, name: str, sample: dict[str, bytes], about: dict) -> int | None:
         if not self.num_classes:
             return None
-        value = sample["cls"].decode() if "cls" in sample else about.get(self.label)
-        try:
-            label = int(value)
-        except (TypeError, ValueError):
-            raise UserError(f"{name} has no class; give a .cls to every sample, or set data.num_classes=0") from None
+        value = self._class(sample, about)
+        if not _is_class(value):
+            raise UserError(f"{name} has no class; give a .cls to every sample, or set data.num_classes=0")
+        label = int(value)
         if not 0 <= label < self.num_classes:
             raise UserError(f"{name} is of class {label}; set data.num_classes={max(label, 0) + 1} or more")
         return label
+
+
+def _is_class(value: Any) -> bool:
+    try:
+        int(value)
+    except (TypeError, ValueError):
+        return False
+    return True

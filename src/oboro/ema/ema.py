@@ -134,15 +134,16 @@ class EMA:
 
     @contextmanager
     @torch.no_grad()
-    def applied(self, module: nn.Module, profile: str | None = None) -> Iterator[None]:
-        """Inside the context ``module`` holds the averages; the raw weights come back on every way out."""
+    def applied(self, module: nn.Module, profile: str | None = None) -> Iterator[dict[nn.Parameter, Tensor]]:
+        """Inside the context ``module`` holds the averages; the raw weights, which it yields, come back on every way
+        out."""
         averages = self.averages[profile or self.default]
         parameters = list(self.averaged(module).values())
         raw = [p.detach().clone() for p in parameters]
         try:
             for p, average in zip(parameters, averages, strict=True):
                 p.copy_(average)
-            yield
+            yield dict(zip(parameters, raw, strict=True))
         finally:
             for p, value in zip(parameters, raw, strict=True):
                 p.copy_(value)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from oboro.base import distributed
 from oboro.base.errors import UserError
+from oboro.base.precision import rounded_to_tf32
 from oboro.base.settings import settings
 from oboro.data import DataModule
 from oboro.data.latents import module_digest
@@ -87,8 +88,10 @@ class Evaluator:
             return self._rows(images)
 
         with task.averaged(protocol.ema), counted([task.denoiser.network, *task.guidance.networks]) as count:
-            rows = distributed.map_samples(protocol.n, protocol.chunk, draw, task.device, done, protocol.first)
-        if broken := (~rows.isfinite().all(1)).sum().item():
+            rows = distributed.map_samples(
+                protocol.n, protocol.chunk, draw, task.device, done, protocol.first, everywhere=False
+            )
+        if broken := distributed.from_first(lambda: int((~rows.isfinite().all(1)).sum())):
             raise UserError(
                 f"{broken} of {protocol.n} samples hold NaN or infinity, so the model has diverged; train it with a "
                 "smaller optimizer.lr or with trainer.precision=32-true."
@@ -105,6 +108,8 @@ class Evaluator:
             "chunk": protocol.chunk,
             "precision": precision,
             "device": task.device.type,
+            **arithmetic(task.device, drawn=True),
+            "data": {"fingerprint": self.data.fingerprint, "trained_on": task.fingerprint},
             "ema": average_settings(task.ema, protocol.ema, protocol.ema_std),
             **codec_settings(task.codec),
             "schedule": settings(task.denoiser.schedule),
@@ -129,9 +134,11 @@ class Evaluator:
         def features_of(ids: list[int]) -> Tensor:
             return self._rows(images[torch.tensor(ids)])
 
-        rows = distributed.map_samples(len(images), min(CHUNK, len(images)), features_of, device, done)
+        size = min(CHUNK, len(images))
+        rows = distributed.map_samples(len(images), size, features_of, device, done, everywhere=False)
         seconds = time.perf_counter() - start
-        record |= {"quantisation": self.data.modality.quantisation, "samples": len(images), **origin}
+        record |= {"quantisation": self.data.modality.quantisation, "samples": len(images)}
+        record |= {**arithmetic(device, drawn=False), **origin}
         return Result(
             self._values(rows, {} if labels is None else {"label": labels}, device), record, seconds, images[:SHOWN]
         )
@@ -156,7 +163,10 @@ class Evaluator:
         identities = [view.load(device).identity for view in self.views]
         return {
             key: values[0] if len(values) == 1 else " + ".join(map(str, values))
-            for key, values in ((k, list(dict.fromkeys(i[k] for i in identities))) for k in identities[0])
+            for key, values in (
+                (k, list(dict.fromkeys(i[k] for i in identities if k in i)))
+                for k in dict.fromkeys(k for identity in identities for k in identity)
+            )
         }
 
     def _values(self, rows: Tensor, metadata: Mapping[str, Any], device: torch.device) -> dict[str, Value]:
@@ -164,6 +174,14 @@ class Evaluator:
         for view, part in zip(self.views, rows.split([view.width for view in self.views], 1), strict=True):
             values |= view.values(part, metadata, device)
         return values
+
+
+def arithmetic(device: torch.device, drawn: bool) -> dict[str, Any]:
+    """How float32 numbers are multiplied, on CUDA alone, where it can be set: in full for features, and for samples
+    that are ``drawn`` as the program has set it, named are the operations that round to TF32."""
+    if device.type != "cuda":
+        return {}
+    return {"features": "float32 without TF32"} | ({"tf32": rounded_to_tf32()} if drawn else {})
 
 
 def average_settings(ema: EMA, name: str | None = None, std: float | None = None) -> dict[str, Any]:
@@ -195,10 +213,12 @@ def held_out_likelihood(
 
     with task.averaged(protocol.ema):
         bits = distributed.map_samples(n, min(protocol.chunk, n), lambda ids: bits_of(ids)[:, None], task.device)[:, 0]
-    error = 1.96 * bits.std().item() / n**0.5 if n > 1 else float("nan")
-    mean = bits.mean().item()
+    mean, interval = bits.mean().item(), None
+    if n > 1:  # one image has no spread
+        error = 1.96 * bits.std().item() / n**0.5
+        interval = mean - error, mean + error
     known = {"name": "probability-flow ODE", "steps": steps, "probes": probes, "seed": protocol.seed}
-    return {f"bits_per_dim_{n}": Value(mean, better=-1, interval=(mean - error, mean + error), settings=known)}
+    return {f"bits_per_dim_{n}": Value(mean, better=-1, interval=interval, settings=known)}
 
 
 @contextmanager

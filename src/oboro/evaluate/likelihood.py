@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from oboro.base.errors import UserError
+from oboro.base.precision import full_float32
 from oboro.base.seeding import generator
 from oboro.condition import Condition
 from oboro.denoiser import Denoises
@@ -73,6 +74,7 @@ def flow(denoiser: Denoises, z: Tensor, at: Point, cond: Condition, probes: Tens
     return slope, -at.cos / 2 * (at.cos * z[0].numel() - trace)
 
 
+@full_float32()
 def log_likelihood(denoiser: Denoises, x: Tensor, cond: Condition, *, steps: int, probes: Tensor) -> Tensor:
     """log p(x) in nats, (B,) float64 on the CPU, of continuous data ``x`` (B, ...) in the scale of the model.
 
@@ -82,8 +84,8 @@ def log_likelihood(denoiser: Denoises, x: Tensor, cond: Condition, *, steps: int
 
     ``probes`` (P, B, ...) are independent of ``x`` with E[v vᵀ] = I, and the same along the whole path. The result is
     exact for P = D with the rows of sqrt(D) I, and otherwise an estimate without bias (up to the error of the steps).
-    Call it on a denoiser in evaluation mode; it needs no gradient of the weights and leaves none. Half precision does
-    not do: near data x̂0 is subtracted from z, and what remains is a thousandth of either.
+    Call it on a denoiser in evaluation mode; it needs no gradient of the weights and leaves none. Half precision and
+    TF32 do not do: near data x̂0 is subtracted from z, and what remains is a thousandth of either.
     Song et al. 2021 (arXiv:2011.13456, eq. 39-40); Grathwohl et al. 2019 (arXiv:1810.01367, sec. 3.1).
     """
     if steps < 1 or len(probes) < 1:

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 # What a benchmark compares: entries of a protocol in which numbers of one column may differ.
-COMPARED = ("ema", "codec", "schedule", "sampler", "guidance", "evaluations_per_sample", "images", "images_fingerprint")
+COMPARED = (
+    *("ema", "codec", "schedule", "sampler", "guidance", "evaluations_per_sample"),
+    *("data", "images", "images_fingerprint", "images_labels"),
+)
 
 
 @dataclass(frozen=True)

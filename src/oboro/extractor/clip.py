@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from oboro.base.errors import UserError
+from oboro.base.paths import PathOrName
+from oboro.base.precision import full_float32
 from oboro.extractor.extractor import Extractor
 from oboro.extractor.pretrained import Checkpoint, Lengths, resized, standardised
 
@@ -30,7 +32,7 @@ class CLIP(Extractor):
     name = "clip"
     reads_texts = True
 
-    def __init__(self, path: str | None = None):
+    def __init__(self, path: PathOrName | None = None):
         super().__init__()
         self.checkpoint = Checkpoint(path or DEFAULT, "clip", TOKENIZER)
         self.outputs = Lengths(self._length)
@@ -77,7 +79,7 @@ class CLIP(Extractor):
         tokenizer = transformers.CLIPTokenizer.from_pretrained(folder, local_files_only=True)
         context = network.config.text_config.max_position_embeddings
         embeddings = []
-        with torch.no_grad(), torch.autocast(self._device.type, enabled=False):
+        with torch.no_grad(), torch.autocast(self._device.type, enabled=False), full_float32():
             for start in range(0, len(texts), TEXTS):
                 tokens = tokenizer(
                     list(texts[start : start + TEXTS]),

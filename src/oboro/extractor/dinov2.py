@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from oboro.base.paths import PathOrName
 from oboro.extractor.extractor import Extractor
 from oboro.extractor.pretrained import Checkpoint, Lengths, resized, standardised
 
@@ -33,7 +34,7 @@ class DINOv2(Extractor):
     name = "dinov2"
     resize = "PIL bicubic, antialiased, to 224x224, rounded to 8 bits"
 
-    def __init__(self, path: str | None = None):
+    def __init__(self, path: PathOrName | None = None):
         super().__init__()
         self.checkpoint = Checkpoint(path or DEFAULT, "dinov2")
         self.outputs = Lengths(self._length)

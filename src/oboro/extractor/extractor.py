@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from oboro.base.errors import UserError
+from oboro.base.precision import full_float32
+from oboro.data import DataModule
 from oboro.modality import Image, Modality
 
 
@@ -36,6 +38,7 @@ class Extractor(ABC):
         resize: how images become the network's input, in words.
         reads_texts: whether ``embed_text(texts)`` puts texts into the space of its features.
         published: names under which the literature reports a metric on these features, ``{"fd": "fid"}``.
+        described: what a protocol says of it besides name, digest and resize, ``{"extractor_accuracy": 0.91}``.
     """
 
     name: str
@@ -43,10 +46,12 @@ class Extractor(ABC):
     resize: str
     reads_texts: bool = False
     published: Mapping[str, str] = MappingProxyType({})
+    described: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self) -> None:
         self._network: nn.Module | None = None
         self._device = torch.device("cpu")
+        self._data: DataModule | None = None
 
     @property
     def parts(self) -> list["Extractor"]:
@@ -71,6 +76,10 @@ class Extractor(ABC):
                 "choose extractor=raw, or metrics=[]."
             )
 
+    def observe(self, data: DataModule) -> None:
+        """Take note of the data whose samples it will see; they need not be read yet. For extractors that learn."""
+        self._data = data
+
     @abstractmethod
     def prepare(self) -> None:
         """Make sure that the weights are on this machine; raises ``UserError`` with the remedy where they are not."""
@@ -88,22 +97,30 @@ class Extractor(ABC):
         require_images(samples)
 
     def load(self, device: torch.device | str) -> None:
-        """Read the weights (once) and put them on ``device``; later calls run there."""
+        """Read the weights (once) and put them on ``device``; later calls run there.
+
+        Raises ``UserError`` for weights that are not finite, which would make every number NaN.
+        """
         if self._network is None:
-            self._network = self.build().eval().requires_grad_(False)
+            network = self.build().eval().requires_grad_(False)
+            if broken := [name for name, weight in network.state_dict().items() if not weight.isfinite().all()]:
+                raise UserError(
+                    f"the weights of the extractor {self.name} hold NaN or infinity in {broken[0]}; get the file again."
+                )
+            self._network = network
         self._device = torch.device(device)
         self._network.to(self._device)
 
     def __call__(self, samples: Tensor, outputs: Sequence[str] = ("features",)) -> dict[str, Tensor]:
         """``{output: (B, self.outputs[output])}``, float32, on the extractor's device.
 
-        ``samples`` are stored ones, of images uint8 (B, C, H, W) with C = 1 or 3. No gradients, and no autocast: the
-        precision a run trains in must not change what it is measured with.
+        ``samples`` are stored ones, of images uint8 (B, C, H, W) with C = 1 or 3. No gradients, no autocast
+        and no TF32: the precision a run trains in must not change what it is measured with.
         """
         self.require(samples)
         if self._network is None:
             self.load(samples.device)
-        with torch.no_grad(), torch.autocast(self._device.type, enabled=False):
+        with torch.no_grad(), torch.autocast(self._device.type, enabled=False), full_float32():
             # The layout in memory chooses the algorithm of a convolution, and with it the last bits; with one channel
             # contiguous() would keep the strides of channels-last.
             samples = samples.to(self._device).clone(memory_format=torch.contiguous_format)

@@ -5,10 +5,12 @@ from pathlib import Path
 from types import MappingProxyType
 
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from oboro.base.errors import UserError
+from oboro.base.paths import LocalPath
 from oboro.extractor.extractor import Extractor, file_digest
 
 WEIGHTS = Path(__file__).parent / "assets" / "fashion_classifier.safetensors"
@@ -53,9 +55,9 @@ class Fashion(Extractor):
     outputs = MappingProxyType({"features": 128, "logits": 10})
     resize = "luma (BT.601), bilinear antialiased to 28x28"
 
-    def __init__(self, weights_path: str | None = None):
+    def __init__(self, weights_path: LocalPath | None = None):
         super().__init__()
-        self.path = Path(weights_path) if weights_path else WEIGHTS
+        self.path = Path(weights_path).expanduser() if weights_path else WEIGHTS
 
     @property
     def digest(self) -> str:
@@ -70,7 +72,13 @@ class Fashion(Extractor):
     def build(self) -> nn.Module:
         self.prepare()
         network = FashionNetwork()
-        network.load_state_dict({k: v.float() for k, v in load_file(self.path).items()})
+        try:
+            network.load_state_dict({k: v.float() for k, v in load_file(self.path).items()})
+        except (SafetensorError, OSError, RuntimeError) as error:
+            raise UserError(
+                f"{self.path} does not hold the weights of a classifier as oboro's for Fashion-MNIST, a .safetensors "
+                "file; correct the path, or reinstall the package."
+            ) from error
         return network
 
     def forward(self, network: nn.Module, images: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from oboro.base.errors import UserError
+from oboro.base.paths import LocalPath
 from oboro.extractor.extractor import Extractor, file_digest
+from oboro.interop.state import read_tensors
 
 TIMEOUT = 30.0  # seconds without a byte
 
@@ -39,9 +41,9 @@ class Inception(Extractor):
     resize = "TensorFlow 1 bilinear (no antialias, no half-pixel shift) to 299x299"
     published = MappingProxyType({"fd": "fid", "sfd": "sfid", "kd": "kid", "score": "is", "sw": "mind"})
 
-    def __init__(self, weights_path: str | None = None):
+    def __init__(self, weights_path: LocalPath | None = None):
         super().__init__()
-        self._given = Path(weights_path) if weights_path else None
+        self._given = Path(weights_path).expanduser() if weights_path else None
 
     @property
     def path(self) -> Path:
@@ -118,19 +120,16 @@ def build(path: Path) -> nn.Module:
     """torch-fidelity's network with the weights of ``path``, in evaluation mode, channels-last, on the CPU.
 
     torch-fidelity unpickles its weights file without restriction. So the file is read here with ``weights_only=True``,
-    and torch-fidelity is given the bytes that we write from the tensors found in it.
+    and torch-fidelity is given the bytes that we write from the tensors in it.
     """
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     remedy = f"delete {path} and fetch it again from {weights_url()}"
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load answers damage with half a dozen types
-        raise UserError(f"{path} is not a file of plain tensors ({type(error).__name__}): {remedy}") from error
-    if not isinstance(state, dict) or not all(type(k) is str and type(v) is Tensor for k, v in state.items()):
-        raise UserError(f"{path} is not a state dict of tensors: {remedy}")
     buffer = io.BytesIO()
-    torch.save(dict(state), buffer)
+    try:
+        torch.save(read_tensors(path), buffer)
+    except UserError as error:
+        raise UserError(f"{str(error).partition(';')[0]}: {remedy}") from error
     buffer.seek(0)
     try:
         network = FeatureExtractorInceptionV3(

@@ -36,8 +36,7 @@ class Checkpoint:
     def find(self) -> Path:
         """The folder; raises ``UserError`` where it lacks one of the two files. Asks no network."""
         folder = Path(self.path).expanduser()
-        if not folder.is_dir():
-            folder = self._snapshot(local_files_only=True)
+        folder = hub.unpacked(folder, CONFIG) if folder.is_dir() else self._snapshot(local_files_only=True)
         if absent := [name for name in (CONFIG, WEIGHTS) if not (folder / name).is_file()]:
             raise self._missing(f"{folder} has no {' and no '.join(absent)}")
         return folder

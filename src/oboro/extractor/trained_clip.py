@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from oboro.base.paths import LocalPath
+from oboro.base.precision import full_float32
 from oboro.extractor.extractor import Extractor, file_digest
 from oboro.extractor.fashion import LUMA
 from oboro.extractor.pretrained import Lengths
@@ -28,7 +30,7 @@ class TrainedCLIP(Extractor):
     name = "trained_clip"
     reads_texts = True
 
-    def __init__(self, path: str):
+    def __init__(self, path: LocalPath):
         super().__init__()
         self.path = Path(path).expanduser()
         self.clip = Trained(path, "clip")
@@ -74,5 +76,5 @@ class TrainedCLIP(Extractor):
         """Unit vectors (n, d) of n texts, float32, on the extractor's device: the other half of ``clip_score``."""
         if self._network is None:
             self.load(self._device)
-        with torch.no_grad(), torch.autocast(self._device.type, enabled=False):
+        with torch.no_grad(), torch.autocast(self._device.type, enabled=False), full_float32():
             return self._network.encode_text(texts)

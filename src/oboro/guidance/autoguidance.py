@@ -32,6 +32,10 @@ class Autoguidance(Guidance):
     def networks(self) -> Sequence[nn.Module]:
         return [restored(self.weak).network]
 
+    @property
+    def idle(self) -> Sequence[str]:
+        return ("weak",) if self.scale == 1 else ()
+
     def __call__(self, denoiser: Denoises, grid: Sequence[Node]) -> Denoises:
         weak = Weak(restored(self.weak).reschedule(denoiser.schedule))
         return Extrapolated(denoiser, weak, self.scale, self.weight)

@@ -70,6 +70,14 @@ class Classifier(Guidance):
     def follows_score(self) -> bool:
         return True
 
+    @property
+    def idle(self) -> Sequence[str]:
+        return ("classifier",) if self.scale == 0 else ()
+
+    @property
+    def target(self) -> int | None:
+        return self.label if self.scale != 0 else None
+
     def __call__(self, denoiser: Denoises, grid: Sequence[Node]) -> Denoises:
         classifier = restored(self.classifier).reschedule(denoiser.schedule)
         return ClassifierDenoiser(denoiser, classifier, self.scale, self.weight, self.label)

@@ -15,7 +15,7 @@ from oboro.condition import Condition, Label, Signal
 from oboro.denoiser import Denoises
 from oboro.guidance.extrapolation import Extrapolated
 from oboro.guidance.guidance import DenoiserWrapper, Guidance, Guided
-from oboro.guidance.weight import CONSTANT, Weight
+from oboro.guidance.weight import CONSTANT, Constant, Weight
 from oboro.sampler import Node
 from oboro.schedule import expand_as
 
@@ -49,6 +49,11 @@ class ClassifierFree(Guidance):
     @property
     def drops(self) -> bool:
         return self.scale != 1 and not self.negative
+
+    @property
+    def idle(self) -> Sequence[str]:
+        made = {"negative": self.negative, "rescale": self.rescale, "weight": not isinstance(self.weight, Constant)}
+        return [key for key, value in made.items() if value] if self.scale == 1 else ()
 
     @property
     def reads(self) -> Mapping[str, type[Signal]]:
@@ -118,7 +123,7 @@ class CFGPPDenoiser(Guided):
 
     def steer(self, conditional: Tensor, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
         unconditional = self.denoiser(x_t, t, opposite(cond))
-        kept = torch.tensor([self._kept(v) for v in t.double().tolist()]).to(x_t)
+        kept = torch.tensor([self._kept(v) for v in t.tolist()]).to(x_t)
         return unconditional + expand_as(self.scale / (1 - kept), x_t) * (conditional - unconditional)
 
     def _kept(self, t: float) -> float:

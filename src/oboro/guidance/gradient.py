@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -20,7 +21,9 @@ def linearized(f: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Pullba
     differentiable); elsewhere they are detached.
     """
     nested = torch.is_grad_enabled() and x.requires_grad
-    with torch.enable_grad():
+    # A compiled network has no second derivative: there it is evaluated as it is written.
+    stance = torch.compiler.set_stance("force_eager") if nested else nullcontext()
+    with torch.enable_grad(), stance:
         x = x if nested else x.detach().requires_grad_()
         y = f(x)
 

@@ -46,6 +46,16 @@ class Guidance(ABC):
         """Whether it means the steps of the time grid, and not only points."""
         return False
 
+    @property
+    def idle(self) -> Sequence[str]:
+        """Settings that were made and change nothing beside the others."""
+        return ()
+
+    @property
+    def target(self) -> int | None:
+        """The class that every sample is drawn towards, whatever its own label is."""
+        return None
+
     @abstractmethod
     def __call__(self, denoiser: Denoises, grid: Sequence[Node]) -> Denoises:
         """``grid`` are the nodes that the sampler is going to visit: falling to the data, or a part, or rising."""

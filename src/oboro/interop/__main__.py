@@ -2,6 +2,7 @@
 
 import argparse
 
+from oboro.base.output import output_file, output_folder
 from oboro.cli.plain import run
 from oboro.interop import ldm, onnx, pipeline
 
@@ -11,24 +12,24 @@ def main(arguments: list[str] | None = None) -> None:
     commands = parser.add_subparsers(required=True)
     to_us = commands.add_parser("import", help="the folder of a diffusers pipeline becomes a checkpoint")
     to_us.add_argument("folder")
-    to_us.add_argument("checkpoint", help="the .ckpt file to write")
+    to_us.add_argument("checkpoint", type=output_file, help="the .ckpt file to write")
     to_us.set_defaults(run=lambda a: pipeline.save_checkpoint(pipeline.load_pipeline(a.folder), a.checkpoint))
     single = commands.add_parser("import-ldm", help="a file of LDM or Stable Diffusion becomes a checkpoint")
     single.add_argument("weights", help=".safetensors or .ckpt")
     single.add_argument("yaml", help="the settings it was published with")
     single.add_argument("tokenizer", help="the folder of its tokenizer")
-    single.add_argument("checkpoint", help="the .ckpt file to write")
+    single.add_argument("checkpoint", type=output_file, help="the .ckpt file to write")
     single.set_defaults(
         run=lambda a: pipeline.save_checkpoint(pipeline.build(ldm.read(a.weights, a.yaml, a.tokenizer)), a.checkpoint)
     )
     to_them = commands.add_parser("export", help="a checkpoint becomes the folder of a diffusers pipeline")
     to_them.add_argument("checkpoint")
-    to_them.add_argument("folder", help="the folder to write")
+    to_them.add_argument("folder", type=output_folder, help="the folder to write")
     to_them.add_argument("--profile", help="which average of the weights; the first one unless named")
     to_them.set_defaults(run=lambda a: pipeline.export(a.checkpoint, a.folder, a.profile))
     graph = commands.add_parser("onnx", help="the denoiser and the decoder of a checkpoint become ONNX files")
     graph.add_argument("checkpoint")
-    graph.add_argument("folder", help="the folder to write")
+    graph.add_argument("folder", type=output_folder, help="the folder to write")
     graph.add_argument("--profile", help="which average of the weights; the first one unless named")
     graph.set_defaults(run=lambda a: onnx.export(a.checkpoint, a.folder, a.profile))
     run(parser, arguments, lambda chosen: chosen.run(chosen))

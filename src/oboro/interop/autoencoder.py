@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from oboro.base.errors import UserError
+from oboro.interop.hub import unpacked
 from oboro.interop.weights import ours, read_json, read_weights, require, theirs, write_json, write_weights
 from oboro.restore import State
 
@@ -85,7 +86,7 @@ def without_convolution(state: State, config: Mapping[str, Any]) -> State:
 
 def load(folder: str | Path) -> tuple[dict[str, Any], State]:
     """Configuration and weights of our ``Autoencoder`` from the folder of an ``AutoencoderKL``."""
-    folder = Path(folder).expanduser()
+    folder = unpacked(Path(folder).expanduser(), "config.json")
     settings = read_json(folder / "config.json")
     config = our_config(settings, folder)
     state = without_convolution(read_weights(folder, STEM), settings)

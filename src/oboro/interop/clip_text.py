@@ -10,14 +10,13 @@ from hydra.utils import instantiate
 from torch import Tensor
 
 from oboro.base.errors import UserError
-from oboro.interop.hub import Files
+from oboro.interop.hub import Files, weight_files
 from oboro.interop.weights import (
     ours,
     read_json,
     read_weights,
     require,
     theirs,
-    weight_files,
     write_json,
     write_weights,
 )

@@ -1,16 +1,62 @@
 """Models as folders on disk, or under a name on the Hugging Face hub."""
 
-import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from oboro.base.errors import UserError
+from oboro.interop.state import read_object
 
 NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")  # what the hub calls a model
 PLACES = ("", "text_encoder/", "tokenizer/")  # one folder for all, or those of a pipeline
-INDEX = ".index.json"
+VARIANTS = ("", ".fp32", ".fp16", ".bf16")  # of weights, in order of preference
+
+
+def weight_files(*stems: str) -> tuple[str, ...]:
+    """The names that weights go by, the preferred first: full precision, then safetensors, then one file.
+
+    ``model.safetensors``, ``model.fp16.safetensors``; and the indices of shards, by either of the names in use,
+    ``model.safetensors.index.fp16.json`` and ``model.fp16.safetensors.index.json``.
+    """
+    names = []
+    for v in VARIANTS:
+        for end in (".safetensors", ".bin"):
+            indices = dict.fromkeys((f"{v}{end}.index.json", f"{end}.index{v}.json"))
+            names += [stem + ending for ending in (f"{v}{end}", *indices) for stem in stems]
+    return tuple(names)
+
+
+def shards_of(index: Path) -> list[str]:
+    """The files beside ``index`` that it lists. Raises ``UserError`` where it lists none, or one that is elsewhere."""
+    listed = read_object(index, "get the folder again").get("weight_map")
+    names = sorted(set(listed.values())) if isinstance(listed, dict) and _names(listed.values()) else []
+    if not names:
+        raise UserError(f"{index} lists no files of weights; get the folder again.")
+    return names
+
+
+def _names(values: Iterable[object]) -> bool:
+    return all(isinstance(name, str) and name == Path(name).name for name in values)
+
+
+def unpacked(folder: Path, mark: str) -> Path:
+    """``folder``, or the snapshot in it where it is a model's folder in the hub's cache (``models--owner--name``) and
+    has no file ``mark`` itself.
+
+    The one that ``refs/main`` names, or the only one. Raises ``UserError`` where there are several and no such name.
+    """
+    place = folder if folder.name == "snapshots" else folder / "snapshots"
+    if (folder / mark).is_file() or not place.is_dir():
+        return folder
+    found = sorted(path for path in place.iterdir() if path.is_dir())
+    main = place.parent / "refs" / "main"
+    named = place / main.read_text().strip() if main.is_file() else None
+    if named in found:
+        return named
+    if len(found) != 1:
+        raise UserError(f"{place} has {len(found)} snapshots; give the path of one of them.")
+    return found[0]
 
 
 @dataclass(frozen=True)
@@ -49,7 +95,7 @@ def text_encoder_folder(path: str, files: Files) -> Path:
     """
     folder = Path(path).expanduser()
     if folder.is_dir():
-        return folder
+        return unpacked(folder, files.config)
     remedy = "set conditioner.encoder.path to a folder"
     if not NAME.fullmatch(path):
         raise UserError(f"there is no folder {path}; {remedy} or a name on the Hugging Face hub.")
@@ -78,17 +124,10 @@ def _complete(name: str, files: Files, cached: bool) -> Path | None:
         place = next((folder / p / weights for p in PLACES if (folder / p / weights).is_file()), None)
         if place is None:
             continue
-        inner, shards = place.parent, _shards(place)
+        inner, shards = place.parent, shards_of(place) if place.suffix == ".json" else []
         if shards and not cached:
             snapshot(name, [(inner.relative_to(folder) / shard).as_posix() for shard in shards], cached)
         tokenizer = any((folder / p / t).is_file() for p in PLACES for t in files.tokenizers)
         if tokenizer and all((inner / file).is_file() for file in (files.config, *shards)):
             return folder
     return None
-
-
-def _shards(weights: Path) -> list[str]:
-    """The files that an index lists, or none."""
-    if not weights.name.endswith(INDEX):
-        return []
-    return sorted(set(json.loads(weights.read_text(encoding="utf-8")).get("weight_map", {}).values()))

@@ -8,8 +8,9 @@ from typing import Any
 from oboro.base.errors import UserError
 from oboro.interop import autoencoder, clip_text, pipeline, schedule
 from oboro.interop.open_clip import open_clip_names
+from oboro.interop.state import read_tensors
 from oboro.interop.unet import TARGET, of_attention
-from oboro.interop.weights import ours, read_tensors, read_yaml, require
+from oboro.interop.weights import ours, read_yaml, require
 from oboro.restore import State
 
 NETWORK, FIRST_STAGE = "model.diffusion_model.", "first_stage_model."

@@ -1,6 +1,5 @@
 """A denoiser and a decoder as ONNX files, for programs without PyTorch."""
 
-import json
 import logging
 import warnings
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from oboro.base.errors import UserError
+from oboro.base.json_text import json_text
 from oboro.condition import Signal, Signals
 from oboro.denoiser import Denoiser
 from oboro.restore.checkpoint import check_kind, load_checkpoint
@@ -167,4 +167,4 @@ def export_task(task: Diffusion, folder: Path) -> None:
         "decoder": DECODER if learned else None,
         "grid": [{"t": n.t, "alpha": n.alpha, "sigma": n.sigma} for n in nodes],
     }
-    (folder / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    (folder / SETTINGS).write_text(json_text(settings, indent=2) + "\n", encoding="utf-8")

@@ -7,8 +7,8 @@ from typing import Any
 
 from oboro.base.errors import UserError
 from oboro.interop import clip_text
-from oboro.interop.hub import Files
-from oboro.interop.weights import ours, read_json, read_weights, require, weight_files
+from oboro.interop.hub import Files, weight_files
+from oboro.interop.weights import ours, read_json, read_weights, require
 from oboro.restore import State
 
 STEMS = ("open_clip_model", "open_clip_pytorch_model")

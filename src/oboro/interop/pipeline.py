@@ -11,6 +11,7 @@ from hydra.utils import get_class, instantiate
 
 from oboro.base.errors import UserError
 from oboro.interop import autoencoder, clip_text, schedule, unet
+from oboro.interop.hub import unpacked
 from oboro.interop.weights import read_json, write_json
 from oboro.restore import State, load_parts
 from oboro.restore.checkpoint import check_kind, load_checkpoint
@@ -40,7 +41,7 @@ class Published(NamedTuple):
 
 def read(folder: str | Path) -> Published:
     """What the folder of a pipeline of ``PIXELS`` or ``TEXTS`` holds; ``UserError`` for any other."""
-    folder = Path(folder).expanduser()
+    folder = unpacked(Path(folder).expanduser(), "model_index.json")
     kind = read_json(folder / "model_index.json").get("_class_name")
     if kind not in (*PIXELS, *TEXTS):
         raise UserError(f"{folder} is a {kind}; only {', '.join((*PIXELS, *TEXTS))} can be had, choose another model.")

@@ -7,8 +7,8 @@ from typing import Any
 
 from oboro.base.errors import UserError
 from oboro.interop.clip_text import as_buffer
-from oboro.interop.hub import Files
-from oboro.interop.weights import ours, read_json, read_weights, require, weight_files
+from oboro.interop.hub import Files, weight_files
+from oboro.interop.weights import ours, read_json, read_weights, require
 from oboro.model.clip_text import open_tokenizer
 from oboro.restore import State
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from oboro.base.errors import UserError
+from oboro.interop.hub import unpacked
 from oboro.interop.weights import ours, read_json, read_weights, require, theirs, write_json, write_weights
 from oboro.model import LDMUNet
 from oboro.restore import State
@@ -190,7 +191,7 @@ def of_text(config: Mapping[str, Any], widths: list[int], where: Path) -> dict[s
 
 def load(folder: str | Path, table: dict[str, Any], text_length: int = 77) -> tuple[dict[str, Any], State]:
     """Configuration and weights of an ``LDMUNet`` on the schedule ``table``; ``empty_text`` is left to the caller."""
-    folder = Path(folder).expanduser()
+    folder = unpacked(Path(folder).expanduser(), "config.json")
     config = our_config(read_json(folder / "config.json"), table, folder)
     if config.get("text_dim"):
         config["empty_text"] = {"_target_": "oboro.model.EmptyText", "length": text_length, "dim": config["text_dim"]}

@@ -1,6 +1,5 @@
 """Files of weights, and weights under other names."""
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,16 +8,14 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor
 from yaml import YAMLError
 
 from oboro.base.errors import UserError
-from oboro.interop.hub import INDEX
+from oboro.base.json_text import json_text
+from oboro.interop.hub import shards_of, weight_files
+from oboro.interop.state import every, read_object, read_tensors
 from oboro.restore import State
-
-ENDS = (".safetensors", f".safetensors{INDEX}", ".bin", f".bin{INDEX}")
 
 # One of our names ↦ theirs: several are stacked along the first axis, none where only we have such a thing.
 Names = Callable[[str], list[str]]
@@ -38,14 +35,7 @@ class Settings(dict[str, Any]):
 
 def read_json(path: Path) -> Settings:
     """Raises ``UserError`` where there is no such file, or where it holds no object."""
-    if not path.is_file():
-        raise UserError(f"there is no {path}; give a folder as save_pretrained writes it.")
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is no JSON ({error}); get the folder again.") from error
-    if not isinstance(settings, dict):
-        raise UserError(f"{path} holds no JSON object; get the folder again.")
+    settings = read_object(path, "give a folder as save_pretrained writes it")
     return Settings(settings, path)
 
 
@@ -62,45 +52,18 @@ def read_yaml(path: Path) -> Settings:
     return Settings(settings, path)
 
 
-def weight_files(*stems: str) -> tuple[str, ...]:
-    """The names that weights go by, the preferred first."""
-    return tuple(stem + end for end in ENDS for stem in stems)
-
-
-def every(name: str) -> bool:
-    return True
-
-
 def read_weights(folder: Path, *stems: str, wanted: Callable[[str], bool] = every) -> State:
-    """The ``wanted`` of the first of ``weight_files(*stems)`` in a folder, on the CPU; shards are put together.
+    """The ``wanted`` of the first of ``weight_files(*stems)`` in a folder, as ``read_tensors`` has them; shards are put
+    together.
 
-    Raises ``UserError`` where none is there, or where it is damaged. No code in a pickle is run.
+    Raises ``UserError`` where none is there, where a shard is missing, or where a file is damaged.
     """
     path = next((folder / name for name in weight_files(*stems) if (folder / name).is_file()), None)
     if path is None:
         raise UserError(f"{folder} has neither {stems[0]}.safetensors nor {stems[-1]}.bin; get the folder again.")
-    if not path.name.endswith(INDEX):
+    if path.suffix != ".json":
         return read_tensors(path, wanted)
-    shards = sorted({Path(name).name for name in read_json(path).get("weight_map", {}).values()})
-    return {key: value for name in shards for key, value in read_tensors(folder / name, wanted).items()}
-
-
-def read_tensors(path: Path, wanted: Callable[[str], bool] = every) -> State:
-    """The ``wanted`` tensors of a .safetensors file, or of a pickle: its own, or those below its key ``state_dict``."""
-    if not path.is_file():
-        raise UserError(f"there is no {path}; give the path of a file of weights.")
-    try:
-        if path.suffix == ".safetensors":
-            with safe_open(path, "pt") as file:
-                return {key: file.get_tensor(key) for key in file.keys() if wanted(key)}  # noqa: SIM118
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever the readers trip over in a file that is something else
-        raise UserError(
-            f"{path} cannot be read as weights alone (it is damaged, or holds code, which is never run); get it again, "
-            "as .safetensors if there is one."
-        ) from error
-    state = content.get("state_dict", content) if isinstance(content, dict) else {}
-    return {key: value for key, value in state.items() if isinstance(value, Tensor) and wanted(key)}
+    return read_tensors([folder / name for name in shards_of(path)], wanted)
 
 
 def write_weights(path: Path, state: State) -> None:
@@ -111,7 +74,7 @@ def write_weights(path: Path, state: State) -> None:
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    path.write_text(json_text(value, indent=2) + "\n", encoding="utf-8")
 
 
 def template(config: Mapping[str, Any]) -> State:
@@ -133,6 +96,12 @@ def ours(config: Mapping[str, Any], theirs: State, names: Names, where: str | Pa
         missing = [source for source in sources if source not in theirs]
         if missing:
             raise UserError(f"{where} has no weight {missing[0]}, which its configuration asks for; get it again.")
+        for source in sources:
+            if not theirs[source].is_floating_point():
+                raise UserError(
+                    f"{where} has {source} as {str(theirs[source].dtype).removeprefix('torch.')}, quantised; get the "
+                    "weights in 16 or 32 bits."
+                )
         value = torch.cat([theirs[source].float() for source in sources])
         if value.numel() != wanted.numel():
             raise UserError(

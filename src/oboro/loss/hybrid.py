@@ -15,9 +15,9 @@ from oboro.loss.denoising import Denoising
 from oboro.loss.penalty import Penalty
 from oboro.loss.time import Level, TimeDistribution, Uniform
 from oboro.loss.weighting import Weight
-from oboro.sampler import posteriors
+from oboro.sampler import Posterior, posteriors
 from oboro.sampler.grid import Uniform as UniformGrid
-from oboro.schedule import expand_as
+from oboro.schedule import Schedule, expand_as
 
 
 def gaussian_kl(shift: Tensor, log_var: Tensor, log_var_of: Tensor) -> Tensor:
@@ -85,6 +85,7 @@ class Hybrid(nn.Module):
         self.simple = Denoising(Uniform(), weighting, penalty, Independent())
         self.steps = steps
         self.vlb_weight = vlb_weight
+        self._known: tuple[Schedule, Tensor, Posterior] | None = None
 
     @property
     def time(self) -> TimeDistribution:
@@ -116,12 +117,12 @@ class Hybrid(nn.Module):
         self, denoiser: Denoiser, x: Tensor, cond: Condition, u: Tensor, eps: Tensor
     ) -> tuple[Level, Tensor, Tensor]:
         """The noise levels, L_simple and L_vlb (B,)."""
-        grid = UniformGrid()(denoiser.schedule, self.steps)  # from noise to data
+        times, table = self._table(denoiser.schedule)  # from noise to data
         step = (self.steps - 1 - (u * self.steps).long()).clamp(0, self.steps - 1)
-        t = torch.tensor([node.t for node in grid]).to(x)[step]
+        t = times.to(x)[step]
         shared = Shared(denoiser)
         simple = self.simple.at_quantile(shared, x, cond, t, eps)  # type: ignore[arg-type]  # of uniform times t is the quantile
-        q = posteriors(grid).at(step, x)
+        q = table.at(step, x)
         log_var = q.log_variance(shared.v)
         last, shift = expand_as(step == self.steps - 1, x), x - shared.x0.detach()
         kl = gaussian_kl(q.c_x * shift, q.low, log_var)
@@ -129,3 +130,10 @@ class Hybrid(nn.Module):
         decoder = discretised_log_likelihood(torch.where(last, shift, 0.0), x, log_var)
         nats = torch.where(last, -decoder, kl).flatten(1).mean(1)
         return self.simple.level(denoiser, t), simple, self.steps / log(2) * nats
+
+    def _table(self, schedule: Schedule) -> tuple[Tensor, Posterior]:
+        """The times of the steps and their posteriors; of the latest schedule they are kept."""
+        if self._known is None or self._known[0] is not schedule or len(self._known[1]) != self.steps:
+            grid = UniformGrid()(schedule, self.steps)
+            self._known = schedule, torch.tensor([node.t for node in grid[:-1]]), posteriors(grid)
+        return self._known[1:]

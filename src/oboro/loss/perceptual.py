@@ -10,7 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from oboro.base.errors import UserError
+from oboro.base.paths import LocalPath
 from oboro.extractor import fashion
+from oboro.interop.state import read_tensors
 
 EPS = 1e-8  # under the root of a norm: features of a flat patch may all be 0
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # of the pixels in [-1, 1] that LPIPS was fitted on
@@ -46,7 +48,7 @@ class Fashion(Perceptual):
     arXiv:1801.03924, eq. 1), for pictures of clothes. ``weights_path`` as in ``oboro.extractor.Fashion``.
     """
 
-    def __init__(self, weights_path: str | None = None):
+    def __init__(self, weights_path: LocalPath | None = None):
         super().__init__()
         self.weights_path = weights_path
         with torch.device("meta"):  # shapes alone
@@ -85,7 +87,7 @@ class LPIPS(Perceptual):
     shift: Tensor
     scale: Tensor
 
-    def __init__(self, backbone: str | None, heads: str | None):
+    def __init__(self, backbone: LocalPath | None, heads: LocalPath | None):
         super().__init__()
         self.backbone, self.heads = backbone, heads
         self._convs: list[tuple[int, bool]] = []  # torchvision's index of each convolution; whether a feature follows
@@ -110,7 +112,7 @@ class LPIPS(Perceptual):
         for key, path in (("backbone", self.backbone), ("heads", self.heads)):
             if path is None or not Path(path).expanduser().is_file():
                 raise UserError(f"LPIPS needs weights and there is no file {path}; set loss.perceptual.{key}=FILE.")
-            weights |= read_state(Path(path).expanduser())
+            weights |= read_tensors(Path(path).expanduser())
         fill_buffers(self, weights)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
@@ -130,17 +132,6 @@ class LPIPS(Perceptual):
                 features.append(h)
                 h = F.max_pool2d(h, 2) if index != self._convs[-1][0] else h
         return features
-
-
-def read_state(path: Path) -> dict[str, Tensor]:
-    """A state dictionary saved by torch. Raises ``UserError`` where the file holds something else."""
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever the unpickler trips over in a file that is something else
-        raise UserError(f"{path} is damaged or no file of weights; get it again.") from error
-    if not isinstance(content, dict) or not all(isinstance(weight, Tensor) for weight in content.values()):
-        raise UserError(f"{path} holds no state dictionary; give the files that loss.perceptual asks for.")
-    return content
 
 
 def channels_unseen(channels: int) -> UserError:
@@ -170,5 +161,10 @@ def fill_buffers(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
             raise UserError(
                 f"the weights of {type(module).__name__} have no {name} of shape {tuple(here[name].shape)}; give the "
                 "files that loss.perceptual asks for."
+            )
+        if not (given[name].is_floating_point() and given[name].isfinite().all()):
+            raise UserError(
+                f"the weights of {type(module).__name__} hold NaN, infinity or no numbers in {name}; get the files "
+                "again."
             )
         here[name].copy_(given[name])

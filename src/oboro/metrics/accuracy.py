@@ -2,6 +2,7 @@
 
 from oboro.metrics.bank import Bank
 from oboro.metrics.metric import Metric, Value
+from oboro.metrics.nearest import checked
 from oboro.metrics.reference import Reference
 
 
@@ -18,7 +19,8 @@ class Accuracy(Metric):
     least = 1
 
     def __call__(self, generated: Bank, reference: Reference) -> dict[str, Value]:
-        right = (generated["logits"].argmax(1) == generated.labels).double()
+        (logits,) = checked(generated["logits"])
+        right = (logits.argmax(1) == generated.labels).double()
         classes = {c: right[generated.labels == c].mean().item() for c in generated.labels.unique().tolist()}
         mean = right.mean().item()
         interval = wilson_interval(mean, len(right))

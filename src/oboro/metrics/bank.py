@@ -45,10 +45,13 @@ def look_at(
     labels: Tensor | None = None,
     done: Callable[[int], None] | None = None,
 ) -> Bank:
-    """The bank of stored ``samples`` (n, C, ...), which all ranks make together; ``done`` gets how many are."""
+    """The bank of stored ``samples`` (n, C, ...), which all ranks make together and rank 0 keeps; that of the others
+    is empty. ``done`` gets how many are finished."""
 
     def features_of(ids: list[int]) -> Tensor:
         return extractor.rows(samples[torch.tensor(ids)], outputs)
 
-    rows = distributed.map_samples(len(samples), min(CHUNK, len(samples)), features_of, extractor.device, done)
+    rows = distributed.map_samples(
+        len(samples), min(CHUNK, len(samples)), features_of, extractor.device, done, everywhere=False
+    )
     return Bank(extractor.split(rows, outputs), labels)

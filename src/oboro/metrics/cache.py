@@ -8,13 +8,14 @@ import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 Arrays = dict[str, np.ndarray]
 
 
-def cached_arrays(cache_dir: Path, identity: Mapping[str, str | int], compute: Callable[[], Arrays]) -> Arrays:
+def cached_arrays(cache_dir: Path, identity: Mapping[str, Any], compute: Callable[[], Arrays]) -> Arrays:
     """The arrays that belong to ``identity``: read from ``cache_dir``, else computed and written there.
 
     The file is ``<sha256 of identity>.npz``, holds the identity too, and is put in place by one rename, so a reader
@@ -28,7 +29,7 @@ def cached_arrays(cache_dir: Path, identity: Mapping[str, str | int], compute: C
     return arrays
 
 
-def read_arrays(cache_dir: Path, identity: Mapping[str, str | int]) -> Arrays | None:
+def read_arrays(cache_dir: Path, identity: Mapping[str, Any]) -> Arrays | None:
     """What was written for ``identity``; None if it is not there, with a warning if it is damaged or foreign."""
     path, text = _place(cache_dir, identity)
     try:
@@ -40,7 +41,7 @@ def read_arrays(cache_dir: Path, identity: Mapping[str, str | int]) -> Arrays | 
         return None
 
 
-def write_arrays(cache_dir: Path, identity: Mapping[str, str | int], arrays: Arrays) -> None:
+def write_arrays(cache_dir: Path, identity: Mapping[str, Any], arrays: Arrays) -> None:
     """Put ``arrays`` in their place by one rename; a warning where that is not possible."""
     path, text = _place(cache_dir, identity)
     try:
@@ -49,7 +50,7 @@ def write_arrays(cache_dir: Path, identity: Mapping[str, str | int], arrays: Arr
         warnings.warn(f"{path} cannot be written ({error}): it will be computed again next time", stacklevel=2)
 
 
-def _place(cache_dir: Path, identity: Mapping[str, str | int]) -> tuple[Path, str]:
+def _place(cache_dir: Path, identity: Mapping[str, Any]) -> tuple[Path, str]:
     text = json.dumps(dict(identity), sort_keys=True)
     return Path(cache_dir) / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.npz", text
 

@@ -99,5 +99,8 @@ class CLIPScore(Metric):
 
     def __call__(self, generated: Bank, reference: Reference) -> dict[str, Value]:
         scores = clip_score(generated["features"], generated.texts)
-        mean, error = scores.mean().item(), 1.96 * scores.std().item() / len(scores) ** 0.5
+        mean, n = scores.mean().item(), len(scores)
+        if n < 2:  # one score has no spread
+            return {"clip_score": Value(mean, better=1)}
+        error = 1.96 * scores.std().item() / n**0.5
         return {"clip_score": Value(mean, better=1, interval=(mean - error, mean + error))}

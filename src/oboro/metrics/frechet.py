@@ -51,17 +51,30 @@ class FrechetPerClass(Metric):
 
     Intra-FID (Miyato & Koyama 2018, arXiv:1802.05637). A generator that ignores its label has a good distance over all
     and a bad one here. Classes have few images each, so the bias is large: compare with what real images score.
-    Classes with fewer than two images on a side are left out.
+    Classes with fewer than two images on a side are left out, and a warning counts them; raises ``ValueError`` where
+    no class is left.
     """
 
     labelled = True
     least = 4
 
+    def least_of(self, classes: int) -> int:
+        """With one image more than classes some class has two."""
+        return max(self.least, classes + 1)
+
     def __call__(self, generated: Bank, reference: Reference) -> dict[str, Value]:
         distances = {}
-        for label in reference.bank.labels.unique().tolist():
+        classes = sorted({*generated.labels.tolist(), *reference.bank.labels.tolist()})
+        for label in classes:
             sides = [bank["features"][bank.labels == label] for bank in (generated, reference.bank)]
             if min(len(side) for side in sides) >= 2:
                 distances[label] = frechet_distance(*map(FeatureStatistics.from_features, sides))
-        mean = sum(distances.values()) / len(distances) if distances else float("nan")
-        return {"class_fd": Value(mean, better=-1, detail={"classes": distances})}
+        if not distances:
+            drawn, real = (
+                f"{len(bank)} of {len(bank.labels.unique())} classes" for bank in (generated, reference.bank)
+            )
+            raise ValueError(f"no class has two generated and two real images (there are {drawn} and {real})")
+        absent = len(classes) - len(distances)
+        warning = f"{absent} of {len(classes)} classes have fewer than two images and are left out" if absent else ""
+        mean = sum(distances.values()) / len(distances)
+        return {"class_fd": Value(mean, better=-1, warning=warning, detail={"classes": distances})}

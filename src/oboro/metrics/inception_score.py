@@ -7,6 +7,7 @@ from torch import Tensor
 from oboro.base.ranges import Count
 from oboro.metrics.bank import Bank
 from oboro.metrics.metric import Metric, Value
+from oboro.metrics.nearest import checked
 from oboro.metrics.reference import Reference
 
 
@@ -18,11 +19,11 @@ def inception_score(logits: Tensor, splits: int = 10, seed: int = 2020) -> tuple
     H(p(y)) - E H(p(y|x)), float64, which is defined also where a probability is zero. Larger is better; the range is
     1 to the number of classes. The score grows with the size of a part, so it depends on n and ``splits``.
 
-    Raises ``ValueError`` where n < ``splits``.
+    Raises ``ValueError`` where n < ``splits``, and for logits that hold NaN or infinity.
     """
     if logits.ndim != 2 or not 1 <= splits <= len(logits):
         raise ValueError(f"logits of shape {tuple(logits.shape)} cannot be cut into {splits} parts")
-    logits = logits.detach().cpu()
+    (logits,) = checked(logits)
     order = torch.from_numpy(np.random.RandomState(seed).permutation(len(logits)))
     scores = []
     for i in range(splits):

@@ -3,10 +3,11 @@
 import torch
 from torch import Tensor
 
+from oboro.base.distributed import share
 from oboro.base.ranges import Count
 from oboro.metrics.bank import Bank
 from oboro.metrics.metric import Metric, Value
-from oboro.metrics.nearest import blocks, checked, radii
+from oboro.metrics.nearest import blocks, centre_of, checked, radii, rows_of
 from oboro.metrics.reference import Reference
 
 
@@ -25,12 +26,21 @@ def precision_recall(
     """
     generated, reference, reference_radii = _prepared(generated, reference, k, reference_radii)
     generated_radii = radii(generated, k)
-    precise = torch.zeros(len(generated), dtype=torch.bool)
-    recalled = torch.zeros(len(reference), dtype=torch.bool)
-    for block in blocks(generated, reference):
-        precise[block.rows] |= (block.compare(reference_radii[block.cols]) <= 0).any(1)
-        recalled[block.cols] |= (block.compare(generated_radii[block.rows, None]) <= 0).any(0)
-    return precise.double().mean().item(), recalled.double().mean().item()
+    given = (generated, reference, centre_of(reference), generated_radii, reference_radii)
+    precise, recalled = zip(*share(_within_balls, rows_of(generated), *given), strict=True)
+    return torch.cat(precise).double().mean().item(), torch.stack(recalled).any(0).double().mean().item()
+
+
+def _within_balls(
+    rows: slice, x: Tensor, y: Tensor, centre: Tensor, x_radii: Tensor, y_radii: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Which of some ``rows`` of x lie in a closed ball around a row of y, and which rows of y in one around these."""
+    precise = torch.zeros(rows.stop - rows.start, dtype=torch.bool, device=x.device)
+    recalled = torch.zeros(len(y), dtype=torch.bool, device=x.device)
+    for block in blocks(rows, x, y, centre):
+        precise |= (block.compare(y_radii[block.cols]) <= 0).any(1)
+        recalled[block.cols] = (block.compare(x_radii[block.rows, None]) <= 0).any(0)
+    return precise, recalled
 
 
 def density_coverage(
@@ -47,13 +57,20 @@ def density_coverage(
     Raises ``ValueError`` unless m > ``k``.
     """
     generated, reference, reference_radii = _prepared(generated, reference, k, reference_radii)
-    inside: float = 0
-    covered = torch.zeros(len(reference), dtype=torch.bool)
-    for block in blocks(generated, reference):
-        held = block.compare(reference_radii[block.cols]) < 0
-        inside += held.sum().item()
-        covered[block.cols] |= held.any(0)
-    return inside / (k * len(generated)), covered.double().mean().item()
+    given = (generated, reference, centre_of(reference), reference_radii)
+    inside, covered = zip(*share(_held, rows_of(generated), *given), strict=True)
+    return sum(inside).item() / (k * len(generated)), torch.stack(covered).any(0).double().mean().item()
+
+
+def _held(rows: slice, x: Tensor, y: Tensor, centre: Tensor, y_radii: Tensor) -> tuple[Tensor, Tensor]:
+    """How many open balls around rows of y some ``rows`` of x lie in, all together, and which balls hold one."""
+    inside = torch.zeros((), dtype=torch.int64, device=x.device)
+    covered = torch.zeros(len(y), dtype=torch.bool, device=x.device)
+    for block in blocks(rows, x, y, centre):
+        held = block.compare(y_radii[block.cols]) < 0
+        inside += held.sum()
+        covered[block.cols] = held.any(0)
+    return inside, covered
 
 
 def _prepared(

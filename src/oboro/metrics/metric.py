@@ -3,7 +3,10 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from math import isfinite
 from typing import Any
+
+import torch
 
 from oboro.base.errors import UserError
 from oboro.base.settings import Settings
@@ -20,8 +23,11 @@ class Value:
         value: the number.
         better: -1 where smaller is better, 1 where larger is, 0 where neither.
         interval: 95 % confidence interval, where the metric has one.
-        real: what real images score that were held back from the reference, None where that is unknown.
+        real: what real images score that were held back from the reference, the mean over random splits; None where
+            that is unknown.
         real_n: how many these were; where they are fewer than the generated ones their bias is larger.
+        real_std: standard deviation over the splits, None of one.
+        real_splits: the value of each split. Files of older versions have the first of them alone, as ``real``.
         settings: the metric and how it was set (``oboro.base.settings``).
         warning: why the number deserves little trust, if so.
         detail: plain values for whoever wants more: a value for each class, the closest pairs.
@@ -32,13 +38,15 @@ class Value:
     interval: tuple[float, float] | None = None
     real: float | None = None
     real_n: int | None = None
+    real_std: float | None = None
+    real_splits: Sequence[float] = ()
     settings: Settings = field(default_factory=dict)
     warning: str = ""
     detail: Mapping[str, Any] = field(default_factory=dict)
 
     def plain(self) -> dict[str, Any]:
         """For JSON, without what is empty."""
-        return {k: v for k, v in asdict(self).items() if v not in (None, {}, "")}
+        return {k: v for k, v in asdict(self).items() if v not in (None, {}, "", ())}
 
 
 class Metric(ABC):
@@ -60,9 +68,29 @@ class Metric(ABC):
     moments: bool = False
     extractor: str | None = None
 
+    def least_of(self, classes: int) -> int:
+        """``least`` for data of so many classes, 0 without."""
+        return self.least
+
     @abstractmethod
     def __call__(self, generated: Bank, reference: Reference) -> dict[str, Value]:
-        """``{short name: value}``."""
+        """``{short name: value}``. ``ValueError`` where there is no such number."""
+
+
+def compute(name: str, metric: Metric, generated: Bank, reference: Reference) -> dict[str, Value]:
+    """``metric(generated, reference)``: finite numbers, or ``UserError`` that begins with ``name``."""
+    check_enough(name, metric, len(generated), reference.n)
+    try:
+        values = metric(generated, reference)
+    except (ValueError, torch.linalg.LinAlgError) as error:
+        raise UserError(f"{name} is undefined: {str(error).rstrip('.')}; leave it out of metrics=[...].") from error
+    for short, value in values.items():
+        if not all(map(isfinite, (value.value, *(value.interval or ())))):
+            raise UserError(
+                f"{name} is undefined: {short} came out as {value.value}, for features too large or too much alike; "
+                "leave it out of metrics=[...]."
+            )
+    return values
 
 
 def outputs_of(metrics: Mapping[str, Metric]) -> list[str]:
@@ -86,11 +114,25 @@ def unserved(name: str, metric: Metric, extractors: Sequence[Extractor]) -> User
     )
 
 
-def check(metrics: Mapping[str, Metric], n: int, real: int, known: set[str]) -> None:
+def check_enough(name: str, metric: Metric, n: int, real: int, classes: int = 0) -> None:
+    """Raises ``UserError`` for a metric that ``n`` generated and ``real`` real images are too few for.
+
+    ``real = 0``: only moments are known, which says nothing about their number.
+    """
+    least = metric.least_of(classes)
+    if n < least or 0 < real < least:
+        of_classes = f" of {classes} classes" if least > metric.least else ""
+        raise UserError(
+            f"{name} is undefined below {least} samples{of_classes} and there are {n} generated and {real} real ones; "
+            "raise n or leave it out of metrics=[...]."
+        )
+
+
+def check(metrics: Mapping[str, Metric], n: int, real: int, known: set[str], classes: int = 0) -> None:
     """Raises ``UserError`` for a metric that cannot be had from ``n`` generated and ``real`` real images.
 
-    ``known`` names what each image has, "label" and "caption". ``real = 0``: only moments are known, which says
-    nothing about their number.
+    ``known`` names what each image has, "label" and "caption", and ``classes`` says how many there are. ``real = 0``:
+    only moments are known.
     """
     for name, metric in metrics.items():
         if metric.captioned and "caption" not in known:
@@ -101,8 +143,4 @@ def check(metrics: Mapping[str, Metric], n: int, real: int, known: set[str]) -> 
             raise UserError(
                 f"{name} needs the class of every image; leave it out of metrics=[...] or train with conditioner=label."
             )
-        if n < metric.least or 0 < real < metric.least:
-            raise UserError(
-                f"{name} is undefined below {metric.least} samples and there are {n} generated and {real} real ones; "
-                "raise n or leave it out of metrics=[...]."
-            )
+        check_enough(name, metric, n, real, classes)

@@ -2,9 +2,12 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
+
+from oboro.base.distributed import share
 
 BLOCK = 1024  # rows and columns of a block of distances: 8 MB in float64, which stays in the processor's cache
 
@@ -61,21 +64,28 @@ class Block:
         return sign
 
 
-def blocks(x: Tensor, y: Tensor) -> Iterator[Block]:
-    """All of |x_i - y_j|² in blocks of ``BLOCK`` x ``BLOCK``; those of one set of rows of x follow each other."""
-    centre = y.mean(0, dtype=torch.float64)  # distances do not see it, and without it less cancels
-    for start in range(0, len(x), BLOCK):
-        rows = slice(start, min(start + BLOCK, len(x)))
-        a = x[rows].double() - centre
-        a2 = a.square().sum(1, keepdim=True)
-        for other in range(0, len(y), BLOCK):
-            cols = slice(other, min(other + BLOCK, len(y)))
-            b = y[cols].double() - centre
-            b2 = b.square().sum(1)
-            squared = torch.addmm(b2, a, b.T, alpha=-2).add_(a2).clamp_(min=0)
-            # Each of the three sums of d products is off by at most d eps of the sum of their sizes (Higham 2002, 3.1).
-            rounding = 2 * (x.shape[1] + 4) * torch.finfo(torch.float64).eps * (a2.max() + b2.max()).item()
-            yield Block(rows, cols, x[rows], y[cols], squared, rounding)
+def rows_of(x: Tensor) -> list[slice]:
+    """The rows of ``x`` in blocks, for ``distributed.share``: each is compared with all of the other set at once."""
+    return [slice(start, min(start + BLOCK, len(x))) for start in range(0, len(x), BLOCK)]
+
+
+def centre_of(y: Tensor) -> Tensor:
+    """The mean (d,), float64: distances do not see it, and without it less cancels."""
+    return y.mean(0, dtype=torch.float64)
+
+
+def blocks(rows: slice, x: Tensor, y: Tensor, centre: Tensor) -> Iterator[Block]:
+    """|x_i - y_j|² of some ``rows`` of x and all of y, in blocks of ``BLOCK`` columns, on the device of these."""
+    a = x[rows].double() - centre
+    a2 = a.square().sum(1, keepdim=True)
+    for other in range(0, len(y), BLOCK):
+        cols = slice(other, min(other + BLOCK, len(y)))
+        b = y[cols].double() - centre
+        b2 = b.square().sum(1)
+        squared = torch.addmm(b2, a, b.T, alpha=-2).add_(a2).clamp_(min=0)
+        # Each of the three sums of d products is off by at most d eps of the sum of their sizes (Higham 2002, 3.1).
+        rounding = 2 * (x.shape[1] + 4) * torch.finfo(torch.float64).eps * (a2.max() + b2.max()).item()
+        yield Block(rows, cols, x[rows], y[cols], squared, rounding)
 
 
 def nearest(x: Tensor, y: Tensor, k: int, exclude_self: bool = False) -> tuple[Tensor, Tensor]:
@@ -84,6 +94,7 @@ def nearest(x: Tensor, y: Tensor, k: int, exclude_self: bool = False) -> tuple[T
     Distances are Euclidean, float64, ascending, and exactly zero between equal rows; equal distances come in the order
     of their indices. With ``exclude_self`` y is x and row i is no neighbour of itself, but an equal row elsewhere is,
     at distance zero. Which of several rows is returned is open where squared distances differ by less than rounding.
+    Ranks share the work (``distributed.share``).
 
     Raises ``ValueError`` where y has fewer than ``k`` rows to choose from.
     """
@@ -92,26 +103,29 @@ def nearest(x: Tensor, y: Tensor, k: int, exclude_self: bool = False) -> tuple[T
         raise ValueError(f"exclude_self is for a set and itself, got {len(x)} and {len(y)} rows")
     if not 1 <= k <= len(y) - exclude_self:
         raise ValueError(f"{k} neighbours cannot be found among {len(y) - exclude_self} rows")
-    squared = torch.full((len(x), k), torch.inf, dtype=torch.float64)
-    indices = torch.zeros(len(x), k, dtype=torch.int64)
-    for block in blocks(x, y):
+    found = share(partial(_nearest, k=k, exclude_self=exclude_self), rows_of(x), x, y, centre_of(y))
+    distances, indices = zip(*found, strict=True)
+    return torch.cat(distances), torch.cat(indices)
+
+
+def _nearest(rows: slice, x: Tensor, y: Tensor, centre: Tensor, k: int, exclude_self: bool) -> tuple[Tensor, Tensor]:
+    squared = torch.full((rows.stop - rows.start, k), torch.inf, dtype=torch.float64, device=x.device)
+    indices = torch.zeros(squared.shape, dtype=torch.int64, device=x.device)
+    for block in blocks(rows, x, y, centre):
         if exclude_self and block.rows == block.cols:
             block.squared.fill_diagonal_(torch.inf)
         nearest = block.squared.topk(min(k, block.squared.shape[1]), largest=False)
-        candidates = torch.cat([squared[block.rows], nearest.values], 1)
-        names = torch.cat([indices[block.rows], nearest.indices + block.cols.start], 1)
+        candidates = torch.cat([squared, nearest.values], 1)
+        names = torch.cat([indices, nearest.indices + block.cols.start], 1)
         best = candidates.topk(k, largest=False)
-        squared[block.rows], indices[block.rows] = best.values, names.gather(1, best.indices)
-    return _ordered(x, y, indices)
+        squared, indices = best.values, names.gather(1, best.indices)
+    return _ordered(x[rows], y, indices)
 
 
 def _ordered(x: Tensor, y: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
     """Distances to the neighbours ``indices`` (n, k), computed from differences, and both in ascending order."""
     indices = indices.sort(1).values
-    distances = torch.empty(indices.shape, dtype=torch.float64)
-    for rows in torch.arange(len(x)).split(BLOCK):
-        for rank in range(indices.shape[1]):
-            distances[rows, rank] = paired_distances(x[rows], y[indices[rows, rank]])
+    distances = torch.stack([paired_distances(x, y[column]) for column in indices.T], 1)
     distances, order = distances.sort(dim=1, stable=True)
     return distances, indices.gather(1, order)
 

@@ -1,12 +1,11 @@
 """Reference statistics that others published as ``.npz`` files."""
 
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
 
+from oboro.base.arrays import FileArray, arrays_in
 from oboro.base.errors import UserError
 from oboro.extractor.extractor import Extractor, file_digest
 from oboro.metrics.bank import Bank
@@ -14,6 +13,8 @@ from oboro.metrics.cache import Arrays
 from oboro.metrics.reference import Reference
 from oboro.metrics.statistics import FeatureStatistics
 
+REMEDY = "save mu (d,) and sigma (d, d) with numpy.savez, or get the file again"
+ASYMMETRY = 1e-5  # of the largest entry: what rounding of float32 leaves
 KEYS = {"features": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
 
 
@@ -22,7 +23,8 @@ class Published(Reference):
 
     ADM's files have the moments of the spatial features too (``mu_s``, ``sigma_s``). Neither holds how many images they
     summarise, so that number is unknown (0). Metrics that need the real images themselves raise ``UserError``, and so
-    does a file that is missing, damaged, pickled or of features of another length.
+    does a file that is missing, damaged, pickled, of features of another length, or whose numbers are not finite, not
+    symmetric or of no covariance.
     """
 
     n = 0
@@ -36,6 +38,7 @@ class Published(Reference):
             "extractor": extractor.name,
             "extractor_digest": extractor.digest,
             "resize": extractor.resize,
+            **extractor.described,
         }
         self._statistics = self._read(extractor)
 
@@ -50,24 +53,40 @@ class Published(Reference):
         return file_digest(self.path)
 
     def _read(self, extractor: Extractor) -> dict[str, FeatureStatistics]:
-        try:
-            with np.load(self.path, allow_pickle=False) as file:
-                wanted = [key for keys in KEYS.values() for key in keys]
-                arrays = {key: torch.from_numpy(np.asarray(file[key])) for key in wanted if key in file.files}
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise UserError(f"{self.path} cannot be read ({error}); get the file again.") from error
-        statistics = {}
-        for output, (mean, covariance) in KEYS.items():
-            if mean in arrays and covariance in arrays:
-                if len(arrays[mean]) != extractor.outputs.get(output):
-                    raise UserError(
-                        f"{self.path} holds statistics of {len(arrays[mean])} features and extractor {extractor.name} "
-                        f"has {extractor.outputs.get(output, 'none')}; choose the extractor that made the file."
-                    )
-                statistics[output] = FeatureStatistics.from_moments(self.n, arrays[mean], arrays[covariance])
+        arrays = arrays_in(self.path, [key for keys in KEYS.values() for key in keys], REMEDY)
+        statistics = {
+            output: self._moments(output, arrays[mean], arrays[covariance], extractor)
+            for output, (mean, covariance) in KEYS.items()
+            if mean in arrays and covariance in arrays
+        }
         if "features" not in statistics:
             raise UserError(f"{self.path} has no mu and sigma; give a file of reference statistics.")
         return statistics
+
+    def _moments(self, output: str, mean: FileArray, covariance: FileArray, extractor: Extractor) -> FeatureStatistics:
+        """Shapes are held against the extractor before anything is read."""
+        mu, sigma = KEYS[output]
+        for name, array, axes in ((mu, mean, 1), (sigma, covariance, 2)):
+            if array.dtype.kind not in "fiu":
+                raise self._unfit(f"{name} is {array.dtype}, no real numbers")
+            if len(array.shape) != axes or len(set(array.shape)) > 1 or array.shape[0] != mean.shape[0]:
+                raise self._unfit(f"{mu} and {sigma} have the shapes {mean.shape} and {covariance.shape}")
+        (features,) = mean.shape
+        if features != extractor.outputs.get(output):
+            raise UserError(
+                f"{self.path} holds statistics of {features} features and extractor {extractor.name} "
+                f"has {extractor.outputs.get(output, 'none')}; choose the extractor that made the file."
+            )
+        vector, matrix = (torch.from_numpy(array.read().astype("float64")) for array in (mean, covariance))
+        if (matrix - matrix.T).abs().max() > ASYMMETRY * matrix.abs().max():
+            raise self._unfit(f"{sigma} is not symmetric")
+        try:
+            return FeatureStatistics.from_moments(self.n, vector, matrix)
+        except ValueError as error:
+            raise self._unfit(f"{mu} and {sigma}: {error}") from error
+
+    def _unfit(self, reason: str) -> UserError:
+        return UserError(f"{self.path} holds no mean and covariance ({reason}); {REMEDY}.")
 
     @property
     def bank(self) -> Bank:

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ class Reference(ABC):
     """
 
     n: int
-    identity: Mapping[str, str | int]
+    identity: Mapping[str, Any]
 
     @property
     @abstractmethod
@@ -91,6 +92,7 @@ class Extracted(Reference):
             "extractor": extractor.name,
             "extractor_digest": extractor.digest,
             "resize": extractor.resize,
+            **extractor.described,
         }
         self._cache_dir = Path(cache_dir)
         self._kept: dict[str, Arrays] = {}
@@ -124,12 +126,15 @@ class Extracted(Reference):
             self._kept[what] = cached_arrays(self._cache_dir, self._identity(what), compute)
         return self._kept[what]
 
-    def _identity(self, content: str) -> dict[str, str | int]:
+    def _identity(self, content: str) -> dict[str, Any]:
         return {"content": content, **self.identity}
 
 
-def parted(bank: Bank, n: int) -> tuple[Bank, Held]:
-    """``n`` randomly chosen real images, at most half of them, as if they had been generated, and the others."""
-    order = torch.randperm(len(bank), generator=generator(0, "real against real"))
+def parted(bank: Bank, n: int, split: int = 0) -> tuple[Bank, Held]:
+    """``n`` randomly chosen real images, at most half of them, as if they had been generated, and the others.
+
+    Another ``split`` chooses others.
+    """
+    order = torch.randperm(len(bank), generator=generator(0, "real against real", *[split] * (split > 0)))
     n = min(n, len(bank) // 2)
     return bank.take(order[:n]), Held(bank.take(order[n:]))

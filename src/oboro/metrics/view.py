@@ -13,7 +13,7 @@ from oboro.base.settings import settings
 from oboro.data import DataModule
 from oboro.extractor import Extractor
 from oboro.metrics.bank import Bank
-from oboro.metrics.metric import Metric, Value, check, fits, outputs_of
+from oboro.metrics.metric import Metric, Value, check, compute, fits, outputs_of
 from oboro.metrics.published import Published
 from oboro.metrics.real_floor import real_floor
 from oboro.metrics.reference import Extracted, Reference
@@ -23,6 +23,7 @@ class View:
     """Those of ``metrics`` that ``extractor`` serves, against the training images of ``data`` or published moments."""
 
     def __init__(self, extractor: Extractor, metrics: Mapping[str, Metric], data: DataModule, published: str | None):
+        extractor.observe(data)
         self.extractor = extractor
         self.metrics = {name: metric for name, metric in metrics.items() if fits(metric, extractor)}
         self.outputs = outputs_of(self.metrics)
@@ -34,7 +35,8 @@ class View:
         """Raises ``UserError`` for a metric that ``n`` samples, these data or this reference cannot give, and for data
         that the extractor cannot see."""
         self.extractor.accept(self.data.modality)
-        check(self.metrics, n, 0 if self.published else len(self.data.train), known)
+        real = 0 if self.published else len(self.data.train)
+        check(self.metrics, n, real, known, self.data.num_classes)
         for name, metric in self.metrics.items():
             if self.published and not metric.moments:
                 raise UserError(
@@ -72,8 +74,9 @@ class View:
         return sum(self.extractor.outputs[output] for output in self.outputs)
 
     def values(self, rows: Tensor, metadata: Mapping[str, Any], device: torch.device) -> dict[str, Value]:
-        """Every metric, by rank 0, one after the other, and sent to the other ranks.
+        """Every metric, by rank 0, one after the other, and sent to the other ranks, which help with what is long.
 
+        ``rows`` are of the samples on rank 0, and none on the others.
         ``metadata`` has the "label" (n,) and the "caption" of each image, where they are known.
         """
         reference, texts = self.load(device), self._embedded(metadata.get("caption"))
@@ -81,7 +84,7 @@ class View:
         values: dict[str, Value] = {}
         for name, metric in self.metrics.items():
             one = {name: metric}
-            values |= distributed.from_first(lambda one=one: measure(one, self.extractor, bank, reference))
+            values |= distributed.from_first(lambda one=one: measure(one, self.extractor, bank, reference), device)
         return values
 
     def _embedded(self, captions: list[str] | None) -> Tensor | None:
@@ -100,11 +103,13 @@ def measure(
 
     A full name has the extractor and the number of images, ``fid_inception_50000`` or ``fd_fashion_2000``: numbers of
     different names do not compare. The name of the literature is used where the features are those of the literature.
+    Raises ``UserError`` that names the metric where a number does not exist: none is NaN or infinite.
     """
     values = {}
-    for metric in metrics.values():
+    for option, metric in metrics.items():
+        found = compute(option, metric, generated, reference)
         floor = real_floor(metric, reference, len(generated))
-        for short, value in metric(generated, reference).items():
+        for short, value in found.items():
             name = f"{extractor.published.get(short, short)}_{extractor.name}_{len(generated)}"
             values[name] = replace(value, settings=settings(metric), **floor.get(short, {}))
     return values

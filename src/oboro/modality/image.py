@@ -12,7 +12,7 @@ from torchvision.utils import make_grid
 
 from oboro.base.errors import UserError
 from oboro.base.ranges import Width
-from oboro.modality.decode_image import SUFFIXES, fit, load_image
+from oboro.modality.decode_image import SUFFIXES, fit, load_image, warnings_off
 from oboro.modality.modality import Modality, sizes
 
 TILE = 64  # small images are enlarged by a whole factor to at least this many pixels
@@ -73,9 +73,12 @@ class Image(Modality):
 
     def _opened(self, path: Path) -> PIL.Image.Image:
         try:
-            return load_image(path)
+            with warnings_off():
+                return load_image(path)
         except Exception as error:  # a damaged file makes Pillow raise almost anything
-            raise UserError(f"{path} cannot be read ({error}); repair it or choose another.") from error
+            unknown = isinstance(error, PIL.UnidentifiedImageError)
+            reason = f"it is no {', '.join(SUFFIXES)} picture" if unknown else str(error) or type(error).__name__
+            raise UserError(f"{path} cannot be read ({reason}); repair it or choose another.") from error
 
     def read(self, path: Path) -> Tensor:
         image = self._opened(path)
@@ -85,25 +88,57 @@ class Image(Modality):
                 f"{path} is {image.height}×{image.width} and the data {height}×{width}; resize the picture, or measure "
                 "against data of its size with data.resolution."
             )
-        return torch.from_numpy(fit(image, channels, (height, width)).copy())
+        return torch.from_numpy(fit(self._converted(image, path), channels, (height, width)).copy())
+
+    def _converted(self, image: PIL.Image.Image, path: Path) -> PIL.Image.Image:
+        """``image`` in 8 bits with the channels of the data, where that loses nothing. ``UserError`` where it would."""
+        channels = self.shape[0]
+        if image.mode[0] in "IF" or sixteen_bits(path):
+            raise UserError(f"{path} has more than 8 bits a channel and the data 8; save the pictures with 8.")
+        if image.mode not in ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa"):
+            raise UserError(f"{path} is {image.mode}, no RGB or grey picture; convert it.")
+        grey = image.mode in ("1", "L", "LA", "La")
+        if image.has_transparency_data and channels != 4:
+            if image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
+                raise UserError(f"{path} has transparent pixels and the data have none; lay it on white.")
+            image = image.convert("RGBA").convert("RGB")
+        if channels == 1 and not grey:
+            bands = [np.asarray(band) for band in image.convert("RGB").split()]
+            if not all(np.array_equal(bands[0], band) for band in bands[1:]):
+                raise UserError(
+                    f"{path} is RGB and the data are grey; set data.channels=3, or convert the pictures to grey."
+                )
+        return image
 
     def to_array(self, stored: Tensor) -> np.ndarray:
         return stored.permute(0, 2, 3, 1).numpy()
 
-    def from_array(self, array: np.ndarray) -> Tensor:
-        if array.dtype != np.uint8 or array.ndim != 4:
+    def check_array(self, shape: tuple[int, ...], dtype: np.dtype) -> None:
+        if dtype != np.uint8 or len(shape) != 4 or not shape[0]:
             raise ValueError(self.layout)
-        images = torch.from_numpy(array).permute(0, 3, 1, 2)
-        if tuple(images.shape[1:]) != self.shape:
+        given = (shape[3], *shape[1:3])
+        if shape[1:] == self.shape != given:
+            raise ValueError(f"{self.layout}, channels last,")
+        if given != self.shape:
             raise UserError(
-                f"the images are {sizes(tuple(images.shape[1:]))} and those of the data {self}; set data.resolution "
+                f"the images are {sizes(given)} and those of the data {self}; set data.resolution "
                 "and data.channels to those of the images."
             )
-        return images
+
+    def from_array(self, array: np.ndarray) -> Tensor:
+        self.check_array(array.shape, array.dtype)
+        return torch.from_numpy(array).permute(0, 3, 1, 2)
 
     def spec(self) -> dict[str, Any]:
         channels, height, width = self.shape
         return {"_target_": "oboro.modality.Image", "channels": channels, "height": height, "width": width}
+
+
+def sixteen_bits(path: Path) -> bool:
+    """Whether a file is a PNG of 16 bits a channel, of which Pillow reads the upper 8 where there are colours."""
+    with path.open("rb") as file:
+        start = file.read(25)
+    return start.startswith(b"\x89PNG") and start[24:] == b"\x10"
 
 
 def grid_image(images: Tensor, columns: int) -> PIL.Image.Image:

@@ -71,10 +71,15 @@ class Modality(ABC):
     def to_array(self, stored: Tensor) -> np.ndarray:
         """Stored samples (N, C, ...) as they stand in an ``.npz`` file under the name ``noun``."""
 
+    def check_array(self, shape: tuple[int, ...], dtype: np.dtype) -> None:
+        """Before an array is read: raises ``ValueError``, whose text is ``layout``, for one of another layout and
+        ``UserError`` for samples of another shape."""
+        if len(shape) != len(self.shape) + 1 or not shape[0]:
+            raise ValueError(self.layout)
+
     @abstractmethod
     def from_array(self, array: np.ndarray) -> Tensor:
-        """The inverse of ``to_array``. Raises ``ValueError`` for an array of another layout, ``UserError`` for samples
-        of another shape."""
+        """The inverse of ``to_array``. Raises as ``check_array`` does."""
 
     @abstractmethod
     def spec(self) -> dict[str, Any]:

@@ -94,14 +94,16 @@ class Series(Modality):
     def to_array(self, stored: Tensor) -> np.ndarray:
         return stored.numpy()
 
-    def from_array(self, array: np.ndarray) -> Tensor:
-        if array.dtype.kind not in "fiu" or array.ndim != 3:
+    def check_array(self, shape: tuple[int, ...], dtype: np.dtype) -> None:
+        if dtype.kind not in "fiu" or len(shape) != 3 or not shape[0]:
             raise ValueError(self.layout)
-        series = torch.from_numpy(array.astype(np.float32))
-        if tuple(series.shape[1:]) != self.shape:
-            raise UserError(
-                f"the series are {sizes(tuple(series.shape[1:]))} and those of the data {self}; give others."
-            )
+        if shape[1:] != self.shape:
+            raise UserError(f"the series are {sizes(shape[1:])} and those of the data {self}; give others.")
+
+    def from_array(self, array: np.ndarray) -> Tensor:
+        self.check_array(array.shape, array.dtype)
+        with np.errstate(over="ignore"):
+            series = torch.from_numpy(array.astype(np.float32))
         if not series.isfinite().all():
             raise UserError("the series hold NaN or infinity; leave those out.")
         return series

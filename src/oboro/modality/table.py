@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from oboro.base.arrays import array_in
 from oboro.base.errors import UserError
 
 SUFFIXES = (".csv", ".npy")
@@ -59,13 +60,12 @@ def read_names(path: Path) -> tuple[str, ...]:
 
 
 def _from_npy(path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
-    try:
-        values = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path} cannot be read ({error}); write it with numpy.save.") from error
-    if values.dtype.kind not in "fiub":
-        raise UserError(f"{path} holds {values.dtype}, no numbers; save an array of floats.")
-    return np.asarray(values), ()
+    array = array_in(path, "write it with numpy.save")
+    if array.dtype.kind not in "fiub":
+        raise UserError(f"{path} holds {array.dtype}, no numbers; save an array of floats.")
+    if len(array.shape) not in (1, 2) or 0 in array.shape:
+        raise UserError(f"{path} holds {array.shape} numbers, no table (times, channels); give one of these.")
+    return np.asarray(array.read()), ()
 
 
 def _from_csv(path: Path, columns: Sequence[str] | None) -> tuple[np.ndarray, tuple[str, ...]]:

@@ -56,6 +56,10 @@ class TextTower(nn.Module):
         """Tokens of each text, start and end included."""
         return self.tokenizer(texts)[1].sum(1).tolist()
 
+    def unread(self, texts: Sequence[str]) -> list[str]:
+        """The end of each text that the tokenizer has no room for; "" where all of it is read."""
+        return self.tokenizer.unread(texts)
+
     def encode_tokens(self, texts: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens (n, L, dim), their mask (n, L) and the vectors (n, embedding) of n texts, for a denoiser."""
         ids, mask = self.tokenizer(texts)

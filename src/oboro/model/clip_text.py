@@ -4,11 +4,12 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 from torch import Tensor, nn
 
 from oboro.base.errors import UserError
 from oboro.base.ranges import Bytes, CountOrNone, Depth, Entries, Positive, Width
+from oboro.model.tokenizer import left_out
 
 
 class CLIPBlock(nn.Module):
@@ -73,11 +74,18 @@ class CLIPText(nn.Module):
 
     def tokenize(self, texts: list[str]) -> Tensor:
         """Ids (B, length), int64, on the CPU."""
+        return torch.tensor([encoded.ids for encoded in self._encode(texts)])
+
+    def unread(self, texts: Sequence[str]) -> list[str]:
+        """The end of each text that is beyond ``length``; "" where all of it is read."""
+        return [left_out(*pair) for pair in zip(self._encode(list(texts)), texts, strict=True)]
+
+    def _encode(self, texts: list[str]) -> list[Encoding]:
         if self._encoder is None:
             self._encoder = open_tokenizer(bytes(self.tokenizer.tolist()))
             self._encoder.enable_truncation(self.length)
             self._encoder.enable_padding(pad_id=self.pad, length=self.length)
-        return torch.tensor([encoded.ids for encoded in self._encoder.encode_batch(texts)])
+        return self._encoder.encode_batch(texts)
 
     def forward(self, ids: Tensor) -> Tensor:
         h = self.token(ids) + self.position.weight[: ids.shape[1]]

@@ -128,7 +128,8 @@ class LabelEmbedding(nn.Module):
         nn.init.normal_(self.table.weight, std=0.02)
 
     def forward(self, label: Tensor) -> Tensor:
-        return self.table(torch.where(label < 0, self.num_classes, label))
+        place = label + (label >= self.num_classes)  # a class that there is not must not be the row of no label
+        return self.table(torch.where(label < 0, self.num_classes, place))
 
 
 class ResidualBlock(nn.Module):

@@ -11,6 +11,7 @@ from annotated_types import Len
 from torch import Tensor, nn
 
 from oboro.base.errors import UserError
+from oboro.base.precision import double
 from oboro.base.ranges import Classes, Depth, Levels, Positive, Share, Width, WidthOrNone, Widths
 from oboro.condition import Signals
 from oboro.model.autoencoder import PaddedDownsample
@@ -60,14 +61,15 @@ class StepEmbedding(nn.Module):
 
     def index(self, c_noise: Tensor) -> Tensor:
         """i (B,), float64."""
-        i = self.table.t_from_log_snr(-8 * c_noise.double()) * self.table.steps - 1
+        i = self.table.t_from_log_snr(-8 * double(c_noise)) * self.table.steps - 1
         return (i.clamp(0, self.table.steps - 1) * FRACTION).round() / FRACTION
 
     def forward(self, c_noise: Tensor) -> Tensor:
         # No buffer: rounded to half precision, frequencies would be a radian off at index 1000.
         precise = torch.promote_types(c_noise.dtype, torch.float32)
         k = torch.arange(self.half, device=c_noise.device, dtype=precise)
-        angle = self.index(c_noise).to(precise)[:, None] * torch.exp(-log(10000) * k / (self.half - self.freq_shift))
+        index = self.index(c_noise).to(precise).to(c_noise.device)
+        angle = index[:, None] * torch.exp(-log(10000) * k / (self.half - self.freq_shift))
         waves = [angle.cos(), angle.sin()] if self.cos_first else [angle.sin(), angle.cos()]
         return self.mlp(torch.cat(waves, 1).to(c_noise.dtype))
 

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 from torch import Tensor, nn
 
 from oboro.base.ranges import Bytes, CountOrNone, Depth, Entries, Positive, Width
 from oboro.model.clip_text import open_tokenizer
+from oboro.model.tokenizer import left_out
 
 
 def position_buckets(distance: Tensor, buckets: int, max_distance: int) -> Tensor:
@@ -106,12 +107,19 @@ class T5Text(nn.Module):
 
     def tokenize(self, texts: list[str]) -> tuple[Tensor, Tensor]:
         """Ids (B, length), int64, and the mask (B, length), bool, on the CPU."""
+        rows = self._encode(texts)
+        return torch.tensor([row.ids for row in rows]), torch.tensor([row.attention_mask for row in rows]).bool()
+
+    def unread(self, texts: Sequence[str]) -> list[str]:
+        """The end of each text that is beyond ``length``; "" where all of it is read."""
+        return [left_out(*pair) for pair in zip(self._encode(list(texts)), texts, strict=True)]
+
+    def _encode(self, texts: list[str]) -> list[Encoding]:
         if self._encoder is None:
             self._encoder = open_tokenizer(bytes(self.tokenizer.tolist()))
             self._encoder.enable_truncation(self.length)
             self._encoder.enable_padding(pad_id=self.pad, length=self.length)
-        rows = self._encoder.encode_batch(texts)
-        return torch.tensor([row.ids for row in rows]), torch.tensor([row.attention_mask for row in rows]).bool()
+        return self._encoder.encode_batch(texts)
 
     def lengths(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text, its end included."""

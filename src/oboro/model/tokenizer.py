@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from tokenizers import Encoding, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Encoder
-from tokenizers import decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 
 from oboro.base.errors import UserError
@@ -83,6 +83,12 @@ class Tokenizer(nn.Module):
         ids = ids.view(len(rows), self.length).to(self.merges.device)
         return ids, ids != PAD
 
+    def unread(self, texts: Sequence[str]) -> list[str]:
+        """The end of each text, in lower case, that is beyond ``length``; "" where all of it is read."""
+        rows = ((text.lower(), self.encoder.encode(text.lower()).offsets) for text in texts)
+        room = self.length - 2
+        return [text[offsets[room][0] :] if len(offsets) > room else "" for text, offsets in rows]
+
     def decode(self, ids: Tensor) -> list[str]:
         """The texts of ``ids`` (B, length), lower case. A character that was cut in its middle becomes U+FFFD."""
         return [self.encoder.decode([i for i in row if i >= len(SPECIAL)]) for row in ids.tolist()]
@@ -114,6 +120,15 @@ class Tokenizer(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_encoder": None}
+
+
+def left_out(row: Encoding, text: str) -> str:
+    """The end of ``text`` that truncation kept out of ``row``; "" where nothing was."""
+    if not row.overflowing:
+        return ""
+    rest = row.overflowing[0]
+    marked = zip(rest.offsets, rest.special_tokens_mask, strict=True)
+    return text[next((start for (start, _), special in marked if not special), len(text)) :]
 
 
 def byte_level() -> pre_tokenizers.ByteLevel:

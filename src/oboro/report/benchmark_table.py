@@ -1,7 +1,6 @@
 """A benchmark as text: the table that is printed, CSV and JSON."""
 
 import csv
-import json
 import re
 from collections.abc import Iterator, Sequence
 from math import floor, isfinite, log10
@@ -12,6 +11,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from oboro.base.json_text import json_text
 from oboro.evaluate.protocol import measurement
 from oboro.evaluate.result import protocol_line
 from oboro.report.benchmark import PARTS, Benchmark, Column, Number, Row, Setting, numeric, varying
@@ -221,4 +221,4 @@ def write(benchmark: Benchmark, folder: Path) -> None:
         name: {**vars(column), "protocol": measurement(column.protocol)} for name, column in benchmark.columns.items()
     }
     content = {"columns": columns, "rows": rows, "notes": list(benchmark.notes)}
-    (folder / "benchmark.json").write_text(json.dumps(content, indent=2) + "\n")
+    (folder / "benchmark.json").write_text(json_text(content, indent=2) + "\n")

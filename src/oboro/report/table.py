@@ -1,14 +1,17 @@
 """Numbers as they are printed and passed to a sweep."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from oboro.evaluate.result import Result, protocol_line, warnings
+from oboro.base.json_text import json_text
+from oboro.evaluate.result import Result, protocol_line, warnings, with_spread
 from oboro.metrics import Value
+
+WIDE = 500  # characters of a table that goes to a file or another program
 
 
 def number(value: float) -> str:
@@ -21,33 +24,43 @@ def interval(value: Value) -> str:
 
 
 def print_results(results: list[Result], title: str) -> None:
-    """The table of values on stdout, and below it warnings about them."""
+    """The title, the table of values, their protocol in its short form, and warnings about them, on stdout.
+
+    Lines of text are as long as they are: a path that is broken cannot be copied.
+    """
     console = Console()
-    console.print(values_table(results, title))
+    console.print(title, markup=False, highlight=False, soft_wrap=True, style="italic")
+    wide = None if console.is_terminal else WIDE
+    console.print(values_table(results), width=wide)
+    caption = protocol_line(results[0].protocol)
+    if len(results) > 1:
+        caption += f"; {len(results)} such ranges of samples, one after the other"
+    splits = {len(value.real_splits) for value in results[0].values.values()} - {0}
+    if splits:
+        counts = " or ".join(map(str, sorted(splits)))
+        caption += f"; real data: mean ± standard deviation over {counts} random splits"
+    console.print(caption, markup=False, highlight=False, soft_wrap=True, style="dim italic")
     for sentence in warnings(results[0]):
-        console.print(f"[yellow]note:[/] {sentence}")
+        console.print("[yellow]note:[/] " + escape(sentence), soft_wrap=True)
 
 
 def write_result(folder: Path, numbers: Mapping[str, float]) -> None:
     """``folder/result.json``: what a sweep shows of this run; the first number is its objective."""
     objective = next(iter(numbers), None)
-    (folder / "result.json").write_text(json.dumps({"values": dict(numbers), "objective": objective}, indent=2) + "\n")
+    (folder / "result.json").write_text(json_text({"values": dict(numbers), "objective": objective}, indent=2) + "\n")
 
 
-def values_table(results: list[Result], title: str) -> Table:
+def values_table(results: list[Result]) -> Table:
     """A line for each number: value (mean, spread and minimum over several ranges of samples), real images, interval.
 
-    The protocol stands below, in its short form; all ``results`` share it but for the range of samples.
+    All ``results`` share a protocol but for the range of samples.
     """
     first = results[0]
     several = len(results) > 1
     headings = ["mean", "std", "min", "max"] if several else ["value"]
     if not several and any(value.interval for value in first.values.values()):
         headings.append("95 %")
-    caption = protocol_line(first.protocol)
-    if several:
-        caption += f"; {len(results)} such ranges of samples, one after the other"
-    table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
+    table = Table()
     table.add_column("metric")
     for heading in headings:
         table.add_column(heading, justify="right")
@@ -55,7 +68,7 @@ def values_table(results: list[Result], title: str) -> Table:
     for name, value in first.values.items():
         repeats = [result.values[name].value for result in results]
         columns = map(number, spread(repeats)) if several else [number(value.value), interval(value)][: len(headings)]
-        real = "" if value.real is None else number(value.real)
+        real = "" if value.real is None else with_spread(value.real, value.real_std)
         if value.real is not None and value.real_n != first.protocol["samples"]:
             real += f" (n={value.real_n:,})"
         table.add_row(name, *columns, real)

@@ -4,20 +4,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import torch
 from hydra.utils import get_class
 
 from oboro.base.errors import UserError
-from oboro.restore.foreign import check_plain
-from oboro.restore.frozen import join
 from oboro.restore.old import renewed
-from oboro.restore.trust import refuse_foreign
 
 # What evaluate.py and sample.py take from a checkpoint unless the command line names another.
 FROM_CHECKPOINT = ("schedule", "sampler", "guidance", "metrics", "extractor", "data")
 BUILT = ("task", *FROM_CHECKPOINT)  # what is built of a configuration that came with a file
-# Classes that keep the path of a checkpoint, which is then stored as an absolute one.
-READ_LATER = ("oboro.restore.Trained", "oboro.extractor.TrainedCLIP")
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -29,6 +23,8 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     path = Path(path).expanduser()
     if not path.is_file():
         raise UserError(f"there is no checkpoint {path}; give the path of a .ckpt file that train.py wrote.")
+    from oboro.restore.foreign import refuse_foreign  # with torch: as in _read
+
     state = path.stat()
     checkpoint = _read(path.resolve(), state.st_mtime_ns, state.st_size, path)
     named = {**checkpoint["config"], "modality": checkpoint.get("modality", {})}
@@ -38,6 +34,11 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
 
 @lru_cache(maxsize=1)
 def _read(path: Path, modified: int, size: int, name: Path) -> dict[str, Any]:
+    import torch  # here, with what needs it: a command without a checkpoint starts without (oboro.cli.run)
+
+    from oboro.restore.foreign import check_plain
+    from oboro.restore.frozen import join
+
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever the unpickler trips over in a file that is not a checkpoint
@@ -65,15 +66,3 @@ def check_kind(checkpoint: dict[str, Any], path: str | Path, kind: str) -> None:
         raise UserError(
             f"{path} is a checkpoint of task={kind_of(checkpoint)}; give one that train.py wrote with task={kind}."
         )
-
-
-def with_absolute_paths(node: Any) -> Any:
-    """A configuration in which checkpoints that are read later are found from every folder."""
-    if isinstance(node, list):
-        return [with_absolute_paths(child) for child in node]
-    if not isinstance(node, dict):
-        return node
-    copied = {key: with_absolute_paths(child) for key, child in node.items()}
-    if node.get("_target_") in READ_LATER:
-        copied["path"] = str(Path(node["path"]).expanduser().resolve())
-    return copied

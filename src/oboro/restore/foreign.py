@@ -6,15 +6,18 @@ class is built that is not a part of a run.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from lightning import Trainer
 from torch import nn
 
 from oboro.base.annotation import is_class, is_free, words
 from oboro.base.configuration import TARGET, Configuration, Path, inners, is_a, key_of, shown
 from oboro.base.errors import UserError
+from oboro.base.ranges import Seed
 from oboro.base.signature import located, signature
+from oboro.restore.trust import check_targets, targets, trusted
 
 DEPTH = 40  # of nested values
 VALUES = 50_000  # in all
@@ -34,7 +37,42 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "schedule": ("oboro.schedule.Schedule",),
     "modality": ("oboro.modality.Modality",),
 }
+TRAINERS = ("lightning.pytorch.Trainer", "lightning.Trainer", "pytorch_lightning.Trainer")
+TRAINER_PARTS = ("lightning.pytorch.strategies.", "lightning.pytorch.plugins.")
 BY_NAME = ("metrics",)  # groups of several nodes
+
+
+def refuse_foreign(config: dict[str, Any], groups: Sequence[str], path: object) -> None:
+    """Raises ``UserError`` where the ``groups`` of a configuration hold more than plain values and trusted classes, or
+    something else than the arguments of those, each of the kind of its place.
+
+    Interpolations are refused too: they could make a ``_target_`` after the check, and ``oboro train`` resolves them.
+    """
+    check_plain(config, path)
+    check_targets(targets(config, groups), path)
+    check_trainer(config.get("trainer"), path)
+    foreign = Foreign(config, path)
+    for group in groups:
+        if group in config:
+            foreign.check_group(group)
+    if "seed" in config:
+        foreign.value(Seed, ("seed",))
+
+
+def check_trainer(trainer: Any, path: object) -> None:
+    """Raises ``UserError`` where ``trainer`` is none of Lightning's with plain values and parts of Lightning."""
+    if not trainer:
+        return
+    target = trainer.get("_target_") if isinstance(trainer, dict) else trainer
+    if target in TRAINERS:
+        theirs = [t for t in targets({"trainer": trainer}, ["trainer"]) if t != target]
+        strange = [t for t in theirs if not isinstance(t, str) or not t.startswith(TRAINER_PARTS)]
+        target = strange[0] if strange else target
+        if not strange:
+            Foreign({"trainer": trainer}, path).value(Trainer, ("trainer",))
+            return
+    if not trusted(target):
+        raise UserError(f"{path} wants to call {target} as its trainer, not Lightning's; do not use this file.")
 
 
 class Foreign(Configuration):

@@ -47,7 +47,9 @@ def plain(
 ) -> dict[str, Any]:
     """What is needed of ``checkpoint`` to draw, with other weights and no adapter."""
     config = checkpoint["config"]
-    beside = {key: checkpoint[key] for key in ("modality", "averages") if key in checkpoint}  # no file has to have them
+    beside = {
+        key: checkpoint[key] for key in ("modality", "fingerprint", "averages") if key in checkpoint
+    }  # no file has to have them
     return {
         **beside,
         "config": {**config, "task": {**config["task"], "adapter": FULL}},

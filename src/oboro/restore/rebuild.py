@@ -30,6 +30,7 @@ class Task(Protocol):
 
     ema: Averages
     modality: Modality | None
+    fingerprint: str | None
 
     @property
     def learned(self) -> nn.Module: ...
@@ -56,11 +57,10 @@ def build_task(checkpoint: dict[str, Any], **parts: Any) -> Task:
     config = {**checkpoint["config"]["task"], **parts}
     if "schedule" in parts:
         config["denoiser"] = {**config["denoiser"], "schedule": config.pop("schedule")}
-    stored = sum(weight.numel() for weight in checkpoint["state_dict"].values())
-    with bounded(stored, "the checkpoint"):
+    with bounded(checkpoint["state_dict"], "the checkpoint"):
         task = instantiate(config, _convert_="all")
     load_weights(task, checkpoint)
-    task.modality = modality_of(checkpoint)
+    task.modality, task.fingerprint = modality_of(checkpoint), checkpoint.get("fingerprint")
     return task.eval().requires_grad_(False)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from oboro.base.paths import LocalPath
 from oboro.base.ranges import Width
 from oboro.restore.checkpoint import check_kind, load_checkpoint
 from oboro.restore.rebuild import averaged, build_task, name_of_learned
@@ -24,7 +25,7 @@ class Trained(Stored):
 
     def __init__(
         self,
-        path: str | Path,
+        path: LocalPath | Path,
         task: str,
         profile: str | None = None,
         part: str | None = None,

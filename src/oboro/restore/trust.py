@@ -4,16 +4,12 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from pathlib import Path
 from typing import Any
 
 from hydra._internal.utils import _locate
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from lightning import Trainer
 
 from oboro.base.errors import UserError
-from oboro.base.ranges import Seed
-from oboro.restore.foreign import Foreign, check_plain
 
 OURS = ("oboro.", "torch.optim.")
 # Classes from which others may be derived: parts of a run, and no class that starts a program when it is built.
@@ -25,8 +21,6 @@ LIBRARIES = {
     *("transformers", "diffusers", "datasets", "huggingface_hub", "safetensors", "tokenizers", "onnx", "onnxruntime"),
     *("pip", "setuptools", "pkg_resources", "pytest", "_pytest", "IPython", "oboro"),
 }
-TRAINERS = ("lightning.pytorch.Trainer", "lightning.Trainer", "pytorch_lightning.Trainer")
-TRAINER_PARTS = ("lightning.pytorch.strategies.", "lightning.pytorch.plugins.")
 TRUST = "trust="
 _packages: ContextVar[tuple[str, ...]] = ContextVar("packages", default=())
 
@@ -60,39 +54,6 @@ def trusted_words(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     values = [o.value() for o in OverridesParser.create().parse_overrides(words)]
     lists = [v if isinstance(v, list) else [] if v is None else [v] for v in values]
     return [argument for argument in arguments if argument not in words], [str(name) for v in lists for name in v]
-
-
-def refuse_foreign(config: dict[str, Any], groups: Sequence[str], path: Path) -> None:
-    """Raises ``UserError`` where the ``groups`` of a configuration hold more than plain values and trusted classes, or
-    something else than the arguments of those, each of the kind of its place (``oboro.restore.foreign``).
-
-    Interpolations are refused too: they could make a ``_target_`` after the check, and ``oboro train`` resolves them.
-    """
-    check_plain(config, path)
-    check_targets(targets(config, groups), path)
-    check_trainer(config.get("trainer"), path)
-    foreign = Foreign(config, path)
-    for group in groups:
-        if group in config:
-            foreign.check_group(group)
-    if "seed" in config:
-        foreign.value(Seed, ("seed",))
-
-
-def check_trainer(trainer: Any, path: Path) -> None:
-    """Raises ``UserError`` where ``trainer`` is none of Lightning's with plain values and parts of Lightning."""
-    if not trainer:
-        return
-    target = trainer.get("_target_") if isinstance(trainer, dict) else trainer
-    if target in TRAINERS:
-        theirs = [t for t in targets({"trainer": trainer}, ["trainer"]) if t != target]
-        strange = [t for t in theirs if not isinstance(t, str) or not t.startswith(TRAINER_PARTS)]
-        target = strange[0] if strange else target
-        if not strange:
-            Foreign({"trainer": trainer}, path).value(Trainer, ("trainer",))
-            return
-    if not isinstance(target, str) or not target.startswith(prefixes(_packages.get())) or not can_be_trusted(target):
-        raise UserError(f"{path} wants to call {target} as its trainer, not Lightning's; do not use this file.")
 
 
 def nodes(config: dict[str, Any], groups: Sequence[str]) -> Iterator[Any]:
@@ -174,6 +135,11 @@ def is_ours(target: Any) -> bool:
     except Exception:  # no such name
         return False
     return isinstance(named, type) and named.__module__.startswith(OURS)
+
+
+def trusted(target: Any) -> bool:
+    """Whether a name is one in a package that is trusted."""
+    return isinstance(target, str) and can_be_trusted(target) and target.startswith(prefixes(_packages.get()))
 
 
 def prefixes(packages: Sequence[str]) -> tuple[str, ...]:

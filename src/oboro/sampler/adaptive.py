@@ -1,8 +1,11 @@
 """Step sizes chosen by an estimate of the error."""
 
 from collections.abc import Sequence
+from functools import reduce
+from typing import NamedTuple
 
 import torch
+from numpy.polynomial.legendre import leggauss
 from torch import Tensor
 
 from oboro.base.errors import UserError
@@ -13,23 +16,34 @@ from oboro.sampler.node import Node, ddim_step, node_at
 from oboro.sampler.sampler import UNIFORM, Grid, Noise, Sampler, denoise
 from oboro.schedule import Schedule, expand_as
 
-GROWTH = (0.2, 5.0)  # of a step from one trial to the next
+PIECES = 4  # evaluations that a step extrapolates from
+SHARE = 0.1  # of the tolerance for one step, which extrapolates and is taken before D at its end is known
+SHRINK, GROWTH = 0.2, 1.5  # of a step from one trial to the next
+NODES, WEIGHTS = ((torch.from_numpy(v) + c) / 2 for v, c in zip(leggauss(8), (1, 0), strict=True))  # on [0, 1]
 
 
 class Adaptive(Sampler):
     """Steps in lambda = log(alpha / sigma) as long as the error allows, for each sample on its own.
 
-    DPM-Solver++ of orders 1 and 2 (2S) from the same two evaluations: x¹ and x². A step is taken if the root mean
-    square E over the sample of (x² - x¹) / max(atol, rtol |x¹|, rtol |x|) is at most 1; the next one is 0.9 E^{-1/2}
-    times as long. Lu et al. 2022 (arXiv:2206.00927, app. C, DPM-Solver-12) with x̂0 in place of eps.
+    x_s = sigma_s/sigma_t x_t + alpha_s ∫_0^h e^{-(h-τ)} P(τ) dτ with h = lambda_s - lambda_t and P the polynomial
+    through the last four D, one evaluation a step. With D at x_s, which the next step needs anyway, x_s is computed
+    once more. That is DPM-Solver++ (Lu et al. 2022, arXiv:2211.01095) with the predictor and corrector of UniPC
+    (Zhao et al. 2023, arXiv:2302.04867) as an Adams method of variable steps (Hairer, Nørsett & Wanner
+    1993, sec. III.5).
+
+    A step is taken if the root mean square E over the sample of (x⁴ - x³) / max(atol, rtol |x³|, rtol |x|), with x³ of
+    the last three D, is at most 1/10; else it is tried again, shorter, without another evaluation. The length goes with
+    (E/0.1)^{-1/4}, and grows by at most a half. Tolerances are those of DPM-Solver-23 (arXiv:2206.00927, app. C), which
+    takes more evaluations at the same ones and has larger errors. The first steps are of lower orders; the very first
+    has the length ``first`` sqrt(rtol / 0.05) in lambda, at most ``first``.
 
     Of the grid only the two ends count, cut to lambda in [``low``, ``high``]; what remains there is removed at once.
     A walk that ends before the data goes to its end, and one that goes beyond ``low`` takes that part in one step.
-    ``first`` is the first step in lambda and ``steps`` the most trials. Samples do not depend on their companions; a
-    batch takes as many evaluations as its slowest sample. Raises ``UserError`` where the trials do not suffice.
+    ``steps`` are the most trials. Samples do not depend on their companions; a batch takes as many evaluations as its
+    slowest sample. Raises ``UserError`` where the trials do not suffice.
     """
 
-    order = 2
+    order = 4
 
     def __init__(
         self,
@@ -53,7 +67,7 @@ class Adaptive(Sampler):
         return False
 
     def evaluations(self, schedule: Schedule, start: float = 1.0, stop: float = 0.0) -> int:
-        return 2 * self.steps + 2
+        return self.steps + 2
 
     def solve(self, denoiser: Denoises, x: Tensor, grid: Sequence[Node], cond: Condition, noise: Noise) -> Tensor:
         schedule, start, end, into_data = denoiser.schedule, grid[0], grid[-1], grid[-1].sigma == 0
@@ -70,40 +84,70 @@ class Adaptive(Sampler):
 
     def _walk(self, denoiser: Denoises, x: Tensor, start: float, end: float, cond: Condition) -> Tensor:
         """``x`` (B, ...) at lambda = ``start`` carried to ``end``, in either direction."""
-        nearer, way = (torch.minimum, 1.0) if start <= end else (torch.maximum, -1.0)
+        way = 1.0 if start <= end else -1.0
         lam = torch.full((len(x),), start, dtype=torch.float64)
-        h = torch.full_like(lam, way * self.first)
-        for _ in range(self.steps):
-            h = nearer(h, end - lam)
-            if not (way * h > 0).any():
-                break
-            coarse, fine = self._trial(denoiser, x, lam, lam + h, cond)
-            scale = self.rtol * torch.maximum(coarse.abs(), x.abs())
-            error = ((fine - coarse) / scale.clamp(min=self.atol)).square().flatten(1).mean(1).sqrt().double().cpu()
-            taken = error <= 1
-            x = torch.where(expand_as(taken.to(x.device), x), fine, x)
-            lam = torch.where(taken, lam + h, lam)
-            h = h * (0.9 * error.clamp(min=1e-12).rsqrt()).clamp(*GROWTH)
-        else:
-            raise UserError(
-                f"{self.steps} trials of a step do not reach the data at rtol={self.rtol:g}, atol={self.atol:g}; "
-                "raise sampler.steps or a tolerance."
-            )
+        h = torch.full_like(lam, way * self.first * min(1.0, (self.rtol / 0.05) ** 0.5))
+        known: list[Evaluation] = []  # the newest first; of all samples, since all take every step, as short as need be
+        before, trials = None, 0
+        while (way * (end - lam) > 0).any():
+            t = denoiser.schedule.t_from_log_snr(2 * lam).clamp(0, 1)
+            known = [Evaluation(lam, denoiser(x, t.to(x), cond)), *known]
+            if before is not None:
+                x = exponential_step(denoiser.schedule, *before, lam, known)
+            known = known[:PIECES]
+            while True:
+                trials += 1
+                if trials > self.steps:
+                    raise UserError(
+                        f"{self.steps} trials of a step do not reach the data at rtol={self.rtol:g}, "
+                        f"atol={self.atol:g}; raise sampler.steps or a tolerance."
+                    )
+                to = torch.where(way * h < way * (end - lam), lam + h, end)
+                trial = exponential_step(denoiser.schedule, x, lam, to, known)
+                error = self._error(denoiser.schedule, x, lam, to, known, trial)
+                taken = error <= 1
+                factor = 0.9 * error.clamp(min=1e-12) ** (-1 / len(known))
+                if taken.all():
+                    break
+                h = torch.where(taken, h, (to - lam) * factor.clamp(SHRINK, 0.95))
+            before, x = (x, lam), trial
+            h, lam = (to - lam) * factor.clamp(SHRINK, GROWTH), to
         return x
 
-    def _trial(self, denoiser: Denoises, x: Tensor, lam: Tensor, to: Tensor, cond: Condition) -> tuple[Tensor, Tensor]:
-        """x¹ and x² of the step from lambda = ``lam`` (B,) to ``to`` (B,)."""
-        schedule = denoiser.schedule
-        t, m, s = (schedule.t_from_log_snr(2 * v).clamp(0, 1) for v in (lam, (lam + to) / 2, to))
+    def _error(
+        self, schedule: Schedule, x: Tensor, lam: Tensor, to: Tensor, known: Sequence["Evaluation"], trial: Tensor
+    ) -> Tensor:
+        """E / 0.1 (B,): how far ``trial`` is from the step of one order less, 1 the most; 0 for the first step."""
+        if len(known) == 1:
+            return torch.zeros_like(lam)
+        coarse = exponential_step(schedule, x, lam, to, known[:-1])
+        scale = (self.rtol * torch.maximum(coarse.abs(), x.abs())).clamp(min=self.atol)
+        return ((trial - coarse) / scale).square().flatten(1).mean(1).sqrt().cpu().double() / SHARE
 
-        def evaluate(x: Tensor, t: Tensor) -> Tensor:
-            return denoiser(x, t.to(x), cond)
 
-        def step(x0: Tensor, t: Tensor, s: Tensor, h: Tensor) -> Tensor:
-            (_, sigma_t), (alpha_s, sigma_s) = schedule(t), schedule(s)
-            kept, change = sigma_s / sigma_t, -alpha_s * torch.expm1(-h)
-            return expand_as(kept.to(x), x) * x + expand_as(change.to(x), x) * x0
+class Evaluation(NamedTuple):
+    """D (B, ...) at lambda = ``lam`` (B,), float64 on the CPU."""
 
-        x0 = evaluate(x, t)
-        middle = evaluate(step(x0, t, m, (to - lam) / 2), m)
-        return step(x0, t, s, to - lam), step(middle, t, s, to - lam)
+    lam: Tensor
+    x0: Tensor
+
+
+def exponential_step(schedule: Schedule, x: Tensor, lam: Tensor, to: Tensor, known: Sequence[Evaluation]) -> Tensor:
+    """``x`` (B, ...) from ``lam`` to ``to`` (B,) with the polynomial through ``known``; left where they are equal."""
+    h = to - lam
+    (_, sigma_t), (alpha_s, sigma_s) = (schedule(schedule.t_from_log_snr(2 * v).clamp(0, 1)) for v in (lam, to))
+    out = expand_as((sigma_s / sigma_t).to(x), x) * x
+    for weight, evaluation in zip(integrals(h, [e.lam - lam for e in known]), known, strict=True):
+        out = out + expand_as((alpha_s * weight).to(x), x) * evaluation.x0
+    return torch.where(expand_as((h == 0).to(x.device), x), x, out)
+
+
+def integrals(h: Tensor, at: Sequence[Tensor]) -> list[Tensor]:
+    """∫_0^h e^{-(h-τ)} l_i(τ) dτ (B,) of the Lagrange polynomials of the points ``at`` (B,); 8-point Gauss-Legendre."""
+    tau = h[:, None] * NODES
+    kernel = WEIGHTS * h[:, None] * torch.exp(tau - h[:, None])
+    weights = []
+    for i, a in enumerate(at):
+        others = [(tau - b[:, None]) / (a - b)[:, None] for j, b in enumerate(at) if j != i]
+        weights.append(reduce(torch.mul, others, kernel).sum(1))
+    return weights

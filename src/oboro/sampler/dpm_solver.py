@@ -43,7 +43,10 @@ class DPMSolverPP(Sampler):
     h = lambda_s - lambda_t and k = (1 + eta) h. Order 2: d_1 = h / h' (D_t - D_{t'}) with t' the node before t and
     h' = lambda_t - lambda_{t'}, phi_1 = (1 - e^{-k}) / 2. Order 3: phi_1 = 1 - (1 - e^{-k}) / k,
     phi_2 = 1/2 - phi_1 / k, with d_1 = h D' and d_2 = h² D''/2 of the parabola through the last three D.
-    Lu et al. 2022 (arXiv:2211.01095, algorithm 2 and app. B), with d_1, d_2 and eta as in k-diffusion.
+    Lu et al. 2022 (arXiv:2211.01095, algorithm 2 and app. B), with d_1, d_2 and eta as in k-diffusion. The second step
+    of 3M, which has one earlier D, is that of order 2, as in diffusers; k-diffusion gives its slope the weight
+    1 - (1 - e^{-k}) / k. They differ by less than their errors: on exact flows the one here is up to 1 % better at 6
+    steps, and from 15 on they share three digits.
 
     eta = 0 is the ODE, eta = 1 the SDE (SDE-DPM-Solver++), with noise of variance sigma_s² (1 - e^{-2 eta h}) from a
     Brownian motion. Steps without enough history are of lower order, and so is the last one, into data.
@@ -106,6 +109,11 @@ class DPMSolverPP2S(Sampler):
     u = sigma_m/sigma_t x_t + alpha_m (1 - e^{-h/2}) D_t, x_s = sigma_s/sigma_t x_t + alpha_s (1 - e^{-h}) D(u, m).
     Lu et al. 2022 (arXiv:2211.01095, algorithm 1 with r = 1/2). ``eta`` = 1 solves the SDE: both stages carry noise, of
     one Brownian motion, as ``DPMSolverPP`` does. Steps from where no signal is left and into data are DDIM's.
+
+    Between 0 and 1 ``eta`` is that of ``DPMSolverPP`` and of k-diffusion's 2M and 3M: it scales the variance rate of
+    the SDE, sigma_s² (1 - e^{-2 eta h}) a step. In k-diffusion's own 2S SDE it is DDIM's (arXiv:2010.02502, eq. 16),
+    which scales the standard deviation: eta² sigma_s² (1 - e^{-2h}). The two agree at 0 and 1; for short steps its eta
+    is the square root of this one.
     """
 
     order = 2

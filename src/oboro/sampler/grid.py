@@ -86,6 +86,10 @@ class Listed(Grid):
     For another number of steps the list is interpolated linearly in i / n.
     """
 
+    @property
+    @abstractmethod
+    def listed_steps(self) -> int: ...
+
     def interpolated(self, values: Sequence[float], steps: int) -> Tensor:
         """``steps`` values, float64, without the last one, that of the data."""
         known = torch.tensor(list(values), dtype=torch.float64, device="cpu")
@@ -112,6 +116,10 @@ class Sigmas(Listed):
             )
         self.sigmas = list(sigmas)
 
+    @property
+    def listed_steps(self) -> int:
+        return len(self.sigmas) - 1
+
     def times(self, schedule: Schedule, steps: int) -> list[float]:
         logs = torch.tensor(self.sigmas, dtype=torch.float64, device="cpu").log().tolist()
         return times_of(schedule, -2 * self.interpolated(logs, steps))
@@ -126,6 +134,10 @@ class Times(Listed):
                 f"sampler.grid.times={list(times)} is no decreasing list of two or more times in [0, 1]; change it."
             )
         self.listed = list(times)
+
+    @property
+    def listed_steps(self) -> int:
+        return len(self.listed) - 1
 
     def times(self, schedule: Schedule, steps: int) -> list[float]:
         return self.interpolated(self.listed, steps).tolist()

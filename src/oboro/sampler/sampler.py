@@ -53,6 +53,11 @@ class Grid(ABC):
     A grid may start below t = 1; what signal is left there is neglected, as ``Schedule.prior`` neglects it at t = 1.
     """
 
+    @property
+    def listed_steps(self) -> int | None:
+        """The number of steps that it lists the values of, and interpolates for others; None where it is a formula."""
+        return None
+
     @abstractmethod
     def times(self, schedule: Schedule, steps: int) -> list[float]:
         """``steps`` times in [0, 1], strictly decreasing."""

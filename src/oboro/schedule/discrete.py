@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from oboro.base.errors import UserError
+from oboro.base.precision import double
 from oboro.base.ranges import BelowOne, NonNegative, Steps
 from oboro.schedule.schedule import VariancePreserving, in_float64
 
@@ -42,11 +43,11 @@ class Discrete(VariancePreserving):
 
     def t_of_index(self, index: Tensor) -> Tensor:
         """t = (index + 1) / T of table indices 0 ... T - 1, which the code of DDPM and diffusers calls t; float64."""
-        return (index.double() + 1) / self.steps
+        return (double(index) + 1) / self.steps
 
     def index(self, t: Tensor) -> Tensor:
         """The index of the nearest point of the table, int64; the first one for all times before it."""
-        return ((t.double() * self.steps).round().long() - 1).clamp(0, self.steps - 1)
+        return ((double(t) * self.steps).round().long() - 1).clamp(0, self.steps - 1).to(t.device)
 
     def log_snr(self, t: Tensor) -> Tensor:
         return in_float64(lambda t: -torch.log(torch.expm1(self._integral(t))), t)

@@ -6,6 +6,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from oboro.base.precision import double
+
 
 def expand_as(t: Tensor, x: Tensor) -> Tensor:
     """``t`` (B,) with as many trailing ones as ``x`` (B, ...) has dimensions."""
@@ -14,7 +16,7 @@ def expand_as(t: Tensor, x: Tensor) -> Tensor:
 
 def in_float64(f: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
     """f(t), computed in float64 and rounded once to the type of ``t``: for maps that lose digits on the way."""
-    return f(t.double()).to(t.dtype)
+    return f(double(t)).to(t.dtype).to(t.device)
 
 
 class Schedule(ABC):

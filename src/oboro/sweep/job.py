@@ -1,11 +1,12 @@
 """A job of a sweep: what is known of it."""
 
-import json
 import math
 import re
 import signal
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from oboro.base.json_text import read_json
 
 WAITING, RUNNING, DONE, FAILED, TIMED_OUT, STOPPED = "waiting", "running", "done", "failed", "timed out", "stopped"
 LOG, RESULT = "output.log", "result.json"
@@ -71,7 +72,7 @@ def read_result(path: Path) -> tuple[dict[str, float], str | None]:
     if not path.is_file():
         return {}, None
     try:
-        content = json.loads(path.read_text())
+        content = read_json(path.read_text())
         values, objective = {str(k): float(v) for k, v in content["values"].items()}, content.get("objective")
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{path.name} is not {{values: {{name: number}}, objective: name}}") from error

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from oboro.base.command import as_typed
 from oboro.base.errors import UserError
+from oboro.base.grammar import values
 from oboro.sweep.sweep import Sweep, print_error
 from oboro.sweep.table import complaint, table
 
@@ -75,7 +76,7 @@ def report(sweep: Sweep, gather: Callable[[Path], None] | None) -> str | None:
 def rerun(arguments: list[str]) -> None:
     """Run those jobs of the sweep ``rerun_failed=FOLDER`` again that are not done, with the options it had unless
     ``hydra.launcher.<option>=...`` names others. What a job left behind is moved to ``<its folder>.attempt<k>``."""
-    folder = Path(next(a for a in arguments if a.startswith(AGAIN)).removeprefix(AGAIN).strip("'\"")).expanduser()
+    folder = Path(str(values(arguments, AGAIN.removesuffix("="))[0])).expanduser()
     rest = [a for a in arguments if not a.startswith(AGAIN) and a not in ("-m", "--multirun")]
     if unknown := [a for a in rest if not a.startswith(OPTION)]:
         raise UserError(f"{' '.join(unknown)} cannot go with rerun_failed, which runs jobs as they were; leave it out.")
@@ -85,11 +86,11 @@ def rerun(arguments: list[str]) -> None:
         raise UserError(f"{folder} is a sweep of {script}; use `{as_typed(sweep.command[0])} rerun_failed={folder}`.")
     if not Path(sweep.cwd).is_dir():
         raise UserError(f"the sweep was started in {sweep.cwd}, which is gone; start a new sweep.")
-    values: dict[str, Any] = {
+    changed: dict[str, Any] = {
         o.key_or_group.removeprefix(OPTION): o.value() for o in OverridesParser.create().parse_overrides(rest)
     }
     try:
-        sweep.options = replace(sweep.options, **values)
+        sweep.options = replace(sweep.options, **changed)
     except TypeError as error:
         raise UserError(
             f"{' '.join(rest)} is no option of the launcher; there are parallel, gpus_per_job, timeout."

@@ -1,7 +1,6 @@
 """The jobs of a sweep: which run, in which order, and what is written down about them."""
 
 import contextlib
-import json
 import os
 import signal
 import sys
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import IO
 
 from oboro.base.errors import UserError
+from oboro.base.grammar import quoted
+from oboro.base.json_text import json_text, read_json
 from oboro.sweep.job import LOG, RESULT, RUNNING, STOPPED, TIMED_OUT, Job, readable, verdict
 from oboro.sweep.process import Process, environment, free_port, program
 
@@ -70,7 +71,7 @@ class Sweep:
     def load(cls, folder: Path) -> "Sweep":
         """The sweep of a ``jobs.json``. Raises ``UserError`` if there is none."""
         try:
-            account = json.loads((folder / ACCOUNT).read_text())
+            account = read_json((folder / ACCOUNT).read_text())
             jobs = [Job(**row) for row in account.pop("jobs")]
             return cls(folder, jobs=jobs, options=Options(**account.pop("options")), **account)
         except FileNotFoundError as error:
@@ -97,7 +98,7 @@ class Sweep:
             "jobs": [asdict(job) for job in self.jobs],
         }
         beside = self.folder / f"{ACCOUNT}.new"
-        beside.write_text(json.dumps(account, indent=2) + "\n")
+        beside.write_text(json_text(account, indent=2) + "\n")
         beside.replace(self.folder / ACCOUNT)
 
     def run(self, jobs: Sequence[Job]) -> None:
@@ -170,14 +171,6 @@ def locked(path: Path) -> IO[str]:
     except OSError:  # a file system without locks: then there is none
         pass
     return file
-
-
-def quoted(value: str) -> str:
-    """``value`` in quotes as Hydra's grammar reads them: backslashes count only before a quote; no interpolation."""
-    value = value.replace("${", r"\${")
-    parts = value.split("'")
-    doubled = [part + "\\" * (len(part) - len(part.rstrip("\\"))) for part in parts]
-    return "'" + r"\'".join(doubled) + "'"
 
 
 def print_error(line: str) -> None:

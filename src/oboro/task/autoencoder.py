@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
+from oboro.base.compiled import compile_in_place
 from oboro.base.errors import UserError
 from oboro.base.ranges import Seed
 from oboro.codec import Identity, Learned
@@ -47,9 +48,7 @@ class Autoencoder(Task):
         self.autoencoder = autoencoder
         self.discriminator_optimizer = discriminator_optimizer or optimizer
         if compile:
-            torch._functorch.config.donated_buffer = False  # the adaptive weight goes back through the decoder twice
-            self.autoencoder.encoder.compile()
-            self.autoencoder.decoder.compile()
+            compile_in_place(self.autoencoder.encoder, self.autoencoder.decoder)
 
     @property
     def learned(self) -> Learned:
@@ -96,10 +95,6 @@ class Autoencoder(Task):
         terms = self.loss(self.autoencoder, x, self.global_step, generator)
         self.log_dict({f"train/{name}": number for name, number in terms.numbers.items()})
         return terms.objective
-
-    @property
-    def columns(self) -> int:
-        return len(NAMES) + self.autoencoder.columns(self.trainer.datamodule.modality.shape)
 
     def measure(self, batch: dict[str, Tensor], x: Tensor) -> Tensor:
         made = self.autoencoder.decode(self.autoencoder.encode(x)).to(x).clamp(-1, 1)

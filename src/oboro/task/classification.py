@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from oboro.base.compiled import compile_in_place
 from oboro.base.ranges import Seed
 from oboro.classifier import NoisyClassifier
 from oboro.codec import Codec
@@ -35,7 +36,7 @@ class Classification(NoiseLevels):
         super().__init__(codec, loss, ema, optimizer, seed)
         self.classifier = classifier
         if compile:
-            self.classifier.network.compile()
+            compile_in_place(self.classifier.network)
 
     @property
     def learned(self) -> NoisyClassifier:

@@ -6,10 +6,12 @@ import torch
 from torch import Tensor
 
 from oboro.base import distributed
+from oboro.base.compiled import compile_in_place
 from oboro.base.errors import UserError
 from oboro.base.ranges import Seed
 from oboro.base.seeding import generator
 from oboro.codec import Codec
+from oboro.conditioner.encoded_texts import remark_unread
 from oboro.data import DataModule
 from oboro.ema import EMA
 from oboro.loss import PairLoss, Pairs
@@ -56,8 +58,7 @@ class CLIP(Task):
         self.clip = clip
         self.prompts = prompts
         if compile:
-            self.clip.image.compile()
-            self.clip.text.compile()
+            compile_in_place(self.clip.image, self.clip.text)
 
     @property
     def learned(self) -> Network:
@@ -104,14 +105,11 @@ class CLIP(Task):
                 return tokenizer.merges.cpu()
 
             tokenizer.merges.copy_(distributed.from_first(fit))
+        remark_unread(self.clip.text, data.train.captions, "captions of the data")
 
     def objective(self, batch: dict[str, Tensor], x: Tensor, generator: torch.Generator) -> Tensor:
         ids, mask = self.clip.tokenize(batch["caption"])
         return self.loss(*self.clip(x, ids, mask), ids, self.clip.scale(), self.clip.bias)
-
-    @property
-    def columns(self) -> int:
-        return 2 * self.clip.text.proj.out_features + 2
 
     def on_validation_epoch_start(self) -> None:
         super().on_validation_epoch_start()
@@ -130,7 +128,7 @@ class CLIP(Task):
             return {}
         image, text = rows[:, :-2].chunk(2, 1)
         caption, label = rows[:, -2:].long().unbind(1)
-        with torch.no_grad(), self.averaged():
+        with torch.no_grad():  # the averaged weights are in place
             numbers = {"loss": self.held_out_loss(image, text, caption)}
             prompts = self.clip.encode_text(self.prompts).cpu().double() if self.prompts else None
         each, first = distinct(caption)

@@ -66,6 +66,12 @@ def conditions(parts: Parts) -> Iterator[str]:
             "conditioner.dropout=0 never trains; train with conditioner.dropout=0.1, or choose guidance=unguided or "
             "guidance=autoguidance."
         )
+    away, count = getattr(guidance, "negative", {}).get("label"), conditioner.num_classes
+    if away is not None and "label" in given and not 0 <= away < count:
+        yield (
+            f"{name(guidance)} goes away from class {away} of label and there are 0 to {count - 1}; set "
+            "guidance.negative to one of them."
+        )
     missing = [
         f"{key} as a {kind.__name__.lower()}" if key in given else key
         for key, kind in sorted(guidance.reads.items())

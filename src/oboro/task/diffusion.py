@@ -5,9 +5,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from oboro.adapter import Adapter, Full
+from oboro.adapter import Adapter, Full, relative_update
+from oboro.base.compiled import compile_in_place
 from oboro.base.errors import UserError
 from oboro.base.ranges import Seed
+from oboro.base.remark import remark
 from oboro.codec import Codec
 from oboro.condition import Condition, kinds_read
 from oboro.conditioner import Conditioner
@@ -19,7 +21,7 @@ from oboro.guidance import Guidance
 from oboro.loss import Loss
 from oboro.optimizer import Optimizer
 from oboro.sampler import Sampler
-from oboro.task import contradictions
+from oboro.task import contradictions, remarks
 from oboro.task.noise_levels import NoiseLevels
 
 
@@ -55,7 +57,7 @@ class Diffusion(NoiseLevels):
         self.guidance = guidance
         self.sampler = sampler
         if compile:
-            self.denoiser.network.compile()
+            compile_in_place(self.denoiser.network)
 
     @property
     def learned(self) -> Denoiser:
@@ -80,6 +82,7 @@ class Diffusion(NoiseLevels):
             self.check_network(data, [one, two], "unet_tiny")
         self.check_signals(data)
         contradictions.check(self)
+        remarks.say(self)
 
     def check_signals(self, data: DataModule) -> None:
         """Raises ``UserError`` where the network does not read what the conditioner gives, or the data have not what
@@ -104,7 +107,14 @@ class Diffusion(NoiseLevels):
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
-        self.conditioner.check(self.trainer.datamodule.population)
+        population = self.trainer.datamodule.population
+        self.conditioner.check(population)
+        for line in self.conditioner.unread(population):
+            remark(line)
+
+    def on_train_end(self) -> None:
+        if self.needs_start:
+            remarks.remark_small(relative_update(self.learned))
 
     def objective(self, batch: dict[str, Tensor], x: Tensor, generator: torch.Generator) -> Tensor:
         loss = self.loss(self.denoiser, x, self.conditioner(batch, generator), generator)

@@ -32,10 +32,6 @@ class NoiseLevels(Task):
     def network(self) -> nn.Module:
         return self.learned.network
 
-    @property
-    def columns(self) -> int:
-        return len(self.measures) + 1
-
     def measure(self, batch: dict[str, Tensor], x: Tensor) -> Tensor:
         index = batch["index"]
         u = low_discrepancy(index)

@@ -7,11 +7,13 @@ from typing import Any, Self
 
 import lightning
 import torch
+from lightning import Callback
 from torch import Tensor, nn
 
 from oboro.base import distributed
 from oboro.base.errors import UserError
 from oboro.base.ranges import Seed
+from oboro.base.remark import remark
 from oboro.base.seeding import derive_seed, generator
 from oboro.codec import Codec
 from oboro.data import DataModule
@@ -20,6 +22,7 @@ from oboro.modality import Modality
 from oboro.optimizer import Optimizer
 from oboro.restore.frozen import join
 from oboro.restore.rebuild import name_of_learned
+from oboro.task.averaged_validation import AveragedValidation
 from oboro.task.learner import Learner, Together, optimizers, separated
 
 
@@ -37,6 +40,7 @@ class Task(lightning.LightningModule, ABC):
 
     Attributes:
         modality: what one sample is: the data's in training, the checkpoint's afterwards.
+        fingerprint: of the data (``DataModule``) that it is trained on; None before it is trained.
         draws: whether it can generate samples, so that callbacks may look at samples.
         reconstructs: whether it trains a codec, so that callbacks may look at reconstructions.
         needs_start: whether training makes sense only from the weights of another run.
@@ -58,6 +62,8 @@ class Task(lightning.LightningModule, ABC):
         self.config: dict[str, Any] = {}  # the composed run, stored in every checkpoint
         self._other_averages: dict[str, EMA] = {}
         self.modality: Modality | None = None
+        self._raw: dict[nn.Parameter, Tensor] = {}  # of the weights in whose place averages are
+        self.fingerprint: str | None = None
 
     @property
     @abstractmethod
@@ -106,19 +112,15 @@ class Task(lightning.LightningModule, ABC):
 
     @abstractmethod
     def measure(self, batch: dict[str, Tensor], x: Tensor) -> Tensor:
-        """What validation keeps of each image, (B, K) with K = ``columns``; the averaged weights are in place."""
-
-    @property
-    @abstractmethod
-    def columns(self) -> int:
-        """K, the length of a row of ``measure``: a rank may have no image to tell it by."""
+        """What validation keeps of each image, (B, K); the averaged weights are in place."""
 
     @abstractmethod
     def summary(self, rows: Tensor) -> dict[str, float]:
-        """The numbers of validation, by name, from the ``rows`` (N, K), float64, of all held-out images in order."""
+        """The numbers of validation, by name, from the ``rows`` (N, K), float64, of all held-out images in order; the
+        averaged weights are in place."""
 
     def setup(self, stage: str) -> None:
-        self.modality = self.trainer.datamodule.modality
+        self.modality, self.fingerprint = self.trainer.datamodule.modality, self.trainer.datamodule.fingerprint
         for part in self.frozen.values():
             part.requires_grad_(False).eval()
 
@@ -173,13 +175,10 @@ class Task(lightning.LightningModule, ABC):
             self.clip_gradients(each, gradient_clip_val, gradient_clip_algorithm)
 
     def on_validation_epoch_start(self) -> None:
-        nothing = torch.empty(0, dtype=torch.int64, device=self.device)  # a rank may get no validation batch
-        self._validation = [(nothing, torch.empty(0, self.columns, device=self.device))]
+        self._validation: list[tuple[Tensor, Tensor]] = []
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        with self.averaged():
-            rows = self.measure(batch, self.encoded(batch))
-        self._validation.append((batch["index"], rows.float()))
+        self._validation.append((batch["index"], self.measure(batch, self.encoded(batch)).float()))
 
     def on_validation_epoch_end(self) -> None:
         """``val/<name>`` of every number of ``summary``."""
@@ -191,16 +190,24 @@ class Task(lightning.LightningModule, ABC):
 
     @contextmanager
     def averaged(self, profile: str | None = None) -> Iterator[None]:
-        """In evaluation mode with averaged weights; both the mode and the raw weights come back on every way out."""
-        training = self.training
+        """In evaluation mode with averaged weights; both the mode and the raw weights come back on every way out.
+
+        A checkpoint that is written inside holds the raw weights.
+        """
+        training, outer = self.training, self._raw
         self.eval()
         try:
             with ExitStack() as stack:
                 for name, average in self.averages.items():
-                    stack.enter_context(average.applied(self.learners[name].network, profile))
+                    raw = stack.enter_context(average.applied(self.learners[name].network, profile))
+                    self._raw = {**raw, **self._raw}
                 yield
         finally:
+            self._raw = outer
             self.train(training)
+
+    def configure_callbacks(self) -> list[Callback]:
+        return [AveragedValidation()]
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Raises ``ValueError`` for a weight that requires a gradient and that no learner trains."""
@@ -208,10 +215,15 @@ class Task(lightning.LightningModule, ABC):
         for name, p in self.named_parameters():
             if p.requires_grad and id(p) not in trained:
                 raise ValueError(f"{name} requires a gradient and none of {', '.join(self.learners)} trains it")
+        for learner in self.learners.values():
+            remark_warmup(learner.optimizer, self.trainer.max_steps)
         optimizer, schedule = optimizers(self.learners, self.trainer.max_steps, self.due)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        for name, p in self.named_parameters(remove_duplicate=False):
+            if p in self._raw and name in checkpoint["state_dict"]:
+                checkpoint["state_dict"][name] = self._raw[p]
         others = {}
         for name, average in self.averages.items():
             state = average.state_dict(self.learners[name].network)
@@ -224,6 +236,8 @@ class Task(lightning.LightningModule, ABC):
         checkpoint["config"] = self.config
         if self.modality is not None:
             checkpoint["modality"] = self.modality.spec()
+        if self.fingerprint is not None:
+            checkpoint["fingerprint"] = self.fingerprint
 
     def load_averages(self, checkpoint: dict[str, Any]) -> None:
         """``UserError`` where the checkpoint lacks the averages of a learner, ``KeyError`` for a profile or weight."""
@@ -244,6 +258,16 @@ class Task(lightning.LightningModule, ABC):
         self.load_averages(checkpoint)
         separated(checkpoint, self.learners)
         align_batches(checkpoint, self.trainer.accumulate_grad_batches)
+
+
+def remark_warmup(optimizer: Optimizer, max_steps: int) -> None:
+    """Where training ends before the learning rate is reached."""
+    if 0 < max_steps < optimizer.warmup_steps:
+        remark(
+            f"optimizer.warmup_steps={optimizer.warmup_steps} is more than trainer.max_steps={max_steps}, so the "
+            f"learning rate ends at {100 * max_steps / optimizer.warmup_steps:.0f} % of optimizer.lr; lower "
+            "optimizer.warmup_steps to train at the full rate."
+        )
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> str:

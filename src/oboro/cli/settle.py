@@ -1,0 +1,37 @@
+"""What a configuration leaves to the data: ``auto``."""
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from oboro.base.errors import UserError
+from oboro.base.remark import notice
+from oboro.data import DataModule
+from oboro.data.shapes import AUTO
+
+BY_DATA = "label_if_any"  # the conditioner that is none where there are no classes
+
+
+def settle(config: DictConfig) -> None:
+    """Put numbers where ``data`` has ``auto``, before anything interpolates them, and choose a conditioner that
+    depends on them. A checkpoint holds the numbers.
+
+    Raises what listing the data raises, and ``UserError`` for a value of the conditioner that is then none.
+    """
+    if "data" not in config or "_target_" not in config.data:
+        return
+    if AUTO in OmegaConf.to_container(config.data, resolve=True, throw_on_missing=True).values():
+        data: DataModule = instantiate(config.data, _convert_="all")
+        settled = data.settled()
+        for key, value in settled.items():
+            config.data[key] = value
+        found = ", ".join(f"data.{key}={value}" for key, value in settled.items())
+        notice(f"the data are {'; '.join(data.findings())}: {found}")
+    if not HydraConfig.initialized():
+        return
+    hydra = HydraConfig.get()
+    chosen = [name for group, name in hydra.runtime.choices.items() if group.split("@")[0] == "conditioner"]
+    if BY_DATA in chosen and not config.data.num_classes:
+        if typed := [o for o in hydra.overrides.task if o.lstrip("+").startswith("conditioner.")]:
+            raise UserError(f"{typed[0]} is for labels and the data have no classes; leave it out")
+        config.conditioner = {"_target_": "oboro.conditioner.Unconditional"}

@@ -1,0 +1,255 @@
+"""What is said of mistakes in the words of the command line, to the letter; nothing is computed for it."""
+
+import re
+
+import pytest
+from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator
+from omegaconf import OmegaConf
+
+import runs
+from hydra_plugins.oboro import short
+from oboro.base.errors import UserError
+from oboro.base.output import output_file, output_folder
+from oboro.cli.device import check_device
+from oboro.cli.ending import ending, sentence
+from oboro.cli.run import warning_line
+
+SCHEDULES = (
+    "cosine|ddpm|discrete_cosine|interpolated|karras|laplace|linear|scaled_linear|shifted|sigmoid|sub_vp|ve|vp|"
+    "zero_terminal_snr"
+)
+DATA = "part|root|channels|resolution|num_classes|batch_size|num_workers|flip|validation|seed|cache_dir"
+LDM_UNET = (
+    "in_channels|noise|num_classes|text_dim|widths|blocks|attention|norm|dropout|scale_shift|checkpointing|"
+    "learned_variance"
+)
+# what is typed after python train.py, what is said
+LINES = {
+    "model=ldm_unet model.width=[32]": (
+        f"there is no key model.width; model=ldm_unet has {LDM_UNET}. Did you mean model.widths?"
+    ),
+    "data.batchsize=4": (
+        f"there is no key data.batchsize; data=fashion_mnist_10k has {DATA}. Did you mean data.batch_size?"
+    ),
+    "task.denoiser.netwrk=1": (
+        "there is no key task.denoiser.netwrk; task.denoiser has network|schedule|parameterization. "
+        "Did you mean task.denoiser.network?"
+    ),
+    "trainer.max_time=1": (
+        "trainer.max_time is not among the values of trainer, and lightning.pytorch.Trainer takes it; "
+        "add it with +trainer.max_time=..."
+    ),
+    "callbacks.progress.refresh_every_n_steps=1": (
+        "callbacks.progress.refresh_every_n_steps is not among the values of callbacks.progress, and "
+        "oboro.callbacks.Progress takes it; add it with +callbacks.progress.refresh_every_n_steps=..."
+    ),
+    "callbacks=[checkpoints] callbacks.sample_grid.n=3": (
+        "there is no key callbacks.sample_grid.n, since callbacks has no sample_grid; add sample_grid to "
+        "callbacks=[...], or leave callbacks.sample_grid.n out."
+    ),
+    "metrics=[] metrics.kernel.n=3": (
+        "there is no key metrics.kernel.n, since metrics has no kernel; add kernel to metrics=[...], or leave "
+        "metrics.kernel.n out."
+    ),
+    "callbacks.sample_gird.n=3": (
+        "there is no key callbacks.sample_gird.n; callbacks has throughput|sample_metrics|sample_grid|checkpoints|"
+        "progress|summary. Did you mean callbacks.sample_grid.n?"
+    ),
+    "task=clip sampler.steps=3": "there is no key sampler.steps, since the run has no sampler; leave it out.",
+    "trainr.max_steps=3": (
+        "there is no key trainr.max_steps; `python {script} --cfg job` lists them. Did you mean trainer.max_steps?"
+    ),
+    "sede=1": "there is no key sede; `python {script} --cfg job` lists them. Did you mean seed?",
+    "seed.x=1": "there is no key seed.x; seed is one value.",
+    "hydra.run.dri=x": "there is no key hydra.run.dri; hydra.run has dir. Did you mean hydra.run.dir?",
+    "+sampler.steps=3": "there is sampler.steps already; leave out the plus.",
+    "metrics=[fid]": (
+        "metrics=fid does not exist; choose metrics=[...] of accuracy|clip_score|cmmd|density_coverage|frechet|"
+        "frechet_per_class|frechet_spatial|inception_score|kernel|memorization|precision_recall|sliced_wasserstein."
+    ),
+    "logger=wandb": "logger=wandb does not exist; choose logger=[...] of jsonl|tensorboard.",
+    "ema=em": "ema=em does not exist; choose ema=ema|ema_constant. Did you mean ema=ema?",
+    "schedule=null": f"schedule=null chooses nothing, and a run needs one; choose schedule={SCHEDULES}.",
+    "ema=false": "ema=false chooses nothing, and a run needs one; choose ema=ema|ema_constant.",
+    "ema=[]": "ema=[] chooses nothing, and a run needs one; choose ema=ema|ema_constant.",
+    "ema=": "ema= chooses nothing, and a run needs one; choose ema=ema|ema_constant.",
+    "ema=1": "ema=1 does not exist; choose ema=ema|ema_constant.",
+    "logger=true": "logger=true does not exist; choose logger=jsonl|tensorboard.",
+    "sampler=[heun,ddim]": (
+        "sampler=[heun,ddim] are several, and a run has one; choose one, or add -m and write sampler=heun,ddim."
+    ),
+    "guidance.weight=interval": "guidance.weight is a group within a group; write guidance/weight=interval.",
+    "sampler.grid=karras": "sampler.grid is a group within a group; write sampler/grid=karras.",
+    "loss.time=uniform": "loss.time is a group within a group; write loss/time=uniform.",
+    "loss.coupling=ot": ("loss.coupling is a group within a group; write loss/coupling=independent|optimal_transport."),
+    "sampler.steps=1,2": (
+        "sampler.steps=1,2 are several values; add -m to run with each, or write sampler.steps=[1,2] for a list."
+    ),
+    "smapler=ddim": "there is no key smapler; `python {script} --cfg job` lists them. Did you mean sampler?",
+    "--config-dir nowhere": (
+        "there is no folder {here}/nowhere; give --config-dir one that holds options, such as sampler/mine.yaml."
+    ),
+    "model.channel_mult=[1,2": (
+        "model.channel_mult=[1,2 cannot be read; close its brackets and quotes, or quote a text: "
+        "'model.channel_mult=\"[1,2\"'."
+    ),
+}
+
+
+@pytest.mark.parametrize("typed", LINES)
+def test_a_word_that_is_wrong_is_answered_to_the_letter(typed, tmp_path):
+    run = runs.call("train.py", *typed.split(), cwd=tmp_path)
+    expected = LINES[typed].format(script=runs.ROOT / "train.py", here=tmp_path)
+    assert (run.status, run.stdout, run.stderr) == (1, "", f"error: {expected}\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("group", ["callbacks", "logger", "metrics"])
+@pytest.mark.parametrize("nothing", ["[]", "null", "false", "''"])
+def test_a_group_of_several_may_have_none(group, nothing, tmp_path):
+    run = runs.call("train.py", f"{group}={nothing}", "--cfg", "job", "--package", group, cwd=tmp_path)
+    assert runs.succeeded(run).stdout.split("\n", 1)[1].strip() == "{}"
+
+
+def test_a_run_without_callbacks_or_loggers_trains_in_silence(tmp_path):
+    """Lightning's own bar would show an epoch of none."""
+    words = ["callbacks=null", "logger=false", "metrics=null"]
+    arguments = [o for o in runs.toy(runs.NO_EVALUATION) if not o.startswith(("callbacks", "logger"))]
+    run = runs.succeeded(runs.call("train.py", *runs.outputs(tmp_path / "run", *arguments, *words), cwd=tmp_path))
+    assert (run.stdout, run.stderr) == ("", "")
+
+
+def test_a_command_that_fails_before_it_works_leaves_no_folder(tmp_path):
+    run = runs.call("train.py", *runs.toy("parameterization=eps"), cwd=tmp_path)
+    assert run.status == 1 and list(tmp_path.glob("outputs/*")) == []
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/notes.txt").touch()
+    runs.call("train.py", *runs.outputs(tmp_path / "mine", *runs.toy("parameterization=eps")), cwd=tmp_path)
+    assert (tmp_path / "mine/notes.txt").exists()
+
+
+def test_a_short_run_has_its_loss_in_metrics_jsonl(tmp_path):
+    run = runs.train(tmp_path, runs.NO_EVALUATION, "trainer.max_steps=3", "trainer.log_every_n_steps=50")
+    assert list(run.logged("train/loss")) == [3]
+
+
+def test_nothing_held_out_is_no_reason_for_a_warning(tmp_path):
+    assert runs.train(tmp_path, runs.NO_EVALUATION, "data.validation=0").stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "devices", "there_are", "line"),
+    [
+        ("gpu", 1, 0, "accelerator=gpu needs a device that this machine has not got; set {key}accelerator=auto."),
+        ("cuda", 1, 0, "accelerator=cuda needs a device that this machine has not got; set {key}accelerator=auto."),
+        ("gpu", 2, 1, "devices=2 are more than the 1 of this machine; set {key}devices=1."),
+        ("auto", 3, 2, "devices=3 are more than the 2 of this machine; set {key}devices=2."),
+        ("gpu", 2, 2, None),
+        ("gpu", "auto", 2, None),
+        ("cpu", 8, 0, None),
+        ("auto", 8, 0, None),
+    ],
+)
+@pytest.mark.parametrize("key", ["", "trainer."])
+def test_devices_that_a_machine_has_not_got(accelerator, devices, there_are, line, key, monkeypatch):
+    """A machine with so many GPUs of CUDA and none of Apple's; no machine of CI has any."""
+    monkeypatch.setattr(CUDAAccelerator, "is_available", staticmethod(lambda: there_are > 0))
+    monkeypatch.setattr(CUDAAccelerator, "auto_device_count", staticmethod(lambda: there_are))
+    monkeypatch.setattr(MPSAccelerator, "is_available", staticmethod(lambda: False))
+    if line is None:
+        check_device(accelerator, devices, key)
+    else:
+        with pytest.raises(UserError, match=f"^{re.escape(key + line.format(key=key))}$"):
+            check_device(accelerator, devices, key)
+
+
+def test_accumulation_prints_a_step_once(tmp_path):
+    run = runs.train(tmp_path, "callbacks=[progress]", "trainer.accumulate_grad_batches=4", "trainer.max_steps=3")
+    assert [line.split()[1] for line in run.stdout.splitlines() if line.startswith("step ")] == ["1/3", "2/3", "3/3"]
+
+
+def test_one_callback_in_the_place_of_all_is_remarked(tmp_path):
+    run = runs.train(tmp_path, "callbacks=throughput")
+    assert run.stderr == (
+        "warning: callbacks=throughput replaces all other callbacks, and no checkpoint will be written; to add one "
+        "write +callbacks=throughput.\n"
+    )
+
+
+def test_a_sentence_has_one_full_stop():
+    assert [sentence(text) for text in ("a", "a.", "a?", "a\n b...")] == ["a.", "a.", "a?", "a b..."]
+    assert warning_line(UserWarning("deprecated\nthing"), UserWarning, "file.py", 3) == "warning: deprecated thing.\n"
+
+
+def test_a_full_disk_or_a_name_too_long_is_a_mistake_of_the_user(tmp_path):
+    with pytest.raises(SystemExit, match=r"cannot write .*File name too long"), ending():
+        (tmp_path / ("x" * 300)).mkdir()
+
+
+OUTPUTS = {
+    (output_file, ""): "{here} is a folder; give the name of a file in it.",
+    (output_file, "/file/a.ckpt"): "cannot write below {here}/file, which is a file; choose another file.",
+    (output_file, "/file/b/a.ckpt"): "cannot write below {here}/file, which is a file; choose another file.",
+    (output_file, "/" + "x" * 256): (
+        f"cannot write {{here}}/{'x' * 256}, a name of more than 255 bytes; choose another file."
+    ),
+    (output_folder, "/file"): "{here}/file is a file; give the name of a folder.",
+    (output_folder, "/file/b"): "cannot write below {here}/file, which is a file; choose another folder.",
+    (output_file, "/new/a.ckpt"): None,
+    (output_file, "/file"): None,
+    (output_folder, "/new/b"): None,
+    (output_folder, ""): None,
+}
+
+
+@pytest.mark.parametrize(("kind", "name"), OUTPUTS)
+def test_what_cannot_be_written_is_said_before_work(kind, name, tmp_path):
+    (tmp_path / "file").touch()
+    expected = OUTPUTS[kind, name]
+    if expected is None:
+        assert kind(f"{tmp_path}{name}") == f"{tmp_path}{name}"
+    else:
+        with pytest.raises(SystemExit) as end, ending():
+            kind(f"{tmp_path}{name}")
+        assert end.value.code == f"error: {expected.format(here=tmp_path)}"
+
+
+# the arguments of every plain command that writes, without its target
+WRITING = {
+    ("pack", "a.ckpt"): "is a folder",
+    ("adapter", "export", "a.ckpt"): "is a folder",
+    ("adapter", "merge", "a.ckpt"): "is a folder",
+    ("import", "pipeline"): "is a folder",
+    ("import-ldm", "a.safetensors", "a.yaml", "tokenizer"): "is a folder",
+    ("export", "a.ckpt"): "is a file",
+    ("onnx", "a.ckpt"): "is a file",
+}
+
+
+@pytest.mark.parametrize("typed", WRITING)
+def test_every_command_that_writes_checks_its_target_first(typed, tmp_path):
+    target = tmp_path / "target"
+    target.mkdir() if WRITING[typed] == "is a folder" else target.touch()
+    run = runs.call("oboro", *typed, str(target), cwd=tmp_path)
+    assert run.status == 1 and f"error: {target} {WRITING[typed]}" in run.stderr and run.stderr.count("\n") == 1
+
+
+def test_names_of_jobs_fit_a_file_system():
+    assert short("a/b=1,c=2") == "a/b=1,c=2" and short("é" * 127) == "é" * 127
+    long, other = "ü" * 200 + "/1", "ü" * 199 + "o/1"
+    assert short(long) != short(other) and all(len(part.encode()) <= 255 for part in short(long).split("/"))
+    assert short(long).endswith("/1") and short(long).startswith("ü" * 120 + "-")
+
+
+@pytest.mark.parametrize("name", ["train", "sample", "evaluate"])
+def test_help_says_what_each_value_at_the_root_means(name, tmp_path):
+    run = runs.succeeded(runs.call("oboro", name, "--help", cwd=tmp_path))
+    values, groups = run.stdout.split("groups and their options")
+    file = OmegaConf.load(runs.ROOT / "conf" / f"{name}.yaml")
+    several = {"metrics", "callbacks", "logger"}
+    named = re.findall(r"^  (\w+)=", values, re.M)
+    assert named == [key for key in file if key not in {"defaults", "hydra", *several}]
+    meanings = re.split(r"^  \w+=\S+(?: needed\))?", values, flags=re.M)[1:]
+    assert all(len(meaning.split()) > 2 for meaning in meanings), meanings
+    assert re.search(r"^  sampler +adaptive ddim ", groups, re.M) and "sampler/grid " in groups
+    assert ("\n  optimizer " in groups) is (name == "train") and list(tmp_path.iterdir()) == []
