@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from oboro.base.ranges import Positive
 from oboro.parameterization import network_input
 from oboro.schedule import Schedule, expand_as
 
@@ -14,7 +15,7 @@ class NoisyClassifier(nn.Module):
     alone, so it may be evaluated on another schedule than that of its training.
     """
 
-    def __init__(self, network: nn.Module, schedule: Schedule, sigma_data: float = 1.0):
+    def __init__(self, network: nn.Module, schedule: Schedule, sigma_data: Positive = 1.0):
         super().__init__()
         self.network = network
         self.schedule = schedule

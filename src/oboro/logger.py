@@ -12,6 +12,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from oboro.base.json_text import json_text
+from oboro.base.ranges import Count
 from oboro.evaluate.result import Result, protocol_line
 
 log = logging.getLogger(__name__)
@@ -24,7 +25,7 @@ class JSONL(Logger):
     adds. Values logged at the same step may come in several lines.
     """
 
-    def __init__(self, folder: str, images_per_step: int, clock: bool = True):
+    def __init__(self, folder: str, images_per_step: Count, clock: bool = True):
         super().__init__()
         self.clock = clock
         self.path = Path(folder) / "metrics.jsonl"

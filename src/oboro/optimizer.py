@@ -4,11 +4,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
 from math import cos, pi
+from typing import Annotated
 
 import torch
+from annotated_types import Len
 from torch import nn
 
 from oboro.base.errors import UserError
+from oboro.base.ranges import BelowOne, CountOrNone, NonNegative
+
+Betas = Annotated[Sequence[BelowOne], Len(2, 2)]
 
 
 class Decay(ABC):
@@ -42,7 +47,7 @@ class CosineDecay(Decay):
 class Optimizer(ABC):
     """Learning rate ``lr``, reached linearly over ``warmup_steps`` updates, then shaped by ``decay``."""
 
-    def __init__(self, lr: float, warmup_steps: int, decay: Decay):
+    def __init__(self, lr: NonNegative, warmup_steps: CountOrNone, decay: Decay):
         self.lr = lr
         self.warmup_steps = warmup_steps
         self.decay = decay
@@ -71,7 +76,12 @@ class Adam(Optimizer):
     """Kingma & Ba 2015 (arXiv:1412.6980)."""
 
     def __init__(
-        self, lr: float, warmup_steps: int, decay: Decay, betas: Sequence[float] = (0.9, 0.999), eps: float = 1e-8
+        self,
+        lr: NonNegative,
+        warmup_steps: CountOrNone,
+        decay: Decay,
+        betas: Betas = (0.9, 0.999),
+        eps: NonNegative = 1e-8,
     ):
         super().__init__(lr, warmup_steps, decay)
         self.betas = tuple(betas)
@@ -86,12 +96,12 @@ class AdamW(Optimizer):
 
     def __init__(
         self,
-        lr: float,
-        warmup_steps: int,
+        lr: NonNegative,
+        warmup_steps: CountOrNone,
         decay: Decay,
-        betas: Sequence[float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0.01,
+        betas: Betas = (0.9, 0.999),
+        eps: NonNegative = 1e-8,
+        weight_decay: NonNegative = 0.01,
     ):
         super().__init__(lr, warmup_steps, decay)
         self.betas = tuple(betas)
@@ -111,12 +121,12 @@ class AdamW8bit(Optimizer):
 
     def __init__(
         self,
-        lr: float,
-        warmup_steps: int,
+        lr: NonNegative,
+        warmup_steps: CountOrNone,
         decay: Decay,
-        betas: Sequence[float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0.01,
+        betas: Betas = (0.9, 0.999),
+        eps: NonNegative = 1e-8,
+        weight_decay: NonNegative = 0.01,
     ):
         super().__init__(lr, warmup_steps, decay)
         self.betas = tuple(betas)

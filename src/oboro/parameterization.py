@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from oboro.base.errors import UserError
+from oboro.base.ranges import NonNegative, Positive
 
 
 class Coefficients(NamedTuple):
@@ -49,7 +50,7 @@ class Parameterization(ABC):
     # Whether D(x_t) = x_t / alpha at a noise level above zero: fit for an x̂0 that is the end of the flow, not a mean.
     boundary: bool = False
 
-    def __init__(self, sigma_data: float = 1.0):
+    def __init__(self, sigma_data: Positive = 1.0):
         self.sigma_data = sigma_data
 
     @abstractmethod
@@ -122,7 +123,7 @@ class EDM(Parameterization):
     with r² = sigma² + alpha² sigma_data² it has c_skip = alpha sigma_data² / r² and c_out = sigma sigma_data / r.
     """
 
-    def __init__(self, sigma_data: float = 0.5):
+    def __init__(self, sigma_data: Positive = 0.5):
         super().__init__(sigma_data)
 
     def target_weights(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
@@ -143,7 +144,7 @@ class Consistency(Parameterization):
 
     boundary = True
 
-    def __init__(self, sigma_data: float = 0.5, sigma_min: float = 0.002):
+    def __init__(self, sigma_data: Positive = 0.5, sigma_min: NonNegative = 0.002):
         super().__init__(sigma_data)
         self.sigma_min = sigma_min
 

@@ -24,7 +24,11 @@ MISTAKES = {
     "unknown key at the root": ("train", ["sede=1"], ["sede", "seed"]),
     "unknown group": ("train", ["smapler=ddim"], ["smapler", "sampler"]),
     "unknown callback": ("train", ["callbacks=[throughputs]"], ["throughput"]),
-    "a word for a number": ("train", ["trainer.max_steps=many"], ["trainer cannot be built", "change"]),
+    "a word for a number": (
+        "train",
+        ["trainer.max_steps=many"],
+        ["trainer.max_steps=many", "a whole number"],
+    ),
     "syntax": ("train", ["data.batch_size"], ["data.batch_size"]),
     "no checkpoint given": ("sample", [], ["checkpoint=..."]),
     "missing checkpoint": ("sample", ["checkpoint=nowhere.ckpt"], ["nowhere.ckpt", "train.py"]),

@@ -1,12 +1,15 @@
 """Low-rank updates of frozen layers."""
 
 from collections.abc import Iterator, Sequence
+from typing import Annotated, Literal
 
 import torch
+from annotated_types import Len
 from torch import Tensor, nn
 
 from oboro.adapter.adapter import Adapter
 from oboro.base.errors import UserError
+from oboro.base.ranges import NonNegative, Width
 from oboro.model import dit, ldm_unet
 from oboro.model.layers import SelfAttention
 from oboro.model.text import CrossAttention
@@ -14,6 +17,8 @@ from oboro.model.text import CrossAttention
 ATTENTION = (dit.Attention, ldm_unet.Attention, CrossAttention, SelfAttention)
 LINEAR, CONVOLUTION = (nn.Linear,), (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
+
+Targets = Annotated[Sequence[Literal["attention", "linear", "convolution"]], Len(1)]
 
 
 class LowRank(nn.Module):
@@ -70,7 +75,12 @@ class LoRA(Adapter):
 
     needs_start = True
 
-    def __init__(self, rank: int = 8, alpha: float = 8.0, targets: Sequence[str] = ("attention",)):
+    def __init__(
+        self,
+        rank: Width = 8,
+        alpha: NonNegative = 8.0,
+        targets: Targets = ("attention",),
+    ):
         unknown = set(targets) - {"attention", "linear", "convolution"}
         if unknown or not targets:
             raise UserError(

@@ -9,6 +9,7 @@ from typing import Any
 from lightning import Callback, Trainer
 
 from oboro.base import distributed
+from oboro.base.ranges import CountOrNone, NonNegative
 from oboro.callbacks.evaluation import Evaluation, MetricEvaluation
 from oboro.restore import frozen
 from oboro.task import Task
@@ -28,7 +29,9 @@ class Checkpoints(Evaluation):
     list of callbacks (``in_order``).
     """
 
-    def __init__(self, folder: str, every_n_steps: int, separate_from: float = 100.0, self_contained: bool = False):
+    def __init__(
+        self, folder: str, every_n_steps: CountOrNone, separate_from: NonNegative = 100.0, self_contained: bool = False
+    ):
         super().__init__(every_n_steps)
         self.folder = Path(folder)
         self.separate_from = separate_from

@@ -9,6 +9,7 @@ import torch
 from lightning import Callback, Trainer
 
 from oboro.base.errors import UserError
+from oboro.base.ranges import CountOrNone
 from oboro.evaluate.result import Result, protocol_line, values_line
 from oboro.logger import log_result
 from oboro.task import Task
@@ -22,7 +23,7 @@ class Evaluation(Callback, ABC):
     ``every_n_steps = 0`` leaves only the last one. ``seconds`` is the time spent, so that throughput can exclude it.
     """
 
-    def __init__(self, every_n_steps: int):
+    def __init__(self, every_n_steps: CountOrNone):
         self.every_n_steps = every_n_steps
         self.seconds = 0.0
         self._evaluated_at = -1
@@ -83,7 +84,7 @@ class MetricEvaluation(Evaluation, ABC):
     """An evaluation that measures: ``latest`` is the last result, at the step ``measured_at``; its first number decides
     which checkpoint is best."""
 
-    def __init__(self, every_n_steps: int):
+    def __init__(self, every_n_steps: CountOrNone):
         super().__init__(every_n_steps)
         self.latest: Result | None = None
         self.measured_at = -1  # the step of ``latest``

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from oboro.base.errors import UserError
+from oboro.base.ranges import Count
 from oboro.data.latents import cache_latents
 from oboro.task import Task
 
@@ -19,7 +20,7 @@ class LatentCache(Callback):
     codec to save the work of.
     """
 
-    def __init__(self, chunk: int = 100):
+    def __init__(self, chunk: Count = 100):
         if chunk < 1:
             raise UserError(f"callbacks.latent_cache.chunk={chunk} encodes nothing; set it to 1 or more.")
         self.chunk = chunk

@@ -3,6 +3,7 @@
 from lightning import Trainer
 
 from oboro.base.errors import UserError
+from oboro.base.ranges import Count, CountOrNone
 from oboro.callbacks.checkpoints import Checkpoints
 from oboro.callbacks.evaluation import CodecEvaluation, MetricEvaluation, check_images
 from oboro.evaluate.reconstruction import latent_statistics, spread
@@ -17,7 +18,7 @@ class LatentStatistics(CodecEvaluation):
     Raises ``UserError`` before training where checkpoints would be written with the statistics of older weights.
     """
 
-    def __init__(self, every_n_steps: int, n: int | None = None, chunk: int = 100):
+    def __init__(self, every_n_steps: CountOrNone, n: Count | None = None, chunk: Count = 100):
         super().__init__(every_n_steps)
         check_images(self, n, chunk)
         self.n = n

@@ -7,6 +7,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from rich import progress
 from rich.console import Console
 
+from oboro.base.ranges import Count
 from oboro.task import Task
 
 
@@ -16,7 +17,7 @@ class Progress(ProgressBar):
     Lightning's own bar counts epochs, and the training stream has none.
     """
 
-    def __init__(self, refresh_every_n_steps: int = 10):
+    def __init__(self, refresh_every_n_steps: Count = 10):
         super().__init__()
         self.refresh_every_n_steps = refresh_every_n_steps
         self._console = Console()

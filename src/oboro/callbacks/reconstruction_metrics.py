@@ -6,6 +6,7 @@ from dataclasses import replace
 from lightning import Trainer
 
 from oboro.base.errors import UserError
+from oboro.base.ranges import Count, CountOrNone, Several
 from oboro.callbacks.evaluation import CodecEvaluation, MetricEvaluation, check_images
 from oboro.evaluate.evaluator import Evaluator, average_settings
 from oboro.evaluate.reconstruction import reconstructions, spread
@@ -25,9 +26,9 @@ class ReconstructionMetrics(CodecEvaluation, MetricEvaluation):
         self,
         extractor: Extractor | Joint,
         metrics: Mapping[str, Metric],
-        every_n_steps: int,
-        n: int | None = None,
-        chunk: int = 100,
+        every_n_steps: CountOrNone,
+        n: Several | None = None,
+        chunk: Count = 100,
     ):
         super().__init__(every_n_steps)
         check_images(self, n, chunk)

@@ -7,6 +7,7 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from oboro.base.ranges import Count, CountOrNone
 from oboro.callbacks.evaluation import CodecEvaluation, check_images
 from oboro.evaluate.reconstruction import reconstructions, spread
 from oboro.report.pictures import pairs_picture
@@ -17,7 +18,7 @@ class Reconstructions(CodecEvaluation):
     """``n`` held-out images above their reconstructions by the averaged weights: ``folder/step-XXXXXXXX.png`` and
     TensorBoard's ``reconstructions``. Training images where none are held out."""
 
-    def __init__(self, folder: str, every_n_steps: int, n: int = 16, chunk: int = 100):
+    def __init__(self, folder: str, every_n_steps: CountOrNone, n: Count = 16, chunk: Count = 100):
         super().__init__(every_n_steps)
         check_images(self, n, chunk)
         self.n = n

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from oboro.base import distributed
 from oboro.base.errors import UserError
+from oboro.base.ranges import Count, CountOrNone, Seed
 from oboro.callbacks.evaluation import SampleEvaluation
 from oboro.report.pictures import samples_picture
 from oboro.task import Diffusion
@@ -19,7 +20,7 @@ class SampleGrid(SampleEvaluation):
     """Samples 0..n-1 of the averaged weights at a fixed seed, class i mod num_classes or text i mod their number:
     ``folder/step-XXXXXXXX.png`` and TensorBoard's ``samples``."""
 
-    def __init__(self, folder: str, every_n_steps: int, n: int = 64, seed: int = 0, chunk: int = 100):
+    def __init__(self, folder: str, every_n_steps: CountOrNone, n: Count = 64, seed: Seed = 0, chunk: Count = 100):
         super().__init__(every_n_steps)
         if n < 1 or chunk < 1:
             raise UserError(

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from lightning import Trainer
 
 from oboro.base.errors import UserError
+from oboro.base.ranges import Count, CountOrNone, Seed, Several
 from oboro.callbacks.evaluation import MetricEvaluation, SampleEvaluation
 from oboro.callbacks.preflight import advise
 from oboro.evaluate.evaluator import Evaluator
@@ -25,10 +26,10 @@ class SampleMetrics(SampleEvaluation, MetricEvaluation):
         self,
         extractor: Extractor | Joint,
         metrics: Mapping[str, Metric],
-        every_n_steps: int,
-        n: int = 2000,
-        seed: int = 0,
-        chunk: int = 100,
+        every_n_steps: CountOrNone,
+        n: Several = 2000,
+        seed: Seed = 0,
+        chunk: Count = 100,
     ):
         super().__init__(every_n_steps)
         if n < 2 or chunk < 1:

@@ -5,6 +5,7 @@ from pathlib import Path
 from lightning import Trainer
 
 from oboro.base.errors import UserError
+from oboro.base.ranges import CountOrNone
 from oboro.callbacks.evaluation import Evaluation
 from oboro.ema.posthoc import write_snapshot
 from oboro.task import Task
@@ -19,7 +20,7 @@ class Snapshots(Evaluation):
     folder: what the weights were before counts too. Raises ``UserError`` where the task has no power-function average.
     """
 
-    def __init__(self, folder: str, every_n_steps: int | None = None):
+    def __init__(self, folder: str, every_n_steps: CountOrNone | None = None):
         super().__init__(every_n_steps or 0)
         self.folder = Path(folder)
         self.spread = every_n_steps is None

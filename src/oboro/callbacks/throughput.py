@@ -5,6 +5,7 @@ from typing import Any
 
 from lightning import Callback, Trainer
 
+from oboro.base.ranges import Count
 from oboro.callbacks.evaluation import Evaluation
 from oboro.task import Task
 
@@ -17,7 +18,7 @@ class Throughput(Callback):
     evaluation out. On accelerators work is queued, so ``data`` is what the host waited beside it.
     """
 
-    def __init__(self, every_n_steps: int = 50):
+    def __init__(self, every_n_steps: Count = 50):
         self.every_n_steps = every_n_steps
         self._validation = 0.0
         self._step = 0.0

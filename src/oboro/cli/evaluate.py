@@ -18,6 +18,7 @@ from oboro.base.json_text import json_text
 from oboro.base.settings import settings_text
 from oboro.cli.checkpoint import latest_checkpoint
 from oboro.cli.sample import average, open_task, start, trained_precision
+from oboro.cli.settings import Evaluating, check_settings
 from oboro.cli.unread import refuse_unread
 from oboro.cli.watch import watch
 from oboro.data import DataModule
@@ -121,8 +122,8 @@ def write(
 
 
 def check(config: DictConfig) -> None:
-    """Raises ``UserError`` where nothing is named to be measured, for counts that measure nothing, and for keys that
-    are not read."""
+    """Raises ``UserError`` where nothing is named to be measured, for values of another type, and for keys that are
+    not read."""
     if not (config.images or config.watch) and OmegaConf.is_missing(config, "checkpoint"):
         raise UserError(
             "nothing is named to be measured; set checkpoint=<a .ckpt file>, images=<a folder> for samples that exist, "
@@ -134,13 +135,7 @@ def check(config: DictConfig) -> None:
         refuse_unread("watch=...", set(config) - {"checkpoint", "bits_per_dim"} | {"hydra"})
     else:
         refuse_unread("checkpoint=...", set(config) - {"idle"} | {"hydra"})
-    if config.n < 2 or config.chunk < 1 or config.repeats < 1:
-        raise UserError(
-            f"n={config.n} samples with chunk={config.chunk} and repeats={config.repeats} measure nothing; "
-            "set n to 2 or more, chunk and repeats to 1 or more."
-        )
-    if isinstance(config.devices, int) and config.devices < 1 and config.devices != -1:
-        raise UserError(f"devices={config.devices} measures nothing; set it to 1 or more.")
+    check_settings(config, Evaluating)
     if config.watch and (config.devices != 1 or config.repeats != 1):
         raise UserError("watch=... works on one device with one range of samples; leave devices and repeats at 1.")
     if not config.data or not config.extractor:

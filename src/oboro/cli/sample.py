@@ -17,6 +17,7 @@ from torch import Tensor
 from oboro.base.errors import UserError
 from oboro.base.json_text import json_text
 from oboro.cli.device import as_trained, check_device, resolve_precision
+from oboro.cli.settings import Sampling, check_settings
 from oboro.cli.train import quiet
 from oboro.condition import Condition
 from oboro.conditioner import Image as ImageConditioner
@@ -245,11 +246,7 @@ def draw(config: DictConfig, task: Diffusion, fabric: Fabric, batch: dict[str, A
 def sample(config: DictConfig) -> None:
     """Write ``images/000000.png`` … (or files of another modality), ``grid.png`` and, if asked, ``samples.npz`` and
     ``previews.png``."""
-    if config.n < 1 or config.chunk < 1 or config.previews < 0:
-        raise UserError(
-            f"n={config.n}, chunk={config.chunk} and previews={config.previews} draw nothing; set n and chunk to 1 or "
-            "more and previews to 0 or more."
-        )
+    check_settings(config, Sampling)
     fabric = start(config, 1, trained_precision(config.checkpoint))
     _, task = open_task(config, config.checkpoint, fabric)
     modality, folder = task.modality, Path(config.output_dir)

@@ -20,6 +20,7 @@ from oboro.cli.device import check_device, resolve_precision
 from oboro.cli.ending import is_first_process
 from oboro.cli.resume import check_alone, file_named, wiring
 from oboro.cli.running import running
+from oboro.cli.settings import Training, check_settings
 from oboro.cli.settle import settle
 from oboro.data import DataModule
 from oboro.logger import JSONL
@@ -76,11 +77,13 @@ def train(config: DictConfig) -> None:
 def resolved(config: DictConfig) -> tuple[dict[str, Any], dict[str, State], dict[str, Any]]:
     """The configuration in plain containers, the weights of the parts that exist already, and what checkpoints hold of
     it."""
+    check_settings(config, Training, resolve=False)
     check_device(config.trainer.accelerator, config.trainer.devices, "trainer.")
     config.trainer.precision = resolve_precision(
         str(config.trainer.precision), str(config.trainer.accelerator), "trainer.precision"
     )
     settle(config)
+    check_settings(config, Training)
     plain: dict[str, Any] = with_absolute_paths(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
     check_storable(targets(plain, BUILT))
     plain["task"], parts = inlined(plain["task"])

@@ -1,10 +1,9 @@
 """The autoencoder of latent diffusion whose latent is a Gaussian."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
+from oboro.base.ranges import Depth, Multiples, NonNegative, Width
 from oboro.codec.learned import Learned, Reconstructed
 from oboro.model.autoencoder import Decoder, Encoder
 
@@ -24,14 +23,14 @@ class Autoencoder(Learned):
 
     def __init__(
         self,
-        in_channels: int,
-        channels: int,
-        width: int = 128,
-        channel_mult: Sequence[int] = (1, 2, 4, 4),
-        blocks: int = 2,
+        in_channels: Width,
+        channels: Width,
+        width: Width = 128,
+        channel_mult: Multiples = (1, 2, 4, 4),
+        blocks: Depth = 2,
         attention: bool = True,
-        kl_weight: float = 1e-6,
-        groups: int | None = None,
+        kl_weight: NonNegative = 1e-6,
+        groups: Width | None = None,
     ):
         super().__init__(in_channels, channels, 2 ** (len(channel_mult) - 1))
         shape = (width, channel_mult, blocks, attention, groups)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from oboro.base.paths import LocalPath
+from oboro.base.ranges import Width
 from oboro.interop import autoencoder
 from oboro.restore import State, Stored
 
@@ -18,7 +19,7 @@ class Diffusers(Stored):
     """
 
     path: LocalPath
-    channels: int | None = None
+    channels: Width | None = None
 
     def load(self) -> tuple[dict[str, Any], State]:
         return autoencoder.load(self.path)

@@ -2,11 +2,13 @@
 
 from torch import Tensor, nn
 
+from oboro.base.ranges import Width
+
 
 class Identity(nn.Module):
     """The codec of diffusion in the space of the data: latent = sample, of any shape."""
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: Width):
         super().__init__()
         self.channels = channels
 

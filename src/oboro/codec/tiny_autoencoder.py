@@ -1,11 +1,14 @@
 """A small autoencoder for previews and small machines."""
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Len
 from torch import Tensor, nn
 
+from oboro.base.ranges import Depth, NonNegative, Width
 from oboro.codec.learned import Learned, Reconstructed
 from oboro.model.layers import zero
 
@@ -34,11 +37,11 @@ class TinyAutoencoder(Learned):
 
     def __init__(
         self,
-        in_channels: int,
-        channels: int,
-        width: int = 64,
-        blocks: Sequence[int] = (1, 3, 3),
-        norm_weight: float = 0.0,
+        in_channels: Width,
+        channels: Width,
+        width: Width = 64,
+        blocks: Annotated[Sequence[Depth], Len(1, 16)] = (1, 3, 3),
+        norm_weight: NonNegative = 0.0,
     ):
         super().__init__(in_channels, channels, 2 ** (len(blocks) - 1))
         down: list[nn.Module] = [nn.Conv2d(in_channels, width, 3, padding=1)]

@@ -1,10 +1,9 @@
 """The autoencoder of latent diffusion whose latent is made of entries of a codebook."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
+from oboro.base.ranges import Depth, Entries, Multiples, NonNegative, Width
 from oboro.codec.learned import Learned, Reconstructed
 from oboro.model.autoencoder import Decoder, Encoder
 
@@ -21,14 +20,14 @@ class VQAutoencoder(Learned):
 
     def __init__(
         self,
-        in_channels: int,
-        channels: int,
-        codes: int,
-        width: int = 128,
-        channel_mult: Sequence[int] = (1, 2, 4, 4),
-        blocks: int = 2,
+        in_channels: Width,
+        channels: Width,
+        codes: Entries,
+        width: Width = 128,
+        channel_mult: Multiples = (1, 2, 4, 4),
+        blocks: Depth = 2,
         attention: bool = True,
-        commitment: float = 0.25,
+        commitment: NonNegative = 0.25,
     ):
         super().__init__(in_channels, channels, 2 ** (len(channel_mult) - 1))
         shape = (width, channel_mult, blocks, attention)

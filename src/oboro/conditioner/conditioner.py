@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from oboro.base.errors import UserError
+from oboro.base.ranges import Share
 from oboro.base.seeding import low_discrepancy
 from oboro.condition import Condition, Signal
 from oboro.data import Population
@@ -111,7 +112,7 @@ class Single(Conditioner):
     kind: type[Signal]
     entry: str
 
-    def __init__(self, dropout: float):
+    def __init__(self, dropout: Share):
         super().__init__()
         self.dropout = share(dropout)
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from oboro import condition
 from oboro.base.errors import UserError
+from oboro.base.ranges import Share, Width
 from oboro.conditioner.conditioner import Batch, Single, training_metadata, training_rows
 from oboro.data import Population
 from oboro.modality import from_uint8
@@ -23,7 +24,7 @@ class Image(Single):
 
     name, kind, entry = "image", condition.Image, "hint"
 
-    def __init__(self, image_channels: int, dropout: float = 0.1):
+    def __init__(self, image_channels: Width, dropout: Share = 0.1):
         if image_channels < 1:
             raise UserError("conditioner=image reads a picture; set conditioner.image_channels to 1, 3 or 4.")
         super().__init__(dropout)

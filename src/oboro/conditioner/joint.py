@@ -3,12 +3,14 @@
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Len
 from torch import nn
 
 from oboro.base.errors import UserError
+from oboro.base.ranges import Share
 from oboro.condition import Condition
 from oboro.conditioner.conditioner import Batch, Conditioner, Single, share, training_metadata
 from oboro.data import Population
@@ -22,7 +24,7 @@ class Joint(Conditioner):
     give a signal of one name.
     """
 
-    def __init__(self, parts: Mapping[str, Conditioner], dropout: float = 0.0):
+    def __init__(self, parts: Annotated[Mapping[str, Conditioner], Len(1, 64)], dropout: Share = 0.0):
         super().__init__()
         self.parts = nn.ModuleDict(parts)
         self.dropout = share(dropout)

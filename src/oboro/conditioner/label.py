@@ -7,6 +7,7 @@ import torch
 
 from oboro import condition
 from oboro.base.errors import UserError
+from oboro.base.ranges import Classes, Share
 from oboro.base.seeding import low_discrepancy
 from oboro.conditioner.conditioner import Batch, Single
 from oboro.data import Population
@@ -17,7 +18,7 @@ class Label(Single):
 
     name, kind, entry = "label", condition.Label, "label"
 
-    def __init__(self, num_classes: int, dropout: float = 0.1):
+    def __init__(self, num_classes: Classes, dropout: Share = 0.1):
         if num_classes < 1:
             raise UserError(
                 "conditioner=label needs labelled data and data.num_classes is 0; give the data labels and set "

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from oboro.base.paths import PathOrName
+from oboro.base.ranges import CountOrNone, Width
 from oboro.interop import clip_text, open_clip, t5_text
 from oboro.interop.hub import Files, text_encoder_folder
 from oboro.restore import State, Stored
@@ -30,7 +31,7 @@ class PublishedCLIP(Stored):
     """
 
     path: PathOrName
-    skip: int = 0
+    skip: CountOrNone = 0
 
     def load(self) -> tuple[dict[str, Any], State]:
         return clip_text.load(*places(self.path, clip_text.FILES), self.skip)
@@ -51,7 +52,7 @@ class PublishedOpenCLIP(Stored):
     """
 
     path: PathOrName
-    skip: int = 0
+    skip: CountOrNone = 0
 
     def load(self) -> tuple[dict[str, Any], State]:
         return open_clip.load(*places(self.path, open_clip.FILES), self.skip)
@@ -69,7 +70,7 @@ class PublishedT5(Stored):
     """
 
     path: PathOrName
-    length: int = 77
+    length: Width = 77
 
     def load(self) -> tuple[dict[str, Any], State]:
         return t5_text.load(*places(self.path, t5_text.FILES), self.length)

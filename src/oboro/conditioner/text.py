@@ -9,6 +9,7 @@ from torch import nn
 
 from oboro import condition
 from oboro.base.errors import UserError
+from oboro.base.ranges import Share, Width, WidthOrNone
 from oboro.conditioner.conditioner import Batch, Single, training_metadata
 from oboro.conditioner.encoded_texts import EncodedTexts, Row, cache_texts, encoded, remark_unread
 from oboro.data import Population
@@ -30,9 +31,9 @@ class Text(Single):
     def __init__(
         self,
         encoder: nn.Module,
-        text_dim: int,
-        pooled_dim: int,
-        dropout: float = 0.1,
+        text_dim: Width,
+        pooled_dim: WidthOrNone,
+        dropout: Share = 0.1,
         prompts: Sequence[str] = (),
     ):
         super().__init__(dropout)

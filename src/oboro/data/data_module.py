@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from oboro.base.errors import UserError
 from oboro.base.paths import LocalPath
+from oboro.base.ranges import BelowOne, Classes, Count, CountOrNone, Seed
 from oboro.data import cache
 from oboro.data.cache import Block, Cached, SampleArray, Source
 from oboro.data.left_out import LeftOut, summary
@@ -29,12 +30,12 @@ _CHUNK = 128  # samples of a validation batch at most: a constant, since batch s
 class Settings(TypedDict, total=False):
     """The keyword arguments of every data source; ``DataModule`` says what they mean."""
 
-    num_classes: int | Literal["auto"]
-    batch_size: int
-    num_workers: int
+    num_classes: Classes | Literal["auto"]
+    batch_size: Count
+    num_workers: CountOrNone
     flip: bool
-    validation: int | float
-    seed: int
+    validation: CountOrNone | BelowOne
+    seed: Seed
     cache_dir: LocalPath | None
 
 

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from oboro.base.errors import UserError
 from oboro.base.paths import LocalPath
+from oboro.base.ranges import NonNegative, Share
 from oboro.base.seeding import derive_seed
 from oboro.data.cache import Block, Source
 from oboro.data.image_data import ImageData, ImageSettings
@@ -48,8 +49,8 @@ class DreamBooth(ImageData):
         prompt: str,
         prior_root: LocalPath,
         prior_prompt: str | None = None,
-        prior_share: float = 0.5,
-        prior_weight: float = 1.0,
+        prior_share: Share = 0.5,
+        prior_weight: NonNegative = 1.0,
         **settings: Unpack[ImageSettings],
     ):
         settings = self.complete(settings)

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import ClassVar, Unpack
+from typing import ClassVar, Literal, Unpack
 
 from oboro.base.paths import LocalPath
 from oboro.base.seeding import derive_seed
@@ -68,7 +68,7 @@ class FashionCaptions(ImageData):
     def __init__(
         self,
         *,
-        part: str = "train",
+        part: Literal["train", "test"] = "train",
         root: LocalPath | None = None,
         **settings: Unpack[ImageSettings],
     ):

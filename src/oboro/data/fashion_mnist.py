@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import ClassVar, Unpack
+from typing import ClassVar, Literal, Unpack
 
 import numpy as np
 
@@ -81,7 +81,7 @@ class FashionMNIST(ImageData):
     def __init__(
         self,
         *,
-        part: str = "train",
+        part: Literal["train", "test"] = "train",
         root: LocalPath | None = None,
         **settings: Unpack[ImageSettings],
     ):

@@ -2,9 +2,12 @@
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, ClassVar, Literal, Unpack
+from typing import Annotated, Any, ClassVar, Literal, Unpack
+
+from annotated_types import Len
 
 from oboro.base.errors import UserError
+from oboro.base.ranges import Share, Width
 from oboro.data.cache import Cached
 from oboro.data.data_module import DataModule, Settings
 from oboro.data.shapes import AUTO, Shapes
@@ -15,9 +18,9 @@ from oboro.modality.image import KINDS
 class ImageSettings(Settings, total=False):
     """Those of every data source, and three of pictures."""
 
-    channels: int | Literal["auto"]
-    resolution: int | Sequence[int] | Literal["auto"]
-    max_unreadable: float
+    channels: Literal[1, 3, 4, "auto"]
+    resolution: Width | Annotated[Sequence[Width], Len(2, 2)] | Literal["auto"]
+    max_unreadable: Share
 
 
 class ImageData(DataModule):

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Unpack
+from typing import Literal, Unpack
 
 from oboro.base.errors import UserError
 from oboro.base.paths import LocalPath
@@ -62,7 +62,7 @@ class ImageFolder(ImageData):
         self,
         *,
         root: LocalPath,
-        hint_channels: int = 3,
+        hint_channels: Literal[1, 3, 4] = 3,
         **settings: Unpack[ImageSettings],
     ):
         super().__init__(**settings)

@@ -4,14 +4,16 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Unpack
+from typing import Annotated, Unpack
 
 import numpy as np
+from annotated_types import Len
 from numpy.lib.stride_tricks import sliding_window_view
 
 from oboro.base.arrays import array_in, arrays_in
 from oboro.base.errors import UserError
 from oboro.base.paths import LocalPath
+from oboro.base.ranges import Count
 from oboro.data.cache import Block, Source
 from oboro.data.folder import list_files, state
 from oboro.data.series_data import SeriesData, SeriesSettings
@@ -43,9 +45,9 @@ class Series(SeriesData):
         self,
         *,
         path: LocalPath,
-        window: int | None = None,
-        stride: int | None = None,
-        columns: Sequence[str] | None = None,
+        window: Count | None = None,
+        stride: Count | None = None,
+        columns: Annotated[Sequence[str], Len(1)] | None = None,
         **settings: Unpack[SeriesSettings],
     ):
         super().__init__(**settings)

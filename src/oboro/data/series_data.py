@@ -5,6 +5,7 @@ from typing import ClassVar, Unpack
 import numpy as np
 
 from oboro.base.errors import UserError
+from oboro.base.ranges import Width
 from oboro.data.cache import Cached, SampleArray
 from oboro.data.data_module import DataModule, Settings
 from oboro.modality import Series
@@ -15,7 +16,7 @@ _ROWS = 4096  # summed at a time
 class SeriesSettings(Settings, total=False):
     """Those of every data source, and one of series."""
 
-    channels: int
+    channels: Width
 
 
 class SeriesData(DataModule):

@@ -3,11 +3,14 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Annotated
 
 import torch
+from annotated_types import Interval, Len
 from torch import Tensor, nn
 
 from oboro.base.errors import UserError
+from oboro.base.ranges import AverageWidth, NonNegative
 
 
 class Profile(ABC):
@@ -30,7 +33,7 @@ class ConstantDecay(Profile):
     form is that of TensorFlow's ``ExponentialMovingAverage`` (1 + n) / (10 + n), with its 10 as ``warmup`` + 1.
     """
 
-    def __init__(self, decay: float = 0.9999, warmup: float = 9.0):
+    def __init__(self, decay: Annotated[float, Interval(ge=0, lt=1)] = 0.9999, warmup: NonNegative = 9.0):
         self.decay = decay
         self.warmup = warmup
 
@@ -46,7 +49,7 @@ class PowerFunction(Profile):
     Raises ``ValueError`` unless 0 < std < sqrt(1/12), the value of the plain mean.
     """
 
-    def __init__(self, std: float = 0.1):
+    def __init__(self, std: AverageWidth = 0.1):
         if not 0 < std < 12**-0.5:
             raise ValueError(f"std of a power-function average lies in (0, 0.2887), got {std}")
         self.std = std
@@ -73,7 +76,7 @@ class EMA:
     averaged.
     """
 
-    def __init__(self, profiles: Mapping[str, Profile]):
+    def __init__(self, profiles: Annotated[Mapping[str, Profile], Len(1, 64)]):
         if not profiles:
             raise ValueError("EMA needs at least one profile")
         self.profiles = dict(profiles)

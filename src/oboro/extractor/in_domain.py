@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from oboro.base.errors import UserError
 from oboro.base.paths import LocalPath
+from oboro.base.ranges import Count, Seed, Width
 from oboro.base.remark import notice, remark
 from oboro.data import DataModule
 from oboro.data.cache import beside, writing
@@ -56,9 +57,9 @@ class InDomain(Extractor):
     def __init__(
         self,
         labels: bool = True,
-        dim: int = 128,
-        views: int = 60_000,
-        seed: int = 0,
+        dim: Width = 128,
+        views: Count = 60_000,
+        seed: Seed = 0,
         weights_path: LocalPath | None = None,
     ):
         super().__init__()

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from oboro.base.errors import UserError
+from oboro.base.ranges import CountOrNone
 from oboro.condition import Condition, Label, Signal
 from oboro.denoiser import Denoises
 from oboro.guidance.gradient import linearized
@@ -50,7 +51,7 @@ class Classifier(Guidance):
         classifier: Classifies | Trained,
         scale: float = 1.0,
         weight: Weight = CONSTANT,
-        label: int | None = None,
+        label: CountOrNone | None = None,
     ):
         self.classifier = classifier
         self.scale = scale

@@ -10,6 +10,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from oboro.base.ranges import CountOrNone, Share
 from oboro.condition import Condition, Label, Signal
 from oboro.denoiser import Denoises
 from oboro.guidance.extrapolation import Extrapolated
@@ -37,8 +38,8 @@ class ClassifierFree(Guidance):
         self,
         scale: float = 2.0,
         weight: Weight = CONSTANT,
-        rescale: float = 0.0,
-        negative: Mapping[str, int] | None = None,
+        rescale: Share = 0.0,
+        negative: Mapping[str, CountOrNone] | None = None,
     ):
         self.scale = scale
         self.weight = weight
@@ -144,7 +145,7 @@ class CFGZeroStar(Guidance):
     than ``NOISE``, so with an image, or that rises, has no such steps.
     """
 
-    def __init__(self, scale: float = 2.0, zero_steps: int = 1):
+    def __init__(self, scale: float = 2.0, zero_steps: CountOrNone = 1):
         self.scale = scale
         self.zero_steps = zero_steps
 

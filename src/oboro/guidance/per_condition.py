@@ -2,7 +2,9 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
+from typing import Annotated
 
+from annotated_types import Len
 from torch import Tensor
 
 from oboro.condition import Condition, Signal
@@ -24,7 +26,7 @@ class PerCondition(Guidance):
     sampling where ``scales`` names what the model does not read.
     """
 
-    def __init__(self, scales: Mapping[str, float]):
+    def __init__(self, scales: Annotated[Mapping[str, float], Len(1, 64)]):
         self.scales = dict(scales)
 
     @property

@@ -6,6 +6,7 @@ from math import inf, pi
 import torch
 from torch import Tensor
 
+from oboro.base.ranges import NonNegative, NonNegativeOrInfinite
 from oboro.schedule import Schedule
 
 
@@ -29,7 +30,7 @@ CONSTANT = Constant()
 class Interval(Weight):
     """1 where ``low`` < sigma / alpha ≤ ``high``, else 0: Kynkäänniemi et al. 2024 (arXiv:2404.07724, eq. 6)."""
 
-    def __init__(self, low: float = 0.2, high: float = inf):
+    def __init__(self, low: NonNegative = 0.2, high: NonNegativeOrInfinite = inf):
         self.low = low
         self.high = high
 

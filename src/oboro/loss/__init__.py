@@ -12,6 +12,7 @@ from oboro.loss.contrastive import Contrastive, PairLoss, Pairs, SigLIP
 from oboro.loss.cross_entropy import CrossEntropy
 from oboro.loss.denoising import Denoising
 from oboro.loss.hybrid import Hybrid
+from oboro.loss.loss import Loss
 from oboro.loss.reconstruction import Reconstruction
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "CrossEntropy",
     "Denoising",
     "Hybrid",
+    "Loss",
     "PairLoss",
     "Pairs",
     "Reconstruction",

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from oboro.base.ranges import NonNegative
 from oboro.condition import Condition
 from oboro.denoiser import Denoiser
 from oboro.loss.coupling import Coupling
@@ -39,8 +40,8 @@ class Denoising(nn.Module):
         penalty: Penalty,
         coupling: Coupling,
         stratified: bool = False,
-        offset_noise: float = 0.0,
-        input_perturbation: float = 0.0,
+        offset_noise: NonNegative = 0.0,
+        input_perturbation: NonNegative = 0.0,
     ):
         super().__init__()
         self.time = time

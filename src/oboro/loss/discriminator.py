@@ -1,8 +1,12 @@
 """Networks that tell reconstructions from images, trained together with what they judge."""
 
+from typing import Annotated
+
 import torch.nn.functional as F
+from annotated_types import Interval
 from torch import Tensor, nn
 
+from oboro.base.ranges import Width
 from oboro.model.layers import group_norm
 
 
@@ -14,7 +18,7 @@ class Patch(nn.Module):
     on its image alone, and so not on how many devices share a batch.
     """
 
-    def __init__(self, in_channels: int, width: int = 64, layers: int = 3):
+    def __init__(self, in_channels: Width, width: Width = 64, layers: Annotated[int, Interval(ge=1, le=16)] = 3):
         super().__init__()
         self.first = nn.Conv2d(in_channels, width, 4, stride=2, padding=1)
         widths = [width * min(2**i, 8) for i in range(layers + 1)]

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from oboro.base.errors import UserError
+from oboro.base.ranges import NonNegative, Steps
 from oboro.condition import Condition
 from oboro.denoiser import Denoiser
 from oboro.loss.coupling import Coupling, Independent
@@ -77,7 +78,7 @@ class Hybrid(nn.Module):
     teaches_variance = True
     teaches_jumps = False
 
-    def __init__(self, weighting: Weight, penalty: Penalty, steps: int = 1000, vlb_weight: float = 0.001):
+    def __init__(self, weighting: Weight, penalty: Penalty, steps: Steps = 1000, vlb_weight: NonNegative = 0.001):
         super().__init__()
         if steps < 1:
             raise UserError(f"A bound of {steps} steps is none; set loss.steps to 1 or more.")

@@ -5,6 +5,8 @@ from math import sqrt
 
 from torch import Tensor
 
+from oboro.base.ranges import Positive
+
 
 class Penalty(ABC):
     """r (B, ...) to (B,), zero for r = 0 and growing with |r|."""
@@ -27,7 +29,7 @@ class PseudoHuber(Penalty):
     optimal denoiser is then nearer to the geometric median of x given x_t than to its mean.
     """
 
-    def __init__(self, scale: float = 0.00054):
+    def __init__(self, scale: Positive = 0.00054):
         self.scale = scale
 
     def __call__(self, r: Tensor) -> Tensor:

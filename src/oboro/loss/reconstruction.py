@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from oboro.base import distributed
 from oboro.base.constant import constant
+from oboro.base.ranges import CountOrNone, NonNegative
 from oboro.codec import Learned
 from oboro.loss.discriminator import Patch
 from oboro.loss.perceptual import Perceptual
@@ -42,11 +43,11 @@ class Reconstruction(nn.Module):
         self,
         perceptual: Perceptual,
         discriminator: Patch,
-        l1: float = 1.0,
-        l2: float = 0.0,
-        perceptual_weight: float = 1.0,
-        adversarial: float = 0.5,
-        warmup: int = 50000,
+        l1: NonNegative = 1.0,
+        l2: NonNegative = 0.0,
+        perceptual_weight: NonNegative = 1.0,
+        adversarial: NonNegative = 0.5,
+        warmup: CountOrNone = 50000,
     ):
         super().__init__()
         self.perceptual = perceptual

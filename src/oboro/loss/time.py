@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from oboro.base import distributed
 from oboro.base.errors import UserError
+from oboro.base.ranges import Positive, PositiveShare, Steps
 from oboro.parameterization import Coefficients, Parameterization
 from oboro.schedule import Schedule
 
@@ -89,7 +90,7 @@ class Uniform(TimeDistribution):
 class LogNormal(TimeDistribution):
     """log(sigma / alpha) ~ N(mean, std²): EDM (arXiv:2206.00364, table 1, P_mean = -1.2 and P_std = 1.2)."""
 
-    def __init__(self, mean: float = -1.2, std: float = 1.2):
+    def __init__(self, mean: float = -1.2, std: Positive = 1.2):
         super().__init__()
         self.mean = mean
         self.std = std
@@ -101,7 +102,7 @@ class LogNormal(TimeDistribution):
 class LogitNormal(TimeDistribution):
     """log(t / (1 - t)) ~ N(loc, scale²): Esser et al. 2024 (arXiv:2403.03206, eq. 19)."""
 
-    def __init__(self, loc: float = 0.0, scale: float = 1.0):
+    def __init__(self, loc: float = 0.0, scale: Positive = 1.0):
         super().__init__()
         self.loc = loc
         self.scale = scale
@@ -126,7 +127,13 @@ class LossAware(TimeDistribution):
     losses: Tensor
     counts: Tensor
 
-    def __init__(self, base: TimeDistribution, bins: int = 64, history: int = 10, uniform: float = 0.001):
+    def __init__(
+        self,
+        base: TimeDistribution,
+        bins: Steps = 64,
+        history: Steps = 10,
+        uniform: PositiveShare = 0.001,
+    ):
         super().__init__()
         if not (0 < uniform <= 1 and bins >= 1 and history >= 1):
             raise UserError(

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from oboro.base.errors import UserError
+from oboro.base.ranges import NonNegative, Positive, Width
 from oboro.base.seeding import generator
 from oboro.loss.time import Level
 
@@ -43,7 +44,7 @@ class SNR(Weight):
 class MinSNR(Weight):
     """w = min(alpha² / sigma², gamma): Hang et al. 2023 (arXiv:2303.09556, eq. 8)."""
 
-    def __init__(self, gamma: float = 5.0):
+    def __init__(self, gamma: Positive = 5.0):
         super().__init__()
         self.gamma = gamma
 
@@ -57,7 +58,7 @@ class SoftMinSNR(Weight):
     With gamma = 1 / sigma_data² it is 1 / (sigma̅² + sigma_data²), sigma̅ = sigma / alpha.
     """
 
-    def __init__(self, gamma: float = 4.0):
+    def __init__(self, gamma: Positive = 4.0):
         super().__init__()
         self.gamma = gamma
 
@@ -71,7 +72,7 @@ class P2(Weight):
     gamma = 0 is ``SNR``. With gamma = 1, w stays below 1, and nearly without noise the eps error counts as 1 / SNR.
     """
 
-    def __init__(self, k: float = 1.0, gamma: float = 1.0):
+    def __init__(self, k: Positive = 1.0, gamma: NonNegative = 1.0):
         super().__init__()
         self.k = k
         self.gamma = gamma
@@ -84,7 +85,7 @@ class P2(Weight):
 class EDM(Weight):
     """w = (sigma̅² + sigma_data²) / (sigma̅ sigma_data)² with sigma̅ = sigma / alpha (arXiv:2206.00364, table 1)."""
 
-    def __init__(self, sigma_data: float = 0.5):
+    def __init__(self, sigma_data: Positive = 0.5):
         super().__init__()
         self.sigma_data = sigma_data
 
@@ -134,7 +135,7 @@ class LearnedLogVariance(Weight):
     frequencies: Tensor
     phases: Tensor
 
-    def __init__(self, base: Weight, features: int = 128):
+    def __init__(self, base: Weight, features: Width = 128):
         super().__init__()
         if base.adapts:
             raise UserError(

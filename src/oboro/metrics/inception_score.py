@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from oboro.base.ranges import Count
 from oboro.metrics.bank import Bank
 from oboro.metrics.metric import Metric, Value
 from oboro.metrics.nearest import checked
@@ -42,7 +43,7 @@ class InceptionScore(Metric):
 
     outputs = ("logits",)
 
-    def __init__(self, splits: int = 10):
+    def __init__(self, splits: Count = 10):
         self.splits = splits
 
     @property

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from oboro.base.distributed import share
+from oboro.base.ranges import Count
 from oboro.metrics.bank import Bank
 from oboro.metrics.metric import Metric, Value
 from oboro.metrics.nearest import blocks, centre_of, checked, radii, rows_of
@@ -86,7 +87,7 @@ def _prepared(
 class PrecisionRecall(Metric):
     """Improved precision (share of samples within the real manifold) and recall (the reverse); final."""
 
-    def __init__(self, k: int = 3):
+    def __init__(self, k: Count = 3):
         self.k = k
 
     @property
@@ -102,7 +103,7 @@ class PrecisionRecall(Metric):
 class DensityCoverage(Metric):
     """Density (how many real balls hold a sample) and coverage (share of real balls that hold one); final."""
 
-    def __init__(self, k: int = 5):
+    def __init__(self, k: Count = 5):
         self.k = k
 
     @property

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from oboro.base.ranges import CountOrNone
 from oboro.metrics.bank import Bank
 from oboro.metrics.manifold import reference_radii
 from oboro.metrics.metric import Metric, Value
@@ -95,7 +96,7 @@ class Memorization(Metric):
 
     least = 2
 
-    def __init__(self, shown: int = 20):
+    def __init__(self, shown: CountOrNone = 20):
         self.shown = shown
 
     def __call__(self, generated: Bank, reference: Reference) -> dict[str, Value]:

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from oboro.base.ranges import Entries
 from oboro.base.seeding import generator
 from oboro.metrics.bank import Bank
 from oboro.metrics.metric import Metric, Value
@@ -62,7 +63,7 @@ def _coupling(n: int, m: int) -> tuple[Tensor, Tensor, Tensor]:
 class SlicedWasserstein(Metric):
     """The mean squared 1-Wasserstein-2 distance over random directions: MIND on Inception's features; final."""
 
-    def __init__(self, projections: int = 1000):
+    def __init__(self, projections: Entries = 1000):
         self.projections = projections
 
     def __call__(self, generated: Bank, reference: Reference) -> dict[str, Value]:

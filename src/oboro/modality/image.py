@@ -11,6 +11,7 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from oboro.base.errors import UserError
+from oboro.base.ranges import Width
 from oboro.modality.decode_image import USUAL, fit, load_image, warnings_off
 from oboro.modality.modality import Modality, sizes
 
@@ -42,7 +43,7 @@ class Image(Modality):
     mirrors = True
     size_option = "data.resolution"
 
-    def __init__(self, channels: int, height: int, width: int):
+    def __init__(self, channels: Width, height: Width, width: Width):
         if channels not in KINDS:
             raise UserError(f"an image of {channels} channels is not known; set 1 (grey), 3 (RGB) or 4 (RGBA).")
         self.shape = (channels, height, width)

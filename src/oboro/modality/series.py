@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import PIL.Image
 import torch
+from annotated_types import Len
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
@@ -15,6 +16,7 @@ from matplotlib.lines import Line2D
 from torch import Tensor
 
 from oboro.base.errors import UserError
+from oboro.base.ranges import Entries, Positive
 from oboro.modality.modality import Modality, sizes
 from oboro.modality.table import SUFFIXES, read_table, write_table
 
@@ -40,7 +42,13 @@ class Series(Modality):
     suffixes = SUFFIXES
     size_option = "data.window"
 
-    def __init__(self, length: int, mean: Sequence[float], std: Sequence[float], names: Sequence[str] = ()):
+    def __init__(
+        self,
+        length: Entries,
+        mean: Annotated[Sequence[float], Len(1)],
+        std: Annotated[Sequence[Positive], Len(1)],
+        names: Sequence[str] = (),
+    ):
         self.mean, self.std, self.names = (tuple(values) for values in (mean, std, names))
         self.shape = (len(self.mean), length)
         for channel, spread in enumerate(self.std):

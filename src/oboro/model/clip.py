@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from oboro.base.errors import UserError
+from oboro.base.ranges import Depth, Entries, Positive, Width
 from oboro.model.tokenizer import Tokenizer
 from oboro.model.transformer import PreNormBlock
 
@@ -23,7 +24,7 @@ class TextTower(nn.Module):
     The tokenizer's merges are a buffer of this module. Raises ``UserError`` unless ``heads`` divides ``dim``.
     """
 
-    def __init__(self, vocab_size: int, length: int, dim: int, depth: int, heads: int, embedding: int):
+    def __init__(self, vocab_size: Entries, length: Width, dim: Width, depth: Depth, heads: Depth, embedding: Width):
         super().__init__()
         if dim % heads:
             raise UserError(
@@ -77,7 +78,7 @@ class CLIP(nn.Module):
     ``image``: (B, C, H, W) ↦ (B, E), with the ``multiple`` that H and W have to be of. ``text``: a ``TextTower``.
     """
 
-    def __init__(self, image: nn.Module, text: TextTower, scale: float = 1 / 0.07, bias: float | None = None):
+    def __init__(self, image: nn.Module, text: TextTower, scale: Positive = 1 / 0.07, bias: float | None = None):
         super().__init__()
         self.image = image
         self.text = text

@@ -8,6 +8,7 @@ from tokenizers import Encoding, Tokenizer
 from torch import Tensor, nn
 
 from oboro.base.errors import UserError
+from oboro.base.ranges import Bytes, CountOrNone, Depth, Entries, Positive, Width
 from oboro.model.tokenizer import left_out
 
 
@@ -48,17 +49,17 @@ class CLIPText(nn.Module):
 
     def __init__(
         self,
-        vocab_size: int,
-        length: int,
-        dim: int,
-        depth: int,
-        heads: int,
-        mlp_dim: int,
-        tokenizer_bytes: int,
-        end: int,
-        pad: int,
+        vocab_size: Entries,
+        length: Width,
+        dim: Width,
+        depth: Depth,
+        heads: Depth,
+        mlp_dim: Width,
+        tokenizer_bytes: Bytes,
+        end: CountOrNone,
+        pad: CountOrNone,
         quick_gelu: bool = True,
-        eps: float = 1e-5,
+        eps: Positive = 1e-5,
     ):
         super().__init__()
         self.length = length

@@ -1,10 +1,14 @@
 """The diffusion transformer, DiT."""
 
+from typing import Annotated
+
 import torch
 import torch.nn.functional as F
+from annotated_types import Interval
 from torch import Tensor, nn
 
 from oboro.base.errors import UserError
+from oboro.base.ranges import Axes, Classes, Depth, Width, WidthOrNone
 from oboro.condition import Signals
 from oboro.model.layers import (
     LabelEmbedding,
@@ -133,21 +137,21 @@ class DiT(nn.Module):
 
     def __init__(
         self,
-        in_channels: int,
-        patch: int = 2,
-        dim: int = 384,
-        depth: int = 12,
-        heads: int = 6,
-        mlp_ratio: int = 4,
-        num_classes: int = 0,
+        in_channels: Width,
+        patch: Width = 2,
+        dim: Width = 384,
+        depth: Depth = 12,
+        heads: Depth = 6,
+        mlp_ratio: Annotated[int, Interval(ge=1, le=64)] = 4,
+        num_classes: Classes = 0,
         rotary: bool = False,
-        reference_size: int = 32,
+        reference_size: Width = 32,
         checkpointing: bool = False,
         learned_variance: bool = False,
-        text_dim: int = 0,
-        pooled_dim: int = 0,
-        dims: int = 2,
-        image_channels: int = 0,
+        text_dim: WidthOrNone = 0,
+        pooled_dim: WidthOrNone = 0,
+        dims: Axes = 2,
+        image_channels: WidthOrNone = 0,
     ):
         super().__init__()
         check_dims(dims)

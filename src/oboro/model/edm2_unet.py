@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from oboro.base.ranges import Axes, Classes, Depth, Levels, Multiples, Share, Width, WidthOrNone
 from oboro.condition import Signals
 from oboro.model.layers import channels_out, check_levels, mean_of_halves, over_space
 from oboro.model.magnitude import (
@@ -148,17 +149,17 @@ class EDM2UNet(UNetSkeleton):
 
     def __init__(
         self,
-        in_channels: int,
-        channels: int = 128,
-        channel_mult: Sequence[int] = (1, 2, 3, 4),
-        blocks: int = 3,
-        attention_levels: Sequence[int] = (2, 3),
-        head_channels: int = 64,
-        dropout: float = 0.0,
-        num_classes: int = 0,
+        in_channels: Width,
+        channels: Width = 128,
+        channel_mult: Multiples = (1, 2, 3, 4),
+        blocks: Depth = 3,
+        attention_levels: Levels = (2, 3),
+        head_channels: WidthOrNone = 64,
+        dropout: Share = 0.0,
+        num_classes: Classes = 0,
         checkpointing: bool = False,
         learned_variance: bool = False,
-        dims: int = 2,
+        dims: Axes = 2,
     ):
         super().__init__()
         stages = EDM2Stages(channels, channel_mult, blocks, attention_levels, head_channels, dropout, dims)

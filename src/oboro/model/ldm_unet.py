@@ -3,13 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import log
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Len
 from torch import Tensor, nn
 
 from oboro.base.errors import UserError
 from oboro.base.precision import double
+from oboro.base.ranges import Classes, Depth, Levels, Positive, Share, Width, WidthOrNone, Widths
 from oboro.condition import Signals
 from oboro.model.autoencoder import PaddedDownsample
 from oboro.model.layers import (
@@ -132,7 +135,7 @@ class TextTransformer(nn.Module):
 class EmptyText(nn.Module):
     """What stands for no text, the buffer ``tokens`` (length, dim): zeros, unless an encoder's answer is loaded."""
 
-    def __init__(self, length: int, dim: int):
+    def __init__(self, length: Width, dim: Width):
         super().__init__()
         self.register_buffer("tokens", torch.zeros(length, dim))
 
@@ -144,18 +147,18 @@ class LDMAttention:
     Level l has ``heads[l]`` heads and the middle ``heads[-1]``; a transformer that reads a text has ``depth`` blocks.
     """
 
-    levels: Sequence[int] = (0, 1, 2)
-    heads: Sequence[int] = (8, 8, 8, 8)
+    levels: Levels = (0, 1, 2)
+    heads: Annotated[Sequence[Depth], Len(1, 16)] = (8, 8, 8, 8)
     middle: bool = True
-    depth: int = 1
+    depth: Depth = 1
 
 
 @dataclass(frozen=True)
 class GroupNormSettings:
     """The normalisations of a network: ``groups`` (None: those of ``group_norm``) and what is added to the variance."""
 
-    groups: int | None = 32
-    eps: float = 1e-5
+    groups: Width | None = 32
+    eps: Positive = 1e-5
 
 
 @dataclass(frozen=True)
@@ -234,15 +237,15 @@ class LDMUNet(UNetSkeleton):
 
     def __init__(
         self,
-        in_channels: int,
+        in_channels: Width,
         noise: StepIndex,
-        widths: Sequence[int] = (320, 640, 1280, 1280),
-        blocks: int = 2,
+        widths: Widths = (320, 640, 1280, 1280),
+        blocks: Depth = 2,
         attention: LDMAttention = LDMAttention(),
         norm: GroupNormSettings = GroupNormSettings(),
-        dropout: float = 0.0,
-        num_classes: int = 0,
-        text_dim: int = 0,
+        dropout: Share = 0.0,
+        num_classes: Classes = 0,
+        text_dim: WidthOrNone = 0,
         empty_text: EmptyText | None = None,
         scale_shift: bool = False,
         padded_downsample: bool = False,

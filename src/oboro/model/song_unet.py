@@ -5,11 +5,14 @@ from dataclasses import dataclass
 from functools import reduce
 from itertools import pairwise
 from math import pi, sqrt
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Len
 from torch import Tensor, nn
 
+from oboro.base.ranges import Axes, Classes, Depth, Levels, Multiples, Share, Width
 from oboro.condition import Signals
 from oboro.model.layers import (
     ResidualBlock,
@@ -190,20 +193,20 @@ class SongUNet(UNetSkeleton):
 
     def __init__(
         self,
-        in_channels: int,
-        channels: int = 128,
-        channel_mult: Sequence[int] = (2, 2, 2),
-        blocks: int = 4,
-        attention_levels: Sequence[int] = (1,),
-        dropout: float = 0.13,
-        noise_channels: int = 128,
+        in_channels: Width,
+        channels: Width = 128,
+        channel_mult: Multiples = (2, 2, 2),
+        blocks: Depth = 4,
+        attention_levels: Levels = (1,),
+        dropout: Share = 0.13,
+        noise_channels: Width = 128,
         fourier: bool = False,
         pyramid: bool = False,
-        taps: Sequence[float] = (1, 1),
-        num_classes: int = 0,
+        taps: Annotated[Sequence[float], Len(1, 64)] = (1, 1),
+        num_classes: Classes = 0,
         checkpointing: bool = False,
         learned_variance: bool = False,
-        dims: int = 2,
+        dims: Axes = 2,
     ):
         super().__init__()
         stages = SongStages(channels, channel_mult, blocks, attention_levels, dropout, taps, dims)

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from tokenizers import Encoding, Tokenizer
 from torch import Tensor, nn
 
+from oboro.base.ranges import Bytes, CountOrNone, Depth, Entries, Positive, Width
 from oboro.model.clip_text import open_tokenizer
 from oboro.model.tokenizer import left_out
 
@@ -79,19 +80,19 @@ class T5Text(nn.Module):
 
     def __init__(
         self,
-        vocab_size: int,
-        length: int,
-        dim: int,
-        depth: int,
-        heads: int,
-        head_dim: int,
-        mlp_dim: int,
-        tokenizer_bytes: int,
-        pad: int = 0,
+        vocab_size: Entries,
+        length: Width,
+        dim: Width,
+        depth: Depth,
+        heads: Depth,
+        head_dim: Width,
+        mlp_dim: Width,
+        tokenizer_bytes: Bytes,
+        pad: CountOrNone = 0,
         gated: bool = True,
-        buckets: int = 32,
-        max_distance: int = 128,
-        eps: float = 1e-6,
+        buckets: Width = 32,
+        max_distance: Width = 128,
+        eps: Positive = 1e-6,
     ):
         super().__init__()
         self.length = length

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from oboro.base.ranges import Axes, Classes, Depth, Levels, Multiples, Share, Width, WidthOrNone
 from oboro.condition import Signals
 from oboro.model.layers import (
     Downsample,
@@ -134,22 +135,22 @@ class UNet(UNetSkeleton):
 
     def __init__(
         self,
-        in_channels: int,
-        channels: int = 128,
-        channel_mult: Sequence[int] = (1, 2, 2, 2),
-        blocks: int = 2,
-        attention_levels: Sequence[int] = (1,),
-        head_channels: int = 64,
-        dropout: float = 0.0,
-        num_classes: int = 0,
+        in_channels: Width,
+        channels: Width = 128,
+        channel_mult: Multiples = (1, 2, 2, 2),
+        blocks: Depth = 2,
+        attention_levels: Levels = (1,),
+        head_channels: WidthOrNone = 64,
+        dropout: Share = 0.0,
+        num_classes: Classes = 0,
         scale_shift: bool = True,
         residual_resample: bool = False,
         checkpointing: bool = False,
         learned_variance: bool = False,
-        text_dim: int = 0,
-        pooled_dim: int = 0,
-        dims: int = 2,
-        image_channels: int = 0,
+        text_dim: WidthOrNone = 0,
+        pooled_dim: WidthOrNone = 0,
+        dims: Axes = 2,
+        image_channels: WidthOrNone = 0,
     ):
         super().__init__()
         block = (head_channels, dropout, scale_shift, residual_resample)

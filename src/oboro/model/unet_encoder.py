@@ -1,10 +1,9 @@
 """The way down of a U-Net, which tells classes."""
 
-from collections.abc import Sequence
-
 from torch import Tensor, nn
 
 from oboro.base.errors import UserError
+from oboro.base.ranges import Axes, Classes, Depth, Levels, Multiples, Share, Width, WidthOrNone
 from oboro.condition import Signals
 from oboro.model.layers import (
     AttentionPool,
@@ -30,19 +29,19 @@ class UNetEncoder(EncoderHalf):
 
     def __init__(
         self,
-        in_channels: int,
-        num_classes: int,
-        channels: int = 128,
-        channel_mult: Sequence[int] = (1, 2, 3, 4),
-        blocks: int = 2,
-        attention_levels: Sequence[int] = (1, 2, 3),
-        head_channels: int = 64,
-        dropout: float = 0.0,
+        in_channels: Width,
+        num_classes: Classes,
+        channels: Width = 128,
+        channel_mult: Multiples = (1, 2, 3, 4),
+        blocks: Depth = 2,
+        attention_levels: Levels = (1, 2, 3),
+        head_channels: WidthOrNone = 64,
+        dropout: Share = 0.0,
         scale_shift: bool = True,
         residual_resample: bool = True,
         attention_pool: bool = True,
         checkpointing: bool = False,
-        dims: int = 2,
+        dims: Axes = 2,
     ):
         super().__init__()
         if num_classes < 2:

@@ -1,11 +1,10 @@
 """Towers that make one vector of an image: the image side of CLIP."""
 
-from collections.abc import Sequence
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from oboro.base.errors import UserError
+from oboro.base.ranges import Depth, Width, Widths
 from oboro.model.dit import glorot
 from oboro.model.layers import group_norm
 from oboro.model.position import grid_positions, sincos
@@ -19,7 +18,7 @@ class VisionTransformer(nn.Module):
     H and W are multiples of ``patch``. Raises ``UserError`` unless ``dim`` is a multiple of 4 and of ``heads``.
     """
 
-    def __init__(self, in_channels: int, embedding: int, patch: int, dim: int, depth: int, heads: int):
+    def __init__(self, in_channels: Width, embedding: Width, patch: Width, dim: Width, depth: Depth, heads: Depth):
         super().__init__()
         if dim % 4 or dim % heads:
             raise UserError(
@@ -47,7 +46,7 @@ class ConvTower(nn.Module):
     One stage for each of ``channels`` halves H and W. H and W are multiples of 2^(stages - 1).
     """
 
-    def __init__(self, in_channels: int, embedding: int, channels: Sequence[int]):
+    def __init__(self, in_channels: Width, embedding: Width, channels: Widths):
         super().__init__()
         self.multiple = 2 ** (len(channels) - 1)
         before = [in_channels, *channels[:-1]]

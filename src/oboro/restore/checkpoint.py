@@ -9,13 +9,11 @@ from hydra.utils import get_class
 from oboro.base.errors import UserError
 from oboro.restore.old import renewed
 from oboro.restore.plain import plain
-from oboro.restore.trust import refuse_foreign_targets
 
 # What evaluate.py and sample.py take from a checkpoint unless the command line names another.
 FROM_CHECKPOINT = ("schedule", "sampler", "guidance", "metrics", "extractor", "data")
 BUILT = ("task", *FROM_CHECKPOINT)  # what is built of a configuration that came with a file
 BESIDE = ("trainer", "callbacks", "logger")  # what a run has beside its task
-STORED = ("modality", "seed", *BUILT, *BESIDE)  # what is read of it at all
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -27,11 +25,12 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     path = Path(path).expanduser()
     if not path.is_file():
         raise UserError(f"there is no checkpoint {path}; give the path of a .ckpt file that train.py wrote.")
+    from oboro.restore.foreign import refuse_foreign  # with torch: as in _read
+
     state = path.stat()
     checkpoint = _read(path.resolve(), state.st_mtime_ns, state.st_size, path)
     named = {**checkpoint["config"], "modality": checkpoint.get("modality", {})}
-    refuse_foreign_targets(named, ("modality", *BUILT), path)  # at each call: trust is in packages of the caller's
-    plain({group: named[group] for group in STORED if group in named}, path)
+    refuse_foreign(named, ("modality", *BUILT), path)  # at each call: trust is in packages of the caller's
     return dict(checkpoint)
 
 
@@ -47,6 +46,7 @@ def _read(path: Path, modified: int, size: int, name: Path) -> dict[str, Any]:
         raise UserError(f"{name} is damaged or no checkpoint at all; use another .ckpt file.") from error
     if not isinstance(checkpoint, dict) or not {"config", "ema", "state_dict"} <= set(checkpoint):
         raise UserError(f"{name} was not written by oboro; give a .ckpt file that train.py wrote.")
+    plain([checkpoint["config"], checkpoint.get("modality")], name)
     join(checkpoint, path)
     return {**checkpoint, "config": renewed(checkpoint["config"])}
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from oboro.base.errors import UserError
 from oboro.modality import Modality
+from oboro.restore.memory import bounded
 from oboro.restore.modality import modality_of
 
 
@@ -56,7 +57,8 @@ def build_task(checkpoint: dict[str, Any], **parts: Any) -> Task:
     config = {**checkpoint["config"]["task"], **parts}
     if "schedule" in parts:
         config["denoiser"] = {**config["denoiser"], "schedule": config.pop("schedule")}
-    task = instantiate(config, _convert_="all")
+    with bounded(checkpoint["state_dict"], "the checkpoint"):
+        task = instantiate(config, _convert_="all")
     load_weights(task, checkpoint)
     task.modality, task.fingerprint = modality_of(checkpoint), checkpoint.get("fingerprint")
     return task.eval().requires_grad_(False)

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from oboro.base.paths import LocalPath
+from oboro.base.ranges import Width
 from oboro.restore.checkpoint import check_kind, load_checkpoint
 from oboro.restore.rebuild import averaged, build_task, name_of_learned
 from oboro.restore.stored import State, Stored
@@ -28,7 +29,7 @@ class Trained(Stored):
         task: str,
         profile: str | None = None,
         part: str | None = None,
-        channels: int | None = None,
+        channels: Width | None = None,
     ):
         self.path = Path(path).expanduser()
         self.task = task

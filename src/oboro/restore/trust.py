@@ -4,7 +4,6 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from pathlib import Path
 from typing import Any
 
 from hydra._internal.utils import _locate
@@ -60,18 +59,6 @@ def trusted_words(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     values = [o.value() for o in OverridesParser.create().parse_overrides(words)]
     lists = [v if isinstance(v, list) else [] if v is None else [v] for v in values]
     return [argument for argument in arguments if argument not in words], [str(name) for v in lists for name in v]
-
-
-def refuse_foreign_targets(config: dict[str, Any], groups: Sequence[str], path: Path) -> None:
-    """Raises ``UserError`` where the ``groups`` of a configuration hold more than plain values and trusted classes.
-
-    Interpolations are refused too: they could make a ``_target_`` after the check, and ``oboro train`` resolves them.
-    """
-    for value in nodes(config, groups):
-        plain = isinstance(value, dict | list | str | int | float | None)
-        if not plain or (isinstance(value, str) and "${" in value):
-            raise UserError(f"{path} has {value!r} in its configuration, no plain value; do not use this file.")
-    check_targets(targets(config, groups), path)
 
 
 def nodes(config: dict[str, Any], groups: Sequence[str]) -> Iterator[Any]:
@@ -153,6 +140,11 @@ def is_ours(target: Any) -> bool:
     except Exception:  # no such name
         return False
     return isinstance(named, type) and named.__module__.startswith(OURS)
+
+
+def trusted(target: Any) -> bool:
+    """Whether a name is one in a package that is trusted."""
+    return isinstance(target, str) and can_be_trusted(target) and target.startswith(prefixes(_packages.get()))
 
 
 def prefixes(packages: Sequence[str]) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from numpy.polynomial.legendre import leggauss
 from torch import Tensor
 
 from oboro.base.errors import UserError
+from oboro.base.ranges import NonNegative, Positive, Steps
 from oboro.condition import Condition
 from oboro.denoiser import Denoises
 from oboro.sampler.node import Node, ddim_step, node_at
@@ -46,10 +47,10 @@ class Adaptive(Sampler):
 
     def __init__(
         self,
-        steps: int = 200,
-        rtol: float = 0.05,
-        atol: float = 0.0078,
-        first: float = 0.05,
+        steps: Steps = 200,
+        rtol: NonNegative = 0.05,
+        atol: NonNegative = 0.0078,
+        first: Positive = 0.05,
         low: float = -5.0,
         high: float = 5.0,
         grid: Grid = UNIFORM,

@@ -6,6 +6,7 @@ from math import inf, sqrt
 
 from torch import Tensor
 
+from oboro.base.ranges import NonNegativeOrInfinite, Steps
 from oboro.condition import Condition
 from oboro.denoiser import Denoises
 from oboro.sampler.node import Node, ddim_step
@@ -26,7 +27,7 @@ class DDIM(Sampler):
 
     order = 1
 
-    def __init__(self, steps: int = 50, eta: float = 0.0, grid: Grid = UNIFORM):
+    def __init__(self, steps: Steps = 50, eta: NonNegativeOrInfinite = 0.0, grid: Grid = UNIFORM):
         super().__init__(steps, grid)
         self.eta = eta
 

@@ -3,15 +3,20 @@
 from collections.abc import Sequence
 from itertools import pairwise
 from math import exp, expm1, sqrt
+from typing import Annotated
 
+from annotated_types import Interval
 from torch import Tensor
 
 from oboro.base.errors import UserError
+from oboro.base.ranges import NonNegative, Steps
 from oboro.condition import Condition
 from oboro.denoiser import Denoises
 from oboro.sampler.node import Node, ddim_step, node_at, steppable
 from oboro.sampler.sampler import UNIFORM, Grid, Noise, Sampler, denoise
 from oboro.schedule import Schedule
+
+Order = Annotated[int, Interval(ge=1, le=3)]
 
 
 def half_way(schedule: Schedule, t: Node, s: Node) -> Node:
@@ -51,7 +56,13 @@ class DPMSolverPP(Sampler):
     like it; ``UniPC`` has the exact integral.
     """
 
-    def __init__(self, steps: int = 20, solver_order: int = 2, eta: float = 0.0, grid: Grid = UNIFORM):
+    def __init__(
+        self,
+        steps: Steps = 20,
+        solver_order: Order = 2,
+        eta: NonNegative = 0.0,
+        grid: Grid = UNIFORM,
+    ):
         super().__init__(steps, grid)
         if solver_order not in (1, 2, 3):
             raise UserError(f"DPMSolverPP has orders 1 to 3 and got {solver_order}; change sampler.solver_order.")
@@ -107,7 +118,7 @@ class DPMSolverPP2S(Sampler):
 
     order = 2
 
-    def __init__(self, steps: int = 10, eta: float = 0.0, grid: Grid = UNIFORM):
+    def __init__(self, steps: Steps = 10, eta: NonNegative = 0.0, grid: Grid = UNIFORM):
         super().__init__(steps, grid)
         self.eta = eta
 
@@ -142,7 +153,7 @@ class DPMSolver2(Sampler):
 
     order = 2
 
-    def __init__(self, steps: int = 10, grid: Grid = UNIFORM):
+    def __init__(self, steps: Steps = 10, grid: Grid = UNIFORM):
         super().__init__(steps, grid)
 
     def evaluations(self, schedule: Schedule, start: float = 1.0, stop: float = 0.0) -> int:

@@ -7,6 +7,7 @@ from math import inf, log, sqrt
 
 from torch import Tensor
 
+from oboro.base.ranges import NonNegative, NonNegativeOrInfinite, Steps
 from oboro.condition import Condition
 from oboro.denoiser import Denoises
 from oboro.sampler.node import Node, ddim_step, node_at, steppable
@@ -24,11 +25,11 @@ class Churned(Sampler):
 
     def __init__(
         self,
-        steps: int = 18,
-        churn: float = 0.0,
-        churn_low: float = 0.0,
-        churn_high: float = inf,
-        noise_std: float = 1.0,
+        steps: Steps = 18,
+        churn: NonNegative = 0.0,
+        churn_low: NonNegative = 0.0,
+        churn_high: NonNegativeOrInfinite = inf,
+        noise_std: NonNegative = 1.0,
         grid: Grid = UNIFORM,
     ):
         super().__init__(steps, grid)

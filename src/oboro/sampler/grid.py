@@ -7,11 +7,14 @@ beyond an end of the schedule, that end takes its place.
 from abc import abstractmethod
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Annotated
 
 import torch
+from annotated_types import Len
 from torch import Tensor
 
 from oboro.base.errors import UserError
+from oboro.base.ranges import CountOrNone, Entries, Positive, Share
 from oboro.sampler.sampler import Grid, Uniform
 from oboro.schedule import Schedule
 
@@ -46,7 +49,7 @@ class Karras(Grid):
     Karras et al. 2022 (arXiv:2206.00364, eq. 5). ``sigma_min``, ``sigma_max`` in units of sigma / alpha.
     """
 
-    def __init__(self, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0):
+    def __init__(self, sigma_min: Positive = 0.002, sigma_max: Positive = 80.0, rho: Positive = 7.0):
         self.sigma_min = sigma_min
         self.sigma_max = sigma_max
         self.rho = rho
@@ -106,7 +109,7 @@ class Sigmas(Listed):
     The form in which Align Your Steps (Sabour et al. 2024, arXiv:2404.14507) is published, with its interpolation.
     """
 
-    def __init__(self, sigmas: Sequence[float]):
+    def __init__(self, sigmas: Annotated[Sequence[Positive], Len(2, 100_000)]):
         if len(sigmas) < 2 or min(sigmas) <= 0 or not falling(sigmas):
             raise UserError(
                 f"sampler.grid.sigmas={list(sigmas)} is no decreasing list of two or more positive levels; change it."
@@ -125,7 +128,7 @@ class Sigmas(Listed):
 class Times(Listed):
     """Times in [0, 1], decreasing, of which the last is that of the data."""
 
-    def __init__(self, times: Sequence[float]):
+    def __init__(self, times: Annotated[Sequence[Share], Len(2, 100_000)]):
         if len(times) < 2 or not (falling(times) and times[0] <= 1 and times[-1] >= 0):
             raise UserError(
                 f"sampler.grid.times={list(times)} is no decreasing list of two or more times in [0, 1]; change it."
@@ -143,7 +146,7 @@ class Times(Listed):
 class Spacing(Grid):
     """Indices of a table of ``count`` noise levels, as discrete models count them: index i is t = (i + 1) / count."""
 
-    def __init__(self, count: int = 1000):
+    def __init__(self, count: Entries = 1000):
         self.count = count
 
     @abstractmethod
@@ -160,7 +163,7 @@ class Leading(Spacing):
     Stable Diffusion has offset 1. Lin et al. 2023 (arXiv:2305.08891, table 2) name the three spacings.
     """
 
-    def __init__(self, count: int = 1000, offset: int = 0):
+    def __init__(self, count: Entries = 1000, offset: CountOrNone = 0):
         super().__init__(count)
         self.offset = offset
 

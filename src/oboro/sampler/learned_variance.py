@@ -6,6 +6,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from oboro.base.ranges import Steps
 from oboro.condition import Condition
 from oboro.denoiser import Denoises
 from oboro.sampler.node import Node
@@ -24,7 +25,7 @@ class LearnedVariance(Sampler):
 
     order = 2
 
-    def __init__(self, steps: int = 100, grid: Grid = UNIFORM):
+    def __init__(self, steps: Steps = 100, grid: Grid = UNIFORM):
         super().__init__(steps, grid)
 
     @property

@@ -10,11 +10,14 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from math import log
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Interval
 from torch import Tensor
 
 from oboro.base.errors import UserError
+from oboro.base.ranges import Steps
 from oboro.condition import Condition
 from oboro.denoiser import Denoises
 from oboro.sampler.node import Node, ddim_step, nodes
@@ -23,6 +26,8 @@ from oboro.schedule import Schedule
 
 BLIND = 1000.0
 ADAMS_BASHFORTH = ((1,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
+
+Order = Annotated[int, Interval(ge=1, le=4)]
 
 
 def blind(t: Node, s: Node) -> bool:
@@ -52,7 +57,7 @@ def lagrange_weights(
 class Multistep(Sampler):
     """``solver_order`` evaluations are used; the first steps, with less to remember, are of lower order."""
 
-    def __init__(self, steps: int, solver_order: int, grid: Grid = UNIFORM):
+    def __init__(self, steps: Steps, solver_order: Order, grid: Grid = UNIFORM):
         super().__init__(steps, grid)
         if not 1 <= solver_order <= 4:
             name = type(self).__name__
@@ -88,7 +93,7 @@ class LMS(Multistep):
     The LMS of k-diffusion, which EDM's authors and diffusers use; rho-AB of DEIS (arXiv:2204.13902, sec. 3).
     """
 
-    def __init__(self, steps: int = 20, solver_order: int = 4, grid: Grid = UNIFORM):
+    def __init__(self, steps: Steps = 20, solver_order: Order = 4, grid: Grid = UNIFORM):
         super().__init__(steps, solver_order, grid)
 
     def weights(self, t: Node, s: Node, known: Sequence[Node]) -> list[float]:
@@ -101,7 +106,7 @@ class DEIS(Multistep):
     Zhang & Chen 2023 (arXiv:2204.13902, eq. 15, in the variable log rho that diffusers uses).
     """
 
-    def __init__(self, steps: int = 20, solver_order: int = 3, grid: Grid = UNIFORM):
+    def __init__(self, steps: Steps = 20, solver_order: Order = 3, grid: Grid = UNIFORM):
         super().__init__(steps, solver_order, grid)
 
     def weights(self, t: Node, s: Node, known: Sequence[Node]) -> list[float]:
@@ -117,7 +122,7 @@ class IPNDM(Multistep):
     one order 2 at most: the c_j then extrapolate to the middle of the step and no further.
     """
 
-    def __init__(self, steps: int = 20, solver_order: int = 4, grid: Grid = UNIFORM):
+    def __init__(self, steps: Steps = 20, solver_order: Order = 4, grid: Grid = UNIFORM):
         super().__init__(steps, solver_order, grid)
 
     @property
@@ -138,7 +143,7 @@ class PNDM(Sampler):
     order = 2
     warm_up = 3
 
-    def __init__(self, steps: int = 20, grid: Grid = UNIFORM):
+    def __init__(self, steps: Steps = 20, grid: Grid = UNIFORM):
         super().__init__(steps, grid)
 
     def evaluations(self, schedule: Schedule, start: float = 1.0, stop: float = 0.0) -> int:

@@ -6,6 +6,7 @@ from math import sqrt
 
 from torch import Tensor
 
+from oboro.base.ranges import CountOrNone, NonNegative, Steps
 from oboro.condition import Condition
 from oboro.denoiser import Denoises
 from oboro.sampler.edm import heun_step
@@ -28,11 +29,11 @@ class Restart(Sampler):
 
     def __init__(
         self,
-        steps: int = 18,
-        repeats: int = 2,
-        restart_steps: int = 3,
-        low: float = 0.06,
-        high: float = 0.3,
+        steps: Steps = 18,
+        repeats: CountOrNone = 2,
+        restart_steps: Steps = 3,
+        low: NonNegative = 0.06,
+        high: NonNegative = 0.3,
         grid: Grid = UNIFORM,
     ):
         super().__init__(steps, grid)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from oboro.base.errors import UserError
+from oboro.base.ranges import Steps
 from oboro.condition import Condition
 from oboro.denoiser import Denoises
 from oboro.sampler.node import DATA, Node, ddim_step, nodes, part
@@ -107,7 +108,7 @@ class Sampler(ABC):
 
     order: int
 
-    def __init__(self, steps: int, grid: Grid = UNIFORM):
+    def __init__(self, steps: Steps, grid: Grid = UNIFORM):
         if steps < 1:
             raise UserError(f"A sampler needs at least one step and got {steps}; set sampler.steps to 1 or more.")
         self.steps = steps

@@ -3,15 +3,20 @@
 from collections.abc import Sequence
 from itertools import pairwise
 from math import expm1
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Interval
 from torch import Tensor
 
 from oboro.base.errors import UserError
+from oboro.base.ranges import Steps
 from oboro.condition import Condition
 from oboro.denoiser import Denoises
 from oboro.sampler.node import Node, ddim_step, steppable
 from oboro.sampler.sampler import UNIFORM, Grid, Noise, Sampler, denoise
+
+Order = Annotated[int, Interval(ge=1, le=3)]
 
 
 class UniPC(Sampler):
@@ -26,7 +31,13 @@ class UniPC(Sampler):
     is not corrected.
     """
 
-    def __init__(self, steps: int = 20, solver_order: int = 3, b1: bool = False, grid: Grid = UNIFORM):
+    def __init__(
+        self,
+        steps: Steps = 20,
+        solver_order: Order = 3,
+        b1: bool = False,
+        grid: Grid = UNIFORM,
+    ):
         super().__init__(steps, grid)
         if solver_order not in (1, 2, 3):
             raise UserError(f"UniPC has orders 1 to 3 and got {solver_order}; change sampler.solver_order.")

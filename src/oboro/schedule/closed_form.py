@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from oboro.base.errors import UserError
+from oboro.base.ranges import Positive
 from oboro.schedule.schedule import Schedule, VariancePreserving
 
 
@@ -61,7 +62,7 @@ class Sigmoid(VariancePreserving):
     Raises ``UserError`` unless start < end and 0 < tau, and where sinh((end - start) / (2 tau)) is beyond float32.
     """
 
-    def __init__(self, start: float = -3.0, end: float = 3.0, tau: float = 1.0):
+    def __init__(self, start: float = -3.0, end: float = 3.0, tau: Positive = 1.0):
         if not (start < end and tau > 0 and end - start <= 160 * tau):
             raise UserError(
                 f"Sigmoid got start = {start}, end = {end}, tau = {tau}; choose start < end and tau at least "
@@ -89,7 +90,7 @@ class Laplace(VariancePreserving):
     Raises ``UserError`` unless b is positive.
     """
 
-    def __init__(self, mu: float = 0.0, b: float = 0.5):
+    def __init__(self, mu: float = 0.0, b: Positive = 0.5):
         if b <= 0:
             raise UserError(f"Laplace got the scale b = {b}; choose one above 0.")
         self.mu = mu
@@ -109,7 +110,7 @@ class Karras(Schedule):
     A uniform grid in t is the time grid of Karras et al. 2022 (arXiv:2206.00364, eq. 5).
     """
 
-    def __init__(self, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0):
+    def __init__(self, sigma_min: Positive = 0.002, sigma_max: Positive = 80.0, rho: Positive = 7.0):
         self.sigma_min, self.sigma_max, self.rho = sigma_min, sigma_max, rho
         self._low = sigma_min ** (1 / rho)
         self._high = sigma_max ** (1 / rho)

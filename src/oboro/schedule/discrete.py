@@ -14,6 +14,7 @@ from torch import Tensor
 
 from oboro.base.errors import UserError
 from oboro.base.precision import double
+from oboro.base.ranges import BelowOne, NonNegative, Steps
 from oboro.schedule.schedule import VariancePreserving, in_float64
 
 
@@ -26,7 +27,7 @@ class Discrete(VariancePreserving):
     Raises ``UserError`` unless there are betas, all of them in (0, 1).
     """
 
-    def __init__(self, steps: int):
+    def __init__(self, steps: Steps):
         betas = self.betas(steps)
         if not betas or not all(0 < beta < 1 for beta in betas):
             raise UserError(
@@ -79,7 +80,7 @@ class DDPM(Discrete):
     steps.
     """
 
-    def __init__(self, beta_start: float = 1e-4, beta_end: float = 0.02, steps: int = 1000):
+    def __init__(self, beta_start: BelowOne = 1e-4, beta_end: BelowOne = 0.02, steps: Steps = 1000):
         self.beta_start = beta_start
         self.beta_end = beta_end
         super().__init__(steps)
@@ -96,7 +97,7 @@ class ScaledLinear(Discrete):
     not give it (Lin et al. 2023, arXiv:2305.08891, sec. 2.1): ``ZeroTerminalSNR`` takes it away.
     """
 
-    def __init__(self, beta_start: float = 0.00085, beta_end: float = 0.012, steps: int = 1000):
+    def __init__(self, beta_start: BelowOne = 0.00085, beta_end: BelowOne = 0.012, steps: Steps = 1000):
         self.beta_start = beta_start
         self.beta_end = beta_end
         super().__init__(steps)
@@ -115,7 +116,7 @@ class DiscreteCosine(Discrete):
     offset s and no limit of beta, and ends without signal.
     """
 
-    def __init__(self, s: float = 0.008, steps: int = 1000):
+    def __init__(self, s: NonNegative = 0.008, steps: Steps = 1000):
         self.s = s
         super().__init__(steps)
 

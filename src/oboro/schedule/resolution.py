@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from oboro.base.errors import UserError
+from oboro.base.ranges import Positive
 from oboro.schedule.closed_form import Cosine
 from oboro.schedule.schedule import Schedule, VariancePreserving, in_float64
 
@@ -25,7 +26,7 @@ class Shifted(Schedule):
     Raises ``UserError`` unless both resolutions are positive.
     """
 
-    def __init__(self, base: Schedule, resolution: float, reference: float = 64.0):
+    def __init__(self, base: Schedule, resolution: Positive, reference: Positive = 64.0):
         if not (resolution > 0 and reference > 0):
             raise UserError(f"Shifted got resolution {resolution} and reference {reference}; choose both above 0.")
         self.base = base
@@ -63,7 +64,7 @@ class Interpolated(VariancePreserving):
     positive.
     """
 
-    def __init__(self, resolution: float, data: float = 256.0, noise: float = 32.0):
+    def __init__(self, resolution: Positive, data: Positive = 256.0, noise: Positive = 32.0):
         if not (resolution > 0 and data > 0 and noise > 0):
             raise UserError(f"Interpolated got the sides {resolution}, {data} and {noise}; choose them above 0.")
         if noise >= data * exp(pi):

@@ -5,6 +5,7 @@ from math import log
 import torch
 from torch import Tensor
 
+from oboro.base.ranges import NonNegative, Positive
 from oboro.schedule.schedule import Schedule
 
 
@@ -31,7 +32,7 @@ class VP(Schedule):
     beta_min = 0.1, beta_max = 20 divided by the number of steps, and ``DDPM`` is that table itself.
     """
 
-    def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0):
+    def __init__(self, beta_min: NonNegative = 0.1, beta_max: Positive = 20.0):
         self.beta_min, self.beta_max = beta_min, beta_max
         self._integral = LinearBeta(beta_min, beta_max)
 
@@ -55,7 +56,7 @@ class SubVP(Schedule):
     Song et al. 2021 (arXiv:2011.13456, eq. 28-29). sigma_t² falls with t² near data where that of ``VP`` falls with t.
     """
 
-    def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0):
+    def __init__(self, beta_min: NonNegative = 0.1, beta_max: Positive = 20.0):
         self.beta_min, self.beta_max = beta_min, beta_max
         self._integral = LinearBeta(beta_min, beta_max)
 
@@ -81,7 +82,7 @@ class VE(Schedule):
     sigma_t² - sigma_min² (the general kernel of their eq. 29): the jump from 0 to sigma_min is no part of it.
     """
 
-    def __init__(self, sigma_min: float = 0.01, sigma_max: float = 50.0):
+    def __init__(self, sigma_min: Positive = 0.01, sigma_max: Positive = 50.0):
         self.sigma_min = sigma_min
         self.sigma_max = sigma_max
         self._log_ratio = log(sigma_max / sigma_min)

@@ -1,6 +1,9 @@
 """No signal at the end, for schedules that were published with some."""
 
+from typing import Annotated
+
 import torch
+from annotated_types import Interval
 from torch import Tensor
 
 from oboro.base.errors import UserError
@@ -18,7 +21,7 @@ class ZeroTerminalSNR(Schedule):
     Raises ``UserError`` if ``base`` does not preserve the variance, or unless 0 <= first < 1.
     """
 
-    def __init__(self, base: Schedule, first: float = 0.0):
+    def __init__(self, base: Schedule, first: Annotated[float, Interval(ge=0, lt=1)] = 0.0):
         if not 0 <= first < 1:
             raise UserError(f"ZeroTerminalSNR got first = {first}; choose 0, or 1 / steps of a table.")
         times = torch.tensor([first, 1.0, 0.25, 0.5, 0.75], dtype=torch.float64, device="cpu")

@@ -8,6 +8,7 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 
 from oboro.base.compiled import compile_in_place
 from oboro.base.errors import UserError
+from oboro.base.ranges import Seed
 from oboro.codec import Identity, Learned
 from oboro.data import DataModule
 from oboro.ema import EMA
@@ -40,7 +41,7 @@ class Autoencoder(Task):
         ema: EMA,
         optimizer: Optimizer,
         discriminator_optimizer: Optimizer | None = None,
-        seed: int = 0,
+        seed: Seed = 0,
         compile: bool = False,
     ):
         super().__init__(Identity(autoencoder.in_channels), loss, ema, optimizer, seed)

@@ -5,8 +5,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from oboro.base.compiled import compile_in_place
+from oboro.base.ranges import Seed
 from oboro.classifier import NoisyClassifier
-from oboro.codec import Identity
+from oboro.codec import Codec
 from oboro.data import DataModule
 from oboro.ema import EMA
 from oboro.loss import CrossEntropy
@@ -25,11 +26,11 @@ class Classification(NoiseLevels):
     def __init__(
         self,
         classifier: NoisyClassifier,
-        codec: Identity,
+        codec: Codec,
         loss: CrossEntropy,
         ema: EMA,
         optimizer: Optimizer,
-        seed: int = 0,
+        seed: Seed = 0,
         compile: bool = False,
     ):
         super().__init__(codec, loss, ema, optimizer, seed)

@@ -8,8 +8,9 @@ from torch import Tensor
 from oboro.base import distributed
 from oboro.base.compiled import compile_in_place
 from oboro.base.errors import UserError
+from oboro.base.ranges import Seed
 from oboro.base.seeding import generator
-from oboro.codec import Identity
+from oboro.codec import Codec
 from oboro.conditioner.encoded_texts import remark_unread
 from oboro.data import DataModule
 from oboro.ema import EMA
@@ -45,12 +46,12 @@ class CLIP(Task):
     def __init__(
         self,
         clip: Network,
-        codec: Identity,
+        codec: Codec,
         loss: PairLoss,
         ema: EMA,
         optimizer: Optimizer,
         prompts: Sequence[str] | None = None,
-        seed: int = 0,
+        seed: Seed = 0,
         compile: bool = False,
     ):
         super().__init__(codec, loss, ema, optimizer, seed)

@@ -11,7 +11,7 @@ from oboro.base.errors import UserError
 from oboro.conditioner import Conditioner
 from oboro.denoiser import Denoiser
 from oboro.guidance import Guidance
-from oboro.loss import Denoising, Hybrid
+from oboro.loss import Loss
 from oboro.sampler import Sampler, nodes
 
 # alpha / sigma at the first node. Samplers begin there with noise alone; more would be missed in the mean of an image.
@@ -23,7 +23,7 @@ class Parts(Protocol):
 
     denoiser: Denoiser
     conditioner: Conditioner
-    loss: Denoising | Hybrid
+    loss: Loss
     guidance: Guidance
     sampler: Sampler
 

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from oboro.adapter import Adapter, Full, relative_update
 from oboro.base.compiled import compile_in_place
 from oboro.base.errors import UserError
+from oboro.base.ranges import Seed
 from oboro.base.remark import remark
-from oboro.codec import Identity
+from oboro.codec import Codec
 from oboro.condition import Condition, kinds_read
 from oboro.conditioner import Conditioner
 from oboro.data import DataModule
@@ -17,7 +18,7 @@ from oboro.denoiser import Denoiser
 from oboro.ema import EMA
 from oboro.generate import Watch, generate
 from oboro.guidance import Guidance
-from oboro.loss import Denoising, Hybrid
+from oboro.loss import Loss
 from oboro.optimizer import Optimizer
 from oboro.sampler import Sampler
 from oboro.task import contradictions, remarks
@@ -36,15 +37,15 @@ class Diffusion(NoiseLevels):
     def __init__(
         self,
         denoiser: Denoiser,
-        codec: Identity,
+        codec: Codec,
         conditioner: Conditioner,
-        loss: Denoising | Hybrid,
+        loss: Loss,
         guidance: Guidance,
         sampler: Sampler,
         ema: EMA,
         optimizer: Optimizer,
         adapter: Adapter | None = None,
-        seed: int = 0,
+        seed: Seed = 0,
         compile: bool = False,
     ):
         super().__init__(codec, loss, ema, optimizer, seed)

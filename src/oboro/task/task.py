@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from oboro.base import distributed
 from oboro.base.errors import UserError
+from oboro.base.ranges import Seed
 from oboro.base.remark import remark
 from oboro.base.seeding import derive_seed, generator
-from oboro.codec import Identity
+from oboro.codec import Codec
 from oboro.data import DataModule
 from oboro.ema import EMA
 from oboro.modality import Modality
@@ -51,7 +52,7 @@ class Task(lightning.LightningModule, ABC):
     needs_start: bool = False
     measures: tuple[str, ...] = ("loss",)
 
-    def __init__(self, codec: Identity, loss: nn.Module, ema: EMA, optimizer: Optimizer, seed: int):
+    def __init__(self, codec: Codec, loss: nn.Module, ema: EMA, optimizer: Optimizer, seed: Seed):
         super().__init__()
         self.codec = codec
         self.loss = loss

@@ -1,0 +1,80 @@
+"""Which settings a run can give Lightning's trainer: narrower than its own annotations, which admit what never ends
+or ends in a traceback."""
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Union
+
+from annotated_types import Ge, Predicate
+
+from oboro.base.annotation import bare, is_class, members
+from oboro.base.ranges import Count, CountOrNone, NonNegative, Share
+
+TRAINER = ("lightning.pytorch.trainer.trainer.Trainer", "pytorch_lightning.trainer.trainer.Trainer")
+Accelerator = Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"]
+Precision = Literal[
+    "auto",
+    "64",
+    "64-true",
+    "32",
+    "32-true",
+    "16",
+    "16-mixed",
+    "16-true",
+    "bf16",
+    "bf16-mixed",
+    "bf16-true",
+    "transformer-engine",
+    "transformer-engine-float16",
+    64,
+    32,
+    16,
+]
+
+
+def numbered(devices: str) -> bool:
+    """device numbers in quotes, "0,1\""""
+    return bool(re.fullmatch(r"\d+(,\d+)*,?", devices))
+
+
+def known_strategy(name: str) -> bool:
+    """the name of one of Lightning's strategies, such as auto, ddp or fsdp"""
+    from lightning.pytorch.strategies import StrategyRegistry  # it grows with what is installed
+
+    return name == "auto" or name in StrategyRegistry.available_strategies()
+
+
+Devices = Count | Literal["auto", -1, "-1"] | list[CountOrNone] | Annotated[str, Predicate(numbered)]
+NARROWER: dict[str, Any] = {
+    "accelerator": Accelerator,
+    "strategy": Annotated[str, Predicate(known_strategy)],
+    "devices": Devices,
+    "num_nodes": Count,
+    "precision": Precision | None,
+    "max_steps": Count,
+    "min_steps": CountOrNone | None,
+    "max_epochs": Count | Literal[-1] | None,
+    "min_epochs": CountOrNone | None,
+    "limit_train_batches": Count | Share | None,
+    "limit_val_batches": CountOrNone | Share | None,
+    "overfit_batches": CountOrNone | Share,
+    "gradient_clip_val": NonNegative | None,
+    "gradient_clip_algorithm": Literal["norm", "value"] | None,
+    "accumulate_grad_batches": Count,
+    "val_check_interval": Count | Share | None,
+    "check_val_every_n_epoch": Count | None,
+    "log_every_n_steps": CountOrNone | None,
+    "num_sanity_val_steps": Annotated[int, Ge(-1)] | None,
+    "reload_dataloaders_every_n_epochs": CountOrNone,
+    "profiler": Literal["simple", "advanced", "pytorch", "xla"] | None,
+}
+
+
+def narrowed(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Lightning's ``arguments`` of a trainer with ours; objects that one of them can be, it still can be."""
+
+    def both(theirs: Any, ours: Any) -> Any:
+        objects = [member for member in members(theirs) if is_class(bare(member)[0])]
+        return Union[(ours, *objects)]
+
+    return {name: both(hint, NARROWER[name]) if name in NARROWER else hint for name, hint in arguments.items()}

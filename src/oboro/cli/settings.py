@@ -1,0 +1,118 @@
+"""What the commands of Hydra can be given: the types of the values and groups at the root of a configuration."""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, NotRequired, TypedDict
+
+import lightning
+from annotated_types import Ge, Len
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import Logger
+from omegaconf import DictConfig, OmegaConf
+
+from oboro.base.configuration import TARGET, Configuration
+from oboro.base.lightning_trainer import Accelerator, Devices, Precision
+from oboro.base.ranges import AverageWidth, Count, CountOrNone, NonNegative, Seed, Steps
+from oboro.data import DataModule
+from oboro.extractor import Extractor, Joint
+from oboro.guidance import Guidance
+from oboro.metrics import Metric
+from oboro.restore import Stored
+from oboro.sampler import Sampler
+from oboro.schedule import Schedule
+from oboro.task import Task
+
+
+class Command(TypedDict):
+    trust: str | Sequence[str] | None
+    traceback: bool
+    output_dir: str
+
+
+class Training(Command):
+    seed: Seed
+    data: DataModule
+    task: Task
+    extractor: NotRequired[Extractor | Joint]
+    metrics: Mapping[str, Metric] | None
+    callbacks: Mapping[str, Callback] | None
+    logger: Mapping[str, Logger] | None
+    trainer: lightning.Trainer
+    init: str | None
+    init_profile: str | None
+    resume: str | None
+
+
+class Drawing(Command):
+    checkpoint: str
+    schedule: Schedule
+    sampler: Sampler
+    guidance: Guidance
+    n: Count
+    seed: Seed
+    profile: str | None
+    ema_std: AverageWidth | None
+    adapter_file: str | None
+    adapter_scale: float
+    chunk: Count
+    accelerator: Accelerator
+    precision: Precision | None
+
+
+class Sampling(Drawing):
+    label: int | Annotated[Sequence[int], Len(1)] | None  # of the classes that the model has
+    prompt: str | Annotated[Sequence[str], Len(1)] | None
+    hint: str | None
+    negative: str | Annotated[Sequence[str], Len(1)] | None
+    previews: CountOrNone
+    npz: bool
+
+
+class BitsPerDim(TypedDict):
+    n: CountOrNone
+    steps: Steps
+    probes: Count
+
+
+class Evaluating(Drawing):
+    data: DataModule
+    extractor: NotRequired[Extractor | Joint]
+    metrics: Mapping[str, Metric] | None
+    images: str | None
+    n: Annotated[int, Ge(2)]
+    repeats: Count
+    reference: str | None
+    bits_per_dim: BitsPerDim
+    watch: str | None
+    idle: NonNegative
+    devices: Devices
+
+
+def check_settings(config: DictConfig, settings: type, resolve: bool = True) -> None:
+    """Raises ``UserError`` where ``config`` is none of ``settings``; what is meant in another type gets it, in place.
+
+    What was written comes first, then what it is interpolated to, so that a wrong value is named where it was written.
+    Without ``resolve`` only what was written: before ``auto`` is a number.
+    """
+    for resolved in (False, True)[: 1 + resolve]:
+        check = Configuration(plain(config, False), plain(config, True) if resolved else None, (Stored,))
+        check.check(settings)
+        for place, value in check.changes.items():
+            node = config
+            for key in place[:-1]:
+                node = node[key]
+            node[place[-1]] = value
+
+
+def plain(config: DictConfig, resolve: bool) -> dict[str, Any]:
+    """As plain containers, without groups that nothing was chosen for, and without callbacks of which an experiment
+    sets values and ``callbacks=[...]`` names none."""
+    container = OmegaConf.to_container(config, resolve=resolve)
+    if isinstance(container.get("callbacks"), dict):
+        chosen = {k: v for k, v in container["callbacks"].items() if not isinstance(v, dict) or TARGET in v}
+        container["callbacks"] = chosen
+    return {key: value for key, value in container.items() if not nothing(value)}
+
+
+def nothing(value: Any) -> bool:
+    """Whether a group is empty, and all groups within it."""
+    return isinstance(value, dict) and all(map(nothing, value.values()))

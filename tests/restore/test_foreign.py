@@ -1,0 +1,126 @@
+"""Somebody else's checkpoint builds parts of a run from plain values, and takes no more memory than its weights."""
+
+import tracemalloc
+from contextlib import nullcontext
+from copy import deepcopy
+
+import pytest
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+
+import runs
+from oboro.base.errors import UserError
+from oboro.restore.checkpoint import load_checkpoint
+from oboro.restore.memory import bounded
+from oboro.restore.rebuild import build_task
+
+
+@pytest.fixture(scope="module")
+def content():
+    """What a toy run would write at its start."""
+    _, task, data = runs.built()
+    config = runs.composed()
+    kept = ("task", "data", "extractor", "metrics", "sampler", "guidance", "trainer", "seed")
+    return {
+        "config": {key: config[key] for key in kept},
+        "state_dict": task.state_dict(),
+        "ema": task.ema.state_dict(task.denoiser),
+        "modality": data.modality.spec(),
+        "global_step": 0,
+    }
+
+
+def deep(levels: int):
+    node = {}
+    for _ in range(levels):
+        node = {"a": node}
+    return node
+
+
+NETWORK, SAMPLER = "task.denoiser.network", "task.sampler"
+PROCESS = {"_target_": "oboro.sweep.process.Process", "command": ["touch", "proof"]}
+HOSTILE = {
+    "defaults": (f"{SAMPLER}.defaults", [{"/sampler@_global_": "heun"}]),
+    "defaults beside data": ("data.defaults", ["x"]),
+    "hydra": ("guidance.hydra", {"job_logging": {}}),
+    "a factory": (f"{SAMPLER}.()", "torch.hub.load"),
+    "a factory in a mapping": ("task.ema.profiles.()", "torch.hub.load"),
+    "defaults in a mapping": ("task.guidance.negative", {"defaults": 1}),
+    "a package in a mapping": ("task.guidance.negative", {"_global_": 1}),
+    "conversion": (f"{SAMPLER}._convert_", "all"),
+    "partial": (f"{NETWORK}._partial_", True),
+    "positional": (f"{NETWORK}._args_", [1]),
+    "recursion": (f"{SAMPLER}._recursive_", False),
+    "another argument": (f"{SAMPLER}.stepz", 3),
+    "a process": ("sampler", PROCESS),
+    "a process as network": (NETWORK, PROCESS),
+    "a process in data": ("data.cache_dir", PROCESS),
+    "a process among metrics": ("metrics.frechet", PROCESS),
+    "a process as trainer": ("trainer", PROCESS),
+    "a process in the trainer": ("trainer.strategy", PROCESS),
+    "a schedule as sampler": ("sampler", {"_target_": "oboro.schedule.Linear"}),
+    "a sampler as network": (NETWORK, {"_target_": "oboro.sampler.DDIM"}),
+    "a function": (NETWORK, {"_target_": "oboro.restore.checkpoint.load_checkpoint", "path": "x"}),
+    "a text as channels": (f"{NETWORK}.channels", "8"),
+    "many channels": (f"{NETWORK}.channels", 10**6),
+    "many levels": (f"{NETWORK}.channel_mult", [1] * 10**4),
+    "more levels": (f"{NETWORK}.channel_mult", [1] * 10**5),
+    "many blocks": (f"{NETWORK}.blocks", 10**5),
+    "many steps": (f"{SAMPLER}.steps", 10**9),
+    "a number of 400 digits": ("seed", 10**400),
+    "a fraction as seed": ("seed", 0.5),
+    "a long text": ("data.root", "x" * 10**7),
+    "a long list": (f"{SAMPLER}.grid", [0] * 10**6),
+    "deep": (f"{SAMPLER}.grid", deep(300)),
+    "no text as a key": ("task.guidance.negative", {1: 1}),
+    "an interpolation": ("seed", "${oc.env:HOME}"),
+    "a precision": ("trainer.precision", "none"),
+}
+
+
+def with_value(content, key: str, value):
+    changed = {**content, "config": deepcopy(content["config"])}
+    *path, last = key.split(".")
+    node = changed["config"]
+    for name in path:
+        node = node[name]
+    node[last] = value
+    return changed
+
+
+def test_as_it_is_it_loads(content, tmp_path):
+    torch.save(content, tmp_path / "last.ckpt")
+    build_task(load_checkpoint(tmp_path / "last.ckpt"))
+
+
+@pytest.mark.parametrize("attack", HOSTILE)
+def test_a_hostile_configuration_is_refused_in_one_line(content, tmp_path, monkeypatch, attack):
+    monkeypatch.chdir(tmp_path)
+    torch.save(with_value(content, *HOSTILE[attack]), "last.ckpt")
+    tracemalloc.start()
+    with pytest.raises(UserError) as error:
+        load_checkpoint("last.ckpt")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert str(error.value).startswith("last.ckpt ") and str(error.value).endswith("file.")
+    assert "\n" not in str(error.value) and len(str(error.value)) < 1000
+    assert peak < 200e6 and not (tmp_path / "proof").exists()
+
+
+def test_a_model_much_larger_than_its_weights_is_not_built(content, tmp_path):
+    """4 × 10⁹ values would be asked for: widths that are each allowed."""
+    changed = with_value(content, f"{NETWORK}.channels", 4096)
+    torch.save(with_value(changed, f"{NETWORK}.channel_mult", [1, 64]), tmp_path / "last.ckpt")
+    with pytest.raises(InstantiationException, match="many times larger than its weights; do not use this file"):
+        build_task(load_checkpoint(tmp_path / "last.ckpt"))
+
+
+def test_counting_memory_changes_no_weight(content):
+    """What is drawn at the start is the same, bit for bit."""
+    states = []
+    for counted in (nullcontext(), bounded({}, "the checkpoint")):
+        torch.manual_seed(0)
+        with counted:
+            states.append(dict(instantiate(content["config"]["task"], _convert_="all").state_dict()))
+    assert runs.equal(*states)
