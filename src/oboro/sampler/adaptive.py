@@ -93,7 +93,9 @@ class Adaptive(Sampler):
             t = denoiser.schedule.t_from_log_snr(2 * lam).clamp(0, 1)
             known = [Evaluation(lam, denoiser(x, t.to(x), cond)), *known]
             if before is not None:
-                x = exponential_step(denoiser.schedule, *before, lam, known)
+                # Not for who has arrived: alone it would not have been evaluated there.
+                corrected = exponential_step(denoiser.schedule, *before, lam, known)
+                x = torch.where(expand_as((lam == end).to(x.device), x), x, corrected)
             known = known[:PIECES]
             while True:
                 trials += 1
