@@ -37,7 +37,7 @@ def test_a_folder_of_classes_trains_with_labels_at_its_own_size(tmp_path):
         "the data are 60 images of 12×12, grey; 3 classes (0, 1, 2): data.channels=1, data.resolution=12, "
         "data.num_classes=3"
     )
-    assert found in run.stderr.splitlines()
+    assert found in run.stdout.splitlines()
     log = (run.folder / "train.log").read_text()
     assert found in log and "left out of the data: 1 other suffix (.doc 1); " in log
     again = runs.train(tmp_path / "again", f"data.root={root}", *FOLDER)  # from the cache
@@ -102,7 +102,7 @@ def test_what_a_folder_is_decides(tmp_path, kind):
     assert (modality["channels"], modality["height"], modality["width"]) == shape
     assert config["data"]["num_classes"] == num_classes
     assert config["task"]["conditioner"]["_target_"] == f"oboro.conditioner.{conditioner}"
-    assert line in run.stderr and "auto" not in json.dumps(config["data"])
+    assert line in run.stdout and "auto" not in json.dumps(config["data"])
 
 
 @pytest.mark.parametrize(
@@ -122,3 +122,19 @@ def test_labels_that_are_wanted_and_not_there_are_a_mistake(tmp_path, typed, mes
     arguments = runs.toy(f"data.root={root}", *FOLDER, typed)
     run = runs.call("train.py", *runs.outputs(tmp_path, *arguments), cwd=tmp_path)
     assert run.status == 1 and run.stderr.splitlines()[-1].endswith(message)
+
+
+def test_pictures_fit_the_model_that_training_starts_from(tmp_path):
+    first = runs.train(tmp_path / "first", "conditioner=unconditional", runs.NO_EVALUATION, "metrics=[]")
+    root = paint(tmp_path / "pictures", ["."], side=(32, 40), mode="RGB", count=60)
+    small = [
+        "data.batch_size=8",
+        f"data.cache_dir={runs.cache_dir()}",
+        "trainer.max_steps=1",
+        "trainer.accelerator=cpu",
+    ]
+    typed = [f"init={first.last}", f"data.root={root}", *FOLDER, *small]
+    (tmp_path / "run").mkdir()
+    run = runs.succeeded(runs.call("train.py", *runs.outputs(tmp_path / "run", *typed), cwd=tmp_path / "run"))
+    assert "of the model in init: data.channels=1, data.resolution=28" in run.stdout.splitlines()
+    assert run.checkpoint()["modality"] == first.checkpoint()["modality"]

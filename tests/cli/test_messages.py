@@ -126,6 +126,9 @@ def test_a_command_that_fails_before_it_works_leaves_no_folder(tmp_path):
     (tmp_path / "mine/notes.txt").touch()
     runs.call("train.py", *runs.outputs(tmp_path / "mine", *runs.toy("parameterization=eps")), cwd=tmp_path)
     assert (tmp_path / "mine/notes.txt").exists()
+    (tmp_path / "before").mkdir()
+    runs.call("train.py", *runs.outputs(tmp_path / "before", *runs.toy("parameterization=eps")), cwd=tmp_path)
+    assert (tmp_path / "before/.hydra").exists()
 
 
 def test_a_short_run_has_its_loss_in_metrics_jsonl(tmp_path):

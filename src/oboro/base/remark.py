@@ -1,7 +1,6 @@
 """What a user should know, and nothing need stop for: one line, from the first process alone."""
 
 import logging
-import sys
 
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
@@ -17,4 +16,4 @@ def remark(sentence: str) -> None:
 def notice(sentence: str) -> None:
     """What a run does, where nothing is amiss: a plain line on the terminal, and in the log."""
     log.info(sentence)
-    print(sentence, file=sys.stderr)
+    print(sentence)

@@ -13,7 +13,7 @@ import re
 import shutil
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -28,6 +28,7 @@ from omegaconf import DictConfig, OmegaConf
 from oboro import sweep
 from oboro.base.command import as_typed, import_from_here
 from oboro.base.errors import UserError
+from oboro.base.grammar import values
 from oboro.cli.arguments import for_hydra
 from oboro.cli.checkpoint import offer_checkpoint
 from oboro.cli.ending import ending, is_first_process, sentence
@@ -65,9 +66,12 @@ def run(name: str) -> None:
         ):  # a checkpoint alone imports nothing from its folder
             import_from_here()
         register_resolvers()
+        kept = [Path(str(f)) for f in values(sys.argv[1:], "hydra.run.dir") if Path(str(f)).exists()]
         with trusting(packages):
             offer(name)
-            sweep.run(hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(job(name)), gather(name))
+            sweep.run(
+                hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(job(name, kept)), gather(name)
+            )
 
 
 def offer(name: str) -> None:
@@ -80,13 +84,13 @@ def offer(name: str) -> None:
         sys.argv[1:] = offer_init(sys.argv[1:])
 
 
-def job(name: str) -> Callable[[DictConfig], None]:
+def job(name: str, kept: Sequence[Path]) -> Callable[[DictConfig], None]:
     """What Hydra calls with a composed configuration. A single run ends at once with its message, before Hydra adds
     lines; a sweep goes on with its next job."""
 
     def start(config: DictConfig) -> None:
         shown = config.get("traceback") or HydraConfig.get().mode == RunMode.MULTIRUN
-        with ending(shown), without_an_empty_folder(name), trusting(config.get("trust")):
+        with ending(shown), without_an_empty_folder(name, kept), trusting(config.get("trust")):
             work = getattr(import_module(f"oboro.cli.{name}"), name)
             warnings.formatwarning = warning_line  # which Lightning sets, too, when it is imported
             remark_callbacks()
@@ -97,14 +101,19 @@ def job(name: str) -> Callable[[DictConfig], None]:
 
 
 @contextmanager
-def without_an_empty_folder(name: str) -> Iterator[None]:
-    """If the block ends in an exception, the folder that Hydra made for the run goes unless the run wrote to it; and
-    that of its day."""
+def without_an_empty_folder(name: str, kept: Sequence[Path]) -> Iterator[None]:
+    """If the block ends in an exception, the folder that Hydra made for the run goes unless the run wrote to it, or
+    it is among those ``kept``, which were there before; and that of its day."""
     try:
         yield
     except Exception:
         folder = Path(HydraConfig.get().runtime.output_dir)
-        if is_first_process() and {path.name for path in folder.iterdir()} <= {".hydra", f"{name}.log", LOCK}:
+        before = any(folder.samefile(other) for other in kept)
+        if (
+            is_first_process()
+            and not before
+            and {path.name for path in folder.iterdir()} <= {".hydra", f"{name}.log", LOCK}
+        ):
             shutil.rmtree(folder, ignore_errors=True)
             if re.fullmatch(r"\d{4}-\d\d-\d\d", folder.parent.name) and not any(folder.parent.iterdir()):
                 folder.parent.rmdir()

@@ -1,5 +1,7 @@
 """What a configuration leaves to the data: ``auto``."""
 
+from typing import Any
+
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -8,18 +10,21 @@ from oboro.base.errors import UserError
 from oboro.base.remark import notice
 from oboro.data import DataModule
 from oboro.data.shapes import AUTO
+from oboro.restore.checkpoint import load_checkpoint
 
 BY_DATA = "label_if_any"  # the conditioner that is none where there are no classes
 
 
 def settle(config: DictConfig) -> None:
     """Put numbers where ``data`` has ``auto``, before anything interpolates them, and choose a conditioner that
-    depends on them. A checkpoint holds the numbers.
+    depends on them. A checkpoint holds the numbers. With ``init`` channels and resolution are those of its model.
 
     Raises what listing the data raises, and ``UserError`` for a value of the conditioner that is then none.
     """
     if "data" not in config or "_target_" not in config.data:
         return
+    if config.get("init"):
+        settle_for(config, load_checkpoint(config.init).get("modality", {}))
     if AUTO in OmegaConf.to_container(config.data, resolve=True, throw_on_missing=True).values():
         data: DataModule = instantiate(config.data, _convert_="all")
         settled = data.settled()
@@ -35,3 +40,16 @@ def settle(config: DictConfig) -> None:
         if typed := [o for o in hydra.overrides.task if o.lstrip("+").startswith("conditioner.")]:
             raise UserError(f"{typed[0]} is for labels and the data have no classes; leave it out")
         config.conditioner = {"_target_": "oboro.conditioner.Unconditional"}
+
+
+def settle_for(config: DictConfig, made_for: dict[str, Any]) -> None:
+    """Channels and resolution, where they are ``auto``, of the pictures that a model is ``made_for``."""
+    if "height" not in made_for:
+        return
+    height, width = made_for["height"], made_for["width"]
+    values = {"channels": made_for["channels"], "resolution": height if height == width else [height, width]}
+    settled = {key: value for key, value in values.items() if config.data.get(key) == AUTO}
+    for key, value in settled.items():
+        config.data[key] = value
+    if settled:
+        notice(f"of the model in init: {', '.join(f'data.{key}={value}' for key, value in settled.items())}")

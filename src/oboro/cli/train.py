@@ -89,8 +89,9 @@ def in_steps(trainer: dict[str, Any], callbacks: list[Callback]) -> dict[str, An
     shows."""
     interval = trainer["val_check_interval"]
     counted = interval * trainer["accumulate_grad_batches"] if isinstance(interval, int) else interval
-    short = trainer["max_steps"] if trainer["max_steps"] > 0 else trainer["log_every_n_steps"]
-    logged = min(trainer["log_every_n_steps"], short)
+    logged, last = trainer["log_every_n_steps"], trainer["max_steps"]
+    if isinstance(logged, int) and isinstance(last, int) and last > 0:
+        logged = min(logged, last)
     bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
     return {**trainer, "val_check_interval": counted, "log_every_n_steps": logged, "enable_progress_bar": bar}
 

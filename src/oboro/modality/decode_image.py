@@ -22,10 +22,10 @@ FORMATS = tuple(sorted(name for name in Image.OPEN if name not in _UNREAD))
 # What files of any name are tried as, so that a JPEG called .png is read. The others have weak marks or none, and text
 # under a wrong name would become noise: they are read where the name says so.
 _COMMON = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000")
-_FIRST = (".png", ".jpg", ".jpeg", ".webp")
+USUAL = (".png", ".jpg", ".jpeg", ".webp")  # of generated pictures
 _FORMAT_OF = {suffix: name for suffix, name in Image.registered_extensions().items() if name in FORMATS}
 _FORMAT_OF[".mpo"] = "JPEG"
-SUFFIXES = (*_FIRST, *sorted(set(_FORMAT_OF) - set(_FIRST)))
+SUFFIXES = (*USUAL, *sorted(set(_FORMAT_OF) - set(USUAL)))
 
 MAX_PIXELS = 64 * 2**20  # decoded as they are, several at once; larger ones one at a time, and reduced before all else
 MAX_JPEG_PIXELS = 2**30  # of a baseline JPEG, which is reduced while it is decoded

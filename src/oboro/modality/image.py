@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from oboro.base.errors import UserError
-from oboro.modality.decode_image import SUFFIXES, fit, load_image, warnings_off
+from oboro.modality.decode_image import USUAL, fit, load_image, warnings_off
 from oboro.modality.modality import Modality, sizes
 
 TILE = 64  # small images are enlarged by a whole factor to at least this many pixels
@@ -38,7 +38,7 @@ class Image(Modality):
     dtype = torch.uint8
     quantisation = "uint8 round"
     layout = "uint8 pixels (n, H, W, C)"
-    suffixes = SUFFIXES
+    suffixes = USUAL
     mirrors = True
     size_option = "data.resolution"
 
@@ -76,7 +76,7 @@ class Image(Modality):
                 return load_image(path)
         except Exception as error:  # a damaged file makes Pillow raise almost anything
             unknown = isinstance(error, PIL.UnidentifiedImageError)
-            reason = f"it is no {', '.join(SUFFIXES)} picture" if unknown else str(error) or type(error).__name__
+            reason = f"it is no {', '.join(USUAL)} picture" if unknown else str(error) or type(error).__name__
             raise UserError(f"{path} cannot be read ({reason}); repair it or choose another.") from error
 
     def read(self, path: Path) -> Tensor:

@@ -23,7 +23,7 @@ def remarks(parts: Parts, labels: Sequence[int] = ()) -> Iterator[str]:
     if idle := guidance.idle:
         listed = " and ".join(f"guidance.{key}" for key in idle)
         yield (
-            f"{name(guidance)} with guidance.scale={guidance.scale:g} leaves the model as it is, so {listed} "  # type: ignore[attr-defined]
+            f"{name(guidance)} leaves the model as it is with this guidance.scale, so {listed} "
             f"change{'s' if len(idle) == 1 else ''} nothing; set another guidance.scale, such as 3."
         )
     target = guidance.target
