@@ -134,7 +134,7 @@ def test_it_is_trained_once_and_anew_where_the_file_is_damaged(clothes, capsys):
     def trained_now(**settings):
         capsys.readouterr()
         extractor = learned(clothes, seed=7, **settings)
-        return extractor, "training a feature extractor" in capsys.readouterr().err
+        return extractor, "training a feature extractor" in capsys.readouterr().out
 
     extractor, trained = trained_now()
     digest, written = extractor.digest, extractor.path.stat().st_mtime_ns

@@ -130,8 +130,8 @@ class InDomain(Extractor):
 
     @property
     def described(self) -> Mapping[str, Any]:
-        """``extractor_task``, ``extractor_accuracy`` and ``extractor_held_out``: what it has learned, its share of right
-        answers on held-out images, None where there are none, and how many these are."""
+        """``extractor_task``, ``extractor_accuracy`` and ``extractor_held_out``: what it has learned, its share of
+        right answers on held-out images, None where there are none, and how many these are."""
         return {f"extractor_{key}": value for key, value in self._origin(self.path)["result"].items()}
 
     @property
@@ -257,7 +257,7 @@ def duration(seconds: float) -> str:
 
 @contextmanager
 def announced(sentence: str, total: int) -> Iterator[Callable[[int], None]]:
-    """``sentence`` on stderr and in the log, and a bar below it while the block runs."""
+    """``sentence`` on the terminal and in the log, and a bar on stderr while the block runs."""
     notice(sentence)
     with Progress(console=Console(stderr=True), transient=True) as bar:
         job = bar.add_task("learning", total=total)
