@@ -26,7 +26,7 @@ def weights(cache):
 
 
 def test_the_run_says_what_it_does_and_the_protocol_has_the_digest(measured, cache):
-    (line,) = [line for line in measured.stderr.splitlines() if "training a feature extractor" in line]
+    (line,) = [line for line in measured.stdout.splitlines() if "training a feature extractor" in line]
     assert line == (
         "training a feature extractor on the 10 classes of 9,976 images, once for these data: about a minute"
     )
@@ -41,7 +41,7 @@ def test_evaluate_and_a_second_run_use_the_same_weights(measured, cache, tmp_pat
     path, written = weights(cache), weights(cache).stat().st_mtime_ns
     found = evaluate(tmp_path, measured.last, "n=20", "chunk=8")
     again = train(tmp_path / "again", *SMALL, f"data.cache_dir={cache}")
-    assert "training a feature extractor" not in again.stderr and path.stat().st_mtime_ns == written
+    assert "training a feature extractor" not in again.stdout and path.stat().st_mtime_ns == written
     assert found["protocol"]["extractor_digest"] == file_digest(path)
     for name in ("fd_in_domain_20", "accuracy_in_domain_20"):
         assert found["values"][name] == measured.logged(name)[2] == again.logged(name)[2]

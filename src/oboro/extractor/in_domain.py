@@ -131,8 +131,8 @@ class InDomain(Extractor):
 
     @property
     def described(self) -> Mapping[str, Any]:
-        """``extractor_task`` and ``extractor_accuracy``: what it has learned, and its share of right answers on
-        held-out images, None where there are none."""
+        """``extractor_task``, ``extractor_accuracy`` and ``extractor_held_out``: what it has learned, its share of
+        right answers on held-out images, None where there are none, and how many these are."""
         return {f"extractor_{key}": value for key, value in self._origin(self.path)["result"].items()}
 
     @property
@@ -190,7 +190,8 @@ class InDomain(Extractor):
         share = accuracy(
             network, data.validation.samples[held_out], None if of_held_out is None else of_held_out[held_out]
         )
-        result = {"task": f"{recipe.classes} classes" if recipe.classes else "rotations", "accuracy": share}
+        task = f"{recipe.classes} classes" if recipe.classes else "rotations"
+        result = {"task": task, "accuracy": share, "held_out": len(held_out)}
         origin = {"recipe": asdict(recipe), "images": len(data.train), "result": result}
         report(result, recipe.outputs)
         partial = beside(self.path)
@@ -257,7 +258,7 @@ def duration(seconds: float) -> str:
 
 @contextmanager
 def announced(sentence: str, total: int) -> Iterator[Callable[[int], None]]:
-    """``sentence`` on stderr and in the log, and a bar below it while the block runs."""
+    """``sentence`` on the terminal and in the log, and a bar on stderr while the block runs."""
     notice(sentence)
     with Progress(console=Console(stderr=True), transient=True) as bar:
         job = bar.add_task("learning", total=total)
