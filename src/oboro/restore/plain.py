@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from copy import deepcopy
 from typing import Any
 
 from oboro.base.errors import UserError
@@ -16,7 +17,7 @@ SHOWN = 60  # characters of what is shown of a value
 
 
 def plain(node: Any, path: object) -> Any:
-    """``node``, of dicts, lists and values alone, which the file at ``path`` has as its configuration.
+    """A copy of ``node``, of dicts, lists and values alone, which the file at ``path`` has as its configuration.
 
     Raises ``UserError`` for anything that Hydra or OmegaConf could read as more than a value: ``defaults``, ``hydra``,
     keys of other characters or that begin with an underscore (``_target_`` apart), interpolations; and for more values,
@@ -24,7 +25,7 @@ def plain(node: Any, path: object) -> Any:
     """
     if (problem := next(problems(node), None)) is not None:
         raise UserError(f"{path} has {problem} in its configuration; do not use this file.")
-    return node
+    return deepcopy(node)
 
 
 def check_plain(node: Any) -> None:
