@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 from oboro.base.configuration import TARGET, Configuration, at, key_of, shown
 from oboro.base.errors import UserError
 from oboro.cli.settings import Training, check_settings, plain
+from oboro.data.shapes import AUTO
 from oboro.restore import Stored
 from test_conf import CLASSLESS, OPTIONS, SEVERAL, at_once, choosing, composed
 
@@ -38,7 +39,7 @@ def chosen(options):
 def test_every_option_is_right_as_it_is(options):
     config = chosen(options)
     before = OmegaConf.to_container(config, resolve=True)
-    check_settings(config, Training)
+    check_settings(config, Training, resolve=AUTO not in before["data"].values())
     assert OmegaConf.to_container(config, resolve=True) == before
 
 
@@ -88,7 +89,7 @@ TABLE = {
     "data.num_workers=-1": NONE_OR_MORE,
     "data.validation=abc": f"{NONE_OR_MORE}, or {BELOW_ONE}",
     "data.validation=1.5": f"{NONE_OR_MORE}, or {BELOW_ONE}",
-    "data.channels=2": "one of 1, 3, 4",
+    "data.channels=2": "one of 1, 3, 4, auto",
     "data.part=tets": "one of train, test",
     "data.root=2024": "text or null",
     "conditioner.dropout=7": "a number from 0 to 1",

@@ -107,7 +107,7 @@ def test_a_mistake_ends_in_one_line(mistake, place, checkpoint, tmp_path):
 def test_debug_shows_the_traceback(tmp_path):
     for typed in (["debug=default"], ["traceback=true"]):
         arguments = runs.toy("sampler.steps=0", *typed)
-        run = runs.call("train.py", *runs.outputs(tmp_path, *arguments), cwd=tmp_path)
+        run = runs.call("train.py", *runs.outputs(tmp_path / "run", *arguments), cwd=tmp_path)
         assert run.status == 1 and "Traceback" in run.stderr and "sampler.steps" in run.stderr
 
 

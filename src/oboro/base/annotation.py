@@ -85,7 +85,7 @@ def members(annotation: Any) -> Iterator[Any]:
 
 
 def _annotated(inner: Any, metadata: list[Any]) -> Any:
-    return Annotated[(inner, *metadata)] if metadata else inner  # type: ignore[return-value]
+    return Annotated[(inner, *metadata)] if metadata else inner
 
 
 def is_free(inner: Any) -> bool:

@@ -35,8 +35,10 @@ def signature(called: Callable[..., Any]) -> Signature:
         parameters = list(inspect.signature(called).parameters.values())
     except (TypeError, ValueError):  # a class in C
         return Signature({}, others=True)
-    hints = hints_of(called.__init__ if isinstance(called, type) else called)
-    arguments, required, others = {}, set(), False
+    hints = hints_of(called.__init__ if isinstance(called, type) else called)  # type: ignore[misc]
+    arguments: dict[str, Any] = {}
+    required: set[str] = set()
+    others = False
     for p in parameters:
         hint = hints.get(p.name, Any)
         if p.kind is p.VAR_KEYWORD:

@@ -6,7 +6,7 @@ class is built that is not a part of a run.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Union
 
 from lightning import Trainer
 from torch import nn
@@ -71,7 +71,7 @@ def check_trainer(trainer: Any, path: object) -> None:
 class Foreign(Configuration):
     """The configuration of the file at ``path``."""
 
-    hydras = frozenset({TARGET})  # type: ignore[assignment]
+    hydras = frozenset({TARGET})
 
     def __init__(self, config: dict[str, Any], path: object):
         super().__init__(config, config)
@@ -79,12 +79,11 @@ class Foreign(Configuration):
 
     def check_group(self, group: str) -> None:
         """Raises ``UserError`` where a group of ``KINDS`` is something else."""
-        kinds = [located(name) for name in KINDS[group]]
-        kind = kinds[0] if len(kinds) == 1 else kinds[0] | kinds[1]
+        kind: Any = Union[tuple(located(name) for name in KINDS[group])]  # noqa: UP007 (made of a tuple)
         if not self.raw[group]:
             return
         if group in BY_NAME and isinstance(self.raw[group], dict) and TARGET not in self.raw[group]:
-            self.items(Mapping[str, kind], kind, (group,), self.raw[group])
+            self.items(kind, kind, (group,), self.raw[group])
         else:
             self.value(kind, (group,))
 
