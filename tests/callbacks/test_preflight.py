@@ -65,7 +65,7 @@ def test_what_cannot_be_measured_ends_the_run_before_its_first_step(monkeypatch,
         ((), {"frechet": Frechet()}, Inception(), 20, "the Inception weights for FID are missing"),
         ((), {"frechet_spatial": Frechet("spatial")}, None, 20, "frechet_spatial needs spatial"),
         (["conditioner=unconditional"], {"accuracy": Accuracy()}, None, 20, "accuracy needs the class"),
-        ((), {"frechet_per_class": FrechetPerClass()}, None, 3, "undefined below 4 samples"),
+        ((), {"frechet_per_class": FrechetPerClass()}, None, 3, "undefined below 11 samples of 10 classes"),
     ]
     for overrides, metrics, extractor, n, message in cases:
         with pytest.raises(UserError, match=message):

@@ -11,7 +11,7 @@ from oboro.restore.rebuild import build_task
 LEARNED = ("state_dict", "ema", "optimizer_states", "lr_schedulers", "global_step")
 SIX = (runs.AUTOENCODER, "trainer.max_steps=6", "callbacks.checkpoints.every_n_steps=3", runs.NO_EVALUATION)
 TWO = (runs.AUTOENCODER, "trainer.max_steps=4", "trainer.devices=2", "trainer.strategy=ddp", "loss.warmup=2")
-USUAL = {".hydra", "checkpoints", "metrics.jsonl", "train.log", "reconstructions", "result.json"}
+USUAL = {".hydra", ".running", "checkpoints", "metrics.jsonl", "train.log", "reconstructions", "result.json"}
 
 
 @pytest.fixture(scope="module")

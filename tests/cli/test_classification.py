@@ -34,7 +34,7 @@ def test_a_run_tells_loss_and_accuracy_of_every_noise_level(classifier):
     assert losses[0] == pytest.approx(np.log(10), rel=1e-5)  # every class is as likely
     assert np.mean(losses[-8:]) < np.mean(losses[:8])
     names = {path.name for path in classifier.folder.iterdir()}
-    assert names == {".hydra", "checkpoints", "metrics.jsonl", "train.log"}
+    assert names == {".hydra", ".running", "checkpoints", "metrics.jsonl", "train.log"}
     assert "classifier of noisy images" in " ".join(classifier.stdout.replace("│", " ").split())
 
 

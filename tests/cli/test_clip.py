@@ -42,7 +42,13 @@ def test_a_run_learns_which_words_go_with_which_pictures(trained):
     row = next(row for row in trained.rows if "val/loss" in row)
     assert row["val/accuracy"] > 0.25  # 0.1 by chance
     assert row["val/image_to_text_r1"] <= row["val/image_to_text_r5"] and row["val/text_to_image_r5"] > 0.05
-    assert {path.name for path in trained.folder.iterdir()} == {".hydra", "checkpoints", "metrics.jsonl", "train.log"}
+    assert {path.name for path in trained.folder.iterdir()} == {
+        ".hydra",
+        ".running",
+        "checkpoints",
+        "metrics.jsonl",
+        "train.log",
+    }
     shown = " ".join(trained.stdout.replace("│", " ").split())
     assert "CLIP, 0.0" in shown and "ConvTower and text tower of 16 tokens" in shown
 

@@ -34,8 +34,8 @@ def test_a_folder_of_classes_trains_with_labels_at_its_own_size(tmp_path):
     assert config["task"]["conditioner"]["_target_"] == "oboro.conditioner.Label"
     assert config["task"]["denoiser"]["network"]["num_classes"] == 3
     found = (
-        "the data are 60 images of 12×12, grey; 3 classes (0, 1, 2): data.channels=1, data.resolution=12, "
-        "data.num_classes=3"
+        "the data: 60 images of 12×12, grey; 3 classes (0, 1, 2) (data.channels=1, data.resolution=12, "
+        "data.num_classes=3)"
     )
     assert found in run.stdout.splitlines()
     log = (run.folder / "train.log").read_text()
@@ -52,16 +52,16 @@ CASES = {
         (1, 12, 12),
         0,
         "Unconditional",
-        "60 images of 12×12, grey; no classes: ",
+        "60 images of 12×12, grey; no classes (",
     ),
-    "one class is none": ({"classes": ["all"], "count": 60}, (), (1, 12, 12), 0, "Unconditional", "no classes: "),
+    "one class is none": ({"classes": ["all"], "count": 60}, (), (1, 12, 12), 0, "Unconditional", "no classes ("),
     "colour, not square": (
         {"classes": "ab", "side": (8, 12), "mode": "RGB"},
         (),
         (3, 8, 12),
         2,
         "Label",
-        "of 8×12, in colour; 2 classes (a, b): ",
+        "of 8×12, in colour; 2 classes (a, b) (",
     ),
     "labels are ignored": (
         {"classes": "ab"},
@@ -113,8 +113,11 @@ def test_what_a_folder_is_decides(tmp_path, kind):
             "conditioner=label needs labelled data and data.num_classes is 0; give the data labels and set "
             "data.num_classes=auto, or use conditioner=unconditional.",
         ),
-        ("conditioner.dropout=0.2", "conditioner.dropout=0.2 is for labels and the data have no classes; leave it out"),
-        ("data.num_classes=3", "data.num_classes=3, but the samples have no labels; set data.num_classes=0"),
+        (
+            "conditioner.dropout=0.2",
+            "conditioner.dropout=0.2 is for labels and the data have no classes; leave it out.",
+        ),
+        ("data.num_classes=3", "data.num_classes=3, but the samples have no labels; set data.num_classes=0."),
     ],
 )
 def test_labels_that_are_wanted_and_not_there_are_a_mistake(tmp_path, typed, message):
@@ -138,3 +141,30 @@ def test_pictures_fit_the_model_that_training_starts_from(tmp_path):
     run = runs.succeeded(runs.call("train.py", *runs.outputs(tmp_path / "run", *typed), cwd=tmp_path / "run"))
     assert "of the model in init: data.channels=1, data.resolution=28" in run.stdout.splitlines()
     assert run.checkpoint()["modality"] == first.checkpoint()["modality"]
+
+
+@pytest.mark.parametrize(
+    ("folders", "line"),
+    [
+        (["a", "b", "c"], "knows 10 classes and the data have 3 others, so it is trained without labels"),
+        (["."], "knows 10 classes and the data have none, so it is trained without labels"),
+        (list("0123456789"), None),
+    ],
+)
+def test_classes_that_the_model_does_not_know_are_not_read(tmp_path, folders, line):
+    """As documented, with nothing but the folder; other classes that are wanted all the same end in one line."""
+    first = runs.train(tmp_path / "first", runs.NO_EVALUATION, "metrics=[]")
+    root = paint(tmp_path / "pictures", folders, side=(28, 28), count=60)
+    small = [
+        "data.batch_size=8",
+        f"data.cache_dir={runs.cache_dir()}",
+        "trainer.max_steps=1",
+        "trainer.accelerator=cpu",
+    ]
+    typed = [f"init={first.last}", "adapter=lora", f"data.root={root}", *FOLDER, *small]
+    (tmp_path / "run").mkdir()
+    run = runs.succeeded(runs.call("train.py", *runs.outputs(tmp_path / "run", *typed), cwd=tmp_path / "run"))
+    assert ("without labels" in run.stdout + run.stderr) == (line is not None)
+    assert line is None or line in run.stdout + run.stderr
+    kind = run.checkpoint()["config"]["task"]["conditioner"]["_target_"]
+    assert kind == f"oboro.conditioner.{'Label' if line is None else 'Unconditional'}"

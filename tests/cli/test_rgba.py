@@ -26,10 +26,10 @@ def trained(data, tmp_path_factory) -> runs.Run:
 
 AUTOENCODER = (runs.AUTOENCODER, "loss/perceptual=zero")
 TRAINING = {
-    "default metrics": ((), UNSEEN),
+    "default metrics": ((), None),
     "fashion": (("extractor=fashion",), UNSEEN),
     "dinov2": (("extractor=dinov2",), UNSEEN),
-    "a codec": (AUTOENCODER, UNSEEN),
+    "a codec": (AUTOENCODER, None),
     "a codec with LPIPS's like": ((runs.AUTOENCODER,), "no network sees 4 channels; set data.channels=3 or"),
     "a codec without metrics": ((*AUTOENCODER, "metrics=[]"), None),
     "pixels": (("extractor=raw", "metrics=[frechet]"), None),

@@ -177,7 +177,7 @@ def test_clip_score_is_the_mean_over_samples_and_the_captions_they_were_drawn_fo
 def test_data_without_captions_do_not_measure_a_model_of_texts(text_to_image, tmp_path):
     asked = ("n=20", "data=fashion_mnist_10k", "metrics=[frechet]")
     run = runs.call("evaluate.py", f"checkpoint={text_to_image[1]}", *asked, cwd=tmp_path)
-    assert run.status == 1 and "choose data=fashion_captions" in run.stderr.replace("\n", " ")
+    assert run.status == 1 and "the data have none; choose data=... with captions" in run.stderr.replace("\n", " ")
 
 
 def test_callbacks_that_are_left_out_take_their_settings_along(parts, tmp_path):

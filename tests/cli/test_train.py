@@ -59,6 +59,7 @@ def test_a_run_leaves_its_files_in_one_folder(trained):
         "result.json",
         "samples",
         "train.log",
+        ".running",
     }
     assert {path.name for path in (trained.folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
     assert "fd_fashion_20" in (trained.folder / "train.log").read_text()

@@ -176,7 +176,7 @@ def test_what_a_run_learns_on_published_parts_draws_the_same_image_in_diffusers(
     ]
     parts = ["codec=diffusers", f"codec.path={stable_diffusion / 'vae'}", "conditioner=text_clip"]
     parts += [f"conditioner.encoder.path={stable_diffusion}", "model=ldm_unet_text", "schedule=scaled_linear"]
-    data = ["data=image_folder", "data.root=photos", "data.resolution=16", "output_dir=outputs"]
+    data = ["data=image_folder", "data.root=photos", "data.channels=3", "data.resolution=16", "output_dir=outputs"]
     times = ["parameterization=eps", "sampler=ddim", "sampler/grid=leading", "sampler.grid.offset=1"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose(

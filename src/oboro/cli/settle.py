@@ -7,11 +7,14 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from oboro.base.errors import UserError
-from oboro.base.remark import notice
+from oboro.base.remark import notice, remark
+from oboro.cli.offered import OPTION
 from oboro.data import DataModule
 from oboro.data.shapes import AUTO
 from oboro.restore.checkpoint import load_checkpoint
 
+LABEL = "oboro.conditioner.Label"
+UNCONDITIONAL = {"_target_": "oboro.conditioner.Unconditional"}
 BY_DATA = "label_if_any"  # the conditioner that is none where there are no classes
 
 
@@ -31,15 +34,31 @@ def settle(config: DictConfig) -> None:
         for key, value in settled.items():
             config.data[key] = value
         found = ", ".join(f"data.{key}={value}" for key, value in settled.items())
-        notice(f"the data are {'; '.join(data.findings())}: {found}")
+        notice(f"the data: {'; '.join(data.findings())} ({found})")
     if not HydraConfig.initialized():
         return
     hydra = HydraConfig.get()
     chosen = [name for group, name in hydra.runtime.choices.items() if group.split("@")[0] == "conditioner"]
+    if OPTION in chosen and config.get("init"):
+        settle_classes(config)
     if BY_DATA in chosen and not config.data.num_classes:
         if typed := [o for o in hydra.overrides.task if o.lstrip("+").startswith("conditioner.")]:
             raise UserError(f"{typed[0]} is for labels and the data have no classes; leave it out")
-        config.conditioner = {"_target_": "oboro.conditioner.Unconditional"}
+        config.conditioner = UNCONDITIONAL
+
+
+def settle_classes(config: DictConfig) -> None:
+    """Without labels, where those of the data are none or not as many as the classes that the model in ``init`` knows:
+    class 3 of one set is not class 3 of another."""
+    known, present = config.conditioner.get("num_classes"), config.data.get("num_classes")
+    if config.conditioner.get("_target_") != LABEL or known == present or AUTO in (known, present):
+        return
+    config.conditioner = UNCONDITIONAL
+    have = f"{present} others" if present else "none"
+    remark(
+        f"the model in init knows {known} classes and the data have {have}, so it is trained without labels "
+        "(conditioner=unconditional)"
+    )
 
 
 def settle_for(config: DictConfig, made_for: dict[str, Any]) -> None:
