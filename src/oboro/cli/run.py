@@ -94,6 +94,7 @@ def job(name: str, kept: Sequence[Path]) -> Callable[[DictConfig], None]:
         with ending(shown), without_an_empty_folder(name, kept), trusting(config.get("trust")):
             work = getattr(import_module(f"oboro.cli.{name}"), name)
             warnings.formatwarning = warning_line  # which Lightning sets, too, when it is imported
+            plain_terminal()
             remark_callbacks()
             work(config)
 
@@ -119,6 +120,22 @@ def without_an_empty_folder(name: str, kept: Sequence[Path]) -> Iterator[None]:
             if re.fullmatch(r"\d{4}-\d\d-\d\d", folder.parent.name) and not any(folder.parent.iterdir()):
                 folder.parent.rmdir()
         raise
+
+
+class OneLine(logging.Formatter):
+    """``warning: <one sentence>.``, as warnings of other libraries are shown; the log file has time and place."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return f"{record.levelname.lower()}: {sentence(record.getMessage())}"
+
+
+def plain_terminal() -> None:
+    """Of what is logged the terminal shows warnings and worse, on stderr."""
+    for handler in logging.getLogger().handlers:
+        if type(handler) is logging.StreamHandler:
+            handler.setLevel(logging.WARNING)
+            handler.setStream(sys.stderr)
+            handler.setFormatter(OneLine())
 
 
 def remark_callbacks() -> None:
