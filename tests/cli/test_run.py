@@ -140,7 +140,7 @@ def test_a_damaged_picture_is_named_counted_and_left_out(pictures, tmp_path):
     data = ["data=image_folder", f"data.root={pictures}", "data.resolution=16", "data.validation=1"]
     small = [f"data.cache_dir={tmp_path}", "metrics=[]", runs.NO_EVALUATION]
     run = runs.train(tmp_path / "run", *data, *small)
-    (line,) = [line for line in run.stdout.splitlines() if "bad.png" in line]
+    (line,) = [line for line in run.stderr.splitlines() if "bad.png" in line]
     assert "left out of the data: 1 unreadable (bad.png: " in line and "good" not in line
     assert "Warning" not in run.stderr and "Traceback" not in run.stderr and list(run.logged("train/loss")) == [1, 2]
 
