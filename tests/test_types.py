@@ -118,10 +118,12 @@ TABLE = {
     "callbacks.sample_metrics.n=2.5": "a whole number, 2 or more",
     "callbacks.checkpoints.every_n_steps=-1": NONE_OR_MORE,
     "trainer.accumulate_grad_batches=0": COUNT,
+    "trainer.val_check_interval=0": COUNT,
+    "trainer.log_every_n_steps=-1": NONE_OR_MORE,
     "trainer.max_steps=0": COUNT,
     "trainer.max_steps=-1": COUNT,
     "trainer.max_steps=many": COUNT,
-    "trainer.devices=0": 'a whole number, 1 or more, or device numbers in quotes, "0,1"',
+    "trainer.devices=0": 'device numbers in quotes, "0,1"',
     "trainer.strategy=abc": "the name of one of Lightning's strategies, such as auto, ddp or fsdp",
     "trainer.accelerator=gpus": "one of auto, cpu, gpu, cuda, mps, tpu",
     "trainer.gradient_clip_val=-1": "a number, 0 or more, or null",
@@ -147,6 +149,7 @@ def test_a_node_of_another_kind_is_refused():
     assert refusal("schedule={_target_:oboro.sampler.Heun}") == (
         "schedule is a Heun and must be a Schedule (a node with _target_)."
     )
+    assert refusal("sampler={_target_:builtins.dict}").startswith("sampler is a dict and must be a Sampler (a node")
     assert refusal("+metrics.x={_target_:oboro.model.UNet}").startswith("metrics.x is an UNet and must be a Metric")
     assert refusal("sampler={_target_:oboro.sampler.Hen}").startswith(
         "sampler._target_=oboro.sampler.Hen cannot be imported"

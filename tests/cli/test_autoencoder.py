@@ -93,7 +93,7 @@ def test_the_discriminator_can_have_an_optimizer_of_its_own(tmp_path):
         (["loss/perceptual=lpips"], ["LPIPS needs weights", "set loss.perceptual.backbone="]),
         (["data.validation=0", "trainer.val_check_interval=null"], ["no images are held out", "data.validation="]),
         (["callbacks=[text_cache]"], ["Autoencoder has no conditions", "leave callbacks.text_cache out"]),
-        (["callbacks.reconstructions.n=0"], ["Reconstructions looks at no image", "set both to 1 or more"]),
+        (["callbacks.reconstructions.n=0"], ["callbacks.reconstructions.n=0", "1 or more"]),
         (["callbacks=[sample_grid]"], ["SampleGrid", "leave it out of callbacks="]),
         (["callbacks.checkpoints.every_n_steps=3"], ["older weights", "callbacks.latent_statistics.every_n_steps=3"]),
         (["callbacks=[checkpoints,latent_statistics]"], ["name latent_statistics before them"]),

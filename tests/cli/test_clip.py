@@ -73,12 +73,10 @@ def test_the_checkpoint_is_an_extractor_of_images_and_texts(trained, pairs):
     torch.testing.assert_close(big, small, rtol=0, atol=1e-4)
 
 
-def test_an_extractor_wants_a_checkpoint_of_this_task(trained, tmp_path):
-    content = trained.checkpoint()
-    content["config"]["task"]["_target_"] = "oboro.task.Diffusion"
-    torch.save(content, tmp_path / "other.ckpt")
+def test_an_extractor_wants_a_checkpoint_of_this_task(tmp_path):
+    other = runs.train(tmp_path / "other", runs.NO_EVALUATION).last
     with pytest.raises(UserError, match="is a checkpoint of task=diffusion"):
-        TrainedCLIP(str(tmp_path / "other.ckpt")).prepare()
+        TrainedCLIP(str(other)).prepare()
     with pytest.raises(UserError, match="there is no checkpoint"):
         TrainedCLIP(str(tmp_path / "none.ckpt")).prepare()
 

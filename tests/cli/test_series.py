@@ -96,7 +96,7 @@ def test_a_run_does_not_go_on_with_other_data(settings, trained, record, tmp_pat
         (["extractor=inception"], ["inception sees grey and RGB images", "choose extractor=raw"]),
         (["task=autoencoder"], ["an autoencoder is trained on images"]),
         (["data.channels=2"], ["set data.channels=1"]),
-        (["+data.lenght=2"], ["Series has no argument lenght; it has"]),
+        (["+data.lenght=2"], ["there is no key data.lenght; there are"]),
     ],
 )
 def test_parts_for_pictures_say_so_before_training(settings, tmp_path, typed, mentions):

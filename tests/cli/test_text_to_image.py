@@ -220,7 +220,7 @@ def test_what_cannot_be_drawn_is_said(text_to_image, tmp_path, arguments, said):
         (["codec.path=nowhere.ckpt"], "error: there is no checkpoint nowhere.ckpt; give"),
         (["callbacks=[latent_statistics,checkpoints]"], "LatentStatistics looks at a codec in training"),
         (["callbacks=[reconstruction_metrics,checkpoints]"], "ReconstructionMetrics looks at a codec in training"),
-        (["callbacks=[latent_cache]", "callbacks.latent_cache.chunk=0"], "set it to 1 or more"),
+        (["callbacks=[latent_cache]", "callbacks.latent_cache.chunk=0"], "1 or more"),
     ],
 )
 def test_what_cannot_be_trained_is_said(parts, tmp_path, change, said):

@@ -121,7 +121,9 @@ class Configuration:
         if value.get("_partial_") or any(is_free(kind) for kind in kinds):
             return
         made = called if isinstance(called, type) else bare(result_of(called))[0]
-        if not isinstance(made, type) or issubclass(made, self.stand_ins):
+        if not isinstance(called, type) and not is_class(made):  # a function need not say what it makes
+            return
+        if issubclass(made, self.stand_ins):
             return
         if not any(is_class(kind) and is_a(made, kind) for kind in kinds):
             raise UserError(

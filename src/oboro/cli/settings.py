@@ -60,9 +60,9 @@ class Drawing(Command):
 
 class Sampling(Drawing):
     label: int | Annotated[Sequence[int], Len(1)] | None  # of the classes that the model has
-    prompt: str | Annotated[Sequence[str], Len(1)] | None
+    prompt: str | Sequence[Any] | None  # texts, which oboro.cli.sample.texts holds against the model
     hint: str | None
-    negative: str | Annotated[Sequence[str], Len(1)] | None
+    negative: str | Sequence[Any] | None
     previews: CountOrNone
     npz: bool
 

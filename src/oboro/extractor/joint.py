@@ -1,6 +1,9 @@
 """Several extractors for one set of samples."""
 
 from collections.abc import Sequence
+from typing import Annotated
+
+from annotated_types import Len
 
 from oboro.extractor.extractor import Extractor
 
@@ -11,5 +14,5 @@ class Joint:
     Each metric is computed on every part that has the outputs it needs.
     """
 
-    def __init__(self, extractors: Sequence[Extractor]):
+    def __init__(self, extractors: Annotated[Sequence[Extractor], Len(1, 16)]):
         self.parts = list(extractors)
