@@ -4,14 +4,16 @@ from copy import deepcopy
 from math import nan
 
 import pytest
+from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from oboro.base.configuration import TARGET, Configuration, at, key_of, shown
 from oboro.base.errors import UserError
-from oboro.cli.settings import Training, check_settings, plain
+from oboro.cli.checkpoint import offer_checkpoint
+from oboro.cli.settings import Evaluating, Sampling, Training, check_settings, plain
 from oboro.data.shapes import AUTO
 from oboro.restore import Stored
-from test_conf import CLASSLESS, OPTIONS, SEVERAL, at_once, choosing, composed
+from test_conf import CLASSLESS, CONF, OPTIONS, SEVERAL, at_once, choosing, composed
 
 CHOSEN = at_once(option for option in OPTIONS if option[0] not in ("debug", "hparams_search"))
 NOTHING = {"wrong": {"wrong": []}}  # of no type that a value may have
@@ -183,3 +185,22 @@ def test_the_key_is_named_where_the_value_was_written():
     assert refusal("discriminator_optimizer=5", "task=autoencoder").startswith(
         "discriminator_optimizer=5 must be an Opt"
     )
+
+
+@pytest.mark.parametrize(
+    ("command", "settings", "typed"),
+    [
+        ("sample", Sampling, ["seed=1.5", "label=true", "label=1.5", "label=abc", "n=abc", "n=0", "chunk=0", "npz=7"]),
+        ("sample", Sampling, ["previews=-1", "ema_std=0.3", "adapter_scale=x", "precision=x", "accelerator=x"]),
+        ("evaluate", Evaluating, ["n=1", "repeats=0", "bits_per_dim.n=-1", "bits_per_dim.steps=1.5", "devices=0"]),
+        ("evaluate", Evaluating, ["seed=-1", "reference=5", "watch=5", "idle=-1", "images=7"]),
+    ],
+)
+def test_values_at_the_root_of_sampling_and_evaluation(command, settings, typed):
+    offer_checkpoint([])
+    for override in typed:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            config = compose(command, ["output_dir=outputs", override])
+        with pytest.raises(UserError) as error:
+            check_settings(config, settings)
+        assert str(error.value).startswith(f"{override} must be ")

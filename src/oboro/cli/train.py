@@ -77,6 +77,9 @@ def train(config: DictConfig) -> None:
 def resolved(config: DictConfig) -> tuple[dict[str, Any], dict[str, State], dict[str, Any]]:
     """The configuration in plain containers, the weights of the parts that exist already, and what checkpoints hold of
     it."""
+    written = OmegaConf.to_container(config)
+    named = targets(written, [group for group in written if group not in BESIDE])
+    check_storable(target for target in named if "${" not in str(target))
     check_settings(config, Training, resolve=False)
     check_device(config.trainer.accelerator, config.trainer.devices, "trainer.")
     config.trainer.precision = resolve_precision(

@@ -56,7 +56,9 @@ def check_trainer(trainer: Any, path: object) -> None:
     """Raises ``UserError`` where ``trainer`` is none of Lightning's with plain values and parts of Lightning."""
     if not trainer:
         return
-    target = trainer.get("_target_") if isinstance(trainer, dict) else trainer
+    if isinstance(trainer, dict):  # one that is no class of Lightning's is not kept
+        trainer = {TARGET: TRAINERS[0], **trainer}
+    target = trainer.get(TARGET) if isinstance(trainer, dict) else trainer
     if target in TRAINERS:
         theirs = [t for t in targets({"trainer": trainer}, ["trainer"]) if t != target]
         strange = [t for t in theirs if not isinstance(t, str) or not t.startswith(TRAINER_PARTS)]
