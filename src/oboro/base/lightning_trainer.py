@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Union
 from annotated_types import Ge, Predicate
 
 from oboro.base.annotation import bare, is_class, members
-from oboro.base.ranges import Count, CountOrNone, NonNegative, Share
+from oboro.base.ranges import Count, CountOrNone, NonNegative, PositiveShare, Share
 
 TRAINER = ("lightning.pytorch.trainer.trainer.Trainer", "pytorch_lightning.trainer.trainer.Trainer")
 Accelerator = Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"]
@@ -55,13 +55,13 @@ NARROWER: dict[str, Any] = {
     "min_steps": CountOrNone | None,
     "max_epochs": Count | Literal[-1] | None,
     "min_epochs": CountOrNone | None,
-    "limit_train_batches": Count | Share | None,
+    "limit_train_batches": Count | PositiveShare | None,
     "limit_val_batches": CountOrNone | Share | None,
     "overfit_batches": CountOrNone | Share,
     "gradient_clip_val": NonNegative | None,
     "gradient_clip_algorithm": Literal["norm", "value"] | None,
     "accumulate_grad_batches": Count,
-    "val_check_interval": Count | Share | None,
+    "val_check_interval": Count | PositiveShare | None,
     "check_val_every_n_epoch": Count | None,
     "log_every_n_steps": CountOrNone | None,
     "num_sanity_val_steps": Annotated[int, Ge(-1)] | None,
