@@ -52,7 +52,7 @@ def offer_checkpoint(arguments: list[str]) -> None:
     empty, which is enough for ``--help``.
     """
     paths = [str(path) for path in values(arguments, "checkpoint") if path is not None]
-    paths += [str(latest_checkpoint(Path(run).expanduser())) for run in values(arguments, "watch") if run is not None]
+    paths += [str(latest_checkpoint(Path(run).expanduser())) for run in values(arguments, "watch") if run]
     configs = [drawing(path) for path in paths]
     for group in FROM_CHECKPOINT:
         nodes = [stored(c, group) for c in configs]
