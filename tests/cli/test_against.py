@@ -69,6 +69,38 @@ def test_data_that_a_model_does_not_draw_end_in_one_line(checkpoint, tmp_path):
     assert answers(tmp_path, [([*given, *arguments], words) for arguments, words in table]) == []
 
 
+def test_a_folder_that_says_nothing_of_itself_fits_what_the_model_draws(checkpoint, tmp_path):
+    """``auto`` of data=image_folder is a number in evaluate.py, too: of the model where there is one, else of the
+    folder."""
+    ten, three = pictures(tmp_path / "ten", size=32, channels=3), pictures(tmp_path / "three", 3, 12, 8)
+    folder = ["data=image_folder", f"data.cache_dir={runs.cache_dir()}", "extractor=raw", "data.validation=4"]
+    given = [f"checkpoint={checkpoint}", *SMALL, *folder]
+    run = runs.succeeded(call(tmp_path, *given, f"data.root={ten}"))
+    assert "of the model in checkpoint: data.channels=1, data.resolution=28" in run.stdout.splitlines()
+    assert f"the data have 10 classes ({', '.join(map(str, range(10)))}): data.num_classes=10" in run.stdout
+    compared = [*folder, "metrics=[frechet]", f"images={three}"]
+    run = runs.succeeded(call(tmp_path, *compared, f"data.root={three}"))
+    assert "the data are 36 images of 8×8, grey; 3 classes (0, 1, 2)" in run.stdout
+    wrong = answers(
+        tmp_path,
+        [
+            ([*given, f"data.root={three}"], "draws 10 classes and the data have 3 classes; choose data="),
+            ([*given], "error: data.root has no value; set data.root=..."),
+            ([*compared, "checkpoint=null"], "error: data.root has no value; set data.root=..."),
+        ],
+    )
+    assert wrong == []
+
+
+def test_an_empty_value_is_no_choice(checkpoint, tmp_path):
+    """``reference=$FILE`` of a variable that was not set must not mean another measurement."""
+    words = "= must be text, and not empty, or null."
+    keys = ["reference", "images", "profile", "adapter_file", "watch"]
+    table = [([f"checkpoint={checkpoint}", *SMALL, f"{key}="], f"error: {key}{words}") for key in keys]
+    chosen = [([f"checkpoint={checkpoint}", *SMALL, f"devices={d}"], "chooses among GPUs") for d in ("-1", "[0,1]")]
+    assert answers(tmp_path, [*table, *chosen]) == []
+
+
 def test_other_data_are_named_and_stand_in_the_protocol(checkpoint, tmp_path):
     trained_on = load_checkpoint(checkpoint)["fingerprint"]
     same = runs.succeeded(call(tmp_path, f"checkpoint={checkpoint}", *SMALL))

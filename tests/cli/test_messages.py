@@ -256,3 +256,25 @@ def test_help_says_what_each_value_at_the_root_means(name, tmp_path):
     assert all(len(meaning.split()) > 2 for meaning in meanings), meanings
     assert re.search(r"^  sampler +adaptive ddim ", groups, re.M) and "sampler/grid " in groups
     assert ("\n  optimizer " in groups) is (name == "train") and list(tmp_path.iterdir()) == []
+
+
+BEFORE_WORK = {
+    "resume=": "resume= must be text, and not empty, or null.",
+    "output_dir=": "output_dir= must be text, and not empty.",
+    "trainer.devices=[0]": "trainer.devices=[0] chooses among GPUs and this runs on CPUs; set",
+    "trainer.val_check_interval=0": "trainer.val_check_interval=0 must be a whole number, 1 or more, or a number",
+    "+trainer.limit_train_batches=0": "trainer.limit_train_batches=0 must be a whole number, 1 or more, or a number",
+    "conditioner=text": "conditioner.encoder.path has no value; set conditioner.encoder.path=...",
+    "data=image_folder": "data.root has no value; set data.root=...",
+    "callbacks.checkpoints.folder={file}": "Checkpoints cannot write to {file} (File exists); give it another folder",
+}
+
+
+def test_what_would_end_a_run_late_ends_it_early(tmp_path):
+    file, wrong = tmp_path / "file", []
+    file.touch()
+    for typed, words in BEFORE_WORK.items():
+        run = runs.call("train.py", *runs.toy(runs.NO_EVALUATION, "metrics=[]", typed.format(file=file)), cwd=tmp_path)
+        if run.status != 1 or f"error: {words.format(file=file)}" not in run.stderr or "Traceback" in run.stderr:
+            wrong.append((typed, run.stderr[-300:]))
+    assert wrong == []

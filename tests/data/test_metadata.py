@@ -1,6 +1,7 @@
 """Metadata as people write them: what each file means, or the line that is wrong."""
 
 import json
+import re
 import sys
 
 import pytest
@@ -111,7 +112,7 @@ MISTAKES = {
     "a list": ("[1]", "line 1 .*: not a JSON object"),
     "no name": ('{"text": "a"}', "line 1 .*: no file_name among text; correct that line$"),
     "an empty name": ('{"file_name": " "}', "line 1 .*: no file_name"),
-    "a number": ('{"file_name": 3}', "line 1 .*: no file_name"),
+    "a number": ('{"file_name": 3}', "line 1 .*: file_name is not the name of a file; correct that line$"),
     "above the folder": (files("../secret.png"), r"line 1 .*: \.\./secret\.png is not below the folder"),
     "above by backslashes": (files("..\\secret.png"), "line 1 .* is not below the folder"),
     "absolute": (files("/etc/passwd.png"), "line 1 .*: /etc/passwd.png is not below the folder"),
@@ -141,8 +142,15 @@ MISTAKES = {
         '{"file_name": "0.png"}\n{"file_name": "é.png"}'.encode("latin-1"),
         "^line 2 of .* is not UTF-8; save the file as UTF-8$",
     ),
-    "UTF-16 without its mark": (files("0.png").encode("utf-16-le"), r"is not UTF-8 text; save the file as UTF-8$"),
+    "UTF-16 without its mark": (
+        files("0.png").encode("utf-16-le"),
+        r"has the character 0, which is in no text; save the file as UTF-8$",
+    ),
     "nothing": ("\n", "names no images; add one line for each image, or delete the file$"),
+    "an empty label": (
+        files(*TWO, label=["cat", " "]),
+        r"has no label for 1\.png; give a label to every image or to none",
+    ),
 }
 
 
@@ -162,6 +170,14 @@ CSV = {
     "a mark and Windows": ("\ufefffile_name,text\r\n0.png,a\r\n", "a"),
     "a short row": ("file_name,text\n0.png\n1.png,b\n", "|b"),
 }
+
+
+@pytest.mark.parametrize("first", ["0.png,a", "File_Name,Text", "a;b"])
+def test_a_first_line_without_file_name_is_named_and_not_the_row_after_it(root, first):
+    (root / "metadata.csv").write_text(f"{first}\n1.png,b\n")
+    columns = ", ".join(re.split("[,;]", first))
+    with pytest.raises(UserError, match=f"has the columns {columns}; write a first line of names with file_name"):
+        list_pictures(root)
 
 
 @pytest.mark.parametrize("kind", CSV)

@@ -7,7 +7,7 @@ what has been trained: they keep a file of somebody else from asking for all mem
 from collections.abc import Sequence
 from typing import Annotated
 
-from annotated_types import Ge, Gt, Interval, Len
+from annotated_types import Ge, Gt, Interval, Len, Predicate
 
 
 class Infinite:
@@ -16,6 +16,13 @@ class Infinite:
 
 INFINITE = Infinite()
 
+
+def named(text: str) -> bool:
+    """text, and not empty"""
+    return bool(text.strip())
+
+
+Name = Annotated[str, Predicate(named)]  # of a file, a folder or an average: empty is a variable that was not set
 Seed = Annotated[int, Interval(ge=0, le=2**32 - 1)]
 Count = Annotated[int, Ge(1)]
 CountOrNone = Annotated[int, Ge(0)]  # 0 stands for none, or for never

@@ -3,6 +3,8 @@
 import logging
 import time
 from abc import ABC, abstractmethod
+from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import torch
@@ -23,6 +25,8 @@ class Evaluation(Callback, ABC):
     ``every_n_steps = 0`` leaves only the last one. ``seconds`` is the time spent, so that throughput can exclude it.
     """
 
+    folder: Path | None = None  # where files are written to, of those that write
+
     def __init__(self, every_n_steps: CountOrNone):
         self.every_n_steps = every_n_steps
         self.seconds = 0.0
@@ -31,6 +35,20 @@ class Evaluation(Callback, ABC):
     @abstractmethod
     def evaluate(self, trainer: Trainer, task: Task) -> None:
         """What is done."""
+
+    def on_fit_start(self, trainer: Trainer, task: Task) -> None:
+        """Raises ``UserError`` where nothing can be written to ``folder``: before training, not after it."""
+        if self.folder is None or not trainer.is_global_zero:
+            return
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with TemporaryFile(dir=self.folder):
+                pass
+        except OSError as error:
+            raise UserError(
+                f"{type(self).__name__} cannot write to {self.folder} ({error.strerror}); give it another folder, or "
+                "the run, hydra.run.dir=<folder>"
+            ) from error
 
     def on_train_start(self, trainer: Trainer, task: Task) -> None:
         """A run that goes on from a checkpoint has done what was due at its step."""

@@ -20,6 +20,8 @@ def latest_checkpoint(run: Path) -> Path:
     if not run.is_dir():
         raise UserError(f"there is no run {run}; give the output folder of a train.py that is running or has run.")
     path = run / "checkpoints" / "last.ckpt"
+    if not path.is_file() and not (run / ".hydra").is_dir():
+        raise UserError(f"{run} is no run of train.py; give the output folder of one that is running or has run.")
     if not path.is_file():
         print(f"waiting for the first checkpoint, {path}", file=sys.stderr)
     while not path.is_file():
@@ -50,7 +52,7 @@ def offer_checkpoint(arguments: list[str]) -> None:
     empty, which is enough for ``--help``.
     """
     paths = [str(path) for path in values(arguments, "checkpoint") if path is not None]
-    paths += [str(latest_checkpoint(Path(run).expanduser())) for run in values(arguments, "watch") if run is not None]
+    paths += [str(latest_checkpoint(Path(run).expanduser())) for run in values(arguments, "watch") if run]
     configs = [drawing(path) for path in paths]
     for group in FROM_CHECKPOINT:
         nodes = [stored(c, group) for c in configs]

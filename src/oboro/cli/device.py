@@ -21,6 +21,8 @@ def check_device(accelerator: Any, devices: Any, key: str = "") -> None:
     """Raises ``UserError`` where this machine has not got what is asked for; ``key`` is the node of both values."""
     kinds: dict[Any, Any] = {"cuda": CUDAAccelerator, "mps": MPSAccelerator}
     kind = kinds.get(device_type(accelerator))
+    if device_type(accelerator) == "cpu" and not (devices == "auto" or (isinstance(devices, int) and devices > 0)):
+        raise UserError(f"{key}devices={devices} chooses among GPUs and this runs on CPUs; set {key}devices=1 or more.")
     if kind is None:
         return
     if not kind.is_available():
@@ -55,7 +57,8 @@ def resolve_precision(precision: str, accelerator: str, key: str = "precision") 
     if word in REFUSED:
         raise UserError(f"{key}={precision} {REFUSED[word]} and weights are float32 here; set {key}={INSTEAD[word]}.")
     if word not in PRECISIONS:
-        raise UserError(f"there is no {key}={precision}; choose one of auto, {', '.join(PRECISIONS)}.")
+        typed = "null" if precision == "None" else precision
+        raise UserError(f"there is no {key}={typed}; choose one of auto, {', '.join(PRECISIONS)}.")
     if word == "16-mixed" and device == "cpu":
         raise UserError(f"{key}={precision} is not to be had on CPUs; set {key}=bf16-mixed.")
     return word

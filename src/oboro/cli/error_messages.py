@@ -44,6 +44,8 @@ def explain_config(text: str) -> str:
     """Hydra's message in one line, with the option or key that was probably meant."""
     if cause := re.search(r"UserError raised while resolving interpolation: (.*?)( full_key: |$)", text):
         return cause.group(1)
+    if missing := re.search(r"Missing mandatory value: (\S+)", text):
+        return f"{missing[1]} has no value; set {missing[1]}=..."
     if option := re.search(r"Could not (?:find|load) '([\w/]+)/([^/']*)'", text):
         group, name = option.groups()
         if group in ("hydra/sweeper", "hydra/launcher"):

@@ -19,6 +19,7 @@ from oboro.base.settings import settings_text
 from oboro.cli.checkpoint import latest_checkpoint
 from oboro.cli.sample import average, open_task, start, trained_precision
 from oboro.cli.settings import Evaluating, check_settings
+from oboro.cli.settle import settle
 from oboro.cli.unread import refuse_unread
 from oboro.cli.watch import watch
 from oboro.data import DataModule
@@ -124,7 +125,7 @@ def write(
 def check(config: DictConfig) -> None:
     """Raises ``UserError`` where nothing is named to be measured, for values of another type, and for keys that are
     not read."""
-    if not (config.images or config.watch) and OmegaConf.is_missing(config, "checkpoint"):
+    if not (config.images or config.watch) and config.get("checkpoint") is None:
         raise UserError(
             "nothing is named to be measured; set checkpoint=<a .ckpt file>, images=<a folder> for samples that exist, "
             "or watch=<the folder of a run>."
@@ -135,6 +136,11 @@ def check(config: DictConfig) -> None:
         refuse_unread("watch=...", set(config) - {"checkpoint", "bits_per_dim"} | {"hydra"})
     else:
         refuse_unread("checkpoint=...", set(config) - {"idle"} | {"hydra"})
+    check_settings(config, Evaluating, resolve=False)
+    if config.watch:
+        settle(config, "watch", latest_checkpoint(Path(config.watch).expanduser()))
+    else:
+        settle(config, "checkpoint", None if config.images else config.checkpoint)
     check_settings(config, Evaluating)
     if config.watch and (config.devices != 1 or config.repeats != 1):
         raise UserError("watch=... works on one device with one range of samples; leave devices and repeats at 1.")

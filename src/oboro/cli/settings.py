@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from oboro.base.configuration import TARGET, Configuration
 from oboro.base.lightning_trainer import Accelerator, Devices, Precision
-from oboro.base.ranges import AverageWidth, Count, CountOrNone, NonNegative, Seed, Steps
+from oboro.base.ranges import AverageWidth, Count, CountOrNone, Name, NonNegative, Seed, Steps
 from oboro.data import DataModule
 from oboro.extractor import Extractor, Joint
 from oboro.guidance import Guidance
@@ -25,7 +25,7 @@ from oboro.task import Task
 class Command(TypedDict):
     trust: str | Sequence[str] | None
     traceback: bool
-    output_dir: str
+    output_dir: Name
 
 
 class Training(Command):
@@ -37,21 +37,20 @@ class Training(Command):
     callbacks: Mapping[str, Callback] | None
     logger: Mapping[str, Logger] | None
     trainer: lightning.Trainer
-    init: str | None
-    init_profile: str | None
-    resume: str | None
+    init: Name | None
+    init_profile: Name | None
+    resume: Name | None
 
 
 class Drawing(Command):
-    checkpoint: str
     schedule: Schedule
     sampler: Sampler
     guidance: Guidance
     n: Count
     seed: Seed
-    profile: str | None
+    profile: Name | None
     ema_std: AverageWidth | None
-    adapter_file: str | None
+    adapter_file: Name | None
     adapter_scale: float
     chunk: Count
     accelerator: Accelerator
@@ -59,9 +58,10 @@ class Drawing(Command):
 
 
 class Sampling(Drawing):
+    checkpoint: Name
     label: int | Annotated[Sequence[int], Len(1)] | None  # of the classes that the model has
     prompt: str | Sequence[Any] | None  # texts, which oboro.cli.sample.texts holds against the model
-    hint: str | None
+    hint: Name | None
     negative: str | Sequence[Any] | None
     previews: CountOrNone
     npz: bool
@@ -74,15 +74,16 @@ class BitsPerDim(TypedDict):
 
 
 class Evaluating(Drawing):
+    checkpoint: NotRequired[Name | None]  # images= and watch= do without
     data: DataModule
     extractor: NotRequired[Extractor | Joint]
     metrics: Mapping[str, Metric] | None
-    images: str | None
+    images: Name | None
     n: Annotated[int, Ge(2)]
     repeats: Count
-    reference: str | None
+    reference: Name | None
     bits_per_dim: BitsPerDim
-    watch: str | None
+    watch: Name | None
     idle: NonNegative
     devices: Devices
 

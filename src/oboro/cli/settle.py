@@ -1,5 +1,6 @@
 """What a configuration leaves to the data: ``auto``."""
 
+from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -18,22 +19,25 @@ UNCONDITIONAL = {"_target_": "oboro.conditioner.Unconditional"}
 BY_DATA = "label_if_any"  # the conditioner that is none where there are no classes
 
 
-def settle(config: DictConfig) -> None:
+def settle(config: DictConfig, key: str, model: str | Path | None) -> None:
     """Put numbers where ``data`` has ``auto``, before anything interpolates them, and choose a conditioner that
-    depends on them. A checkpoint holds the numbers. With ``init`` channels and resolution are those of its model.
+    depends on them. A checkpoint holds the numbers. Channels and resolution are those of the checkpoint
+    ``model``, which ``key`` names.
 
     Raises what listing the data raises, and ``UserError`` for a value of the conditioner that is then none.
     """
     if "data" not in config or "_target_" not in config.data:
         return
-    if config.get("init"):
-        settle_for(config, load_checkpoint(config.init).get("modality", {}))
-    if AUTO in OmegaConf.to_container(config.data, resolve=True, throw_on_missing=True).values():
+    if model is not None:
+        settle_for(config, load_checkpoint(model).get("modality", {}), key)
+    if missing := sorted(key for key in OmegaConf.missing_keys(config) if key.startswith("data.")):
+        raise UserError(f"{missing[0]} has no value; set {missing[0]}=...")
+    if AUTO in OmegaConf.to_container(config.data, resolve=True).values():
         data: DataModule = instantiate(config.data, _convert_="all")
         settled = data.settled()
-        for key, value in settled.items():
-            config.data[key] = value
-        found = ", ".join(f"data.{key}={value}" for key, value in settled.items())
+        for name, value in settled.items():
+            config.data[name] = value
+        found = ", ".join(f"data.{name}={value}" for name, value in settled.items())
         notice(f"the data: {'; '.join(data.findings())} ({found})")
     if not HydraConfig.initialized():
         return
@@ -61,14 +65,15 @@ def settle_classes(config: DictConfig) -> None:
     )
 
 
-def settle_for(config: DictConfig, made_for: dict[str, Any]) -> None:
-    """Channels and resolution, where they are ``auto``, of the pictures that a model is ``made_for``."""
+def settle_for(config: DictConfig, made_for: dict[str, Any], key: str) -> None:
+    """Channels and resolution, where they are ``auto``, of the pictures that the model in ``key=PATH`` is
+    ``made_for``."""
     if "height" not in made_for:
         return
     height, width = made_for["height"], made_for["width"]
     values = {"channels": made_for["channels"], "resolution": height if height == width else [height, width]}
-    settled = {key: value for key, value in values.items() if config.data.get(key) == AUTO}
-    for key, value in settled.items():
-        config.data[key] = value
+    settled = {name: value for name, value in values.items() if config.data.get(name) == AUTO}
+    for name, value in settled.items():
+        config.data[name] = value
     if settled:
-        notice(f"of the model in init: {', '.join(f'data.{key}={value}' for key, value in settled.items())}")
+        notice(f"of the model in {key}: {', '.join(f'data.{name}={value}' for name, value in settled.items())}")

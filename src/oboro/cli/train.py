@@ -85,7 +85,7 @@ def resolved(config: DictConfig) -> tuple[dict[str, Any], dict[str, State], dict
     config.trainer.precision = resolve_precision(
         str(config.trainer.precision), str(config.trainer.accelerator), "trainer.precision"
     )
-    settle(config)
+    settle(config, "init", config.init)
     check_settings(config, Training)
     plain: dict[str, Any] = with_absolute_paths(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
     check_storable(targets(plain, BUILT))

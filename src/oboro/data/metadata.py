@@ -117,7 +117,7 @@ def read_text(path: Path) -> str:
         line = raw.count(b"\n", 0, error.start) + 1
         raise UserError(f"line {line} of {path} is not {encoding.upper()}; save the file as UTF-8") from error
     if "\0" in text:
-        raise UserError(f"{path} is not UTF-8 text; save the file as UTF-8")
+        raise UserError(f"{path} has the character 0, which is in no text; save the file as UTF-8")
     return text
 
 
@@ -148,6 +148,9 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, dict]]:
         names = reader.fieldnames or []
         if twice := [name for name in names if names.count(name) > 1]:
             raise UserError(f"{path} has two columns {twice[0]}; leave one out")
+        if names and not set(names) & set(_FILE):
+            columns = printable(", ".join(names))
+            raise UserError(f"{path} has the columns {columns}; write a first line of names with file_name among them")
         for row in reader:
             if None in row:
                 raise UserError(
@@ -188,7 +191,9 @@ def _entry(row: dict, root: Path, folder: str) -> Entry:
         raise _Mistake(f"{len(file)} files in one row, and a sample is one picture")
     if isinstance(file, dict):
         raise _Mistake("the picture itself in place of its file_name, which data=hugging_face reads")
-    if not isinstance(file, str) or not file.strip():
+    if file is not None and not isinstance(file, str):
+        raise _Mistake(f"{_key(row, _FILE)} is not the name of a file")
+    if file is None or not file.strip():
         raise _Mistake(f"no file_name among {', '.join(map(str, row)) or 'no fields'}")
     if hint is not None and not isinstance(hint, str):
         raise _Mistake("conditioning_image is not the name of a file")
@@ -224,7 +229,7 @@ def _inside(name: str, root: Path, folder: str) -> str:
 def _labels(named: list[tuple[str, Any]], where: Path | str) -> tuple[list[int | None], tuple[str, ...]]:
     """Classes of all pictures and the name of each; numbers stand for themselves, texts are numbered in natural
     order."""
-    values = [None if isinstance(v, float) and math.isnan(v) else v for _, v in named]
+    values = [None if _nothing(value) else value for _, value in named]
     missing = [name for (name, _), value in zip(named, values, strict=True) if value is None]
     if len(missing) == len(named):
         return [None] * len(named), ()
@@ -247,6 +252,15 @@ def _labels(named: list[tuple[str, Any]], where: Path | str) -> tuple[list[int |
                 "classes from 0, or write names"
             )
     return numbers, tuple(map(str, range(1 + max(numbers))))
+
+
+def _nothing(value: Any) -> bool:
+    """What tables have in the place of a label that is not known."""
+    return (
+        value is None
+        or (isinstance(value, float) and math.isnan(value))
+        or (isinstance(value, str) and not value.strip())
+    )
 
 
 def _number(value: Any) -> int | None:

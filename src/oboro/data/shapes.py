@@ -10,6 +10,8 @@ from typing import Any, Literal, Self
 from PIL import ExifTags
 
 from oboro.base.errors import UserError
+from oboro.data.decode_or_skip import reason
+from oboro.data.left_out import UNREADABLE, LeftOut, summary
 from oboro.modality.decode_image import is_grey, open_image, warnings_off
 
 AUTO: Literal["auto"] = "auto"
@@ -27,10 +29,13 @@ class Shapes:
     @classmethod
     def of(cls, files: Iterable[Path]) -> Self:
         """From the headers of ``files``; those that cannot be read are left out. ``UserError`` where none can."""
+        files = list(files)
         with warnings_off(), ThreadPoolExecutor(8) as pool:
-            headers = [header for header in pool.map(_header, files) if header is not None]
+            read = list(pool.map(_header, files))
+        headers = [header for header in read if not isinstance(header, str)]
         if not headers:
-            raise UserError("none of the images can be read; repair them, or use other data")
+            why = [LeftOut(file.name, UNREADABLE, str(header)) for file, header in zip(files, read, strict=True)]
+            raise UserError(f"none of the images can be read: {summary(why)}; repair them, or use other data")
         return cls(Counter(size for size, _ in headers), all(grey for _, grey in headers))
 
     @property
@@ -67,12 +72,13 @@ def rounded(side: int) -> int:
     return max(STEP, side // STEP * STEP)
 
 
-def _header(file: Path) -> tuple[tuple[int, int], bool] | None:
+def _header(file: Path) -> tuple[tuple[int, int], bool] | str:
+    """Size and whether it is grey, or the reason why nobody knows."""
     try:
         with open_image(file) as image:
             turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
             turned &= image.format != "TIFF"  # Pillow gives the size of TIFF files as it is when they are turned
             width, height = image.size[::-1] if turned else image.size
             return (height, width), is_grey(image)
-    except Exception:  # a damaged file makes Pillow raise almost anything
-        return None
+    except Exception as error:  # a damaged file makes Pillow raise almost anything
+        return reason(error)

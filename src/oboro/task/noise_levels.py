@@ -69,7 +69,13 @@ class NoiseLevels(Task):
                 f"often; set {data.modality.size_option} to {network.min_size} or more, or fewer levels with "
                 "model.channel_mult."
             )
-        given = answer_shape(network, shape)
+        try:
+            given = answer_shape(network, shape)
+        except RuntimeError as error:  # of torch, for samples of other channels than the network's first layer
+            raise UserError(
+                f"{type(network).__name__} does not read samples of {sizes(shape)} ({str(error).splitlines()[0]}); "
+                "leave out data.channels and data.resolution, or set them to what the model was made for."
+            ) from error
         if given not in answers:
             raise UserError(
                 f"{type(network).__name__} makes {sizes(given)} of a sample and {type(self).__name__} needs "
