@@ -14,7 +14,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.types import Override
 
 from oboro.base.errors import UserError
-from oboro.base.grammar import parsed, quoted, values
+from oboro.base.grammar import files, parsed, quoted, values
 from oboro.cli.offered import OPTION, elsewhere, is_group, offer, store
 from oboro.cli.options import folders
 from oboro.restore.beside import BESIDE, LOOKED_AT_BY_CALLBACKS, output_folder, restored
@@ -95,7 +95,7 @@ def split(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 def chosen(arguments: list[str], key: str) -> str | None:
     """The text that ``key=...`` gives, of a sweep the first one; None without one, or for null."""
-    return next((str(value) for value in values(arguments, key) if value not in (None, "")), None)
+    return next(iter(files(arguments, key)), None)
 
 
 def named_options(overrides: list[Override]) -> dict[str, str]:
@@ -122,7 +122,7 @@ def added_options(o: Override) -> list[str] | None:
         return None
     if o.is_add():
         return names
-    return names[1:] if names[0] == OPTION else None  # as ``with_lists`` writes it, in a job of a sweep
+    return names[1:] if names[:1] == [OPTION] else None  # as ``with_lists`` writes it, in a job of a sweep
 
 
 def with_lists(added: list[str], overrides: list[Override]) -> list[str]:

@@ -75,7 +75,7 @@ def check_fits(task: Task, checkpoint: dict[str, Any]) -> None:
     """Raises ``UserError`` that names the first weight which is missing, superfluous or of another shape."""
     here, stored = task.state_dict(), checkpoint["state_dict"]
     for name in [*here, *(k for k in stored if k not in here)]:
-        shapes = [tuple(state[name].shape) if name in state else "absent" for state in (stored, here)]
+        shapes = [form_of(state.get(name)) for state in (stored, here)]
         if shapes[0] != shapes[1]:
             raise UserError(
                 f"the checkpoint is of another model: {name} is {shapes[0]} in the file and {shapes[1]} here; "
@@ -86,9 +86,19 @@ def check_fits(task: Task, checkpoint: dict[str, Any]) -> None:
         raise UserError(f"the checkpoint has no weights averaged as {sorted(missing)}; choose its own ema=... option.")
 
 
+def form_of(weight: Tensor | None) -> str:
+    """The shape of a weight in words, with the type of one that is no real number: it would be cast without a word."""
+    if weight is None:
+        return "absent"
+    return f"{tuple(weight.shape)}{'' if weight.is_floating_point() else f' {weight.dtype}'.replace('torch.', '')}"
+
+
+TRAINING = {"loops", "optimizer_states", "lr_schedulers", "pytorch-lightning_version"}  # what Lightning goes on from
+
+
 def check_trainable(checkpoint: dict[str, Any], path: str | Path) -> None:
     """Raises ``UserError`` for a checkpoint of weights alone, from which training cannot go on."""
-    if not {"loops", "optimizer_states"} <= set(checkpoint):
+    if not set(checkpoint) >= TRAINING:
         raise UserError(f"{path} holds weights and no state of training to go on with; start from it with init={path}.")
 
 
