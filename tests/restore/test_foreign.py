@@ -155,6 +155,19 @@ def test_averages_of_another_shape_are_not_broadcast(content, tmp_path):
         build_task(load_checkpoint(tmp_path / "last.ckpt"))
 
 
+@pytest.mark.parametrize("averaged", [False, True])
+def test_a_run_that_has_diverged_is_not_drawn_with(content, tmp_path, averaged):
+    """NaN becomes a black picture in uint8, and a metric of those is a number like any other."""
+    changed = deepcopy(content)
+    weights = changed["ema"]["averages"]["std005"] if averaged else changed["state_dict"]
+    name = next(name for name in weights if name.endswith("first.weight"))
+    weights[name] = weights[name] * float("nan")
+    torch.save(changed, tmp_path / "last.ckpt")
+    words = " averaged as std005" if averaged else ""
+    with pytest.raises(UserError, match=rf"has diverged: .*{name}{words} is not finite; use an earlier one"):
+        build_task(load_checkpoint(tmp_path / "last.ckpt"))
+
+
 def test_a_model_much_larger_than_its_weights_is_not_built(content, tmp_path):
     """4 × 10⁹ values would be asked for: widths that are each allowed."""
     changed = with_value(content, f"{NETWORK}.channels", 4096)

@@ -84,6 +84,22 @@ def check_fits(task: Task, checkpoint: dict[str, Any]) -> None:
     missing = set(task.ema.profiles) - set(checkpoint["ema"]["averages"])
     if missing:
         raise UserError(f"the checkpoint has no weights averaged as {sorted(missing)}; choose its own ema=... option.")
+    check_finite(checkpoint)
+
+
+def check_finite(checkpoint: dict[str, Any]) -> None:
+    """Raises ``UserError`` for the weights of a run that has diverged: its samples would be written, and measured, like
+    others. Buffers may be infinite, as masks are."""
+    groups = {"": checkpoint["state_dict"]} | {
+        f" averaged as {profile}": weights for profile, weights in checkpoint["ema"]["averages"].items()
+    }
+    for words, weights in groups.items():
+        for name, weight in weights.items():
+            if weight.isnan().any() if words == "" else not weight.isfinite().all():
+                raise UserError(
+                    f"the checkpoint is of a run that has diverged: {name}{words} is not finite; use an earlier one, "
+                    "or train with a lower optimizer.lr."
+                )
 
 
 def form_of(weight: Tensor | None) -> str:
