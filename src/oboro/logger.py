@@ -76,6 +76,7 @@ class JSONL(Logger):
             self._goes_on_from = None
         seconds = {"seconds": round(time.perf_counter() - self._start, 3)} if self.clock else {}
         row = {"step": step, "images": step * self.images_per_step, **seconds, **values}
+        self.path.parent.mkdir(parents=True, exist_ok=True)  # a run that goes on elsewhere has no folders yet
         with self.path.open("a") as file:
             file.write(json_text(row) + "\n")
 

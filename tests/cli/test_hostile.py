@@ -57,6 +57,8 @@ def payloads(proof) -> dict:
         "a process of a run that goes on": [
             (("callbacks", "x"), {"_target_": "oboro.sweep.process.Process", "command": ["touch", str(proof)]})
         ],
+        "a folder elsewhere of a run that goes on": [(("callbacks", "checkpoints", "folder"), str(proof))],
+        "a way out of the folder of a run that goes on": [(("callbacks", "checkpoints", "folder"), "../../elsewhere")],
         "a logger of a run that goes on": [(("logger", "x"), call)],
         "a part of the trainer": [(("trainer", "defaults"), moved)],
         "deep": [(("task", "codec", "deep"), nested(100))],

@@ -59,6 +59,9 @@ LINES = {
     "trainr.max_steps=3": (
         "there is no key trainr.max_steps; `python {script} --cfg job` lists them. Did you mean trainer.max_steps?"
     ),
+    "max_steps=3": "there is no key max_steps; `python {script} --cfg job` lists them. Did you mean trainer.max_steps?",
+    "scale=2": "there is no key scale; `python {script} --cfg job` lists them. Did you mean guidance.scale?",
+    "lr=1": "there is no key lr; `python {script} --cfg job` lists them. Did you mean optimizer.lr?",
     "sede=1": "there is no key sede; `python {script} --cfg job` lists them. Did you mean seed?",
     "seed.x=1": "there is no key seed.x; seed is one value.",
     "hydra.run.dri=x": "there is no key hydra.run.dri; hydra.run has dir. Did you mean hydra.run.dir?",
@@ -109,6 +112,12 @@ def test_a_word_that_is_wrong_is_answered_to_the_letter(typed, tmp_path):
 def test_a_group_of_several_may_have_none(group, nothing, tmp_path):
     run = runs.call("train.py", f"{group}={nothing}", "--cfg", "job", "--package", group, cwd=tmp_path)
     assert runs.succeeded(run).stdout.split("\n", 1)[1].strip() == "{}"
+
+
+@pytest.mark.parametrize("group", ["experiment", "debug", "hparams_search"])
+def test_a_group_of_which_a_run_may_have_none_can_be_left_empty(group, tmp_path):
+    for nothing in ("null", "false", "[]", "''"):
+        runs.succeeded(runs.call("train.py", f"{group}={nothing}", "--cfg", "job", "--package", "seed", cwd=tmp_path))
 
 
 def test_a_run_without_callbacks_or_loggers_trains_in_silence(tmp_path):

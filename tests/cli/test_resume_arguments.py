@@ -172,6 +172,12 @@ LINES = {
         ["resume=no.ckpt"],
         "there is no checkpoint no.ckpt; give the path of a .ckpt file that train.py wrote.",
     ),
+    "an empty variable": (["resume="], "resume= is empty; give a path after it, or leave resume out."),
+    "an empty variable for init": (["init="], "init= is empty; give a path after it, or leave init out."),
+    "lists of nothing": (
+        ["resume={last}", "callbacks=null", "logger=[]", "metrics=null"],
+        "{last} is already at step 4; raise trainer.max_steps, which is 4.",
+    ),
     "no run": (
         ["resume={home}"],
         "{home} is a folder without checkpoints/last.ckpt; give a run's folder, or a .ckpt file.",

@@ -238,10 +238,13 @@ def test_a_missing_profile_or_weight_is_named(module):
     ema = EMA({"a": PowerFunction()})
     ema.start(module)
     state = ema.state_dict(module)
-    with pytest.raises(KeyError, match="b"):
+    with pytest.raises(UserError, match="no weights averaged as b"):
         EMA({"b": PowerFunction()}).load_state_dict(state, module)
     del state["averages"]["a"]["0.weight"]
-    with pytest.raises(KeyError, match=r"0\.weight"):
+    with pytest.raises(UserError, match=r"0\.weight of a is absent in the file and \(4, 3\) here"):
+        EMA({"a": PowerFunction()}).load_state_dict(state, module)
+    state["averages"]["a"]["0.weight"] = torch.ones(4, 1)  # would be broadcast
+    with pytest.raises(UserError, match=r"0\.weight of a is \(4, 1\) in the file and \(4, 3\) here"):
         EMA({"a": PowerFunction()}).load_state_dict(state, module)
 
 

@@ -11,7 +11,7 @@ from hydra.utils import instantiate
 
 import runs
 from oboro.base.errors import UserError
-from oboro.restore.checkpoint import load_checkpoint
+from oboro.restore.checkpoint import forget_checkpoint, load_checkpoint
 from oboro.restore.memory import bounded
 from oboro.restore.rebuild import build_task
 
@@ -74,6 +74,9 @@ HOSTILE = {
     "a long list": (f"{SAMPLER}.grid", [0] * 10**6),
     "deep": (f"{SAMPLER}.grid", deep(300)),
     "no text as a key": ("task.guidance.negative", {1: 1}),
+    "a value that is missing": (f"{SAMPLER}.steps", "???"),
+    "a list as class": ("task._target_", ["os.system"]),
+    "a number as class": (f"{SAMPLER}._target_", 3),
     "an interpolation": ("seed", "${oc.env:HOME}"),
     "a precision": ("trainer.precision", "none"),
 }
@@ -106,6 +109,63 @@ def test_a_hostile_configuration_is_refused_in_one_line(content, tmp_path, monke
     assert str(error.value).startswith("last.ckpt ") and str(error.value).endswith("file.")
     assert "\n" not in str(error.value) and len(str(error.value)) < 1000
     assert peak < 200e6 and not (tmp_path / "proof").exists()
+
+
+# what the part of a file is, and what the line is about
+FORMS = {
+    "config": [None, [1], "x", {}, {"task": "x"}, {1: 2}],
+    "state_dict": [7, None, [], {"a": 1}, {1: torch.ones(1)}],
+    "ema": ["x", {}, {"updates": "1", "averages": {}}, {"updates": 1, "averages": {"a": {"b": 1}}}],
+    "averages": ["x", {"a": 1}],
+    "modality": ["x", []],
+    "frozen": [3, ["a"]],
+    "global_step": ["4", -1, True, 10**30, 1.5, None],
+    "fingerprint": [3],
+    "loops": ["x"],
+    "callbacks": [[]],
+    "optimizer_states": ["x", [1], {}],
+    "lr_schedulers": ["x", [None]],
+}
+
+
+@pytest.mark.parametrize("key", FORMS)
+def test_a_part_of_another_form_is_refused_in_one_line(content, tmp_path, key):
+    file = tmp_path / "last.ckpt"
+    for value in FORMS[key]:
+        torch.save({**content, key: value}, file)
+        with pytest.raises(UserError) as error:
+            load_checkpoint(file)
+        line = f"{file} is not what train.py writes: its {key} is of another form; use another .ckpt file."
+        assert str(error.value) == line, value
+        forget_checkpoint()
+
+
+def test_a_file_without_a_step_is_refused(content, tmp_path):
+    torch.save({k: v for k, v in content.items() if k != "global_step"}, tmp_path / "last.ckpt")
+    with pytest.raises(UserError, match=r"it has no global_step; give a \.ckpt file"):
+        load_checkpoint(tmp_path / "last.ckpt")
+
+
+def test_averages_of_another_shape_are_not_broadcast(content, tmp_path):
+    ema = deepcopy(content["ema"])
+    for average in ema["averages"].values():
+        average.update({name: weight[..., :1] for name, weight in average.items()})
+    torch.save({**content, "ema": ema}, tmp_path / "last.ckpt")
+    with pytest.raises(UserError, match="averages of another model"):
+        build_task(load_checkpoint(tmp_path / "last.ckpt"))
+
+
+@pytest.mark.parametrize("averaged", [False, True])
+def test_a_run_that_has_diverged_is_not_drawn_with(content, tmp_path, averaged):
+    """NaN becomes a black picture in uint8, and a metric of those is a number like any other."""
+    changed = deepcopy(content)
+    weights = changed["ema"]["averages"]["std005"] if averaged else changed["state_dict"]
+    name = next(name for name in weights if name.endswith("first.weight"))
+    weights[name] = weights[name] * float("nan")
+    torch.save(changed, tmp_path / "last.ckpt")
+    words = " averaged as std005" if averaged else ""
+    with pytest.raises(UserError, match=rf"has diverged: .*{name}{words} is not finite; use an earlier one"):
+        build_task(load_checkpoint(tmp_path / "last.ckpt"))
 
 
 def test_a_model_much_larger_than_its_weights_is_not_built(content, tmp_path):

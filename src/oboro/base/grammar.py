@@ -9,6 +9,8 @@ from hydra.core.override_parser.types import ChoiceSweep, Override, QuotedString
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from oboro.base.errors import UserError
+
 
 def quoted(text: str) -> str:
     """``text`` in quotes, so that a configuration holds ``text`` and nothing of it is an interpolation.
@@ -38,6 +40,14 @@ def values(arguments: Sequence[str], key: str) -> list[Any]:
             sweep = override.value() if override.is_sweep_override() else None
             found += list(sweep.list) if isinstance(sweep, ChoiceSweep) else [override.value()]
     return [plain(value) for value in found]
+
+
+def files(arguments: Sequence[str], key: str) -> list[str]:
+    """The paths that ``key=...`` gives, without null. Raises ``UserError`` for an empty one, as of ``key=$UNSET``."""
+    given = [str(value) for value in values(arguments, key) if value is not None]
+    if "" in given:
+        raise UserError(f"{key}= is empty; give a path after it, or leave {key} out.")
+    return given
 
 
 def plain(value: Any) -> Any:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from oboro.base.errors import UserError
-from oboro.base.grammar import values
+from oboro.base.grammar import files
 from oboro.cli.offered import elsewhere, offer
 from oboro.cli.running import is_running
 from oboro.restore.checkpoint import FROM_CHECKPOINT, check_kind, load_checkpoint
@@ -51,8 +51,8 @@ def offer_checkpoint(arguments: list[str]) -> None:
     Like every data option, that of the checkpoint chooses the extractor. Without such an argument the options are
     empty, which is enough for ``--help``.
     """
-    paths = [str(path) for path in values(arguments, "checkpoint") if path is not None]
-    paths += [str(latest_checkpoint(Path(run).expanduser())) for run in values(arguments, "watch") if run]
+    paths = files(arguments, "checkpoint")
+    paths += [str(latest_checkpoint(Path(run).expanduser())) for run in files(arguments, "watch")]
     configs = [drawing(path) for path in paths]
     for group in FROM_CHECKPOINT:
         nodes = [stored(c, group) for c in configs]

@@ -2,7 +2,7 @@
 
 from hydra.utils import get_class
 
-from oboro.base.grammar import values
+from oboro.base.grammar import files
 from oboro.cli.offered import OPTION, offer
 from oboro.restore.checkpoint import check_kind, load_checkpoint
 from oboro.restore.start import PLACES, at
@@ -17,7 +17,7 @@ def offer_init(arguments: list[str]) -> list[str]:
     trained with, and ``schedule=cosine`` replaces a part. The model's comes with ``optimizer=adamw_finetune``. Raises
     ``UserError`` where there is no such checkpoint, or where it is of another task than the one that is named.
     """
-    paths = [path for path in values(arguments, "init") if path not in (None, "")]
+    paths = files(arguments, "init")
     if not paths:
         return arguments
     checkpoint = load_checkpoint(paths[0])

@@ -51,7 +51,7 @@ def choice(word: str) -> list[str]:
         return [word]
     if meaning in NOTHING and name in SEVERAL:
         return [f"{key}=[]"]
-    if meaning is None and name in OPTIONAL:
+    if meaning in NOTHING and name in OPTIONAL:
         return []
     if meaning in NOTHING:
         raise UserError(f"{word} chooses nothing, and a run needs one; choose {name}={'|'.join(options(group))}.")

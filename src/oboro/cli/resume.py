@@ -14,7 +14,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.types import Override
 
 from oboro.base.errors import UserError
-from oboro.base.grammar import parsed, quoted, values
+from oboro.base.grammar import files, parsed, quoted, values
 from oboro.cli.offered import OPTION, elsewhere, is_group, offer, store
 from oboro.cli.options import folders
 from oboro.restore.beside import BESIDE, LOOKED_AT_BY_CALLBACKS, output_folder, restored
@@ -27,6 +27,7 @@ LISTS = ("metrics", "callbacks", "logger")  # groups of which a run has several 
 AT_THE_ROOT = ("data", "extractor", "metrics", "seed", *BESIDE)  # of a stored configuration, beside its task
 BROUGHT = {"data": ("conditioner", "extractor"), "model": ("optimizer",)}  # groups that an option of another chooses
 VALUE = re.compile(r"\$\{([\w.]+)\}")
+ELSEWHERE = re.compile(r"^[/~]|(^|/)\.\.(/|$)")  # a path that leads out of the folder that it is in
 MOVABLE = re.compile(r"[^$\\{}]*")  # of a path: nothing that OmegaConf would read as more than text
 
 Config = dict[str, Any]
@@ -95,7 +96,7 @@ def split(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 def chosen(arguments: list[str], key: str) -> str | None:
     """The text that ``key=...`` gives, of a sweep the first one; None without one, or for null."""
-    return next((str(value) for value in values(arguments, key) if value not in (None, "")), None)
+    return next(iter(files(arguments, key)), None)
 
 
 def named_options(overrides: list[Override]) -> dict[str, str]:
@@ -122,7 +123,7 @@ def added_options(o: Override) -> list[str] | None:
         return None
     if o.is_add():
         return names
-    return names[1:] if names[0] == OPTION else None  # as ``with_lists`` writes it, in a job of a sweep
+    return names[1:] if names[:1] == [OPTION] else None  # as ``with_lists`` writes it, in a job of a sweep
 
 
 def with_lists(added: list[str], overrides: list[Override]) -> list[str]:
@@ -241,30 +242,47 @@ def offer_all(stored: Config, named: set[str], kind: str, file: Path, folder: st
         if not isinstance(node, dict) or not is_group(group) or named & {key, key.partition(".")[0]}:
             continue
         if group in BESIDE:
-            store(group, [], rewired(plain(node, file), stored, folder))
+            store(group, [], Rewiring(stored, folder, named, file)(plain(node, file), group))
         else:
             brought = [elsewhere(g) for g in BROUGHT.get(group, ()) if isinstance(stored.get(g), dict)]
             offer(group, node, file, brought)
         chosen.append(group)
     layer = plain(without(stored, named), file)
-    beside = {group: rewired(layer[group], stored, folder) for group in BESIDE if group in layer}
+    rewired = Rewiring(stored, folder, named, file)
+    beside = {group: rewired(layer[group], group) for group in BESIDE if group in layer}
     store("task", [kind], {**layer, **beside}, package="_global_")
     return [f"{group}={OPTION}" for group in chosen]
 
 
-def rewired(node: Any, stored: Config, folder: str | None) -> Any:
-    """``node``, which is ``plain``, with the output folder of the new run in the place of the old one, and with the
-    metrics and the extractor of the run where it had them."""
-    if isinstance(node, dict):
-        return {
-            key: f"${{{key}}}"
-            if key in LOOKED_AT_BY_CALLBACKS and child == stored.get(key)
-            else rewired(child, stored, folder)
-            for key, child in node.items()
-        }
-    if isinstance(node, list):
-        return [rewired(child, stored, folder) for child in node]
-    if isinstance(node, str) and folder and (node == folder or node.startswith(f"{folder}/")):
-        rest = node.removeprefix(folder)
-        return f"${{output_dir}}{rest}" if MOVABLE.fullmatch(rest) else node
-    return node
+class Rewiring:
+    """A stored node, which is ``plain``, with the output folder of the new run in the place of the old one, and with
+    the metrics and the extractor of the run where it had them.
+
+    A callback or logger that writes to another place has to be named again: a file from somebody else may not choose
+    where this machine is written to. Raises ``UserError`` that says so.
+    """
+
+    def __init__(self, stored: Config, folder: str | None, named: set[str], file: Path):
+        self.stored, self.folder, self.named, self.file = stored, folder, named, file
+
+    def __call__(self, node: Any, place: str) -> Any:
+        if isinstance(node, dict):
+            return {
+                key: f"${{{key}}}"
+                if key in LOOKED_AT_BY_CALLBACKS and child == self.stored.get(key)
+                else self(child, f"{place}.{key}")
+                for key, child in node.items()
+            }
+        if isinstance(node, list):
+            return [self(child, place) for child in node]
+        if not isinstance(node, str) or place.endswith("._target_"):
+            return node
+        if self.folder and (node == self.folder or node.startswith(f"{self.folder}/")):
+            rest = node.removeprefix(self.folder)
+            if MOVABLE.fullmatch(rest) and ".." not in rest.split("/"):
+                return f"${{output_dir}}{rest}"
+        if ELSEWHERE.search(node):
+            if place in self.named:
+                return None  # what is typed takes its place
+            raise UserError(f"{self.file} has {place}={node}, outside of its run; name {place}=... to write there.")
+        return node

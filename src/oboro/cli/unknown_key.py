@@ -48,7 +48,9 @@ def explain_key(key: str) -> str:
         groups = {path.name for folder in folders() for path in folder.iterdir() if path.is_dir()}
         if name in groups:
             return f"there is no key {key}, since the run has no {name}; leave it out."
-        return f"there is no key {key}; {everything}.{meant(name, sorted({*keys, *groups}), rest=rest)}"
+        inner = [f"{group}.{name}" for group in keys if node_at(config, [group, name]) is not None]
+        hint = f" Did you mean {' or '.join(inner)}?" if inner and not rest else ""
+        return f"there is no key {key}; {everything}.{hint or meant(name, sorted({*keys, *groups}), rest=rest)}"
     target = node.get("_target_") if not rest else None
     if target and name in parameters(target):
         return f"{key} is not among the values of {place}, and {target} takes it; add it with +{key}=..."

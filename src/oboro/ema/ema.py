@@ -157,8 +157,20 @@ class EMA:
         }
 
     def load_state_dict(self, state: dict, module: nn.Module) -> None:
-        """Raises ``KeyError`` when a profile or a parameter of ``module`` is missing in ``state``."""
+        """Raises ``UserError`` when a profile, or a parameter of ``module``, is missing in ``state`` or has another
+        shape there."""
         names = list(self.averaged(module))
+        for profile in self.profiles:
+            if profile not in state["averages"]:
+                raise UserError(f"the file has no weights averaged as {profile}; choose its own ema=... option.")
+            for name, p in self.averaged(module).items():
+                average = state["averages"][profile].get(name)
+                if average is None or average.shape != p.shape:
+                    shape = "absent" if average is None else tuple(average.shape)
+                    raise UserError(
+                        f"the file holds averages of another model: {name} of {profile} is {shape} in the file and "
+                        f"{tuple(p.shape)} here; use another file."
+                    )
         self.updates = state["updates"]
         self.averages = {k: [state["averages"][k][name] for name in names] for k in self.profiles}
         self.start(module)

@@ -38,14 +38,14 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
 def _read(path: Path, modified: int, size: int, name: Path) -> dict[str, Any]:
     import torch  # here, with what needs it: a command without a checkpoint starts without (oboro.cli.run)
 
+    from oboro.restore.form import check_form
     from oboro.restore.frozen import join
 
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever the unpickler trips over in a file that is not a checkpoint
         raise UserError(f"{name} is damaged or no checkpoint at all; use another .ckpt file.") from error
-    if not isinstance(checkpoint, dict) or not {"config", "ema", "state_dict"} <= set(checkpoint):
-        raise UserError(f"{name} was not written by oboro; give a .ckpt file that train.py wrote.")
+    check_form(checkpoint, name)
     plain([checkpoint["config"], checkpoint.get("modality")], name)
     join(checkpoint, path)
     return {**checkpoint, "config": renewed(checkpoint["config"])}

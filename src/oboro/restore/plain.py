@@ -50,13 +50,20 @@ def problems(config: Any) -> Iterator[str]:
             for key in node:
                 if type(key) is not str or not KEY.fullmatch(key) or key in RESERVED:
                     yield f"the key {shown(key)}, no plain name,"
+            if type(node.get("_target_", "")) is not str:
+                yield f"{shown(node['_target_'])}, no name of a class,"
             waiting += [(child, depth + 1) for child in node.values()]
         elif type(node) is list:
             waiting += [(child, depth + 1) for child in node]
-        elif type(node) not in (str, bool, int, float, type(None)) or (type(node) is str and "${" in node):
+        elif type(node) not in (str, bool, int, float, type(None)) or (type(node) is str and has_meaning(node)):
             yield f"{shown(node)}, no plain value,"
         elif type(node) is int and abs(node) >= LARGEST:
             yield "a number of more than 64 bits"
+
+
+def has_meaning(text: str) -> bool:
+    """Whether OmegaConf reads a text as more than itself: a reference, or a value that is missing."""
+    return "${" in text or text == "???"
 
 
 def shown(value: Any) -> str:

@@ -75,7 +75,7 @@ def check_fits(task: Task, checkpoint: dict[str, Any]) -> None:
     """Raises ``UserError`` that names the first weight which is missing, superfluous or of another shape."""
     here, stored = task.state_dict(), checkpoint["state_dict"]
     for name in [*here, *(k for k in stored if k not in here)]:
-        shapes = [tuple(state[name].shape) if name in state else "absent" for state in (stored, here)]
+        shapes = [form_of(state.get(name)) for state in (stored, here)]
         if shapes[0] != shapes[1]:
             raise UserError(
                 f"the checkpoint is of another model: {name} is {shapes[0]} in the file and {shapes[1]} here; "
@@ -84,11 +84,37 @@ def check_fits(task: Task, checkpoint: dict[str, Any]) -> None:
     missing = set(task.ema.profiles) - set(checkpoint["ema"]["averages"])
     if missing:
         raise UserError(f"the checkpoint has no weights averaged as {sorted(missing)}; choose its own ema=... option.")
+    check_finite(checkpoint)
+
+
+def check_finite(checkpoint: dict[str, Any]) -> None:
+    """Raises ``UserError`` for the weights of a run that has diverged: its samples would be written, and measured, like
+    others. Buffers may be infinite, as masks are."""
+    groups = {"": checkpoint["state_dict"]} | {
+        f" averaged as {profile}": weights for profile, weights in checkpoint["ema"]["averages"].items()
+    }
+    for words, weights in groups.items():
+        for name, weight in weights.items():
+            if weight.isnan().any() if words == "" else not weight.isfinite().all():
+                raise UserError(
+                    f"the checkpoint is of a run that has diverged: {name}{words} is not finite; use an earlier one, "
+                    "or train with a lower optimizer.lr."
+                )
+
+
+def form_of(weight: Tensor | None) -> str:
+    """The shape of a weight in words, with the type of one that is no real number: it would be cast without a word."""
+    if weight is None:
+        return "absent"
+    return f"{tuple(weight.shape)}{'' if weight.is_floating_point() else f' {weight.dtype}'.replace('torch.', '')}"
+
+
+TRAINING = {"loops", "optimizer_states", "lr_schedulers", "pytorch-lightning_version"}  # what Lightning goes on from
 
 
 def check_trainable(checkpoint: dict[str, Any], path: str | Path) -> None:
     """Raises ``UserError`` for a checkpoint of weights alone, from which training cannot go on."""
-    if not {"loops", "optimizer_states"} <= set(checkpoint):
+    if not set(checkpoint) >= TRAINING:
         raise UserError(f"{path} holds weights and no state of training to go on with; start from it with init={path}.")
 
 

@@ -246,7 +246,7 @@ class Task(lightning.LightningModule, ABC):
             checkpoint["fingerprint"] = self.fingerprint
 
     def load_averages(self, checkpoint: dict[str, Any]) -> None:
-        """``UserError`` where the checkpoint lacks the averages of a learner, ``KeyError`` for a profile or weight."""
+        """``UserError`` where the checkpoint lacks the averages of a learner, or has those of another model."""
         for name, average in self.averages.items():
             state = checkpoint["ema"] if average is self.ema else checkpoint.get("averages", {}).get(name)
             if state is None:
