@@ -77,10 +77,10 @@ def test_a_folder_that_says_nothing_of_itself_fits_what_the_model_draws(checkpoi
     given = [f"checkpoint={checkpoint}", *SMALL, *folder]
     run = runs.succeeded(call(tmp_path, *given, f"data.root={ten}"))
     assert "of the model in checkpoint: data.channels=1, data.resolution=28" in run.stdout.splitlines()
-    assert f"the data have 10 classes ({', '.join(map(str, range(10)))}): data.num_classes=10" in run.stdout
+    assert f"the data: 10 classes ({', '.join(map(str, range(10)))}) (data.num_classes=10)" in run.stdout
     compared = [*folder, "metrics=[frechet]", f"images={three}"]
     run = runs.succeeded(call(tmp_path, *compared, f"data.root={three}"))
-    assert "the data are 36 images of 8×8, grey; 3 classes (0, 1, 2)" in run.stdout
+    assert "the data: 36 images of 8×8, grey; 3 classes (0, 1, 2)" in run.stdout
     wrong = answers(
         tmp_path,
         [
@@ -95,8 +95,9 @@ def test_a_folder_that_says_nothing_of_itself_fits_what_the_model_draws(checkpoi
 def test_an_empty_value_is_no_choice(checkpoint, tmp_path):
     """``reference=$FILE`` of a variable that was not set must not mean another measurement."""
     words = "= must be text, and not empty, or null."
-    keys = ["reference", "images", "profile", "adapter_file", "watch"]
-    table = [([f"checkpoint={checkpoint}", *SMALL, f"{key}="], f"error: {key}{words}") for key in keys]
+    said = dict.fromkeys(("reference", "images", "profile", "adapter_file"), words)
+    said["watch"] = "= is empty; give a path after it, or leave watch out."
+    table = [([f"checkpoint={checkpoint}", *SMALL, f"{key}="], f"error: {key}{line}") for key, line in said.items()]
     chosen = [([f"checkpoint={checkpoint}", *SMALL, f"devices={d}"], "chooses among GPUs") for d in ("-1", "[0,1]")]
     assert answers(tmp_path, [*table, *chosen]) == []
 

@@ -268,7 +268,7 @@ def test_help_says_what_each_value_at_the_root_means(name, tmp_path):
 
 
 BEFORE_WORK = {
-    "resume=": "resume= must be text, and not empty, or null.",
+    "resume=": "resume= is empty; give a path after it, or leave resume out.",
     "output_dir=": "output_dir= must be text, and not empty.",
     "trainer.devices=[0]": "trainer.devices=[0] chooses among GPUs and this runs on CPUs; set",
     "trainer.val_check_interval=0": "trainer.val_check_interval=0 must be a whole number, 1 or more, or a number",

@@ -247,3 +247,17 @@ def test_the_command_line_of_an_experiment_goes_on(tmp_path):
     assert shown == ["trainer.max_steps: 2 in the checkpoint, 3 now"]
     short = go_on(tmp_path / "short", "trainer.max_steps=3", f"resume={first.folder}")
     assert runs.equal(short.checkpoint()["state_dict"], again.checkpoint()["state_dict"])
+
+
+def test_a_folder_elsewhere_that_a_callback_writes_to_is_named_again(tmp_path):
+    """A file from somebody else may not choose where this machine is written to."""
+    typed = f"callbacks.checkpoints.folder={tmp_path / 'elsewhere'}"
+    run = runs.train(tmp_path / "run", runs.NO_EVALUATION, typed)
+    file = tmp_path / "elsewhere" / "last.ckpt"
+    go_on = [f"resume={file}", "trainer.max_steps=3", f"hydra.run.dir={tmp_path / 'again'}"]
+    refused = runs.call("train.py", *go_on, cwd=tmp_path)
+    where = f"callbacks.checkpoints.folder={tmp_path / 'elsewhere'}"
+    assert refused.status == 1 and f"has {where}, outside of its run; name " in refused.stderr
+    before = torch.load(file, weights_only=True)["global_step"]
+    runs.succeeded(runs.call("train.py", *go_on, typed, cwd=tmp_path))
+    assert (before, torch.load(file, weights_only=True)["global_step"]) == (2, 3) and not run.last.exists()

@@ -55,7 +55,8 @@ def offer_resume(arguments: list[str]) -> list[str]:
     if "task" in named:
         check_kind(checkpoint, file, named["task"])
     stored = layer_of({**config, **restored(config, file)[0]}, kind)
-    added = offer_all(stored, set(named), kind, file, output_folder(config))
+    rewired = Rewiring(stored, output_folder(config), {o.key_or_group for o in overrides}, file)
+    added = offer_all(stored, set(named), kind, file, rewired)
     rest = [again(word, o, stored, named) for word, o in typed if key_of(word) not in ("task", "resume")]
     several = len(values(words, "resume")) > 1  # of the jobs of a sweep
     last = [w for w in words if key_of(w) == "resume"] if several else [f"resume={quoted(str(file.resolve()))}"]
@@ -233,22 +234,21 @@ def without(node: Config, places: set[str], prefix: str = "") -> Config:
     }
 
 
-def offer_all(stored: Config, named: set[str], kind: str, file: Path, folder: str | None) -> list[str]:
+def offer_all(stored: Config, named: set[str], kind: str, file: Path, rewired: "Rewiring") -> list[str]:
     """Register an option for each group of ``stored`` that is not ``named``, and the layer as ``task``; the arguments
-    that choose them. ``folder`` is where the run wrote before."""
+    that choose them."""
     chosen = ["task"]
     for key in (*AT_THE_ROOT, *wiring(kind)):
         group, node = key.replace(".", "/"), find(stored, tuple(key.split(".")))
         if not isinstance(node, dict) or not is_group(group) or named & {key, key.partition(".")[0]}:
             continue
         if group in BESIDE:
-            store(group, [], Rewiring(stored, folder, named, file)(plain(node, file), group))
+            store(group, [], rewired(plain(node, file), group))
         else:
             brought = [elsewhere(g) for g in BROUGHT.get(group, ()) if isinstance(stored.get(g), dict)]
             offer(group, node, file, brought)
         chosen.append(group)
     layer = plain(without(stored, named), file)
-    rewired = Rewiring(stored, folder, named, file)
     beside = {group: rewired(layer[group], group) for group in BESIDE if group in layer}
     store("task", [kind], {**layer, **beside}, package="_global_")
     return [f"{group}={OPTION}" for group in chosen]
@@ -262,8 +262,8 @@ class Rewiring:
     where this machine is written to. Raises ``UserError`` that says so.
     """
 
-    def __init__(self, stored: Config, folder: str | None, named: set[str], file: Path):
-        self.stored, self.folder, self.named, self.file = stored, folder, named, file
+    def __init__(self, stored: Config, folder: str | None, typed: set[str], file: Path):
+        self.stored, self.folder, self.typed, self.file = stored, folder, typed, file
 
     def __call__(self, node: Any, place: str) -> Any:
         if isinstance(node, dict):
@@ -282,7 +282,7 @@ class Rewiring:
             if MOVABLE.fullmatch(rest) and ".." not in rest.split("/"):
                 return f"${{output_dir}}{rest}"
         if ELSEWHERE.search(node):
-            if place in self.named:
+            if place in self.typed:
                 return None  # what is typed takes its place
             raise UserError(f"{self.file} has {place}={node}, outside of its run; name {place}=... to write there.")
         return node
