@@ -34,7 +34,7 @@ TABLE = {
     ("fp16", "cuda"): f"there is no precision=fp16; {THREE}",
     ("bfloat16", "cpu"): f"there is no precision=bfloat16; {THREE}",
     ("8", "cuda"): f"there is no precision=8; {THREE}",
-    ("None", "cpu"): f"there is no precision=None; {THREE}",
+    ("None", "cpu"): f"there is no precision=null; {THREE}",
     ("", "cpu"): f"there is no precision=; {THREE}",
 }
 

@@ -80,7 +80,11 @@ TYPED = {
 }
 
 
-@pytest.mark.parametrize("kind", payloads("proof"))
+QUICK = ("a defaults list", "a factory", "a logger of a run that goes on", "a folder elsewhere of a run that goes on")
+KINDS = [kind if kind in QUICK else pytest.param(kind, marks=pytest.mark.slow) for kind in payloads("proof")]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_no_stored_key_is_a_word_to_hydra(trained, tmp_path, kind):
     proof, path = tmp_path / "proof", tmp_path / "hostile.ckpt"
     content = copy.deepcopy(torch.load(trained.last, weights_only=True))

@@ -86,6 +86,7 @@ def test_a_run_that_died_is_measured_once_even_if_its_file_is_replaced_meanwhile
 
 
 def test_a_run_that_died_before_its_first_checkpoint_ends_in_one_line(tmp_path):
+    (tmp_path / ".hydra").mkdir()
     (tmp_path / LOCK).touch()
     run = runs.call("evaluate.py", f"watch={tmp_path}", cwd=tmp_path)
     assert run.status == 1 and "has ended without a checkpoint; see" in run.stderr.splitlines()[-1]

@@ -17,8 +17,9 @@ from oboro.base.errors import UserError
 from oboro.base.ranges import Seed
 from oboro.base.signature import located, signature
 from oboro.restore.plain import plain
-from oboro.restore.trust import check_targets, targets, trusted
+from oboro.restore.trust import check_targets, nodes, targets, trusted
 
+MISSING = "???"  # OmegaConf's mark
 # What a group of a checkpoint is. Classes by name: what they are of is above this room.
 KINDS: Mapping[str, tuple[str, ...]] = {
     "task": ("oboro.task.Task",),
@@ -42,6 +43,8 @@ def refuse_foreign(config: dict[str, Any], groups: Sequence[str], path: object) 
     Interpolations are refused too: they could make a ``_target_`` after the check, and ``oboro train`` resolves them.
     """
     plain(config, path)
+    if MISSING in nodes(config, [group for group in groups if group != "data"]):  # data are named where they are read
+        raise UserError(f"{path} has a value that is missing in its configuration; do not use this file.")
     check_targets(targets(config, groups), path)
     check_trainer(config.get("trainer"), path)
     foreign = Foreign(config, path)
@@ -62,10 +65,13 @@ def check_trainer(trainer: Any, path: object) -> None:
     if target in TRAINERS:
         theirs = [t for t in targets({"trainer": trainer}, ["trainer"]) if t != target]
         strange = [t for t in theirs if not isinstance(t, str) or not t.startswith(TRAINER_PARTS)]
-        target = strange[0] if strange else target
         if not strange:
-            Foreign({"trainer": trainer}, path).value(Trainer, ("trainer",))
+            # What is read beside a run that goes on; such a run checks all of its values. A model that was imported,
+            # or trained by others, may have any number of steps.
+            read = {key: trainer[key] for key in (TARGET, "precision") if key in trainer}
+            Foreign({"trainer": read}, path).value(Trainer, ("trainer",))
             return
+        target = strange[0]
     if not trusted(target):
         raise UserError(f"{path} wants to call {target} as its trainer, not Lightning's; do not use this file.")
 

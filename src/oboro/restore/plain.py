@@ -63,7 +63,7 @@ def problems(config: Any) -> Iterator[str]:
 
 def has_meaning(text: str) -> bool:
     """Whether OmegaConf reads a text as more than itself: a reference, or a value that is missing."""
-    return "${" in text or text == "???"
+    return "${" in text
 
 
 def shown(value: Any) -> str:
