@@ -108,8 +108,8 @@ def pictures(folder: Path) -> None:
         Image.fromarray(g.integers(256, size=shape, dtype=np.uint8)).save(path)
 
     for i in range(40):
-        for name in ("photos", "captioned"):
-            write(folder / name / f"{i}.png")
+        write(folder / "photos" / f"{i}.png")
+        write(folder / "captioned" / f"{i}.png", "L")  # of the kind that the codec was trained on
         write(folder / "flowers" / f"kind{i % 17:02d}" / f"{i}.png")
         write(folder / "edges" / f"{i}.png")
         write(folder / "pictures" / f"{i}.png")

@@ -37,7 +37,7 @@ def test_two_processes_make_one_run(pair):
     assert pair.stdout.count("step 3/3") == 1 and pair.stdout.count("trained") == 1
     assert "Traceback" not in pair.stderr
     names = {path.name for path in pair.folder.iterdir() if path.suffix != ".log"}
-    assert names == {".hydra", "checkpoints", "metrics.jsonl", "result.json", "samples"}
+    assert names == {".hydra", ".running", "checkpoints", "metrics.jsonl", "result.json", "samples"}
     steps = [(row["step"], name) for row in pair.rows for name in row if "/" in name or name.startswith("fd")]
     assert len(steps) == len(set(steps)) and (3, "val/loss") in steps
     assert pair.checkpoint()["global_step"] == 3

@@ -102,7 +102,7 @@ def test_what_a_folder_is_decides(tmp_path, kind):
     assert (modality["channels"], modality["height"], modality["width"]) == shape
     assert config["data"]["num_classes"] == num_classes
     assert config["task"]["conditioner"]["_target_"] == f"oboro.conditioner.{conditioner}"
-    assert line in run.stdout and "auto" not in json.dumps(config["data"])
+    assert line in run.stdout + run.stderr and "auto" not in json.dumps(config["data"])
 
 
 @pytest.mark.parametrize(

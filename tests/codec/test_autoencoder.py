@@ -4,7 +4,7 @@ from diffusers import AutoencoderKL
 from torch.distributions import Normal, kl_divergence
 
 from oboro.base.errors import UserError
-from oboro.codec import Autoencoder
+from oboro.codec import Autoencoder, TinyAutoencoder
 from oboro.codec.autoencoder import kl
 
 
@@ -153,3 +153,8 @@ def test_the_published_widths_have_32_groups():
         published = Autoencoder(3, 4)
     groups = {m.num_groups for m in published.modules() if isinstance(m, torch.nn.GroupNorm)}
     assert groups == {32} and sum(p.numel() for p in published.parameters()) == 83_653_863  # Stable Diffusion's
+
+
+def test_images_of_other_channels_are_refused_before_a_convolution_meets_them():
+    with pytest.raises(UserError, match=r"for images of 1 channels and these have 3; set data.channels=1"):
+        TinyAutoencoder(in_channels=1, channels=4, width=8, blocks=(1, 1)).latent_shape((3, 16, 16))

@@ -68,13 +68,18 @@ class Learned(nn.Module, ABC):
 
     def latent_shape(self, shape: tuple[int, ...]) -> tuple[int, int, int]:
         """(C, H, W) of the latent of an image (C, H, W). Raises ``UserError`` where ``factor`` leaves a rest, and for
-        samples that are no images."""
+        samples that are no images or have other channels."""
         if len(shape) != 3:
             raise UserError(
                 f"{type(self).__name__} is a codec of images and a sample is {'×'.join(map(str, shape))}; choose "
                 "codec=identity."
             )
-        _, height, width = shape
+        channels, height, width = shape
+        if channels != self.in_channels:
+            raise UserError(
+                f"the codec is for images of {self.in_channels} channels and these have {channels}; set "
+                f"data.channels={self.in_channels}, or choose a codec of such images."
+            )
         if height % self.factor or width % self.factor:
             near = [side // self.factor * self.factor or self.factor for side in (height, width)]
             more = [-(-side // self.factor) * self.factor for side in (height, width)]
