@@ -139,7 +139,8 @@ def choosing(group: str, name: str) -> list[str]:
     if f"{group}={name}" == "conditioner=joint":
         needs["conditioner=joint"] = [f"conditioner.parts.text.encoder.path={learned_by('clip')}"]
     if f"{group}={name}" == "experiment=emoji_text":
-        needs["experiment=emoji_text"].append(f"extractor.path={learned_by('clip')}")
+        # The stand-in of the codec is of one channel.
+        needs["experiment=emoji_text"] += [f"extractor.path={learned_by('clip')}", "data.channels=1"]
     if f"{group}={name}" == "codec=diffusers":
         needs["codec=diffusers"] = [f"codec.path={published()}/vae"]
     for kind in ("t5", "open_clip"):
