@@ -4,15 +4,12 @@ A constructor says so by the annotation of its argument: ``root: LocalPath``, ``
 ``TypedDict`` of keyword arguments and in ``LocalPath | None``.
 """
 
-import inspect
 import re
-import typing
-from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import Annotated, Any, get_args
 
-from hydra._internal.utils import _locate
+from oboro.base.signature import located, signature
 
 
 class Place(Enum):
@@ -66,29 +63,19 @@ def _placed(value: Any, place: Place) -> Any:
 
 
 def places_of(target: str) -> dict[str, Place]:
-    """The arguments of a class or function that are paths; none of what cannot be imported, which fails when built."""
+    """The arguments of a class or function that are paths, those that it hands on to the classes above it too; none of
+    what cannot be imported, which fails when built."""
     try:
-        named = _locate(target)  # Hydra's public function writes to the log before it raises
-    except Exception:
+        named = located(target)
+    except ImportError:
         return {}
     constructors = (
         [vars(base)["__init__"] for base in reversed(named.__mro__) if "__init__" in vars(base)]
         if (isinstance(named, type))
         else [named]
     )
-    return {name: place for call in constructors for name, place in _places(call).items()}
-
-
-def _places(call: Callable) -> dict[str, Place]:
-    try:
-        hints = get_type_hints(call, include_extras=True)
-        settings = next((p.name for p in inspect.signature(call).parameters.values() if p.kind is p.VAR_KEYWORD), "")
-    except (TypeError, ValueError, NameError):  # written in C, or annotated with what is not imported
-        return {}
-    packed = get_args(hints.get(settings))  # Unpack[TypedDict]
-    if packed and typing.is_typeddict(packed[0]):
-        hints |= get_type_hints(packed[0], include_extras=True)
-    return {name: place for name, hint in hints.items() if (place := _place_in(hint)) is not None}
+    arguments = [pair for call in constructors for pair in signature(call).arguments.items()]
+    return {name: place for name, hint in arguments if (place := _place_in(hint)) is not None}
 
 
 def _place_in(hint: Any) -> Place | None:
