@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from math import inf
 from pathlib import Path
 
 from oboro.base.errors import UserError
@@ -84,13 +85,17 @@ def list_folder(root: Path, suffixes: Sequence[str], labelled: bool = True) -> L
 
 def numbered(groups: Mapping[str, Sequence[str]]) -> bool:
     """Whether folders are parts of one numbering and no classes: the name of each is the number that its files count on
-    from, in steps of 10 or more. 000000/000000.png to 000000/000999.png, 001000/001000.png and so on."""
+    from, up to the next one's, in chunks of more than one. 000000/000000.png to 000000/000999.png, 001000/001000.png
+    and so on; class folders 0 … 9 are not."""
     stems = {folder: [Path(name).stem for name in names] for folder, names in groups.items()}
-    if not all(word.isdecimal() for folder, files in stems.items() for word in (folder, *files)):
+    if not stems or not all(word.isdecimal() for folder, files in stems.items() for word in (folder, *files)):
         return False
-    starts = sorted(map(int, stems))
-    step = min((b - a for a, b in pairwise(starts)), default=0)
-    return step >= 10 and all(int(stem) // step * step == int(f) for f, files in stems.items() for stem in files)
+    parts = sorted((int(folder), list(map(int, files))) for folder, files in stems.items())
+    starts = [start for start, _ in parts]
+    if any(b - a < 2 for a, b in pairwise(starts)):
+        return False
+    ends = [*starts[1:], inf]
+    return all(start <= n < end for (start, files), end in zip(parts, ends, strict=True) for n in files)
 
 
 def is_hidden(name: str) -> bool:

@@ -6,7 +6,6 @@ import tarfile
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from oboro.base.arrays import NPY, FileArray, array_in, arrays_in, first_bytes
 from oboro.base.errors import UserError
-from oboro.data.folder import natural
+from oboro.data.folder import natural, numbered
 from oboro.modality import Modality
 
 LABELS = ("labels", "arr_1")  # names in an archive: ours, and those of guided-diffusion
@@ -43,6 +42,11 @@ class Folder:
     files: list[tuple[Path, int | None]]
     names: list[str]
     passed_over: list[str]
+
+    @property
+    def groups(self) -> dict[str, list[str]]:
+        """The files of each sub-folder."""
+        return {name: [file.name for file, k in self.files if k == i] for i, name in enumerate(self.names)}
 
 
 def read_samples(path: str | Path, modality: Modality, num_classes: int, labelled: Sequence[str] = ()) -> SampleFiles:
@@ -86,7 +90,7 @@ def classes_of(folder: Folder, num_classes: int) -> tuple[Tensor | None, str]:
         return None, "no class folders"
     if None in classes:
         return None, f"{count} sub-folders beside samples are parts"
-    if numbered(folder):
+    if numbered(folder.groups):
         return None, f"{count} sub-folders that number their files are parts"
     if not num_classes:
         return None, f"{count} sub-folders are parts, since the data have no classes"
@@ -139,23 +143,6 @@ def _order(place: Path) -> tuple:
     """What lies in the folder itself first, then sub-folder by sub-folder."""
     first = (natural(place.parts[0]),) if len(place.parts) > 1 else ()
     return bool(first), first, natural(place.as_posix())
-
-
-def numbered(folder: Folder) -> bool:
-    """Whether the name of each sub-folder is the number that its files count on from, up to the next one's, in chunks
-    of more than one: 000000/000123.png. Class folders 0 … 9 are not."""
-    if not all(name.isdecimal() for name in folder.names):
-        return False
-    starts = [int(name) for name in folder.names]
-    lengths = {b - a for a, b in pairwise(starts)}
-    if starts != sorted(set(starts)) or 1 in lengths or not all(f.stem.isdecimal() for f, _ in folder.files):
-        return False
-    ends = [*starts[1:], None]
-    return all(
-        starts[k] <= int(file.stem) and (ends[k] is None or int(file.stem) < ends[k])
-        for file, k in folder.files
-        if k is not None
-    )
 
 
 def _from_file(path: Path, modality: Modality, num_classes: int) -> tuple[Tensor, Tensor | None, str]:
