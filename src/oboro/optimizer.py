@@ -112,26 +112,12 @@ class AdamW(Optimizer):
         return torch.optim.AdamW(parameters, lr=self.lr, betas=self.betas, eps=self.eps, weight_decay=self.weight_decay)
 
 
-class AdamW8bit(Optimizer):
+class AdamW8bit(AdamW):
     """AdamW that keeps its moments in 8 bits: Dettmers et al. 2022 (arXiv:2110.02861), as in the library bitsandbytes.
 
     Moments are quantised in blocks of 256 values, with a float32 scale each; tensors below 4096 values keep 32 bits.
     Raises ``UserError`` where the library is missing or does not know the device of the parameters.
     """
-
-    def __init__(
-        self,
-        lr: NonNegative,
-        warmup_steps: CountOrNone,
-        decay: Decay,
-        betas: Betas = (0.9, 0.999),
-        eps: NonNegative = 1e-8,
-        weight_decay: NonNegative = 0.01,
-    ):
-        super().__init__(lr, warmup_steps, decay)
-        self.betas = tuple(betas)
-        self.eps = eps
-        self.weight_decay = weight_decay
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         try:

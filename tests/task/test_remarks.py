@@ -9,9 +9,11 @@ from oboro.conditioner import Unconditional
 from oboro.guidance import Autoguidance, Classifier, ClassifierFree, Unguided
 from oboro.guidance.weight import Interval
 from oboro.model.layers import SelfAttention
+from oboro.optimizer import AdamW, Constant, CosineDecay, LinearDecay
 from oboro.sampler import Adaptive, Heun
 from oboro.sampler.grid import Karras, Sigmas, Times
 from oboro.task.remarks import remarks
+from oboro.task.task import remark_warmup
 from task.test_contradictions import parts
 
 FIVE = Sigmas([80.0, 10.0, 3.0, 0.5, 0.01])
@@ -68,3 +70,13 @@ def test_an_update_is_relative_to_the_weights_of_its_layers():
     update = sum(((3 * layer.B.weight.flatten(1) @ layer.A.weight.flatten(1)) ** 2).sum() for layer in layers)
     weights = sum((layer.base.weight**2).sum() for layer in layers)
     assert relative_update(network) == pytest.approx(float((update / weights).sqrt()), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("decay", "max_steps", "said"),
+    [(Constant(), 10, "10 %"), (LinearDecay(), 10, "3 %"), (CosineDecay(), 100, None), (Constant(), -1, None)],
+)
+def test_a_warm_up_beyond_the_end_names_the_highest_rate(caplog, decay, max_steps, said):
+    """Of 100 steps of warm-up; with a linear decay it is 6 / 100 (1 - 5 / 10)."""
+    remark_warmup(AdamW(1e-3, 100, decay), max_steps)
+    assert [record.message.split("reaches ")[1][:4].strip() for record in caplog.records] == ([said] if said else [])

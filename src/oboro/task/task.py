@@ -279,10 +279,11 @@ def check_fingerprint(before: str | None, now: str, path: object) -> None:
 def remark_warmup(optimizer: Optimizer, max_steps: int) -> None:
     """Where training ends before the learning rate is reached."""
     if 0 < max_steps < optimizer.warmup_steps:
+        peak = max(optimizer.factor(step, max_steps) for step in range(max_steps))
         remark(
             f"optimizer.warmup_steps={optimizer.warmup_steps} is more than trainer.max_steps={max_steps}, so the "
-            f"learning rate ends at {100 * max_steps / optimizer.warmup_steps:.0f} % of optimizer.lr; lower "
-            "optimizer.warmup_steps to train at the full rate."
+            f"learning rate reaches {100 * peak:.2g} % of optimizer.lr at most; lower optimizer.warmup_steps to train "
+            "at the full rate."
         )
 
 
