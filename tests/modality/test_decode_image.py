@@ -7,10 +7,15 @@ import pytest
 from PIL import Image
 
 from oboro.modality import decode_image
-from oboro.modality.decode_image import SUFFIXES, decode_file, fit, fit_all, load_image
+from oboro.modality.decode_image import SUFFIXES, fit, fit_all, load_image
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+
+
+def decode_file(file, channels, resolution):
+    """As data sources do it."""
+    return fit(load_image(file), channels, resolution)
 
 
 def decoded(tmp_path, image, name="a.png", channels=3, resolution=(8, 8), **options):

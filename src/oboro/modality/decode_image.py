@@ -34,14 +34,6 @@ _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _one_large = threading.Lock()
 
 
-def decode_file(file: Path | BinaryIO, channels: int, resolution: tuple[int, int]) -> np.ndarray:
-    """The picture in ``file``, turned as its EXIF orientation says, as uint8 (C, H, W).
-
-    Raises what ``load_image`` raises.
-    """
-    return fit(load_image(file), channels, resolution)
-
-
 def load_image(file: Path | BinaryIO) -> Image.Image:
     """The picture in ``file``, the first of several frames (``info[SEVERAL]``), turned as its EXIF orientation says.
 
