@@ -242,3 +242,8 @@ def test_keys_that_are_not_read_are_refused(checkpoint, tmp_path):
         ([watched, "bits_per_dim.n=4"], "bits_per_dim.n means nothing with watch=...; leave it out."),
     ]
     assert answers(tmp_path, table) == []
+
+
+def test_a_setting_that_changes_nothing_is_remarked_once(checkpoint, tmp_path):
+    run = runs.succeeded(call(tmp_path, f"checkpoint={checkpoint}", *SMALL, "guidance.scale=1", "guidance.rescale=0.5"))
+    assert run.stderr.count("so guidance.rescale changes nothing") == 1

@@ -31,7 +31,7 @@ from oboro.evaluate.sample_files import read_samples
 from oboro.metrics import Value
 from oboro.report.pictures import pairs_picture
 from oboro.report.table import interval, number, print_results, spread, write_result
-from oboro.task import Diffusion, remarks
+from oboro.task import Diffusion
 
 # What measuring of samples that exist reads of the configuration.
 READ_WITH_IMAGES = (
@@ -54,7 +54,6 @@ def evaluate(config: DictConfig) -> None:
     path = latest_checkpoint(Path(config.watch).expanduser()) if config.watch else config.checkpoint
     fabric = start(config, config.devices, trained_precision(path))
     checkpoint, task = open_task(config, path, fabric)
-    remarks.say(task)
     read_data(evaluator.data)
     check_data(task, evaluator.data)
     check_likelihood(config, task, evaluator.data)
