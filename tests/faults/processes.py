@@ -1,0 +1,91 @@
+"""Real processes to which faults happen: started in a group of their own, within a hard limit of time.
+
+Only what a test started is ever signalled: the processes of its group.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import runs
+
+LIMIT = 120.0  # seconds; a process that takes longer hangs
+
+
+@dataclass(frozen=True)
+class Ended(runs.Run):
+    """A run that has ended, with the seconds that it took, and those from the injected fault to the end."""
+
+    seconds: float
+    seconds_after_fault: float
+    orphans: tuple[int, ...]  # processes of the run that were still alive when the first one had ended
+
+
+def train(folder: Path, *overrides: str, limit: float = LIMIT, env: dict[str, str] | None = None) -> Ended:
+    """``python train.py`` at toy size with its outputs in ``folder``; it may fail, but has to end within ``limit``."""
+    return run("train.py", *runs.outputs(folder, *runs.toy(*overrides)), folder=folder, limit=limit, env=env)
+
+
+def run(script: str, *arguments: str, folder: Path, limit: float = LIMIT, env: dict[str, str] | None = None) -> Ended:
+    """``python <script> <arguments>`` in ``folder``. The test fails if it does not end by itself."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with started(script, *arguments, folder=folder, env=env) as process:
+        begin = time.monotonic()
+        try:
+            status = process.wait(limit)
+        except subprocess.TimeoutExpired:
+            out, err = texts(folder)
+            raise AssertionError(f"{script} did not end within {limit} s\n{out}\n{err}") from None
+        seconds = time.monotonic() - begin
+        ended = time.time()
+        orphans = tuple(members(process.pid))
+    out, err = texts(folder)
+    met = folder / "fault.time"
+    after = ended - met.stat().st_mtime if met.exists() else float("nan")
+    return Ended(status, out, err, folder, seconds, after, orphans)
+
+
+@contextlib.contextmanager
+def started(
+    script: str, *arguments: str, folder: Path, env: dict[str, str] | None = None
+) -> Iterator[subprocess.Popen]:
+    """The process while it runs; its group is gone afterwards. ``stdout.txt`` and ``stderr.txt`` are in ``folder``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = os.pathsep.join([str(runs.ROOT / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])])
+    clock = str(folder / "fault.time")
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("HYDRA_", "PL_", "PYTEST", "SLURM_"))}
+    with (folder / "stdout.txt").open("w") as out, (folder / "stderr.txt").open("w") as err:
+        process = subprocess.Popen(
+            [sys.executable, str(runs.ROOT / script), *arguments],
+            cwd=folder,
+            env={**kept, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, "FAULT_TIME": clock, **(env or {})},
+            stdout=out,
+            stderr=err,
+            start_new_session=True,
+        )
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def texts(folder: Path) -> tuple[str, str]:
+    return (folder / "stdout.txt").read_text(), (folder / "stderr.txt").read_text()
+
+
+def members(group: int) -> Iterator[int]:
+    """The processes of a group that are alive."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError, IndexError):
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+                if int(fields[2]) == group and fields[0] not in "ZX":
+                    yield int(entry.name)
