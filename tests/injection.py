@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 from lightning import Callback, Trainer
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities import rank_zero_only
 
 from oboro.callbacks.evaluation import MetricEvaluation
 from oboro.callbacks.sample_grid import SampleGrid
@@ -100,3 +102,17 @@ class Fault(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, task: Task, checkpoint: dict[str, Any]) -> None:
         self._meet("saving", trainer, task)
+
+
+class Failing(CSVLogger):
+    """A logger that fails from step ``first`` to ``last``."""
+
+    def __init__(self, save_dir: str, first: int = 0, last: int = 10**9):
+        super().__init__(save_dir, name="csv", version="", flush_logs_every_n_steps=1)
+        self.first, self.last = first, last
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        if self.first <= (step or 0) <= self.last:
+            raise Injected("the service does not answer")
+        super().log_metrics(metrics, step)

@@ -23,7 +23,7 @@ from oboro.cli.running import running
 from oboro.cli.settings import Training, check_settings
 from oboro.cli.settle import settle
 from oboro.data import DataModule
-from oboro.logger import JSONL
+from oboro.logger import built
 from oboro.report.table import write_result
 from oboro.restore import State, inlined, load_parts
 from oboro.restore.beside import BESIDE, kept
@@ -59,12 +59,12 @@ def train(config: DictConfig) -> None:
     if task.needs_start and not (config.init or config.resume):
         raise UserError("an adapter trains beside weights that are trained already; give init=<a checkpoint>.")
     callbacks = in_order(list(instantiate(chosen_callbacks(plain), _convert_="all").values()))
-    loggers = list(instantiate(plain["logger"], _convert_="all").values())
+    step = 0
     if config.resume:
         check_fits(task, load_checkpoint(config.resume))
-        for logger in loggers:
-            if isinstance(logger, JSONL):
-                logger.go_on_from(load_checkpoint(config.resume)["global_step"])
+        step = load_checkpoint(config.resume)["global_step"]
+    former = Path(config.resume).parent.parent if config.resume else None
+    loggers = built(plain["logger"], Path(config.output_dir), data.batch_size, step, former)
     settings = in_steps(plain["trainer"], callbacks)
     trainer = instantiate(settings, callbacks=callbacks, logger=loggers, _convert_="all")
     with running(Path(config.output_dir)) if is_first_process() else nullcontext():
