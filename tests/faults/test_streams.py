@@ -5,11 +5,11 @@ import io
 import os
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
-
-import pytest
+from contextlib import redirect_stdout
 
 import processes
+import pytest
+
 import runs
 from oboro.cli.ending import ending
 

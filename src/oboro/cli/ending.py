@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from oboro.base.errors import OwnFault
 from oboro.cli.error_messages import explain
 from oboro.cli.streams import Stream, streams
 
@@ -31,14 +32,14 @@ def ending(traceback: bool = False) -> Iterator[None]:
             message = explain(error)
             if traceback or message is None:
                 raise
-            raise SystemExit(f"error: {sentence(message)}" if is_first_process() else MISTAKE) from None
+            shown = is_first_process() or isinstance(error, OwnFault)
+            raise SystemExit(f"error: {sentence(message)}" if shown else MISTAKE) from None
     if outermost and is_first_process():
         if out.reader_gone or err.reader_gone:
             raise SystemExit(READER_GONE)
         if out.failure is not None:
-            raise SystemExit(
-                f"error: stdout cannot be written: {out.failure.strerror}; files are written all the same."
-            )
+            reason = out.failure.strerror
+            raise SystemExit(f"error: stdout cannot be written: {reason}; files are written all the same.")
 
 
 def sentence(message: str) -> str:

@@ -18,6 +18,7 @@ from oboro.callbacks.checkpoints import in_order
 from oboro.callbacks.evaluation import MetricEvaluation
 from oboro.cli.device import check_device, resolve_precision
 from oboro.cli.ending import is_first_process
+from oboro.cli.faults import explained
 from oboro.cli.resume import check_alone, file_named, wiring
 from oboro.cli.running import running
 from oboro.cli.settings import Training, check_settings
@@ -67,7 +68,7 @@ def train(config: DictConfig) -> None:
     loggers = built(plain["logger"], Path(config.output_dir), data.batch_size, step, former)
     settings = in_steps(plain["trainer"], callbacks)
     trainer = instantiate(settings, callbacks=callbacks, logger=loggers, _convert_="all")
-    with running(Path(config.output_dir)) if is_first_process() else nullcontext():
+    with running(Path(config.output_dir)) if is_first_process() else nullcontext(), explained(trainer, data):
         trainer.fit(task, data, ckpt_path=config.resume, weights_only=True)
     measured = [c.latest.numbers for c in callbacks if isinstance(c, MetricEvaluation) and c.latest is not None]
     if trainer.is_global_zero and measured:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
-from lightning.pytorch.loggers.logger import DummyExperiment
+from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from oboro.base.errors import UserError
@@ -94,7 +94,7 @@ def guarded(logger: Logger, spare: JSONL | None = None) -> Logger:
             log.info("%s lacks %d rows", guard.name, guard.missed)
 
     def experiment(self: Logger) -> Any:
-        return guard(lambda: kind.experiment.fget(self), DummyExperiment)  # type: ignore[attr-defined]
+        return guard(lambda: kind.experiment.fget(self), lambda: DummyLogger().experiment)  # type: ignore[attr-defined]
 
     body: dict[str, Any] = {name: method(name) for name in METHODS}
     body |= {"log_metrics": log_metrics, "finalize": finalize, "__module__": kind.__module__, "guard": guard}

@@ -97,9 +97,7 @@ class JSONL(Logger):
 
     def _cannot(self, error: OSError) -> None:
         if not self._failed:
-            remark(
-                f"{self.path} cannot be written ({error.strerror}): training goes on, and its rows are held until it can"
-            )
+            remark(f"{self.path} cannot be written ({error.strerror}): training goes on, and rows wait until it can")
         self._failed = True
 
     @rank_zero_only

@@ -23,8 +23,7 @@ def log_result(loggers: Sequence[Logger], result: Result, step: int) -> None:
             continue
         logger.log_metrics({**result.numbers, **real}, step)
         if isinstance(logger, TensorBoardLogger):
-            line = protocol_line(result.protocol)
-            attempt(logger, lambda board: board.experiment.add_text("protocol", line, step))
+            attempt(logger, lambda board: board.experiment.add_text("protocol", protocol_line(result.protocol), step))
 
 
 @rank_zero_only
