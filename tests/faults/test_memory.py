@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import runs
-from oboro.base.errors import UserError
-from oboro.base.memory import Parts, is_out_of_memory
+from oboro.base.errors import UserError, is_out_of_memory
+from oboro.base.memory import Parts
 from oboro.denoiser import Denoiser
 
 ERRORS = [

@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from oboro.base.errors import UserError
 from oboro.base.memory import Parts
 from oboro.base.precision import WITHOUT_FLOAT64
 
@@ -132,7 +133,7 @@ def together() -> Iterator[None]:
     """A block that all ranks run and after which they meet: if it fails on one, it fails on all, with that error.
 
     Otherwise the others would wait in their next collective for a rank that has left, and a time-out would be all that
-    is seen. The failing rank raises its own exception, the others ``RuntimeError``.
+    is seen. The failing rank raises its own exception, the others ``RuntimeError``, or the same ``UserError``.
     """
     error: Exception | None = None
     try:
@@ -140,11 +141,12 @@ def together() -> Iterator[None]:
     except Exception as caught:
         error = caught
     if world_size() > 1:
-        failures: list[str | None] = [None] * world_size()
-        dist.all_gather_object(failures, None if error is None else f"{type(error).__name__}: {error}")
+        failures: list[tuple[str, bool] | None] = [None] * world_size()
+        text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        dist.all_gather_object(failures, None if error is None else (text, isinstance(error, UserError)))
         if error is None and any(failures):
-            culprit = next(r for r, failure in enumerate(failures) if failure)
-            raise RuntimeError(f"rank {culprit} failed: {failures[culprit]}")
+            culprit, (text, mistake) = next((r, failure) for r, failure in enumerate(failures) if failure)
+            raise UserError(text) if mistake else RuntimeError(f"rank {culprit} failed: {text}")
     if error is not None:
         raise error
 

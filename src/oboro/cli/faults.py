@@ -6,8 +6,8 @@ from contextlib import contextmanager
 
 from lightning import Trainer
 
-from oboro.base.errors import OwnFault, UserError
-from oboro.base.memory import first_line, is_out_of_memory, usage
+from oboro.base.errors import OwnFault, UserError, first_line, is_out_of_memory
+from oboro.base.memory import usage
 from oboro.data import DataModule
 
 WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\)")
