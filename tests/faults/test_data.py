@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import processes
 import pytest
+import torch
 from PIL import Image
 
 import runs
@@ -109,3 +110,63 @@ def test_pictures_that_change_between_listing_and_reading_are_a_line(tmp_path):
     (root / "2.png").unlink()
     with pytest.raises(UserError, match="have changed while they were read"):
         data.setup()
+
+
+def folder_run(folder: Path, n: int, *typed: str) -> runs.Run:
+    """A run on ``n`` pictures of one folder."""
+    root = folder / "pictures"
+    if n:
+        pictures(root, n)
+    else:
+        root.mkdir()
+    chosen = ("data=image_folder", f"data.root={root}", "data.resolution=16", "data.channels=1", *typed)
+    return runs.call("train.py", *runs.outputs(folder, *runs.toy(*chosen)), cwd=folder)
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_fewer_pictures_than_a_batch_are_seen_again_and_again(n, tmp_path):
+    """Position j of the stream is picture j mod n of an epoch: a batch may hold several epochs, and all count alike."""
+    record = f"+callbacks.r={{_target_: recorder.Recorder, folder: {tmp_path / 'record'}}}"
+    run = folder_run(tmp_path, n, runs.NO_EVALUATION, "data.validation=0", "trainer.max_steps=3", record)
+    runs.succeeded(run)
+    seen = torch.cat(torch.load(tmp_path / "record/rank0.pt", weights_only=True)["index"])
+    assert seen.bincount().tolist() == [24 // n] * n
+
+
+@pytest.mark.parametrize(
+    ("n", "typed", "line"),
+    [
+        (0, (), "holds no pictures; set data.root="),
+        (1, ("data.validation=1",), "has to leave at least one to train on"),
+        (1, ("data.validation=0", "callbacks=[sample_metrics]", "metrics=[frechet]"), "frechet"),
+    ],
+    ids=["none", "none to train on", "none to compare with"],
+)
+def test_too_few_pictures_are_a_line_before_training(n, typed, line, tmp_path):
+    run = folder_run(tmp_path, n, *typed)
+    assert run.status == 1 and line in run.stderr and run.stderr.count("\n") == 1, run.stderr
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_weights_of_an_extractor_that_cannot_be_had_are_a_line_before_training(tmp_path, monkeypatch):
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "empty"))
+    typed = runs.toy("callbacks=[sample_metrics]", "extractor=inception", "metrics=[frechet]")
+    run = runs.call("train.py", *runs.outputs(tmp_path, *typed), cwd=tmp_path)
+    assert run.status == 1 and run.stderr.startswith("error: the Inception weights for FID are missing")
+    assert run.stderr.count("\n") == 1 and not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_a_damaged_cache_is_decoded_anew_with_a_line(tmp_path, caplog):
+    root = pictures(tmp_path / "pictures", 4)
+    settings = {"root": str(root), "channels": 1, "resolution": 8, "cache_dir": str(tmp_path / "cache")}
+    first = ImageFolder(**settings)
+    first.prepare_data()
+    (samples,) = (tmp_path / "cache/data").glob("*/samples.npy")
+    samples.write_bytes(samples.read_bytes()[:-1])
+    second = ImageFolder(**settings)
+    second.prepare_data()
+    assert "is damaged: the" in caplog.text and "decoded anew" in caplog.text
+    for data in (first, second):
+        data.setup()
+    assert first.fingerprint == second.fingerprint
