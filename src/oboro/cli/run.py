@@ -35,6 +35,7 @@ from oboro.cli.claim import AUTO, FolderFound, Refused, claimed
 from oboro.cli.ending import ending, is_first_process, sentence
 from oboro.cli.help import overview
 from oboro.cli.options import CONF, choosing
+from oboro.cli.ranks import looked_after
 from oboro.cli.running import LOCK, release_all
 from oboro.restore.trust import trusted_words, trusting
 
@@ -116,6 +117,7 @@ def job(name: str, kept: Sequence[Path]) -> Callable[[DictConfig], None]:
             claimed(name, config),
             without_an_empty_folder(name, kept),
             trusting(config.get("trust")),
+            looked_after(),
         ):
             work = getattr(import_module(f"oboro.cli.{name}"), name)
             warnings.formatwarning = warning_line  # which Lightning sets, too, when it is imported

@@ -20,10 +20,13 @@ from oboro.cli.auto import choice
 from oboro.cli.claim import AUTO
 from oboro.cli.device import check_device, resolve_precision
 from oboro.cli.ending import is_first_process
+from oboro.cli.launcher import care_for
 from oboro.cli.resume import check_alone, file_named, wiring
 from oboro.cli.running import mark
+from oboro.cli.same_start import SameStart
 from oboro.cli.settings import Training, check_settings
 from oboro.cli.settle import settle
+from oboro.cli.watchdog import Watchdog
 from oboro.data import DataModule
 from oboro.logger import JSONL
 from oboro.report.table import write_result
@@ -69,7 +72,9 @@ def train(config: DictConfig) -> None:
             if isinstance(logger, JSONL):
                 logger.go_on_from(load_checkpoint(config.resume)["global_step"] if config.resume else 0)
     settings = in_steps(plain["trainer"], callbacks)
+    callbacks += [Watchdog(config.rank_timeout), SameStart(config.resume)]
     trainer = instantiate(settings, callbacks=callbacks, logger=loggers, _convert_="all")
+    care_for(trainer.strategy)
     mark(Path(config.output_dir), finished=False)
     trainer.fit(task, data, ckpt_path=config.resume, weights_only=True)
     measured = [c.latest.numbers for c in callbacks if isinstance(c, MetricEvaluation) and c.latest is not None]
