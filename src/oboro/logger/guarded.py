@@ -117,10 +117,11 @@ def built(
     nodes: Mapping[str, Mapping[str, Any]],
     folder: Path,
     images_per_step: int,
-    step: int = 0,
+    step: int | None = None,
     former: Path | None = None,
 ) -> list[Logger]:
-    """The loggers that ``nodes`` configure, of a run that goes on after ``step``, with the files of ``former``.
+    """The loggers that ``nodes`` configure, of a run that goes on after ``step``, with the files of ``former``; of a
+    new run without ``step``.
 
     One that cannot be built, because its library or its place is missing, is left out with a remark; a mistake in its
     configuration raises. TensorBoard drops what it has after ``step``, and a CSV file of before stays beside the new.
@@ -130,7 +131,7 @@ def built(
     broken: dict[str, BaseException] = {}
     for name, node in nodes.items():
         kind = str(node["_target_"]).rpartition(".")[2]
-        if kind == TensorBoardLogger.__name__ and step:
+        if kind == TensorBoardLogger.__name__ and step is not None:
             node = {"purge_step": step + 1, **node}
         try:
             loggers[name] = instantiate(node, _convert_="all")
@@ -142,7 +143,7 @@ def built(
     records = [logger for logger in loggers.values() if isinstance(logger, JSONL)]
     spare = None if records else JSONL(str(folder), images_per_step)
     for record in records if spare is None else [spare]:
-        if step:
+        if step is not None:
             record.go_on_from(step, former)
     for kind, reason in broken.items():
         Guard(kind, spare).failed(reason)
@@ -150,7 +151,7 @@ def built(
         loggers["spare"], spare = spare, None
     for logger in loggers.values():
         if not isinstance(logger, JSONL):
-            if isinstance(logger, CSVLogger) and step:
+            if isinstance(logger, CSVLogger) and step is not None:
                 set_aside(Path(logger.log_dir) / "metrics.csv", step)
             guarded(logger, spare)
     return list(loggers.values())

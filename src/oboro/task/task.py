@@ -32,8 +32,8 @@ class Task(lightning.LightningModule, ABC):
     """Networks (``learners``) trained on ``codec.encode(x)``; ``learned`` is the one a run is for, averaged by
     ``ema``. ``frozen`` parts came trained.
 
-    Ranks and micro-batches that share a batch have, together, the training noise of one process, so that a run goes on
-    upon another number of them to within rounding (``TrainingNoise``). Validation looks at every held-out sample with
+    With ``noise="global"`` the ranks and micro-batches that share a batch have, together, the training noise of one
+    process, so that a run goes on upon another number of them to within rounding (``TrainingNoise``). Validation looks at every held-out sample with
     the averaged weights, and its numbers are equal on any number of ranks.
 
     A task of several networks names them in ``learners``, each with an optimizer and an update ratio. One backward
@@ -56,7 +56,7 @@ class Task(lightning.LightningModule, ABC):
     measures: tuple[str, ...] = ("loss",)
 
     def __init__(
-        self, codec: Codec, loss: nn.Module, ema: EMA, optimizer: Optimizer, seed: Seed, noise: Noise = "global"
+        self, codec: Codec, loss: nn.Module, ema: EMA, optimizer: Optimizer, seed: Seed, noise: Noise = "per_rank"
     ):
         super().__init__()
         self.codec = codec
