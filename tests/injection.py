@@ -5,9 +5,11 @@ The run meets them by itself, at the moment that is named, so that no test has t
 
 import multiprocessing
 import os
+import resource
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -138,3 +140,14 @@ class Failing(CSVLogger):
         if self.first <= (step or 0) <= self.last:
             raise Injected("the service does not answer")
         super().log_metrics(metrics, step)
+
+
+@contextmanager
+def disk(room: int) -> Iterator[None]:
+    """No file may become larger than ``room`` bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
