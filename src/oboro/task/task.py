@@ -32,8 +32,8 @@ class Task(lightning.LightningModule, ABC):
     ``ema``. ``frozen`` parts came trained.
 
     With ``noise="global"`` the ranks and micro-batches that share a batch have, together, the training noise of one
-    process, so that a run goes on upon another number of them to within rounding (``TrainingNoise``). Validation looks at every held-out sample with
-    the averaged weights, and its numbers are equal on any number of ranks.
+    process, so that a run goes on upon another number of them to within rounding (``TrainingNoise``). Validation looks
+    at every held-out sample with the averaged weights, and its numbers are equal on any number of ranks.
 
     A task of several networks names them in ``learners``, each with an optimizer and an update ratio. One backward
     pass serves all: ``objective`` is the sum of their losses, in which each sees the others' weights
