@@ -7,6 +7,7 @@ starts, ``oboro.cli.init`` for ``init=PATH``, ``oboro.cli.benchmark`` when a swe
 """
 
 import inspect
+import io
 import logging
 import os
 import re
@@ -55,7 +56,7 @@ def run(name: str) -> None:
     parser.error = unknown_flag  # in place of argparse's own report
     traceback = "debug=default" in sys.argv or "traceback=true" in sys.argv or "HYDRA_FULL_ERROR" in os.environ
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come to us instead of Hydra's own report
-    logging.raiseExceptions = False  # a closed stdout is not for logging to report, but for ``ending``
+    logging.raiseExceptions = False  # what cannot be logged is no reason for a traceback
     with ending(traceback):
         sys.argv[1:] = choosing(for_hydra(sys.argv[1:]))
         flags = parser.parse_args(sys.argv[1:])
@@ -157,8 +158,10 @@ class OneLine(logging.Formatter):
 
 
 def plain_terminal() -> None:
-    """Of what is logged the terminal shows warnings and worse, on stderr."""
+    """Of what is logged the terminal shows warnings and worse, on stderr; the file is UTF-8 wherever it is written."""
     for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.FileHandler) and isinstance(handler.stream, io.TextIOWrapper):
+            handler.stream.reconfigure(encoding="utf-8", errors="backslashreplace")
         if type(handler) is logging.StreamHandler:
             handler.setLevel(logging.WARNING)
             handler.setStream(sys.stderr)

@@ -20,6 +20,7 @@ from oboro.cli.auto import choice
 from oboro.cli.claim import AUTO
 from oboro.cli.device import check_device, resolve_precision
 from oboro.cli.ending import is_first_process
+from oboro.cli.faults import explained
 from oboro.cli.launcher import care_for
 from oboro.cli.resume import check_alone, file_named, wiring
 from oboro.cli.running import mark
@@ -28,7 +29,7 @@ from oboro.cli.settings import Training, check_settings
 from oboro.cli.settle import settle
 from oboro.cli.watchdog import Watchdog
 from oboro.data import DataModule
-from oboro.logger import JSONL
+from oboro.logger import built
 from oboro.report.table import write_result
 from oboro.restore import State, inlined, load_parts
 from oboro.restore.beside import BESIDE, kept
@@ -64,19 +65,19 @@ def train(config: DictConfig) -> None:
     if task.needs_start and not (config.init or config.resume):
         raise UserError("an adapter trains beside weights that are trained already; give init=<a checkpoint>.")
     callbacks = in_order(list(instantiate(chosen_callbacks(plain), _convert_="all").values()))
-    loggers = list(instantiate(plain["logger"], _convert_="all").values())
+    step = None if choice() is None else 0  # a run that begins where one has ended without a checkpoint
     if config.resume:
         check_fits(task, load_checkpoint(config.resume))
-    if config.resume or choice() is not None:
-        for logger in loggers:
-            if isinstance(logger, JSONL):
-                logger.go_on_from(load_checkpoint(config.resume)["global_step"] if config.resume else 0)
+        step = load_checkpoint(config.resume)["global_step"]
+    former = Path(config.resume).parent.parent if config.resume else None
+    loggers = built(plain["logger"], Path(config.output_dir), data.batch_size, step, former)
     settings = in_steps(plain["trainer"], callbacks)
     callbacks += [Watchdog(config.rank_timeout), SameStart(config.resume)]
     trainer = instantiate(settings, callbacks=callbacks, logger=loggers, _convert_="all")
     care_for(trainer.strategy)
     mark(Path(config.output_dir), finished=False)
-    trainer.fit(task, data, ckpt_path=config.resume, weights_only=True)
+    with explained(trainer, data):
+        trainer.fit(task, data, ckpt_path=config.resume, weights_only=True)
     measured = [c.latest.numbers for c in callbacks if isinstance(c, MetricEvaluation) and c.latest is not None]
     if trainer.is_global_zero and measured:
         write_result(Path(config.output_dir), measured[0])

@@ -29,6 +29,7 @@ LOOKED_AT = ("sampler", "guidance", "extractor", "metrics", "callbacks", "logger
 STREAM = ("use_distributed_sampler", "limit_train_batches", "overfit_batches", "reload_dataloaders_every_n_epochs")
 # Of any part: memory against time, and what pictures during training show.
 HOW_IT_RUNS = ("checkpointing", "prompts", "compile")
+NOISE = "task.noise"  # on how many devices a run has which noise: as the number of devices itself
 FUNCTION = "it changes the function that is being learned"
 OF_DATA = "it changes the data that a step sees"
 REASONS = {
@@ -61,7 +62,7 @@ class Difference:
         """Why training cannot go on with it; None where it can."""
         root, _, rest = self.key.partition(".")
         name = self.key.rpartition(".")[2]
-        if root in LOOKED_AT or (root not in ("data", "trainer", "seed", "ema") and name in HOW_IT_RUNS):
+        if self.key == NOISE or root in LOOKED_AT or (root not in ("data", "trainer", "seed", "ema") and name in HOW_IT_RUNS):
             return None
         if root == "trainer" and rest not in STREAM:
             return None

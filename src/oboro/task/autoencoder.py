@@ -44,7 +44,7 @@ class Autoencoder(Task):
         discriminator_optimizer: Optimizer | None = None,
         seed: Seed = 0,
         compile: bool = False,
-        noise: Noise = "global",
+        noise: Noise = "per_rank",
     ):
         super().__init__(Identity(autoencoder.in_channels), loss, ema, optimizer, seed, noise)
         self.autoencoder = autoencoder

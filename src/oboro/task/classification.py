@@ -33,7 +33,7 @@ class Classification(NoiseLevels):
         optimizer: Optimizer,
         seed: Seed = 0,
         compile: bool = False,
-        noise: Noise = "global",
+        noise: Noise = "per_rank",
     ):
         super().__init__(codec, loss, ema, optimizer, seed, noise)
         self.classifier = classifier

@@ -48,7 +48,7 @@ class Diffusion(NoiseLevels):
         adapter: Adapter | None = None,
         seed: Seed = 0,
         compile: bool = False,
-        noise: Noise = "global",
+        noise: Noise = "per_rank",
     ):
         super().__init__(codec, loss, ema, optimizer, seed, noise)
         self.denoiser = denoiser
