@@ -45,7 +45,7 @@ def folder(finished, tmp_path) -> Path:
 @pytest.mark.parametrize(
     ("typed", "message"),
     [
-        ((), "logged up to step 4 of train; add resume=auto to go on, overwrite=true to start over"),
+        ((), "logged up to step 4); add resume=auto to go on, overwrite=true to start over"),
         (("seed=1",), "add resume=auto to go on"),
         (("resume=auto", "overwrite=true"), "overwrite=true starts over and resume goes on; leave one of the two out."),
     ],
@@ -62,7 +62,7 @@ def test_another_command_does_not_share_the_folder_of_a_run(folder):
     last = folder / "checkpoints" / "last.ckpt"
     for script in ("sample.py", "evaluate.py"):
         run = runs.call(script, *runs.outputs(folder, f"checkpoint={last}", "overwrite=true"), cwd=folder.parent)
-        assert run.status == 1 and "of train, and a folder is for one run" in run.stderr
+        assert run.status == 1 and "has a run of train (" in run.stderr and "and a folder is for one run" in run.stderr
     assert files(folder) == before
 
 
@@ -112,7 +112,7 @@ def test_old_samples_are_never_among_new_ones(finished, tmp_path):
     runs.succeeded(draw("n=4"))
     before = files(tmp_path / "out")
     refused = draw("n=2", "seed=1")
-    assert refused.status == 1 and "of sample; add overwrite=true to start over" in refused.stderr
+    assert refused.status == 1 and "has a run of sample (" in refused.stderr and "add overwrite=true" in refused.stderr
     assert files(tmp_path / "out") == before
     runs.succeeded(draw("n=2", "seed=1", "overwrite=true"))
     assert len(list((tmp_path / "out" / "images").iterdir())) == 2
@@ -139,6 +139,14 @@ def test_every_file_of_a_run_is_known(tmp_path):
     run = runs.train(tmp_path / "run", everything, "logger=[jsonl,tensorboard]", *runs.CALLBACKS)
     known = {*WRITES["train"], ".hydra", "train.log", LOCK}
     assert {path.name for path in run.folder.iterdir()} <= known
+
+
+def test_pictures_of_others_are_not_taken_for_a_run(finished, tmp_path):
+    (tmp_path / "out" / "images").mkdir(parents=True)
+    (tmp_path / "out" / "images" / "cat.png").write_text("mine")
+    typed = [f"checkpoint={finished.last}", "accelerator=cpu"]
+    run = runs.call("sample.py", *runs.outputs(tmp_path / "out", *typed), cwd=tmp_path)
+    assert run.status == 1 and "out has images already, which sample writes; add overwrite=true" in run.stderr
 
 
 def test_machines_that_share_a_file_system_never_share_a_folder(tmp_path):

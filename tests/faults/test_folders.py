@@ -5,6 +5,7 @@ import signal
 
 import processes
 import pytest
+from torch.distributed import run
 
 import runs
 from oboro.cli.running import is_running
@@ -35,8 +36,8 @@ def test_a_second_run_is_refused_and_a_killed_one_goes_on(tmp_path):
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         assert workers and is_running(tmp_path) is False
-    run = runs.succeeded(train(tmp_path, "resume=auto"))
-    assert "last.ckpt, step 2" in run.stderr
+    again = runs.succeeded(train(tmp_path, "resume=auto"))
+    assert "last.ckpt, step 2" in again.stderr
     straight = runs.train(tmp_path / "straight", *SHORT)
     assert runs.equal(runs.Run(0, "", "", tmp_path).checkpoint()["state_dict"], straight.checkpoint()["state_dict"])
 
@@ -58,3 +59,22 @@ def test_the_jobs_of_a_sweep_go_on_each_in_its_folder(tmp_path):
     assert mixed.status == 1 and "job 0 had" in mixed.stderr and "Traceback" not in mixed.stderr
     done = processes.run("train.py", "-m", *typed, "seed=0,1", folder=tmp_path, env=env)
     assert done.status == 0 and "step 2" in (tmp_path / "s" / "1" / "output.log").read_text()
+
+
+@pytest.mark.slow
+def test_two_ranks_of_torchrun_go_on_in_one_folder(tmp_path):
+    """Each runs Hydra and chooses; one record, one log, and both go on from one step."""
+    launcher = [
+        *("--nproc-per-node=2", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"),
+        str(runs.ROOT / "train.py"),
+    ]
+    settings = [*runs.toy(*SHORT, "data.num_workers=0", "trainer.devices=2", "resume=auto"), "hydra.run.dir=run"]
+    first = processes.run(run.__file__, *launcher, *settings, folder=tmp_path)
+    assert first.status == 0 and "run has no checkpoint; the run begins at step 0" in first.stderr, first.stderr
+    assert sorted(path.name for path in (tmp_path / "run").glob("*.log")) == ["train.log"]
+    more = processes.run(run.__file__, *launcher, *settings, "trainer.max_steps=6", folder=tmp_path)
+    assert more.status == 0 and "last.ckpt, step 4" in more.stderr, more.stderr
+    done = runs.Run(0, "", "", tmp_path / "run")
+    assert done.checkpoint()["global_step"] == 6 and list(done.logged("train/loss")) == [1, 2, 3, 4, 5, 6]
+    refused = processes.run(run.__file__, *launcher, *settings[:-2], "hydra.run.dir=run", folder=tmp_path)
+    assert refused.status != 0 and "add resume=auto to go on" in refused.stderr

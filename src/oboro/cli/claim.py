@@ -79,7 +79,8 @@ def claim_run(config: DictConfig, command: str) -> None:
     elif going_on == AUTO:
         raise FolderFound(folder)
     own(folder, command, going_on, overwrite, OmegaConf.to_container(config.hydra.overrides.task))
-    if going_on and (folder / RECORD / "config.yaml").is_file() and CLOCK not in named:
+    began = (folder / RECORD / "config.yaml").is_file()
+    if going_on and began and CLOCK not in named and config.hydra.output_subdir == RECORD:
         with read_write(config.hydra), open_dict(config.hydra):
             config.hydra.output_subdir = f"{RECORD}/resumed"  # how the run began stays
 

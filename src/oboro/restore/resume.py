@@ -62,7 +62,11 @@ class Difference:
         """Why training cannot go on with it; None where it can."""
         root, _, rest = self.key.partition(".")
         name = self.key.rpartition(".")[2]
-        if self.key == NOISE or root in LOOKED_AT or (root not in ("data", "trainer", "seed", "ema") and name in HOW_IT_RUNS):
+        if (
+            self.key == NOISE
+            or root in LOOKED_AT
+            or (root not in ("data", "trainer", "seed", "ema") and name in HOW_IT_RUNS)
+        ):
             return None
         if root == "trainer" and rest not in STREAM:
             return None
