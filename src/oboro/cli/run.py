@@ -16,6 +16,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import copy_context
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
@@ -73,7 +74,8 @@ def run(name: str) -> None:
         main = hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(job(name, kept))
         try:
             with trusting(packages):
-                compose_and_run(name, main, runs=not (flags.cfg or flags.info))
+                # in a context of its own: what resume=auto chose ends with the command
+                copy_context().run(compose_and_run, name, main, not (flags.cfg or flags.info))
         except Refused as refused:
             raise refused.error from None
         finally:

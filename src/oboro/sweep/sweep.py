@@ -67,7 +67,7 @@ class Sweep:
         self.options, self.jobs = options, list(jobs)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = locked(self.folder / ".lock")
-        self._before = overrides_in(self.folder / ACCOUNT)
+        self._before = jobs_in(self.folder / ACCOUNT)
 
     @classmethod
     def load(cls, folder: Path) -> "Sweep":
@@ -86,11 +86,11 @@ class Sweep:
     def add(self, jobs: Sequence[Job]) -> None:
         """More jobs. Raises ``UserError`` if two have one folder, or if one would go on with what another left."""
         for job in jobs:
-            before = self._before.get(job.path, job.overrides)
-            if self.goes_on(job) and before != job.overrides:
+            before = self._before.get(job.path)
+            if before is not None and self.goes_on(job) and values_of(before, job) != values_of(job, before):
                 raise UserError(
-                    f"job {job.number} had {' '.join(before)} and would go on with {' '.join(job.overrides)}; give the "
-                    "values in the same order, or choose another folder with hydra.sweep.dir=<folder>"
+                    f"job {job.number} had {values_of(before, job)} and would go on with {values_of(job, before)}; "
+                    "give the values in the same order, or choose another folder with hydra.sweep.dir=<folder>"
                 )
         self.jobs += jobs
         paths = [os.path.normpath(job.path) for job in self.jobs]
@@ -172,12 +172,18 @@ class Sweep:
         print_error(f"[{job.number}] {job.outcome} ({job.seconds:.1f} s{score})")
 
 
-def overrides_in(account: Path) -> dict[str, list[str]]:
-    """The overrides of the jobs of a ``jobs.json``, by their folders; none where there is none."""
+def jobs_in(account: Path) -> dict[str, Job]:
+    """The jobs of a ``jobs.json`` by their folders; none where there is none."""
     try:
-        return {job["path"]: job["overrides"] for job in read_json(account.read_text())["jobs"]}
+        return {row["path"]: Job(**row) for row in read_json(account.read_text())["jobs"]}
     except (OSError, ValueError, TypeError, KeyError):
         return {}
+
+
+def values_of(job: Job, other: Job) -> str:
+    """What ``job`` has of the keys that it and ``other`` vary."""
+    varied = {override.partition("=")[0] for override in (*job.varied, *other.varied)}
+    return " ".join(override for override in job.overrides if override.partition("=")[0] in varied)
 
 
 def keep(log: Path) -> None:
