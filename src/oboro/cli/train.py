@@ -18,6 +18,7 @@ from oboro.callbacks.checkpoints import in_order
 from oboro.callbacks.evaluation import MetricEvaluation
 from oboro.cli.device import check_device, resolve_precision
 from oboro.cli.ending import is_first_process
+from oboro.cli.fit import fit
 from oboro.cli.resume import check_alone, file_named, wiring
 from oboro.cli.running import running
 from oboro.cli.settings import Training, check_settings
@@ -68,7 +69,7 @@ def train(config: DictConfig) -> None:
     settings = in_steps(plain["trainer"], callbacks)
     trainer = instantiate(settings, callbacks=callbacks, logger=loggers, _convert_="all")
     with running(Path(config.output_dir)) if is_first_process() else nullcontext():
-        trainer.fit(task, data, ckpt_path=config.resume, weights_only=True)
+        fit(trainer, task, data, config.resume)
     measured = [c.latest.numbers for c in callbacks if isinstance(c, MetricEvaluation) and c.latest is not None]
     if trainer.is_global_zero and measured:
         write_result(Path(config.output_dir), measured[0])

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from oboro.base import distributed
+from oboro.base.finite import check_finite
 from oboro.data.cache import SampleArray, beside, check_room, writing
 from oboro.data.computed import compute_together
 from oboro.modality import Modality
@@ -119,6 +120,7 @@ def fill(
             x = modality.to_model(samples[padded].to(device))
             for flip in range(len(array)):
                 z = codec.encode(modality.mirror(x) if flip else x)[: len(own)]
+                check_finite(z, "latents", "the codec has diverged; give codec.path an earlier checkpoint")
                 array[flip, own[0] : own[-1] + 1] = z.float().cpu().numpy()
         if done is not None:
             done(min(finished, len(samples)))

@@ -9,6 +9,7 @@ from oboro.base.ranges import Seed
 from oboro.classifier import NoisyClassifier
 from oboro.codec import Codec
 from oboro.data import DataModule
+from oboro.divergence import Divergence
 from oboro.ema import EMA
 from oboro.loss import CrossEntropy
 from oboro.optimizer import Optimizer
@@ -32,8 +33,9 @@ class Classification(NoiseLevels):
         optimizer: Optimizer,
         seed: Seed = 0,
         compile: bool = False,
+        divergence: Divergence | None = None,
     ):
-        super().__init__(codec, loss, ema, optimizer, seed)
+        super().__init__(codec, loss, ema, optimizer, seed, divergence)
         self.classifier = classifier
         if compile:
             compile_in_place(self.classifier.network)
