@@ -16,6 +16,7 @@ from pathlib import Path
 import runs
 
 LIMIT = 120.0  # seconds; a process that takes longer hangs
+GRACE = 5.0  # that other ranks have to end after the first
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Ended(runs.Run):
 
     seconds: float
     seconds_after_fault: float
-    orphans: tuple[int, ...]  # processes of the run that were still alive when the first one had ended
+    orphans: tuple[int, ...]  # processes of the run that were still alive ``GRACE`` after the first one had ended
 
 
 def train(folder: Path, *overrides: str, limit: float = LIMIT, env: dict[str, str] | None = None) -> Ended:
@@ -44,7 +45,7 @@ def run(script: str, *arguments: str, folder: Path, limit: float = LIMIT, env: d
             raise AssertionError(f"{script} did not end within {limit} s\n{out}\n{err}") from None
         seconds = time.monotonic() - begin
         ended = time.time()
-        orphans = tuple(members(process.pid))
+        orphans = left_after(process.pid, GRACE)
     out, err = texts(folder)
     met = folder / "fault.time"
     after = ended - met.stat().st_mtime if met.exists() else float("nan")
@@ -79,6 +80,14 @@ def started(
 
 def texts(folder: Path) -> tuple[str, str]:
     return (folder / "stdout.txt").read_text(), (folder / "stderr.txt").read_text()
+
+
+def left_after(group: int, seconds: float) -> tuple[int, ...]:
+    """The processes of a group that are still alive in so many seconds, or none as soon as there are none."""
+    deadline = time.monotonic() + seconds
+    while (alive := tuple(members(group))) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return alive
 
 
 def members(group: int) -> Iterator[int]:
