@@ -56,7 +56,7 @@ class CLIP(Task):
         compile: bool = False,
         divergence: Divergence | None = None,
     ):
-        super().__init__(codec, loss, ema, optimizer, seed, divergence)
+        super().__init__(codec, loss, ema, optimizer, seed, divergence=divergence)
         self.clip = clip
         self.prompts = prompts
         if compile:

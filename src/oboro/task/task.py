@@ -13,11 +13,11 @@ from lightning import Callback
 from torch import Tensor, nn
 
 from oboro.base import distributed
+from oboro.base.draws import Noise
 from oboro.base.errors import UserError
 from oboro.base.finite import count_broken, first_broken
 from oboro.base.ranges import Seed
 from oboro.base.remark import remark
-from oboro.base.seeding import derive_seed, generator
 from oboro.codec import Codec
 from oboro.data import DataModule
 from oboro.divergence import Divergence, LeftOut, Raise
@@ -29,14 +29,16 @@ from oboro.restore.rebuild import name_of_learned
 from oboro.task.averaged_validation import AveragedValidation
 from oboro.task.guard import Guard, norm_of
 from oboro.task.learner import Learner, Together, apply_settings, lowered, optimizers, separated, settings
+from oboro.task.training_noise import TrainingNoise
 
 
 class Task(lightning.LightningModule, ABC):
     """Networks (``learners``) trained on ``codec.encode(x)``; ``learned`` is the one a run is for, averaged by
     ``ema``. ``frozen`` parts came trained.
 
-    Training noise is a function of (seed, step, micro-batch, rank). Validation looks at every held-out sample with the
-    averaged weights, and its numbers are equal on any number of ranks.
+    Ranks and micro-batches that share a batch have, together, the training noise of one process, so that a run goes on
+    upon another number of them to within rounding (``TrainingNoise``). Validation looks at every held-out sample with
+    the averaged weights, and its numbers are equal on any number of ranks.
 
     A task of several networks names them in ``learners``, each with an optimizer and an update ratio. One backward
     pass serves all: ``objective`` is the sum of their losses, in which each sees the others' weights
@@ -64,6 +66,7 @@ class Task(lightning.LightningModule, ABC):
         ema: EMA,
         optimizer: Optimizer,
         seed: Seed,
+        noise: Noise = "global",
         divergence: Divergence | None = None,
     ):
         super().__init__()
@@ -72,6 +75,7 @@ class Task(lightning.LightningModule, ABC):
         self.ema = ema
         self.optimizer = optimizer
         self.seed = seed
+        self._noise = TrainingNoise(seed, noise)
         self.guard = Guard(divergence or Raise())
         self.last_checkpoint: tuple[Path, int] | None = None  # of this run, and its step
         self.config: dict[str, Any] = {}  # the composed run, stored in every checkpoint
@@ -152,6 +156,7 @@ class Task(lightning.LightningModule, ABC):
 
     def on_train_start(self) -> None:
         """The optimizer's state is that of the checkpoint that a run goes on from, its settings are the run's own."""
+        self._noise.prepare(self.modules())
         if self.trainer.ckpt_path is None:
             return
         self.last_checkpoint = Path(self.trainer.ckpt_path), self.global_step
@@ -167,15 +172,16 @@ class Task(lightning.LightningModule, ABC):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         micro = batch_idx % self.trainer.accumulate_grad_batches
-        indices = (self.global_step, micro, self.global_rank)
         if micro == 0:
             self.guard.begin(self.own_buffers())
-        g = generator(self.seed, "train", *indices, device=self.device)
-        torch.manual_seed(derive_seed(self.seed, "dropout", *indices))  # layers read the global generator
+        g = self._noise.start(self.trainer, micro, self.device)
         loss = self.guard.mean(self.objective(batch, self.encoded(batch), g), batch.get("index"))
         self.log("train/loss", loss, prog_bar=True)
         self.log("step", self.global_step + 1.0)  # for loggers: steps done, where Lightning counts from 0
         return loss + self.idle() if self.trainer.world_size > 1 else loss
+
+    def on_train_batch_end(self, outputs: Any, batch: dict[str, Tensor], batch_idx: int) -> None:
+        self._noise.stop()
 
     def idle(self) -> Tensor | float:
         """0, with a gradient of 0 for every weight that is not due: ranks wait for each other's gradients of all."""
