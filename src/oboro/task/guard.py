@@ -1,6 +1,6 @@
 """Steps that diverge are seen here, on all ranks, between the backward pass and the optimizer."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import isfinite, isinf
 from pathlib import Path
 from typing import Any
@@ -27,11 +27,11 @@ class Guard:
         self._seen: list[tuple[Tensor | None, Tensor]] = []  # of the micro-batches of the step: indices, losses
         self._buffers: list[tuple[Tensor, Tensor]] = []
 
-    def begin(self, buffers: Sequence[Tensor]) -> None:
-        """Before the first micro-batch of a step, whose forward passes may write to ``buffers``."""
+    def begin(self, buffers: Callable[[], Sequence[Tensor]]) -> None:
+        """Before the first micro-batch of a step, whose forward passes may write to ``buffers()``."""
         self._seen, self.updated = [], True
         if self.divergence.keeps_buffers:
-            self._buffers = [(buffer, buffer.detach().clone()) for buffer in buffers]
+            self._buffers = [(buffer, buffer.detach().clone()) for buffer in buffers()]
 
     def mean(self, losses: Tensor, index: Tensor | None) -> Tensor:
         """The mean of ``losses`` (B,), the same bits. If it is not finite, no gradient of it is: every rank sees that
@@ -144,7 +144,7 @@ def left_to_scaler(task: Any) -> bool:
 def reason(
     seen: list[dict[str, Any]], broken: Sequence[str], spiked: Mapping[str, float], norms: Mapping[str, float]
 ) -> str:
-    """``the loss of 2 of 64 samples is NaN (17 and 45 of the training data, on rank 1)``."""
+    """``the loss of 2 of 64 samples is NaN on rank 1 (rows 17, 45 of the training data)``."""
     bad = bad_samples(seen)
     if bad:
         kinds = " or ".join(sorted({"infinite" if isinf(sample["loss"]) else "NaN" for sample in bad}))

@@ -173,7 +173,7 @@ class Task(lightning.LightningModule, ABC):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         micro = batch_idx % self.trainer.accumulate_grad_batches
         if micro == 0:
-            self.guard.begin(self.own_buffers())
+            self.guard.begin(self.own_buffers)
         g = self._noise.start(self.trainer, micro, self.device)
         loss = self.guard.mean(self.objective(batch, self.encoded(batch), g), batch.get("index"))
         self.log("train/loss", loss, prog_bar=True)
