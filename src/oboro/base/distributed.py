@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from oboro.base.errors import UserError
+from oboro.base.memory import Parts
 from oboro.base.precision import WITHOUT_FLOAT64
 
 T = TypeVar("T")
@@ -137,16 +138,17 @@ def map_samples(
     """Rows ``f(ids)`` of all samples ``first`` .. ``first + n - 1`` in order, on the CPU of every rank, or of rank 0
     alone and none on the others unless ``everywhere``.
 
-    ``f`` gets exactly ``size`` ids and returns one row for each. Ranks meet after each chunk, so none waits longer
+    ``f`` gets exactly ``size`` ids and returns one row for each; where memory runs out, fewer (``Parts``), on the rank
+    where it does. Ranks meet after each chunk, so none waits longer
     than a chunk takes. ``done(k)`` gets how many samples are finished. Raises ``RuntimeError`` if an id is missing;
     if ``f`` raises on one rank, that rank raises its error and the others a ``RankFailed`` that quotes it.
     """
-    seen_ids, rows = [], []
+    seen_ids, rows, parts = [], [], Parts()
     finished = 0
     for ids in chunks(n, size):
         last = max(max(ids), 0)
         with together():
-            chunk = f([first + (i if i >= 0 else last) for i in ids])
+            chunk = parts.rows(f, [first + (i if i >= 0 else last) for i in ids])
         chunk_ids, chunk_rows = gather_rows(torch.tensor(ids, device=device), chunk.to(device))
         seen_ids.append(chunk_ids.cpu())
         rows.append(chunk_rows.cpu() if everywhere or rank() == 0 else chunk_rows[:0].cpu())

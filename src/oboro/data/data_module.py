@@ -187,7 +187,10 @@ class DataModule(LightningDataModule, ABC):
         self._check_classes(source)
         cached = cache.open_cached(self._folder(source))
         if cached is None:
-            raise RuntimeError("the samples are not in the cache: call prepare_data() before setup()")
+            raise UserError(
+                f"the {self.noun} are not in the cache {self.cache_dir} as they are now: they have changed while they "
+                "were read, or nodes do not share that folder; start again, with data.cache_dir=<a folder of all nodes>"
+            )
         self._check_labels(cached)
         train, held_out = self.divide(cached.shape[0], cached.groups)
         self.fingerprint = cached.fingerprint

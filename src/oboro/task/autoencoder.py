@@ -45,7 +45,7 @@ class Autoencoder(Task):
         discriminator_optimizer: Optimizer | None = None,
         seed: Seed = 0,
         compile: bool = False,
-        noise: Noise = "global",
+        noise: Noise = "per_rank",
         divergence: Divergence | None = None,
     ):
         super().__init__(Identity(autoencoder.in_channels), loss, ema, optimizer, seed, noise, divergence)

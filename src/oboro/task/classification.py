@@ -34,7 +34,7 @@ class Classification(NoiseLevels):
         optimizer: Optimizer,
         seed: Seed = 0,
         compile: bool = False,
-        noise: Noise = "global",
+        noise: Noise = "per_rank",
         divergence: Divergence | None = None,
     ):
         super().__init__(codec, loss, ema, optimizer, seed, noise, divergence)

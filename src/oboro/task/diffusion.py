@@ -49,7 +49,7 @@ class Diffusion(NoiseLevels):
         adapter: Adapter | None = None,
         seed: Seed = 0,
         compile: bool = False,
-        noise: Noise = "global",
+        noise: Noise = "per_rank",
         divergence: Divergence | None = None,
     ):
         super().__init__(codec, loss, ema, optimizer, seed, noise, divergence)

@@ -16,6 +16,7 @@ from oboro.base import distributed
 from oboro.base.draws import Noise
 from oboro.base.errors import UserError
 from oboro.base.finite import count_broken, first_broken
+from oboro.base.memory import Parts
 from oboro.base.ranges import Seed
 from oboro.base.remark import remark
 from oboro.codec import Codec
@@ -36,8 +37,8 @@ class Task(lightning.LightningModule, ABC):
     """Networks (``learners``) trained on ``codec.encode(x)``; ``learned`` is the one a run is for, averaged by
     ``ema``. ``frozen`` parts came trained.
 
-    Ranks and micro-batches that share a batch have, together, the training noise of one process, so that a run goes on
-    upon another number of them to within rounding (``TrainingNoise``). Validation looks at every held-out sample with
+    With ``noise="global"`` the ranks and micro-batches that share a batch have, together, the training noise of one
+    process, so that a run goes on upon another number of them to within rounding (``TrainingNoise``). Validation looks at every held-out sample with
     the averaged weights, and its numbers are equal on any number of ranks.
 
     A task of several networks names them in ``learners``, each with an optimizer and an update ratio. One backward
@@ -66,7 +67,7 @@ class Task(lightning.LightningModule, ABC):
         ema: EMA,
         optimizer: Optimizer,
         seed: Seed,
-        noise: Noise = "global",
+        noise: Noise = "per_rank",
         divergence: Divergence | None = None,
     ):
         super().__init__()
@@ -81,6 +82,7 @@ class Task(lightning.LightningModule, ABC):
         self.config: dict[str, Any] = {}  # the composed run, stored in every checkpoint
         self._other_averages: dict[str, EMA] = {}
         self.modality: Modality | None = None
+        self._parts = Parts()  # of validation batches
         self._raw: dict[nn.Parameter, Tensor] = {}  # of the weights in whose place averages are
         self.fingerprint: str | None = None
 
@@ -237,7 +239,12 @@ class Task(lightning.LightningModule, ABC):
         self._validation: list[tuple[Tensor, Tensor]] = []
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        self._validation.append((batch["index"], self.measure(batch, self.encoded(batch)).float()))
+        def measure(part: list[int]) -> Tensor:
+            rows = batch if len(part) == len(batch["index"]) else rows_of(batch, part)
+            return self.measure(rows, self.encoded(rows)).float()
+
+        count = len(batch["index"])
+        self._validation.append((batch["index"], self._parts.rows(measure, range(count))))
 
     def on_validation_epoch_end(self) -> None:
         """``val/<name>`` of every number of ``summary``."""
@@ -340,6 +347,11 @@ class Task(lightning.LightningModule, ABC):
         self.guard.record.load(checkpoint.get("divergence", {}))
         separated(checkpoint, self.learners)
         align_batches(checkpoint, self.trainer.accumulate_grad_batches)
+
+
+def rows_of(batch: Mapping[str, Any], rows: list[int]) -> dict[str, Any]:
+    """The ``rows`` of a batch of tensors and lists."""
+    return {key: value[rows] if torch.is_tensor(value) else [value[i] for i in rows] for key, value in batch.items()}
 
 
 def check_fingerprint(before: str | None, now: str, path: object) -> None:
