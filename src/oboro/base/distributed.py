@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from oboro.base.errors import UserError
 from oboro.base.memory import Parts
 from oboro.base.precision import WITHOUT_FLOAT64
 
@@ -117,6 +118,14 @@ def mean(values: Tensor) -> Tensor:
     return total / world_size()
 
 
+def from_all(value: T) -> list[T]:
+    """What every rank gives, of plain values, in the order of the ranks."""
+    values: list[T | None] = [value] * world_size()
+    if world_size() > 1:
+        dist.all_gather_object(values, value)
+    return cast(list[T], values)
+
+
 def map_samples(
     n: int,
     size: int,
@@ -157,7 +166,7 @@ def together() -> Iterator[None]:
     """A block that all ranks run and after which they meet: if it fails on one, it fails on all, with that error.
 
     Otherwise the others would wait in their next collective for a rank that has left, and a time-out would be all that
-    is seen. The failing rank raises its own exception, the others ``RankFailed``.
+    is seen. The failing rank raises its own exception, the others ``RankFailed``, or the same ``UserError``.
     """
     error: Exception | None = None
     try:
@@ -165,11 +174,12 @@ def together() -> Iterator[None]:
     except Exception as caught:
         error = caught
     if world_size() > 1:
-        failures: list[str | None] = [None] * world_size()
-        dist.all_gather_object(failures, None if error is None else f"{type(error).__name__}: {error}")
+        mistake = isinstance(error, UserError)
+        text = str(error) if mistake else f"{type(error).__name__}: {error}"
+        failures = from_all(None if error is None else (mistake, text))
         if error is None and any(failures):
-            culprit = next(r for r, failure in enumerate(failures) if failure)
-            raise RankFailed(f"rank {culprit} failed: {failures[culprit]}")
+            culprit, failure = next((r, failure) for r, failure in enumerate(failures) if failure)
+            raise UserError(failure[1]) if failure[0] else RankFailed(f"rank {culprit} failed: {failure[1]}")
     if error is not None:
         raise error
 

@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from lightning import Callback, Trainer
 
+from oboro.base import distributed
 from oboro.base.errors import UserError
 from oboro.base.ranges import CountOrNone
+from oboro.base.remark import remark
 from oboro.evaluate.result import Result, protocol_line, values_line
 from oboro.logger import log_result
 from oboro.task import Task
@@ -23,7 +25,11 @@ class Evaluation(Callback, ABC):
     """Calls ``evaluate`` after steps ``every_n_steps``, 2 ``every_n_steps``, … and after the last one, on all ranks.
 
     ``every_n_steps = 0`` leaves only the last one. ``seconds`` is the time spent, so that throughput can exclude it.
+    An error on one rank is one on all. It ends training, or, without ``stop_on_error``, is shown, and training goes on
+    as if nothing had been evaluated.
     """
+
+    stop_on_error: bool = True
 
     folder: Path | None = None  # where files are written to, of those that write
 
@@ -64,8 +70,25 @@ class Evaluation(Callback, ABC):
         if self.due(trainer) and step != self._evaluated_at:  # with gradient accumulation a step has several batches
             self._evaluated_at = step
             start = time.perf_counter()
-            self.evaluate(trainer, task)
+            self.attempt(trainer, task)
             self.seconds += time.perf_counter() - start
+
+    def attempt(self, trainer: Trainer, task: Task) -> None:
+        """``evaluate``, on all ranks or on none."""
+        try:
+            with distributed.together():
+                self.evaluate(trainer, task)
+        except Exception as error:
+            if self.stop_on_error:
+                raise
+            self.fail()
+            log.info("what failed:", exc_info=error)
+            reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+            step = trainer.global_step
+            remark(f"{type(self).__name__} failed after step {step} and training goes on without it: {reason}")
+
+    def fail(self) -> None:
+        """What is left of an evaluation that failed."""
 
 
 class SampleEvaluation(Evaluation, ABC):
@@ -106,6 +129,10 @@ class MetricEvaluation(Evaluation, ABC):
         super().__init__(every_n_steps)
         self.latest: Result | None = None
         self.measured_at = -1  # the step of ``latest``
+
+    def fail(self) -> None:
+        """An older result is none of the weights that a run ends with."""
+        self.latest, self.measured_at = None, -1
 
     @property
     def objective(self) -> tuple[str, float] | None:

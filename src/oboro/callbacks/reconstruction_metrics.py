@@ -29,8 +29,10 @@ class ReconstructionMetrics(CodecEvaluation, MetricEvaluation):
         every_n_steps: CountOrNone,
         n: Several | None = None,
         chunk: Count = 100,
+        stop_on_error: bool = True,
     ):
         super().__init__(every_n_steps)
+        self.stop_on_error = stop_on_error
         check_images(self, n, chunk)
         self.chunk = chunk
         self.extractor = extractor

@@ -21,6 +21,7 @@ from oboro.cli.claim import AUTO
 from oboro.cli.device import check_device, resolve_precision
 from oboro.cli.ending import is_first_process
 from oboro.cli.faults import explained
+from oboro.cli.fit import fit
 from oboro.cli.launcher import care_for
 from oboro.cli.resume import check_alone, file_named, wiring
 from oboro.cli.running import mark
@@ -77,7 +78,7 @@ def train(config: DictConfig) -> None:
     care_for(trainer.strategy)
     mark(Path(config.output_dir), finished=False)
     with explained(trainer, data):
-        trainer.fit(task, data, ckpt_path=config.resume, weights_only=True)
+        fit(trainer, task, data, config.resume)
     measured = [c.latest.numbers for c in callbacks if isinstance(c, MetricEvaluation) and c.latest is not None]
     if trainer.is_global_zero and measured:
         write_result(Path(config.output_dir), measured[0])

@@ -25,6 +25,7 @@ ABSENT = "absent"
 # Where data lie: another place is no other data where the fingerprint is the same.
 PLACES_OF_DATA = ("root", "path", "shards", "prior_root", "cache_dir", "num_workers")
 LOOKED_AT = ("sampler", "guidance", "extractor", "metrics", "callbacks", "logger")
+CARRIED_OUT = ("divergence",)  # what follows a step that fails
 # Of the trainer: what changes which samples a step sees.
 STREAM = ("use_distributed_sampler", "limit_train_batches", "overfit_batches", "reload_dataloaders_every_n_epochs")
 # Of any part: memory against time, and what pictures during training show.
@@ -62,9 +63,9 @@ class Difference:
         """Why training cannot go on with it; None where it can."""
         root, _, rest = self.key.partition(".")
         name = self.key.rpartition(".")[2]
-        if root in LOOKED_AT or (root not in ("data", "trainer", "seed", "ema") and name in HOW_IT_RUNS):
+        if self.key == NOISE or root in (*LOOKED_AT, *CARRIED_OUT):
             return None
-        if self.key == NOISE:
+        if root not in ("data", "trainer", "seed", "ema") and name in HOW_IT_RUNS:
             return None
         if root == "trainer" and rest not in STREAM:
             return None
