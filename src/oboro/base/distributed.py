@@ -139,8 +139,8 @@ def map_samples(
     alone and none on the others unless ``everywhere``.
 
     ``f`` gets exactly ``size`` ids and returns one row for each; where memory runs out, fewer (``Parts``), on the rank
-    where it does. Ranks meet after each chunk, so none waits longer
-    than a chunk takes. ``done(k)`` gets how many samples are finished. Raises ``RuntimeError`` if an id is missing;
+    where it does. Ranks meet after each chunk, so none waits longer than a chunk takes. ``done(k)`` gets how many
+    samples are finished. Raises ``RuntimeError`` if an id is missing;
     if ``f`` raises on one rank, that rank raises its error and the others a ``RankFailed`` that quotes it.
     """
     seen_ids, rows, parts = [], [], Parts()

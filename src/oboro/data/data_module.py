@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from oboro.base.errors import UserError
 from oboro.base.paths import LocalPath
 from oboro.base.ranges import BelowOne, Classes, Count, CountOrNone, Seed
+from oboro.base.remark import remark
 from oboro.data import cache
 from oboro.data.cache import Block, Cached, SampleArray, Source
 from oboro.data.left_out import LeftOut, summary
@@ -155,6 +156,8 @@ class DataModule(LightningDataModule, ABC):
         folder = self._folder(source)
         cached = cache.open_cached(folder)
         if cached is None:
+            if folder.exists():
+                remark(f"the cache {folder} is damaged: the {self.noun} are decoded anew")
             cached = cache.build(folder, self._readable(source.blocks()), self.stored_shape)
         else:
             self._check_readable(cached.shape[0], cached.left_out or ())
