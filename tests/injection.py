@@ -6,6 +6,7 @@ The run meets them by itself, at the moment that is named, so that no test has t
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,9 +43,15 @@ def spoil_weights(trainer: Trainer, task: Task) -> None:
         next(p for p in task.learned.parameters() if p.requires_grad).view(-1)[0] = float("nan")
 
 
+def stop(trainer: Trainer, task: Task) -> None:
+    trainer.should_stop = True
+
+
 ACTS: dict[str, Callable[[Trainer, Task], None]] = {
     **{name: send(name) for name in ("sigterm", "sigint", "sighup", "sigusr1", "sigkill", "sigstop")},
     "raise": fail,
+    "stop": stop,
+    "sleep": lambda *_: time.sleep(1.1),
     "out_of_memory": out_of_memory,
     "nan_weights": spoil_weights,
 }

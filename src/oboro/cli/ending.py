@@ -9,18 +9,22 @@ from contextlib import contextmanager
 from oboro.cli.error_messages import explain
 
 MISTAKE = 1
+INTERRUPTED = 130
 READER_GONE = 141  # what a shell reports of a program that SIGPIPE ended: `oboro train --help | head`
 
 
 @contextmanager
 def ending(traceback: bool = False) -> Iterator[None]:
     """A mistake of the user in the block becomes ``error: <one sentence>.`` and exit status 1; with ``traceback``, and
-    for any other exception, which is ours, it passes. A closed stdout or stderr ends the program with status 141."""
+    for any other exception, which is ours, it passes. A closed stdout or stderr ends the program with status 141, and
+    Ctrl-C with 130."""
     try:
         try:
             yield
         finally:
             sys.stdout.flush()  # what is printed is printed here, not when the interpreter ends
+    except KeyboardInterrupt:
+        raise SystemExit(INTERRUPTED) from None
     except BrokenPipeError:
         if not reader_is_gone():
             raise  # another pipe, to a worker for example

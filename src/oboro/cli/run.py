@@ -26,6 +26,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from oboro import sweep
+from oboro.base import interrupt
 from oboro.base.command import as_typed, import_from_here
 from oboro.base.errors import UserError
 from oboro.base.grammar import values
@@ -91,7 +92,12 @@ def job(name: str, kept: Sequence[Path]) -> Callable[[DictConfig], None]:
 
     def start(config: DictConfig) -> None:
         shown = config.get("traceback") or HydraConfig.get().mode == RunMode.MULTIRUN
-        with ending(shown), without_an_empty_folder(name, kept), trusting(config.get("trust")):
+        with (
+            ending(shown),
+            interrupt.handled(speaks=is_first_process()),
+            without_an_empty_folder(name, kept),
+            trusting(config.get("trust")),
+        ):
             work = getattr(import_module(f"oboro.cli.{name}"), name)
             warnings.formatwarning = warning_line  # which Lightning sets, too, when it is imported
             plain_terminal()
@@ -108,7 +114,7 @@ def without_an_empty_folder(name: str, kept: Sequence[Path]) -> Iterator[None]:
     it is among those ``kept``, which were there before; and that of its day."""
     try:
         yield
-    except Exception:
+    except (Exception, interrupt.Interrupted):
         folder = Path(HydraConfig.get().runtime.output_dir)
         before = any(folder.samefile(other) for other in kept)
         if (

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
+from oboro.base import interrupt
 from oboro.base.errors import UserError
 from oboro.base.json_text import json_text
 from oboro.cli.device import as_trained, check_device, resolve_precision
@@ -45,6 +46,7 @@ def start(config: DictConfig, devices: int, precision: str) -> Fabric:
         chosen = resolve_precision(str(config.precision), config.accelerator)
     fabric = Fabric(accelerator=config.accelerator, devices=devices, precision=chosen)
     fabric.launch()
+    interrupt.started_by(fabric.strategy.launcher)
     return fabric
 
 
