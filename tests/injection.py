@@ -51,6 +51,7 @@ ACTS: dict[str, Callable[[Trainer, Task], None]] = {
     **{name: send(name) for name in ("sigterm", "sigint", "sighup", "sigusr1", "sigkill", "sigstop")},
     "raise": fail,
     "stop": stop,
+    "sigterm_parent": lambda *_: os.kill(os.getppid(), signal.SIGTERM),
     "sleep": lambda *_: time.sleep(1.1),
     "out_of_memory": out_of_memory,
     "nan_weights": spoil_weights,

@@ -3,11 +3,16 @@
 import json
 import os
 import shlex
+import signal
 
 import processes
 import pytest
+import torch
 
 import runs
+from oboro.sweep import Job
+from oboro.sweep.job import verdict
+from oboro.task import Diffusion
 
 SIX = (
     "trainer.max_steps=6",
@@ -221,3 +226,46 @@ def test_an_early_stopping_that_would_never_stop_is_refused(tmp_path, settings, 
     run = call(tmp_path, *usual)
     assert run.status == 1 and message in run.stderr and "Traceback" not in run.stderr
     assert not (tmp_path / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize(("script", "does"), [("sample.py", "sigint"), ("evaluate.py", "sigterm")])
+def test_other_commands_end_with_one_line(straight, tmp_path, monkeypatch, script, does):
+    """In the second of five chunks."""
+    generate, chunks = Diffusion.generate, []
+
+    def signalled(*args):
+        chunks.append(args)
+        if len(chunks) == 2:
+            os.kill(os.getpid(), getattr(signal, does.upper()))
+        return generate(*args)
+
+    monkeypatch.setattr(Diffusion, "generate", signalled)
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    small = ("accelerator=cpu", "n=10", "chunk=2")
+    run = runs.call(script, *runs.outputs(tmp_path / "out", f"checkpoint={straight.last}", *small), cwd=tmp_path)
+    assert run.status == STATUS[does] and len(chunks) == 2
+    assert "Traceback" not in run.stderr and "written to" not in run.stdout
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+    assert not (tmp_path / "out" / "evaluation.json").exists()
+
+
+@pytest.mark.slow
+def test_a_sweep_that_is_ended_has_its_jobs_save_and_runs_them_again(tmp_path):
+    job = [*runs.toy("trainer.max_steps=2000", "callbacks=[checkpoints]", "seed=1,2"), fault("sigterm_parent", step=3)]
+    run = processes.run("train.py", "-m", f"hydra.sweep.dir={tmp_path}/sweep", *job, folder=tmp_path)
+    assert run.status == 143 and not run.orphans, run.stderr
+    jobs = json.loads((tmp_path / "sweep" / "jobs.json").read_text())["jobs"]
+    assert [job["status"] for job in jobs] == ["stopped", "waiting"]
+    assert torch.load(tmp_path / "sweep/0/checkpoints/last.ckpt", weights_only=True)["global_step"] < 2000
+    assert "goes on" in (tmp_path / "sweep/0/output.log").read_text()
+    assert "0 of 2 jobs done; run the rest with" in run.stderr
+
+
+def test_a_job_that_a_signal_ended_is_not_done(tmp_path):
+    """Whether it ended in order or was killed by it."""
+    codes = {143: "ended by SIGTERM", 130: "ended by SIGINT", 129: "ended by SIGHUP", -15: "killed by SIGTERM"}
+    (tmp_path / "output.log").write_text("SIGTERM: ended at step 3\n")
+    for code, status in codes.items():
+        job = Job(0, [], [], "0")
+        job.end(*verdict(code, tmp_path / "output.log"), 1.0, tmp_path)
+        assert job.status == status and not job.done

@@ -168,8 +168,8 @@ class Agreement:
     """
 
     def __init__(self) -> None:
-        self._group = dist.new_group(backend="gloo") if world_size() > 1 else None
-        self._sent: tuple[dist.Work, Tensor] | None = None
+        self._group: Any = dist.new_group(backend="gloo") if world_size() > 1 else None
+        self._sent: tuple[Any, Tensor] | None = None
 
     def next(self, *wishes: int) -> list[int]:
         """What was wanted at the last call, while that of now is under way: nobody waits for another rank. One process

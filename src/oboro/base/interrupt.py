@@ -22,11 +22,13 @@ PATIENCE = 8.0  # seconds in which the other ranks may end by themselves
 
 
 class Interrupted(SystemExit):
-    """The signal ``number`` ended the program. Its exit status is what a shell reports of a signal, 128 + number."""
+    """The signal ``number`` ended the program. Its exit status is what a shell reports of a signal, 128 + number.
+    ``told``: the user knows."""
 
     def __init__(self, number: int):
         super().__init__(128 + number)
         self.number = int(number)
+        self.told = False
 
     @property
     def name(self) -> str:
@@ -75,7 +77,9 @@ def handled(speaks: bool = True) -> Iterator[None]:
         signal.signal(number, handle)
     try:
         yield
-    except Interrupted:
+    except Interrupted as ended:
+        if speaks and not ended.told:
+            os.write(2, f"{ended.name}: ended before it was done\n".encode())
         end_ranks()
         raise
     finally:

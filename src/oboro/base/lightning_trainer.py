@@ -47,7 +47,7 @@ def known_strategy(name: str) -> bool:
 
 def duration(text: str) -> bool:
     """days, hours, minutes and seconds in quotes, "00:12:00:00\""""
-    return bool(re.fullmatch(r"\d+:\d\d:\d\d:\d\d", text)) and seconds_of(text) > 0
+    return bool(re.fullmatch(r"\d+:\d\d:\d\d:\d\d", text)) and bool(seconds_of(text))
 
 
 def units(time: Mapping[str, float]) -> bool:

@@ -59,16 +59,16 @@ class RunEnd(Callback):
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
 
     def on_load_checkpoint(self, trainer: Trainer, task: Task, checkpoint: dict[str, Any]) -> None:
-        """Lightning starts nothing where the last step is taken, so that what was cut there could not be done."""
         if unfinished(checkpoint) and checkpoint["global_step"] == trainer.max_steps:
             self._last = trainer.max_steps
-            trainer.fit_loop.epoch_loop.max_steps = -1
 
     def on_fit_start(self, trainer: Trainer, task: Task) -> None:
         """Raises ``UserError`` for an ``EarlyStopping`` that would never stop."""
         for callback in trainer.callbacks:
             if isinstance(callback, EarlyStopping):
                 check_early_stopping(callback, trainer, task)
+        if self._last is not None:  # else Lightning starts nothing, and what was cut at the last step could not be done
+            trainer.fit_loop.epoch_loop.max_steps = -1
 
     def on_train_start(self, trainer: Trainer, task: Task) -> None:
         interrupt.hold()
@@ -162,6 +162,7 @@ class RunEnd(Callback):
                     callback.evaluate(trainer, task)
                     written = callback.folder
         interrupt.own_ranks()
+        exception.told = True
         if training:
             self._agreement.now(0)  # no rank ends before the first one expects it
         tell(trainer, f"{exception.name}: {ended(trainer, written)}")
