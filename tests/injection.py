@@ -3,6 +3,7 @@
 The run meets them by itself, at the moment that is named, so that no test has to wait for it.
 """
 
+import multiprocessing
 import os
 import signal
 import sys
@@ -13,6 +14,8 @@ from typing import Any
 
 import torch
 from lightning import Callback, Trainer
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities import rank_zero_only
 
 from oboro.callbacks.evaluation import MetricEvaluation
 from oboro.callbacks.sample_grid import SampleGrid
@@ -38,6 +41,12 @@ def out_of_memory(trainer: Trainer, task: Task) -> None:
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
 
 
+def kill_worker(trainer: Trainer, task: Task) -> None:
+    """As the system does where memory runs out, to the first process of the data loader."""
+    os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+    signal.pause()
+
+
 def spoil_weights(trainer: Trainer, task: Task) -> None:
     with torch.no_grad():
         next(p for p in task.learned.parameters() if p.requires_grad).view(-1)[0] = float("nan")
@@ -54,6 +63,7 @@ ACTS: dict[str, Callable[[Trainer, Task], None]] = {
     "sigterm_parent": lambda *_: os.kill(os.getppid(), signal.SIGTERM),
     "sleep": lambda *_: time.sleep(1.1),
     "out_of_memory": out_of_memory,
+    "kill_worker": kill_worker,
     "nan_weights": spoil_weights,
 }
 
@@ -108,3 +118,31 @@ class Fault(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, task: Task, checkpoint: dict[str, Any]) -> None:
         self._meet("saving", trainer, task)
+
+
+class LittleMemory(Callback):
+    """There is memory for ``most`` samples at once in what is not training."""
+
+    def __init__(self, most: int):
+        self.most = most
+
+    def on_fit_start(self, trainer: Trainer, task: Task) -> None:
+        def door(denoiser: torch.nn.Module, inputs: tuple) -> None:
+            if not denoiser.training and len(inputs[0]) > self.most:
+                out_of_memory(trainer, task)
+
+        task.denoiser.register_forward_pre_hook(door)
+
+
+class Failing(CSVLogger):
+    """A logger that fails from step ``first`` to ``last``."""
+
+    def __init__(self, save_dir: str, first: int = 0, last: int = 10**9):
+        super().__init__(save_dir, name="csv", version="", flush_logs_every_n_steps=1)
+        self.first, self.last = first, last
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        if self.first <= (step or 0) <= self.last:
+            raise Injected("the service does not answer")
+        super().log_metrics(metrics, step)

@@ -5,6 +5,7 @@ Evaluation works in fixed chunks of sample ids. Chunk k belongs to rank k mod wo
 depend, bit for bit, on the number of ranks: batch *shapes* change convolutions by 1e-7, companions in a batch do not.
 """
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -15,9 +16,33 @@ import torch.distributed as dist
 from torch import Tensor
 
 from oboro.base import interrupt
+from oboro.base.memory import Parts
 from oboro.base.precision import WITHOUT_FLOAT64
 
 T = TypeVar("T")
+
+
+class RankFailed(RuntimeError):
+    """Another rank has failed, so this one cannot go on."""
+
+
+def is_collective_error(error: BaseException) -> bool:
+    """Whether it only says that another rank is gone, or has failed."""
+    if isinstance(error, RankFailed | dist.DistError):
+        return True
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in ("gloo", "NCCL"))
+
+
+def meeting_point(patience: float) -> Any:
+    """A connection to the store at which the ranks have met, of one's own: any thread may use it. What is not
+    there is waited for ``patience`` seconds. None where there are no ranks, or none such."""
+    if world_size() == 1 or "MASTER_PORT" not in os.environ:
+        return None
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    patient = timedelta(seconds=patience)
+    return dist.TCPStore(  # type: ignore[attr-defined]
+        address, port, is_master=False, timeout=patient, wait_for_workers=False
+    )
 
 
 def world_size() -> int:
@@ -105,17 +130,18 @@ def map_samples(
     """Rows ``f(ids)`` of all samples ``first`` .. ``first + n - 1`` in order, on the CPU of every rank, or of rank 0
     alone and none on the others unless ``everywhere``.
 
-    ``f`` gets exactly ``size`` ids and returns one row for each. Ranks meet after each chunk, so none waits longer
+    ``f`` gets exactly ``size`` ids and returns one row for each; where memory runs out, fewer (``Parts``), on the rank
+    where it does. Ranks meet after each chunk, so none waits longer
     than a chunk takes. ``done(k)`` gets how many samples are finished. Raises ``RuntimeError`` if an id is missing;
-    if ``f`` raises on one rank, that rank raises its error and the others a ``RuntimeError`` that quotes it. A signal
+    if ``f`` raises on one rank, that rank raises its error and the others a ``RankFailed`` that quotes it. A signal
     that waits ends it after a chunk, on all ranks.
     """
-    seen_ids, rows = [], []
+    seen_ids, rows, parts = [], [], Parts()
     finished = 0
     for ids in chunks(n, size):
         last = max(max(ids), 0)
         with together(ends=True):
-            chunk = f([first + (i if i >= 0 else last) for i in ids])
+            chunk = parts.rows(f, [first + (i if i >= 0 else last) for i in ids])
         chunk_ids, chunk_rows = gather_rows(torch.tensor(ids, device=device), chunk.to(device))
         seen_ids.append(chunk_ids.cpu())
         rows.append(chunk_rows.cpu() if everywhere or rank() == 0 else chunk_rows[:0].cpu())
@@ -133,7 +159,7 @@ def together(ends: bool = False) -> Iterator[None]:
     """A block that all ranks run and after which they meet: if it fails on one, it fails on all, with that error.
 
     Otherwise the others would wait in their next collective for a rank that has left, and a time-out would be all that
-    is seen. The failing rank raises its own exception, the others ``RuntimeError``. With ``ends`` a signal that waits
+    is seen. The failing rank raises its own exception, the others ``RankFailed``. With ``ends`` a signal that waits
     on any rank (``oboro.base.interrupt``) raises ``Interrupted`` on all of them after the block.
     """
     error: Exception | None = None
@@ -153,7 +179,7 @@ def together(ends: bool = False) -> Iterator[None]:
         if error is None:
             for r, (failure, _) in enumerate(outcomes):
                 if failure:
-                    raise RuntimeError(f"rank {r} failed: {failure}")
+                    raise RankFailed(f"rank {r} failed: {failure}")
     if error is not None:
         raise error
     if number:
@@ -230,8 +256,8 @@ def share(f: Callable[..., Sequence[Tensor]], items: Sequence[Any], *tensors: Te
 
     For a caller inside of ``from_first``; elsewhere it computes all by itself on the CPU. ``f`` is a function of a
     module, ``items`` are small and plain, and ``tensors`` lie on the device of the rank while it computes. Raises
-    ``RuntimeError`` where ``f`` fails on another rank, and inside of ``from_first`` ``Interrupted`` where a signal
-    waits on any.
+    ``RankFailed`` where ``f`` fails on another rank, and inside of ``from_first`` ``Interrupted`` where a signal waits
+    on any.
     """
     if _device is not None:
         interrupt.check()
@@ -254,7 +280,7 @@ def share(f: Callable[..., Sequence[Tensor]], items: Sequence[Any], *tensors: Te
         interrupt.end(number)
     for r, part in enumerate(parts):
         if isinstance(part, str):
-            raise RuntimeError(f"rank {r} failed: {part}")
+            raise RankFailed(f"rank {r} failed: {part}")
     return [parts[k % world_size()][k // world_size()] for k in range(len(items))]
 
 

@@ -1,4 +1,4 @@
-"""The one exception that means: the user can fix this."""
+"""The exceptions that mean: the user can fix this."""
 
 
 class UserError(Exception):
@@ -6,3 +6,7 @@ class UserError(Exception):
 
     Entry points print it without a traceback and exit with status 1.
     """
+
+
+class OwnFault(UserError):
+    """A fault of this process, which the other ranks may not have met: whoever meets it prints it."""

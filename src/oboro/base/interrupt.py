@@ -9,16 +9,15 @@ waits for another process. A second Ctrl-C ends the program where it is.
 import contextlib
 import os
 import signal
-import subprocess
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from types import FrameType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
 SIGNALS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))  # Windows has two of them
-PATIENCE = 8.0  # seconds in which the other ranks may end by themselves
+PATIENCE = 8  # seconds that a process which serves another one lives after a SIGTERM
 
 
 class Interrupted(SystemExit):
@@ -40,19 +39,18 @@ class _State:
     received: int = 0  # the first signal that came; 0: none
     holds: bool = False  # whether signals wait
     ends: bool = False  # whether ``Interrupted`` was raised
-    launcher: Any = None  # Lightning's, with the processes that it has started
-    ranks: list[subprocess.Popen] = field(default_factory=list)  # of these, those that it looks after no more
 
 
 _state = _State()
 
 
 @contextlib.contextmanager
-def handled(speaks: bool = True) -> Iterator[None]:
+def handled(speaks: bool = True, at_once: Callable[[], None] = lambda: None) -> Iterator[None]:
     """In the block signals raise ``Interrupted``; the handlers that there were come back after it.
 
     A signal that is ignored (``nohup``, a job in the background) stays so. Outside of the main thread Python lets
-    nobody handle signals, and nothing happens. With ``speaks`` a signal that has to wait says so on stderr.
+    nobody handle signals, and nothing happens. With ``speaks`` a signal says on stderr what it does. A second Ctrl-C
+    calls ``at_once``, which ends what would live on, and leaves.
     """
     global _state
     if threading.current_thread() is not threading.main_thread():
@@ -64,14 +62,15 @@ def handled(speaks: bool = True) -> Iterator[None]:
 
     def handle(number: int, frame: FrameType | None) -> None:
         if _state.received and number == signal.SIGINT:
-            end_at_once(number)
+            at_once()
+            os._exit(128 + number)
         if _state.received or _state.ends:
             return
         _state.received = number
         if not _state.holds:
             end(number)
-        if speaks:  # what print has in hand may be half written
-            os.write(2, f"\n{signal.Signals(number).name}: ends at the next step; Ctrl-C ends at once\n".encode())
+        if speaks:
+            say(f"\n{signal.Signals(number).name}: ends at the next step; Ctrl-C ends at once")
 
     for number in ours:
         signal.signal(number, handle)
@@ -79,13 +78,18 @@ def handled(speaks: bool = True) -> Iterator[None]:
         yield
     except Interrupted as ended:
         if speaks and not ended.told:
-            os.write(2, f"{ended.name}: ended before it was done\n".encode())
-        end_ranks()
+            say(f"{ended.name}: ended before it was done")
         raise
     finally:
         for number in ours:
             signal.signal(number, before[number])
         _state = outer
+
+
+def say(line: str) -> None:
+    """On stderr. In a handler ``print`` may be in the middle of a line."""
+    with contextlib.suppress(OSError):
+        os.write(2, f"{line}\n".encode())
 
 
 def hold() -> None:
@@ -110,42 +114,9 @@ def end(number: int) -> NoReturn:
     raise Interrupted(number)
 
 
-def end_at_once(number: int) -> NoReturn:
-    own_ranks()
-    for process in _state.ranks:
-        with contextlib.suppress(OSError):
-            process.kill()
-    os._exit(128 + number)
-
-
-def started_by(launcher: Any) -> None:
-    """The ranks that Lightning's ``launcher`` has started end with this process."""
-    _state.launcher = launcher
-
-
-def own_ranks() -> None:
-    """Lightning looks after ranks no more: where one ends with an error, which those do that a signal ends, it kills
-    all processes."""
-    started = getattr(_state.launcher, "procs", None)
-    if started:
-        _state.ranks += started
-        started.clear()
-
-
-def end_ranks() -> None:
-    """Wait for the ranks that this process has started, which end at the same point where signals wait; those that do
-    not end are killed."""
-    own_ranks()
-    for process in _state.ranks:
-        if not _state.holds:
-            process.terminate()
-    for process in _state.ranks:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(PATIENCE)
-    for process in _state.ranks:
-        with contextlib.suppress(OSError):
-            process.kill()
-        process.wait()
+def ends() -> bool:
+    """Whether ``Interrupted`` was raised, so that other ranks end, too."""
+    return _state.ends
 
 
 def outlive_signals(worker: int) -> None:
@@ -155,4 +126,4 @@ def outlive_signals(worker: int) -> None:
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, "alarm"):
-        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(int(PATIENCE)))
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(PATIENCE))

@@ -54,7 +54,6 @@ class RunEnd(Callback):
 
     def setup(self, trainer: Trainer, task: Task, stage: str) -> None:
         """Lightning's own handlers of signals are left out, and its broadcast of SIGTERM at every step."""
-        interrupt.started_by(trainer.strategy.launcher)
         trainer._signal_connector.register_signal_handlers = lambda: None
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
 
@@ -161,15 +160,14 @@ class RunEnd(Callback):
                 if isinstance(callback, Checkpoints):
                     callback.evaluate(trainer, task)
                     written = callback.folder
-        interrupt.own_ranks()
         exception.told = True
-        if training:
-            self._agreement.now(0)  # no rank ends before the first one expects it
         tell(trainer, f"{exception.name}: {ended(trainer, written)}")
         if exception.number == slurm.SIGNAL and slurm.JOB in os.environ:
             exception.code = slurm.STATUS
             if trainer.is_global_zero:
                 tell(trainer, slurm.requeue())
+        if training:
+            self._agreement.now(0)  # no rank ends before the first one expects it
 
     def _cut(self, trainer: Trainer) -> list[str]:
         """What was to be done at this step, and was not."""

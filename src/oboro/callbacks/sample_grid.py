@@ -4,14 +4,13 @@ from pathlib import Path
 
 import numpy as np
 from lightning import Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
-from PIL import Image
 from torch import Tensor
 
 from oboro.base import distributed
 from oboro.base.errors import UserError
 from oboro.base.ranges import Count, CountOrNone, Seed
 from oboro.callbacks.evaluation import SampleEvaluation
+from oboro.logger import log_picture
 from oboro.report.pictures import samples_picture
 from oboro.task import Diffusion
 
@@ -47,10 +46,4 @@ class SampleGrid(SampleEvaluation):
             picture = samples_picture(modality, samples, texts, task.conditioner.num_classes)
             self.folder.mkdir(parents=True, exist_ok=True)
             picture.save(self.folder / f"step-{trainer.global_step:08d}.png")
-            self._to_tensorboard(trainer, picture)
-
-    def _to_tensorboard(self, trainer: Trainer, picture: Image.Image) -> None:
-        pixels = np.asarray(picture.convert("RGB"))
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_image("samples", pixels, trainer.global_step, dataformats="HWC")
+            log_picture(trainer.loggers, "samples", np.asarray(picture.convert("RGB")), trainer.global_step)

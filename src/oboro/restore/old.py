@@ -42,6 +42,11 @@ def ldm_unet(node: Node) -> Node:
     return today
 
 
+def with_noise(node: Node) -> Node:
+    """A task of the time when ranks drew for themselves: it goes on so."""
+    return {"noise": "per_rank", **node}
+
+
 def with_adapter(node: Node) -> Node:
     """A ``Diffusion`` of a time without adapters: all weights are trained."""
     return node if node.get("adapter") else {**node, "adapter": {"_target_": "oboro.adapter.Full"}}
@@ -56,7 +61,9 @@ RULES: dict[str, Callable[[Node], Node]] = {
     "oboro.conditioner.Label": without("text_dim", "pooled_dim"),
     "oboro.conditioner.Text": without("num_classes"),
     "oboro.model.LDMUNet": ldm_unet,
-    "oboro.task.Diffusion": with_adapter,
+    "oboro.task.Autoencoder": with_noise,
+    "oboro.task.Classification": with_noise,
+    "oboro.task.Diffusion": lambda node: with_noise(with_adapter(node)),
 }
 
 

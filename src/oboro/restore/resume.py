@@ -29,6 +29,7 @@ LOOKED_AT = ("sampler", "guidance", "extractor", "metrics", "callbacks", "logger
 STREAM = ("use_distributed_sampler", "limit_train_batches", "overfit_batches", "reload_dataloaders_every_n_epochs")
 # Of any part: memory against time, and what pictures during training show.
 HOW_IT_RUNS = ("checkpointing", "prompts", "compile")
+NOISE = "task.noise"  # on how many devices a run has which noise: as the number of devices itself
 FUNCTION = "it changes the function that is being learned"
 OF_DATA = "it changes the data that a step sees"
 REASONS = {
@@ -39,6 +40,10 @@ REASONS = {
     "data": OF_DATA,
     "trainer": OF_DATA,
 }
+
+
+class NothingLeft(UserError):
+    """The run is at its last step already."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,7 @@ class Difference:
         """Why training cannot go on with it; None where it can."""
         root, _, rest = self.key.partition(".")
         name = self.key.rpartition(".")[2]
-        if root in LOOKED_AT or (root not in ("data", "trainer", "seed", "ema") and name in HOW_IT_RUNS):
+        if self.key == NOISE or root in LOOKED_AT or (root not in ("data", "trainer", "seed", "ema") and name in HOW_IT_RUNS):
             return None
         if root == "trainer" and rest not in STREAM:
             return None
@@ -206,9 +211,9 @@ def unfinished(checkpoint: dict[str, Any]) -> list[str]:
 
 
 def check_steps(step: int, max_steps: int, path: str | Path) -> None:
-    """Raises ``UserError`` where nothing is left to train."""
+    """Raises ``NothingLeft`` where nothing is left to train."""
     if isinstance(max_steps, int) and 0 <= max_steps <= step:
-        raise UserError(f"{path} is already at step {step}; raise trainer.max_steps, which is {max_steps}.")
+        raise NothingLeft(f"{path} is already at step {step}; raise trainer.max_steps, which is {max_steps}.")
 
 
 def rates(before: dict[str, Any], now: dict[str, Any], step: int) -> list[str]:
