@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -95,9 +96,16 @@ def spoil_weights(trainer: Trainer, task: Task) -> None:
         next(p for p in task.learned.parameters() if p.requires_grad).view(-1)[0] = float("nan")
 
 
+def stop(trainer: Trainer, task: Task) -> None:
+    trainer.should_stop = True
+
+
 ACTS: dict[str, Callable[[Trainer, Task], None]] = {
     **{name: send(name) for name in ("sigterm", "sigint", "sighup", "sigusr1", "sigkill", "sigstop")},
     "raise": fail,
+    "stop": stop,
+    "sigterm_parent": lambda *_: os.kill(os.getppid(), signal.SIGTERM),
+    "sleep": lambda *_: time.sleep(1.1),
     "out_of_memory": out_of_memory,
     "kill_worker": kill_worker,
     "nan_weights": spoil_weights,

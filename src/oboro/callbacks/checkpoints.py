@@ -50,14 +50,16 @@ class Checkpoints(Evaluation):
             self.evaluate(trainer, task)
 
     def on_train_batch_end(self, trainer: Trainer, task: Task, outputs: Any, batch: Any, batch_idx: int) -> None:
-        start = time.perf_counter()
-        self._keep_best(trainer)
-        self.seconds += time.perf_counter() - start
+        self.keep_best(trainer)
         super().on_train_batch_end(trainer, task, outputs, batch, batch_idx)
 
-    def _keep_best(self, trainer: Trainer) -> None:
+    def on_train_end(self, trainer: Trainer, task: Task) -> None:
+        self.keep_best(trainer)
+        super().on_train_end(trainer, task)
+
+    def keep_best(self, trainer: Trainer) -> None:
         """Compare what was measured at this step, once."""
-        step = trainer.global_step
+        start, step = time.perf_counter(), trainer.global_step
         measures = [c for c in trainer.callbacks if isinstance(c, MetricEvaluation) and c.measured_at == step]
         objective = next((c.objective for c in measures if c.objective), None)
         if objective is None or step == self._compared_at:
@@ -70,6 +72,7 @@ class Checkpoints(Evaluation):
         if isfinite(value) and value < self.best:
             self.best = value
             self._save(trainer, "best.ckpt")
+        self.seconds += time.perf_counter() - start
 
     def evaluate(self, trainer: Trainer, task: Task) -> None:
         self._save(trainer, "last.ckpt")

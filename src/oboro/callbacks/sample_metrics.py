@@ -41,6 +41,7 @@ class SampleMetrics(SampleEvaluation, MetricEvaluation):
             )
         self.extractor = extractor
         self.metrics = metrics
+        self.images = n
         self.protocol = Protocol(n=n, seed=seed, chunk=min(chunk, n))
 
     def on_fit_start(self, trainer: Trainer, task: Diffusion) -> None:

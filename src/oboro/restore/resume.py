@@ -95,7 +95,8 @@ def go_on(
     before = {**without, **here, LEFT_OUT: left_out}
     found = differences(before, now, wiring(kind))
     refuse(found, path)
-    check_steps(checkpoint["global_step"], now["trainer"]["max_steps"], path)
+    if not unfinished(checkpoint):
+        check_steps(checkpoint["global_step"], now["trainer"]["max_steps"], path)
     absent = [name for name in left_out if not at_name(now, name)]
     return [
         *(str(d) for d in found),
@@ -204,6 +205,12 @@ def refuse(found: list[Difference], path: str | Path) -> None:
         f"training cannot go on from {path} with {first}{others}: {reason}; leave it out, or start anew from its "
         f"weights with init={path}."
     )
+
+
+def unfinished(checkpoint: dict[str, Any]) -> list[str]:
+    """What was cut by a signal at the step of ``checkpoint``, which ``oboro.callbacks.run_end`` keeps."""
+    state = (checkpoint.get("callbacks") or {}).get("RunEnd") or {}
+    return state.get("unfinished", [])
 
 
 def check_steps(step: int, max_steps: int, path: str | Path) -> None:
