@@ -16,6 +16,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import copy_context
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
@@ -27,6 +28,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from oboro import sweep
+from oboro.base import interrupt
 from oboro.base.command import as_typed, import_from_here
 from oboro.base.errors import UserError
 from oboro.base.grammar import quoted, values
@@ -36,7 +38,7 @@ from oboro.cli.claim import AUTO, FolderFound, Refused, claimed
 from oboro.cli.ending import ending, is_first_process, sentence
 from oboro.cli.help import overview
 from oboro.cli.options import CONF, choosing
-from oboro.cli.ranks import looked_after
+from oboro.cli.ranks import kill_ranks, looked_after
 from oboro.cli.running import LOCK, release_all
 from oboro.restore.trust import trusted_words, trusting
 
@@ -73,7 +75,8 @@ def run(name: str) -> None:
         main = hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(job(name, kept))
         try:
             with trusting(packages):
-                compose_and_run(name, main, runs=not (flags.cfg or flags.info))
+                # in a context of its own: what resume=auto chose ends with the command
+                copy_context().run(compose_and_run, name, main, not (flags.cfg or flags.info))
         except Refused as refused:
             raise refused.error from None
         finally:
@@ -115,6 +118,7 @@ def job(name: str, kept: Sequence[Path]) -> Callable[[DictConfig], None]:
         shown = config.get("traceback") or HydraConfig.get().mode == RunMode.MULTIRUN
         with (
             ending(shown),
+            interrupt.handled(speaks=is_first_process(), at_once=kill_ranks),
             claimed(name, config),
             without_an_empty_folder(name, kept),
             trusting(config.get("trust")),
@@ -136,7 +140,7 @@ def without_an_empty_folder(name: str, kept: Sequence[Path]) -> Iterator[None]:
     it is among those ``kept``, which were there before; and that of its day."""
     try:
         yield
-    except Exception:
+    except (Exception, interrupt.Interrupted):
         folder = Path(HydraConfig.get().runtime.output_dir)
         before = any(folder.samefile(other) for other in kept)
         if (

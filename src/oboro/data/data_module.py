@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from oboro.base.errors import UserError
+from oboro.base.interrupt import outlive_signals
 from oboro.base.paths import LocalPath
 from oboro.base.ranges import BelowOne, Classes, Count, CountOrNone, Seed
 from oboro.base.remark import remark
@@ -306,6 +307,7 @@ class DataModule(LightningDataModule, ABC):
             collate_fn=_as_is,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
+            worker_init_fn=outlive_signals,
             pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
         )
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from oboro.base import distributed
+from oboro.base.finite import check_finite
 from oboro.base.memory import Parts
 from oboro.data.cache import Mapped, SampleArray, beside, check_room, empty_array, writing
 from oboro.data.computed import compute_together
@@ -118,6 +119,7 @@ def fill(
         finished += chunk * distributed.world_size()
         if own:
             z = parts.rows(encode, [*own, *[own[-1]] * (chunk - len(own))])[: len(own)]
+            check_finite(z, "latents", "the codec has diverged; give codec.path an earlier checkpoint")
             array[:, own[0] : own[-1] + 1] = z.transpose(0, 1).numpy()
         if done is not None:
             done(min(finished, len(samples)))
