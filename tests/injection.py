@@ -3,7 +3,9 @@
 The run meets them by itself, at the moment that is named, so that no test has to wait for it.
 """
 
+import io
 import os
+import resource
 import signal
 import sys
 from collections.abc import Callable
@@ -13,6 +15,7 @@ from typing import Any
 import torch
 from lightning import Callback, Trainer
 
+from oboro.base import whole_file
 from oboro.callbacks.evaluation import MetricEvaluation
 from oboro.callbacks.sample_grid import SampleGrid
 from oboro.task import Task
@@ -37,6 +40,15 @@ def out_of_memory(trainer: Trainer, task: Task) -> None:
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
 
 
+def files_up_to(n: int) -> Callable[[Trainer, Task], None]:
+    """No file can have more than ``n`` bytes, as on a disk that is full; -1: any number."""
+
+    def act(trainer: Trainer, task: Task) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (n, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+    return act
+
+
 def spoil_weights(trainer: Trainer, task: Task) -> None:
     with torch.no_grad():
         next(p for p in task.learned.parameters() if p.requires_grad).view(-1)[0] = float("nan")
@@ -47,6 +59,8 @@ ACTS: dict[str, Callable[[Trainer, Task], None]] = {
     "raise": fail,
     "out_of_memory": out_of_memory,
     "nan_weights": spoil_weights,
+    "full_disk": files_up_to(100_000),  # a checkpoint at toy size is larger, logs are not
+    "free_disk": files_up_to(-1),
 }
 
 
@@ -54,8 +68,8 @@ class Fault(Callback):
     """``does`` one of ``ACTS`` on rank ``rank`` (None: on all), ``times`` times in a row.
 
     ``when`` is ``step`` (after the optimizer step ``step``), ``batch`` (before the batch after it), ``validation``,
-    ``saving`` (a checkpoint is about to be written), ``evaluation`` (sampling for metrics begins) or ``grid``. The
-    last four count from the first of their kind at step ``step`` or later.
+    ``saving`` (a checkpoint is about to be written), ``writing`` (some of it is on the disk), ``evaluation`` (sampling
+    for metrics begins) or ``grid``. The last five count from the first of their kind at step ``step`` or later.
     """
 
     def __init__(self, does: str, when: str = "step", step: int = 1, rank: int | None = 0, times: int = 1):
@@ -81,6 +95,16 @@ class Fault(Callback):
             kinds = {MetricEvaluation: "evaluation", SampleGrid: "grid"}
             if any(isinstance(other, kind) and when == self.when for kind, when in kinds.items()):
                 other.evaluate = self._before(other.evaluate, self.when)  # type: ignore[method-assign]
+        if self.when == "writing":
+            whole_file._Noting.write = self._after_writing(trainer, task)  # type: ignore[method-assign]
+
+    def _after_writing(self, trainer: Trainer, task: Task) -> Callable[..., int | None]:
+        def met(file: io.FileIO, data: Any) -> int | None:
+            written = io.FileIO.write(file, data)
+            self._meet("writing", trainer, task)
+            return written
+
+        return met
 
     def _before(self, evaluate: Callable[..., Any], kind: str) -> Callable[..., Any]:
         def met(trainer: Trainer, task: Task) -> Any:

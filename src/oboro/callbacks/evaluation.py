@@ -3,6 +3,7 @@
 import logging
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from lightning import Callback, Trainer
 
+from oboro.base import distributed
 from oboro.base.errors import UserError
 from oboro.base.ranges import CountOrNone
 from oboro.evaluate.result import Result, protocol_line, values_line
@@ -26,6 +28,7 @@ class Evaluation(Callback, ABC):
     """
 
     folder: Path | None = None  # where files are written to, of those that write
+    changes: bool = False  # whether it changes what a checkpoint of the step holds
 
     def __init__(self, every_n_steps: CountOrNone):
         self.every_n_steps = every_n_steps
@@ -38,15 +41,18 @@ class Evaluation(Callback, ABC):
 
     def on_fit_start(self, trainer: Trainer, task: Task) -> None:
         """Raises ``UserError`` where nothing can be written to ``folder``: before training, not after it."""
-        if self.folder is None or not trainer.is_global_zero:
-            return
+        with distributed.together():
+            if self.folder is not None and trainer.is_global_zero:
+                self._check_folder(self.folder)
+
+    def _check_folder(self, folder: Path) -> None:
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with TemporaryFile(dir=self.folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            with TemporaryFile(dir=folder):
                 pass
         except OSError as error:
             raise UserError(
-                f"{type(self).__name__} cannot write to {self.folder} ({error.strerror}); give it another folder, or "
+                f"{type(self).__name__} cannot write to {folder} ({error.strerror}); give it another folder, or "
                 "the run, hydra.run.dir=<folder>"
             ) from error
 
@@ -100,12 +106,39 @@ def check_images(callback: Evaluation, n: int | None, chunk: int) -> None:
 
 class MetricEvaluation(Evaluation, ABC):
     """An evaluation that measures: ``latest`` is the last result, at the step ``measured_at``; its first number decides
-    which checkpoint is best."""
+    which checkpoint is best.
+
+    A checkpoint is written before its weights are measured. A run that goes on from one that was not (``awaited``)
+    measures it at its start, or at its end where no step is left to train."""
+
+    metrics: Mapping[str, Any] | None = None  # what it measures; of those that have none to choose from None
+    awaited: bool = False
 
     def __init__(self, every_n_steps: CountOrNone):
         super().__init__(every_n_steps)
         self.latest: Result | None = None
         self.measured_at = -1  # the step of ``latest``
+
+    def waits(self, trainer: Trainer) -> bool:
+        """Whether it will measure at this step, and has not yet."""
+        measures = self.metrics is None or bool(self.metrics)
+        return measures and self.due(trainer) and self.measured_at != trainer.global_step
+
+    def on_train_start(self, trainer: Trainer, task: Task) -> None:
+        super().on_train_start(trainer, task)
+        self._catch_up(trainer, task)
+
+    def on_fit_end(self, trainer: Trainer, task: Task) -> None:
+        if self.awaited:
+            task.to(trainer.strategy.root_device)  # from where Lightning has taken it
+            self._catch_up(trainer, task)
+
+    def _catch_up(self, trainer: Trainer, task: Task) -> None:
+        awaited, self.awaited = self.awaited, False
+        if awaited and self.waits(trainer):
+            start = time.perf_counter()
+            self.evaluate(trainer, task)
+            self.seconds += time.perf_counter() - start
 
     @property
     def objective(self) -> tuple[str, float] | None:

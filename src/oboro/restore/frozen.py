@@ -7,7 +7,8 @@ checkpoint, which all checkpoints of the run share.
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from oboro.base.errors import UserError
+from oboro.base.whole_file import clear_partial, replaced
+from oboro.restore.archive import write_checkpoint
 
 FOLDER = "frozen"
 State = Mapping[str, Tensor]
@@ -45,18 +48,55 @@ def file_of(folder: Path, name: str) -> Path:
 def write(state: State, name: str, folder: Path) -> None:
     """Write the part with the digest ``name`` beside the checkpoints in ``folder``, unless it is there.
 
-    The file appears in one rename: a run that ends in the middle leaves no half of it under its name.
+    The file appears in one rename: a run that ends in the middle leaves no half of it under its name. Raises
+    ``OSError`` where it cannot be written.
     """
     path = file_of(folder, name)
     if path.is_file():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    # A copy for each name: weights that share memory have a file of their own in safetensors' eyes.
-    save_file({key: w.detach().cpu().contiguous().clone() for key, w in state.items()}, partial, {"format": "pt"})
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    clear_partial(path.parent)
+    with replaced(path) as partial, failures_of_the_disk():
+        save_file(apart(state), partial, {"format": "pt"})
+
+
+def apart(state: State) -> dict[str, Tensor]:
+    """``state`` on the CPU, with copies of what shares memory with another: safetensors wants one for each name."""
+    tensors, seen = {}, set()
+    for name, weight in state.items():
+        w = weight.detach().cpu().contiguous()
+        shared = w.untyped_storage().data_ptr() in seen
+        seen.add(w.untyped_storage().data_ptr())
+        tensors[name] = w.clone() if shared else w
+    return tensors
+
+
+@contextmanager
+def failures_of_the_disk() -> Iterator[None]:
+    """safetensors gives the number of the operating system's error in words: it becomes an ``OSError`` again."""
+    try:
+        yield
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+
+
+def remove_unnamed(folder: Path) -> None:
+    """Remove the parts that no checkpoint in ``folder`` names; all stay where one of these cannot be read."""
+    files = list((folder / FOLDER).glob("*.safetensors"))
+    if len(files) < 2:
+        return
+    named: set[str] = set()
+    for path in folder.glob("*.ckpt"):
+        try:
+            named |= set(torch.load(path, map_location="cpu", mmap=True, weights_only=True).get("frozen", {}).values())
+        except Exception:  # as many kinds as there are kinds of damage
+            return
+    for file in files:
+        if file.stem not in named:
+            file.unlink(missing_ok=True)
 
 
 def read(name: str, place: str, checkpoint: Path) -> dict[str, Tensor]:
@@ -100,10 +140,8 @@ def write_whole(checkpoint: Mapping[str, Any], path: Path) -> None:
     """A checkpoint in one file that needs no other. Raises ``UserError`` where there is a file at ``path``."""
     if path.exists():
         raise UserError(f"{path} exists; choose another name for the packed checkpoint.")
-    partial = path.with_name(f"{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(dict(checkpoint), partial)
-        os.replace(partial, path)
+        write_checkpoint(checkpoint, path)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}; choose another folder.") from error

@@ -23,7 +23,7 @@ from oboro.optimizer import Optimizer
 from oboro.restore.frozen import join
 from oboro.restore.rebuild import name_of_learned
 from oboro.task.averaged_validation import AveragedValidation
-from oboro.task.learner import Learner, Together, apply_settings, optimizers, separated, settings
+from oboro.task.learner import Learner, Together, apply_settings, check_states, optimizers, separated, settings
 
 
 class Task(lightning.LightningModule, ABC):
@@ -264,6 +264,7 @@ class Task(lightning.LightningModule, ABC):
         check_fingerprint(checkpoint.get("fingerprint"), self.trainer.datamodule.fingerprint, self.trainer.ckpt_path)
         self.load_averages(checkpoint)
         separated(checkpoint, self.learners)
+        check_states(checkpoint, self.learners, self.trainer.ckpt_path)
         align_batches(checkpoint, self.trainer.accumulate_grad_batches)
 
 
