@@ -96,7 +96,6 @@ def test_the_discriminator_can_have_an_optimizer_of_its_own(tmp_path):
         (["callbacks.reconstructions.n=0"], ["callbacks.reconstructions.n=0", "1 or more"]),
         (["callbacks=[sample_grid]"], ["SampleGrid", "leave it out of callbacks="]),
         (["callbacks.checkpoints.every_n_steps=3"], ["older weights", "callbacks.latent_statistics.every_n_steps=3"]),
-        (["callbacks=[checkpoints,latent_statistics]"], ["name latent_statistics before them"]),
     ],
 )
 def test_what_cannot_be_trained_ends_in_one_line(typed, mentions, tmp_path):

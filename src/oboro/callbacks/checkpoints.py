@@ -13,10 +13,10 @@ from oboro.base.errors import UserError
 from oboro.base.ranges import CountOrNone, NonNegative
 from oboro.base.remark import remark
 from oboro.base.whole_file import clear_partial, link
-from oboro.callbacks.evaluation import Evaluation, MetricEvaluation
+from oboro.callbacks.evaluation import Evaluation, MetricEvaluation, spared
 from oboro.callbacks.room import Room
 from oboro.restore import frozen
-from oboro.restore.evaluated import Outcomes, is_evaluated, read_outcomes, write_outcomes
+from oboro.restore.evaluated import FILE, Outcomes, is_evaluated, read_outcomes, write_outcomes
 from oboro.restore.lightning_file import use_checkpoint_file
 from oboro.task import Task
 
@@ -140,7 +140,8 @@ class Checkpoints(Evaluation):
             self._compare(trainer, *objective)
         self._outcomes[step] = {"best": self.best, "measure": self.measure}
         if trainer.is_global_zero:
-            self._try(lambda: write_outcomes(self.folder, self._outcomes), "what was measured")
+            with spared(str(self.folder / FILE)):
+                write_outcomes(self.folder, self._outcomes)
 
     def _compare(self, trainer: Trainer, name: str, value: float) -> None:
         before = self.best, self.measure
@@ -185,21 +186,12 @@ class Checkpoints(Evaluation):
         if not self.keep_last or not trainer.is_global_zero:
             return
         new = self.folder / NUMBERED.replace("*", f"{trainer.global_step:08d}")
-
-        def kept() -> None:
+        with spared(str(new)):
             link(self.folder / LAST, new)
             files = sorted(self.folder.glob(NUMBERED), key=lambda path: (path.stat().st_mtime_ns, path.name))
             for path in files[: -self.keep_last]:
                 path.unlink(missing_ok=True)
             frozen.remove_unnamed(self.folder)
-
-        self._try(kept, new.name)
-
-    def _try(self, act: Any, what: str) -> None:
-        try:
-            act()
-        except OSError as error:
-            remark(f"{what} could not be written to {self.folder} ({error.strerror or error}); training goes on.")
 
     def on_save_checkpoint(self, trainer: Trainer, task: Task, checkpoint: dict[str, Any]) -> None:
         """Take the large frozen parts out of ``checkpoint``, after they were written; where they cannot be, they stay

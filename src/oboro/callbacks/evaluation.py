@@ -3,7 +3,8 @@
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -14,6 +15,7 @@ from lightning import Callback, Trainer
 from oboro.base import distributed
 from oboro.base.errors import UserError
 from oboro.base.ranges import CountOrNone
+from oboro.base.remark import remark
 from oboro.evaluate.result import Result, protocol_line, values_line
 from oboro.logger import log_result
 from oboro.task import Task
@@ -94,6 +96,15 @@ class CodecEvaluation(Evaluation, ABC):
                 f"{type(self).__name__} looks at a codec in training and {type(task).__name__} trains none; leave it "
                 "out of callbacks=[...]."
             )
+
+
+@contextmanager
+def spared(what: str) -> Iterator[None]:
+    """A run outlives a disk that is full, or gone for a while: ``what`` is not written then, which is said."""
+    try:
+        yield
+    except OSError as error:
+        remark(f"{what} could not be written ({error.strerror or error}); training goes on without; make room.")
 
 
 def check_images(callback: Evaluation, n: int | None, chunk: int) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from oboro.base import distributed
 from oboro.base.errors import UserError
 from oboro.base.ranges import Count, CountOrNone, Seed
-from oboro.callbacks.evaluation import SampleEvaluation
+from oboro.callbacks.evaluation import SampleEvaluation, spared
 from oboro.report.pictures import samples_picture
 from oboro.task import Diffusion
 
@@ -45,8 +45,10 @@ class SampleGrid(SampleEvaluation):
         if trainer.is_global_zero:
             texts = task.conditioner.metadata(range(self.n), None).get("caption")
             picture = samples_picture(modality, samples, texts, task.conditioner.num_classes)
-            self.folder.mkdir(parents=True, exist_ok=True)
-            picture.save(self.folder / f"step-{trainer.global_step:08d}.png")
+            path = self.folder / f"step-{trainer.global_step:08d}.png"
+            with spared(f"the picture {path}"):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                picture.save(path)
             self._to_tensorboard(trainer, picture)
 
     def _to_tensorboard(self, trainer: Trainer, picture: Image.Image) -> None:

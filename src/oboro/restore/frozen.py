@@ -5,21 +5,20 @@ A checkpoint that leaves out the part at ``place`` ("conditioner", say: a text e
 checkpoint, which all checkpoints of the run share.
 """
 
-import os
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from oboro.base.errors import UserError
-from oboro.base.whole_file import clear_partial, replaced
+from oboro.base.tensor_file import save_tensors
+from oboro.base.whole_file import clear_partial
 from oboro.restore.archive import write_checkpoint
 
 FOLDER = "frozen"
@@ -56,31 +55,7 @@ def write(state: State, name: str, folder: Path) -> None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     clear_partial(path.parent)
-    with replaced(path) as partial, failures_of_the_disk():
-        save_file(apart(state), partial, {"format": "pt"})
-
-
-def apart(state: State) -> dict[str, Tensor]:
-    """``state`` on the CPU, with copies of what shares memory with another: safetensors wants one for each name."""
-    tensors, seen = {}, set()
-    for name, weight in state.items():
-        w = weight.detach().cpu().contiguous()
-        shared = w.untyped_storage().data_ptr() in seen
-        seen.add(w.untyped_storage().data_ptr())
-        tensors[name] = w.clone() if shared else w
-    return tensors
-
-
-@contextmanager
-def failures_of_the_disk() -> Iterator[None]:
-    """safetensors gives the number of the operating system's error in words: it becomes an ``OSError`` again."""
-    try:
-        yield
-    except SafetensorError as error:
-        number = re.search(r"os error (\d+)", str(error))
-        if number is None:
-            raise
-        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+    save_tensors(path, state, {"format": "pt"})
 
 
 def remove_unnamed(folder: Path) -> None:
