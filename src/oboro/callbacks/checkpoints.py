@@ -89,6 +89,7 @@ class Checkpoints(Evaluation):
 
     def on_train_start(self, trainer: Trainer, task: Task) -> None:
         super().on_train_start(trainer, task)
+        self._compared_at = -1  # a run that has gone back comes by its steps again
         with distributed.together():
             if trainer.is_global_zero:
                 room = Room.of(trainer, task, float("inf") if self.self_contained else self.separate_from)
@@ -101,6 +102,7 @@ class Checkpoints(Evaluation):
 
     def on_train_end(self, trainer: Trainer, task: Task) -> None:
         """Raises ``UserError`` where the last checkpoint cannot be written now either."""
+        super().on_train_end(trainer, task)
         if self._missing_at != trainer.global_step:
             return
         self.evaluate(trainer, task)
@@ -239,6 +241,9 @@ class Best(Callback):
         self._keep(trainer)
 
     def on_train_batch_end(self, trainer: Trainer, task: Task, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self._keep(trainer)
+
+    def on_train_end(self, trainer: Trainer, task: Task) -> None:
         self._keep(trainer)
 
     def on_fit_end(self, trainer: Trainer, task: Task) -> None:

@@ -137,6 +137,7 @@ class MetricEvaluation(Evaluation, ABC):
 
     def on_train_start(self, trainer: Trainer, task: Task) -> None:
         super().on_train_start(trainer, task)
+        self.measured_at = -1  # a run that has gone back comes by its steps again
         self._catch_up(trainer, task)
 
     def on_fit_end(self, trainer: Trainer, task: Task) -> None:
