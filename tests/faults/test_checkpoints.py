@@ -65,7 +65,7 @@ def test_a_run_whose_last_checkpoint_cannot_be_written_fails_and_keeps_the_one_b
     assert [path.name for path in run.last.parent.iterdir()] == ["last.ckpt"]
 
 
-@pytest.mark.parametrize("steps", [4, 2])
+@pytest.mark.parametrize("steps", [pytest.param(4, marks=pytest.mark.slow), 2])
 def test_a_metric_that_fails_costs_no_step_and_is_measured_when_the_run_goes_on(warm, tmp_path, steps):
     """In the middle, and at the last step, after which nothing is left to train."""
     every = (EVERY, "callbacks.sample_metrics.every_n_steps=2", f"trainer.max_steps={steps}")
@@ -114,6 +114,7 @@ def test_a_checkpoint_without_a_part_of_the_state_of_training_is_refused_in_one_
         assert run.status == 1 and f"init={path}" in error_of(run)
 
 
+@pytest.mark.slow
 def test_a_state_of_an_optimizer_that_is_not_the_models_is_refused_and_its_rate_is_the_runs(warm, tmp_path):
     """An absurd learning rate in the file is of no effect: the configuration has it."""
     content = warm.checkpoint()
