@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,8 @@ class Checkpoints(Evaluation):
                 room = Room.of(trainer, task, float("inf") if self.self_contained else self.separate_from)
                 measures = any(isinstance(c, MetricEvaluation) for c in trainer.callbacks)
                 room.check(self.folder, files=max(1, self.keep_last) + measures)
+        if task.guard.divergence.goes_back and task.last_checkpoint is None:
+            self.evaluate(trainer, task)  # the first is that of the start where a run may have to go back to it
 
     def on_train_batch_end(self, trainer: Trainer, task: Task, outputs: Any, batch: Any, batch_idx: int) -> None:
         super().on_train_batch_end(trainer, task, outputs, batch, batch_idx)
@@ -122,6 +125,7 @@ class Checkpoints(Evaluation):
         self._evaluated = True
         if failure is None:
             self._current, self._missing_at = (step, self.folder / LAST), -1
+            task.last_checkpoint = self.folder / LAST, step
             self._number(trainer)
         else:
             self._missing_at = step
@@ -150,7 +154,7 @@ class Checkpoints(Evaluation):
         if self.measure not in (None, name):  # values of another metric are no rivals
             self.best = float("inf")
         self.measure = name
-        if value >= self.best:
+        if not isfinite(value) or value >= self.best:
             return
         self.best = value
         step, path = self._current or (-1, self.folder)
