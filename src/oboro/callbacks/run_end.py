@@ -79,7 +79,7 @@ class RunEnd(Callback):
             )
         cut, self._unfinished = self._unfinished, []
         for name, callback in evaluations(trainer).items():
-            if name in cut:
+            if name in cut and getattr(callback, "measured_at", -1) != trainer.global_step:
                 callback.evaluated_at = -1
                 callback.evaluate_once(trainer, task)
             if isinstance(callback, Checkpoints) and cut:

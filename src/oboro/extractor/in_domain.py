@@ -22,7 +22,7 @@ from oboro.base.paths import LocalPath
 from oboro.base.ranges import Count, Seed, Width
 from oboro.base.remark import notice, remark
 from oboro.data import DataModule
-from oboro.data.cache import beside, writing
+from oboro.data.cache import beside, write_whole, writing
 from oboro.extractor.extractor import Extractor, file_digest
 from oboro.extractor.in_domain_training import InDomainNetwork, Recipe, accuracy, train
 from oboro.modality import Image, Modality
@@ -145,6 +145,8 @@ class InDomain(Extractor):
         """Train, unless the weights are there already. A file that is damaged is made anew."""
         if self._given:
             self._origin(self._given)
+            if not self._whole():
+                raise UserError(f"{self._given} is damaged; copy it anew, with the .sha256 file beside it.")
             channels = self.data.modality.shape[0]
             if self.recipe.channels != channels:
                 raise UserError(
@@ -199,13 +201,23 @@ class InDomain(Extractor):
             # One key: safetensors writes several in random order, and the digest is that of the file.
             save_file(network.state_dict(), partial, {"origin": json.dumps(origin, sort_keys=True)})
             partial.replace(self.path)
+            write_whole(self._written, file_digest(self.path))
+
+    @property
+    def _written(self) -> Path:
+        """Beside the weights, the digest of the file that was written; none where they are older than this."""
+        return self.path.with_suffix(".sha256")
 
     def _whole(self) -> bool:
+        """Whether the weights are there and what was written: a bit of them would change all numbers a little."""
         try:
             self._origin(self.path)
-        except UserError:
+            whole = not self._written.is_file() or self._written.read_text().strip() == file_digest(self.path)
+        except (UserError, OSError, ValueError):
             return False
-        return True
+        if not whole:
+            remark(f"{self.path} is damaged, its weights are not those that were written; they are made anew.")
+        return whole
 
     def _require_file(self) -> None:
         if not self.path.is_file():

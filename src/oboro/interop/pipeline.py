@@ -14,6 +14,7 @@ from oboro.interop import autoencoder, clip_text, schedule, unet
 from oboro.interop.hub import unpacked
 from oboro.interop.weights import read_json, write_json
 from oboro.restore import State, load_parts
+from oboro.restore.archive import write_checkpoint
 from oboro.restore.checkpoint import check_kind, load_checkpoint
 from oboro.restore.merge import merged
 from oboro.restore.modality import modality_of
@@ -183,7 +184,7 @@ def save_checkpoint(task: Diffusion, path: str | Path) -> None:
     checkpoint = {"state_dict": task.state_dict(), "global_step": 0}
     task.on_save_checkpoint(checkpoint)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    torch.save(checkpoint, path)
+    write_checkpoint(checkpoint, Path(path))
 
 
 def load_pipeline(folder: str | Path) -> Diffusion:
