@@ -4,7 +4,6 @@ Only for rows that do not depend on their companions: then parts give what the w
 the shape of a batch decides (1e-7).
 """
 
-import errno
 import gc
 import logging
 import os
@@ -15,22 +14,11 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from oboro.base.errors import UserError
+from oboro.base.errors import UserError, first_line, is_out_of_memory
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 I = TypeVar("I")  # noqa: E741
-# What CUDA, cuDNN, cuBLAS, MPS and the allocator of the CPU say, in lower case.
-SIGNS = ("out of memory", "can't allocate memory", "cannot allocate memory", "_alloc_failed")
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that memory has run out, of a device or of the machine."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    if isinstance(error, OSError):
-        return error.errno == errno.ENOMEM
-    return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in SIGNS)
 
 
 class Parts:
@@ -77,11 +65,6 @@ class Parts:
 
 
 REMEDY = "use a device with more memory, or free what others hold of it"
-
-
-def first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0].rstrip(".") if text else type(error).__name__
 
 
 def release() -> None:

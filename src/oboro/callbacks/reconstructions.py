@@ -18,8 +18,11 @@ class Reconstructions(CodecEvaluation):
     """``n`` held-out images above their reconstructions by the averaged weights: ``folder/step-XXXXXXXX.png`` and
     TensorBoard's ``reconstructions``. Training images where none are held out."""
 
-    def __init__(self, folder: str, every_n_steps: CountOrNone, n: Count = 16, chunk: Count = 100):
+    def __init__(
+        self, folder: str, every_n_steps: CountOrNone, n: Count = 16, chunk: Count = 100, stop_on_error: bool = True
+    ):
         super().__init__(every_n_steps)
+        self.stop_on_error = stop_on_error
         check_images(self, n, chunk)
         self.n = n
         self.chunk = chunk

@@ -19,8 +19,17 @@ class SampleGrid(SampleEvaluation):
     """Samples 0..n-1 of the averaged weights at a fixed seed, class i mod num_classes or text i mod their number:
     ``folder/step-XXXXXXXX.png`` and TensorBoard's ``samples``."""
 
-    def __init__(self, folder: str, every_n_steps: CountOrNone, n: Count = 64, seed: Seed = 0, chunk: Count = 100):
+    def __init__(
+        self,
+        folder: str,
+        every_n_steps: CountOrNone,
+        n: Count = 64,
+        seed: Seed = 0,
+        chunk: Count = 100,
+        stop_on_error: bool = True,
+    ):
         super().__init__(every_n_steps)
+        self.stop_on_error = stop_on_error
         if n < 1 or chunk < 1:
             raise UserError(
                 f"{n} samples in chunks of {chunk} make no picture; set callbacks.sample_grid.n=1 or more and "

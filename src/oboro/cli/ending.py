@@ -10,13 +10,14 @@ from oboro.cli.error_messages import explain
 from oboro.cli.streams import Stream, streams
 
 MISTAKE = 1
+INTERRUPTED = 130
 READER_GONE = 141  # what a shell reports of a program that SIGPIPE ended: `oboro train --help | head`
 
 
 @contextmanager
 def ending(traceback: bool = False) -> Iterator[None]:
     """A mistake of the user in the block becomes ``error: <one sentence>.`` and exit status 1; with ``traceback``, and
-    for any other exception, which is ours, it passes.
+    for any other exception, which is ours, it passes. Ctrl-C ends it with status 130.
 
     What cannot be printed does not end the block. Afterwards the status is 141 where the reader of stdout or stderr is
     gone, and 1, with one line, where stdout could not be written for another reason.
@@ -25,6 +26,8 @@ def ending(traceback: bool = False) -> Iterator[None]:
     with streams() as (out, err):
         try:
             yield
+        except KeyboardInterrupt:
+            raise SystemExit(INTERRUPTED) from None
         except SystemExit as end:
             if end.code:
                 raise

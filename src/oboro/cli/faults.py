@@ -6,8 +6,9 @@ from contextlib import contextmanager
 
 from lightning import Trainer
 
-from oboro.base.errors import OwnFault, UserError
-from oboro.base.memory import first_line, is_out_of_memory, usage
+from oboro.base.distributed import RankFailed
+from oboro.base.errors import OwnFault, UserError, first_line, is_out_of_memory
+from oboro.base.memory import usage
 from oboro.data import DataModule
 
 WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\)")
@@ -32,7 +33,7 @@ def sentence(error: Exception, trainer: Trainer, data: DataModule) -> str | None
     if IN_WORKER.search(text):  # with the traceback of the worker; its last line is the error
         kind, _, own = text.strip().splitlines()[-1].partition(": ")
         return own if kind.endswith(UserError.__name__) else None
-    if isinstance(error, UserError):
+    if isinstance(error, UserError | RankFailed):
         return None
     if lost := WORKER.search(text):
         return (

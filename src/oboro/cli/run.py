@@ -28,6 +28,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from oboro import sweep
+from oboro.base import interrupt
 from oboro.base.command import as_typed, import_from_here
 from oboro.base.errors import UserError
 from oboro.base.grammar import quoted, values
@@ -37,7 +38,7 @@ from oboro.cli.claim import AUTO, FolderFound, Refused, claimed
 from oboro.cli.ending import ending, is_first_process, sentence
 from oboro.cli.help import overview
 from oboro.cli.options import CONF, choosing
-from oboro.cli.ranks import looked_after
+from oboro.cli.ranks import kill_ranks, looked_after
 from oboro.cli.running import LOCK, release_all
 from oboro.restore.trust import trusted_words, trusting
 
@@ -117,6 +118,7 @@ def job(name: str, kept: Sequence[Path]) -> Callable[[DictConfig], None]:
         shown = config.get("traceback") or HydraConfig.get().mode == RunMode.MULTIRUN
         with (
             ending(shown),
+            interrupt.handled(speaks=is_first_process(), at_once=kill_ranks),
             claimed(name, config),
             without_an_empty_folder(name, kept),
             trusting(config.get("trust")),
@@ -138,7 +140,7 @@ def without_an_empty_folder(name: str, kept: Sequence[Path]) -> Iterator[None]:
     it is among those ``kept``, which were there before; and that of its day."""
     try:
         yield
-    except Exception:
+    except (Exception, interrupt.Interrupted):
         folder = Path(HydraConfig.get().runtime.output_dir)
         before = any(folder.samefile(other) for other in kept)
         if (

@@ -17,7 +17,7 @@ from oboro.base import distributed
 from oboro.base.json_text import json_text
 from oboro.base.memory import Parts
 from oboro.base.remark import remark
-from oboro.data.cache import beside, check_room, writing
+from oboro.data.cache import beside, check_room, empty_array, writing
 from oboro.data.computed import compute_together
 from oboro.data.latents import module_digest
 
@@ -158,7 +158,7 @@ def create(final: Path, texts: Sequence[str], encoder: nn.Module, ends: np.ndarr
         check_room(final.parent, needed, "encoded texts", "callbacks.text_cache")
         partial.mkdir()
         for name, shape in shapes.items():
-            np.lib.format.open_memmap(partial / f"{name}.npy", mode="w+", dtype=np.float32, shape=shape).flush()
+            empty_array(partial / f"{name}.npy", shape)
         (partial / "meta.json").write_text(json_text({"length": len(mask)}))
     return partial
 

@@ -200,6 +200,15 @@ def writing(folder: Path) -> Iterator[None]:
         ) from error
 
 
+def empty_array(path: Path, shape: tuple[int, ...]) -> None:
+    """An ``.npy`` file of float32, with its room on the disk taken: of what is mapped, a page that finds none ends the
+    process without a word (SIGBUS). Raises ``OSError``."""
+    np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape).flush()
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+
+
 def check_room(folder: Path, needed: int, what: str, callback: str) -> None:
     """Raises ``UserError`` unless ``needed`` bytes are free where ``folder``, which exists, is."""
     free = shutil.disk_usage(folder).free

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from oboro.base import distributed
+from oboro.base.finite import check_finite
 from oboro.base.memory import Parts
-from oboro.data.cache import Mapped, SampleArray, beside, check_room, writing
+from oboro.data.cache import Mapped, SampleArray, beside, check_room, empty_array, writing
 from oboro.data.computed import compute_together
 from oboro.modality import Modality
 
@@ -90,7 +91,7 @@ def create(path: Path, shape: tuple[int, ...]) -> Path:
     with writing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         check_room(path.parent, 4 * prod(shape), "latents", "callbacks.latent_cache")
-        np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape).flush()
+        empty_array(partial, shape)
     return partial
 
 
@@ -118,6 +119,7 @@ def fill(
         finished += chunk * distributed.world_size()
         if own:
             z = parts.rows(encode, [*own, *[own[-1]] * (chunk - len(own))])[: len(own)]
+            check_finite(z, "latents", "the codec has diverged; give codec.path an earlier checkpoint")
             array[:, own[0] : own[-1] + 1] = z.transpose(0, 1).numpy()
         if done is not None:
             done(min(finished, len(samples)))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from oboro.base import distributed
 from oboro.base.errors import UserError
+from oboro.base.finite import check_finite
 from oboro.base.memory import Parts
 from oboro.base.precision import rounded_to_tf32
 from oboro.base.settings import settings
@@ -99,8 +100,8 @@ class Evaluator:
             )
         if broken := distributed.from_first(lambda: int((~rows.isfinite().all(1)).sum())):
             raise UserError(
-                f"{broken} of {protocol.n} samples hold NaN or infinity, so the model has diverged; train it with a "
-                "smaller optimizer.lr or with trainer.precision=32-true."
+                f"the features of {broken} of {protocol.n} samples hold NaN or infinity, so the model has diverged; "
+                "train it with a smaller optimizer.lr or with trainer.precision=32-true."
             )
         seconds = time.perf_counter() - start
         ids = range(protocol.first, protocol.first + protocol.n)
@@ -219,6 +220,7 @@ def held_out_likelihood(
 
     with task.averaged(protocol.ema):
         bits = distributed.map_samples(n, min(protocol.chunk, n), lambda ids: bits_of(ids)[:, None], task.device)[:, 0]
+    check_finite(bits, "likelihoods", "set more bits_per_dim.steps, or take an earlier checkpoint")
     mean, interval = bits.mean().item(), None
     if n > 1:  # one image has no spread
         error = 1.96 * bits.std().item() / n**0.5
