@@ -83,7 +83,7 @@ FOLDERS = [
     (["cat/deep/x.png", "dog/y.png"], 2, [0, 1], "2 class folders, cat to dog"),
     (CHUNKS, 10, None, "3 sub-folders that number their files are parts"),
     (CHUNKS, 3, None, "3 sub-folders that number their files are parts"),
-    (["000000/000000.png", "000000/000001.png"], 1, None, "1 sub-folders that number their files are parts"),
+    (["000000/000000.png", "000000/000001.png"], 1, None, "1 sub-folder that numbers its files is a part"),
     (["5000/5000.png", "6000/6999.png"], 2, None, "2 sub-folders that number their files are parts"),
     (["a/x.png", "b/x.png"], 0, None, "2 sub-folders are parts, since the data have no classes"),
     (["a/x.png", "b/x.png"], 3, None, "2 sub-folders are not the 3 classes of the data"),

@@ -28,13 +28,14 @@ from omegaconf import DictConfig, OmegaConf
 from oboro import sweep
 from oboro.base.command import as_typed, import_from_here
 from oboro.base.errors import UserError
-from oboro.base.grammar import values
+from oboro.base.grammar import is_true, values
 from oboro.cli.arguments import for_hydra
 from oboro.cli.checkpoint import offer_checkpoint
 from oboro.cli.ending import ending, is_first_process, sentence
 from oboro.cli.help import overview
 from oboro.cli.options import CONF, choosing
 from oboro.cli.running import LOCK
+from oboro.cli.unread import refuse_unknown
 from oboro.restore.trust import trusted_words, trusting
 
 FROM_CHECKPOINT = ("sample", "evaluate")  # what these begin with comes from checkpoint=PATH
@@ -51,7 +52,8 @@ def run(name: str) -> None:
     """
     parser = get_args_parser()
     parser.error = unknown_flag  # in place of argparse's own report
-    traceback = "debug=default" in sys.argv or "traceback=true" in sys.argv or "HYDRA_FULL_ERROR" in os.environ
+    asked = "debug=default" in sys.argv or any(map(is_true, values(sys.argv[1:], "traceback")))
+    traceback = asked or "HYDRA_FULL_ERROR" in os.environ
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come to us instead of Hydra's own report
     logging.raiseExceptions = False  # a closed stdout is not for logging to report, but for ``ending``
     with ending(traceback):
@@ -90,11 +92,12 @@ def job(name: str, kept: Sequence[Path]) -> Callable[[DictConfig], None]:
     lines; a sweep goes on with its next job."""
 
     def start(config: DictConfig) -> None:
-        shown = config.get("traceback") or HydraConfig.get().mode == RunMode.MULTIRUN
+        shown = is_true(config.get("traceback")) or HydraConfig.get().mode == RunMode.MULTIRUN
         with ending(shown), without_an_empty_folder(name, kept), trusting(config.get("trust")):
             work = getattr(import_module(f"oboro.cli.{name}"), name)
             warnings.formatwarning = warning_line  # which Lightning sets, too, when it is imported
             plain_terminal()
+            refuse_unknown(config)
             remark_callbacks()
             work(config)
 
@@ -139,15 +142,13 @@ def plain_terminal() -> None:
 
 
 def remark_callbacks() -> None:
-    """A word in the place of the list leaves all others out, ``callbacks=snapshots`` the checkpoints."""
+    """What is typed in the place of the list leaves all others out, ``callbacks=snapshots`` the checkpoints."""
     for word in HydraConfig.get().overrides.task:
         key, _, value = word.partition("=")
-        if key == "callbacks" and value.isidentifier() and value != "checkpoints":
-            warnings.warn(
-                f"callbacks={value} replaces all other callbacks, and no checkpoint will be written; to add one write "
-                f"+callbacks={value}.",
-                stacklevel=1,
-            )
+        if key != "callbacks" or "checkpoints" in re.findall(r"\w+", value):
+            continue
+        way = f"to add one write +callbacks={value}" if value.isidentifier() else "add checkpoints to callbacks=[...]"
+        warnings.warn(f"{word} replaces all other callbacks, and no checkpoint will be written; {way}.", stacklevel=1)
 
 
 def warning_line(message: Warning | str, *_: Any, **__: Any) -> str:

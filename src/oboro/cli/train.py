@@ -16,12 +16,13 @@ from oboro.base.errors import UserError
 from oboro.base.paths import with_absolute_paths
 from oboro.callbacks.checkpoints import in_order
 from oboro.callbacks.evaluation import MetricEvaluation
-from oboro.cli.device import check_device, resolve_precision
+from oboro.cli.device import check_device, check_nodes, resolve_precision
 from oboro.cli.ending import is_first_process
 from oboro.cli.resume import check_alone, file_named, wiring
 from oboro.cli.running import running
 from oboro.cli.settings import Training, check_settings
 from oboro.cli.settle import settle
+from oboro.cli.unread import refuse_unread_data
 from oboro.data import DataModule
 from oboro.logger import JSONL
 from oboro.report.table import write_result
@@ -49,6 +50,7 @@ def train(config: DictConfig) -> None:
         show(compared(config, stored))
     lightning.seed_everything(config.seed, verbose=False)  # initial weights, the same on every rank
     data: DataModule = instantiate(plain["data"], _convert_="all")
+    refuse_unread_data(data)
     task: Task = instantiate(plain["task"], _convert_="all")
     started = set() if config.init is None else start_from(task, plain["task"], config.init, config.init_profile)
     load_parts(task, parts)
@@ -87,6 +89,12 @@ def resolved(config: DictConfig) -> tuple[dict[str, Any], dict[str, State], dict
     )
     settle(config, "init", config.init)
     check_settings(config, Training)
+    check_nodes(config.trainer.get("num_nodes", 1))
+    if config.init_profile is not None and config.init is None:
+        raise UserError(
+            f"init_profile={config.init_profile} chooses an average of the checkpoint in init, and there is none; add "
+            "init=<a checkpoint>, or leave init_profile out."
+        )
     plain: dict[str, Any] = with_absolute_paths(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
     check_storable(targets(plain, BUILT))
     plain["task"], parts = inlined(plain["task"])

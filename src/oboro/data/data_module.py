@@ -11,7 +11,9 @@ import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from oboro.base.counted import counted
 from oboro.base.errors import UserError
+from oboro.base.memory import check_fits_memory, of_machine
 from oboro.base.paths import LocalPath
 from oboro.base.ranges import BelowOne, Classes, Count, CountOrNone, Seed
 from oboro.data import cache
@@ -126,11 +128,21 @@ class DataModule(LightningDataModule, ABC):
         """The settings that were ``"auto"``, as they are."""
         return {"num_classes": self.num_classes} if self.given_classes == AUTO else {}
 
+    def unread(self) -> dict[str, str]:
+        """The settings that others of its settings leave without a meaning, and why in words."""
+        return {}
+
+    def natural_size(self) -> str:
+        """What to set so that no sample is enlarged, in words."""
+        return "set data.resolution to the size of the smallest"
+
     def findings(self) -> list[str]:
         """What those settings follow from, in words."""
         if self.given_classes != AUTO:
             return []
-        return [f"{self.num_classes} classes{listed(self._listed.names)}" if self.num_classes else "no classes"]
+        return [
+            f"{counted(self.num_classes, 'classes')}{listed(self._listed.names)}" if self.num_classes else "no classes"
+        ]
 
     @classmethod
     def complete(cls, settings: Settings) -> Settings:
@@ -158,7 +170,7 @@ class DataModule(LightningDataModule, ABC):
         else:
             self._check_readable(cached.shape[0], cached.left_out or ())
         if not self._reported:
-            report(source, cached, self.noun, ignored=self.given_classes == 0)
+            report(source, cached, self.noun, self.given_classes == 0, self.natural_size)
             self._reported = True
 
     def _readable(self, blocks: Iterator[Block]) -> Iterator[Block]:
@@ -174,7 +186,7 @@ class DataModule(LightningDataModule, ABC):
         total = count + len(left_out)
         if len(left_out) > self.max_unreadable * total:
             raise UserError(
-                f"{len(left_out):,} of {total:,} {self.noun} cannot be read: {summary(left_out)}; repair or "
+                f"{len(left_out):,} of {counted(total, self.noun)} cannot be read: {summary(left_out)}; repair or "
                 "remove them, or set data.max_unreadable to a larger share"
             )
 
@@ -223,7 +235,7 @@ class DataModule(LightningDataModule, ABC):
             )
         if self.num_classes and self.num_classes != count:
             raise UserError(
-                f"the data has {count} classes{listed(source.names)}, not {self.num_classes}; set "
+                f"the data has {counted(count, 'classes')}{listed(source.names)}, not {self.num_classes}; set "
                 f"data.num_classes={count}"
             )
 
@@ -241,6 +253,11 @@ class DataModule(LightningDataModule, ABC):
 
     def train_dataloader(self) -> DataLoader:
         world, rank = self._place()
+        accumulate = 1 if self.trainer is None else self.trainer.accumulate_grad_batches
+        most = of_machine() * accumulate * world
+        check_fits_memory(
+            "data.batch_size", self.batch_size, self.modality.shape, torch.float32.itemsize, self.modality.noun, most
+        )
         stream = TrainStream(
             len(self.train),
             self.batch_size,
@@ -248,7 +265,7 @@ class DataModule(LightningDataModule, ABC):
             flip=self.flip,
             world=world,
             rank=rank,
-            accumulate=1 if self.trainer is None else self.trainer.accumulate_grad_batches,
+            accumulate=accumulate,
             start=self._consumed,
         )
         return self._loader(self.train, stream)
