@@ -107,6 +107,7 @@ FOLDERS = {
         "cat dog",
         {PART: 2, SUFFIX: 1},
     ),
+    "a part alone": (["test/cat/1.png", "test/dog/1.png"], "cat/1.png:0 dog/1.png:1", "cat dog", {}),
     "train alone": (["train/1.png", "train/2.png"], "1.png 2.png", "", {}),
     "train among other classes": (["train/1.png", "car/2.png"], "car/2.png:0 train/1.png:1", "car train", {}),
     "folders that number their files are parts": (
@@ -164,6 +165,10 @@ def test_texts_beside_pictures_are_captions(tmp_path):
         (
             [".hidden.png"],
             r"holds no pictures \(1 file or folder of another kind\); set data\.root=<folder of images>$",
+        ),
+        (
+            ["test/a.png", "val/b.png"],
+            r"has the parts test and val and none to train on; set data\.root to one of them",
         ),
         (["a.txt", "sub/b.mp4"], r"holds no pictures \(3 files and folders of other kinds\); set data\.root="),
         ([], r"holds no pictures; set data\.root=<folder of images>$"),

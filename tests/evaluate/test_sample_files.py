@@ -59,6 +59,18 @@ def test_a_folder_and_an_archive_of_the_same_images_are_the_same(folder, pixels,
     assert other.labels is alone.labels is None and other.fingerprint == alone.fingerprint != found[0].fingerprint
 
 
+def test_grey_pictures_need_no_axis_of_channels(pixels, tmp_path):
+    np.savez(tmp_path / "flat.npz", images=pixels[..., 0])
+    np.savez(tmp_path / "deep.npz", images=pixels[..., :1])
+    flat, deep = (read_samples(tmp_path / f"{name}.npz", GREY, 0) for name in ("flat", "deep"))
+    assert torch.equal(flat.samples, deep.samples) and flat.fingerprint == deep.fingerprint
+    assert "the images are 1×6×8 and those of the data 3×6×8" in refusal(tmp_path / "flat.npz", IMAGE, 0)
+    np.savez(tmp_path / "floats.npz", images=pixels / 255)
+    assert "are float64 of shape (12, 6, 8, 3) and cannot be read as such; give uint8 pixels (n, H, W, C)" in refusal(
+        tmp_path / "floats.npz", IMAGE, 0
+    )
+
+
 def test_nothing_is_resized(folder, pixels, tmp_path):
     np.savez(tmp_path / "images.npz", images=pixels)
     for path in (folder, tmp_path / "images.npz"):
