@@ -19,6 +19,7 @@ from oboro.base.errors import UserError
 from oboro.base.json_text import json_text
 from oboro.base.memory import check_fits_memory
 from oboro.cli.device import as_trained, check_device, resolve_precision
+from oboro.cli.launcher import care_for
 from oboro.cli.settings import Sampling, check_settings
 from oboro.cli.train import quiet
 from oboro.condition import Condition
@@ -46,6 +47,7 @@ def start(config: DictConfig, devices: int, precision: str) -> Fabric:
     else:
         chosen = resolve_precision(str(config.precision), config.accelerator)
     fabric = Fabric(accelerator=config.accelerator, devices=devices, precision=chosen)
+    care_for(fabric.strategy)
     fabric.launch()
     return fabric
 

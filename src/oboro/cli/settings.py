@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from oboro.base.annotation import is_class
 from oboro.base.configuration import TARGET, Configuration, Path, is_a, key_of
 from oboro.base.lightning_trainer import Accelerator, Devices, Precision
-from oboro.base.ranges import AverageWidth, Count, CountOrNone, Name, NonNegative, Seed, Steps
+from oboro.base.ranges import AverageWidth, Count, CountOrNone, Name, NonNegative, Positive, Seed, Steps
 from oboro.base.signature import located
 from oboro.cli.options import folders, options
 from oboro.data import DataModule
@@ -40,6 +40,7 @@ class Training(Command):
     callbacks: Mapping[str, Callback] | None
     logger: Mapping[str, Logger] | None
     trainer: lightning.Trainer
+    rank_timeout: Positive
     init: Name | None
     init_profile: Name | None
     resume: Name | None
