@@ -156,8 +156,8 @@ def test_keys_that_are_not_there_are_refused_with_the_one_that_was_meant():
 
 
 def test_a_node_of_another_kind_is_refused():
-    assert refusal("schedule={_target_:oboro.sampler.Heun}") == (
-        "schedule is a Heun and must be a Schedule (a node with _target_)."
+    assert refusal("schedule={_target_:oboro.sampler.Heun}").startswith(
+        "schedule is a Heun and must be a Schedule (a node with _target_). Choose schedule=cosine|ddpm|"
     )
     assert refusal("sampler={_target_:builtins.dict}").startswith("sampler is a dict and must be a Sampler (a node")
     assert refusal("+metrics.x={_target_:oboro.model.UNet}").startswith("metrics.x is an UNet and must be a Metric")

@@ -79,7 +79,7 @@ LINES = {
     "ema=1": "ema=1 does not exist; choose ema=ema|ema_constant.",
     "logger=true": "logger=true does not exist; choose logger=jsonl|tensorboard.",
     "ema.profiles={}": (
-        "ema.profiles={} takes nothing out, since a mapping adds to what is there (std005, std010); take one out with "
+        "ema.profiles={{}} takes nothing out, since a mapping adds to what is there (std005, std010); take one out with "
         "'~ema.profiles.NAME', or leave it out."
     ),
     "+callbacks.x.y=1": (

@@ -66,7 +66,7 @@ def test_grey_pictures_need_no_axis_of_channels(pixels, tmp_path):
     assert torch.equal(flat.samples, deep.samples) and flat.fingerprint == deep.fingerprint
     assert "the images are 1×6×8 and those of the data 3×6×8" in refusal(tmp_path / "flat.npz", IMAGE, 0)
     np.savez(tmp_path / "floats.npz", images=pixels / 255)
-    assert "are float64 of shape (12, 6, 8, 3) and cannot be read as such; give uint8 pixels (n, H, W, C)" in refusal(
+    assert "are float64 of shape (12, 6, 8, 3) and cannot be read as such; save uint8 pixels (n, H, W, C)" in refusal(
         tmp_path / "floats.npz", IMAGE, 0
     )
 
@@ -249,14 +249,14 @@ def test_files_that_hold_no_samples_end_in_one_line(folder, pixels, tmp_path):
     np.save(tmp_path / "flat.npy", pixels[..., 0])
     (tmp_path / "pictures.zip").write_bytes((tmp_path / "floats.npz").read_bytes())
     (tmp_path / "table.txt").write_text("hello")
-    layout = "save uint8 pixels (n, H, W, C) under the name images"
+    layout = "save uint8 pixels (n, H, W, C), or (n, H, W) of grey images, under the name images"
     table = {
         "nothing": "holds no .png, .jpg, .jpeg, .webp files; give a folder of images",
         "absent": "there are no images at",
         "floats.npz": layout,
         "none.npz": layout,
-        "flat.npz": layout,
-        "flat.npy": layout,
+        "flat.npz": "the images are 1×6×8 and those of the data 3×6×8",
+        "flat.npy": "the images are 1×6×8 and those of the data 3×6×8",
         "labels.npz": layout,
         "wide.npz": "the images are 3×6×100000 and those of the data 3×6×8",
         "pictures/class0/0.png": "is a single file; give the folder that holds all images",

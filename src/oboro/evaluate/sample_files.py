@@ -181,7 +181,7 @@ def _samples(path: Path, array: FileArray, modality: Modality) -> Tensor:
         return modality.from_array(array.read())
     except ValueError as error:
         found = f"the {modality.noun} of {path} are {array.dtype} of shape {array.shape}"
-        raise UserError(f"{found} and cannot be read as such; give {error}.") from error
+        raise UserError(f"{found} and cannot be read as such; save {error} under the name {modality.noun}.") from error
 
 
 def _labels(path: Path, array: FileArray, samples: int, num_classes: int) -> Tensor | None:

@@ -38,7 +38,7 @@ class Image(Modality):
     noun = "images"
     dtype = torch.uint8
     quantisation = "uint8 round"
-    layout = "uint8 pixels (n, H, W, C), or (n, H, W) of grey images"
+    layout = "uint8 pixels (n, H, W, C), or (n, H, W) of grey images,"
     suffixes = USUAL
     mirrors = True
     size_option = "data.resolution"
@@ -118,7 +118,7 @@ class Image(Modality):
             raise ValueError(self.layout)
         given = (shape[3] if len(shape) == 4 else 1, *shape[1:3])
         if shape[1:] == self.shape != given:
-            raise ValueError("uint8 pixels (n, H, W, C), channels last")
+            raise ValueError("uint8 pixels (n, H, W, C), channels last,")
         if given != self.shape:
             raise UserError(
                 f"the images are {sizes(given)} and those of the data {self}; set data.resolution "
