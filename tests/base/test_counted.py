@@ -2,9 +2,10 @@
 
 import pytest
 
+from oboro.base.amounts import check_fits_memory
 from oboro.base.counted import counted
 from oboro.base.errors import UserError
-from oboro.base.memory import check_fits_memory
+from oboro.base.memory import machine
 
 ONE = {
     "images": "1 image",
@@ -25,6 +26,10 @@ def test_one_is_singular(plural):
 
 
 def test_what_memory_does_not_hold_is_refused_with_a_number_that_it_holds():
-    check_fits_memory("n", 100, (1, 10, 10), 1, "images", most=10_000)
-    with pytest.raises(UserError, match=r"^n=101 images of 1×10×10 are .* set n=50 or less\.$"):
-        check_fits_memory("n", 101, (1, 10, 10), 1, "images", most=10_000)
+    most = machine()[0] // 100
+    check_fits_memory("n", most, (1, 10, 10), 1, "images")
+    check_fits_memory("n", 2 * most, (1, 10, 10), 1, "images", share=0.5)
+    with pytest.raises(
+        UserError, match=rf"^n={most + 1} images of 1×10×10 take .* set n={machine()[0] // 200} or less\.$"
+    ):
+        check_fits_memory("n", most + 1, (1, 10, 10), 1, "images")

@@ -35,9 +35,9 @@ LINES = {
         "there is no key task.denoiser.netwrk; task.denoiser has network|schedule|parameterization. "
         "Did you mean task.denoiser.network?"
     ),
-    "trainer.max_time=1": (
-        "trainer.max_time is not among the values of trainer, and lightning.pytorch.Trainer takes it; "
-        "add it with +trainer.max_time=..."
+    "trainer.benchmark=true": (
+        "trainer.benchmark is not among the values of trainer, and lightning.pytorch.Trainer takes it; "
+        "add it with +trainer.benchmark=..."
     ),
     "callbacks.progress.refresh_every_n_steps=1": (
         "callbacks.progress.refresh_every_n_steps is not among the values of callbacks.progress, and "
@@ -79,8 +79,8 @@ LINES = {
     "ema=1": "ema=1 does not exist; choose ema=ema|ema_constant.",
     "logger=true": "logger=true does not exist; choose logger=jsonl|tensorboard.",
     "ema.profiles={}": (
-        "ema.profiles={{}} takes nothing out, since a mapping adds to what is there (std005, std010); take one out with "
-        "'~ema.profiles.NAME', or leave it out."
+        "ema.profiles={{}} takes nothing out, since a mapping adds to what is there (std005, std010); take one out "
+        "with '~ema.profiles.NAME', or leave it out."
     ),
     "+callbacks.x.y=1": (
         "there is no key callbacks.x.y, since callbacks has no x; add x to callbacks=[...], or leave callbacks.x.y out."

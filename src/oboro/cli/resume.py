@@ -15,6 +15,7 @@ from hydra.core.override_parser.types import Override
 
 from oboro.base.errors import UserError
 from oboro.base.grammar import files, parsed, quoted, values
+from oboro.cli.claim import AUTO
 from oboro.cli.offered import OPTION, elsewhere, is_group, offer, store
 from oboro.cli.options import folders
 from oboro.restore.beside import BESIDE, LOOKED_AT_BY_CALLBACKS, output_folder, restored
@@ -41,7 +42,7 @@ def offer_resume(arguments: list[str]) -> list[str]:
     than the one that is named, and where there is an ``init`` beside it.
     """
     path = chosen(arguments, "resume")
-    if path is None:
+    if path in (None, AUTO):  # auto: of a job, which has a folder, or of one that is not known yet
         return arguments
     check_alone(path, chosen(arguments, "init"))
     file = file_named(path)
@@ -144,7 +145,7 @@ def place_of(group: str, package: str | None) -> str:
 def chosen_by(group: str, name: str) -> dict[str, str]:
     """The options that the option ``group=name`` chooses, and those that it includes, by their places."""
     file = next((f for folder in folders() if (f := folder / group / f"{name}.yaml").is_file()), None)
-    entries = (yaml.safe_load(file.read_text()) or {}).get("defaults", []) if file else []
+    entries = (yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get("defaults", []) if file else []
     named: dict[str, str] = {}
     for entry in entries:
         if entry == "_self_":
@@ -191,7 +192,7 @@ def wiring(kind: str) -> dict[str, Place]:
         elif isinstance(node, str) and (match := VALUE.fullmatch(node)):
             keys[match.group(1)] = place
 
-    walk(yaml.safe_load(file.read_text())["task"], ())
+    walk(yaml.safe_load(file.read_text(encoding="utf-8"))["task"], ())
     return keys
 
 

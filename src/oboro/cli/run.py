@@ -7,6 +7,7 @@ starts, ``oboro.cli.init`` for ``init=PATH``, ``oboro.cli.benchmark`` when a swe
 """
 
 import inspect
+import io
 import logging
 import os
 import re
@@ -15,6 +16,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import copy_context
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
@@ -26,16 +28,18 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from oboro import sweep
+from oboro.base import interrupt
 from oboro.base.command import as_typed, import_from_here
 from oboro.base.errors import UserError
-from oboro.base.grammar import is_true, values
-from oboro.cli.arguments import for_hydra
+from oboro.base.grammar import is_true, quoted, values
+from oboro.cli.arguments import MULTIRUN, for_hydra
 from oboro.cli.checkpoint import offer_checkpoint
+from oboro.cli.claim import AUTO, FolderFound, Refused, claimed
 from oboro.cli.ending import ending, is_first_process, sentence
 from oboro.cli.help import overview
 from oboro.cli.options import CONF, choosing
-from oboro.cli.ranks import looked_after
-from oboro.cli.running import LOCK
+from oboro.cli.ranks import kill_ranks, looked_after
+from oboro.cli.running import LOCK, release_all
 from oboro.cli.unread import refuse_unknown
 from oboro.restore.trust import trusted_words, trusting
 
@@ -56,7 +60,7 @@ def run(name: str) -> None:
     asked = "debug=default" in sys.argv or any(map(is_true, values(sys.argv[1:], "traceback")))
     traceback = asked or "HYDRA_FULL_ERROR" in os.environ
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come to us instead of Hydra's own report
-    logging.raiseExceptions = False  # a closed stdout is not for logging to report, but for ``ending``
+    logging.raiseExceptions = False  # what cannot be logged is no reason for a traceback
     with ending(traceback):
         sys.argv[1:] = choosing(for_hydra(sys.argv[1:]))
         flags = parser.parse_args(sys.argv[1:])
@@ -70,21 +74,41 @@ def run(name: str) -> None:
             import_from_here()
         register_resolvers()
         kept = [Path(str(f)) for f in values(sys.argv[1:], "hydra.run.dir") if Path(str(f)).exists()]
-        with trusting(packages):
-            offer(name)
-            sweep.run(
-                hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(job(name, kept)), gather(name)
-            )
+        main = hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(job(name, kept))
+        try:
+            with trusting(packages):
+                # in a context of its own: what resume=auto chose ends with the command
+                copy_context().run(compose_and_run, name, main, not (flags.cfg or flags.info))
+        except Refused as refused:
+            raise refused.error from None
+        finally:
+            release_all()
 
 
-def offer(name: str) -> None:
+def compose_and_run(name: str, main: Callable[[], None], runs: bool) -> None:
+    """Offer what checkpoints have and call ``main``; twice where ``resume=auto`` is in a folder that only the composed
+    configuration names. ``runs``: Hydra is not asked for the configuration alone."""
+    offer(name, runs)
+    try:
+        sweep.run(main, gather(name))
+        return
+    except FolderFound as found:
+        sys.argv += [f"hydra.run.dir={quoted(str(found.folder))}", f"resume={AUTO}"]
+    offer(name, runs)
+    sweep.run(main, gather(name))
+
+
+def offer(name: str, runs: bool) -> None:
     """Make the options ``from_checkpoint`` of the checkpoint that the command line names."""
     if name in FROM_CHECKPOINT:
         offer_checkpoint(sys.argv[1:])
     elif any(argument.startswith(("init=", "resume=")) for argument in sys.argv[1:]):
+        from oboro.cli.auto import settle_auto
         from oboro.cli.init import offer_init
         from oboro.cli.resume import offer_resume
 
+        if not any(argument in MULTIRUN for argument in sys.argv[1:]):  # the jobs of a sweep have folders of their own
+            sys.argv[1:] = settle_auto(sys.argv[1:], runs)
         sys.argv[1:] = offer_init(offer_resume(sys.argv[1:]))
 
 
@@ -94,7 +118,14 @@ def job(name: str, kept: Sequence[Path]) -> Callable[[DictConfig], None]:
 
     def start(config: DictConfig) -> None:
         shown = is_true(config.get("traceback")) or HydraConfig.get().mode == RunMode.MULTIRUN
-        with ending(shown), without_an_empty_folder(name, kept), trusting(config.get("trust")), looked_after():
+        with (
+            ending(shown),
+            interrupt.handled(speaks=is_first_process(), at_once=kill_ranks),
+            claimed(name, config),
+            without_an_empty_folder(name, kept),
+            trusting(config.get("trust")),
+            looked_after(),
+        ):
             work = getattr(import_module(f"oboro.cli.{name}"), name)
             warnings.formatwarning = warning_line  # which Lightning sets, too, when it is imported
             plain_terminal()
@@ -112,7 +143,7 @@ def without_an_empty_folder(name: str, kept: Sequence[Path]) -> Iterator[None]:
     it is among those ``kept``, which were there before; and that of its day."""
     try:
         yield
-    except Exception:
+    except (Exception, interrupt.Interrupted):
         folder = Path(HydraConfig.get().runtime.output_dir)
         before = any(folder.samefile(other) for other in kept)
         if (
@@ -134,8 +165,10 @@ class OneLine(logging.Formatter):
 
 
 def plain_terminal() -> None:
-    """Of what is logged the terminal shows warnings and worse, on stderr."""
+    """Of what is logged the terminal shows warnings and worse, on stderr; the file is UTF-8 wherever it is written."""
     for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.FileHandler) and isinstance(handler.stream, io.TextIOWrapper):
+            handler.stream.reconfigure(encoding="utf-8", errors="backslashreplace")
         if type(handler) is logging.StreamHandler:
             handler.setLevel(logging.WARNING)
             handler.setStream(sys.stderr)

@@ -10,15 +10,17 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import FrameType
 from typing import IO
 
 from oboro.base.errors import UserError
 from oboro.base.grammar import quoted
 from oboro.base.json_text import json_text, read_json
-from oboro.sweep.job import LOG, RESULT, RUNNING, STOPPED, TIMED_OUT, Job, readable, verdict
+from oboro.sweep.job import DONE, LOG, RESULT, RUNNING, STOPPED, TIMED_OUT, Job, readable, verdict
 from oboro.sweep.process import Process, environment, free_port, program
 
 ACCOUNT = "jobs.json"
+GOES_ON = "resume=auto"
 INTERVAL = 0.05  # seconds between two looks at the running jobs
 
 
@@ -66,6 +68,7 @@ class Sweep:
         self.options, self.jobs = options, list(jobs)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = locked(self.folder / ".lock")
+        self._before = jobs_in(self.folder / ACCOUNT)
 
     @classmethod
     def load(cls, folder: Path) -> "Sweep":
@@ -82,11 +85,22 @@ class Sweep:
             raise UserError(f"{folder / ACCOUNT} is not the account of a sweep; give another folder.") from error
 
     def add(self, jobs: Sequence[Job]) -> None:
-        """More jobs. Raises ``UserError`` if two have one folder."""
+        """More jobs. Raises ``UserError`` if two have one folder, or if one would go on with what another left."""
+        for job in jobs:
+            before = self._before.get(job.path)
+            if before is not None and self.goes_on(job) and values_of(before, job) != values_of(job, before):
+                raise UserError(
+                    f"job {job.number} had {values_of(before, job)} and would go on with {values_of(job, before)}; "
+                    "give the values in the same order, or choose another folder with hydra.sweep.dir=<folder>"
+                )
         self.jobs += jobs
         paths = [os.path.normpath(job.path) for job in self.jobs]
         if shared := [path for path in paths if paths.count(path) > 1]:
             raise UserError(f"jobs share the folder {shared[0]}; put ${{hydra.job.num}} into hydra.sweep.subdir.")
+
+    def goes_on(self, job: Job) -> bool:
+        """Whether a job goes on with what it finds in its folder, which it is to keep."""
+        return GOES_ON in (*self.arguments, *job.overrides)
 
     def write(self) -> None:
         """Replace ``jobs.json`` in one step: whoever reads it, and whenever, finds all of it."""
@@ -102,8 +116,8 @@ class Sweep:
         beside.replace(self.folder / ACCOUNT)
 
     def run(self, jobs: Sequence[Job]) -> None:
-        """Run ``jobs``, which belong to this sweep, whatever becomes of each; a signal ends them and raises
-        ``KeyboardInterrupt``."""
+        """Run ``jobs``, which belong to this sweep, whatever becomes of each; a signal has them end in order and raises
+        ``Stopped``, a second one kills them."""
         self.options.devices(0)  # raises before anything starts if there are too few
         waiting, running = deque(jobs), dict[int, tuple[Job, Process]]()
         self.write()
@@ -120,15 +134,27 @@ class Sweep:
                         if self._ended(job, process):
                             del running[slot]
             finally:
-                for job, process in running.values():
-                    process.kill()
-                    if job.status == RUNNING:
-                        self._end(job, process, STOPPED, None)
+                self._stop(list(running.values()))
+
+    def _stop(self, running: Sequence[tuple[Job, Process]]) -> None:
+        try:
+            while any(process.alive for _, process in running):
+                for _, process in running:
+                    process.ask()
+                time.sleep(INTERVAL)
+        finally:
+            for job, process in running:
+                code = process.kill()
+                if job.status == RUNNING:
+                    self._end(job, process, DONE if code == 0 else STOPPED, None)
 
     def _start(self, job: Job, slot: int, ports: set[int]) -> Process:
         folder = self.folder / job.path
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / RESULT).unlink(missing_ok=True)
+        if self.goes_on(job):
+            keep(folder / LOG)
+        else:
+            (folder / RESULT).unlink(missing_ok=True)
         here = ["hydra.mode=RUN", f"hydra.job.num={job.number}", f"hydra.job.id={job.number}"]
         command = [*program(), *self.arguments, *job.overrides, *here, f"hydra.run.dir={quoted(str(folder))}"]
         variables = environment(free_port(ports), self.options.devices(slot))
@@ -138,22 +164,44 @@ class Sweep:
         return Process(command, folder, Path(self.cwd), variables, self._lock.fileno())
 
     def _ended(self, job: Job, process: Process) -> bool:
-        code = process.ended()
+        code, limit = process.ended(), self.options.timeout
         if code is not None:
-            self._end(job, process, *verdict(code, process.folder / LOG))
+            timed_out = process.asked and code != 0
+            how = (TIMED_OUT, f"after {limit:g} s") if timed_out else verdict(code, process.folder / LOG)
+            self._end(job, process, *how)
             return True
-        limit = self.options.timeout
-        if limit is None or not process.alive or process.seconds <= limit:
-            return False
-        process.kill()
-        self._end(job, process, TIMED_OUT, f"after {limit:g} s")
-        return True
+        if limit is not None and process.alive and process.seconds > limit:
+            process.ask()
+        return False
 
     def _end(self, job: Job, process: Process, status: str, reason: str | None) -> None:
         job.end(status, reason, process.seconds, process.folder)
         self.write()
         score = f", {job.objective} {job.score:.4g}" if job.score is not None else ""
         print_error(f"[{job.number}] {job.outcome} ({job.seconds:.1f} s{score})")
+
+
+def jobs_in(account: Path) -> dict[str, Job]:
+    """The jobs of a ``jobs.json`` by their folders; none where there is none."""
+    try:
+        return {row["path"]: Job(**row) for row in read_json(account.read_text())["jobs"]}
+    except (OSError, ValueError, TypeError, KeyError):
+        return {}
+
+
+def values_of(job: Job, other: Job) -> str:
+    """What ``job`` has of the keys that it and ``other`` vary."""
+    varied = {override.partition("=")[0] for override in (*job.varied, *other.varied)}
+    return " ".join(override for override in job.overrides if override.partition("=")[0] in varied)
+
+
+def keep(log: Path) -> None:
+    """Rename the log of an earlier attempt: ``output.1.log``, ``output.2.log``."""
+    if log.exists():
+        k = 1
+        while (older := log.with_suffix(f".{k}{log.suffix}")).exists():
+            k += 1
+        log.rename(older)
 
 
 def locked(path: Path) -> IO[str]:
@@ -177,15 +225,28 @@ def print_error(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
+class Stopped(KeyboardInterrupt):
+    """The signal ``number`` ended a sweep."""
+
+    def __init__(self, number: int):
+        super().__init__()
+        self.number = number
+
+
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """SIGTERM and a closed terminal end the block as Ctrl-C does: jobs have sessions of their own and would live on."""
+    """Ctrl-C, SIGTERM and a closed terminal raise ``Stopped`` in the block, each time: jobs have sessions of their own
+    and would live on."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    ignored = {s for s in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(s) is signal.SIG_IGN}  # nohup
-    signals = {signal.SIGTERM, signal.SIGHUP} - ignored
-    before = {s: signal.signal(s, signal.default_int_handler) for s in signals}
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Stopped(number)
+
+    all_of_them = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    handled = [s for s in all_of_them if signal.getsignal(s) not in (signal.SIG_IGN, None)]  # ignored by nohup
+    before = {s: signal.signal(s, stop) for s in handled}
     try:
         yield
     finally:
