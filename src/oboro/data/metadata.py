@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from oboro.base.counted import counted
 from oboro.base.errors import UserError
 from oboro.data.folder import natural
 from oboro.data.left_out import printable
@@ -100,7 +101,8 @@ def read_metadata(root: Path, files: Sequence[str]) -> Metadata:
     if len(mute) < len(rows):
         rows = [replace(entry, caption=entry.caption or "") for entry in rows]
         if mute:
-            notes.append(f"{len(mute):,} of {len(rows):,} images have no text in {where}: {printable(mute[0])}, …")
+            have, of = "has" if len(mute) == 1 else "have", counted(len(rows), "images")
+            notes.append(f"{len(mute):,} of {of} {have} no text in {where}: {printable(mute[0])}, …")
     return Metadata(rows, classes, notes)
 
 

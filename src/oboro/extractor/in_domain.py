@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from oboro.base.counted import counted
 from oboro.base.errors import UserError
 from oboro.base.paths import LocalPath
 from oboro.base.ranges import Count, Seed, Width
@@ -65,8 +66,8 @@ class InDomain(Extractor):
         super().__init__()
         if dim < 1 or views < 1:
             raise UserError(
-                f"{dim} features after {views} pictures tell nothing apart; set extractor.dim and extractor.views to 1 "
-                "or more."
+                f"{dim} features after {counted(views, 'pictures')} tell nothing apart; set extractor.dim and "
+                "extractor.views to 1 or more."
             )
         self.labels, self.dim, self.views, self.seed = labels, dim, views, seed
         self._given = Path(weights_path).expanduser() if weights_path else None
@@ -150,8 +151,8 @@ class InDomain(Extractor):
             channels = self.data.modality.shape[0]
             if self.recipe.channels != channels:
                 raise UserError(
-                    f"{self._given} has learned images of {self.recipe.channels} channels and these have {channels}; "
-                    "leave extractor.weights_path out to train one."
+                    f"{self._given} has learned images of {counted(self.recipe.channels, 'channels')} and these have "
+                    f"{channels}; leave extractor.weights_path out to train one."
                 )
             return
         folder = self.path.parent
@@ -181,9 +182,9 @@ class InDomain(Extractor):
     def _train(self) -> None:
         recipe, data = self.recipe, self.data
         labels, of_held_out = (part.labels if recipe.classes else None for part in (data.train, data.validation))
-        what = f"the {recipe.classes} classes of" if recipe.classes else "rotations of"
+        what = f"the {counted(recipe.classes, 'classes')} of" if recipe.classes else "rotations of"
         with announced(
-            f"training a feature extractor on {what} {len(data.train):,} images, once for these data: "
+            f"training a feature extractor on {what} {counted(len(data.train), 'images')}, once for these data: "
             f"{duration((1.5 if recipe.classes else 1) * recipe.views * recipe.side**2 / SPEED)}",
             recipe.views,
         ) as done:

@@ -374,7 +374,9 @@ def check_fingerprint(before: str | None, now: str, path: object) -> None:
 
 
 def remark_warmup(optimizer: Optimizer, max_steps: int) -> None:
-    """Where training ends before the learning rate is reached."""
+    """Where the learning rate is 0 throughout, or training ends before it is reached."""
+    if optimizer.lr == 0:
+        remark("optimizer.lr=0 leaves the weights as they are; set a rate above 0 to train.")
     if 0 < max_steps < optimizer.warmup_steps:
         peak = max(optimizer.factor(step, max_steps) for step in range(max_steps))
         remark(
