@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from oboro.adapter.lora import LoRA, low_rank_layers, product
 from oboro.base.errors import UserError
+from oboro.base.json_text import parsed
 
 PREFIX, A, B = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
 
@@ -67,7 +69,7 @@ def read_adapter(path: str | Path) -> AdapterFile:
     try:
         with safe_open(path, "pt") as file:
             header, tensors = file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
+    except (SafetensorError, OSError, ValueError) as error:
         raise UserError(f"{path} is damaged or no safetensors file; use another one.") from error
     names = [key.removeprefix(PREFIX).removesuffix(A) for key in tensors if key.endswith(A)]
     expected = {f"{PREFIX}{name}{suffix}" for name in names for suffix in (A, B)}
@@ -84,7 +86,10 @@ def scale_of(header: dict[str, str], path: Path) -> float:
     if "adapter" not in header:
         return 1.0
     try:
-        settings = json.loads(header["adapter"])
-        return settings["alpha"] / settings["rank"]
-    except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
+        settings = parsed(header["adapter"])
+        scale = settings["alpha"] / settings["rank"]
+        if not isfinite(scale):
+            raise ValueError("alpha / rank is not finite")
+        return scale
+    except (ValueError, KeyError, TypeError, ArithmeticError) as error:
         raise UserError(f"{path} tells no alpha and rank of its adapter; use another file.") from error

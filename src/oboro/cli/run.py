@@ -29,6 +29,7 @@ from oboro import sweep
 from oboro.base.command import as_typed, import_from_here
 from oboro.base.errors import UserError
 from oboro.base.grammar import values
+from oboro.base.secret import register, without_secrets
 from oboro.cli.arguments import for_hydra
 from oboro.cli.checkpoint import offer_checkpoint
 from oboro.cli.ending import ending, is_first_process, sentence
@@ -93,6 +94,7 @@ def job(name: str, kept: Sequence[Path]) -> Callable[[DictConfig], None]:
         shown = config.get("traceback") or HydraConfig.get().mode == RunMode.MULTIRUN
         with ending(shown), without_an_empty_folder(name, kept), trusting(config.get("trust")):
             work = getattr(import_module(f"oboro.cli.{name}"), name)
+            hide_in_files(Path(HydraConfig.get().runtime.output_dir) / ".hydra")
             warnings.formatwarning = warning_line  # which Lightning sets, too, when it is imported
             plain_terminal()
             remark_callbacks()
@@ -100,6 +102,14 @@ def job(name: str, kept: Sequence[Path]) -> Callable[[DictConfig], None]:
 
     start.__module__ = f"oboro.cli.{name}"  # the name of the job, and of its log
     return start
+
+
+def hide_in_files(folder: Path) -> None:
+    """Secrets that were typed are not kept in what Hydra saved of the command line and the configuration."""
+    for path in folder.glob("*.yaml") if is_first_process() else ():
+        saved = OmegaConf.to_container(OmegaConf.load(path))
+        if (hidden := without_secrets(saved, set())) != saved:
+            OmegaConf.save(OmegaConf.create(hidden), path)
 
 
 @contextmanager
@@ -170,6 +180,7 @@ def gather(name: str) -> Callable[[Path], None] | None:
 
 def register_resolvers() -> None:
     """For ``--cfg job --resolve``: resolvers that import their modules when they are used."""
+    register(concealed=any(word in ("-c", "--cfg") or word.startswith("--cfg=") for word in sys.argv[1:]))
     for name, function in RESOLVERS.items():
         if not OmegaConf.has_resolver(name):
             OmegaConf.register_new_resolver(name, imported_later(function))

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from oboro.base.errors import UserError
 from oboro.base.paths import with_absolute_paths
+from oboro.base.secret import from_environment, visible, without_secrets
 from oboro.callbacks.checkpoints import in_order
 from oboro.callbacks.evaluation import MetricEvaluation
 from oboro.cli.device import check_device, resolve_precision
@@ -90,7 +91,7 @@ def resolved(config: DictConfig) -> tuple[dict[str, Any], dict[str, State], dict
     plain: dict[str, Any] = with_absolute_paths(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
     check_storable(targets(plain, BUILT))
     plain["task"], parts = inlined(plain["task"])
-    stored = kept({key: plain[key] for key in STORED if key in plain})
+    stored = without_secrets(kept({key: plain[key] for key in STORED if key in plain}), from_environment(config))
     check_plain(stored)
     return plain, parts, stored
 
@@ -106,9 +107,9 @@ def compared(config: DictConfig, stored: dict[str, Any]) -> list[str]:
 def show(lines: list[str]) -> None:
     """On stderr, and in train.log."""
     for line in lines:
-        log.info(line)
+        log.info(visible(line))
         if is_first_process():
-            print(line, file=sys.stderr)
+            print(visible(line), file=sys.stderr)
 
 
 def check_frozen(task: Task, learned: set[str]) -> None:

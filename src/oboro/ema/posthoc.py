@@ -18,6 +18,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from oboro.base.errors import UserError
+from oboro.base.json_text import parsed
 from oboro.ema import gamma_from_std
 
 # |error| / |p| that is accepted. Of weights that are a slow path plus independent noise at each update, the error of
@@ -96,16 +97,30 @@ def read_snapshots(folder: str | Path) -> list[Snapshot]:
     for path in Path(folder).expanduser().glob("*.safetensors"):
         try:
             with safe_open(path, "pt") as file:
-                header = json.loads(file.metadata()["snapshot"])
+                header = parsed(file.metadata()["snapshot"])
                 shapes = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118
-        except (SafetensorError, TypeError, KeyError) as error:
+            snapshot = Snapshot(path, **header, shapes=shapes)
+            check_snapshot(snapshot)
+        except (SafetensorError, OSError, TypeError, KeyError, ValueError) as error:
             raise UserError(f"{path} is damaged or no snapshot at all; take it out of the folder.") from error
-        snapshots.append(Snapshot(path, **header, shapes=shapes))
+        snapshots.append(snapshot)
     if not snapshots:
         raise UserError(
             f"there are no snapshots in {folder}; train with +callbacks=snapshots, or name the folder of such a run."
         )
     return sorted(snapshots, key=lambda snapshot: snapshot.step)
+
+
+def check_snapshot(snapshot: Snapshot) -> None:
+    """Raises ``ValueError`` where a header is none of ``write_snapshot``, or has other tensors than it says."""
+    step, updates, stds = snapshot.step, snapshot.updates, snapshot.stds
+    if not all(type(n) is int and 0 <= n < 2**63 for n in (step, updates)) or not updates or not stds:
+        raise ValueError("counts")
+    if not all(isinstance(std, float) and 0 < std < WIDEST for std in stds.values()):
+        raise ValueError("widths")
+    of_each = [{k.removeprefix(f"{a}/") for k in snapshot.shapes if k.startswith(f"{a}/")} for a in stds]
+    if any(names != of_each[0] for names in of_each) or sum(map(len, of_each)) != len(snapshot.shapes):
+        raise ValueError("tensors")
 
 
 def reconstruct(snapshots: Sequence[Snapshot], std: float) -> dict[str, Tensor]:
