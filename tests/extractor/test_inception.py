@@ -188,6 +188,7 @@ def test_a_download_cut_short_leaves_nothing(hub, monkeypatch):
         headers = {"Content-Length": "1000"}  # noqa: RUF012
 
     monkeypatch.setattr(urllib.request, "urlopen", lambda *args, **kwargs: Cut(b"x" * 10))
+    monkeypatch.setattr(theirs, "URL_INCEPTION_V3", "https://host/weights.pth")
     with pytest.raises(UserError, match="10 of 1000 bytes"):
         Inception().prepare()
     assert list(hub.parent.iterdir()) == []

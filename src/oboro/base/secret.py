@@ -6,15 +6,13 @@ is a path or a number: ``oc.env`` notes what it reads.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.resolvers import oc
-
-from oboro.base.paths import places_of
 
 HIDDEN = "_hidden_"  # a word of Hydra's grammar and of YAML, and none that means anything
 SHORTEST = 4  # characters of a variable that is looked for in texts
@@ -30,11 +28,10 @@ _GIVEN = re.compile(
     rf"|(?<![\w.\-/@]){_MARKS}(?:[\w.\-/@]+[_.\-](?:key|{_PLAIN}))['\"]?:\s+){_VALUE}",
     re.IGNORECASE,
 )
-_ADDRESS = re.compile(r"([A-Za-z][\w+.\-]*://[^\s/@:'\"]*):[^\s/@'\"]+@")
+_ADDRESS = re.compile(r"(://[^\s/@:'\"]*):[^\s/@'\"]+@")
 
 _secrets: set[str] = set()  # values of variables with such names that were read
 _read: ContextVar[list[str] | None] = ContextVar("read", default=None)
-_any_read = False
 
 Place = tuple[str | int, ...]
 
@@ -69,9 +66,7 @@ def register(concealed: bool = False) -> None:
     that is only printed."""
 
     def env(*arguments: Any) -> str | None:
-        global _any_read
         value, name = oc.env(*arguments), str(arguments[0])
-        _any_read = True
         if (names := _read.get()) is not None:
             names.append(name)
         if value is None or not is_secret(name):
@@ -86,7 +81,8 @@ def register(concealed: bool = False) -> None:
 
 
 @contextmanager
-def _noted() -> Iterator[list[str]]:
+def noted() -> Iterator[list[str]]:
+    """The names of the variables that ``oc.env`` reads in the block."""
     names: list[str] = []
     token = _read.set(names)
     try:
@@ -95,40 +91,21 @@ def _noted() -> Iterator[list[str]]:
         _read.reset(token)
 
 
-def from_environment(config: DictConfig) -> set[Place]:
-    """The places of a configuration whose values come from variables of the environment, through any reference."""
-    return set(_places(config, ())) if _any_read else set()
-
-
-def _places(node: DictConfig | ListConfig, place: Place) -> Iterator[Place]:
-    for key in list(node) if isinstance(node, DictConfig) else range(len(node)):
-        if OmegaConf.is_missing(node, key):
-            continue
-        with _noted() as names:
-            value = node[key]
-        if isinstance(value, DictConfig | ListConfig):
-            yield from _places(value, (*place, key))
-        elif names:
-            yield (*place, key)
-
-
-def without_secrets(node: Any, places: set[Place], place: Place = (), path: bool = False) -> Any:
-    """A copy of plain containers with ``HIDDEN`` for texts with secret names and for those at ``places``, unless the
-    class that they are given to calls them a path; and for passwords in addresses."""
+def without_secrets(node: Any, places: Container[Place] = (), place: Place = ()) -> Any:
+    """A copy of plain containers with ``HIDDEN`` for texts with secret names, for those at ``places``, and for
+    passwords in addresses. Of what is interpolated the reference stays."""
     if isinstance(node, Mapping):
-        target = node.get("_target_")
-        paths = places_of(target) if isinstance(target, str) else {}
         return {
             key: HIDDEN
-            if is_secret(key) and isinstance(child, str) and child
-            else without_secrets(child, places, (*place, key), key in paths)
+            if is_secret(key) and isinstance(child, str) and child and not child.startswith("${")
+            else without_secrets(child, places, (*place, key))
             for key, child in node.items()
         }
     if isinstance(node, list | tuple):
-        return [without_secrets(child, places, (*place, i), path) for i, child in enumerate(node)]
+        return [without_secrets(child, places, (*place, i)) for i, child in enumerate(node)]
     if not isinstance(node, str):
         return node
-    return HIDDEN if place in places and not path else hide(node)
+    return HIDDEN if place in places else hide(node)
 
 
 def first_hidden(node: Any, place: str = "") -> str | None:

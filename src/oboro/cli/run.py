@@ -108,7 +108,7 @@ def hide_in_files(folder: Path) -> None:
     """Secrets that were typed are not kept in what Hydra saved of the command line and the configuration."""
     for path in folder.glob("*.yaml") if is_first_process() else ():
         saved = OmegaConf.to_container(OmegaConf.load(path))
-        if (hidden := without_secrets(saved, set())) != saved:
+        if (hidden := without_secrets(saved)) != saved:
             OmegaConf.save(OmegaConf.create(hidden), path)
 
 

@@ -12,9 +12,10 @@ from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback, ProgressBar
 from omegaconf import DictConfig, OmegaConf
 
+from oboro.base.environment import from_environment
 from oboro.base.errors import UserError
 from oboro.base.paths import with_absolute_paths
-from oboro.base.secret import from_environment, visible, without_secrets
+from oboro.base.secret import visible, without_secrets
 from oboro.callbacks.checkpoints import in_order
 from oboro.callbacks.evaluation import MetricEvaluation
 from oboro.cli.device import check_device, resolve_precision
