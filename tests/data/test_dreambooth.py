@@ -72,19 +72,21 @@ def test_the_weighted_mean_is_the_loss_of_the_paper(data, normal, share, weight)
 
 
 def test_micro_batches_are_the_batch_cut_up(data):
-    """Two ranks see what one sees, each with both kinds; a later start goes on."""
+    """Two ranks see what one sees, each with both kinds, at the places that are given; a later start goes on."""
     whole = batches(data(batch_size=8), 4)
-    cut = []
+    cut, places = [], []
     for rank in range(2):
         made = data(batch_size=8)
         made._place = lambda rank=rank: (2, rank)
         cut.append(batches(made, 4))
+        places.append(made.rows(0))
     for k in range(4):
         parts = [rank[k] for rank in cut]
         assert all(sorted(part["weight"].tolist()) == [2.0] * 4 for part in parts)
         assert all((part["x"].flatten(1).float().mean(1) >= THING).sum() == 2 for part in parts)
-        union = torch.cat([part["index"] for part in parts]).sort().values
-        assert torch.equal(union, whole[k]["index"].sort().values)
+        for rows, part in zip(places, parts, strict=True):
+            assert torch.equal(whole[k]["index"][rows], part["index"])
+    assert torch.equal(torch.cat(places).sort().values, torch.arange(8))
     late = data(batch_size=8)
     late._consumed = lambda: 3
     assert torch.equal(batches(late, 1)[0]["index"], whole[3]["index"])

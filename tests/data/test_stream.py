@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from oboro.base.errors import UserError
-from oboro.data.stream import Chunks, TrainStream
+from oboro.data.stream import Chunks, TrainStream, places
 
 
 def take(stream, count):
@@ -21,6 +21,8 @@ def test_union_over_ranks_and_micro_batches_is_the_same_step(world, accumulate, 
     for k in range(3):
         indices, flips = whole.positions(24 * k, 24 * (k + 1))
         parts = [ranks[r][k * accumulate + m] for m in range(accumulate) for r in range(world)]
+        rows = [places(24, world, r, accumulate, m) for m in range(accumulate) for r in range(world)]
+        assert all(torch.equal(indices[where], part) for where, (part, _) in zip(rows, parts, strict=True))
         assert torch.equal(torch.cat([p[0] for p in parts]), indices)
         assert torch.equal(torch.cat([p[1] for p in parts]), flips)
 

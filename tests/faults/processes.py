@@ -9,22 +9,25 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import runs
 
+T = TypeVar("T")
+ORPHANS = 10.0  # seconds in which processes may follow the first one of their group
 LIMIT = 120.0  # seconds; a process that takes longer hangs
 
 
 @dataclass(frozen=True)
 class Ended(runs.Run):
-    """A run that has ended, with the seconds that it took, and those from the injected fault to the end."""
+    """A run that has ended, with the seconds that it took, and those from the fault until all of it had ended."""
 
     seconds: float
     seconds_after_fault: float
-    orphans: tuple[int, ...]  # processes of the run that were still alive when the first one had ended
+    orphans: tuple[int, ...]  # processes of the run that outlived the first one by more than ``ORPHANS``
 
 
 def train(folder: Path, *overrides: str, limit: float = LIMIT, env: dict[str, str] | None = None) -> Ended:
@@ -43,11 +46,10 @@ def run(script: str, *arguments: str, folder: Path, limit: float = LIMIT, env: d
             out, err = texts(folder)
             raise AssertionError(f"{script} did not end within {limit} s\n{out}\n{err}") from None
         seconds = time.monotonic() - begin
-        ended = time.time()
-        orphans = tuple(members(process.pid))
+        orphans = tuple(left_after(process.pid, ORPHANS))
     out, err = texts(folder)
     met = folder / "fault.time"
-    after = ended - met.stat().st_mtime if met.exists() else float("nan")
+    after = time.time() - met.stat().st_mtime if met.exists() else float("nan")
     return Ended(status, out, err, folder, seconds, after, orphans)
 
 
@@ -79,6 +81,33 @@ def started(
 
 def texts(folder: Path) -> tuple[str, str]:
     return (folder / "stdout.txt").read_text(), (folder / "stderr.txt").read_text()
+
+
+def until(condition: Callable[[], T], process: subprocess.Popen) -> T:
+    """What ``condition`` gives once it is true, while ``process`` lives."""
+    last = time.monotonic() + LIMIT
+    while not (value := condition()):
+        assert process.poll() is None and time.monotonic() < last, "it did not come to that"
+        time.sleep(0.02)
+    return value
+
+
+def with_words(group: int, words: str) -> list[int]:
+    """The processes of a group whose command has ``words`` in it."""
+    matching = []
+    for member in members(group):
+        with contextlib.suppress(OSError):
+            if words in (Path("/proc") / str(member) / "cmdline").read_text():
+                matching.append(member)
+    return matching
+
+
+def left_after(group: int, seconds: float) -> list[int]:
+    """The processes of a group that do not end within ``seconds``."""
+    last = time.monotonic() + seconds
+    while (left := list(members(group))) and time.monotonic() < last:
+        time.sleep(0.1)
+    return left
 
 
 def members(group: int) -> Iterator[int]:

@@ -1,21 +1,85 @@
-"""Ranks that die or fail: the others end too, soon, and the first error is the one that is seen."""
+"""Ranks that die, fail or hang: all end, soon, with the first error and a checkpoint that is whole."""
+
+import os
+import re
+import signal
+import socket
 
 import processes
 import pytest
 import torch
 
+import runs
+from oboro.cli.ranks import MARK
+from oboro.restore.checkpoint import load_checkpoint
+
 TWO = ("trainer.devices=2", "trainer.max_steps=6", "callbacks=[checkpoints]", "callbacks.checkpoints.every_n_steps=2")
+LAST = 2  # the step of the checkpoint before the fault
 
 
-def fault(does: str, **settings) -> str:
-    values = "".join(f", {name}: {value}" for name, value in settings.items())
-    return f"+callbacks.fault={{_target_: injection.Fault, does: {does}{values}}}"
+def fault(does: str, rank: int, step: int = 3) -> str:
+    return f"+callbacks.fault={{_target_: injection.Fault, does: {does}, step: {step}, rank: {rank}}}"
+
+
+def broken(folder, *overrides: str, within: float) -> processes.Ended:
+    """A run of two ranks that a fault ends: on all of them, ``within`` seconds, with the checkpoint of before."""
+    run = processes.train(folder, *TWO, *overrides)
+    assert run.status != 0 and not run.orphans and run.seconds_after_fault < within, (run, run.stderr)
+    assert load_checkpoint(run.last)["global_step"] == LAST
+    return run
 
 
 @pytest.mark.slow
-def test_an_error_on_one_rank_ends_all_and_is_seen(tmp_path):
-    run = processes.train(tmp_path, *TWO, fault("raise", step=3, rank=1))
-    assert run.status != 0 and not run.orphans
-    assert "rank 1 met the injected error" in run.stderr
-    assert run.seconds_after_fault < 10
-    assert torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 2
+@pytest.mark.parametrize("rank", [0, 1])
+def test_an_error_on_one_rank_ends_all_and_is_the_one_that_is_shown(tmp_path, rank):
+    run = broken(tmp_path, fault("raise", rank), within=15)
+    assert f"rank {rank} met the injected error" in run.stderr
+    assert run.stderr.count("Traceback") == 1, run.stderr
+    if rank == 1:
+        assert "error: rank 1 ended with status 1 (its own error is above), and the others cannot go on" in run.stderr
+
+
+@pytest.mark.slow
+def test_a_killed_rank_is_named(tmp_path):
+    run = broken(tmp_path, fault("sigkill", 1), within=15)
+    assert "error: rank 1 was ended by SIGKILL (as systems do that run out of memory)" in run.stderr
+    assert "Traceback" not in run.stderr, run.stderr
+
+
+@pytest.mark.slow
+def test_no_rank_outlives_the_first(tmp_path):
+    run = broken(tmp_path, fault("sigkill", 0), within=15)
+    assert run.status == -9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_stopped_rank_is_named_with_its_step(tmp_path, rank):
+    run = broken(tmp_path, fault("sigstop", rank), "rank_timeout=5", within=40)
+    assert re.search(
+        f"error: rank {rank} has given no sign of life for 5 s; its last one was at step [0-3], and rank {1 - rank} "
+        "waits after step 3.\n",
+        run.stderr,
+    )
+
+
+@pytest.mark.slow
+def test_a_port_that_is_taken_is_left_to_its_owner(tmp_path):
+    with socket.create_server(("", 0)) as taken:
+        port = taken.getsockname()[1]
+        run = processes.train(tmp_path, *TWO, env={"MASTER_PORT": str(port)})
+    assert run.status == 0 and f"port {port} (MASTER_PORT) is taken" in run.stdout, run.stderr
+    assert torch.load(run.last, weights_only=True)["global_step"] == 6
+
+
+@pytest.mark.slow
+def test_a_killed_rank_of_an_evaluation_is_named(tmp_path):
+    trained = runs.train(tmp_path / "trained", runs.NO_EVALUATION)
+    folder = tmp_path / "evaluation"
+    arguments = runs.outputs(folder, f"checkpoint={trained.last}", "accelerator=cpu", "devices=2", "n=100000")
+    with processes.started("evaluate.py", *arguments, folder=folder) as process:
+        other = processes.until(lambda: processes.with_words(process.pid, MARK), process)
+        os.kill(other[0], signal.SIGKILL)
+        assert process.wait(processes.LIMIT) == 1
+        assert not processes.left_after(process.pid, processes.ORPHANS)
+    assert "error: rank 1 was ended by SIGKILL" in processes.texts(folder)[1]

@@ -5,8 +5,10 @@ Evaluation works in fixed chunks of sample ids. Chunk k belongs to rank k mod wo
 depend, bit for bit, on the number of ranks: batch *shapes* change convolutions by 1e-7, companions in a batch do not.
 """
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, TypeVar, cast
 
 import torch
@@ -16,6 +18,29 @@ from torch import Tensor
 from oboro.base.precision import WITHOUT_FLOAT64
 
 T = TypeVar("T")
+
+
+class RankFailed(RuntimeError):
+    """Another rank has failed, so this one cannot go on."""
+
+
+def is_collective_error(error: BaseException) -> bool:
+    """Whether it only says that another rank is gone, or has failed."""
+    if isinstance(error, RankFailed | dist.DistError):
+        return True
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in ("gloo", "NCCL"))
+
+
+def meeting_point(patience: float) -> Any:
+    """A connection to the store at which the ranks have met, of one's own: any thread may use it. What is not
+    there is waited for ``patience`` seconds. None where there are no ranks, or none such."""
+    if world_size() == 1 or "MASTER_PORT" not in os.environ:
+        return None
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    patient = timedelta(seconds=patience)
+    return dist.TCPStore(  # type: ignore[attr-defined]
+        address, port, is_master=False, timeout=patient, wait_for_workers=False
+    )
 
 
 def world_size() -> int:
@@ -105,7 +130,7 @@ def map_samples(
 
     ``f`` gets exactly ``size`` ids and returns one row for each. Ranks meet after each chunk, so none waits longer
     than a chunk takes. ``done(k)`` gets how many samples are finished. Raises ``RuntimeError`` if an id is missing;
-    if ``f`` raises on one rank, that rank raises its error and the others a ``RuntimeError`` that quotes it.
+    if ``f`` raises on one rank, that rank raises its error and the others a ``RankFailed`` that quotes it.
     """
     seen_ids, rows = [], []
     finished = 0
@@ -130,7 +155,7 @@ def together() -> Iterator[None]:
     """A block that all ranks run and after which they meet: if it fails on one, it fails on all, with that error.
 
     Otherwise the others would wait in their next collective for a rank that has left, and a time-out would be all that
-    is seen. The failing rank raises its own exception, the others ``RuntimeError``.
+    is seen. The failing rank raises its own exception, the others ``RankFailed``.
     """
     error: Exception | None = None
     try:
@@ -142,7 +167,7 @@ def together() -> Iterator[None]:
         dist.all_gather_object(failures, None if error is None else f"{type(error).__name__}: {error}")
         if error is None and any(failures):
             culprit = next(r for r, failure in enumerate(failures) if failure)
-            raise RuntimeError(f"rank {culprit} failed: {failures[culprit]}")
+            raise RankFailed(f"rank {culprit} failed: {failures[culprit]}")
     if error is not None:
         raise error
 
@@ -180,7 +205,7 @@ def share(f: Callable[..., Sequence[Tensor]], items: Sequence[Any], *tensors: Te
 
     For a caller inside of ``from_first``; elsewhere it computes all by itself on the CPU. ``f`` is a function of a
     module, ``items`` are small and plain, and ``tensors`` lie on the device of the rank while it computes. Raises
-    ``RuntimeError`` where ``f`` fails on another rank.
+    ``RankFailed`` where ``f`` fails on another rank.
     """
     if _device is None or world_size() == 1:
         return _computed(f, items, tensors, _device or torch.device("cpu"))
@@ -199,7 +224,7 @@ def share(f: Callable[..., Sequence[Tensor]], items: Sequence[Any], *tensors: Te
         raise own
     for r, part in enumerate(parts):
         if isinstance(part, str):
-            raise RuntimeError(f"rank {r} failed: {part}")
+            raise RankFailed(f"rank {r} failed: {part}")
     return [parts[k % world_size()][k // world_size()] for k in range(len(items))]
 
 

@@ -35,6 +35,7 @@ from oboro.cli.checkpoint import offer_checkpoint
 from oboro.cli.ending import ending, is_first_process, sentence
 from oboro.cli.help import overview
 from oboro.cli.options import CONF, choosing
+from oboro.cli.ranks import looked_after
 from oboro.cli.running import LOCK
 from oboro.restore.trust import trusted_words, trusting
 
@@ -92,7 +93,7 @@ def job(name: str, kept: Sequence[Path]) -> Callable[[DictConfig], None]:
 
     def start(config: DictConfig) -> None:
         shown = config.get("traceback") or HydraConfig.get().mode == RunMode.MULTIRUN
-        with ending(shown), without_an_empty_folder(name, kept), trusting(config.get("trust")):
+        with ending(shown), without_an_empty_folder(name, kept), trusting(config.get("trust")), looked_after():
             work = getattr(import_module(f"oboro.cli.{name}"), name)
             hide_in_files(Path(HydraConfig.get().runtime.output_dir) / ".hydra")
             warnings.formatwarning = warning_line  # which Lightning sets, too, when it is imported

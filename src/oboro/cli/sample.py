@@ -17,6 +17,7 @@ from torch import Tensor
 from oboro.base.errors import UserError
 from oboro.base.json_text import json_text
 from oboro.cli.device import as_trained, check_device, resolve_precision
+from oboro.cli.launcher import care_for
 from oboro.cli.settings import Sampling, check_settings
 from oboro.cli.train import quiet
 from oboro.condition import Condition
@@ -44,6 +45,7 @@ def start(config: DictConfig, devices: int, precision: str) -> Fabric:
     else:
         chosen = resolve_precision(str(config.precision), config.accelerator)
     fabric = Fabric(accelerator=config.accelerator, devices=devices, precision=chosen)
+    care_for(fabric.strategy)
     fabric.launch()
     return fabric
 

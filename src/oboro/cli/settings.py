@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from oboro.base.configuration import TARGET, Configuration
 from oboro.base.errors import UserError
 from oboro.base.lightning_trainer import Accelerator, Devices, Precision
-from oboro.base.ranges import AverageWidth, Count, CountOrNone, Name, NonNegative, Seed, Steps
+from oboro.base.ranges import AverageWidth, Count, CountOrNone, Name, NonNegative, Positive, Seed, Steps
 from oboro.base.secret import first_hidden
 from oboro.data import DataModule
 from oboro.extractor import Extractor, Joint
@@ -39,6 +39,7 @@ class Training(Command):
     callbacks: Mapping[str, Callback] | None
     logger: Mapping[str, Logger] | None
     trainer: lightning.Trainer
+    rank_timeout: Positive
     init: Name | None
     init_profile: Name | None
     resume: Name | None

@@ -20,10 +20,12 @@ from oboro.callbacks.checkpoints import in_order
 from oboro.callbacks.evaluation import MetricEvaluation
 from oboro.cli.device import check_device, resolve_precision
 from oboro.cli.ending import is_first_process
+from oboro.cli.launcher import care_for
 from oboro.cli.resume import check_alone, file_named, wiring
 from oboro.cli.running import running
 from oboro.cli.settings import Training, check_settings
 from oboro.cli.settle import settle
+from oboro.cli.watchdog import Watchdog
 from oboro.data import DataModule
 from oboro.logger import JSONL
 from oboro.report.table import write_result
@@ -68,7 +70,9 @@ def train(config: DictConfig) -> None:
             if isinstance(logger, JSONL):
                 logger.go_on_from(load_checkpoint(config.resume)["global_step"])
     settings = in_steps(plain["trainer"], callbacks)
+    callbacks.append(Watchdog(config.rank_timeout))
     trainer = instantiate(settings, callbacks=callbacks, logger=loggers, _convert_="all")
+    care_for(trainer.strategy)
     with running(Path(config.output_dir)) if is_first_process() else nullcontext():
         trainer.fit(task, data, ckpt_path=config.resume, weights_only=True)
     measured = [c.latest.numbers for c in callbacks if isinstance(c, MetricEvaluation) and c.latest is not None]

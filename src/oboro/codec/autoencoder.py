@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from oboro.base.draws import randn
 from oboro.base.ranges import Depth, Multiples, NonNegative, Width
 from oboro.codec.learned import Learned, Reconstructed
 from oboro.model.autoencoder import Decoder, Encoder
@@ -57,7 +58,7 @@ class Autoencoder(Learned):
 
     def reconstruct(self, x: Tensor, generator: torch.Generator) -> Reconstructed:
         mean, log_variance = self.posterior(x)
-        eps = torch.randn(mean.shape, generator=generator, device=generator.device).to(mean)
+        eps = randn(mean.shape, generator).to(mean)
         divergence = kl(mean, log_variance)
         image = self.image(mean + (log_variance / 2).exp() * eps)
         return Reconstructed(image, self.kl_weight * divergence / x[0].numel(), {"kl": divergence.mean()})

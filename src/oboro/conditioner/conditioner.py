@@ -9,6 +9,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
+from oboro.base.draws import rand
 from oboro.base.errors import UserError
 from oboro.base.ranges import Share
 from oboro.base.seeding import low_discrepancy
@@ -126,7 +127,7 @@ class Single(Conditioner):
 
     def drop(self, signal: Signal, generator: torch.Generator) -> Signal:
         """``signal`` without that of some samples; one number is drawn for each sample."""
-        mask = torch.rand(len(signal), generator=generator, device=generator.device) < self.dropout
+        mask = rand((len(signal),), generator) < self.dropout
         return signal.drop(mask.to(signal.device))
 
 

@@ -9,6 +9,7 @@ import torch
 from annotated_types import Len
 from torch import nn
 
+from oboro.base.draws import rand
 from oboro.base.errors import UserError
 from oboro.base.ranges import Share
 from oboro.condition import Condition
@@ -52,8 +53,8 @@ class Joint(Conditioner):
         cond = super().forward(batch, generator)
         if self.dropout == 0 or not cond:
             return cond
-        n, device = len(next(iter(cond.signals.values()))), generator.device
-        mask = torch.rand(n, generator=generator, device=device) < self.dropout
+        n = len(next(iter(cond.signals.values())))
+        mask = rand((n,), generator) < self.dropout
         return cond.map(lambda signal: signal.drop(mask.to(signal.device)))
 
     def metadata(self, ids: Sequence[int], population: Population | None) -> dict[str, Any]:

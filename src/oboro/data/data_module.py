@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, TypedDict, Unpack
 import numpy as np
 import torch
 from lightning import LightningDataModule
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from oboro.base.errors import UserError
@@ -21,7 +22,7 @@ from oboro.data.population import Population
 from oboro.data.report import listed, report
 from oboro.data.shapes import AUTO
 from oboro.data.split import Split, split_rows
-from oboro.data.stream import Chunks, TrainStream
+from oboro.data.stream import Chunks, TrainStream, places
 from oboro.modality import Modality
 
 _CHUNK = 128  # samples of a validation batch at most: a constant, since batch shapes change results by 1e-7
@@ -248,10 +249,16 @@ class DataModule(LightningDataModule, ABC):
             flip=self.flip,
             world=world,
             rank=rank,
-            accumulate=1 if self.trainer is None else self.trainer.accumulate_grad_batches,
+            accumulate=self._accumulate,
             start=self._consumed,
         )
         return self._loader(self.train, stream)
+
+    def rows(self, micro_batch: int) -> Tensor:
+        """Which samples (b,), int64, of the batch that one process would have are those of this rank's ``micro_batch``,
+        0 for the first of an optimizer step. Noise follows from them."""
+        world, rank = self._place()
+        return places(self.batch_size, world, rank, self._accumulate, micro_batch)
 
     def val_dataloader(self) -> DataLoader:
         world, rank = self._place()
@@ -270,6 +277,10 @@ class DataModule(LightningDataModule, ABC):
 
     def _place(self) -> tuple[int, int]:
         return (1, 0) if self.trainer is None else (self.trainer.world_size, self.trainer.global_rank)
+
+    @property
+    def _accumulate(self) -> int:
+        return 1 if self.trainer is None else self.trainer.accumulate_grad_batches
 
     def _consumed(self) -> int:
         """Micro-batches consumed so far: whole steps, and the part of a step that an interrupted run had begun.

@@ -17,7 +17,7 @@ from oboro.base.seeding import derive_seed
 from oboro.data.cache import Block, Source
 from oboro.data.image_data import ImageData, ImageSettings
 from oboro.data.image_folder import ImageFolder
-from oboro.data.stream import Mixture, Selection, TrainStream
+from oboro.data.stream import Mixture, Selection, TrainStream, places
 
 INSTANCE, PRIOR = 0, 1
 
@@ -103,14 +103,13 @@ class DreamBooth(ImageData):
 
     def train_dataloader(self) -> DataLoader:
         world, rank = self._place()
-        accumulate = 1 if self.trainer is None else self.trainer.accumulate_grad_batches
+        parts = world * self._accumulate
         prior = self.batch_size * self.prior_share
-        if abs(prior - round(prior)) > 1e-6 or round(prior) % (parts := world * accumulate) or self.batch_size % parts:
+        if abs(prior - round(prior)) > 1e-6 or round(prior) % parts or self.batch_size % parts:
             raise UserError(
                 f"data.batch_size={self.batch_size} does not divide into data.prior_share={self.prior_share} and the "
-                f"rest on {world} devices times {accumulate} micro-batches; change data.batch_size."
+                f"rest on {world} devices times {self._accumulate} micro-batches; change data.batch_size."
             )
-        sizes = (self.batch_size - round(prior), round(prior))
         streams = [
             TrainStream(
                 len(rows),
@@ -119,12 +118,24 @@ class DreamBooth(ImageData):
                 flip=self.flip,
                 world=world,
                 rank=rank,
-                accumulate=accumulate,
+                accumulate=self._accumulate,
                 start=self._consumed,
             )
-            for kind, (rows, size) in enumerate(zip(self._rows, sizes, strict=True))
+            for kind, (rows, size) in enumerate(zip(self._rows, self._sizes, strict=True))
         ]
         return self._loader(_Weighted(self.train, self._weights), Mixture(streams, self._rows))
+
+    @property
+    def _sizes(self) -> tuple[int, int]:
+        """How many images of each kind a batch has."""
+        prior = round(self.batch_size * self.prior_share)
+        return self.batch_size - prior, prior
+
+    def rows(self, micro_batch: int) -> Tensor:
+        """One process has all images of the first kind before those of the second, as each micro-batch has."""
+        world, rank = self._place()
+        first, second = (places(size, world, rank, self._accumulate, micro_batch) for size in self._sizes)
+        return torch.cat([first, self._sizes[0] + second])
 
 
 class _Weighted(Dataset):

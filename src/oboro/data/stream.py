@@ -76,6 +76,12 @@ class TrainStream(Sampler):
             micro_batch += 1
 
 
+def places(batch_size: int, world: int, rank: int, accumulate: int, micro_batch: int) -> Tensor:
+    """The places (b,), int64, that a micro-batch of one step has in the step's share of ``TrainStream``."""
+    b = batch_size // (world * accumulate)
+    return (micro_batch * world + rank) * b + torch.arange(b)
+
+
 class Mixture(Sampler):
     """Micro-batches that hold one of each of ``streams``, in their order: every batch has all kinds in proportion.
 

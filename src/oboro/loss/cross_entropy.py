@@ -1,11 +1,10 @@
 """The cross-entropy E_{t ~ p(t), eps} -log p(y | x_t, t) of a classifier of noisy images, per sample."""
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from oboro.base.draws import rand, randn
 from oboro.classifier import NoisyClassifier
 from oboro.loss.time import TimeDistribution, time_at
 from oboro.schedule import expand_as
@@ -21,9 +20,8 @@ class CrossEntropy(nn.Module):
 
     def forward(self, classifier: NoisyClassifier, x: Tensor, label: Tensor, generator: torch.Generator) -> Tensor:
         """Objective (B,) of ``x`` (B, ...) with ``label`` (B,); every draw is from ``generator``, on its own device."""
-        draws: dict[str, Any] = {"generator": generator, "device": generator.device}
-        u = self.time.draw(torch.rand(len(x), **draws).to(x))
-        eps = torch.randn(x.shape, **draws).to(x)
+        u = self.time.draw(rand(x.shape[:1], generator).to(x))
+        eps = randn(x.shape, generator).to(x)
         loss = F.cross_entropy(self.logits(classifier, x, u, eps), label, reduction="none")
         corrected = self.time.correct(u, loss)
         self.time.record(u, loss.detach())

@@ -1,10 +1,9 @@
 """The denoising loss E_{t ~ p(t), eps} w(t) |D(x_t, t, cond) - x|², per sample."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
+from oboro.base.draws import rand, randn, randperm
 from oboro.base.ranges import NonNegative
 from oboro.condition import Condition
 from oboro.denoiser import Denoiser
@@ -19,7 +18,8 @@ class Denoising(nn.Module):
     """w(t) penalty(D(x_t, t, cond) - x) with t ~ p(t), (x, eps) ~ coupling, one number per sample.
 
     ``stratified`` takes the quantiles from B equal strata, one each in random order: u_i = (pi(i) + U_i) / B. Every u_i
-    stays uniform and the mean over the batch varies less (in the manner of arXiv:2107.00630, app. I.1).
+    stays uniform and the mean over the batch varies less (in the manner of arXiv:2107.00630, app. I.1). B is the batch
+    of an optimizer step, on all ranks together.
 
     ``offset_noise`` adds that many times one more normal number per sample and channel, the same for all its pixels, to
     eps: a denoiser that knows no offset in the noise leaves the mean of an image where the first steps have put it.
@@ -57,20 +57,20 @@ class Denoising(nn.Module):
 
         In training mode ``time`` takes note of the losses.
         """
-        draws: dict[str, Any] = {"generator": generator, "device": generator.device}
-        u = torch.rand(len(x), **draws)
-        eps = torch.randn(x.shape, **draws).to(x)
+        u = rand(x.shape[:1], generator)
+        eps = randn(x.shape, generator).to(x)
         if self.stratified:
-            u = (torch.randperm(len(x), **draws) + u) / len(x)
+            strata, count = randperm(len(x), generator)
+            u = (strata + u) / count
         if self.offset_noise:
-            offset = torch.randn(*x.shape[:2], *(1,) * (x.ndim - 2), **draws)
+            offset = randn((*x.shape[:2], *(1,) * (x.ndim - 2)), generator)
             eps = eps + self.offset_noise * offset.to(x)
         u = self.time.draw(u.to(x))
         level = self.level(denoiser, u)
         eps = self.coupling(x, eps, cond)
         target, noise = x, eps
         if self.input_perturbation:
-            xi = self.input_perturbation * torch.randn(x.shape, **draws).to(x)
+            xi = self.input_perturbation * randn(x.shape, generator).to(x)
             noise = eps + xi
             target = x + expand_as(level.coefficients.c_skip * level.sigma, x) * xi
         weighted = self._weighted(denoiser, x, cond, level, noise, target)

@@ -1,11 +1,11 @@
 """L_hybrid = L_simple + lambda L_vlb: a denoiser that also learns the variance of its reverse steps."""
 
 from math import log
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from oboro.base.draws import rand, randn
 from oboro.base.errors import UserError
 from oboro.base.ranges import NonNegative, Steps
 from oboro.condition import Condition
@@ -101,9 +101,8 @@ class Hybrid(nn.Module):
 
     def forward(self, denoiser: Denoiser, x: Tensor, cond: Condition, generator: torch.Generator) -> Tensor:
         """Objective (B,) of ``x`` (B, ...), for training; every draw is from ``generator``, on its own device."""
-        draws: dict[str, Any] = {"generator": generator, "device": generator.device}
-        u = torch.rand(len(x), **draws)
-        eps = torch.randn(x.shape, **draws).to(x)
+        u = rand(x.shape[:1], generator)
+        eps = randn(x.shape, generator).to(x)
         level, simple, vlb = self._terms(denoiser, x, cond, u.to(x), eps)
         objective, _ = self.simple.weighting.objective(level, simple)
         return objective + self.vlb_weight * vlb

@@ -181,8 +181,7 @@ class LossAware(TimeDistribution):
         if not self.training:
             return
         k = self._bin(u)
-        world = distributed.world_size()
-        ids = torch.arange(len(k), device=k.device) * world + distributed.rank()
+        ids = torch.arange(len(k), device=k.device) + distributed.rank() * len(k)  # the order of one process
         _, rows = distributed.gather_rows(ids, torch.stack([k.to(self.losses), loss.to(self.losses)], 1))
         k, order = torch.sort(rows[:, 0].long(), stable=True)
         arrived = torch.bincount(k, minlength=len(self.counts))

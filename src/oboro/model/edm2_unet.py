@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from oboro.base.ranges import Axes, Classes, Depth, Levels, Multiples, Share, Width, WidthOrNone
 from oboro.condition import Signals
+from oboro.model.dropout import Dropout
 from oboro.model.layers import channels_out, check_levels, mean_of_halves, over_space
 from oboro.model.magnitude import (
     CosineAttention,
@@ -39,7 +40,7 @@ class Residual(nn.Module):
         self.conv1 = MPConv(in_channels, channels, 3, dims)
         self.embedding = MPLinear(embedding, channels)
         self.gain = nn.Parameter(torch.zeros(()))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.conv2 = MPConv(channels, channels, 3, dims)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:

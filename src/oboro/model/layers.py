@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from oboro.base.errors import UserError
+from oboro.model.dropout import Dropout
 
 
 def check_levels(attention_levels: Sequence[int], levels: int) -> None:
@@ -160,7 +161,7 @@ class ResidualBlock(nn.Module):
         self.conv1 = conv(dims, in_channels, channels)
         self.embedding = nn.Linear(embedding, 2 * channels if scale_shift else channels)
         self.norm2 = norm(channels)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.conv2 = zero(conv(dims, channels, channels))
         self.skip = conv(dims, in_channels, channels, 1) if project or in_channels != channels else nn.Identity()
         self.scale_shift = scale_shift

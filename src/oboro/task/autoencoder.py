@@ -7,6 +7,7 @@ from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from oboro.base.compiled import compile_in_place
+from oboro.base.draws import Noise
 from oboro.base.errors import UserError
 from oboro.base.ranges import Seed
 from oboro.codec import Identity, Learned
@@ -43,8 +44,9 @@ class Autoencoder(Task):
         discriminator_optimizer: Optimizer | None = None,
         seed: Seed = 0,
         compile: bool = False,
+        noise: Noise = "global",
     ):
-        super().__init__(Identity(autoencoder.in_channels), loss, ema, optimizer, seed)
+        super().__init__(Identity(autoencoder.in_channels), loss, ema, optimizer, seed, noise)
         self.autoencoder = autoencoder
         self.discriminator_optimizer = discriminator_optimizer or optimizer
         if compile:

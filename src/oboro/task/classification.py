@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from oboro.base.compiled import compile_in_place
+from oboro.base.draws import Noise
 from oboro.base.ranges import Seed
 from oboro.classifier import NoisyClassifier
 from oboro.codec import Codec
@@ -32,8 +33,9 @@ class Classification(NoiseLevels):
         optimizer: Optimizer,
         seed: Seed = 0,
         compile: bool = False,
+        noise: Noise = "global",
     ):
-        super().__init__(codec, loss, ema, optimizer, seed)
+        super().__init__(codec, loss, ema, optimizer, seed, noise)
         self.classifier = classifier
         if compile:
             compile_in_place(self.classifier.network)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from oboro.adapter import Adapter, Full, relative_update
 from oboro.base.compiled import compile_in_place
+from oboro.base.draws import Noise
 from oboro.base.errors import UserError
 from oboro.base.ranges import Seed
 from oboro.base.remark import remark
@@ -47,8 +48,9 @@ class Diffusion(NoiseLevels):
         adapter: Adapter | None = None,
         seed: Seed = 0,
         compile: bool = False,
+        noise: Noise = "global",
     ):
-        super().__init__(codec, loss, ema, optimizer, seed)
+        super().__init__(codec, loss, ema, optimizer, seed, noise)
         self.denoiser = denoiser
         self.adapter = adapter or Full()
         self.adapter(self.denoiser.network)

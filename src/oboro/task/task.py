@@ -11,10 +11,10 @@ from lightning import Callback
 from torch import Tensor, nn
 
 from oboro.base import distributed
+from oboro.base.draws import Noise
 from oboro.base.errors import UserError
 from oboro.base.ranges import Seed
 from oboro.base.remark import remark
-from oboro.base.seeding import derive_seed, generator
 from oboro.codec import Codec
 from oboro.data import DataModule
 from oboro.ema import EMA
@@ -24,14 +24,16 @@ from oboro.restore.frozen import join
 from oboro.restore.rebuild import name_of_learned
 from oboro.task.averaged_validation import AveragedValidation
 from oboro.task.learner import Learner, Together, apply_settings, optimizers, separated, settings
+from oboro.task.training_noise import TrainingNoise
 
 
 class Task(lightning.LightningModule, ABC):
     """Networks (``learners``) trained on ``codec.encode(x)``; ``learned`` is the one a run is for, averaged by
     ``ema``. ``frozen`` parts came trained.
 
-    Training noise is a function of (seed, step, micro-batch, rank). Validation looks at every held-out sample with the
-    averaged weights, and its numbers are equal on any number of ranks.
+    Ranks and micro-batches that share a batch have, together, the training noise of one process, so that a run goes on
+    upon another number of them to within rounding (``TrainingNoise``). Validation looks at every held-out sample with
+    the averaged weights, and its numbers are equal on any number of ranks.
 
     A task of several networks names them in ``learners``, each with an optimizer and an update ratio. One backward
     pass serves all: ``objective`` is the sum of their losses, in which each sees the others' weights
@@ -52,13 +54,16 @@ class Task(lightning.LightningModule, ABC):
     needs_start: bool = False
     measures: tuple[str, ...] = ("loss",)
 
-    def __init__(self, codec: Codec, loss: nn.Module, ema: EMA, optimizer: Optimizer, seed: Seed):
+    def __init__(
+        self, codec: Codec, loss: nn.Module, ema: EMA, optimizer: Optimizer, seed: Seed, noise: Noise = "global"
+    ):
         super().__init__()
         self.codec = codec
         self.loss = loss
         self.ema = ema
         self.optimizer = optimizer
         self.seed = seed
+        self._noise = TrainingNoise(seed, noise)
         self.config: dict[str, Any] = {}  # the composed run, stored in every checkpoint
         self._other_averages: dict[str, EMA] = {}
         self.modality: Modality | None = None
@@ -137,6 +142,7 @@ class Task(lightning.LightningModule, ABC):
 
     def on_train_start(self) -> None:
         """The optimizer's state is that of the checkpoint that a run goes on from, its settings are the run's own."""
+        self._noise.prepare(self.modules())
         if self.trainer.ckpt_path is not None:
             apply_settings(self.trainer.optimizers[0], self.trainer.lr_scheduler_configs[0].scheduler, self._chosen)
 
@@ -145,14 +151,14 @@ class Task(lightning.LightningModule, ABC):
         return self.global_step % self.learners[name].every == 0
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        micro = batch_idx % self.trainer.accumulate_grad_batches
-        indices = (self.global_step, micro, self.global_rank)
-        g = generator(self.seed, "train", *indices, device=self.device)
-        torch.manual_seed(derive_seed(self.seed, "dropout", *indices))  # layers read the global generator
+        g = self._noise.start(self.trainer, batch_idx % self.trainer.accumulate_grad_batches, self.device)
         loss = self.objective(batch, self.encoded(batch), g).mean()
         self.log("train/loss", loss, prog_bar=True)
         self.log("step", self.global_step + 1.0)  # for loggers: steps done, where Lightning counts from 0
         return loss + self.idle() if self.trainer.world_size > 1 else loss
+
+    def on_train_batch_end(self, outputs: Any, batch: dict[str, Tensor], batch_idx: int) -> None:
+        self._noise.stop()
 
     def idle(self) -> Tensor | float:
         """0, with a gradient of 0 for every weight that is not due: ranks wait for each other's gradients of all."""

@@ -1,0 +1,75 @@
+"""Ranks and micro-batches that share a batch have, together, the noise of one process."""
+
+import pytest
+import torch
+
+import runs
+from oboro.base.seeding import derive_seed, generator
+from oboro.model.dropout import Dropout, dropouts
+
+DRAWS = (  # everything that a step of diffusion draws
+    *("loss.stratified=true", "loss.offset_noise=0.1", "loss.input_perturbation=0.1", "conditioner.dropout=0.4"),
+    "model.dropout=0.5",
+)
+CASES = {
+    "all draws": DRAWS,
+    "recomputed, weights that write to themselves": (
+        *("model=edm2_unet_tiny", "model.dropout=0.5", "model.checkpointing=true", "loss=denoising_edm"),
+        *("parameterization=edm", "schedule=karras", "optimizer=adamw"),
+    ),
+    "a variance": ("loss=hybrid", "model.learned_variance=true", "sampler=learned_variance", "schedule=vp"),
+    "classes": (runs.CLASSIFICATION, "model.dropout=0.5"),
+    "a codec": (runs.AUTOENCODER, "loss.adversarial=0", "loss.l1=0", "loss.l2=1", "loss/perceptual=zero"),
+}
+STEPS = 3
+
+
+def trained(*overrides: str, accumulate: int = 1) -> torch.Tensor:
+    """The weights after a few steps."""
+    settings = {"max_steps": STEPS, "accumulate_grad_batches": accumulate, "limit_val_batches": 0}
+    trainer, task, data = runs.built(*overrides, accelerator="cpu", **settings)
+    data.setup()
+    task.check(data)  # reads the weights of a perceptual loss
+    with torch.random.fork_rng(devices=[]):
+        trainer.fit(task, data)
+    return torch.cat([p.detach().flatten().double() for p in task.parameters()])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_batch_in_parts_is_trained_on_as_one(case):
+    """The weights differ by rounding, those that saw other noise a thousand times as much."""
+    whole, parts = trained(*CASES[case]), trained(*CASES[case], accumulate=4)
+    assert (whole - parts).norm() < 1e-6 * whole.norm()
+    other = trained(*CASES[case], "task.noise=per_rank", accumulate=4)
+    assert (whole - other).norm() > 1e3 * (whole - parts).norm()
+
+
+def test_noise_of_one_process_is_that_of_its_key(monkeypatch):
+    """As it has always been: a first run gives the same number."""
+    trainer, task, data = runs.built(*DRAWS, accelerator="cpu", max_steps=1, limit_val_batches=0)
+    seen = []
+
+    def objective(batch, x, g):
+        seen.append([torch.randn(5, generator=g), torch.rand(5)])
+        return type(task).objective(task, batch, x, g)
+
+    monkeypatch.setattr(task, "objective", objective)
+    with torch.random.fork_rng(devices=[]):
+        trainer.fit(task, data)
+        torch.manual_seed(derive_seed(task.seed, "dropout", 0, 0, 0))
+        expected = [torch.randn(5, generator=generator(task.seed, "train", 0, 0, 0)), torch.rand(5)]
+    assert runs.equal(seen, [expected])
+
+
+def test_layers_of_others_are_not_given_one_noise_on_all_ranks():
+    class Foreign(torch.nn.Module):
+        def forward(self, x):
+            return x + torch.randn_like(x)
+
+    own = [Dropout(0.5), torch.nn.Linear(2, 2), torch.nn.Sequential()]
+    assert dropouts(own) == own[:1]
+    attention = torch.nn.MultiheadAttention(4, 1)
+    assert dropouts([*own, attention]) == own[:1]
+    for other in (torch.nn.Dropout(0.5), Foreign(), torch.nn.MultiheadAttention(4, 1, dropout=0.1)):
+        assert dropouts([*own, other]) is None
+        assert dropouts([*own, other.eval()]) == own[:1]
