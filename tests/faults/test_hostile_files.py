@@ -282,3 +282,12 @@ def test_names_of_files_are_printed_without_escapes(tmp_path):
     run = runs.call("sample.py", f"checkpoint='{tmp_path / name}'", cwd=tmp_path)
     assert run.status == 1 and "\x1b" not in run.stderr and "\u202e" not in run.stderr
     assert r"a\x1b[2J\u202egnp" in run.stderr and run.stderr.startswith("error: ") and run.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("kind", ["references", "objects", "brackets", "levels", "bytes"])
+def test_option_files_that_are_none_are_named(kind, tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/mine.yaml").write_text(YAML[kind])
+    run = runs.call("train.py", "--config-dir", str(tmp_path), "model=mine", "--cfg", "job", cwd=tmp_path)
+    assert run.status == 1 and run.stderr.startswith(f"error: {tmp_path}/model/mine.yaml cannot be read"), run.stderr
+    assert run.stderr.count("\n") == 1 and not (tmp_path / "boom").exists()

@@ -30,6 +30,7 @@ from oboro.base.command import as_typed, import_from_here
 from oboro.base.errors import UserError
 from oboro.base.grammar import values
 from oboro.base.secret import register, without_secrets
+from oboro.base.yaml_file import check_yaml
 from oboro.cli.arguments import for_hydra
 from oboro.cli.checkpoint import offer_checkpoint
 from oboro.cli.ending import ending, is_first_process, sentence
@@ -62,6 +63,8 @@ def run(name: str) -> None:
         if flags.help:
             print(overview(name))
             return
+        if flags.config_dir:
+            check_options(Path(flags.config_dir).expanduser())
         packages = trusted_words(sys.argv[1:])[1]
         if (
             packages or flags.config_dir or name not in FROM_CHECKPOINT
@@ -74,6 +77,16 @@ def run(name: str) -> None:
             sweep.run(
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(job(name, kept)), gather(name)
             )
+
+
+def check_options(folder: Path) -> None:
+    """Raises ``UserError`` for an option file of ``folder`` that cannot be read: Hydra would not say which."""
+    for group in (path.name for path in CONF.iterdir() if path.is_dir()):
+        for path in (folder / group).rglob("*.yaml"):
+            try:
+                check_yaml(path)
+            except (ValueError, OSError) as error:
+                raise UserError(f"{path} cannot be read ({error}); correct or remove it.") from error
 
 
 def offer(name: str) -> None:

@@ -6,15 +6,16 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import torch
-import yaml
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from safetensors.torch import save_file
 from torch import nn
+from yaml import YAMLError
 
 from oboro.base.errors import UserError
 from oboro.base.json_text import json_text
+from oboro.base.yaml_file import check_yaml
 from oboro.interop.hub import shards_of, weight_files
 from oboro.interop.state import every, read_object, read_tensors
 from oboro.restore import State
@@ -24,7 +25,6 @@ from oboro.restore.plain import plain
 # One of our names ↦ theirs: several are stacked along the first axis, none where only we have such a thing.
 Names = Callable[[str], list[str]]
 P, R = ParamSpec("P"), TypeVar("R")
-LARGEST, LEVELS = 1_000_000, 40  # bytes and levels of a YAML file at most
 
 
 def of_others(function: Callable[P, R]) -> Callable[P, R]:
@@ -68,25 +68,13 @@ def read_yaml(path: Path) -> Settings:
     if not path.is_file():
         raise UserError(f"there is no {path}; give the YAML file that the weights were published with.")
     try:
-        check_yaml(path)
+        check_yaml(path, references=False)
         settings = OmegaConf.to_container(OmegaConf.load(path))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
+    except (OSError, ValueError, RecursionError, YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"{path} is no YAML file; give the one that the weights were published with.") from error
     if not isinstance(settings, dict):
         raise UserError(f"{path} holds no settings; give the file that the weights were published with.")
     return Settings(settings, path)
-
-
-def check_yaml(path: Path) -> None:
-    """Raises ``ValueError`` for more bytes or levels than settings have, and for references, of which a few lines can
-    make any number of values."""
-    if path.stat().st_size > LARGEST:
-        raise ValueError("too large")
-    depth = 0
-    for event in yaml.parse(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader):
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if isinstance(event, yaml.AliasEvent) or depth > LEVELS:
-            raise ValueError("references, or too many levels")
 
 
 def read_weights(folder: Path, *stems: str, wanted: Callable[[str], bool] = every) -> State:
