@@ -74,10 +74,10 @@ def check_pickle(file: IO[bytes]) -> None:
     memo: dict[Any, Any] = {}
     begin = file.tell()
     for opcode, argument, place in pickletools.genops(file):
-        if place - begin > PICKLED:
+        if (place or 0) - begin > PICKLED:
             raise ValueError("a pickle of too many bytes")
         if opcode.name == "GLOBAL":
-            check_name(argument.replace(" ", "."))
+            check_name(str(argument).replace(" ", "."))
         if opcode.name in UNUSED:
             raise ValueError(f"the opcode {opcode.name}, which torch does not write")
         if opcode.name in ("BINGET", "LONG_BINGET", "GET"):

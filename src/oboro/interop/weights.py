@@ -24,7 +24,8 @@ from oboro.restore.plain import plain
 
 # One of our names ↦ theirs: several are stacked along the first axis, none where only we have such a thing.
 Names = Callable[[str], list[str]]
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def of_others(function: Callable[P, R]) -> Callable[P, R]:
