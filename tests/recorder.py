@@ -89,3 +89,14 @@ class Rates(Callback):
     def on_before_optimizer_step(self, trainer: Trainer, task: Task, optimizer: torch.optim.Optimizer) -> None:
         self.rates.append(optimizer.param_groups[0]["lr"])
         self.file.write_text(json.dumps(self.rates))
+
+
+class Stop(Callback):
+    """Ends the run, as early stopping does, after the step ``step``."""
+
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_train_batch_end(self, trainer: Trainer, task: Task, *_: Any) -> None:
+        if trainer.global_step >= self.step:
+            trainer.should_stop = True

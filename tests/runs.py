@@ -210,8 +210,9 @@ def train(folder: Path, *overrides: str) -> Run:
 
 
 def sample(folder: Path, checkpoint: Path, *overrides: str) -> Run:
+    """What ``sample.py`` writes, in the place of what it wrote to ``folder`` before."""
     folder.mkdir(parents=True, exist_ok=True)
-    arguments = [f"checkpoint={checkpoint}", "accelerator=cpu", *overrides]
+    arguments = [f"checkpoint={checkpoint}", "accelerator=cpu", "overwrite=true", *overrides]
     return succeeded(call("sample.py", *outputs(folder, *arguments), cwd=folder))
 
 

@@ -11,7 +11,8 @@ LEARNING_LOSS = (
     "loss.time.bins=2",
     "loss.time.history=3",
 )
-TWO = ("trainer.devices=2", "trainer.strategy=ddp", "trainer.max_steps=3", "model.dropout=0.5", *LEARNING_LOSS)
+SETTINGS = ("trainer.max_steps=3", "model.dropout=0.5", *LEARNING_LOSS)
+TWO = ("trainer.devices=2", "trainer.strategy=ddp", *SETTINGS)
 
 
 @pytest.fixture(scope="module")
@@ -69,12 +70,13 @@ def test_noise_is_new_on_every_rank_and_at_every_step(ranks):
 
 
 @pytest.mark.slow
-def test_ranks_share_the_images_of_one_device(ranks, tmp_path):
+def test_ranks_share_the_images_and_the_noise_of_one_device(ranks, tmp_path):
     record = f"+callbacks.recorder={{_target_: recorder.Recorder, folder: {tmp_path}}}"
-    runs.train(tmp_path / "run", "trainer.max_steps=3", "callbacks=[]", record)
+    runs.train(tmp_path / "run", *SETTINGS, "callbacks=[]", record)
     alone = torch.load(tmp_path / "rank0.pt", weights_only=True)
     for step in range(3):
-        assert runs.equal(torch.cat([rank["index"][step] for rank in ranks]), alone["index"][step])
+        for name in ("index", "t", "eps", "kept"):
+            assert runs.equal(torch.cat([rank[name][step] for rank in ranks]), alone[name][step]), (step, name)
 
 
 @pytest.mark.slow

@@ -26,6 +26,7 @@ LEARNING_LOSS = (
     "loss.offset_noise=0.1",
     "loss.input_perturbation=0.1",
 )
+EPOCHS_OF_THREE_STEPS = ("data.validation=9976", "+trainer.limit_val_batches=0")  # the checkpoint lies between two
 LEARNED = ("state_dict", "ema", "optimizer_states", "lr_schedulers", "global_step")
 
 
@@ -53,9 +54,12 @@ def straight(tmp_path_factory):
         ((), 0),
         (("model.dropout=0.5", "trainer.accumulate_grad_batches=2"), 1),
         (("data.num_workers=1",), 0),
+        (("data.num_workers=2", "trainer.accumulate_grad_batches=2"), 1),
         (LEARNING_LOSS, 0),
+        (("trainer.precision=bf16-mixed", "model.dropout=0.5"), 0),
+        (EPOCHS_OF_THREE_STEPS, 0),
     ],
-    ids=["plain", "dropout and accumulation", "workers", "a loss that learns"],
+    ids=["plain", "dropout and accumulation", "a worker", "two workers", "a loss that learns", "bfloat16", "epochs"],
 )
 def test_a_run_that_was_cut_off_ends_as_if_it_had_not_been(straight, tmp_path, overrides, batches):
     """Cut off in step 5, after the checkpoint of step 3; weights, averages, optimizer and learning rate bit for bit."""
@@ -81,6 +85,7 @@ OTHER = {
         *("schedule=karras", "parameterization=edm", "loss=denoising_edm", "conditioner=unconditional", "seed=4"),
         *("trainer.accumulate_grad_batches=2", "data.flip=true", "trainer.gradient_clip_val=0.1"),
     ),
+    "two optimizers": (runs.AUTOENCODER, "loss.warmup=2", "trainer.gradient_clip_val=0.1"),
     "a variance": ("loss=hybrid", "model.learned_variance=true", "sampler=learned_variance", "schedule=vp"),
 }
 

@@ -2,11 +2,14 @@
 
 import os
 
+import pytest
 import torch
 
 import runs
+from oboro.base.errors import UserError
 from oboro.cli import evaluate
-from oboro.cli.running import LOCK, is_running, running
+from oboro.cli.checkpoint import latest_checkpoint
+from oboro.cli.running import LOCK, is_running, release, take
 from oboro.cli.watch import new_checkpoints
 
 
@@ -35,19 +38,20 @@ def put(path, text):
 
 def test_a_run_is_going_on_as_long_as_its_block_and_no_longer(tmp_path):
     assert is_running(tmp_path) is None, "nothing is known of a run without a lock"
-    with running(tmp_path):
-        assert is_running(tmp_path) is True
+    take(tmp_path, "train")
+    assert is_running(tmp_path) is True
+    release(tmp_path)
     assert is_running(tmp_path) is False
 
 
 def test_every_new_file_is_given_until_the_run_has_ended(tmp_path):
     """The last file, written when the run was still going on, is not missed."""
-    path, run = tmp_path / "checkpoints" / "last.ckpt", running(tmp_path)
-    run.__enter__()
+    path = tmp_path / "checkpoints" / "last.ckpt"
+    take(tmp_path, "train")
 
     def end():
         put(path, "3")
-        run.__exit__(None, None, None)
+        release(tmp_path)
 
     clock = Clock(lambda: put(path, "1"), lambda: None, lambda: put(path, "2"), lambda: None, end)
     found = [p.read_text() for p in new_checkpoints(tmp_path, 0, clock.wait, clock.now)]
@@ -90,3 +94,18 @@ def test_a_run_that_died_before_its_first_checkpoint_ends_in_one_line(tmp_path):
     (tmp_path / LOCK).touch()
     run = runs.call("evaluate.py", f"watch={tmp_path}", cwd=tmp_path)
     assert run.status == 1 and "has ended without a checkpoint; see" in run.stderr.splitlines()[-1]
+
+
+def test_the_first_checkpoint_is_not_waited_for_without_end(tmp_path):
+    """Where nothing says whether the run goes on; where it does go on, it is."""
+    (tmp_path / ".hydra").mkdir()
+    clock = Clock()
+    with pytest.raises(UserError, match=r"no checkpoint for 60 seconds.*idle="):
+        latest_checkpoint(tmp_path, 60, clock.wait, clock.now)
+    assert 60 < clock.now() < 90
+    take(tmp_path, "train")
+    clock = Clock(*[lambda: None] * 100, lambda: put(tmp_path / "checkpoints" / "last.ckpt", "1"))
+    try:
+        assert latest_checkpoint(tmp_path, 60, clock.wait, clock.now).read_text() == "1"
+    finally:
+        release(tmp_path)

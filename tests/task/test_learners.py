@@ -226,6 +226,29 @@ def test_an_overflow_of_one_network_skips_the_step_of_all_and_the_ratio_goes_by_
     assert not same(task.critic, start.critic) and not same(task.generator, start.generator)
 
 
+def test_a_gradient_scaler_goes_on_where_it_was(tmp_path):
+    """Its scale and the steps since it last grew, or later steps would be skipped, and grow, at other times."""
+
+    def half(**settings):
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16, growth_interval=3)
+        plugin = MixedPrecision("16-mixed", "cpu", scaler)
+        trainer, task, data = trainer_and_task(precision=None, plugins=[plugin], gradient_clip_val=CLIP, **settings)
+        return scaler, trainer, task, data
+
+    scaler, trainer, straight, data = half()
+    with torch.random.fork_rng():
+        trainer.fit(straight, data)
+    _, trainer, task, data = half(limit_train_batches=5, max_epochs=1)
+    with torch.random.fork_rng():
+        trainer.fit(task, data)
+    trainer.save_checkpoint(tmp_path / "cut.ckpt")
+    resumed, trainer, task, data = half()
+    with torch.random.fork_rng():
+        trainer.fit(task, data, ckpt_path=tmp_path / "cut.ckpt", weights_only=True)
+    assert resumed.state_dict() == scaler.state_dict() and scaler.get_scale() != 2.0**16
+    assert same(task, straight)
+
+
 def test_bfloat16_keeps_weights_and_averages_in_single_precision():
     _, task = trained(precision="bf16-mixed", gradient_clip_val=CLIP)
     expected, critic, _ = written_out()

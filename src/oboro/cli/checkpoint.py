@@ -2,32 +2,45 @@
 
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from oboro.base.errors import UserError
-from oboro.base.grammar import files
+from oboro.base.grammar import files, values
 from oboro.cli.offered import elsewhere, offer
 from oboro.cli.running import is_running
 from oboro.restore.checkpoint import FROM_CHECKPOINT, check_kind, load_checkpoint
 
 POLL = 5.0  # seconds between two looks at a folder
+IDLE = 3600.0  # as in conf/evaluate.yaml
 
 
-def latest_checkpoint(run: Path) -> Path:
-    """Where a run keeps its newest checkpoint; waits for the first one. ``UserError`` if there is no such run, or if it
-    ended without any."""
+def latest_checkpoint(
+    run: Path,
+    idle: float = IDLE,
+    wait: Callable[[float], None] = time.sleep,
+    now: Callable[[], float] = time.monotonic,
+) -> Path:
+    """Where a run keeps its newest checkpoint; waits for the first one, where nothing says whether the run goes on
+    for ``idle`` seconds. ``UserError`` if there is no such run, or if it ended without any."""
     if not run.is_dir():
         raise UserError(f"there is no run {run}; give the output folder of a train.py that is running or has run.")
-    path = run / "checkpoints" / "last.ckpt"
+    path, since = run / "checkpoints" / "last.ckpt", now()
     if not path.is_file() and not (run / ".hydra").is_dir():
         raise UserError(f"{run} is no run of train.py; give the output folder of one that is running or has run.")
     if not path.is_file():
         print(f"waiting for the first checkpoint, {path}", file=sys.stderr)
     while not path.is_file():
-        if is_running(run) is False and not path.is_file():
+        alive = is_running(run)
+        if alive is False and not path.is_file():
             raise UserError(f"the run {run} has ended without a checkpoint; see {run / 'train.log'}.")
-        time.sleep(POLL)
+        if alive is None and now() - since > idle:
+            raise UserError(
+                f"the run {run} has written no checkpoint for {idle:g} seconds, and nothing says whether it goes on; "
+                f"see {run / 'train.log'}, or wait longer with idle=<seconds>"
+            )
+        wait(POLL)
     return path
 
 
@@ -52,7 +65,8 @@ def offer_checkpoint(arguments: list[str]) -> None:
     empty, which is enough for ``--help``.
     """
     paths = files(arguments, "checkpoint")
-    paths += [str(latest_checkpoint(Path(run).expanduser())) for run in files(arguments, "watch")]
+    idle = next((v for v in values(arguments, "idle") if isinstance(v, int | float)), IDLE)
+    paths += [str(latest_checkpoint(Path(run).expanduser(), idle)) for run in files(arguments, "watch")]
     configs = [drawing(path) for path in paths]
     for group in FROM_CHECKPOINT:
         nodes = [stored(c, group) for c in configs]

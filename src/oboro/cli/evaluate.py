@@ -36,7 +36,7 @@ from oboro.task import Diffusion
 # What measuring of samples that exist reads of the configuration.
 READ_WITH_IMAGES = (
     *("images", "checkpoint", "data", "extractor", "metrics", "reference", "seed", "devices", "accelerator"),
-    *("trust", "traceback", "output_dir", "hydra"),
+    *("trust", "traceback", "overwrite", "output_dir", "hydra"),
 )
 PAIRS = 10  # closest pairs in the picture of the memorisation audit
 
@@ -51,7 +51,7 @@ def evaluate(config: DictConfig) -> None:
     if config.images:
         evaluate_images(config, evaluator)
         return
-    path = latest_checkpoint(Path(config.watch).expanduser()) if config.watch else config.checkpoint
+    path = latest_checkpoint(Path(config.watch).expanduser(), config.idle) if config.watch else config.checkpoint
     fabric = start(config, config.devices, trained_precision(path))
     checkpoint, task = open_task(config, path, fabric)
     read_data(evaluator.data)
@@ -137,7 +137,7 @@ def check(config: DictConfig) -> None:
         refuse_unread("checkpoint=...", set(config) - {"idle"} | {"hydra"})
     check_settings(config, Evaluating, resolve=False)
     if config.watch:
-        settle(config, "watch", latest_checkpoint(Path(config.watch).expanduser()))
+        settle(config, "watch", latest_checkpoint(Path(config.watch).expanduser(), config.idle))
     else:
         settle(config, "checkpoint", None if config.images else config.checkpoint)
     check_settings(config, Evaluating)

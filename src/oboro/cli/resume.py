@@ -15,6 +15,7 @@ from hydra.core.override_parser.types import Override
 
 from oboro.base.errors import UserError
 from oboro.base.grammar import files, parsed, quoted, values
+from oboro.cli.claim import AUTO
 from oboro.cli.offered import OPTION, elsewhere, is_group, offer, store
 from oboro.cli.options import folders
 from oboro.restore.beside import BESIDE, LOOKED_AT_BY_CALLBACKS, output_folder, restored
@@ -41,7 +42,7 @@ def offer_resume(arguments: list[str]) -> list[str]:
     than the one that is named, and where there is an ``init`` beside it.
     """
     path = chosen(arguments, "resume")
-    if path is None:
+    if path in (None, AUTO):  # auto: of a job, which has a folder, or of one that is not known yet
         return arguments
     check_alone(path, chosen(arguments, "init"))
     file = file_named(path)

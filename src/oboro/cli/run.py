@@ -28,16 +28,17 @@ from omegaconf import DictConfig, OmegaConf
 from oboro import sweep
 from oboro.base.command import as_typed, import_from_here
 from oboro.base.errors import UserError
-from oboro.base.grammar import values
+from oboro.base.grammar import quoted, values
 from oboro.base.secret import register, without_secrets
 from oboro.base.yaml_file import check_yaml
-from oboro.cli.arguments import for_hydra
+from oboro.cli.arguments import MULTIRUN, for_hydra
 from oboro.cli.checkpoint import offer_checkpoint
+from oboro.cli.claim import AUTO, FolderFound, Refused, claimed
 from oboro.cli.ending import ending, is_first_process, sentence
 from oboro.cli.help import overview
 from oboro.cli.options import CONF, choosing
 from oboro.cli.ranks import looked_after
-from oboro.cli.running import LOCK
+from oboro.cli.running import LOCK, release_all
 from oboro.restore.trust import trusted_words, trusting
 
 FROM_CHECKPOINT = ("sample", "evaluate")  # what these begin with comes from checkpoint=PATH
@@ -72,11 +73,14 @@ def run(name: str) -> None:
             import_from_here()
         register_resolvers()
         kept = [Path(str(f)) for f in values(sys.argv[1:], "hydra.run.dir") if Path(str(f)).exists()]
-        with trusting(packages):
-            offer(name)
-            sweep.run(
-                hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(job(name, kept)), gather(name)
-            )
+        main = hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(job(name, kept))
+        try:
+            with trusting(packages):
+                compose_and_run(name, main, runs=not (flags.cfg or flags.info))
+        except Refused as refused:
+            raise refused.error from None
+        finally:
+            release_all()
 
 
 def check_options(folder: Path) -> None:
@@ -89,14 +93,30 @@ def check_options(folder: Path) -> None:
                 raise UserError(f"{path} cannot be read ({error}); correct or remove it.") from error
 
 
-def offer(name: str) -> None:
+def compose_and_run(name: str, main: Callable[[], None], runs: bool) -> None:
+    """Offer what checkpoints have and call ``main``; twice where ``resume=auto`` is in a folder that only the composed
+    configuration names. ``runs``: Hydra is not asked for the configuration alone."""
+    offer(name, runs)
+    try:
+        sweep.run(main, gather(name))
+        return
+    except FolderFound as found:
+        sys.argv += [f"hydra.run.dir={quoted(str(found.folder))}", f"resume={AUTO}"]
+    offer(name, runs)
+    sweep.run(main, gather(name))
+
+
+def offer(name: str, runs: bool) -> None:
     """Make the options ``from_checkpoint`` of the checkpoint that the command line names."""
     if name in FROM_CHECKPOINT:
         offer_checkpoint(sys.argv[1:])
     elif any(argument.startswith(("init=", "resume=")) for argument in sys.argv[1:]):
+        from oboro.cli.auto import settle_auto
         from oboro.cli.init import offer_init
         from oboro.cli.resume import offer_resume
 
+        if not any(argument in MULTIRUN for argument in sys.argv[1:]):  # the jobs of a sweep have folders of their own
+            sys.argv[1:] = settle_auto(sys.argv[1:], runs)
         sys.argv[1:] = offer_init(offer_resume(sys.argv[1:]))
 
 
@@ -106,7 +126,13 @@ def job(name: str, kept: Sequence[Path]) -> Callable[[DictConfig], None]:
 
     def start(config: DictConfig) -> None:
         shown = config.get("traceback") or HydraConfig.get().mode == RunMode.MULTIRUN
-        with ending(shown), without_an_empty_folder(name, kept), trusting(config.get("trust")), looked_after():
+        with (
+            ending(shown),
+            claimed(name, config),
+            without_an_empty_folder(name, kept),
+            trusting(config.get("trust")),
+            looked_after(),
+        ):
             work = getattr(import_module(f"oboro.cli.{name}"), name)
             hide_in_files(Path(HydraConfig.get().runtime.output_dir) / ".hydra")
             warnings.formatwarning = warning_line  # which Lightning sets, too, when it is imported

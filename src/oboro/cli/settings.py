@@ -27,6 +27,7 @@ from oboro.task import Task
 class Command(TypedDict):
     trust: str | Sequence[str] | None
     traceback: bool
+    overwrite: bool
     output_dir: Name
 
 

@@ -3,7 +3,7 @@
 import logging
 import sys
 import warnings
-from contextlib import nullcontext
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,14 @@ from oboro.base.paths import with_absolute_paths
 from oboro.base.secret import visible, without_secrets
 from oboro.callbacks.checkpoints import in_order
 from oboro.callbacks.evaluation import MetricEvaluation
+from oboro.cli.auto import choice
+from oboro.cli.claim import AUTO
 from oboro.cli.device import check_device, resolve_precision
 from oboro.cli.ending import is_first_process
 from oboro.cli.launcher import care_for
 from oboro.cli.resume import check_alone, file_named, wiring
-from oboro.cli.running import running
+from oboro.cli.running import mark
+from oboro.cli.same_start import SameStart
 from oboro.cli.settings import Training, check_settings
 from oboro.cli.settle import settle
 from oboro.cli.watchdog import Watchdog
@@ -34,7 +37,7 @@ from oboro.restore.beside import BESIDE, kept
 from oboro.restore.checkpoint import BUILT, load_checkpoint
 from oboro.restore.plain import check_plain
 from oboro.restore.rebuild import check_fits
-from oboro.restore.resume import go_on
+from oboro.restore.resume import NothingLeft, go_on
 from oboro.restore.start import start_from
 from oboro.restore.trust import check_storable, targets
 from oboro.task import Task
@@ -49,8 +52,8 @@ def train(config: DictConfig) -> None:
     """Build what the configuration names, check that it fits together, train; results go to ``output_dir``."""
     quiet()
     plain, parts, stored = resolved(config)
-    if config.resume:
-        show(compared(config, stored))
+    if is_over(config, stored):
+        return
     lightning.seed_everything(config.seed, verbose=False)  # initial weights, the same on every rank
     data: DataModule = instantiate(plain["data"], _convert_="all")
     task: Task = instantiate(plain["task"], _convert_="all")
@@ -66,15 +69,16 @@ def train(config: DictConfig) -> None:
     loggers = list(instantiate(plain["logger"], _convert_="all").values())
     if config.resume:
         check_fits(task, load_checkpoint(config.resume))
+    if config.resume or choice() is not None:
         for logger in loggers:
             if isinstance(logger, JSONL):
-                logger.go_on_from(load_checkpoint(config.resume)["global_step"])
+                logger.go_on_from(load_checkpoint(config.resume)["global_step"] if config.resume else 0)
     settings = in_steps(plain["trainer"], callbacks)
-    callbacks.append(Watchdog(config.rank_timeout))
+    callbacks += [Watchdog(config.rank_timeout), SameStart(config.resume)]
     trainer = instantiate(settings, callbacks=callbacks, logger=loggers, _convert_="all")
     care_for(trainer.strategy)
-    with running(Path(config.output_dir)) if is_first_process() else nullcontext():
-        trainer.fit(task, data, ckpt_path=config.resume, weights_only=True)
+    mark(Path(config.output_dir), finished=False)
+    trainer.fit(task, data, ckpt_path=config.resume, weights_only=True)
     measured = [c.latest.numbers for c in callbacks if isinstance(c, MetricEvaluation) and c.latest is not None]
     if trainer.is_global_zero and measured:
         write_result(Path(config.output_dir), measured[0])
@@ -109,7 +113,32 @@ def compared(config: DictConfig, stored: dict[str, Any]) -> list[str]:
     return go_on(stored, load_checkpoint(config.resume), config.resume, wiring)
 
 
-def show(lines: list[str]) -> None:
+def is_over(config: DictConfig, stored: dict[str, Any]) -> bool:
+    """Whether ``resume=auto`` finds a run that came to its end; says what a run goes on from, and with what changes.
+
+    Raises ``UserError`` where a run cannot go on.
+    """
+    auto = choice()
+    if config.resume == AUTO:
+        raise UserError("resume=auto is for single runs and for jobs that are processes; add hydra/launcher=processes")
+    if auto is not None:
+        show(auto.lines)
+    if not config.resume:
+        return False
+    try:
+        found = compared(config, stored)
+    except NothingLeft:
+        if auto is None:
+            raise
+        found = None
+    if found is None or (auto is not None and auto.ends(found)):
+        show([f"the run in {config.output_dir} is finished; nothing is left to do"])
+        return True
+    show(found)
+    return False
+
+
+def show(lines: Sequence[str]) -> None:
     """On stderr, and in train.log."""
     for line in lines:
         log.info(visible(line))

@@ -41,6 +41,10 @@ REASONS = {
 }
 
 
+class NothingLeft(UserError):
+    """The run is at its last step already."""
+
+
 @dataclass(frozen=True)
 class Difference:
     """A setting by its name on the command line, in the checkpoint and in the run that goes on from it."""
@@ -199,9 +203,9 @@ def refuse(found: list[Difference], path: str | Path) -> None:
 
 
 def check_steps(step: int, max_steps: int, path: str | Path) -> None:
-    """Raises ``UserError`` where nothing is left to train."""
+    """Raises ``NothingLeft`` where nothing is left to train."""
     if isinstance(max_steps, int) and 0 <= max_steps <= step:
-        raise UserError(f"{path} is already at step {step}; raise trainer.max_steps, which is {max_steps}.")
+        raise NothingLeft(f"{path} is already at step {step}; raise trainer.max_steps, which is {max_steps}.")
 
 
 def rates(before: dict[str, Any], now: dict[str, Any], step: int) -> list[str]:

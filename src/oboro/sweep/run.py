@@ -75,7 +75,8 @@ def report(sweep: Sweep, gather: Callable[[Path], None] | None) -> str | None:
 
 def rerun(arguments: list[str]) -> None:
     """Run those jobs of the sweep ``rerun_failed=FOLDER`` again that are not done, with the options it had unless
-    ``hydra.launcher.<option>=...`` names others. What a job left behind is moved to ``<its folder>.attempt<k>``."""
+    ``hydra.launcher.<option>=...`` names others. What a job left behind is moved to ``<its folder>.attempt<k>``, unless
+    it goes on with it (``resume=auto``)."""
     folder = Path(str(values(arguments, AGAIN.removesuffix("="))[0])).expanduser()
     rest = [a for a in arguments if not a.startswith(AGAIN) and a not in ("-m", "--multirun")]
     if unknown := [a for a in rest if not a.startswith(OPTION)]:
@@ -100,7 +101,8 @@ def rerun(arguments: list[str]) -> None:
     if not jobs:
         print_error(f"all {len(sweep.jobs)} jobs are done; nothing runs again")
     for job in jobs:
-        move_aside(sweep.folder / job.path, sweep.folder)
+        if not sweep.goes_on(job):
+            move_aside(sweep.folder / job.path, sweep.folder)
         job.reset()
     sweep.run(jobs)
 

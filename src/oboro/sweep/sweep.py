@@ -20,6 +20,7 @@ from oboro.sweep.job import LOG, RESULT, RUNNING, STOPPED, TIMED_OUT, Job, reada
 from oboro.sweep.process import Process, environment, free_port, program
 
 ACCOUNT = "jobs.json"
+GOES_ON = "resume=auto"
 INTERVAL = 0.05  # seconds between two looks at the running jobs
 
 
@@ -67,6 +68,7 @@ class Sweep:
         self.options, self.jobs = options, list(jobs)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = locked(self.folder / ".lock")
+        self._before = overrides_in(self.folder / ACCOUNT)
 
     @classmethod
     def load(cls, folder: Path) -> "Sweep":
@@ -83,11 +85,22 @@ class Sweep:
             raise UserError(f"{folder / ACCOUNT} is not the account of a sweep; give another folder.") from error
 
     def add(self, jobs: Sequence[Job]) -> None:
-        """More jobs. Raises ``UserError`` if two have one folder."""
+        """More jobs. Raises ``UserError`` if two have one folder, or if one would go on with what another left."""
+        for job in jobs:
+            before = self._before.get(job.path, job.overrides)
+            if self.goes_on(job) and before != job.overrides:
+                raise UserError(
+                    f"job {job.number} had {' '.join(before)} and would go on with {' '.join(job.overrides)}; give the "
+                    "values in the same order, or choose another folder with hydra.sweep.dir=<folder>"
+                )
         self.jobs += jobs
         paths = [os.path.normpath(job.path) for job in self.jobs]
         if shared := [path for path in paths if paths.count(path) > 1]:
             raise UserError(f"jobs share the folder {shared[0]}; put ${{hydra.job.num}} into hydra.sweep.subdir.")
+
+    def goes_on(self, job: Job) -> bool:
+        """Whether a job goes on with what it finds in its folder, which it is to keep."""
+        return GOES_ON in (*self.arguments, *job.overrides)
 
     def write(self) -> None:
         """Replace ``jobs.json`` in one step: whoever reads it, and whenever, finds all of it."""
@@ -129,7 +142,10 @@ class Sweep:
     def _start(self, job: Job, slot: int, ports: set[int]) -> Process:
         folder = self.folder / job.path
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / RESULT).unlink(missing_ok=True)
+        if self.goes_on(job):
+            keep(folder / LOG)
+        else:
+            (folder / RESULT).unlink(missing_ok=True)
         here = ["hydra.mode=RUN", f"hydra.job.num={job.number}", f"hydra.job.id={job.number}"]
         command = [*program(), *self.arguments, *job.overrides, *here, f"hydra.run.dir={quoted(str(folder))}"]
         variables = environment(free_port(ports), self.options.devices(slot))
@@ -155,6 +171,23 @@ class Sweep:
         self.write()
         score = f", {job.objective} {job.score:.4g}" if job.score is not None else ""
         print_error(f"[{job.number}] {job.outcome} ({job.seconds:.1f} s{score})")
+
+
+def overrides_in(account: Path) -> dict[str, list[str]]:
+    """The overrides of the jobs of a ``jobs.json``, by their folders; none where there is none."""
+    try:
+        return {job["path"]: job["overrides"] for job in read_json(account.read_text())["jobs"]}
+    except (OSError, ValueError, TypeError, KeyError):
+        return {}
+
+
+def keep(log: Path) -> None:
+    """Rename the log of an earlier attempt: ``output.1.log``, ``output.2.log``."""
+    if log.exists():
+        k = 1
+        while (older := log.with_suffix(f".{k}{log.suffix}")).exists():
+            k += 1
+        log.rename(older)
 
 
 def locked(path: Path) -> IO[str]:

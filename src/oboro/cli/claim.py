@@ -1,0 +1,233 @@
+"""A run owns its folder before Hydra writes to it: ``hydra.callbacks.claim`` of the primary configurations.
+
+Of the processes of one run the first alone owns the folder. Ranks that Lightning starts get its name from the first
+one; those that another program starts (torchrun, srun) run Hydra each, and must be given one name.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+
+from oboro.base.errors import UserError
+from oboro.base.grammar import quoted
+from oboro.cli.folder import ANOTHER, RECORD, State, create, entries, moved_aside, refuse_used, remains, sweep_entries
+from oboro.cli.running import mark, owned, release, take
+
+AUTO = "auto"  # resume=auto: the run of the folder
+CLOCK = "${now"
+
+
+class Refused(BaseException):
+    """Why a run cannot have its folder. No ``Exception``: of those that its callbacks raise, Hydra makes warnings."""
+
+    def __init__(self, error: Exception):
+        self.error = error
+
+
+class FolderFound(BaseException):
+    """``resume=auto`` in a folder that only the composed configuration names."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+
+class Claim(Callback):
+    """What Hydra calls before it writes the configuration and the log of ``command``."""
+
+    def __init__(self, command: str):
+        self.command = command
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        passing(lambda: claim_run(config, self.command))
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        passing(lambda: claim_sweep(config, self.command))
+
+
+def passing(action: Callable[[], None]) -> None:
+    try:
+        action()
+    except Exception as error:
+        raise Refused(error) from None
+
+
+def claim_run(config: DictConfig, command: str) -> None:
+    """Own the folder of a single run. Raises ``UserError`` where it has a run already."""
+    several = processes(config, command)
+    if follows(command, config):
+        if several > 1:
+            writes_nothing(config)
+        return
+    named, folder = written(config, "run"), resolved(config, "run")
+    going_on, overwrite = config.get("resume"), bool(config.get("overwrite"))
+    if CLOCK in named:
+        if several > 1:
+            raise UserError(
+                f"{several} processes share this run, and each would name another folder by the clock; give all of "
+                "them one, with hydra.run.dir=<folder>"
+            )
+        if going_on == AUTO:
+            raise UserError("resume=auto goes on with the run of a folder; name it with hydra.run.dir=<folder>")
+        folder = renamed(config, "run", folder)
+    elif going_on == AUTO:
+        raise FolderFound(folder)
+    own(folder, command, going_on, overwrite, OmegaConf.to_container(config.hydra.overrides.task))
+    if going_on and (folder / RECORD / "config.yaml").is_file() and CLOCK not in named:
+        with read_write(config.hydra), open_dict(config.hydra):
+            config.hydra.output_subdir = f"{RECORD}/resumed"  # how the run began stays
+
+
+def own(folder: Path, command: str, going_on: str | None, overwrite: bool, words: Sequence[str] = ()) -> None:
+    """Take ``folder`` for ``command``, and make room in it where that is meant. Raises ``UserError``."""
+    if owned(folder):
+        return
+    if overwrite and going_on is not None:
+        raise UserError("overwrite=true starts over and resume goes on; leave one of the two out")
+    made(folder)
+    take(folder, command, lambda: refuse_used(folder, command, going_on, overwrite))
+    if overwrite:
+        old = entries(folder, command)
+        refuse_needed(old, words)
+        tell_moved(moved_aside(folder, old))
+
+
+def refuse_needed(old: Sequence[Path], words: Sequence[str]) -> None:
+    """Raises ``UserError`` where the command line names one of the files that are to make room."""
+    for key, _, value in (word.partition("=") for word in words):
+        path = Path(value.strip("\"'")).expanduser().resolve()
+        if value and any(path.is_relative_to(entry.resolve()) for entry in old):
+            raise UserError(f"{key} names a file that overwrite=true moves away; copy it to another folder first")
+
+
+def tell_moved(aside: Path | None) -> None:
+    if aside is not None:
+        print(f"what the folder held is in {aside} now", file=sys.stderr)
+
+
+def claim_sweep(config: DictConfig, command: str) -> None:
+    """Own the folder of a sweep. Raises ``UserError`` where it has a run or a sweep already."""
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        return  # a rank of a job that runs within the process of the sweep
+    if processes(config, command) > 1:
+        raise UserError("a sweep starts its jobs by itself; start it once, without torchrun or srun")
+    named, folder = written(config, "sweep"), resolved(config, "sweep")
+    going_on, overwrite = config.get("resume"), bool(config.get("overwrite"))
+    if CLOCK in named:
+        if going_on == AUTO:
+            raise UserError("resume=auto goes on with the jobs of a folder; name it with hydra.sweep.dir=<folder>")
+        folder = renamed(config, "sweep", folder)
+    made(folder)
+
+    def check() -> None:
+        if remains(folder, command).state is not State.EMPTY:
+            raise UserError(f"{folder} has a run; choose another folder with hydra.sweep.dir=<folder>")
+        if any(sweep_entries(folder)) and not overwrite and going_on != AUTO:
+            go_on = "add resume=auto to go on with its jobs, " if command == "train" else ""
+            raise UserError(
+                f"{folder} has a sweep; run its failed jobs again with rerun_failed={folder}, {go_on}overwrite=true to "
+                "start over (what is there moves to .overwritten), or choose another folder with hydra.sweep.dir="
+                "<folder>"
+            )
+
+    take(folder, command, check)
+    if overwrite:
+        tell_moved(moved_aside(folder, list(sweep_entries(folder))))
+
+
+@contextmanager
+def claimed(command: str, config: DictConfig) -> Iterator[None]:
+    """The block is the job in the folder that Hydra made. It is given back at the end.
+
+    A job within the process of a sweep, and one whose configuration lacks the callback, owns it from here on.
+    """
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    if follows(command, config):
+        yield
+        return
+    own(folder, command, config.get("resume"), bool(config.get("overwrite")))
+    try:
+        yield
+        mark(folder, finished=True)
+    finally:
+        release(folder)
+
+
+def written(config: DictConfig, mode: str) -> str:
+    """``hydra.run.dir`` or ``hydra.sweep.dir``, before what it interpolates."""
+    return str(OmegaConf.to_container(config.hydra[mode], resolve=False)["dir"])  # type: ignore[call-overload,index]
+
+
+def resolved(config: DictConfig, mode: str) -> Path:
+    """The folder, as Hydra will find it."""
+    before = HydraConfig.instance().cfg
+    HydraConfig.instance().set_config(config)  # for ${hydra:...}
+    try:
+        return Path(os.path.abspath(str(config.hydra[mode].dir)))
+    finally:
+        HydraConfig.instance().cfg = before
+
+
+def renamed(config: DictConfig, mode: str, folder: Path) -> Path:
+    """A folder that was made now, for Hydra to use: ``folder`` or one beside it."""
+    try:
+        chosen = create(folder)
+    except OSError as error:
+        raise UserError(f"cannot make the folder {folder}: {error.strerror}; {ANOTHER}") from error
+    if chosen != folder:
+        text = written(config, mode).rstrip("/") + chosen.name.removeprefix(folder.name)
+        with read_write(config.hydra), open_dict(config.hydra):
+            config.hydra[mode].dir = text
+            config.hydra.overrides.hydra.append(f"hydra.{mode}.dir={quoted(str(chosen))}")  # jobs are composed anew
+    return chosen
+
+
+def made(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        what = "it is a file" if folder.is_file() else error.strerror
+        raise UserError(f"cannot make the folder {folder}: {what}; {ANOTHER}") from error
+
+
+def processes(config: DictConfig, command: str) -> int:
+    """How many processes other programs started for this one run: torchrun, srun, or a user on several hosts."""
+    if alone(command, config):
+        return 1
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return int(os.environ.get("WORLD_SIZE", "1"))
+    nodes = config.trainer.get("num_nodes", 1) if command == "train" and "trainer" in config else 1
+    return max(int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")), nodes if isinstance(nodes, int) else 1)
+
+
+def alone(command: str, config: DictConfig) -> bool:
+    """Whether a run is one process, so that several that are started at once are several runs."""
+    return command == "sample" or (command == "evaluate" and config.get("devices", 1) == 1)
+
+
+def follows(command: str, config: DictConfig) -> bool:
+    """Whether this process is a rank of a run of which another process is the first."""
+    return not alone(command, config) and is_follower()
+
+
+def is_follower() -> bool:
+    """Whether the environment names a rank that is not the first."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return os.environ.get("RANK", "0") != "0"
+    if int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
+        return os.environ.get("SLURM_PROCID", "0") != "0"
+    return any(os.environ.get(name, "0") != "0" for name in ("LOCAL_RANK", "NODE_RANK"))
+
+
+def writes_nothing(config: DictConfig) -> None:
+    """The first process writes the configuration and the log."""
+    with read_write(config.hydra), open_dict(config.hydra):
+        config.hydra.output_subdir = None
+        handlers = config.hydra.job_logging.get("root", {}).get("handlers", [])
+        config.hydra.job_logging.root.handlers = [handler for handler in handlers if handler != "file"]

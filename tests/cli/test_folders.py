@@ -1,0 +1,165 @@
+"""A folder has one run: what is refused before anything is written, what goes on, and what moves aside."""
+
+import fcntl
+import json
+import os
+import shutil
+import socket
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+import runs
+from oboro.cli import running
+from oboro.cli.folder import ASIDE, WRITES, State, contents, create
+from oboro.cli.running import LOCK, Record
+
+SHORT = (runs.NO_EVALUATION, "callbacks.checkpoints.every_n_steps=2", "trainer.max_steps=4")
+
+
+def train(folder: Path, *typed: str) -> runs.Run:
+    run = runs.call("train.py", *runs.outputs(folder, *runs.toy(*SHORT, *typed)), cwd=folder.parent)
+    return runs.Run(run.status, run.stdout, run.stderr, folder)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """All files below ``folder`` with their bytes."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> runs.Run:
+    return runs.succeeded(train(tmp_path_factory.mktemp("finished") / "run"))
+
+
+@pytest.fixture
+def folder(finished, tmp_path) -> Path:
+    """A copy of a finished run, in ``tmp_path / "run"``."""
+    return Path(shutil.copytree(finished.folder, tmp_path / "run"))
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ((), "logged up to step 4 of train; add resume=auto to go on, overwrite=true to start over"),
+        (("seed=1",), "add resume=auto to go on"),
+        (("resume=auto", "overwrite=true"), "overwrite=true starts over and resume goes on; leave one of the two out."),
+    ],
+)
+def test_a_used_folder_is_refused_and_stays_as_it_is(folder, typed, message):
+    before = files(folder)
+    run = train(folder, *typed)
+    assert run.status == 1 and message in run.stderr.splitlines()[-1]
+    assert files(folder) == before
+
+
+def test_another_command_does_not_share_the_folder_of_a_run(folder):
+    before = files(folder)
+    last = folder / "checkpoints" / "last.ckpt"
+    for script in ("sample.py", "evaluate.py"):
+        run = runs.call(script, *runs.outputs(folder, f"checkpoint={last}", "overwrite=true"), cwd=folder.parent)
+        assert run.status == 1 and "of train, and a folder is for one run" in run.stderr
+    assert files(folder) == before
+
+
+def test_overwriting_moves_what_the_command_wrote_and_nothing_else(folder):
+    (folder / "notes.txt").write_text("mine")
+    before = files(folder)
+    run = runs.succeeded(train(folder, "seed=1", "overwrite=true"))
+    moved = files(folder / ASIDE / "1")
+    assert f"what the folder held is in {folder / ASIDE / '1'} now" in run.stderr
+    assert moved == {k: v for k, v in before.items() if k not in (LOCK, "notes.txt")}
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert run.checkpoint()["config"]["seed"] == 1 and len(run.rows) == len(before["metrics.jsonl"].splitlines())
+    runs.succeeded(train(folder, "seed=2", "overwrite=true"))
+    assert files(folder / ASIDE / "1") == moved and (folder / ASIDE / "2" / "train.log").is_file()
+
+
+def test_what_a_run_needs_does_not_move_away(folder):
+    before = files(folder)
+    run = train(folder, f"init={folder}/checkpoints/last.ckpt", "overwrite=true")
+    assert run.status == 1 and "init names a file that overwrite=true moves away" in run.stderr
+    assert {k: v for k, v in files(folder).items() if k != LOCK} == {k: v for k, v in before.items() if k != LOCK}
+
+
+def test_a_folder_with_files_of_others_is_no_used_one(tmp_path):
+    folder = tmp_path / "mine"
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "notes.txt").write_text("mine")
+    (folder / "train.log").write_text("of a start that failed")
+    assert contents(folder, "train").state is State.EMPTY
+    runs.succeeded(train(folder))
+    assert contents(folder, "train").state is State.FINISHED
+
+
+def test_a_start_that_failed_leaves_no_used_folder(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    assert train(folder, "data.validation=100000000").status == 1
+    runs.succeeded(train(folder))
+
+
+def test_old_samples_are_never_among_new_ones(finished, tmp_path):
+    typed = [f"checkpoint={finished.last}", "accelerator=cpu", "sampler.steps=1"]
+
+    def draw(*more: str) -> runs.Run:
+        return runs.call("sample.py", *runs.outputs(tmp_path / "out", *typed, *more), cwd=tmp_path)
+
+    runs.succeeded(draw("n=4"))
+    before = files(tmp_path / "out")
+    refused = draw("n=2", "seed=1")
+    assert refused.status == 1 and "of sample; add overwrite=true to start over" in refused.stderr
+    assert files(tmp_path / "out") == before
+    runs.succeeded(draw("n=2", "seed=1", "overwrite=true"))
+    assert len(list((tmp_path / "out" / "images").iterdir())) == 2
+    assert len(list((tmp_path / "out" / ASIDE / "1" / "images").iterdir())) == 4
+
+
+def test_runs_of_one_second_have_folders_of_their_own(tmp_path):
+    """By the clock; each is made by the run that gets it."""
+    assert [create(tmp_path / "day" / "a").name for _ in range(3)] == ["a", "a-2", "a-3"]
+    typed = runs.toy(*SHORT, "hydra.run.dir=day/${now:%Y}")
+    made = [runs.succeeded(runs.call("train.py", *typed, f"seed={seed}", cwd=tmp_path)) for seed in (0, 1)]
+    assert len(made) == 2
+    first, second = (p.parent.parent for p in sorted(tmp_path.glob("day/20*/checkpoints/last.ckpt")))
+    assert second.name == f"{first.name}-2"
+    seeds = [runs.Run(0, "", "", f).checkpoint()["config"]["seed"] for f in (first, second)]
+    written = [json.loads(row)["step"] for row in (second / "metrics.jsonl").read_text().splitlines()]
+    assert seeds == [0, 1] and written.count(4) <= 2
+    assert "dir: day/${now:%Y}-2" in (second / ".hydra" / "hydra.yaml").read_text()
+
+
+def test_every_file_of_a_run_is_known(tmp_path):
+    """Else ``overwrite`` would leave some of it behind."""
+    everything = "callbacks=[snapshots,sample_metrics,sample_grid,checkpoints,throughput]"
+    run = runs.train(tmp_path / "run", everything, "logger=[jsonl,tensorboard]", *runs.CALLBACKS)
+    known = {*WRITES["train"], ".hydra", "train.log", LOCK}
+    assert {path.name for path in run.folder.iterdir()} <= known
+
+
+@pytest.mark.parametrize("locks", [True, False], ids=["locks", "no locks"])
+def test_a_folder_in_which_a_run_goes_on_is_refused(finished, tmp_path, monkeypatch, locks):
+    """Each command, before anything is written, whatever words are added; without locks by the number of the process
+    where that is one of this machine."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    record = Record("train", socket.gethostname(), os.getppid(), "2026-01-31T12:00:00")
+    (folder / LOCK).write_text(json.dumps(asdict(record)))
+    if not locks:
+        monkeypatch.setattr(running, "fcntl", None)
+    with (folder / LOCK).open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        before = files(folder)
+        drawing = [f"checkpoint={finished.last}", "accelerator=cpu"]
+        for words in ((), ("resume=auto",), ("overwrite=true",), (f"resume={finished.last}",)):
+            assert going_on(train(folder, *words))
+        for script in ("sample.py", "evaluate.py"):
+            assert going_on(runs.call(script, *runs.outputs(folder, *drawing, "overwrite=true"), cwd=tmp_path))
+        assert contents(folder, "train").state is State.RUNNING
+        assert files(folder) == before
+
+
+def going_on(run: runs.Run) -> bool:
+    line = run.stderr.splitlines()[-1]
+    return run.status == 1 and f"since 2026-01-31 12:00 (process {os.getppid()} on " in line and "going on in" in line
