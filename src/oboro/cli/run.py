@@ -146,7 +146,7 @@ def job(name: str, kept: Sequence[Path]) -> Callable[[DictConfig], None]:
 
 def hide_in_files(folder: Path) -> None:
     """Secrets that were typed are not kept in what Hydra saved of the command line and the configuration."""
-    for path in folder.glob("*.yaml") if is_first_process() else ():
+    for path in folder.rglob("*.yaml") if is_first_process() else ():
         saved = OmegaConf.to_container(OmegaConf.load(path))
         if (hidden := without_secrets(saved)) != saved:
             OmegaConf.save(OmegaConf.create(hidden), path)
