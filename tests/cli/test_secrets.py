@@ -60,14 +60,16 @@ def test_no_file_of_a_run_has_a_secret(tmp_path, environment):
     assert saved["callbacks"]["checkpoints"]["api_key"] == "${oc.env:OBORO_TEST_API_KEY}"  # as it was written
 
     again = runs.call(
-        "train.py", *runs.outputs(tmp_path / "again", f"resume={run.last}", "trainer.max_steps=3"), cwd=tmp_path
+        "train.py",
+        *runs.outputs(tmp_path / "again", f"resume={run.last}", "trust=[cli]", "trainer.max_steps=3"),
+        cwd=tmp_path,
     )
     assert again.status == 1 and "was hidden when it was saved" in again.stderr and again.stderr.count("\n") == 1
     named = [word.lstrip("+") for word in ARGUMENTS[1:6]]
     more = ["trainer.max_steps=3", "trust=[cli]", *ARGUMENTS[:1], *named]
-    again = runs.call("train.py", *runs.outputs(tmp_path / "again", f"resume={run.last}", *more), cwd=tmp_path)
+    again = runs.call("train.py", *runs.outputs(tmp_path / "named", f"resume={run.last}", *more), cwd=tmp_path)
     assert again.status == 0, again.stderr
-    assert not files_with(tmp_path / "again", *secrets)
+    assert not files_with(tmp_path / "named", *secrets)
     assert not [secret for secret in secrets if secret in again.stdout + again.stderr]
 
 
