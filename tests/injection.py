@@ -3,15 +3,19 @@
 The run meets them by itself, at the moment that is named, so that no test has to wait for it.
 """
 
+import multiprocessing
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import Callback, Trainer
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities import rank_zero_only
 
 from oboro.callbacks.evaluation import MetricEvaluation
 from oboro.callbacks.sample_grid import SampleGrid
@@ -37,16 +41,80 @@ def out_of_memory(trainer: Trainer, task: Task) -> None:
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
 
 
+def spoil_batch(trainer: Trainer, task: Task) -> None:
+    """The first sample of the batch after this step is NaN."""
+    task.encoded = after(task.encoded, lambda x: x.index_fill(0, torch.tensor([0]), float("nan")))
+
+
+def spoil_all_batches(trainer: Trainer, task: Task) -> None:
+    """All samples after this step are NaN."""
+    encoded = task.encoded
+    task.encoded = lambda batch: encoded(batch) + float("nan")
+
+
+def spoil_loss(trainer: Trainer, task: Task) -> None:
+    """The first loss after this step is infinite, and its gradient is finite."""
+    infinity = torch.tensor([float("inf")])
+    task.objective = after(task.objective, lambda losses: losses.index_add(0, torch.tensor([0]), infinity))
+
+
+def spoil_gradient(trainer: Trainer, task: Task) -> None:
+    """One gradient after this step is infinite."""
+    p = next(p for p in task.learned.parameters() if p.requires_grad)
+    hook = p.register_hook(lambda g: (hook.remove(), g + float("inf"))[1])
+
+
+def spoil_update(trainer: Trainer, task: Task) -> None:
+    """The next step of the optimizer makes a weight NaN."""
+    hook = trainer.optimizers[0].register_step_post_hook(lambda *_: (hook.remove(), spoil_weights(trainer, task)))
+
+
+def explode_gradient(trainer: Trainer, task: Task) -> None:
+    """The loss of the batch after this step is a million times what it was."""
+    task.objective = after(task.objective, lambda losses: 1e6 * losses)
+
+
+def after(f: Callable[..., Any], change: Callable[[Any], Any]) -> Callable[..., Any]:
+    """``f`` whose next result is changed, once."""
+    left = [change]
+
+    def changed(*args: Any, **kwargs: Any) -> Any:
+        result = f(*args, **kwargs)
+        return left.pop()(result) if left else result
+
+    return changed
+
+
+def kill_worker(trainer: Trainer, task: Task) -> None:
+    """As the system does where memory runs out, to the first process of the data loader."""
+    os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+    signal.pause()
+
+
 def spoil_weights(trainer: Trainer, task: Task) -> None:
     with torch.no_grad():
         next(p for p in task.learned.parameters() if p.requires_grad).view(-1)[0] = float("nan")
 
 
+def stop(trainer: Trainer, task: Task) -> None:
+    trainer.should_stop = True
+
+
 ACTS: dict[str, Callable[[Trainer, Task], None]] = {
     **{name: send(name) for name in ("sigterm", "sigint", "sighup", "sigusr1", "sigkill", "sigstop")},
     "raise": fail,
+    "stop": stop,
+    "sigterm_parent": lambda *_: os.kill(os.getppid(), signal.SIGTERM),
+    "sleep": lambda *_: time.sleep(1.1),
     "out_of_memory": out_of_memory,
+    "kill_worker": kill_worker,
     "nan_weights": spoil_weights,
+    "nan_batch": spoil_batch,
+    "nan_batches": spoil_all_batches,
+    "infinite_loss": spoil_loss,
+    "infinite_gradient": spoil_gradient,
+    "nan_update": spoil_update,
+    "large_gradient": explode_gradient,
 }
 
 
@@ -100,3 +168,39 @@ class Fault(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, task: Task, checkpoint: dict[str, Any]) -> None:
         self._meet("saving", trainer, task)
+
+
+class NoLoss(Callback):
+    """The loss of the first sample of each validation is NaN."""
+
+    def on_validation_epoch_start(self, trainer: Trainer, task: Task) -> None:
+        first = torch.tensor([0])
+        task.measure = after(task.measure, lambda rows: rows.index_fill(0, first, float("nan")))  # type: ignore
+
+
+class LittleMemory(Callback):
+    """There is memory for ``most`` samples at once in what is not training."""
+
+    def __init__(self, most: int):
+        self.most = most
+
+    def on_fit_start(self, trainer: Trainer, task: Task) -> None:
+        def door(denoiser: torch.nn.Module, inputs: tuple) -> None:
+            if not denoiser.training and len(inputs[0]) > self.most:
+                out_of_memory(trainer, task)
+
+        task.denoiser.register_forward_pre_hook(door)
+
+
+class Failing(CSVLogger):
+    """A logger that fails from step ``first`` to ``last``."""
+
+    def __init__(self, save_dir: str, first: int = 0, last: int = 10**9):
+        super().__init__(save_dir, name="csv", version="", flush_logs_every_n_steps=1)
+        self.first, self.last = first, last
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        if self.first <= (step or 0) <= self.last:
+            raise Injected("the service does not answer")
+        super().log_metrics(metrics, step)

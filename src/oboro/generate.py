@@ -1,11 +1,14 @@
 """Samples from a denoiser, where sample ``i`` depends on (seed, i) alone."""
 
 from collections.abc import Callable, Sequence
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
 
 from oboro.base.errors import UserError
+from oboro.base.finite import FAR, check_finite
+from oboro.base.remark import remark
 from oboro.base.seeding import SampleNoise
 from oboro.codec import Identity
 from oboro.condition import Condition
@@ -98,7 +101,8 @@ def generate(
 ) -> Tensor:
     """Samples (len(ids), C, ...) in the range of the model, float32. ``cond`` belongs to ``ids``.
 
-    Nothing is cut off: what is stored of a sample is for ``Modality.to_stored`` to say.
+    Nothing is cut off: what is stored of a sample is for ``Modality.to_stored`` to say. Raises ``UserError`` for
+    samples that hold NaN or infinity; numbers far from all data are remarked once for a denoiser.
 
     x_T and every later draw come from per-sample CPU generators, so they are the same on every type of device.
     ``x``, ``x_t`` and ``start`` say in what the ``walk`` to the data begins, if not in noise.
@@ -119,4 +123,28 @@ def generate(
         start=start,
         watch=watch,
     )
-    return codec.decode(latents).float()
+    samples = codec.decode(latents).float()
+    own = [ids.index(i) for i in dict.fromkeys(ids)]  # without those that only fill the chunk
+    check_samples(samples[own], latents[own], guidance, denoiser)
+    return samples
+
+
+_remarked: WeakSet[object] = WeakSet()  # denoisers whose samples lie far out
+
+
+def check_samples(samples: Tensor, latents: Tensor, guidance: Guidance, denoiser: object) -> None:
+    """Raises ``UserError`` for ``samples`` (B, ...) that are no numbers, with the likely causes."""
+    largest = float(samples.abs().amax()) if samples.numel() else 0.0
+    if largest <= FAR:
+        return
+    scale = getattr(guidance, "scale", 1)
+    guided = f"lower guidance.scale, which is {scale:g}, " if isinstance(scale, int | float) and scale != 1 else ""
+    remedy = f"{guided}set more sampler.steps or precision=32-true, or take another checkpoint if its weights diverged"
+    check_finite(latents, "samples", remedy)
+    check_finite(samples, "decoded samples", "their latents are finite: set precision=32-true, or choose another codec")
+    if denoiser not in _remarked:
+        _remarked.add(denoiser)
+        remark(
+            f"samples reach {largest:.3g} where data are between -1 and 1, or a few standard deviations: pictures of "
+            f"them are cut off and numbers say little; {guided}set more sampler.steps, or train longer."
+        )

@@ -108,7 +108,8 @@ def shared():
 
 
 def failing(rank):
-    """What each rank sees when the last one fails in a chunk, and when rank 0 fails in what it does alone."""
+    """What each rank sees when the last one fails in a chunk, when rank 0 fails in what it does alone, and where the
+    last has memory for one sample."""
 
     def chunk(ids):
         if rank == distributed.world_size() - 1:
@@ -118,13 +119,18 @@ def failing(rank):
     def alone():
         raise ZeroDivisionError("no butter")
 
+    def little(ids):
+        if rank == distributed.world_size() - 1 and len(ids) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return torch.tensor(ids)
+
     seen = []
     for call in (lambda: distributed.map_samples(50, 2, chunk, CPU), lambda: distributed.from_first(alone)):
         try:
             call()
         except Exception as error:
             seen.append(f"{type(error).__name__}: {error}")
-    return seen
+    return [*seen, distributed.map_samples(7, 3, little, CPU).tolist()]
 
 
 @pytest.fixture(scope="module")
@@ -225,7 +231,13 @@ def test_a_rank_that_fails_ends_all_with_its_own_error(ranks):
     for rank, (*_, seen, _) in enumerate(ranks):
         own, others = "FloatingPointError: no bread", f"RuntimeError: rank {last} failed: FloatingPointError: no bread"
         alone, quoted = "ZeroDivisionError: no butter", "RuntimeError: rank 0 failed: ZeroDivisionError: no butter"
-        assert seen == [own if rank == last else others, alone if rank == 0 else quoted]
+        assert seen[:2] == [own if rank == last else others, alone if rank == 0 else quoted]
+
+
+@pytest.mark.slow
+def test_a_rank_with_little_memory_halves_its_chunks_alone(ranks):
+    for *_, seen, _ in ranks:
+        assert seen[2] == list(range(7))
 
 
 # --- without processes

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from oboro.base.draws import BatchGenerator, rand, randn, randperm
+from oboro.base.errors import UserError
 from oboro.base.seeding import derive_seed, generator
 from oboro.data.stream import places
 
@@ -46,5 +47,5 @@ def test_what_torch_draws_is_new_in_every_part():
 
 
 def test_draws_of_another_number_of_samples_raise():
-    with pytest.raises(ValueError, match="draws for 5 samples in a micro-batch of 6"):
+    with pytest.raises(UserError, match="5 samples are drawn for, and the data module says that 6"):
         randn((5, 2), part(2, 0, 1, 0))

@@ -5,13 +5,16 @@ import json
 import os
 import shutil
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
 
 import runs
 from oboro.cli import running
+from oboro.cli.claim import claim_run
 from oboro.cli.folder import ASIDE, WRITES, State, contents, create
 from oboro.cli.running import LOCK, Record
 
@@ -42,7 +45,7 @@ def folder(finished, tmp_path) -> Path:
 @pytest.mark.parametrize(
     ("typed", "message"),
     [
-        ((), "logged up to step 4 of train; add resume=auto to go on, overwrite=true to start over"),
+        ((), "logged up to step 4); add resume=auto to go on, overwrite=true to start over"),
         (("seed=1",), "add resume=auto to go on"),
         (("resume=auto", "overwrite=true"), "overwrite=true starts over and resume goes on; leave one of the two out."),
     ],
@@ -59,7 +62,7 @@ def test_another_command_does_not_share_the_folder_of_a_run(folder):
     last = folder / "checkpoints" / "last.ckpt"
     for script in ("sample.py", "evaluate.py"):
         run = runs.call(script, *runs.outputs(folder, f"checkpoint={last}", "overwrite=true"), cwd=folder.parent)
-        assert run.status == 1 and "of train, and a folder is for one run" in run.stderr
+        assert run.status == 1 and "has a run of train (" in run.stderr and "and a folder is for one run" in run.stderr
     assert files(folder) == before
 
 
@@ -109,7 +112,7 @@ def test_old_samples_are_never_among_new_ones(finished, tmp_path):
     runs.succeeded(draw("n=4"))
     before = files(tmp_path / "out")
     refused = draw("n=2", "seed=1")
-    assert refused.status == 1 and "of sample; add overwrite=true to start over" in refused.stderr
+    assert refused.status == 1 and "has a run of sample (" in refused.stderr and "add overwrite=true" in refused.stderr
     assert files(tmp_path / "out") == before
     runs.succeeded(draw("n=2", "seed=1", "overwrite=true"))
     assert len(list((tmp_path / "out" / "images").iterdir())) == 2
@@ -136,6 +139,98 @@ def test_every_file_of_a_run_is_known(tmp_path):
     run = runs.train(tmp_path / "run", everything, "logger=[jsonl,tensorboard]", *runs.CALLBACKS)
     known = {*WRITES["train"], ".hydra", "train.log", LOCK}
     assert {path.name for path in run.folder.iterdir()} <= known
+
+
+def test_pictures_of_others_are_not_taken_for_a_run(finished, tmp_path):
+    (tmp_path / "out" / "images").mkdir(parents=True)
+    (tmp_path / "out" / "images" / "cat.png").write_text("mine")
+    typed = [f"checkpoint={finished.last}", "accelerator=cpu"]
+    run = runs.call("sample.py", *runs.outputs(tmp_path / "out", *typed), cwd=tmp_path)
+    assert run.status == 1 and "out has images already, which sample writes; add overwrite=true" in run.stderr
+
+
+def test_machines_that_share_a_file_system_never_share_a_folder(tmp_path):
+    with ThreadPoolExecutor(16) as pool:
+        made = list(pool.map(create, [tmp_path / "day" / "12-00-00"] * 64))
+    assert len(set(made)) == 64
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [("file", "is a file"), ("below a file", "cannot make the folder"), ("long", "name too long")],
+)
+def test_a_folder_that_cannot_be_is_refused(tmp_path, kind, message):
+    (tmp_path / "file").write_text("mine")
+    place = {"file": tmp_path / "file", "below a file": tmp_path / "file" / "run", "long": tmp_path / ("x" * 300)}[kind]
+    run = runs.call("train.py", *runs.outputs(place, *runs.toy(*SHORT)), cwd=tmp_path)
+    assert run.status == 1 and message in run.stderr and len(run.stderr.splitlines()) == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_link_and_another_way_to_write_a_folder_are_that_folder(folder, tmp_path):
+    (tmp_path / "link").symlink_to(folder)
+    (tmp_path / "elsewhere").mkdir()
+    for place, cwd in (("link", tmp_path), ("../run", tmp_path / "elsewhere"), ("./run/../run/", tmp_path)):
+        run = runs.call("train.py", f"hydra.run.dir={place}", *runs.toy(*SHORT), cwd=cwd)
+        assert run.status == 1 and "add resume=auto to go on" in run.stderr
+
+
+def test_a_folder_may_have_any_name(tmp_path):
+    folder = tmp_path / "a, b=[1] {c} é $d 'e'"
+    runs.succeeded(runs.call("train.py", f"hydra.run.dir={folder}", *runs.toy(*SHORT), cwd=tmp_path))
+    run = runs.call("train.py", f"hydra.run.dir={folder}", *runs.toy(*SHORT, "resume=auto"), cwd=tmp_path)
+    assert run.status == 0 and f"the run in {folder} is finished" in run.stderr
+
+
+TORCHRUN = {"TORCHELASTIC_RUN_ID": "none", "RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}
+SRUN = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1"}
+
+
+@pytest.mark.parametrize("ranks", [TORCHRUN, SRUN], ids=["torchrun", "srun"])
+def test_ranks_that_others_start_have_one_folder_and_the_first_writes(tmp_path, monkeypatch, ranks):
+    """They run Hydra each, perhaps in another second; a sweep is not theirs."""
+    first = {name: "0" if name.endswith(("RANK", "PROCID")) else value for name, value in ranks.items()}
+    for name, value in first.items():
+        monkeypatch.setenv(name, value)
+    run = runs.call("train.py", *runs.toy(*SHORT), cwd=tmp_path)
+    assert run.status == 1 and "2 processes share this run" in run.stderr and not list(tmp_path.iterdir())
+    run = runs.call("train.py", "-m", *runs.toy(*SHORT, "seed=0,1"), cwd=tmp_path)
+    assert run.status == 1 and "without torchrun or srun" in run.stderr and not list(tmp_path.iterdir())
+    for name, value in ranks.items():
+        monkeypatch.setenv(name, value)
+    with initialize_config_dir(str(runs.ROOT / "conf"), version_base="1.3"):
+        config = compose("train", [f"hydra.run.dir={tmp_path}/run"], return_hydra_config=True)
+    claim_run(config, "train")
+    assert not list(tmp_path.iterdir())
+    assert config.hydra.output_subdir is None and config.hydra.job_logging.root.handlers == ["console"]
+
+
+def test_a_sweep_has_a_folder_of_its_own(checkpoint, tmp_path):
+    """Jobs within one process; the second sweep is refused, or what the first left moves aside."""
+    typed = [f"checkpoint={checkpoint}", "accelerator=cpu", "n=2", "sampler.steps=1", "hydra.sweep.dir=out"]
+    runs.succeeded(runs.call("sample.py", "-m", *typed, "seed=0,1", cwd=tmp_path))
+    before = files(tmp_path / "out")
+    run = runs.call("sample.py", "-m", *typed, "seed=2,3", cwd=tmp_path)
+    assert run.status == 1 and "out has a sweep; run its failed jobs again" in run.stderr
+    assert {k: v for k, v in files(tmp_path / "out").items() if k != LOCK} == {
+        k: v for k, v in before.items() if k != LOCK
+    }
+    runs.succeeded(runs.call("sample.py", "-m", *typed, "seed=2,3", "overwrite=true", cwd=tmp_path))
+    old = files(tmp_path / "out" / ASIDE / "1")
+    assert old == {k: v for k, v in before.items() if k != LOCK}
+    assert (tmp_path / "out" / "1" / "images" / "000001.png").read_bytes() != old["1/images/000001.png"]
+    one = runs.call(
+        "sample.py", "-m", *typed[:-1], "hydra.sweep.dir=one", "hydra.sweep.subdir=x", "seed=0,1", cwd=tmp_path
+    )
+    assert one.status == 1 and "one/x has a run" in one.stderr
+
+
+def test_an_export_has_a_folder_of_its_own(checkpoint, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "decoder.onnx").write_text("of another model")
+    for command in ("export", "onnx"):
+        run = runs.call("oboro", command, str(checkpoint), "out", cwd=tmp_path)
+        assert run.status != 0 and "out has decoder.onnx in it already" in run.stderr
 
 
 @pytest.mark.parametrize("locks", [True, False], ids=["locks", "no locks"])

@@ -35,9 +35,9 @@ LINES = {
         "there is no key task.denoiser.netwrk; task.denoiser has network|schedule|parameterization. "
         "Did you mean task.denoiser.network?"
     ),
-    "trainer.max_time=1": (
-        "trainer.max_time is not among the values of trainer, and lightning.pytorch.Trainer takes it; "
-        "add it with +trainer.max_time=..."
+    "trainer.benchmark=true": (
+        "trainer.benchmark is not among the values of trainer, and lightning.pytorch.Trainer takes it; "
+        "add it with +trainer.benchmark=..."
     ),
     "callbacks.progress.refresh_every_n_steps=1": (
         "callbacks.progress.refresh_every_n_steps is not among the values of callbacks.progress, and "

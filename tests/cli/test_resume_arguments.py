@@ -40,6 +40,7 @@ APPLIED = {
     "optimizer.betas=[0.8,0.9]": "optimizer.betas: [0.9, 0.99] in the checkpoint, [0.8, 0.9] now",
     "optimizer.decay._target_=oboro.optimizer.Constant": "optimizer.decay: LinearDecay in the checkpoint, Constant now",
     "trainer.accumulate_grad_batches=2": "trainer.accumulate_grad_batches: 1 in the checkpoint, 2 now",
+    "task.noise=per_rank": "task.noise: global in the checkpoint, per_rank now",
     "trainer.gradient_clip_val=0.5": "trainer.gradient_clip_val: 1.0 in the checkpoint, 0.5 now",
     "trainer.val_check_interval=2": "trainer.val_check_interval: 1000 in the checkpoint, 2 now",
     "trainer.precision=bf16-mixed": "trainer.precision: 32-true in the checkpoint, bf16-mixed now",

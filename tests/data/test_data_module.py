@@ -180,7 +180,7 @@ def test_an_argument_that_no_source_has_is_refused_by_name(tmp_path):
 
 def test_setup_only_reads(tmp_path):
     data = FashionMNIST(part="test", cache_dir=str(tmp_path / "cache"))
-    with pytest.raises(RuntimeError, match="prepare_data"):
+    with pytest.raises(UserError, match="not in the cache"):
         data.setup()
     assert not (tmp_path / "cache").exists()
 

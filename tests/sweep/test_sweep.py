@@ -97,7 +97,7 @@ def test_a_signal_ends_the_running_jobs_and_tells_what_is_known(place):
     sweep = place.start_and_hold("-m", "act=fine,hold,exit")
     sweep.send_signal(signal.SIGTERM)
     ended = place.finish(sweep)
-    assert ended.status == 130 and ended.statuses == ["done", "stopped", "waiting"]
+    assert ended.status == 143 and ended.statuses == ["done", "stopped", "waiting"]
     wait_for_end(ended.folder / "1" / "held")
     assert [line.split("│")[3].strip() for line in ended.stdout.splitlines() if "act=" in line] == ended.statuses
     assert ended.stderr.splitlines()[-1].startswith("error: the sweep was stopped with 1 of 3 jobs done;")

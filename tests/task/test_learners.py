@@ -116,7 +116,7 @@ def written_out(steps=STEPS, accumulate=1, clip=CLIP):
         second.zero_grad()
         for micro in range(accumulate):
             real = next(batches)
-            g = generator(3, "train" if accumulate == 1 else "train part", step, micro, 0)
+            g = generator(3, "train", step, micro, 0)
             torch.manual_seed(derive_seed(3, "dropout", step, micro, 0))
             made = generator_(torch.randn(len(real), 8, generator=g))
             (critic_loss(critic, teacher, real, made.detach()).mean() / accumulate).backward()

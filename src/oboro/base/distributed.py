@@ -7,7 +7,7 @@ depend, bit for bit, on the number of ranks: batch *shapes* change convolutions 
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, TypeVar, cast
 
@@ -15,6 +15,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from oboro.base import interrupt
+from oboro.base.errors import UserError
+from oboro.base.memory import Parts
 from oboro.base.precision import WITHOUT_FLOAT64
 
 T = TypeVar("T")
@@ -116,6 +119,14 @@ def mean(values: Tensor) -> Tensor:
     return total / world_size()
 
 
+def from_all(value: T) -> list[T]:
+    """What every rank gives, of plain values, in the order of the ranks."""
+    values: list[T | None] = [value] * world_size()
+    if world_size() > 1:
+        dist.all_gather_object(values, value)
+    return cast(list[T], values)
+
+
 def map_samples(
     n: int,
     size: int,
@@ -128,16 +139,18 @@ def map_samples(
     """Rows ``f(ids)`` of all samples ``first`` .. ``first + n - 1`` in order, on the CPU of every rank, or of rank 0
     alone and none on the others unless ``everywhere``.
 
-    ``f`` gets exactly ``size`` ids and returns one row for each. Ranks meet after each chunk, so none waits longer
+    ``f`` gets exactly ``size`` ids and returns one row for each; where memory runs out, fewer (``Parts``), on the rank
+    where it does. Ranks meet after each chunk, so none waits longer
     than a chunk takes. ``done(k)`` gets how many samples are finished. Raises ``RuntimeError`` if an id is missing;
-    if ``f`` raises on one rank, that rank raises its error and the others a ``RankFailed`` that quotes it.
+    if ``f`` raises on one rank, that rank raises its error and the others a ``RankFailed`` that quotes it. A signal
+    that waits ends it after a chunk, on all ranks.
     """
-    seen_ids, rows = [], []
+    seen_ids, rows, parts = [], [], Parts()
     finished = 0
     for ids in chunks(n, size):
         last = max(max(ids), 0)
-        with together():
-            chunk = f([first + (i if i >= 0 else last) for i in ids])
+        with together(ends=True):
+            chunk = parts.rows(f, [first + (i if i >= 0 else last) for i in ids])
         chunk_ids, chunk_rows = gather_rows(torch.tensor(ids, device=device), chunk.to(device))
         seen_ids.append(chunk_ids.cpu())
         rows.append(chunk_rows.cpu() if everywhere or rank() == 0 else chunk_rows[:0].cpu())
@@ -151,47 +164,95 @@ def map_samples(
 
 
 @contextmanager
-def together() -> Iterator[None]:
+def together(ends: bool = False) -> Iterator[None]:
     """A block that all ranks run and after which they meet: if it fails on one, it fails on all, with that error.
 
     Otherwise the others would wait in their next collective for a rank that has left, and a time-out would be all that
-    is seen. The failing rank raises its own exception, the others ``RankFailed``.
+    is seen. The failing rank raises its own exception, the others ``RankFailed``, or the same ``UserError``. With
+    ``ends`` a signal that waits on any rank (``oboro.base.interrupt``) raises ``Interrupted`` on all of them after the
+    block.
     """
     error: Exception | None = None
+    number = 0
     try:
         yield
+    except interrupt.Interrupted as caught:
+        number = caught.number
     except Exception as caught:
         error = caught
+    number = number or (interrupt.held() if ends else 0)
     if world_size() > 1:
-        failures: list[str | None] = [None] * world_size()
-        dist.all_gather_object(failures, None if error is None else f"{type(error).__name__}: {error}")
-        if error is None and any(failures):
-            culprit = next(r for r, failure in enumerate(failures) if failure)
-            raise RankFailed(f"rank {culprit} failed: {failures[culprit]}")
+        mistake = isinstance(error, UserError)
+        text = str(error) if mistake else f"{type(error).__name__}: {error}"
+        outcomes = from_all((None if error is None else (mistake, text), number))
+        number = max(other for _, other in outcomes)
+        failed = next(((r, *failure) for r, (failure, _) in enumerate(outcomes) if failure), None)
+        if error is None and failed is not None:
+            culprit, mistake, text = failed
+            raise UserError(text) if mistake else RankFailed(f"rank {culprit} failed: {text}")
     if error is not None:
         raise error
+    if number:
+        interrupt.end(number)
+
+
+class Agreement:
+    """What any rank wants, known to all of them at the same time. Every rank calls every method equally often.
+
+    Wishes are small whole numbers, 0 for none; of several the largest counts. They travel between processors, whatever
+    the ranks compute on: no accelerator is waited for.
+    """
+
+    def __init__(self) -> None:
+        self._group: Any = dist.new_group(backend="gloo") if world_size() > 1 else None
+        self._sent: tuple[Any, Tensor] | None = None
+
+    def next(self, *wishes: int) -> list[int]:
+        """What was wanted at the last call, while that of now is under way: nobody waits for another rank. One process
+        alone gets what it wants now."""
+        if self._group is None:
+            return list(wishes)
+        before = self._sent
+        numbers = torch.tensor(wishes)
+        self._sent = dist.all_reduce(numbers, dist.ReduceOp.MAX, self._group, async_op=True), numbers
+        if before is None:
+            return [0] * len(wishes)
+        before[0].wait()
+        return before[1].tolist()
+
+    def now(self, *wishes: int) -> list[int]:
+        """What is wanted now; ranks wait for each other."""
+        if self._group is None:
+            return list(wishes)
+        numbers = torch.tensor(wishes)
+        dist.all_reduce(numbers, dist.ReduceOp.MAX, self._group)
+        return numbers.tolist()
+
+    def close(self) -> None:
+        """Wait for what is under way, but not for a rank that is gone."""
+        if self._sent is not None:
+            with suppress(RuntimeError):
+                self._sent[0].wait(timedelta(seconds=1))
+            self._sent = None
 
 
 def from_first(f: Callable[[], T], device: torch.device | str = "cpu") -> T:
-    """``f()`` of rank 0, on every rank. An error in it is raised on all.
+    """``f()`` of rank 0, on every rank. An error in it is raised on all, and a signal that waits ends all after it.
 
     ``f`` runs on no other rank, and meanwhile these work on what it gives to ``share``, each on its ``device``.
     """
     global _device
     result: list[T | None] = [None]
-    with together():
+    with together(ends=True):
         if rank() > 0:
             _work(torch.device(device))
         else:
             _device = torch.device(device)
             try:
                 result[0] = f()
-            except Exception:
-                _no_more_work()
-                raise
             finally:
                 _device = None
-            _no_more_work()
+                _no_more_work()
     if world_size() > 1:
         dist.broadcast_object_list(result, src=0)
     return cast(T, result[0])
@@ -205,8 +266,11 @@ def share(f: Callable[..., Sequence[Tensor]], items: Sequence[Any], *tensors: Te
 
     For a caller inside of ``from_first``; elsewhere it computes all by itself on the CPU. ``f`` is a function of a
     module, ``items`` are small and plain, and ``tensors`` lie on the device of the rank while it computes. Raises
-    ``RankFailed`` where ``f`` fails on another rank.
+    ``RankFailed`` where ``f`` fails on another rank, and inside of ``from_first`` ``Interrupted`` where a signal waits
+    on any.
     """
+    if _device is not None:
+        interrupt.check()
     if _device is None or world_size() == 1:
         return _computed(f, items, tensors, _device or torch.device("cpu"))
     dist.broadcast_object_list([(f, items, [(t.shape, t.dtype) for t in tensors])], src=0)
@@ -219,9 +283,11 @@ def share(f: Callable[..., Sequence[Tensor]], items: Sequence[Any], *tensors: Te
         own = _computed(f, items[:: world_size()], sent, _device)
     except Exception as error:
         own = error
-    parts = _collected(own)
+    parts, number = _collected(own)
     if isinstance(own, Exception):
         raise own
+    if number:
+        interrupt.end(number)
     for r, part in enumerate(parts):
         if isinstance(part, str):
             raise RankFailed(f"rank {r} failed: {part}")
@@ -253,12 +319,13 @@ def _work(device: torch.device) -> None:
         _collected(own)
 
 
-def _collected(own: list[list[Tensor]] | Exception) -> list[Any]:
-    """What every rank has computed, on rank 0; the text of an error in place of what there is not."""
-    parts: list[Any] = [None] * world_size()
+def _collected(own: list[list[Tensor]] | Exception) -> tuple[list[Any], int]:
+    """What every rank has computed, on rank 0, the text of an error in place of what there is not; and the signal that
+    waits on any."""
+    parts: list[Any] = [(None, 0)] * world_size()
     given = f"{type(own).__name__}: {own}" if isinstance(own, Exception) else own
-    dist.gather_object(given, parts if rank() == 0 else None, dst=0)
-    return parts
+    dist.gather_object((given, interrupt.held()), parts if rank() == 0 else None, dst=0)
+    return [part for part, _ in parts], max(number for _, number in parts)
 
 
 def _computed(

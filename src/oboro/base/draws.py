@@ -6,6 +6,8 @@ from typing import Literal, Self
 import torch
 from torch import Tensor
 
+from oboro.base.errors import UserError
+
 # Training noise of a batch that several ranks or micro-batches share: that of one process, or new in each of them.
 Noise = Literal["global", "per_rank"]
 
@@ -24,7 +26,7 @@ class BatchGenerator(torch.Generator):
     """
 
     def __new__(cls, whole: torch.Generator, own: int, rows: Tensor, size: int) -> Self:
-        return super().__new__(cls, whole.device)
+        return super().__new__(cls, whole.device)  # type: ignore[call-arg]  # torch declares __init__ alone
 
     def __init__(self, whole: torch.Generator, own: int, rows: Tensor, size: int):
         self.manual_seed(own)
@@ -59,6 +61,9 @@ def _drawn(draw: Callable[..., Tensor], shape: Sequence[int], generator: torch.G
 
 
 def check_rows(n: int, rows: Tensor) -> None:
-    """Raises ``ValueError`` for draws of a number of samples that the micro-batch does not have."""
+    """Raises ``UserError`` for draws of a number of samples that the micro-batch does not have."""
     if n != len(rows):
-        raise ValueError(f"draws for {n} samples in a micro-batch of {len(rows)}: whose they are is not known")
+        raise UserError(
+            f"{n} samples are drawn for, and the data module says that {len(rows)} of the batch are in this "
+            "micro-batch; correct its rows(), or set task.noise=per_rank."
+        )

@@ -3,6 +3,7 @@ or ends in a traceback."""
 
 import re
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Annotated, Any, Literal, Union
 
 from annotated_types import Ge, Predicate
@@ -44,6 +45,23 @@ def known_strategy(name: str) -> bool:
     return name == "auto" or name in StrategyRegistry.available_strategies()
 
 
+def duration(text: str) -> bool:
+    """days, hours, minutes and seconds in quotes, "00:12:00:00\""""
+    return bool(re.fullmatch(r"\d+:\d\d:\d\d:\d\d", text)) and bool(seconds_of(text))
+
+
+def units(time: Mapping[str, float]) -> bool:
+    """some of weeks, days, hours, minutes and seconds"""
+    return set(time) <= {"weeks", "days", "hours", "minutes", "seconds"} and any(time.values())
+
+
+def seconds_of(time: str | Mapping[str, float] | None) -> float | None:
+    """Of a ``max_time`` of Lightning's, "DD:HH:MM:SS" or the arguments of a ``timedelta``; None without one."""
+    if isinstance(time, str):
+        time = dict(zip(("days", "hours", "minutes", "seconds"), map(int, time.split(":")), strict=True))
+    return None if time is None else timedelta(**time).total_seconds()
+
+
 Devices = Count | Literal["auto", -1, "-1"] | list[CountOrNone] | Annotated[str, Predicate(numbered)]
 NARROWER: dict[str, Any] = {
     "accelerator": Accelerator,
@@ -55,6 +73,7 @@ NARROWER: dict[str, Any] = {
     "min_steps": CountOrNone | None,
     "max_epochs": Count | Literal[-1] | None,
     "min_epochs": CountOrNone | None,
+    "max_time": Annotated[str, Predicate(duration)] | Annotated[dict[str, NonNegative], Predicate(units)] | None,
     "limit_train_batches": Count | PositiveShare | None,
     "limit_val_batches": CountOrNone | Share | None,
     "overfit_batches": CountOrNone | Share,

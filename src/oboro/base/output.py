@@ -27,6 +27,15 @@ def output_folder(name: str) -> str:
     return name
 
 
+def new_folder(name: str) -> str:
+    """``output_folder`` without anything in it: what an earlier command left there would pass for a part of what is
+    written. Raises ``UserError``."""
+    path = Path(output_folder(name)).expanduser()
+    if path.is_dir() and (there := next(path.iterdir(), None)):
+        raise UserError(f"{name} has {there.name} in it already; give a new folder, or remove what is there.")
+    return name
+
+
 def checked(name: str, what: str) -> Path:
     """The path. Raises ``UserError`` where a file system takes no such name."""
     path = Path(name).expanduser()

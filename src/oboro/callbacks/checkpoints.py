@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -41,15 +42,24 @@ class Checkpoints(Evaluation):
         self._compared_at = -1
         self._digests: dict[str, tuple[tuple, str]] = {}
 
+    def on_train_start(self, trainer: Trainer, task: Task) -> None:
+        """The first checkpoint is that of the start where a run may have to go back to it."""
+        super().on_train_start(trainer, task)
+        self._compared_at = -1  # a run that has gone back comes by its steps again
+        if task.guard.divergence.goes_back and task.last_checkpoint is None:
+            self.evaluate(trainer, task)
+
     def on_train_batch_end(self, trainer: Trainer, task: Task, outputs: Any, batch: Any, batch_idx: int) -> None:
-        start = time.perf_counter()
-        self._keep_best(trainer)
-        self.seconds += time.perf_counter() - start
+        self.keep_best(trainer)
         super().on_train_batch_end(trainer, task, outputs, batch, batch_idx)
 
-    def _keep_best(self, trainer: Trainer) -> None:
+    def on_train_end(self, trainer: Trainer, task: Task) -> None:
+        self.keep_best(trainer)
+        super().on_train_end(trainer, task)
+
+    def keep_best(self, trainer: Trainer) -> None:
         """Compare what was measured at this step, once."""
-        step = trainer.global_step
+        start, step = time.perf_counter(), trainer.global_step
         measures = [c for c in trainer.callbacks if isinstance(c, MetricEvaluation) and c.measured_at == step]
         objective = next((c.objective for c in measures if c.objective), None)
         if objective is None or step == self._compared_at:
@@ -59,12 +69,14 @@ class Checkpoints(Evaluation):
         if self.measure not in (None, name):  # values of another metric are no rivals
             self.best = float("inf")
         self.measure = name
-        if value < self.best:
+        if isfinite(value) and value < self.best:
             self.best = value
             self._save(trainer, "best.ckpt")
+        self.seconds += time.perf_counter() - start
 
     def evaluate(self, trainer: Trainer, task: Task) -> None:
         self._save(trainer, "last.ckpt")
+        task.last_checkpoint = self.folder / "last.ckpt", trainer.global_step
 
     def _save(self, trainer: Trainer, name: str) -> None:
         partial = self.folder / f"{name}.partial"

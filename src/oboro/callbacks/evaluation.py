@@ -3,6 +3,7 @@
 import logging
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -10,27 +11,36 @@ from typing import Any
 import torch
 from lightning import Callback, Trainer
 
+from oboro.base import distributed
 from oboro.base.errors import UserError
 from oboro.base.ranges import CountOrNone
+from oboro.base.remark import remark
 from oboro.evaluate.result import Result, protocol_line, values_line
+from oboro.extractor import Extractor, Joint
 from oboro.logger import log_result
+from oboro.metrics import Metric
 from oboro.task import Task
 
 log = logging.getLogger(__name__)
 
 
 class Evaluation(Callback, ABC):
-    """Calls ``evaluate`` after steps ``every_n_steps``, 2 ``every_n_steps``, … and after the last one, on all ranks.
+    """Calls ``evaluate`` after steps ``every_n_steps``, 2 ``every_n_steps``, … and after the last one, whatever ends
+    the run, on all ranks.
 
     ``every_n_steps = 0`` leaves only the last one. ``seconds`` is the time spent, so that throughput can exclude it.
+    An error on one rank is one on all. It ends training, or, without ``stop_on_error``, is shown, and training goes on
+    as if nothing had been evaluated.
     """
+
+    stop_on_error: bool = True
 
     folder: Path | None = None  # where files are written to, of those that write
 
     def __init__(self, every_n_steps: CountOrNone):
         self.every_n_steps = every_n_steps
         self.seconds = 0.0
-        self._evaluated_at = -1
+        self.evaluated_at = -1
 
     @abstractmethod
     def evaluate(self, trainer: Trainer, task: Task) -> None:
@@ -52,20 +62,47 @@ class Evaluation(Callback, ABC):
 
     def on_train_start(self, trainer: Trainer, task: Task) -> None:
         """A run that goes on from a checkpoint has done what was due at its step."""
-        self._evaluated_at = trainer.global_step
+        self.evaluated_at = trainer.global_step
 
     def due(self, trainer: Trainer) -> bool:
-        """Whether it happens after the step that was taken."""
+        """Whether it happens after the step that was taken, as far as is known before the next one: what ends a run
+        early may come later."""
         step = trainer.global_step
         return step == trainer.max_steps or (self.every_n_steps > 0 and step > 0 and step % self.every_n_steps == 0)
 
     def on_train_batch_end(self, trainer: Trainer, task: Task, outputs: Any, batch: Any, batch_idx: int) -> None:
-        step = trainer.global_step
-        if self.due(trainer) and step != self._evaluated_at:  # with gradient accumulation a step has several batches
-            self._evaluated_at = step
+        if self.due(trainer):
+            self.evaluate_once(trainer, task)
+
+    def on_train_end(self, trainer: Trainer, task: Task) -> None:
+        """The last step of a run that ends early."""
+        if trainer.global_step > 0:
+            self.evaluate_once(trainer, task)
+
+    def evaluate_once(self, trainer: Trainer, task: Task) -> None:
+        """Unless it was done at this step; with gradient accumulation a step has several batches."""
+        if trainer.global_step != self.evaluated_at:
             start = time.perf_counter()
-            self.evaluate(trainer, task)
+            self.attempt(trainer, task)
+            self.evaluated_at = trainer.global_step
             self.seconds += time.perf_counter() - start
+
+    def attempt(self, trainer: Trainer, task: Task) -> None:
+        """``evaluate``, on all ranks or on none."""
+        try:
+            with distributed.together():
+                self.evaluate(trainer, task)
+        except Exception as error:
+            if self.stop_on_error:
+                raise
+            self.fail()
+            log.info("what failed:", exc_info=error)
+            reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+            step = trainer.global_step
+            remark(f"{type(self).__name__} failed after step {step} and training goes on without it: {reason}")
+
+    def fail(self) -> None:
+        """What is left of an evaluation that failed."""
 
 
 class SampleEvaluation(Evaluation, ABC):
@@ -102,10 +139,23 @@ class MetricEvaluation(Evaluation, ABC):
     """An evaluation that measures: ``latest`` is the last result, at the step ``measured_at``; its first number decides
     which checkpoint is best."""
 
+    extractor: Extractor | Joint
+    metrics: Mapping[str, Metric]
+    images: int  # how many are measured
+
     def __init__(self, every_n_steps: CountOrNone):
         super().__init__(every_n_steps)
         self.latest: Result | None = None
         self.measured_at = -1  # the step of ``latest``
+
+    def fail(self) -> None:
+        """An older result is none of the weights that a run ends with."""
+        self.latest, self.measured_at = None, -1
+
+    def gives(self, name: str) -> bool:
+        """Whether it measures a number of this name, as far as that is known before."""
+        ends = [f"_{part.name}_{self.images}" for part in self.extractor.parts]
+        return bool(self.metrics) and name.endswith(tuple(ends))
 
     @property
     def objective(self) -> tuple[str, float] | None:

@@ -29,8 +29,10 @@ class ReconstructionMetrics(CodecEvaluation, MetricEvaluation):
         every_n_steps: CountOrNone,
         n: Several | None = None,
         chunk: Count = 100,
+        stop_on_error: bool = True,
     ):
         super().__init__(every_n_steps)
+        self.stop_on_error = stop_on_error
         check_images(self, n, chunk)
         self.chunk = chunk
         self.extractor = extractor
@@ -43,6 +45,7 @@ class ReconstructionMetrics(CodecEvaluation, MetricEvaluation):
         self._rows = spread(self.n, len(data.validation))
         if self.metrics and len(self._rows) < 2:
             raise UserError("no images are held out to be reconstructed; set data.validation=1000, or metrics=[].")
+        self.images = len(self._rows)
         self._evaluator = Evaluator(self.extractor, self.metrics, data)
         self._evaluator.check({"label"} if data.num_classes else set(), len(self._rows))
         self._evaluator.prepare()

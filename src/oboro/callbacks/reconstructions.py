@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from lightning import Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 
 from oboro.base.ranges import Count, CountOrNone
 from oboro.callbacks.evaluation import CodecEvaluation, check_images
 from oboro.evaluate.reconstruction import reconstructions, spread
+from oboro.logger import log_picture
 from oboro.report.pictures import pairs_picture
 from oboro.task import Autoencoder
 
@@ -18,8 +18,11 @@ class Reconstructions(CodecEvaluation):
     """``n`` held-out images above their reconstructions by the averaged weights: ``folder/step-XXXXXXXX.png`` and
     TensorBoard's ``reconstructions``. Training images where none are held out."""
 
-    def __init__(self, folder: str, every_n_steps: CountOrNone, n: Count = 16, chunk: Count = 100):
+    def __init__(
+        self, folder: str, every_n_steps: CountOrNone, n: Count = 16, chunk: Count = 100, stop_on_error: bool = True
+    ):
         super().__init__(every_n_steps)
+        self.stop_on_error = stop_on_error
         check_images(self, n, chunk)
         self.n = n
         self.chunk = chunk
@@ -35,7 +38,4 @@ class Reconstructions(CodecEvaluation):
             picture = pairs_picture(data.modality, images[torch.tensor(rows)], made)
             self.folder.mkdir(parents=True, exist_ok=True)
             picture.save(self.folder / f"step-{trainer.global_step:08d}.png")
-            for logger in trainer.loggers:
-                if isinstance(logger, TensorBoardLogger):
-                    pixels = np.asarray(picture.convert("RGB"))
-                    logger.experiment.add_image("reconstructions", pixels, trainer.global_step, dataformats="HWC")
+            log_picture(trainer.loggers, "reconstructions", np.asarray(picture.convert("RGB")), trainer.global_step)

@@ -4,14 +4,13 @@ from pathlib import Path
 
 import numpy as np
 from lightning import Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
-from PIL import Image
 from torch import Tensor
 
 from oboro.base import distributed
 from oboro.base.errors import UserError
 from oboro.base.ranges import Count, CountOrNone, Seed
 from oboro.callbacks.evaluation import SampleEvaluation
+from oboro.logger import log_picture
 from oboro.report.pictures import samples_picture
 from oboro.task import Diffusion
 
@@ -20,8 +19,17 @@ class SampleGrid(SampleEvaluation):
     """Samples 0..n-1 of the averaged weights at a fixed seed, class i mod num_classes or text i mod their number:
     ``folder/step-XXXXXXXX.png`` and TensorBoard's ``samples``."""
 
-    def __init__(self, folder: str, every_n_steps: CountOrNone, n: Count = 64, seed: Seed = 0, chunk: Count = 100):
+    def __init__(
+        self,
+        folder: str,
+        every_n_steps: CountOrNone,
+        n: Count = 64,
+        seed: Seed = 0,
+        chunk: Count = 100,
+        stop_on_error: bool = True,
+    ):
         super().__init__(every_n_steps)
+        self.stop_on_error = stop_on_error
         if n < 1 or chunk < 1:
             raise UserError(
                 f"{n} samples in chunks of {chunk} make no picture; set callbacks.sample_grid.n=1 or more and "
@@ -47,10 +55,4 @@ class SampleGrid(SampleEvaluation):
             picture = samples_picture(modality, samples, texts, task.conditioner.num_classes)
             self.folder.mkdir(parents=True, exist_ok=True)
             picture.save(self.folder / f"step-{trainer.global_step:08d}.png")
-            self._to_tensorboard(trainer, picture)
-
-    def _to_tensorboard(self, trainer: Trainer, picture: Image.Image) -> None:
-        pixels = np.asarray(picture.convert("RGB"))
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_image("samples", pixels, trainer.global_step, dataformats="HWC")
+            log_picture(trainer.loggers, "samples", np.asarray(picture.convert("RGB")), trainer.global_step)

@@ -30,8 +30,10 @@ class SampleMetrics(SampleEvaluation, MetricEvaluation):
         n: Several = 2000,
         seed: Seed = 0,
         chunk: Count = 100,
+        stop_on_error: bool = True,
     ):
         super().__init__(every_n_steps)
+        self.stop_on_error = stop_on_error
         if n < 2 or chunk < 1:
             raise UserError(
                 f"{n} samples in chunks of {chunk} measure nothing; set callbacks.sample_metrics.n=2 or more and "
@@ -39,6 +41,7 @@ class SampleMetrics(SampleEvaluation, MetricEvaluation):
             )
         self.extractor = extractor
         self.metrics = metrics
+        self.images = n
         self.protocol = Protocol(n=n, seed=seed, chunk=min(chunk, n))
 
     def on_fit_start(self, trainer: Trainer, task: Diffusion) -> None:

@@ -33,6 +33,8 @@ class Snapshots(Evaluation):
             self.every_n_steps = max(1, trainer.max_steps // SNAPSHOTS)
 
     def evaluate(self, trainer: Trainer, task: Task) -> None:
+        for profile in self.stds:
+            task.check_averages(profile)
         if trainer.is_global_zero:
             self.folder.mkdir(parents=True, exist_ok=True)
             state = task.ema.state_dict(task.learned)

@@ -79,7 +79,8 @@ def claim_run(config: DictConfig, command: str) -> None:
     elif going_on == AUTO:
         raise FolderFound(folder)
     own(folder, command, going_on, overwrite, OmegaConf.to_container(config.hydra.overrides.task))
-    if going_on and (folder / RECORD / "config.yaml").is_file() and CLOCK not in named:
+    began = (folder / RECORD / "config.yaml").is_file()
+    if going_on and began and CLOCK not in named and config.hydra.output_subdir == RECORD:
         with read_write(config.hydra), open_dict(config.hydra):
             config.hydra.output_subdir = f"{RECORD}/resumed"  # how the run began stays
 
@@ -115,7 +116,7 @@ def claim_sweep(config: DictConfig, command: str) -> None:
     """Own the folder of a sweep. Raises ``UserError`` where it has a run or a sweep already."""
     if os.environ.get("LOCAL_RANK", "0") != "0":
         return  # a rank of a job that runs within the process of the sweep
-    if processes(config, command) > 1:
+    if not alone(command, config) and started_together() > 1:
         raise UserError("a sweep starts its jobs by itself; start it once, without torchrun or srun")
     named, folder = written(config, "sweep"), resolved(config, "sweep")
     going_on, overwrite = config.get("resume"), bool(config.get("overwrite"))
@@ -161,7 +162,7 @@ def claimed(command: str, config: DictConfig) -> Iterator[None]:
 
 def written(config: DictConfig, mode: str) -> str:
     """``hydra.run.dir`` or ``hydra.sweep.dir``, before what it interpolates."""
-    return str(OmegaConf.to_container(config.hydra[mode], resolve=False)["dir"])  # type: ignore[call-overload,index]
+    return str(OmegaConf.to_container(config.hydra[mode], resolve=False)["dir"])
 
 
 def resolved(config: DictConfig, mode: str) -> Path:
@@ -197,13 +198,18 @@ def made(folder: Path) -> None:
 
 
 def processes(config: DictConfig, command: str) -> int:
-    """How many processes other programs started for this one run: torchrun, srun, or a user on several hosts."""
+    """How many processes others start for this one run: torchrun, srun, or a user on several hosts."""
     if alone(command, config):
         return 1
+    nodes = config.trainer.get("num_nodes", 1) if command == "train" else 1
+    return max(started_together(), nodes if isinstance(nodes, int) else 1)
+
+
+def started_together() -> int:
+    """How many processes torchrun or srun has started with this one."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
         return int(os.environ.get("WORLD_SIZE", "1"))
-    nodes = config.trainer.get("num_nodes", 1) if command == "train" and "trainer" in config else 1
-    return max(int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")), nodes if isinstance(nodes, int) else 1)
+    return int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
 
 
 def alone(command: str, config: DictConfig) -> bool:

@@ -8,7 +8,7 @@ from hydra.errors import HydraException, InstantiationException
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from oboro.base.command import as_typed
-from oboro.base.errors import UserError
+from oboro.base.errors import UserError, first_line, is_out_of_memory
 from oboro.cli.options import SEVERAL, folders, meant, options
 from oboro.cli.unknown_key import explain_key
 
@@ -27,6 +27,8 @@ def explain(error: BaseException) -> str | None:
         if isinstance(cause, OSError) and cause.errno in CANNOT_WRITE:
             return f"cannot write {cause.filename}: {cause.strerror}; choose another folder with hydra.run.dir=..."
         cause = cause.__cause__  # not __context__: a defect met while an error was handled is a defect
+    if is_out_of_memory(error):
+        return f"memory ran out ({first_line(error)}); use a device with more, or compute less at once, chunk=..."
     text = " ".join(str(error).split())
     if type(error).__name__ == "MisconfigurationException":  # of Lightning, which may not be imported yet
         return text

@@ -43,25 +43,29 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class Contents:
-    """What a folder holds: its state, the command that ran, when it started, the last step that was logged."""
+    """What a folder holds: its state, the command that wrote there, the names of what it wrote, when it started (None
+    where nothing says that it ran), the last step that was logged."""
 
     state: State
     command: str | None = None
+    files: tuple[str, ...] = ()
     started: str | None = None
     step: int | None = None
 
     @property
-    def run(self) -> str:
-        """In words: a run of 2026-01-31 12:00, logged up to step 300."""
-        when = f" of {self.started}" if self.started else ""
-        return f"a run{when}" + (f", logged up to step {self.step}" if self.step is not None else "")
+    def words(self) -> str:
+        """``a run of train (2026-01-31 12:00, logged up to step 300)``; of files without a run their names."""
+        if self.started is None:
+            return f"{', '.join(self.files)} already, which {self.command} writes"
+        step = f", logged up to step {self.step}" if self.step is not None else ""
+        return f"a run of {self.command} ({self.started}{step})"
 
 
 def contents(folder: Path, command: str) -> Contents:
     """What ``folder`` holds, as ``command`` has to know it."""
     if is_running(folder):
         record = read_record(folder)
-        return Contents(State.RUNNING, record and record.command, record and record.since)
+        return Contents(State.RUNNING, record and record.command, (), record and record.since)
     return remains(folder, command)
 
 
@@ -72,7 +76,8 @@ def remains(folder: Path, command: str) -> Contents:
     if ran is None:
         return Contents(State.EMPTY)
     state = State.FINISHED if record is not None and record.finished else State.USED
-    return Contents(state, ran, record.since if record else date_of(folder), last_step(folder))
+    started = record.since if record else date_of(folder, ran)
+    return Contents(state, ran, tuple(written(folder, ran)), started, last_step(folder))
 
 
 def ordered(command: str, record: Record | None) -> list[str]:
@@ -84,7 +89,11 @@ def ordered(command: str, record: Record | None) -> list[str]:
 def wrote(folder: Path, name: str, command: str) -> bool:
     """Whether the command ``name`` has left files in ``folder``."""
     known = name == command or (folder / f"{name}.log").exists()
-    return known and any(has_files(folder / entry) for entry in WRITES[name])
+    return known and any(True for _ in written(folder, name))
+
+
+def written(folder: Path, name: str) -> Iterator[str]:
+    return (entry for entry in WRITES[name] if has_files(folder / entry))
 
 
 def has_files(path: Path) -> bool:
@@ -94,9 +103,9 @@ def has_files(path: Path) -> bool:
     return any(files for _, _, files in os.walk(path))
 
 
-def date_of(folder: Path) -> str | None:
-    """When a run without a record of its own started: its configuration was written."""
-    for path in (folder / RECORD / "config.yaml", folder):
+def date_of(folder: Path, command: str) -> str | None:
+    """When a run without a record of its own started; None where it left neither configuration nor log."""
+    for path in (folder / RECORD / "config.yaml", folder / f"{command}.log"):
         if path.exists():
             return datetime.fromtimestamp(path.stat().st_mtime).isoformat(" ", timespec="minutes")
     return None
@@ -143,14 +152,14 @@ def refuse_used(folder: Path, command: str, going_on: str | None, overwrite: boo
     if held.state is State.EMPTY:
         return
     if held.command != command:
-        raise UserError(f"{folder} has {held.run} of {held.command}, and a folder is for one run; {ANOTHER}")
+        raise UserError(f"{folder} has {held.words}, and a folder is for one run; {ANOTHER}")
     if overwrite or going_on == "auto" or (going_on is not None and belongs(going_on, folder)):
         return
     room = f"overwrite=true to start over (what is there moves to {ASIDE})"
     if going_on is not None:
-        raise UserError(f"{folder} has {held.run}, and resume={going_on} is of another; {ANOTHER}, or add {room}")
+        raise UserError(f"{folder} has {held.words}, and resume={going_on} is of another; {ANOTHER}, or add {room}")
     ways = f"resume=auto to go on, {room}" if command == "train" else room
-    raise UserError(f"{folder} has {held.run} of {command}; add {ways}, or {ANOTHER}")
+    raise UserError(f"{folder} has {held.words}; add {ways}, or {ANOTHER}")
 
 
 def belongs(checkpoint: str, folder: Path) -> bool:

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from subprocess import Popen, TimeoutExpired
 from typing import NoReturn
 
+from oboro.base import interrupt
 from oboro.base.errors import UserError
 
 FAILED = 1
@@ -35,7 +36,7 @@ def look_after(processes: Sequence[Popen]) -> None:
 
 def _observe() -> None:
     while not _over.wait(POLL):
-        failed = failure()
+        failed = None if interrupt.ends() else failure()
         if failed is not None and not _over.wait(GRACE):  # in a collective that does not notice
             end_all(f"{failed}, and the others cannot go on without it")
 
@@ -59,10 +60,15 @@ def looked_after() -> Iterator[None]:
         if failed is not None and _is_of_others(error):
             raise UserError(f"{failed}, and the others cannot go on without it") from error
         raise
+    except interrupt.Interrupted:
+        for process in _started:  # that may not have met the signal
+            with contextlib.suppress(ProcessLookupError):
+                process.terminate()
+        raise
     finally:
         _over.set()
         _await_end(GRACE)
-        _end()
+        kill_ranks()
 
 
 @contextlib.contextmanager
@@ -115,7 +121,7 @@ def _await_end(seconds: float) -> None:
             process.wait(max(0.0, last - time.monotonic()))
 
 
-def _end() -> None:
+def kill_ranks() -> None:
     """By SIGKILL, which a process in a collective, or one that is stopped, cannot miss."""
     for process in _started:
         with contextlib.suppress(ProcessLookupError):
@@ -128,7 +134,7 @@ def end_all(message: str, first: bool = False) -> NoReturn:
     """``error: <message>.``, and the end of this process and of the ranks that it started; with ``first``, of the one
     that started it, too."""
     print(f"error: {message}.", file=sys.stderr, flush=True)
-    _end()
+    kill_ranks()
     if first and is_started_rank():
         os.kill(os.getppid(), signal.SIGKILL)
     os._exit(FAILED)

@@ -145,7 +145,7 @@ def place_of(group: str, package: str | None) -> str:
 def chosen_by(group: str, name: str) -> dict[str, str]:
     """The options that the option ``group=name`` chooses, and those that it includes, by their places."""
     file = next((f for folder in folders() if (f := folder / group / f"{name}.yaml").is_file()), None)
-    entries = (yaml.safe_load(file.read_text()) or {}).get("defaults", []) if file else []
+    entries = (yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get("defaults", []) if file else []
     named: dict[str, str] = {}
     for entry in entries:
         if entry == "_self_":
@@ -192,7 +192,7 @@ def wiring(kind: str) -> dict[str, Place]:
         elif isinstance(node, str) and (match := VALUE.fullmatch(node)):
             keys[match.group(1)] = place
 
-    walk(yaml.safe_load(file.read_text())["task"], ())
+    walk(yaml.safe_load(file.read_text(encoding="utf-8"))["task"], ())
     return keys
 
 

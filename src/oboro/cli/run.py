@@ -7,6 +7,7 @@ starts, ``oboro.cli.init`` for ``init=PATH``, ``oboro.cli.benchmark`` when a swe
 """
 
 import inspect
+import io
 import logging
 import os
 import re
@@ -15,6 +16,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import copy_context
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
@@ -26,6 +28,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from oboro import sweep
+from oboro.base import interrupt
 from oboro.base.command import as_typed, import_from_here
 from oboro.base.errors import UserError
 from oboro.base.grammar import quoted, values
@@ -37,7 +40,7 @@ from oboro.cli.claim import AUTO, FolderFound, Refused, claimed
 from oboro.cli.ending import ending, is_first_process, sentence
 from oboro.cli.help import overview
 from oboro.cli.options import CONF, choosing
-from oboro.cli.ranks import looked_after
+from oboro.cli.ranks import kill_ranks, looked_after
 from oboro.cli.running import LOCK, release_all
 from oboro.restore.trust import trusted_words, trusting
 
@@ -57,7 +60,7 @@ def run(name: str) -> None:
     parser.error = unknown_flag  # in place of argparse's own report
     traceback = "debug=default" in sys.argv or "traceback=true" in sys.argv or "HYDRA_FULL_ERROR" in os.environ
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come to us instead of Hydra's own report
-    logging.raiseExceptions = False  # a closed stdout is not for logging to report, but for ``ending``
+    logging.raiseExceptions = False  # what cannot be logged is no reason for a traceback
     with ending(traceback):
         sys.argv[1:] = choosing(for_hydra(sys.argv[1:]))
         flags = parser.parse_args(sys.argv[1:])
@@ -76,7 +79,8 @@ def run(name: str) -> None:
         main = hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(job(name, kept))
         try:
             with trusting(packages):
-                compose_and_run(name, main, runs=not (flags.cfg or flags.info))
+                # in a context of its own: what resume=auto chose ends with the command
+                copy_context().run(compose_and_run, name, main, not (flags.cfg or flags.info))
         except Refused as refused:
             raise refused.error from None
         finally:
@@ -128,6 +132,7 @@ def job(name: str, kept: Sequence[Path]) -> Callable[[DictConfig], None]:
         shown = config.get("traceback") or HydraConfig.get().mode == RunMode.MULTIRUN
         with (
             ending(shown),
+            interrupt.handled(speaks=is_first_process(), at_once=kill_ranks),
             claimed(name, config),
             without_an_empty_folder(name, kept),
             trusting(config.get("trust")),
@@ -158,7 +163,7 @@ def without_an_empty_folder(name: str, kept: Sequence[Path]) -> Iterator[None]:
     it is among those ``kept``, which were there before; and that of its day."""
     try:
         yield
-    except Exception:
+    except (Exception, interrupt.Interrupted):
         folder = Path(HydraConfig.get().runtime.output_dir)
         before = any(folder.samefile(other) for other in kept)
         if (
@@ -180,8 +185,10 @@ class OneLine(logging.Formatter):
 
 
 def plain_terminal() -> None:
-    """Of what is logged the terminal shows warnings and worse, on stderr."""
+    """Of what is logged the terminal shows warnings and worse, on stderr; the file is UTF-8 wherever it is written."""
     for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.FileHandler) and isinstance(handler.stream, io.TextIOWrapper):
+            handler.stream.reconfigure(encoding="utf-8", errors="backslashreplace")
         if type(handler) is logging.StreamHandler:
             handler.setLevel(logging.WARNING)
             handler.setStream(sys.stderr)

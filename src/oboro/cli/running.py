@@ -20,7 +20,7 @@ from oboro.base.json_text import json_text, read_json
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+    fcntl = None
 
 LOCK = ".running"
 PATIENCE = 1.0  # seconds that a lock is tried for: who looks at it holds it for an instant

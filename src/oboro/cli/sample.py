@@ -16,6 +16,7 @@ from torch import Tensor
 
 from oboro.base.errors import UserError
 from oboro.base.json_text import json_text
+from oboro.base.memory import Parts
 from oboro.cli.device import as_trained, check_device, resolve_precision
 from oboro.cli.launcher import care_for
 from oboro.cli.settings import Sampling, check_settings
@@ -34,6 +35,7 @@ from oboro.restore.checkpoint import forget_checkpoint, load_checkpoint
 from oboro.restore.merge import merged, with_adapter
 from oboro.restore.rebuild import build_task
 from oboro.task import Diffusion, contradictions, remarks
+from oboro.task.task import rows_of
 
 
 def start(config: DictConfig, devices: int, precision: str) -> Fabric:
@@ -197,11 +199,6 @@ def condition(task: Diffusion, batch: dict[str, Any]) -> Condition:
     return replace(cond, away={s.name: s.signal({"caption": batch["negative"]}) for s in text_readers(task)})
 
 
-def rows_of(batch: dict[str, Any], ids: list[int]) -> dict[str, Any]:
-    """The samples ``ids`` of a batch of tensors and lists."""
-    return {key: value[ids] if torch.is_tensor(value) else [value[i] for i in ids] for key, value in batch.items()}
-
-
 @contextmanager
 def watching(config: DictConfig, task: Diffusion, chunks: int) -> Iterator[Callable[[int], Watch]]:
     """A progress bar of network evaluations on stderr, and the previews; the block asks for the watch of each chunk."""
@@ -228,17 +225,22 @@ def watching(config: DictConfig, task: Diffusion, chunks: int) -> Iterator[Calla
 
 def draw(config: DictConfig, task: Diffusion, fabric: Fabric, batch: dict[str, Any], folder: Path) -> Tensor:
     """Stored samples (n, C, ...), each written to ``folder`` as soon as its chunk is done."""
-    chunk, drawn = min(config.chunk, config.n), []
+    chunk, drawn, parts = min(config.chunk, config.n), [], Parts()
     starts = range(0, config.n, chunk)
     with task.averaged(average(config)), watching(config, task, len(starts)) as watch_of:
         for k, first in enumerate(starts):
             ids = list(range(first, min(first + chunk, config.n)))
             # Every chunk has the same shape: from n = chunk on, sample i does not change with n, to the last bit.
             padded = [*ids, *[ids[-1]] * (chunk - len(ids))]
-            cond = condition(task, rows_of(batch, padded))
-            with fabric.autocast():
-                x = task.generate(padded, config.seed, cond, task.modality.shape, watch_of(k))[: len(ids)]
-            samples = task.modality.to_stored(x).cpu()
+            watch = watch_of(k)
+
+            def stored(part: list[int], watch: Watch = watch) -> Tensor:
+                with fabric.autocast():
+                    cond = condition(task, rows_of(batch, part))
+                    x = task.generate(part, config.seed, cond, task.modality.shape, watch)
+                return task.modality.to_stored(x).cpu()
+
+            samples = parts.rows(stored, padded)[: len(ids)]
             for i, one in zip(ids, samples, strict=True):
                 task.modality.write(one, folder / f"{i:06d}")
             drawn.append(samples)

@@ -14,14 +14,18 @@ from omegaconf import DictConfig, OmegaConf
 
 from oboro.base.environment import from_environment
 from oboro.base.errors import UserError
+from oboro.base.lightning_trainer import seconds_of
 from oboro.base.paths import with_absolute_paths
 from oboro.base.secret import visible, without_secrets
 from oboro.callbacks.checkpoints import in_order
 from oboro.callbacks.evaluation import MetricEvaluation
+from oboro.callbacks.run_end import RunEnd
 from oboro.cli.auto import choice
 from oboro.cli.claim import AUTO
 from oboro.cli.device import check_device, resolve_precision
 from oboro.cli.ending import is_first_process
+from oboro.cli.faults import explained
+from oboro.cli.fit import fit
 from oboro.cli.launcher import care_for
 from oboro.cli.resume import check_alone, file_named, wiring
 from oboro.cli.running import mark
@@ -30,7 +34,7 @@ from oboro.cli.settings import Training, check_settings
 from oboro.cli.settle import settle
 from oboro.cli.watchdog import Watchdog
 from oboro.data import DataModule
-from oboro.logger import JSONL
+from oboro.logger import built
 from oboro.report.table import write_result
 from oboro.restore import State, inlined, load_parts
 from oboro.restore.beside import BESIDE, kept
@@ -66,22 +70,24 @@ def train(config: DictConfig) -> None:
     if task.needs_start and not (config.init or config.resume):
         raise UserError("an adapter trains beside weights that are trained already; give init=<a checkpoint>.")
     callbacks = in_order(list(instantiate(chosen_callbacks(plain), _convert_="all").values()))
-    loggers = list(instantiate(plain["logger"], _convert_="all").values())
+    step = None if choice() is None else 0  # a run that begins where one has ended without a checkpoint
     if config.resume:
         check_fits(task, load_checkpoint(config.resume))
-    if config.resume or choice() is not None:
-        for logger in loggers:
-            if isinstance(logger, JSONL):
-                logger.go_on_from(load_checkpoint(config.resume)["global_step"] if config.resume else 0)
+        step = load_checkpoint(config.resume)["global_step"]
+    former = Path(config.resume).parent.parent if config.resume else None
+    loggers = built(plain["logger"], Path(config.output_dir), data.batch_size, step, former)
     settings = in_steps(plain["trainer"], callbacks)
-    callbacks += [Watchdog(config.rank_timeout), SameStart(config.resume)]
+    max_time, min_steps = settings.pop("max_time", None), settings.pop("min_steps", None)
+    end = RunEnd(seconds_of(max_time), min_steps or 0)
+    callbacks += [Watchdog(config.rank_timeout), SameStart(config.resume), end]
     trainer = instantiate(settings, callbacks=callbacks, logger=loggers, _convert_="all")
     care_for(trainer.strategy)
     mark(Path(config.output_dir), finished=False)
-    trainer.fit(task, data, ckpt_path=config.resume, weights_only=True)
+    with explained(trainer, data):
+        fit(trainer, task, data, config.resume)
     measured = [c.latest.numbers for c in callbacks if isinstance(c, MetricEvaluation) and c.latest is not None]
-    if trainer.is_global_zero and measured:
-        write_result(Path(config.output_dir), measured[0])
+    if trainer.is_global_zero and (numbers := [*measured, end.measured][0]):
+        write_result(Path(config.output_dir), numbers)
 
 
 def resolved(config: DictConfig) -> tuple[dict[str, Any], dict[str, State], dict[str, Any]]:
@@ -167,6 +173,7 @@ def in_steps(trainer: dict[str, Any], callbacks: list[Callback]) -> dict[str, An
     """The settings with ``val_check_interval``, which Lightning counts in micro-batches, meant in optimizer steps; a
     run that is shorter than ``log_every_n_steps`` logs at its end, and Lightning's own bar, which counts epochs, never
     shows."""
+    check_ends(trainer)
     interval = trainer["val_check_interval"]
     counted = interval * trainer["accumulate_grad_batches"] if isinstance(interval, int) else interval
     logged, last = trainer["log_every_n_steps"], trainer["max_steps"]
@@ -174,6 +181,21 @@ def in_steps(trainer: dict[str, Any], callbacks: list[Callback]) -> dict[str, An
         logged = min(logged, last)
     bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
     return {**trainer, "val_check_interval": counted, "log_every_n_steps": logged, "enable_progress_bar": bar}
+
+
+def check_ends(trainer: dict[str, Any]) -> None:
+    """Raises ``UserError`` where a run shall end, or not end, after epochs that there are none of, or never."""
+    endless = trainer.get("limit_train_batches") in (None, 1.0) and not trainer.get("overfit_batches")
+    for name in ("max_epochs", "min_epochs"):
+        epochs, steps = trainer.get(name), name.replace("epochs", "steps")
+        if endless and epochs not in (None, -1, 0):
+            raise UserError(
+                f"trainer.{name}={epochs}: the stream of training samples is endless and has no epochs; count in "
+                f"steps, trainer.{steps}=<{epochs} x training samples / data.batch_size>."
+            )
+    least, most = trainer.get("min_steps"), trainer["max_steps"]
+    if least is not None and least > most:
+        raise UserError(f"trainer.min_steps={least} is more than trainer.max_steps={most}; lower it.")
 
 
 def quiet() -> None:

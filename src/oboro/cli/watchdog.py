@@ -32,6 +32,7 @@ class Watchdog(Callback):
         store = distributed.meeting_point(self.seconds)
         if store is None:
             return
+        self._stop = threading.Event()  # a run that has gone back to a checkpoint begins anew
         self._signs = {rank: "" for rank in range(trainer.world_size) if rank != trainer.global_rank}
         for work, *arguments in ((self._exchange, trainer, store), (self._watch, trainer)):
             threading.Thread(target=work, args=arguments, name="watchdog", daemon=True).start()

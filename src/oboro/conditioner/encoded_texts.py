@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from oboro.base import distributed
 from oboro.base.json_text import json_text, parsed
+from oboro.base.memory import Parts
 from oboro.base.remark import remark
-from oboro.data.cache import beside, check_room, writing
+from oboro.data.cache import beside, check_room, empty_array, writing
 from oboro.data.computed import compute_together
 from oboro.data.latents import module_digest
 
@@ -65,12 +66,16 @@ def encoded(encoder: nn.Module, texts: Sequence[str]) -> Iterator[Row]:
 
     Tokens past the end of a text are 0. Chunks have a constant shape, so companions do not change a text's bits.
     """
-    device = next(encoder.parameters()).device
+    device, parts = next(encoder.parameters()).device, Parts()
+
+    def encode(part: list[str]) -> Row:
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+            return encoder.encode_tokens(part)
+
     for start in range(0, len(texts), CHUNK):
         chunk = list(texts[start : start + CHUNK])
         padded = [*chunk, *[chunk[-1]] * (CHUNK - len(chunk))]
-        with torch.no_grad(), torch.autocast(device.type, enabled=False):
-            tokens, mask, pooled = encoder.encode_tokens(padded)
+        tokens, mask, pooled = (torch.cat(column) for column in zip(*parts(encode, padded), strict=True))
         tokens, pooled = tokens.float().masked_fill(~mask[..., None], 0), pooled.float()
         # A view would hold on to all of the chunk.
         yield from ((tokens[i].clone(), mask[i].clone(), pooled[i].clone()) for i in range(len(chunk)))
@@ -153,7 +158,7 @@ def create(final: Path, texts: Sequence[str], encoder: nn.Module, ends: np.ndarr
         check_room(final.parent, needed, "encoded texts", "callbacks.text_cache")
         partial.mkdir()
         for name, shape in shapes.items():
-            np.lib.format.open_memmap(partial / f"{name}.npy", mode="w+", dtype=np.float32, shape=shape).flush()
+            empty_array(partial / f"{name}.npy", shape)
         (partial / "meta.json").write_text(json_text({"length": len(mask)}))
     return partial
 

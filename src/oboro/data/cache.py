@@ -92,18 +92,53 @@ class Cached:
     several: int = 0
 
 
+class Mapped:
+    """``mapped()``: the array in the file ``path``, mapped into memory on first use, and not pickled.
+
+    Raises ``UserError`` where the file is gone or damaged, and where it has become shorter since: reading what is
+    mapped and no longer there would end the process without a word (SIGBUS).
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._array: np.ndarray | None = None
+        self._size = 0
+
+    def __call__(self) -> np.ndarray:
+        try:
+            if self._array is None:
+                self._array = np.asarray(np.load(self.path, mmap_mode="r", allow_pickle=False))
+                self._size = self.path.stat().st_size
+            elif self.path.stat().st_size < self._size:
+                raise ValueError("it has become shorter")
+        except FileNotFoundError as error:
+            if self._array is None:  # else the system keeps what is mapped
+                raise self._lost("it is gone") from error
+        except (OSError, ValueError, EOFError) as error:
+            raise self._lost(str(error)) from error
+        assert self._array is not None
+        return self._array
+
+    def _lost(self, reason: str) -> UserError:
+        return UserError(
+            f"the cache {self.path} was changed while it was read ({reason}); start again with resume=<the run's "
+            "folder>, which makes it anew, and keep others away from data.cache_dir"
+        )
+
+    def __getstate__(self) -> dict:
+        return {"path": self.path, "_array": None, "_size": 0}
+
+
 class SampleArray:
     """Rows of a memory-mapped array: ``array[indices]`` is a fresh tensor of shape (len(indices), C, ...).
 
-    ``name`` is that of the array in the folder: the samples, or their hints. The file is mapped on first use and not
-    pickled, so a copy in a loader worker costs its row numbers alone. ``fingerprint`` identifies these rows of these
-    samples.
+    ``name`` is that of the array in the folder: the samples, or their hints. A copy in a loader worker costs its row
+    numbers alone (``Mapped``). ``fingerprint`` identifies these rows of these samples.
     """
 
     def __init__(self, cached: Cached, rows: np.ndarray, name: str = SAMPLES):
-        self._path = array_path(cached.path, name)
+        self._array = Mapped(array_path(cached.path, name))
         self._rows = np.ascontiguousarray(rows, dtype=np.int64)
-        self._array: np.ndarray | None = None
         self.shape = (len(rows), *(cached.hint_shape if name == HINTS else cached.shape)[1:])
         self.fingerprint = hashlib.sha256(cached.fingerprint.encode() + self._rows.tobytes()).hexdigest()
 
@@ -116,13 +151,8 @@ class SampleArray:
         return self._rows
 
     def __getitem__(self, indices: Tensor | np.ndarray | list[int] | slice | int) -> Tensor:
-        if self._array is None:
-            self._array = np.asarray(np.load(self._path, mmap_mode="r", allow_pickle=False))
         rows = self._rows[indices.cpu().numpy() if isinstance(indices, Tensor) else indices]
-        return torch.from_numpy(np.take(self._array, rows, axis=0))
-
-    def __getstate__(self) -> dict:
-        return {**self.__dict__, "_array": None}
+        return torch.from_numpy(np.take(self._array(), rows, axis=0))
 
 
 def array_path(folder: Path, name: str) -> Path:
@@ -168,6 +198,15 @@ def writing(folder: Path) -> Iterator[None]:
         raise UserError(
             f"cannot write to the cache {folder}: {reason}; set data.cache_dir=<writable folder>"
         ) from error
+
+
+def empty_array(path: Path, shape: tuple[int, ...]) -> None:
+    """An ``.npy`` file of float32, with its room on the disk taken: of what is mapped, a page that finds none ends the
+    process without a word (SIGBUS). Raises ``OSError``."""
+    np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape).flush()
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
 def check_room(folder: Path, needed: int, what: str, callback: str) -> None:

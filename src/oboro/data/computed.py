@@ -7,6 +7,7 @@ from pathlib import Path
 
 from oboro.base import distributed
 from oboro.base.errors import UserError
+from oboro.base.remark import remark
 
 
 def compute_together(
@@ -18,7 +19,14 @@ def compute_together(
     place. Where another run was faster its folder stays, for it holds the same. A failure leaves nothing. Raises
     ``UserError`` where not every rank sees what rank 0 makes, and what the three raise.
     """
-    if not distributed.from_first(whole):
+
+    def usable() -> bool:
+        existed, good = path.exists(), whole()
+        if existed and not good:
+            remark(f"{path} is damaged: it is computed anew")
+        return good
+
+    if not distributed.from_first(usable):
         partial = distributed.from_first(create)
         try:
             with distributed.together():

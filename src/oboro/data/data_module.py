@@ -13,8 +13,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from oboro.base.errors import UserError
+from oboro.base.interrupt import outlive_signals
 from oboro.base.paths import LocalPath
 from oboro.base.ranges import BelowOne, Classes, Count, CountOrNone, Seed
+from oboro.base.remark import remark
 from oboro.data import cache
 from oboro.data.cache import Block, Cached, SampleArray, Source
 from oboro.data.left_out import LeftOut, summary
@@ -155,6 +157,8 @@ class DataModule(LightningDataModule, ABC):
         folder = self._folder(source)
         cached = cache.open_cached(folder)
         if cached is None:
+            if folder.exists():
+                remark(f"the cache {folder} is damaged: the {self.noun} are decoded anew")
             cached = cache.build(folder, self._readable(source.blocks()), self.stored_shape)
         else:
             self._check_readable(cached.shape[0], cached.left_out or ())
@@ -187,7 +191,10 @@ class DataModule(LightningDataModule, ABC):
         self._check_classes(source)
         cached = cache.open_cached(self._folder(source))
         if cached is None:
-            raise RuntimeError("the samples are not in the cache: call prepare_data() before setup()")
+            raise UserError(
+                f"the {self.noun} are not in the cache {self.cache_dir} as they are now: they have changed while they "
+                "were read, or nodes do not share that folder; start again, with data.cache_dir=<a folder of all nodes>"
+            )
         self._check_labels(cached)
         train, held_out = self.divide(cached.shape[0], cached.groups)
         self.fingerprint = cached.fingerprint
@@ -300,6 +307,7 @@ class DataModule(LightningDataModule, ABC):
             collate_fn=_as_is,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
+            worker_init_fn=outlive_signals,
             pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
         )
 

@@ -1,5 +1,6 @@
 """Many encoded pictures of any origin, decoded into blocks of the cache; those that cannot be read are left out."""
 
+import errno
 import io
 import os
 from collections.abc import Iterable, Iterator
@@ -18,6 +19,8 @@ from oboro.data.left_out import UNREADABLE, LeftOut
 from oboro.modality.decode_image import SEVERAL, fit, load_image, warnings_off
 
 _BLOCK = 256
+# Of the machine, and perhaps for a moment: a cache that leaves the picture out would do so for ever.
+NOT_THE_PICTURE = (errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.EINTR, errno.ETIMEDOUT)
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,11 @@ def decoded(
         except UserError:
             raise
         except Exception as error:
+            if isinstance(error, MemoryError) or getattr(error, "errno", None) in NOT_THE_PICTURE:
+                raise UserError(
+                    f"{picture.name} could not be read ({reason(error)}), which says nothing about the picture; start "
+                    "again, and if it stays so, take it out of the data"
+                ) from error
             return reason(error)
 
     rest = iter(pictures)

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from oboro.base import distributed
-from oboro.data.cache import SampleArray, beside, check_room, writing
+from oboro.base.finite import check_finite
+from oboro.base.memory import Parts
+from oboro.data.cache import Mapped, SampleArray, beside, check_room, empty_array, writing
 from oboro.data.computed import compute_together
 from oboro.modality import Modality
 
@@ -37,17 +39,12 @@ class Latents:
 
     def __init__(self, path: Path):
         self.path = path
-        self._array: np.ndarray | None = None
+        self._array = Mapped(path)
 
     def __call__(self, index: Tensor, flip: Tensor | None) -> Tensor:
         """(B, C, ...) of the samples ``index`` (B,), mirrored where ``flip`` (B,) is true."""
-        if self._array is None:
-            self._array = np.load(self.path, mmap_mode="r", allow_pickle=False)
         mirrored = np.zeros(len(index), dtype=np.int64) if flip is None else flip.cpu().numpy().astype(np.int64)
-        return torch.from_numpy(self._array[mirrored, index.cpu().numpy()])
-
-    def __getstate__(self) -> dict:
-        return {**self.__dict__, "_array": None}
+        return torch.from_numpy(self._array()[mirrored, index.cpu().numpy()])
 
 
 def cache_latents(
@@ -94,7 +91,7 @@ def create(path: Path, shape: tuple[int, ...]) -> Path:
     with writing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         check_room(path.parent, 4 * prod(shape), "latents", "callbacks.latent_cache")
-        np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape).flush()
+        empty_array(partial, shape)
     return partial
 
 
@@ -110,16 +107,20 @@ def fill(
 ) -> None:
     """The chunks of this rank."""
     array = np.load(partial, mmap_mode="r+", allow_pickle=False)
-    chunk, finished = min(chunk, len(samples)), 0
+    chunk, finished, parts = min(chunk, len(samples)), 0, Parts()
+
+    def encode(part: list[int]) -> Tensor:
+        x = modality.to_model(samples[torch.tensor(part)].to(device))
+        mirrored = range(len(array))
+        return torch.stack([codec.encode(modality.mirror(x) if m else x).float().cpu() for m in mirrored], 1)
+
     for ids in distributed.chunks(len(samples), chunk):
         own = [i for i in ids if i >= 0]
         finished += chunk * distributed.world_size()
         if own:
-            padded = torch.tensor([*own, *[own[-1]] * (chunk - len(own))])
-            x = modality.to_model(samples[padded].to(device))
-            for flip in range(len(array)):
-                z = codec.encode(modality.mirror(x) if flip else x)[: len(own)]
-                array[flip, own[0] : own[-1] + 1] = z.float().cpu().numpy()
+            z = parts.rows(encode, [*own, *[own[-1]] * (chunk - len(own))])[: len(own)]
+            check_finite(z, "latents", "the codec has diverged; give codec.path an earlier checkpoint")
+            array[:, own[0] : own[-1] + 1] = z.transpose(0, 1).numpy()
         if done is not None:
             done(min(finished, len(samples)))
     array.flush()

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from oboro.base import distributed
 from oboro.base.errors import UserError
+from oboro.base.finite import check_finite
+from oboro.base.memory import Parts
 from oboro.base.precision import rounded_to_tf32
 from oboro.base.settings import settings
 from oboro.data import DataModule
@@ -78,14 +80,19 @@ class Evaluator:
         """
         record = self._load(task.device)
         start = time.perf_counter()
-        shown = torch.empty(0, *self.data.modality.shape, dtype=self.data.modality.dtype)
+        shown: dict[int, Tensor] = {}
+        drawn = evaluations = 0  # by this rank, with padding
 
         def draw(ids: list[int]) -> Tensor:
-            nonlocal shown
+            nonlocal drawn, evaluations
+            before = count()
             images = self._images(task, ids, protocol, autocast)
-            if ids[0] == protocol.first:
-                shown = images[: min(SHOWN, protocol.n)].cpu()
-            return self._rows(images)
+            rows = self._rows(images)
+            drawn, evaluations = drawn + len(ids), evaluations + count() - before  # not what memory had no room for
+            for i, image in zip(ids, images, strict=True):
+                if i < protocol.first + min(SHOWN, protocol.chunk):
+                    shown[i] = image.cpu()
+            return rows
 
         with task.averaged(protocol.ema), counted([task.denoiser.network, *task.guidance.networks]) as count:
             rows = distributed.map_samples(
@@ -93,10 +100,9 @@ class Evaluator:
             )
         if broken := distributed.from_first(lambda: int((~rows.isfinite().all(1)).sum())):
             raise UserError(
-                f"{broken} of {protocol.n} samples hold NaN or infinity, so the model has diverged; train it with a "
-                "smaller optimizer.lr or with trainer.precision=32-true."
+                f"the features of {broken} of {protocol.n} samples hold NaN or infinity, so the model has diverged; "
+                "train it with a smaller optimizer.lr or with trainer.precision=32-true."
             )
-        drawn = sum(len(ids) for ids in distributed.chunks(protocol.n, protocol.chunk))  # by this rank, with padding
         seconds = time.perf_counter() - start
         ids = range(protocol.first, protocol.first + protocol.n)
         metadata = task.conditioner.metadata(ids, self.data.population)
@@ -115,9 +121,10 @@ class Evaluator:
             "schedule": settings(task.denoiser.schedule),
             "sampler": settings(task.sampler),
             "guidance": settings(task.guidance),
-            "evaluations_per_sample": round(count() / drawn, 3),
+            "evaluations_per_sample": round(evaluations / drawn, 3),
         }
-        return Result(self._values(rows, metadata, task.device), record, seconds, shown)
+        first = torch.stack(list(shown.values())) if shown else torch.empty(0, *self.data.modality.shape)
+        return Result(self._values(rows, metadata, task.device), record, seconds, first.to(self.data.modality.dtype))
 
     def evaluate_images(
         self,
@@ -147,7 +154,7 @@ class Evaluator:
         """Single stored samples once more, (len(ids), C, ...), the same to the last bit; ids at most one chunk."""
         padded = [*ids, *[ids[-1]] * (protocol.chunk - len(ids))]
         with task.averaged(protocol.ema):
-            return self._images(task, padded, protocol, autocast)[: len(ids)]
+            return Parts().rows(lambda part: self._images(task, part, protocol, autocast), padded)[: len(ids)]
 
     def _images(self, task: Diffusion, ids: list[int], protocol: Protocol, autocast: Callable) -> Tensor:
         cond = task.conditioner.for_samples(ids, self.data.population)
@@ -213,6 +220,7 @@ def held_out_likelihood(
 
     with task.averaged(protocol.ema):
         bits = distributed.map_samples(n, min(protocol.chunk, n), lambda ids: bits_of(ids)[:, None], task.device)[:, 0]
+    check_finite(bits, "likelihoods", "set more bits_per_dim.steps, or take an earlier checkpoint")
     mean, interval = bits.mean().item(), None
     if n > 1:  # one image has no spread
         error = 1.96 * bits.std().item() / n**0.5

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from oboro.base import distributed
+from oboro.base.finite import check_finite
 from oboro.codec import Learned
 from oboro.extractor.extractor import Samples
 from oboro.modality import from_uint8, to_uint8
@@ -44,7 +45,9 @@ def latent_statistics(
 
     def moments_of(ids: list[int]) -> Tensor:
         x = from_uint8(images[torch.tensor([rows[i] for i in ids])].to(device))
-        variance, mean = torch.var_mean(codec.latent(x).float(), (2, 3), correction=0)
+        latent = codec.latent(x).float()
+        check_finite(latent, "latents", "the codec has diverged; train it with a lower optimizer.lr")
+        variance, mean = torch.var_mean(latent, (2, 3), correction=0)
         return torch.cat([mean, variance], 1)
 
     moments = distributed.map_samples(len(rows), min(chunk, len(rows)), moments_of, device).double()

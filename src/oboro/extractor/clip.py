@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from oboro.base.errors import UserError
+from oboro.base.memory import Parts
 from oboro.base.paths import PathOrName
 from oboro.base.precision import full_float32
 from oboro.extractor.extractor import Extractor
@@ -78,19 +79,21 @@ class CLIP(Extractor):
             raise UserError(f"{folder} has no tokenizer; copy {', '.join(TOKENIZER)} of the model there.")
         tokenizer = transformers.CLIPTokenizer.from_pretrained(folder, local_files_only=True)
         context = network.config.text_config.max_position_embeddings
-        embeddings = []
+
+        def embed(part: list[str]) -> Tensor:
+            tokens = tokenizer(
+                part,
+                padding="max_length",  # one shape for all: shapes change the last bits
+                truncation=True,
+                max_length=context,
+                return_tensors="pt",
+            ).to(self._device)
+            return network.text_projection(network.text_model(**tokens).pooler_output)
+
+        parts = Parts()
         with torch.no_grad(), torch.autocast(self._device.type, enabled=False), full_float32():
-            for start in range(0, len(texts), TEXTS):
-                tokens = tokenizer(
-                    list(texts[start : start + TEXTS]),
-                    padding="max_length",  # one shape for all: shapes change the last bits
-                    truncation=True,
-                    max_length=context,
-                    return_tensors="pt",
-                ).to(self._device)
-                pooled = network.text_model(**tokens).pooler_output
-                embeddings.append(network.text_projection(pooled))
-        return torch.cat(embeddings)
+            starts = range(0, len(texts), TEXTS)
+            return torch.cat([parts.rows(embed, list(texts[start : start + TEXTS])) for start in starts])
 
 
 def centred(images: Tensor, side: int) -> Tensor:

@@ -60,7 +60,7 @@ class Checkpoint:
         """One value of ``config.json``; raises ``UserError`` if the file is of another kind of model or lacks it."""
         path = self.find() / CONFIG
         try:
-            value = parsed(path.read_text())
+            value = parsed(path.read_text(encoding="utf-8"))
             kind = value["model_type"]
             for key in keys:
                 value = value[key]

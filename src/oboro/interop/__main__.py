@@ -2,7 +2,7 @@
 
 import argparse
 
-from oboro.base.output import output_file, output_folder
+from oboro.base.output import new_folder, output_file
 from oboro.cli.plain import run
 from oboro.interop import ldm, onnx, pipeline
 
@@ -24,12 +24,12 @@ def main(arguments: list[str] | None = None) -> None:
     )
     to_them = commands.add_parser("export", help="a checkpoint becomes the folder of a diffusers pipeline")
     to_them.add_argument("checkpoint")
-    to_them.add_argument("folder", type=output_folder, help="the folder to write")
+    to_them.add_argument("folder", type=new_folder, help="the folder to write, new or empty")
     to_them.add_argument("--profile", help="which average of the weights; the first one unless named")
     to_them.set_defaults(run=lambda a: pipeline.export(a.checkpoint, a.folder, a.profile))
     graph = commands.add_parser("onnx", help="the denoiser and the decoder of a checkpoint become ONNX files")
     graph.add_argument("checkpoint")
-    graph.add_argument("folder", type=output_folder, help="the folder to write")
+    graph.add_argument("folder", type=new_folder, help="the folder to write, new or empty")
     graph.add_argument("--profile", help="which average of the weights; the first one unless named")
     graph.set_defaults(run=lambda a: onnx.export(a.checkpoint, a.folder, a.profile))
     run(parser, arguments, lambda chosen: chosen.run(chosen))

@@ -30,7 +30,8 @@ class Independent(Coupling):
 
 
 class OptimalTransport(Coupling):
-    """The permutation of eps with the least sum |x_i - eps_i|² among the samples of equal condition on this rank.
+    """The permutation of eps with the least sum |x_i - eps_i|² among the samples of equal condition in the
+    micro-batch of this rank: of all that training draws, this alone depends on how many share a batch.
 
     Tong et al. 2023 (arXiv:2302.00482), Pooladian et al. 2023 (arXiv:2304.14772). Paths from noise to data become
     straighter, the more so the more samples share a condition. An assignment over the whole batch would give every

@@ -118,7 +118,8 @@ class LossAware(TimeDistribution):
     p = (1 - uniform) sqrt(mean L²) / sum + uniform / bins, from its last ``history`` losses, and uniformly until every
     bin has had as many; the loss is divided by p bins. Nichol & Dhariwal 2021 (arXiv:2102.09672, sec. 3.3, eq. 18),
     there over the 1000 steps of DDPM with a history of 10. The losses of all ranks are recorded, in the same order on
-    each. ``quantile`` is that of ``base``, so a validation loss does not move with the state.
+    each; with accumulation those of the micro-batches before. ``quantile`` is that of ``base``, so a validation loss
+    does not move with the state.
 
     Raises ``UserError`` for no bins, no history, or a uniform share outside of (0, 1].
     """

@@ -11,6 +11,7 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from oboro.base.errors import UserError
+from oboro.base.finite import check_finite
 from oboro.base.ranges import Width
 from oboro.modality.decode_image import USUAL, fit, load_image, warnings_off
 from oboro.modality.modality import Modality, sizes
@@ -25,7 +26,11 @@ def from_uint8(image: Tensor) -> Tensor:
 
 
 def to_uint8(image: Tensor) -> Tensor:
-    """Floating point to uint8: ``round(clamp(x, −1, 1) · 127.5 + 127.5)``, computed in float32."""
+    """Floating point to uint8: ``round(clamp(x, −1, 1) · 127.5 + 127.5)``, computed in float32.
+
+    Raises ``UserError`` for images with NaN or infinity, which would be black or white like others.
+    """
+    check_finite(image, "images", "the weights may have diverged; take an earlier checkpoint, or precision=32-true")
     return image.to(torch.float32).clamp(-1, 1).mul(127.5).add(127.5).round().to(torch.uint8)
 
 

@@ -42,7 +42,10 @@ class Modality(ABC):
 
     @abstractmethod
     def to_stored(self, x: Tensor) -> Tensor:
-        """Samples (B, C, ...) of a model, of any floating-point type and unlimited, as they are stored."""
+        """Samples (B, C, ...) of a model, of any floating-point type and unlimited, as they are stored.
+
+        Raises ``UserError`` for NaN and infinity.
+        """
 
     def mirror(self, samples: Tensor) -> Tensor:
         """The mirror images of samples (B, C, ...) in either form; only where ``mirrors``."""

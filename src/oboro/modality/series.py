@@ -16,6 +16,7 @@ from matplotlib.lines import Line2D
 from torch import Tensor
 
 from oboro.base.errors import UserError
+from oboro.base.finite import check_finite
 from oboro.base.ranges import Entries, Positive
 from oboro.modality.modality import Modality, sizes
 from oboro.modality.table import SUFFIXES, read_table, write_table
@@ -68,7 +69,11 @@ class Series(Modality):
 
     def to_stored(self, x: Tensor) -> Tensor:
         mean, std = self._statistics(x)
-        return x.float() * std + mean
+        series = x.float() * std + mean
+        check_finite(
+            series, "series", "the weights may have diverged; take an earlier checkpoint, or precision=32-true"
+        )
+        return series
 
     def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
         return tuple(torch.tensor(v, dtype=torch.float32, device=like.device)[:, None] for v in (self.mean, self.std))

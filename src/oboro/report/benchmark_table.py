@@ -215,7 +215,7 @@ def write(benchmark: Benchmark, folder: Path) -> None:
     names = [name for column in benchmark.columns for name in (column, f"{column}_std")]
     present = dict.fromkeys(name for row in rows for name in row)
     header = [k for k in present if k not in names] + [k for k in names if k in present]
-    with (folder / "benchmark.csv").open("w", newline="") as file:
+    with (folder / "benchmark.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, header)
         writer.writeheader()
         writer.writerows(rows)

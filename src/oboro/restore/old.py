@@ -42,9 +42,19 @@ def ldm_unet(node: Node) -> Node:
     return today
 
 
+def with_noise(node: Node) -> Node:
+    """A task of the time when ranks drew for themselves: it goes on so."""
+    return {"noise": "per_rank", **node}
+
+
 def with_adapter(node: Node) -> Node:
     """A ``Diffusion`` of a time without adapters: all weights are trained."""
     return node if node.get("adapter") else {**node, "adapter": {"_target_": "oboro.adapter.Full"}}
+
+
+def with_divergence(node: Node) -> Node:
+    """A task of a time in which nobody said what follows a step that diverges."""
+    return node if node.get("divergence") else {**node, "divergence": {"_target_": "oboro.divergence.Raise"}}
 
 
 # By the ``_target_`` of a node as it was written: what it is today.
@@ -56,7 +66,10 @@ RULES: dict[str, Callable[[Node], Node]] = {
     "oboro.conditioner.Label": without("text_dim", "pooled_dim"),
     "oboro.conditioner.Text": without("num_classes"),
     "oboro.model.LDMUNet": ldm_unet,
-    "oboro.task.Diffusion": with_adapter,
+    "oboro.task.Autoencoder": lambda node: with_divergence(with_noise(node)),
+    "oboro.task.Classification": lambda node: with_divergence(with_noise(node)),
+    "oboro.task.CLIP": with_divergence,
+    "oboro.task.Diffusion": lambda node: with_divergence(with_noise(with_adapter(node))),
 }
 
 

@@ -25,10 +25,12 @@ ABSENT = "absent"
 # Where data lie: another place is no other data where the fingerprint is the same.
 PLACES_OF_DATA = ("root", "path", "shards", "prior_root", "cache_dir", "num_workers")
 LOOKED_AT = ("sampler", "guidance", "extractor", "metrics", "callbacks", "logger")
+CARRIED_OUT = ("divergence",)  # what follows a step that fails
 # Of the trainer: what changes which samples a step sees.
 STREAM = ("use_distributed_sampler", "limit_train_batches", "overfit_batches", "reload_dataloaders_every_n_epochs")
 # Of any part: memory against time, and what pictures during training show.
 HOW_IT_RUNS = ("checkpointing", "prompts", "compile")
+NOISE = "task.noise"  # on how many devices a run has which noise: as the number of devices itself
 FUNCTION = "it changes the function that is being learned"
 OF_DATA = "it changes the data that a step sees"
 REASONS = {
@@ -61,7 +63,9 @@ class Difference:
         """Why training cannot go on with it; None where it can."""
         root, _, rest = self.key.partition(".")
         name = self.key.rpartition(".")[2]
-        if root in LOOKED_AT or (root not in ("data", "trainer", "seed", "ema") and name in HOW_IT_RUNS):
+        if self.key == NOISE or root in (*LOOKED_AT, *CARRIED_OUT):
+            return None
+        if root not in ("data", "trainer", "seed", "ema") and name in HOW_IT_RUNS:
             return None
         if root == "trainer" and rest not in STREAM:
             return None
@@ -91,7 +95,8 @@ def go_on(
     before = {**without, **here, LEFT_OUT: left_out}
     found = differences(before, now, wiring(kind))
     refuse(found, path)
-    check_steps(checkpoint["global_step"], now["trainer"]["max_steps"], path)
+    if not unfinished(checkpoint):
+        check_steps(checkpoint["global_step"], now["trainer"]["max_steps"], path)
     absent = [name for name in left_out if not at_name(now, name)]
     return [
         *(str(d) for d in found),
@@ -200,6 +205,12 @@ def refuse(found: list[Difference], path: str | Path) -> None:
         f"training cannot go on from {path} with {first}{others}: {reason}; leave it out, or start anew from its "
         f"weights with init={path}."
     )
+
+
+def unfinished(checkpoint: dict[str, Any]) -> list[str]:
+    """What was cut by a signal at the step of ``checkpoint``, which ``oboro.callbacks.run_end`` keeps."""
+    state = (checkpoint.get("callbacks") or {}).get("RunEnd") or {}
+    return state.get("unfinished", [])
 
 
 def check_steps(step: int, max_steps: int, path: str | Path) -> None:

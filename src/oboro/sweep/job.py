@@ -84,9 +84,12 @@ def read_result(path: Path) -> tuple[dict[str, float], str | None]:
 
 
 def verdict(code: int, log: Path) -> tuple[str, str | None]:
-    """Status and reason of a process that ended with ``code``, as ``subprocess`` counts: -9 is SIGKILL."""
+    """Status and reason of a process that ended with ``code``, as ``subprocess`` counts: -9 is SIGKILL, and 143 is what
+    a program that SIGTERM ended in order says."""
     if code == 0:
         return DONE, None
+    if code - 128 in (signal.SIGHUP, signal.SIGINT, signal.SIGUSR1, signal.SIGTERM):
+        return f"ended by {signal.Signals(code - 128).name}", None
     error = last_error(log)
     if code > 0:
         return FAILED, error or f"exit status {code}"

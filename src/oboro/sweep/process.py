@@ -14,6 +14,7 @@ from pathlib import Path
 from oboro.sweep.job import LOG
 
 GRACE = 10.0  # seconds in which the other ranks of a job that succeeded may finish
+PATIENCE = 15.0  # seconds in which a job that is asked to end may save what it has
 # What another run may have left, which Lightning takes as a sign that somebody else starts the ranks; PL_TRAINER_* are
 # a user's defaults and stay. HYDRA_FULL_ERROR is set by the entry points for their own use.
 LEFTOVERS = re.compile(
@@ -33,6 +34,7 @@ class Process:
         self.folder, self.port = folder, int(environment["MASTER_PORT"])
         self._start = time.monotonic()
         self._end: float | None = None
+        self._asked: float | None = None
         with (folder / LOG).open("wb") as log:
             self._popen = subprocess.Popen(
                 command,
@@ -65,11 +67,25 @@ class Process:
         self.kill()
         return self._popen.returncode
 
-    def kill(self) -> None:
-        """End the whole group at once."""
+    @property
+    def asked(self) -> bool:
+        """Whether it was asked to end."""
+        return self._asked is not None
+
+    def ask(self) -> None:
+        """Have its first process end in order, and the others with it; once. One that takes too long is killed."""
+        if self._asked is None:
+            self._asked = time.monotonic()
+            if self.alive:
+                self._popen.terminate()
+        elif time.monotonic() > self._asked + PATIENCE:
+            self.kill()
+
+    def kill(self) -> int:
+        """End the whole group at once; the exit status of its first process."""
         with contextlib.suppress(ProcessLookupError, PermissionError):  # nothing is left of it
             os.killpg(self._popen.pid, signal.SIGKILL)
-        self._popen.wait()
+        return self._popen.wait()
 
     def _group_exists(self) -> bool:
         try:

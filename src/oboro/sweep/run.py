@@ -1,5 +1,6 @@
 """Around a ``hydra.main`` function: the end of a sweep, and its failed jobs once more."""
 
+import signal
 import sys
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -27,7 +28,8 @@ def run(main: Callable[[], None], gather: Callable[[Path], None] | None = None) 
     table is then printed only if a job failed.
 
     With ``rerun_failed=FOLDER`` on the command line the jobs of that sweep which are not done run again instead.
-    Ctrl-C ends a sweep with what is known, and status 130. Raises ``UserError`` for a folder that is not a sweep's.
+    A signal ends a sweep with what is known, and status 128 + its number. Raises ``UserError`` for a folder that is not
+    a sweep's.
     """
     sweeps: list[Sweep] = []
     token = _sweeps.set(sweeps)
@@ -36,11 +38,11 @@ def run(main: Callable[[], None], gather: Callable[[Path], None] | None = None) 
             rerun(sys.argv[1:])
         else:
             main()
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
         if not sweeps:
             raise
         print_error(f"error: {report(sweeps[-1], gather)}")
-        raise SystemExit(130) from None
+        raise SystemExit(128 + getattr(stopped, "number", signal.SIGINT)) from None
     except (Exception, SystemExit) as error:
         if not any(job.seconds is not None for sweep in sweeps for job in sweep.jobs):
             raise

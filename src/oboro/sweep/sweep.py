@@ -10,13 +10,14 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import FrameType
 from typing import IO
 
 from oboro.base.errors import UserError
 from oboro.base.grammar import quoted
 from oboro.base.json_text import json_text, read_json
 from oboro.base.secret import visible
-from oboro.sweep.job import LOG, RESULT, RUNNING, STOPPED, TIMED_OUT, Job, readable, verdict
+from oboro.sweep.job import DONE, LOG, RESULT, RUNNING, STOPPED, TIMED_OUT, Job, readable, verdict
 from oboro.sweep.process import Process, environment, free_port, program
 
 ACCOUNT = "jobs.json"
@@ -68,7 +69,7 @@ class Sweep:
         self.options, self.jobs = options, list(jobs)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = locked(self.folder / ".lock")
-        self._before = overrides_in(self.folder / ACCOUNT)
+        self._before = jobs_in(self.folder / ACCOUNT)
 
     @classmethod
     def load(cls, folder: Path) -> "Sweep":
@@ -87,11 +88,11 @@ class Sweep:
     def add(self, jobs: Sequence[Job]) -> None:
         """More jobs. Raises ``UserError`` if two have one folder, or if one would go on with what another left."""
         for job in jobs:
-            before = self._before.get(job.path, job.overrides)
-            if self.goes_on(job) and before != job.overrides:
+            before = self._before.get(job.path)
+            if before is not None and self.goes_on(job) and values_of(before, job) != values_of(job, before):
                 raise UserError(
-                    f"job {job.number} had {' '.join(before)} and would go on with {' '.join(job.overrides)}; give the "
-                    "values in the same order, or choose another folder with hydra.sweep.dir=<folder>"
+                    f"job {job.number} had {values_of(before, job)} and would go on with {values_of(job, before)}; "
+                    "give the values in the same order, or choose another folder with hydra.sweep.dir=<folder>"
                 )
         self.jobs += jobs
         paths = [os.path.normpath(job.path) for job in self.jobs]
@@ -116,8 +117,8 @@ class Sweep:
         beside.replace(self.folder / ACCOUNT)
 
     def run(self, jobs: Sequence[Job]) -> None:
-        """Run ``jobs``, which belong to this sweep, whatever becomes of each; a signal ends them and raises
-        ``KeyboardInterrupt``."""
+        """Run ``jobs``, which belong to this sweep, whatever becomes of each; a signal has them end in order and raises
+        ``Stopped``, a second one kills them."""
         self.options.devices(0)  # raises before anything starts if there are too few
         waiting, running = deque(jobs), dict[int, tuple[Job, Process]]()
         self.write()
@@ -134,10 +135,19 @@ class Sweep:
                         if self._ended(job, process):
                             del running[slot]
             finally:
-                for job, process in running.values():
-                    process.kill()
-                    if job.status == RUNNING:
-                        self._end(job, process, STOPPED, None)
+                self._stop(list(running.values()))
+
+    def _stop(self, running: Sequence[tuple[Job, Process]]) -> None:
+        try:
+            while any(process.alive for _, process in running):
+                for _, process in running:
+                    process.ask()
+                time.sleep(INTERVAL)
+        finally:
+            for job, process in running:
+                code = process.kill()
+                if job.status == RUNNING:
+                    self._end(job, process, DONE if code == 0 else STOPPED, None)
 
     def _start(self, job: Job, slot: int, ports: set[int]) -> Process:
         folder = self.folder / job.path
@@ -155,16 +165,15 @@ class Sweep:
         return Process(command, folder, Path(self.cwd), variables, self._lock.fileno())
 
     def _ended(self, job: Job, process: Process) -> bool:
-        code = process.ended()
+        code, limit = process.ended(), self.options.timeout
         if code is not None:
-            self._end(job, process, *verdict(code, process.folder / LOG))
+            timed_out = process.asked and code != 0
+            how = (TIMED_OUT, f"after {limit:g} s") if timed_out else verdict(code, process.folder / LOG)
+            self._end(job, process, *how)
             return True
-        limit = self.options.timeout
-        if limit is None or not process.alive or process.seconds <= limit:
-            return False
-        process.kill()
-        self._end(job, process, TIMED_OUT, f"after {limit:g} s")
-        return True
+        if limit is not None and process.alive and process.seconds > limit:
+            process.ask()
+        return False
 
     def _end(self, job: Job, process: Process, status: str, reason: str | None) -> None:
         job.end(status, reason, process.seconds, process.folder)
@@ -173,12 +182,18 @@ class Sweep:
         print_error(f"[{job.number}] {job.outcome} ({job.seconds:.1f} s{score})")
 
 
-def overrides_in(account: Path) -> dict[str, list[str]]:
-    """The overrides of the jobs of a ``jobs.json``, by their folders; none where there is none."""
+def jobs_in(account: Path) -> dict[str, Job]:
+    """The jobs of a ``jobs.json`` by their folders; none where there is none."""
     try:
-        return {job["path"]: job["overrides"] for job in read_json(account.read_text())["jobs"]}
+        return {row["path"]: Job(**row) for row in read_json(account.read_text())["jobs"]}
     except (OSError, ValueError, TypeError, KeyError):
         return {}
+
+
+def values_of(job: Job, other: Job) -> str:
+    """What ``job`` has of the keys that it and ``other`` vary."""
+    varied = {override.partition("=")[0] for override in (*job.varied, *other.varied)}
+    return " ".join(override for override in job.overrides if override.partition("=")[0] in varied)
 
 
 def keep(log: Path) -> None:
@@ -211,15 +226,28 @@ def print_error(line: str) -> None:
     print(visible(line), file=sys.stderr, flush=True)
 
 
+class Stopped(KeyboardInterrupt):
+    """The signal ``number`` ended a sweep."""
+
+    def __init__(self, number: int):
+        super().__init__()
+        self.number = number
+
+
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """SIGTERM and a closed terminal end the block as Ctrl-C does: jobs have sessions of their own and would live on."""
+    """Ctrl-C, SIGTERM and a closed terminal raise ``Stopped`` in the block, each time: jobs have sessions of their own
+    and would live on."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    ignored = {s for s in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(s) is signal.SIG_IGN}  # nohup
-    signals = {signal.SIGTERM, signal.SIGHUP} - ignored
-    before = {s: signal.signal(s, signal.default_int_handler) for s in signals}
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Stopped(number)
+
+    all_of_them = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    handled = [s for s in all_of_them if signal.getsignal(s) not in (signal.SIG_IGN, None)]  # ignored by nohup
+    before = {s: signal.signal(s, stop) for s in handled}
     try:
         yield
     finally:

@@ -12,6 +12,7 @@ from oboro.base.errors import UserError
 from oboro.base.ranges import Seed
 from oboro.codec import Identity, Learned
 from oboro.data import DataModule
+from oboro.divergence import Divergence
 from oboro.ema import EMA
 from oboro.loss import Reconstruction
 from oboro.modality import Image
@@ -44,9 +45,10 @@ class Autoencoder(Task):
         discriminator_optimizer: Optimizer | None = None,
         seed: Seed = 0,
         compile: bool = False,
-        noise: Noise = "global",
+        noise: Noise = "per_rank",
+        divergence: Divergence | None = None,
     ):
-        super().__init__(Identity(autoencoder.in_channels), loss, ema, optimizer, seed, noise)
+        super().__init__(Identity(autoencoder.in_channels), loss, ema, optimizer, seed, noise, divergence)
         self.autoencoder = autoencoder
         self.discriminator_optimizer = discriminator_optimizer or optimizer
         if compile:

@@ -10,6 +10,7 @@ from oboro.base.ranges import Seed
 from oboro.classifier import NoisyClassifier
 from oboro.codec import Codec
 from oboro.data import DataModule
+from oboro.divergence import Divergence
 from oboro.ema import EMA
 from oboro.loss import CrossEntropy
 from oboro.optimizer import Optimizer
@@ -33,9 +34,10 @@ class Classification(NoiseLevels):
         optimizer: Optimizer,
         seed: Seed = 0,
         compile: bool = False,
-        noise: Noise = "global",
+        noise: Noise = "per_rank",
+        divergence: Divergence | None = None,
     ):
-        super().__init__(codec, loss, ema, optimizer, seed, noise)
+        super().__init__(codec, loss, ema, optimizer, seed, noise, divergence)
         self.classifier = classifier
         if compile:
             compile_in_place(self.classifier.network)

@@ -13,6 +13,7 @@ from oboro.base.seeding import generator
 from oboro.codec import Codec
 from oboro.conditioner.encoded_texts import remark_unread
 from oboro.data import DataModule
+from oboro.divergence import Divergence
 from oboro.ema import EMA
 from oboro.loss import PairLoss, Pairs
 from oboro.modality import Image
@@ -53,8 +54,9 @@ class CLIP(Task):
         prompts: Sequence[str] | None = None,
         seed: Seed = 0,
         compile: bool = False,
+        divergence: Divergence | None = None,
     ):
-        super().__init__(codec, loss, ema, optimizer, seed)
+        super().__init__(codec, loss, ema, optimizer, seed, divergence=divergence)
         self.clip = clip
         self.prompts = prompts
         if compile:

@@ -16,6 +16,7 @@ from oboro.condition import Condition, kinds_read
 from oboro.conditioner import Conditioner
 from oboro.data import DataModule
 from oboro.denoiser import Denoiser
+from oboro.divergence import Divergence
 from oboro.ema import EMA
 from oboro.generate import Watch, generate
 from oboro.guidance import Guidance
@@ -48,9 +49,10 @@ class Diffusion(NoiseLevels):
         adapter: Adapter | None = None,
         seed: Seed = 0,
         compile: bool = False,
-        noise: Noise = "global",
+        noise: Noise = "per_rank",
+        divergence: Divergence | None = None,
     ):
-        super().__init__(codec, loss, ema, optimizer, seed, noise)
+        super().__init__(codec, loss, ema, optimizer, seed, noise, divergence)
         self.denoiser = denoiser
         self.adapter = adapter or Full()
         self.adapter(self.denoiser.network)

@@ -32,7 +32,13 @@ class Learner:
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        return [p for module in (self.network, *self.beside) for p in module.parameters() if p.requires_grad]
+        return [p for _, p in self.named_parameters]
+
+    @property
+    def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """By the names that each of its modules has for them."""
+        modules = (self.network, *self.beside)
+        return [(name, p) for module in modules for name, p in module.named_parameters() if p.requires_grad]
 
 
 class Together(torch.optim.Optimizer):
@@ -58,16 +64,16 @@ class Together(torch.optim.Optimizer):
         """torch's constructor begins with an empty one."""
 
     @property
-    def active(self) -> list[torch.optim.Optimizer]:
+    def active(self) -> dict[str, torch.optim.Optimizer]:
         """The optimizers of the networks that are updated in this step."""
-        return [optimizer for name, optimizer in self.optimizers.items() if self.due(name)]
+        return {name: optimizer for name, optimizer in self.optimizers.items() if self.due(name)}
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for optimizer in self.active:
+        for optimizer in self.active.values():
             optimizer.step()
         return loss
 
@@ -130,6 +136,11 @@ def separated(checkpoint: dict[str, Any], learners: Mapping[str, Learner]) -> No
 def settings(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
     """What an optimizer that was just built has for each of its groups beside the parameters."""
     return [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+
+
+def lowered(chosen: list[dict[str, Any]], factor: float) -> list[dict[str, Any]]:
+    """``settings`` with the learning rate times ``factor``."""
+    return [{**group, "initial_lr": group["initial_lr"] * factor} for group in chosen]
 
 
 def apply_settings(

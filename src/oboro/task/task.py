@@ -3,6 +3,8 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from math import isfinite
+from pathlib import Path
 from typing import Any, Self
 
 import lightning
@@ -13,17 +15,21 @@ from torch import Tensor, nn
 from oboro.base import distributed
 from oboro.base.draws import Noise
 from oboro.base.errors import UserError
+from oboro.base.finite import count_broken, first_broken
+from oboro.base.memory import Parts
 from oboro.base.ranges import Seed
 from oboro.base.remark import remark
 from oboro.codec import Codec
 from oboro.data import DataModule
+from oboro.divergence import Divergence, LeftOut, Raise
 from oboro.ema import EMA
 from oboro.modality import Modality
 from oboro.optimizer import Optimizer
 from oboro.restore.frozen import join
 from oboro.restore.rebuild import name_of_learned
 from oboro.task.averaged_validation import AveragedValidation
-from oboro.task.learner import Learner, Together, apply_settings, optimizers, separated, settings
+from oboro.task.guard import Guard, norm_of
+from oboro.task.learner import Learner, Together, apply_settings, lowered, optimizers, separated, settings
 from oboro.task.training_noise import TrainingNoise
 
 
@@ -31,9 +37,9 @@ class Task(lightning.LightningModule, ABC):
     """Networks (``learners``) trained on ``codec.encode(x)``; ``learned`` is the one a run is for, averaged by
     ``ema``. ``frozen`` parts came trained.
 
-    Ranks and micro-batches that share a batch have, together, the training noise of one process, so that a run goes on
-    upon another number of them to within rounding (``TrainingNoise``). Validation looks at every held-out sample with
-    the averaged weights, and its numbers are equal on any number of ranks.
+    With ``noise="global"`` the ranks and micro-batches that share a batch have, together, the training noise of one
+    process, so that a run goes on upon another number of them to within rounding (``TrainingNoise``). Validation looks
+    at every held-out sample with the averaged weights, and its numbers are equal on any number of ranks.
 
     A task of several networks names them in ``learners``, each with an optimizer and an update ratio. One backward
     pass serves all: ``objective`` is the sum of their losses, in which each sees the others' weights
@@ -55,7 +61,14 @@ class Task(lightning.LightningModule, ABC):
     measures: tuple[str, ...] = ("loss",)
 
     def __init__(
-        self, codec: Codec, loss: nn.Module, ema: EMA, optimizer: Optimizer, seed: Seed, noise: Noise = "global"
+        self,
+        codec: Codec,
+        loss: nn.Module,
+        ema: EMA,
+        optimizer: Optimizer,
+        seed: Seed,
+        noise: Noise = "per_rank",
+        divergence: Divergence | None = None,
     ):
         super().__init__()
         self.codec = codec
@@ -64,9 +77,12 @@ class Task(lightning.LightningModule, ABC):
         self.optimizer = optimizer
         self.seed = seed
         self._noise = TrainingNoise(seed, noise)
+        self.guard = Guard(divergence or Raise())
+        self.last_checkpoint: tuple[Path, int] | None = None  # of this run, and its step
         self.config: dict[str, Any] = {}  # the composed run, stored in every checkpoint
         self._other_averages: dict[str, EMA] = {}
         self.modality: Modality | None = None
+        self._parts = Parts()  # of validation batches
         self._raw: dict[nn.Parameter, Tensor] = {}  # of the weights in whose place averages are
         self.fingerprint: str | None = None
 
@@ -143,16 +159,25 @@ class Task(lightning.LightningModule, ABC):
     def on_train_start(self) -> None:
         """The optimizer's state is that of the checkpoint that a run goes on from, its settings are the run's own."""
         self._noise.prepare(self.modules())
-        if self.trainer.ckpt_path is not None:
-            apply_settings(self.trainer.optimizers[0], self.trainer.lr_scheduler_configs[0].scheduler, self._chosen)
+        if self.trainer.ckpt_path is None:
+            return
+        self.last_checkpoint = Path(self.trainer.ckpt_path), self.global_step
+        record = self.guard.record
+        chosen = lowered(self._chosen, record.rate)
+        apply_settings(self.trainer.optimizers[0], self.trainer.lr_scheduler_configs[0].scheduler, chosen)
+        if record.rate != 1:
+            remark(f"the learning rate is {record.rate:.3g} of optimizer.lr after {record.rollbacks} rollbacks.")
 
     def due(self, name: str) -> bool:
         """Whether the learner ``name`` is updated in the step that is being taken."""
         return self.global_step % self.learners[name].every == 0
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        g = self._noise.start(self.trainer, batch_idx % self.trainer.accumulate_grad_batches, self.device)
-        loss = self.objective(batch, self.encoded(batch), g).mean()
+        micro = batch_idx % self.trainer.accumulate_grad_batches
+        if micro == 0:
+            self.guard.begin(self.own_buffers)
+        g = self._noise.start(self.trainer, micro, self.device)
+        loss = self.guard.mean(self.objective(batch, self.encoded(batch), g), batch.get("index"))
         self.log("train/loss", loss, prog_bar=True)
         self.log("step", self.global_step + 1.0)  # for loggers: steps done, where Lightning counts from 0
         return loss + self.idle() if self.trainer.world_size > 1 else loss
@@ -169,8 +194,25 @@ class Task(lightning.LightningModule, ABC):
         """The latents of a batch, which a cache may hold already."""
         return batch["latent"] if "latent" in batch else self.codec.encode(batch["x"])
 
+    def own_buffers(self) -> list[Tensor]:
+        """Those that training may write to."""
+        frozen = {id(buffer) for part in self.frozen.values() for buffer in part.buffers()}
+        return [buffer for buffer in self.buffers() if id(buffer) not in frozen]
+
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        super().optimizer_step(*args, **kwargs)
+        """The optimizers step and averages follow, unless the step diverges (``oboro.divergence``)."""
+        try:
+            super().optimizer_step(*args, **kwargs)
+        except LeftOut:
+            self.guard.undo()
+            scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+            if scaler is not None:  # it waits for its step; its factor is not to blame
+                scaler.update(scaler.get_scale())
+            for logger in self.trainer.loggers:
+                logger.log_metrics({"skipped_steps": self.guard.record.skipped}, self.global_step + 1)
+        if not self.guard.updated:
+            return
+        self.guard.check_update(self)
         for name, average in self.averages.items():
             if self.due(name):
                 average.update(self.learners[name].network)
@@ -181,30 +223,51 @@ class Task(lightning.LightningModule, ABC):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """The gradients of each network that is due, by a norm of its own: one of all would let each slow the other."""
-        for each in optimizer.active if isinstance(optimizer, Together) else [optimizer]:
-            self.clip_gradients(each, gradient_clip_val, gradient_clip_algorithm)
+        """The gradients of each network that is due, by a norm of its own: one of all would let each slow the other.
+        The norms say whether the step diverges, clipped or not."""
+        active = optimizer.active if isinstance(optimizer, Together) else {next(iter(self.learners)): optimizer}
+        parameters = {name: list(self.trainer.precision_plugin.main_params(each)) for name, each in active.items()}
+        norms = {name: norm_of(group) for name, group in parameters.items()}
+        self.guard.check(self, norms)
+        for name, each in active.items():
+            if gradient_clip_val and gradient_clip_algorithm in (None, "norm"):
+                torch.nn.utils.clip_grads_with_norm_(parameters[name], gradient_clip_val, norms[name])
+            else:
+                self.clip_gradients(each, gradient_clip_val, gradient_clip_algorithm)
 
     def on_validation_epoch_start(self) -> None:
         self._validation: list[tuple[Tensor, Tensor]] = []
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        self._validation.append((batch["index"], self.measure(batch, self.encoded(batch)).float()))
+        def measure(part: list[int]) -> Tensor:
+            rows = batch if len(part) == len(batch["index"]) else rows_of(batch, part)
+            return self.measure(rows, self.encoded(rows)).float()
+
+        count = len(batch["index"])
+        self._validation.append((batch["index"], self._parts.rows(measure, range(count))))
 
     def on_validation_epoch_end(self) -> None:
         """``val/<name>`` of every number of ``summary``."""
         ids, rows = (torch.cat(column) for column in zip(*self._validation, strict=True))
         _, rows = distributed.gather_rows(ids, rows)
         self.log("step", float(self.global_step))
-        for name, number in self.summary(rows.cpu().double()).items():
+        numbers = self.summary(rows.cpu().double())
+        if broken := [f"val/{name}" for name, number in numbers.items() if not isfinite(number)]:
+            remark(
+                f"after step {self.global_step} validation gives no finite {', '.join(broken)}, from "
+                f"{count_broken(rows)} of {len(rows)} samples; lower optimizer.lr if that does not pass."
+            )
+        for name, number in numbers.items():
             self.log(f"val/{name}", number, prog_bar=name in self.measures)
 
     @contextmanager
     def averaged(self, profile: str | None = None) -> Iterator[None]:
         """In evaluation mode with averaged weights; both the mode and the raw weights come back on every way out.
 
-        A checkpoint that is written inside holds the raw weights.
+        A checkpoint that is written inside holds the raw weights. Raises ``UserError`` for averages that are not
+        finite.
         """
+        self.check_averages(profile)
         training, outer = self.training, self._raw
         self.eval()
         try:
@@ -216,6 +279,16 @@ class Task(lightning.LightningModule, ABC):
         finally:
             self._raw = outer
             self.train(training)
+
+    def check_averages(self, profile: str | None = None) -> None:
+        """Raises ``UserError`` for averages that hold NaN or infinity: what they make looks like any other result."""
+        for name, average in self.averages.items():
+            weights = average.averages.get(profile or average.default, ())
+            names = average.averaged(self.learners[name].network)
+            if broken := first_broken(zip(names, weights, strict=False)):
+                raise UserError(
+                    f"the averaged weights of the {name} hold NaN or infinity ({broken}); take an earlier checkpoint."
+                )
 
     def configure_callbacks(self) -> list[Callback]:
         return [AveragedValidation()]
@@ -250,6 +323,8 @@ class Task(lightning.LightningModule, ABC):
             checkpoint["modality"] = self.modality.spec()
         if self.fingerprint is not None:
             checkpoint["fingerprint"] = self.fingerprint
+        if remembered := self.guard.record.state():
+            checkpoint["divergence"] = remembered
 
     def load_averages(self, checkpoint: dict[str, Any]) -> None:
         """``UserError`` where the checkpoint lacks the averages of a learner, or has those of another model."""
@@ -269,8 +344,14 @@ class Task(lightning.LightningModule, ABC):
             )
         check_fingerprint(checkpoint.get("fingerprint"), self.trainer.datamodule.fingerprint, self.trainer.ckpt_path)
         self.load_averages(checkpoint)
+        self.guard.record.load(checkpoint.get("divergence", {}))
         separated(checkpoint, self.learners)
         align_batches(checkpoint, self.trainer.accumulate_grad_batches)
+
+
+def rows_of(batch: Mapping[str, Any], rows: list[int]) -> dict[str, Any]:
+    """The ``rows`` of a batch of tensors and lists."""
+    return {key: value[rows] if torch.is_tensor(value) else [value[i] for i in rows] for key, value in batch.items()}
 
 
 def check_fingerprint(before: str | None, now: str, path: object) -> None:

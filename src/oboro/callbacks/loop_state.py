@@ -1,0 +1,25 @@
+"""Lightning's counters in a checkpoint."""
+
+from typing import Any
+
+
+def after_step(fit_loop: dict[str, Any], step: int, endless: bool, validate: bool) -> None:
+    """Restate the counters of a checkpoint as if it had been written right after the optimizer step ``step``, where
+    checkpoints usually are: a run that goes on from it takes the next step, whatever was being done.
+
+    With ``validate`` it validates first. ``endless``: the stream has one epoch.
+    """
+    batches = fit_loop["epoch_loop.batch_progress"]
+    for count in (batches["current"], batches["total"]):
+        done = count["processed"]
+        count.update(ready=done, started=done, completed=done - 1)
+    fit_loop["epoch_loop.state_dict"]["_batches_that_stepped"] = step - 1
+    if endless:
+        for count in fit_loop["epoch_progress"].values():
+            count.update(ready=1, started=1, processed=0, completed=0)
+    if validate:
+        held_out = fit_loop["epoch_loop.val_loop.batch_progress"]
+        for count in (held_out["current"], held_out["total"]):
+            count.update(ready=1, started=1, processed=0, completed=0)
+        held_out["is_last_batch"] = False
+        fit_loop["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1  # which Lightning counts after validation

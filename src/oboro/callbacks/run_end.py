@@ -1,0 +1,238 @@
+"""How a run ends before its last step."""
+
+import logging
+import os
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from lightning import Callback, Trainer
+from lightning.pytorch.callbacks import EarlyStopping
+
+from oboro.base import distributed, interrupt, slurm
+from oboro.base.command import as_typed
+from oboro.base.errors import UserError
+from oboro.callbacks.checkpoints import Checkpoints
+from oboro.callbacks.early_stopping import check_early_stopping
+from oboro.callbacks.evaluation import Evaluation, MetricEvaluation
+from oboro.callbacks.loop_state import after_step
+from oboro.restore.resume import unfinished
+from oboro.task import Task
+
+log = logging.getLogger(__name__)
+
+
+class RunEnd(Callback):
+    """Ends a run early after the same step on all ranks: for ``max_time``, which is the time of training in seconds
+    with that of the runs that it goes on from, for a callback that sets ``trainer.should_stop`` on any rank, not before
+    step ``min_steps``, or for a signal.
+
+    The first two end as the last step does: everything is measured and saved. A signal leaves ``last.ckpt`` at the step
+    that was taken, or, where that step was being looked at, cuts this short; what was cut is done where the run goes
+    on. Ranks agree in the background, so with several of them the end comes a step later. Must be the last of the
+    callbacks. Raises ``UserError`` where ``max_time`` is used up before training.
+
+    In place of Lightning's own ways: its handler of SIGTERM waits for other ranks inside of the handler, where a signal
+    to one of them alone is never answered, and saves nothing; its ``Timer`` waits for the device at every step; and its
+    ``min_steps`` waits for the end of an epoch, which never comes.
+    """
+
+    def __init__(self, max_time: float | None = None, min_steps: int = 0):
+        self.max_time = max_time
+        self.min_steps = min_steps
+        self._seconds = 0.0  # of the runs before
+        self._start: float | None = None
+        self._wanted = False
+        self._number = 0  # the signal that all ranks know of
+        self._between_steps = True
+        self._step = self._validated_at = -1
+        self._unfinished: list[str] = []  # evaluations of the last step that a signal cut
+        self.measured: dict[str, float] = {}  # at that step, before
+        self._last: int | None = None
+
+    def setup(self, trainer: Trainer, task: Task, stage: str) -> None:
+        """Lightning's own handlers of signals are left out, and its broadcast of SIGTERM at every step."""
+        trainer._signal_connector.register_signal_handlers = lambda: None
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
+
+    def on_load_checkpoint(self, trainer: Trainer, task: Task, checkpoint: dict[str, Any]) -> None:
+        if unfinished(checkpoint) and checkpoint["global_step"] == trainer.max_steps:
+            self._last = trainer.max_steps
+
+    def on_fit_start(self, trainer: Trainer, task: Task) -> None:
+        """Raises ``UserError`` for an ``EarlyStopping`` that would never stop."""
+        for callback in trainer.callbacks:
+            if isinstance(callback, EarlyStopping):
+                check_early_stopping(callback, trainer, task)
+        if self._last is not None:  # else Lightning starts nothing, and what was cut at the last step could not be done
+            trainer.fit_loop.epoch_loop.max_steps = -1
+
+    def on_train_start(self, trainer: Trainer, task: Task) -> None:
+        interrupt.hold()
+        self._agreement = distributed.Agreement()
+        self._start, self._step = time.monotonic(), trainer.global_step
+        if self._out_of_time:
+            raise UserError(
+                f"the {self._seconds:,.0f} s of training before used up trainer.max_time; set a longer one, or null."
+            )
+        cut, self._unfinished = self._unfinished, []
+        for name, callback in evaluations(trainer).items():
+            if name in cut:
+                callback.evaluated_at = -1
+                callback.evaluate_once(trainer, task)
+            if isinstance(callback, Checkpoints) and cut:
+                callback.keep_best(trainer)
+                callback.evaluated_at = -1 if self._last is not None else callback.evaluated_at
+        if self._last is not None and VALIDATION not in cut:
+            self._end_again(trainer)
+            trainer.should_stop = True
+
+    def _end_again(self, trainer: Trainer) -> None:
+        if self._last is not None:
+            trainer.fit_loop.epoch_loop.max_steps, self._last = self._last, None
+
+    def on_train_batch_start(self, trainer: Trainer, task: Task, batch: Any, batch_idx: int) -> None:
+        if self._between_steps:
+            self._between_steps = False
+            number = self._number if trainer.world_size > 1 else interrupt.held()
+            if number:
+                interrupt.end(number)
+
+    def on_train_batch_end(self, trainer: Trainer, task: Task, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self._wanted |= trainer.should_stop
+        trainer.should_stop = False
+        if trainer.global_step == self._step:  # a micro-batch
+            return
+        self._step, self._between_steps = trainer.global_step, True
+        self._wanted |= self._out_of_time
+        self._number, stop = self._agreement.next(interrupt.held(), int(self._wanted))
+        self._stop(trainer, bool(stop))
+
+    @property
+    def _out_of_time(self) -> bool:
+        return self.max_time is not None and self.seconds >= self.max_time
+
+    @property
+    def seconds(self) -> float:
+        """Of training, with the runs before."""
+        return self._seconds + (0.0 if self._start is None else time.monotonic() - self._start)
+
+    def _stop(self, trainer: Trainer, stop: bool) -> None:
+        trainer.should_stop = stop and trainer.global_step >= self.min_steps
+
+    def on_validation_batch_start(self, trainer: Trainer, task: Task, *_: Any) -> None:
+        if not trainer.sanity_checking:
+            (number,) = self._agreement.now(interrupt.held())
+            if number:
+                interrupt.end(number)
+
+    def on_validation_end(self, trainer: Trainer, task: Task) -> None:
+        if trainer.sanity_checking:
+            return
+        self._validated_at = trainer.global_step
+        self._end_again(trainer)
+        (stop,) = self._agreement.now(int(self._wanted or trainer.should_stop))
+        self._wanted = bool(stop)
+        self._stop(trainer, self._wanted)
+
+    def on_train_end(self, trainer: Trainer, task: Task) -> None:
+        self._agreement.close()
+        if self._out_of_time and trainer.global_step < trainer.max_steps:
+            tell(trainer, f"trainer.max_time is over at step {trainer.global_step:,} of {trainer.max_steps:,}.")
+
+    def on_exception(self, trainer: Trainer, task: Task, exception: BaseException) -> None:
+        """A checkpoint of what a signal has ended, and how to go on."""
+        training = self._start is not None
+        if training:
+            self._agreement.close()
+        if not isinstance(exception, interrupt.Interrupted):
+            return
+        written = None
+        if training and trainer.global_step > 0:
+            if trainer.global_step != self._step:  # Lightning logs a step when all callbacks have seen it
+                trainer._logger_connector.update_train_step_metrics()
+            self._unfinished = self._cut(trainer)
+            measures = (c for c in trainer.callbacks if isinstance(c, MetricEvaluation))
+            self.measured = next((c.latest.numbers for c in measures if c.measured_at == trainer.global_step), {})
+            for callback in trainer.callbacks:
+                if isinstance(callback, Checkpoints):
+                    callback.evaluate(trainer, task)
+                    written = callback.folder
+        exception.told = True
+        tell(trainer, f"{exception.name}: {ended(trainer, written)}")
+        if exception.number == slurm.SIGNAL and slurm.JOB in os.environ:
+            exception.code = slurm.STATUS
+            if trainer.is_global_zero:
+                tell(trainer, slurm.requeue())
+        if training:
+            self._agreement.now(0)  # no rank ends before the first one expects it
+
+    def _cut(self, trainer: Trainer) -> list[str]:
+        """What was to be done at this step, and was not."""
+        step = trainer.global_step
+        cut = [
+            name
+            for name, callback in evaluations(trainer).items()
+            if callback.due(trainer) and callback.evaluated_at != step and not isinstance(callback, Checkpoints)
+        ]
+        return [*cut, *([VALIDATION] if validates(trainer) and self._validated_at != step else [])]
+
+    def state_dict(self) -> dict[str, Any]:
+        spent = {} if self.max_time is None else {"seconds": self.seconds}
+        cut = {"unfinished": self._unfinished, "measured": self.measured} if self._unfinished else {}
+        return {**spent, **cut}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._seconds = state.get("seconds", 0.0)
+        self._unfinished, self.measured = state.get("unfinished", []), state.get("measured", {})
+
+    def on_save_checkpoint(self, trainer: Trainer, task: Task, checkpoint: dict[str, Any]) -> None:
+        endless = trainer.num_training_batches == float("inf")
+        after_step(checkpoint["loops"]["fit_loop"], trainer.global_step, endless, VALIDATION in self._unfinished)
+
+
+VALIDATION = "validation"
+
+
+def evaluations(trainer: Trainer) -> dict[str, Evaluation]:
+    """The callbacks that evaluate, by name: several of a kind are numbered."""
+    found: dict[str, Evaluation] = {}
+    for callback in trainer.callbacks:
+        if isinstance(callback, Evaluation):
+            kind = type(callback).__name__
+            found[f"{kind} {sum(isinstance(c, type(callback)) for c in found.values())}"] = callback
+    return found
+
+
+def validates(trainer: Trainer) -> bool:
+    """Whether validation follows the step that was taken, as far as the number of steps decides it."""
+    if not trainer.enable_validation or not isinstance(trainer.val_check_batch, int):
+        return False
+    return trainer.global_step * trainer.accumulate_grad_batches % trainer.val_check_batch == 0
+
+
+def ended(trainer: Trainer, folder: Path | None) -> str:
+    """Where the run ended, where its checkpoint is, and how to go on."""
+    step = trainer.global_step
+    if folder is None and step > 0 and not any(isinstance(c, Checkpoints) for c in trainer.callbacks):
+        return f"ended at step {step:,}; without callbacks.checkpoints nothing is saved."
+    if folder is None:
+        return "ended before the first step; the same command starts again."
+    path = folder / "last.ckpt"
+    known = folder.parent if folder.name == "checkpoints" else path
+    command = f"{as_typed(sys.argv[0])} resume={shlex.quote(shown(known))}"
+    return f"ended at step {step:,} of {trainer.max_steps:,}, saved in {shown(path)}; `{command}` goes on."
+
+
+def shown(path: Path) -> str:
+    """As a user would type it: relative where it lies below the current folder."""
+    path, here = path.absolute(), Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
+def tell(trainer: Trainer, line: str) -> None:
+    if trainer.is_global_zero:
+        log.info(line)
+        print(line, file=sys.stderr, flush=True)
