@@ -66,7 +66,7 @@ def test_no_file_of_a_run_has_a_secret(tmp_path, environment):
     )
     assert again.status == 1 and "was hidden when it was saved" in again.stderr and again.stderr.count("\n") == 1
     named = [word.lstrip("+") for word in ARGUMENTS[1:6]]
-    more = ["trainer.max_steps=3", "trust=[cli]", *ARGUMENTS[:1], *named]
+    more = ["trainer.max_steps=3", "trust=[cli]", *ARGUMENTS[:1], *named, ARGUMENTS[6]]
     again = runs.call("train.py", *runs.outputs(tmp_path / "named", f"resume={run.last}", *more), cwd=tmp_path)
     assert again.status == 0, again.stderr
     assert not files_with(tmp_path / "named", *secrets)
