@@ -2,12 +2,14 @@
 
 import json
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 
 from torch import Tensor, nn
 
 from oboro.adapter.lora import LoRA, low_rank_layers, product
 from oboro.base.errors import UserError
+from oboro.base.json_text import parsed
 from oboro.base.tensor_file import Damaged, TensorFile, write_tensors
 
 PREFIX, A, B = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
@@ -89,7 +91,10 @@ def scale_of(header: dict[str, str], path: Path) -> float:
     if "adapter" not in header:
         return 1.0
     try:
-        settings = json.loads(header["adapter"])
-        return settings["alpha"] / settings["rank"]
-    except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
+        settings = parsed(header["adapter"])
+        scale = settings["alpha"] / settings["rank"]
+        if not isfinite(scale):
+            raise ValueError("alpha / rank is not finite")
+        return scale
+    except (ValueError, KeyError, TypeError, ArithmeticError) as error:
         raise UserError(f"{path} tells no alpha and rank of its adapter; use another file.") from error

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from oboro.base.errors import UserError
+from oboro.base.json_text import parsed
 from oboro.base.tensor_file import Damaged, TensorFile, write_tensors
 from oboro.ema import gamma_from_std
 
@@ -93,14 +94,28 @@ def read_snapshots(folder: str | Path) -> list[Snapshot]:
     for path in Path(folder).expanduser().glob("*.safetensors"):
         try:
             file = TensorFile(path)
-            snapshots.append(Snapshot(path, **json.loads(file.header["snapshot"]), shapes=file.shapes))
+            snapshot = Snapshot(path, **parsed(file.header["snapshot"]), shapes=file.shapes)
+            check_snapshot(snapshot)
         except (Damaged, ValueError, TypeError, KeyError) as error:
             raise damaged(path) from error
+        snapshots.append(snapshot)
     if not snapshots:
         raise UserError(
             f"there are no snapshots in {folder}; train with +callbacks=snapshots, or name the folder of such a run."
         )
     return sorted(snapshots, key=lambda snapshot: snapshot.step)
+
+
+def check_snapshot(snapshot: Snapshot) -> None:
+    """Raises ``ValueError`` where a header is none of ``write_snapshot``, or has other tensors than it says."""
+    step, updates, stds = snapshot.step, snapshot.updates, snapshot.stds
+    if not all(type(n) is int and 0 <= n < 2**63 for n in (step, updates)) or not updates or not stds:
+        raise ValueError("counts")
+    if not all(isinstance(std, float) and 0 < std < WIDEST for std in stds.values()):
+        raise ValueError("widths")
+    of_each = [{k.removeprefix(f"{a}/") for k in snapshot.shapes if k.startswith(f"{a}/")} for a in stds]
+    if any(names != of_each[0] for names in of_each) or sum(map(len, of_each)) != len(snapshot.shapes):
+        raise ValueError("tensors")
 
 
 def reconstruct(snapshots: Sequence[Snapshot], std: float) -> dict[str, Tensor]:

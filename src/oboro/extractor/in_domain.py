@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from oboro.base.counted import counted
 from oboro.base.errors import UserError
+from oboro.base.json_text import parsed
 from oboro.base.paths import LocalPath
 from oboro.base.ranges import Count, Seed, Width
 from oboro.base.remark import notice, remark
@@ -30,6 +31,7 @@ from oboro.modality import Image, Modality
 
 log = logging.getLogger(__name__)
 VERSION = 1  # of the network and its training: other weights from the same settings
+MOST = 100_000_000  # of a number in a recipe
 SMALLEST, LARGEST = 24, 64  # side of the pictures that the network sees
 HELD_OUT = 10_000  # pictures, at most, that the accuracy is taken of
 SPEED = 2.3e6  # pixels a second on one core, for saying how long it takes
@@ -235,12 +237,28 @@ class InDomain(Extractor):
         """What a file says of itself; raises ``UserError`` where it is missing or not one of these."""
         try:
             with safe_open(path, "pt") as file:
-                return json.loads(file.metadata()["origin"])
+                origin = parsed(file.metadata()["origin"])
+                check_origin(origin, {name: file.get_slice(name).get_shape() for name in file.keys()})  # noqa: SIM118
+                return origin
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise UserError(
                 f"{path} has no weights of extractor=in_domain ({type(error).__name__}); correct "
                 "extractor.weights_path, or leave it out to train one."
             ) from error
+
+
+def check_origin(origin: Any, shapes: Mapping[str, list[int]]) -> None:
+    """Raises ``ValueError`` where a file does not say where it is from, or has other weights than it says: before they
+    take memory."""
+    recipe, result = origin["recipe"], origin["result"]
+    if not all(type(n) is int and 0 <= n <= MOST for k, n in recipe.items() if k not in ("flip", "seed")):
+        raise ValueError("recipe")
+    with torch.device("meta"):
+        wanted = InDomainNetwork(Recipe(**recipe)).state_dict()
+    if {name: list(weight.shape) for name, weight in wanted.items()} != dict(shapes):
+        raise ValueError("weights")
+    if not {"task", "accuracy", "held_out"} <= set(result):
+        raise ValueError("result")
 
 
 class Outputs(Mapping[str, int]):

@@ -39,15 +39,15 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
 
 @lru_cache(maxsize=1)
 def _read(path: Path, modified: int, size: int, name: Path) -> dict[str, Any]:
-    import torch  # here, with what needs it: a command without a checkpoint starts without (oboro.cli.run)
-
+    # Here, with torch: a command without a checkpoint starts without (oboro.cli.run).
+    from oboro.base.torch_file import load
     from oboro.restore.finite import not_finite
     from oboro.restore.form import check_form
     from oboro.restore.frozen import join
 
     check_archive(path, modified, size, name)
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = load(path)
     except Exception as error:  # whatever the unpickler trips over in a file that is not a checkpoint
         raise UserError(f"{name} is damaged or no checkpoint at all; {OTHERS}.") from error
     check_form(checkpoint, name)
