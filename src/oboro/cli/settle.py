@@ -7,6 +7,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from oboro.base.counted import counted
 from oboro.base.errors import UserError
 from oboro.base.remark import notice, remark
 from oboro.cli.offered import OPTION
@@ -58,10 +59,10 @@ def settle_classes(config: DictConfig) -> None:
     if config.conditioner.get("_target_") != LABEL or known == present or AUTO in (known, present):
         return
     config.conditioner = UNCONDITIONAL
-    have = f"{present} others" if present else "none"
+    have = counted(present, "others") if present else "none"
     remark(
-        f"the model in init knows {known} classes and the data have {have}, so it is trained without labels "
-        "(conditioner=unconditional)"
+        f"the model in init knows {counted(known, 'classes')} and the data have {have}, so it is trained without "
+        "labels (conditioner=unconditional)"
     )
 
 
