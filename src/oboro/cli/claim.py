@@ -13,6 +13,7 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from oboro.base.errors import UserError
@@ -146,13 +147,15 @@ def claim_sweep(config: DictConfig, command: str) -> None:
 def claimed(command: str, config: DictConfig) -> Iterator[None]:
     """The block is the job in the folder that Hydra made. It is given back at the end.
 
-    A job within the process of a sweep, and one whose configuration lacks the callback, owns it from here on.
+    A job within the process of a sweep, and one whose configuration lacks the callback, owns it from here on. The sweep
+    has made room for its jobs, whose folders hold what Hydra wrote just now.
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
     if follows(command, config):
         yield
         return
-    own(folder, command, config.get("resume"), bool(config.get("overwrite")))
+    overwrite = bool(config.get("overwrite")) and HydraConfig.get().mode != RunMode.MULTIRUN
+    own(folder, command, config.get("resume"), overwrite)
     try:
         yield
         mark(folder, finished=True)

@@ -131,22 +131,26 @@ def job(name: str, kept: Sequence[Path]) -> Callable[[DictConfig], None]:
     lines; a sweep goes on with its next job."""
 
     def start(config: DictConfig) -> None:
-        shown = is_true(config.get("traceback")) or HydraConfig.get().mode == RunMode.MULTIRUN
+        in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
         with (
-            ending(shown),
+            ending(is_true(config.get("traceback")) or in_sweep),
             interrupt.handled(speaks=is_first_process(), at_once=kill_ranks),
-            claimed(name, config),
-            without_an_empty_folder(name, kept),
-            trusting(config.get("trust")),
-            looked_after(),
         ):
-            work = getattr(import_module(f"oboro.cli.{name}"), name)
-            hide_in_files(Path(HydraConfig.get().runtime.output_dir) / ".hydra")
-            warnings.formatwarning = warning_line  # which Lightning sets, too, when it is imported
-            plain_terminal()
-            refuse_unknown(config)
-            remark_callbacks()
-            work(config)
+            with (
+                claimed(name, config),
+                without_an_empty_folder(name, kept),
+                trusting(config.get("trust")),
+                looked_after(),
+            ):
+                work = getattr(import_module(f"oboro.cli.{name}"), name)
+                hide_in_files(Path(HydraConfig.get().runtime.output_dir) / ".hydra")
+                warnings.formatwarning = warning_line  # which Lightning sets, too, when it is imported
+                plain_terminal()
+                refuse_unknown(config)
+                remark_callbacks()
+                work(config)
+            if in_sweep:
+                interrupt.check()  # a signal that came too late for this job ends those after it
 
     start.__module__ = f"oboro.cli.{name}"  # the name of the job, and of its log
     return start
