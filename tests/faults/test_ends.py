@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import runs
+from oboro.cli.running import read_record
 from oboro.sweep import Job
 from oboro.sweep.job import verdict
 from oboro.task import Diffusion
@@ -259,6 +260,16 @@ def test_a_sweep_that_is_ended_has_its_jobs_save_and_runs_them_again(tmp_path):
     assert torch.load(tmp_path / "sweep/0/checkpoints/last.ckpt", weights_only=True)["global_step"] < 2000
     assert "goes on" in (tmp_path / "sweep/0/output.log").read_text()
     assert "0 of 2 jobs done; run the rest with" in run.stderr
+
+
+def test_a_signal_after_the_last_step_of_a_job_ends_those_after_it(tmp_path):
+    """Of a sweep within one process. The job itself is finished."""
+    job = [*runs.toy("callbacks=[checkpoints]", "seed=1,2"), fault("sigterm", step=2)]
+    typed = ("-m", "hydra/launcher=basic", f"hydra.sweep.dir={tmp_path}/sweep", *job)
+    run = runs.call("train.py", *typed, cwd=tmp_path)
+    assert run.status == 143, run.stderr
+    assert torch.load(tmp_path / "sweep/0/checkpoints/last.ckpt", weights_only=True)["global_step"] == 2
+    assert read_record(tmp_path / "sweep" / "0").finished and not (tmp_path / "sweep" / "1").exists()
 
 
 def test_a_job_that_a_signal_ended_is_not_done(tmp_path):
