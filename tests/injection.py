@@ -21,6 +21,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from oboro.base import whole_file
+from oboro.base.errors import UserError
 from oboro.callbacks.evaluation import MetricEvaluation
 from oboro.callbacks.sample_grid import SampleGrid
 from oboro.task import Task
@@ -39,6 +40,10 @@ def send(name: str) -> Callable[[Trainer, Task], None]:
 
 def fail(trainer: Trainer, task: Task) -> None:
     raise Injected(f"rank {trainer.global_rank} met the injected error")
+
+
+def mistake(trainer: Trainer, task: Task) -> None:
+    raise UserError(f"rank {trainer.global_rank} cannot read its samples; remedy it")
 
 
 def out_of_memory(trainer: Trainer, task: Task) -> None:
@@ -116,6 +121,7 @@ def stop(trainer: Trainer, task: Task) -> None:
 ACTS: dict[str, Callable[[Trainer, Task], None]] = {
     **{name: send(name) for name in ("sigterm", "sigint", "sighup", "sigusr1", "sigkill", "sigstop")},
     "raise": fail,
+    "mistake": mistake,
     "stop": stop,
     "sigterm_parent": lambda *_: os.kill(os.getppid(), signal.SIGTERM),
     "sleep": lambda *_: time.sleep(1.1),

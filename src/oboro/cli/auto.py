@@ -44,9 +44,9 @@ def choice() -> Choice | None:
 
 
 def settle_auto(arguments: list[str], runs: bool) -> list[str]:
-    """``arguments`` of train.py with the checkpoint in the place of ``auto``, or with null where the folder has none; as
-    they are where the folder is known only once they are composed (``oboro.cli.claim``). Null is named, since option
-    files can have ``resume`` and ``init``, too.
+    """``arguments`` of train.py with the checkpoint in the place of ``auto``, or with null where the folder has none;
+    as they are where the folder is known only once they are composed (``oboro.cli.claim``). Null is named, since files of
+    options can have ``resume`` and ``init``, too.
 
     ``runs``: the folder is owned from here on. Raises ``UserError`` where it has checkpoints and none is valid.
     """

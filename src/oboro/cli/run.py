@@ -40,7 +40,7 @@ from oboro.cli.claim import AUTO, FolderFound, Refused, claimed
 from oboro.cli.ending import ending, is_first_process, sentence
 from oboro.cli.help import overview
 from oboro.cli.options import CONF, choosing
-from oboro.cli.ranks import kill_ranks, looked_after
+from oboro.cli.ranks import kill_ranks, supervised
 from oboro.cli.running import LOCK, release_all
 from oboro.cli.unread import refuse_unknown
 from oboro.restore.trust import trusted_words, trusting
@@ -140,7 +140,7 @@ def job(name: str, kept: Sequence[Path]) -> Callable[[DictConfig], None]:
                 claimed(name, config),
                 without_an_empty_folder(name, kept),
                 trusting(config.get("trust")),
-                looked_after(),
+                supervised(),
             ):
                 work = getattr(import_module(f"oboro.cli.{name}"), name)
                 hide_in_files(Path(HydraConfig.get().runtime.output_dir) / ".hydra")
