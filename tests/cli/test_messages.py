@@ -97,7 +97,7 @@ LINES = {
         "loss is a Reconstruction and must be a Loss (a node with _target_). Choose "
         "loss=denoising|denoising_edm|denoising_logit_normal|denoising_min_snr|denoising_snr|hybrid."
     ),
-    "+trainer.num_nodes=2": (
+    "+trainer.num_nodes=2 hydra.run.dir={here}/outputs": (
         "trainer.num_nodes=2 waits for 1 other machine and nothing has started this run there; start it with torchrun "
         "or srun on each, or leave trainer.num_nodes out."
     ),
