@@ -6,7 +6,7 @@ from lightning import Trainer
 
 from oboro.base.errors import UserError
 from oboro.base.ranges import CountOrNone
-from oboro.callbacks.evaluation import Evaluation
+from oboro.callbacks.evaluation import Evaluation, spared
 from oboro.ema.posthoc import write_snapshot
 from oboro.task import Task
 
@@ -36,7 +36,8 @@ class Snapshots(Evaluation):
         for profile in self.stds:
             task.check_averages(profile)
         if trainer.is_global_zero:
-            self.folder.mkdir(parents=True, exist_ok=True)
             state = task.ema.state_dict(task.learned)
             path = self.folder / f"{trainer.global_step:08d}.safetensors"
-            write_snapshot(path, trainer.global_step, state["updates"], self.stds, state["averages"])
+            with spared(f"the snapshot {path}"):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                write_snapshot(path, trainer.global_step, state["updates"], self.stds, state["averages"])

@@ -32,6 +32,8 @@ from oboro.base import interrupt
 from oboro.base.command import as_typed, import_from_here
 from oboro.base.errors import UserError
 from oboro.base.grammar import is_true, quoted, values
+from oboro.base.secret import register, without_secrets
+from oboro.base.yaml_file import check_yaml
 from oboro.cli.arguments import MULTIRUN, for_hydra
 from oboro.cli.checkpoint import offer_checkpoint
 from oboro.cli.claim import AUTO, FolderFound, Refused, claimed
@@ -67,6 +69,8 @@ def run(name: str) -> None:
         if flags.help:
             print(overview(name))
             return
+        if flags.config_dir:
+            check_options(Path(flags.config_dir).expanduser())
         packages = trusted_words(sys.argv[1:])[1]
         if (
             packages or flags.config_dir or name not in FROM_CHECKPOINT
@@ -83,6 +87,16 @@ def run(name: str) -> None:
             raise refused.error from None
         finally:
             release_all()
+
+
+def check_options(folder: Path) -> None:
+    """Raises ``UserError`` for an option file of ``folder`` that cannot be read: Hydra would not say which."""
+    for group in (path.name for path in CONF.iterdir() if path.is_dir()):
+        for path in (folder / group).rglob("*.yaml"):
+            try:
+                check_yaml(path)
+            except (ValueError, OSError) as error:
+                raise UserError(f"{path} cannot be read ({error}); correct or remove it.") from error
 
 
 def compose_and_run(name: str, main: Callable[[], None], runs: bool) -> None:
@@ -127,6 +141,7 @@ def job(name: str, kept: Sequence[Path]) -> Callable[[DictConfig], None]:
             looked_after(),
         ):
             work = getattr(import_module(f"oboro.cli.{name}"), name)
+            hide_in_files(Path(HydraConfig.get().runtime.output_dir) / ".hydra")
             warnings.formatwarning = warning_line  # which Lightning sets, too, when it is imported
             plain_terminal()
             refuse_unknown(config)
@@ -135,6 +150,14 @@ def job(name: str, kept: Sequence[Path]) -> Callable[[DictConfig], None]:
 
     start.__module__ = f"oboro.cli.{name}"  # the name of the job, and of its log
     return start
+
+
+def hide_in_files(folder: Path) -> None:
+    """Secrets that were typed are not kept in what Hydra saved of the command line and the configuration."""
+    for path in folder.rglob("*.yaml") if is_first_process() else ():
+        saved = OmegaConf.to_container(OmegaConf.load(path))
+        if (hidden := without_secrets(saved)) != saved:
+            OmegaConf.save(OmegaConf.create(hidden), path)
 
 
 @contextmanager
@@ -205,6 +228,7 @@ def gather(name: str) -> Callable[[Path], None] | None:
 
 def register_resolvers() -> None:
     """For ``--cfg job --resolve``: resolvers that import their modules when they are used."""
+    register(concealed=any(word in ("-c", "--cfg") or word.startswith("--cfg=") for word in sys.argv[1:]))
     for name, function in RESOLVERS.items():
         if not OmegaConf.has_resolver(name):
             OmegaConf.register_new_resolver(name, imported_later(function))

@@ -11,8 +11,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from oboro.base.annotation import is_class
 from oboro.base.configuration import TARGET, Configuration, Path, is_a, key_of
+from oboro.base.errors import UserError
 from oboro.base.lightning_trainer import Accelerator, Devices, Precision
 from oboro.base.ranges import AverageWidth, Count, CountOrNone, Name, NonNegative, Positive, Seed, Steps
+from oboro.base.secret import first_hidden
 from oboro.base.signature import located
 from oboro.cli.options import folders, options
 from oboro.data import DataModule
@@ -125,8 +127,11 @@ def check_settings(config: DictConfig, settings: type, resolve: bool = True) -> 
     """Raises ``UserError`` where ``config`` is none of ``settings``; what is meant in another type gets it, in place.
 
     What was written comes first, then what it is interpolated to, so that a wrong value is named where it was written.
-    Without ``resolve`` only what was written: before ``auto`` is a number.
+    Without ``resolve`` only what was written: before ``auto`` is a number. Raises ``UserError``, too, where a value was
+    hidden in the file that it comes from.
     """
+    if (name := first_hidden(plain(config, False))) is not None:
+        raise UserError(f"{name} was hidden when it was saved, as a secret; give {name}=... again.")
     for resolved in (False, True)[: 1 + resolve]:
         check = Typed(plain(config, False), plain(config, True) if resolved else None, (Stored,))
         check.check(settings)

@@ -12,9 +12,11 @@ from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback, ProgressBar
 from omegaconf import DictConfig, OmegaConf
 
+from oboro.base.environment import from_environment
 from oboro.base.errors import UserError
 from oboro.base.lightning_trainer import seconds_of
 from oboro.base.paths import with_absolute_paths
+from oboro.base.secret import visible, without_secrets
 from oboro.callbacks.checkpoints import in_order
 from oboro.callbacks.evaluation import MetricEvaluation
 from oboro.callbacks.run_end import RunEnd
@@ -112,7 +114,7 @@ def resolved(config: DictConfig) -> tuple[dict[str, Any], dict[str, State], dict
     plain: dict[str, Any] = with_absolute_paths(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
     check_storable(targets(plain, BUILT))
     plain["task"], parts = inlined(plain["task"])
-    stored = kept({key: plain[key] for key in STORED if key in plain})
+    stored = without_secrets(kept({key: plain[key] for key in STORED if key in plain}), from_environment(config))
     check_plain(stored)
     return plain, parts, stored
 
@@ -153,9 +155,9 @@ def is_over(config: DictConfig, stored: dict[str, Any]) -> bool:
 def show(lines: Sequence[str]) -> None:
     """On stderr, and in train.log."""
     for line in lines:
-        log.info(line)
+        log.info(visible(line))
         if is_first_process():
-            print(line, file=sys.stderr)
+            print(visible(line), file=sys.stderr)
 
 
 def check_frozen(task: Task, learned: set[str]) -> None:

@@ -11,6 +11,7 @@ from typing import Literal, Unpack
 
 from oboro.base.counted import counted
 from oboro.base.errors import UserError
+from oboro.base.json_text import parsed
 from oboro.base.paths import LocalPath
 from oboro.data import cache
 from oboro.data.cache import Block, Source
@@ -93,7 +94,7 @@ class ImageFolder(ImageData):
             found = self._pictures()
             file = self.cache_dir / "data" / f"shapes-{self._key(found)[:32]}.json"
             try:
-                self._shapes = Shapes.from_plain(json.loads(file.read_text()))
+                self._shapes = Shapes.from_plain(parsed(file.read_text()))
             except (OSError, ValueError, KeyError, TypeError):
                 self._shapes = Shapes.of(found.folder / entry.name for entry in found.entries)
                 with cache.writing(file.parent):

@@ -19,17 +19,19 @@ from torch import Tensor, nn
 
 from oboro.base.counted import counted
 from oboro.base.errors import UserError
+from oboro.base.json_text import parsed
 from oboro.base.paths import LocalPath
 from oboro.base.ranges import Count, Seed, Width
 from oboro.base.remark import notice, remark
 from oboro.data import DataModule
-from oboro.data.cache import beside, writing
+from oboro.data.cache import beside, write_whole, writing
 from oboro.extractor.extractor import Extractor, file_digest
 from oboro.extractor.in_domain_training import InDomainNetwork, Recipe, accuracy, train
 from oboro.modality import Image, Modality
 
 log = logging.getLogger(__name__)
 VERSION = 1  # of the network and its training: other weights from the same settings
+MOST = 100_000_000  # of a number in a recipe
 SMALLEST, LARGEST = 24, 64  # side of the pictures that the network sees
 HELD_OUT = 10_000  # pictures, at most, that the accuracy is taken of
 SPEED = 2.3e6  # pixels a second on one core, for saying how long it takes
@@ -146,6 +148,8 @@ class InDomain(Extractor):
         """Train, unless the weights are there already. A file that is damaged is made anew."""
         if self._given:
             self._origin(self._given)
+            if not self._whole():
+                raise UserError(f"{self._given} is damaged; copy it anew, with the .sha256 file beside it.")
             channels = self.data.modality.shape[0]
             if self.recipe.channels != channels:
                 raise UserError(
@@ -200,13 +204,23 @@ class InDomain(Extractor):
             # One key: safetensors writes several in random order, and the digest is that of the file.
             save_file(network.state_dict(), partial, {"origin": json.dumps(origin, sort_keys=True)})
             partial.replace(self.path)
+            write_whole(self._written, file_digest(self.path))
+
+    @property
+    def _written(self) -> Path:
+        """Beside the weights, the digest of the file that was written; none where they are older than this."""
+        return self.path.with_suffix(".sha256")
 
     def _whole(self) -> bool:
+        """Whether the weights are there and what was written: a bit of them would change all numbers a little."""
         try:
             self._origin(self.path)
-        except UserError:
+            whole = not self._written.is_file() or self._written.read_text().strip() == file_digest(self.path)
+        except (UserError, OSError, ValueError):
             return False
-        return True
+        if not whole:
+            remark(f"{self.path} is damaged, its weights are not those that were written; they are made anew.")
+        return whole
 
     def _require_file(self) -> None:
         if not self.path.is_file():
@@ -223,12 +237,28 @@ class InDomain(Extractor):
         """What a file says of itself; raises ``UserError`` where it is missing or not one of these."""
         try:
             with safe_open(path, "pt") as file:
-                return json.loads(file.metadata()["origin"])
+                origin = parsed(file.metadata()["origin"])
+                check_origin(origin, {name: file.get_slice(name).get_shape() for name in file.keys()})  # noqa: SIM118
+                return origin
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise UserError(
                 f"{path} has no weights of extractor=in_domain ({type(error).__name__}); correct "
                 "extractor.weights_path, or leave it out to train one."
             ) from error
+
+
+def check_origin(origin: Any, shapes: Mapping[str, list[int]]) -> None:
+    """Raises ``ValueError`` where a file does not say where it is from, or has other weights than it says: before they
+    take memory."""
+    recipe, result = origin["recipe"], origin["result"]
+    if not all(type(n) is int and 0 <= n <= MOST for k, n in recipe.items() if k not in ("flip", "seed")):
+        raise ValueError("recipe")
+    with torch.device("meta"):
+        wanted = InDomainNetwork(Recipe(**recipe)).state_dict()
+    if {name: list(weight.shape) for name, weight in wanted.items()} != dict(shapes):
+        raise ValueError("weights")
+    if not {"task", "accuracy", "held_out"} <= set(result):
+        raise ValueError("result")
 
 
 class Outputs(Mapping[str, int]):

@@ -29,7 +29,16 @@ from oboro.restore.frozen import join
 from oboro.restore.rebuild import name_of_learned
 from oboro.task.averaged_validation import AveragedValidation
 from oboro.task.guard import Guard, norm_of
-from oboro.task.learner import Learner, Together, apply_settings, lowered, optimizers, separated, settings
+from oboro.task.learner import (
+    Learner,
+    Together,
+    apply_settings,
+    check_states,
+    lowered,
+    optimizers,
+    separated,
+    settings,
+)
 from oboro.task.training_noise import TrainingNoise
 
 
@@ -346,6 +355,7 @@ class Task(lightning.LightningModule, ABC):
         self.load_averages(checkpoint)
         self.guard.record.load(checkpoint.get("divergence", {}))
         separated(checkpoint, self.learners)
+        check_states(checkpoint, self.learners, self.trainer.ckpt_path)
         align_batches(checkpoint, self.trainer.accumulate_grad_batches)
 
 
