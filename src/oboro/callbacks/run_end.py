@@ -170,6 +170,7 @@ class RunEnd(Callback):
                 tell(trainer, slurm.requeue())
         if training:
             self._agreement.now(0)  # no rank ends before the first one expects it
+        trainer.training = True  # of validation alone Lightning would leave the loader of training, whose workers wait
 
     def _cut(self, trainer: Trainer) -> list[str]:
         """What was to be done at this step, and was not."""
