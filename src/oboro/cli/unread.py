@@ -36,7 +36,7 @@ def refuse_unknown(config: DictConfig) -> None:
                 f"{word} takes nothing out, since a mapping adds to what is there ({kept}); take one out with "
                 f"'~{key}.NAME', or leave it out."
             )
-    for key in typed_keys(overrides.task):
+    for key in typed_keys(word for word in overrides.task if word.startswith("+")):  # others are there
         group, _, rest = key.partition(".")
         name, _, value = rest.partition(".")
         if group == "callbacks" and value and "_target_" not in (config.callbacks.get(name) or {}):
