@@ -20,7 +20,7 @@ _PLAIN = r"token|secret|password|passwd|passphrase|credentials?"
 # Of tokenizers, of textual inversion, and names of the fields of a sample, as in latent diffusion.
 _MARKS = (
     r"(?!(?:[\w.\-/@]*[_.\-/])?(?:(?:bos|eos|pad|unk|sep|cls|mask|start|end|placeholder|initializer|class|image|special)"
-    r"_token|(?:image|caption|text|txt|label|cls|cond|condition|stage|mask|hint|target|input|sort|group)_key))"
+    r"_token|(?:image|caption|text|txt|label|cls|cond|condition|stage|mask|hint|target|input|sort|group)_key)(?![\w.\-/@]))"
 )
 _NAME = re.compile(
     rf"{_MARKS}(?:(?:[\w.\-/@]*[_.\-/])?(?:{_PLAIN})|[\w.\-/@]+[_.\-]key|[\w.\-/@]*(?:apikey|authtoken))", re.IGNORECASE

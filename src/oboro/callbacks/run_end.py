@@ -162,7 +162,7 @@ class RunEnd(Callback):
                 if isinstance(callback, Checkpoints):
                     callback.evaluate(trainer, task)
                     written = callback.folder
-        exception.told = True
+        exception.reported = True
         tell(trainer, f"{exception.name}: {ended(trainer, written)}")
         if exception.number == slurm.SIGNAL and slurm.JOB in os.environ:
             exception.code = slurm.STATUS

@@ -11,7 +11,8 @@ from typing import Any
 
 from oboro.base.errors import UserError
 from oboro.base.grammar import quoted, values
-from oboro.cli.claim import AUTO, is_follower, own
+from oboro.cli.claim import is_follower, own
+from oboro.cli.folder import AUTO
 from oboro.cli.resume import key_of, split
 from oboro.cli.running import read_record
 from oboro.restore.checkpoint import load_checkpoint
@@ -45,8 +46,8 @@ def choice() -> Choice | None:
 
 def settle_auto(arguments: list[str], runs: bool) -> list[str]:
     """``arguments`` of train.py with the checkpoint in the place of ``auto``, or with null where the folder has none;
-    as they are where the folder is known only once they are composed (``oboro.cli.claim``). Null is named, since files of
-    options can have ``resume`` and ``init``, too.
+    as they are where the folder is known only once they are composed (``oboro.cli.claim``). Null is named, since files
+    of options can have ``resume`` and ``init``, too.
 
     ``runs``: the folder is owned from here on. Raises ``UserError`` where it has checkpoints and none is valid.
     """

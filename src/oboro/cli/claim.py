@@ -18,10 +18,20 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from oboro.base.errors import UserError
 from oboro.base.grammar import quoted
-from oboro.cli.folder import ANOTHER, RECORD, State, create, entries, moved_aside, refuse_used, remains, sweep_entries
+from oboro.cli.folder import (
+    ANOTHER,
+    AUTO,
+    RECORD,
+    State,
+    create,
+    entries,
+    moved_aside,
+    refuse_used,
+    remains,
+    sweep_entries,
+)
 from oboro.cli.running import mark, owned, release, take
 
-AUTO = "auto"  # resume=auto: the run of the folder
 CLOCK = "${now"
 
 
@@ -32,7 +42,7 @@ class Refused(BaseException):
         self.error = error
 
 
-class FolderFound(BaseException):
+class FolderKnown(BaseException):
     """``resume=auto`` in a folder that only the composed configuration names."""
 
     def __init__(self, folder: Path):
@@ -78,7 +88,7 @@ def claim_run(config: DictConfig, command: str) -> None:
             raise UserError("resume=auto goes on with the run of a folder; name it with hydra.run.dir=<folder>")
         folder = renamed(config, "run", folder)
     elif going_on == AUTO:
-        raise FolderFound(folder)
+        raise FolderKnown(folder)
     own(folder, command, going_on, overwrite, OmegaConf.to_container(config.hydra.overrides.task))
     began = (folder / RECORD / "config.yaml").is_file()
     if going_on and began and CLOCK not in named and config.hydra.output_subdir == RECORD:
@@ -97,7 +107,7 @@ def own(folder: Path, command: str, going_on: str | None, overwrite: bool, words
     if overwrite:
         old = entries(folder, command)
         refuse_needed(old, words)
-        tell_moved(moved_aside(folder, old))
+        show_moved(moved_aside(folder, old))
 
 
 def refuse_needed(old: Sequence[Path], words: Sequence[str]) -> None:
@@ -108,7 +118,7 @@ def refuse_needed(old: Sequence[Path], words: Sequence[str]) -> None:
             raise UserError(f"{key} names a file that overwrite=true moves away; copy it to another folder first")
 
 
-def tell_moved(aside: Path | None) -> None:
+def show_moved(aside: Path | None) -> None:
     if aside is not None:
         print(f"what the folder held is in {aside} now", file=sys.stderr)
 
@@ -140,7 +150,7 @@ def claim_sweep(config: DictConfig, command: str) -> None:
 
     take(folder, command, check)
     if overwrite:
-        tell_moved(moved_aside(folder, list(sweep_entries(folder))))
+        show_moved(moved_aside(folder, list(sweep_entries(folder))))
 
 
 @contextmanager

@@ -21,18 +21,17 @@ from oboro.callbacks.checkpoints import in_order
 from oboro.callbacks.evaluation import MetricEvaluation
 from oboro.callbacks.run_end import RunEnd
 from oboro.cli.auto import choice
-from oboro.cli.claim import AUTO
 from oboro.cli.device import check_device, check_nodes, resolve_precision
 from oboro.cli.ending import is_first_process
 from oboro.cli.faults import explained
 from oboro.cli.fit import fit
+from oboro.cli.folder import AUTO
 from oboro.cli.launcher import care_for
 from oboro.cli.resume import check_alone, file_named, wiring
 from oboro.cli.running import mark
 from oboro.cli.same_start import SameStart
 from oboro.cli.settings import Training, check_settings
-from oboro.cli.settle import settle
-from oboro.cli.unread import refuse_unread_data
+from oboro.cli.settle import remark_unread_data, settle
 from oboro.cli.watchdog import Watchdog
 from oboro.data import DataModule
 from oboro.logger import built
@@ -61,7 +60,7 @@ def train(config: DictConfig) -> None:
         return
     lightning.seed_everything(config.seed, verbose=False)  # initial weights, the same on every rank
     data: DataModule = instantiate(plain["data"], _convert_="all")
-    refuse_unread_data(data)
+    remark_unread_data(data)
     task: Task = instantiate(plain["task"], _convert_="all")
     started = set() if config.init is None else start_from(task, plain["task"], config.init, config.init_profile)
     load_parts(task, parts)
@@ -140,15 +139,15 @@ def is_over(config: DictConfig, stored: dict[str, Any]) -> bool:
     if not config.resume:
         return False
     try:
-        found = compared(config, stored)
+        changes = compared(config, stored)
     except NothingLeft:
         if auto is None:
             raise
-        found = None
-    if found is None or (auto is not None and auto.ends(found)):
+        changes = None
+    if changes is None or (auto is not None and auto.ends(changes)):
         show([f"the run in {config.output_dir} is finished; nothing is left to do"])
         return True
-    show(found)
+    show(changes)
     return False
 
 
