@@ -46,6 +46,7 @@ def folder(finished, tmp_path) -> Path:
     ("typed", "message"),
     [
         ((), "logged up to step 4); add resume=auto to go on, overwrite=true to start over"),
+        (("overwrite=no",), "logged up to step 4); add resume=auto to go on, overwrite=true to start over"),
         (("seed=1",), "add resume=auto to go on"),
         (("resume=auto", "overwrite=true"), "overwrite=true starts over and resume goes on; leave one of the two out."),
     ],

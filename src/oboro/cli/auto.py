@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from oboro.base.errors import UserError
-from oboro.base.grammar import quoted, values
+from oboro.base.grammar import is_true, quoted, values
 from oboro.cli.claim import is_follower, own
 from oboro.cli.folder import AUTO
 from oboro.cli.resume import key_of, split
@@ -58,7 +58,7 @@ def settle_auto(arguments: list[str], runs: bool) -> list[str]:
     folder = Path(str(folders[-1])).absolute()
     before = read_record(folder)
     if runs and folder.exists() and not is_follower():
-        own(folder, "train", AUTO, overwrite=any(word is True for word in values(arguments, "overwrite")))
+        own(folder, "train", AUTO, overwrite=any(map(is_true, values(arguments, "overwrite"))))
     path, damaged = newest(folder)
     if path is None and damaged:
         raise UserError(

@@ -17,7 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from oboro.base.errors import UserError
-from oboro.base.grammar import quoted
+from oboro.base.grammar import is_true, quoted
 from oboro.cli.folder import (
     ANOTHER,
     AUTO,
@@ -77,7 +77,7 @@ def claim_run(config: DictConfig, command: str) -> None:
             writes_nothing(config)
         return
     named, folder = written(config, "run"), resolved(config, "run")
-    going_on, overwrite = config.get("resume"), bool(config.get("overwrite"))
+    going_on, overwrite = config.get("resume"), is_true(config.get("overwrite"))
     if CLOCK in named:
         if several > 1:
             raise UserError(
@@ -130,7 +130,7 @@ def claim_sweep(config: DictConfig, command: str) -> None:
     if not alone(command, config) and started_together() > 1:
         raise UserError("a sweep starts its jobs by itself; start it once, without torchrun or srun")
     named, folder = written(config, "sweep"), resolved(config, "sweep")
-    going_on, overwrite = config.get("resume"), bool(config.get("overwrite"))
+    going_on, overwrite = config.get("resume"), is_true(config.get("overwrite"))
     if CLOCK in named:
         if going_on == AUTO:
             raise UserError("resume=auto goes on with the jobs of a folder; name it with hydra.sweep.dir=<folder>")
@@ -164,7 +164,7 @@ def claimed(command: str, config: DictConfig) -> Iterator[None]:
     if follows(command, config):
         yield
         return
-    overwrite = bool(config.get("overwrite")) and HydraConfig.get().mode != RunMode.MULTIRUN
+    overwrite = is_true(config.get("overwrite")) and HydraConfig.get().mode != RunMode.MULTIRUN
     own(folder, command, config.get("resume"), overwrite)
     try:
         yield

@@ -107,6 +107,8 @@ def _not_alone() -> Iterator[None]:
         raise SystemExit(f"rank {os.environ['LOCAL_RANK']} has lost the others: {str(error).splitlines()[0]}") from None
     finally:
         over.set()
+        if os.getppid() != first:
+            _remove_messages()
 
 
 def _leave_message(error: Exception) -> None:

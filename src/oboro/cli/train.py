@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from lightning.pytorch.callbacks import Callback, ProgressBar
+from lightning.pytorch.callbacks import Callback, Checkpoint, ProgressBar
 from omegaconf import DictConfig, OmegaConf
 
 from oboro.base.environment import from_environment
@@ -17,7 +18,7 @@ from oboro.base.errors import UserError
 from oboro.base.lightning_trainer import seconds_of
 from oboro.base.paths import with_absolute_paths
 from oboro.base.secret import visible, without_secrets
-from oboro.callbacks.checkpoints import in_order
+from oboro.callbacks.checkpoints import Checkpoints, in_order
 from oboro.callbacks.evaluation import MetricEvaluation
 from oboro.callbacks.run_end import RunEnd
 from oboro.cli.auto import choice
@@ -27,6 +28,7 @@ from oboro.cli.faults import explained
 from oboro.cli.fit import fit
 from oboro.cli.folder import AUTO
 from oboro.cli.launcher import care_for
+from oboro.cli.offered import OPTION
 from oboro.cli.resume import check_alone, file_named, wiring
 from oboro.cli.running import mark
 from oboro.cli.same_start import SameStart
@@ -71,6 +73,7 @@ def train(config: DictConfig) -> None:
     if task.needs_start and not (config.init or config.resume):
         raise UserError("an adapter trains beside weights that are trained already; give init=<a checkpoint>.")
     callbacks = in_order(list(instantiate(chosen_callbacks(plain), _convert_="all").values()))
+    remark_callbacks(callbacks)
     step = None if choice() is None else 0  # a run that begins where one has ended without a checkpoint
     if config.resume:
         check_fits(task, load_checkpoint(config.resume))
@@ -174,6 +177,21 @@ def check_frozen(task: Task, learned: set[str]) -> None:
 def chosen_callbacks(plain: dict[str, Any]) -> dict[str, Any]:
     """Without those of which an experiment sets values and ``callbacks=[...]`` leaves out."""
     return {name: node for name, node in plain["callbacks"].items() if "_target_" in node}
+
+
+def remark_callbacks(callbacks: Sequence[Callback]) -> None:
+    """What is typed in the place of the list leaves all others out, ``callbacks=snapshots`` the checkpoints."""
+    if any(isinstance(callback, Checkpoint | Checkpoints) for callback in callbacks):
+        return
+    for word in HydraConfig.get().overrides.task:
+        key, _, value = word.partition("=")
+        if key == "callbacks" and OPTION not in value:  # these are the checkpoint's and not typed
+            way = (
+                f"to add one write +callbacks={value}" if value.isidentifier() else "add checkpoints to callbacks=[...]"
+            )
+            warnings.warn(
+                f"{word} replaces all other callbacks, and no checkpoint will be written; {way}.", stacklevel=1
+            )
 
 
 def in_steps(trainer: dict[str, Any], callbacks: list[Callback]) -> dict[str, Any]:
