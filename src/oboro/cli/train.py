@@ -18,6 +18,7 @@ from oboro.base.errors import UserError
 from oboro.base.lightning_trainer import seconds_of
 from oboro.base.paths import with_absolute_paths
 from oboro.base.secret import visible, without_secrets
+from oboro.base.signature import located
 from oboro.callbacks.checkpoints import Checkpoints, in_order
 from oboro.callbacks.evaluation import MetricEvaluation
 from oboro.callbacks.run_end import RunEnd
@@ -60,6 +61,7 @@ def train(config: DictConfig) -> None:
     plain, parts, stored = resolved(config)
     if is_over(config, stored):
         return
+    remark_callbacks(plain)
     lightning.seed_everything(config.seed, verbose=False)  # initial weights, the same on every rank
     data: DataModule = instantiate(plain["data"], _convert_="all")
     remark_unread_data(data)
@@ -73,7 +75,6 @@ def train(config: DictConfig) -> None:
     if task.needs_start and not (config.init or config.resume):
         raise UserError("an adapter trains beside weights that are trained already; give init=<a checkpoint>.")
     callbacks = in_order(list(instantiate(chosen_callbacks(plain), _convert_="all").values()))
-    remark_callbacks(callbacks)
     step = None if choice() is None else 0  # a run that begins where one has ended without a checkpoint
     if config.resume:
         check_fits(task, load_checkpoint(config.resume))
@@ -179,9 +180,10 @@ def chosen_callbacks(plain: dict[str, Any]) -> dict[str, Any]:
     return {name: node for name, node in plain["callbacks"].items() if "_target_" in node}
 
 
-def remark_callbacks(callbacks: Sequence[Callback]) -> None:
+def remark_callbacks(plain: dict[str, Any]) -> None:
     """What is typed in the place of the list leaves all others out, ``callbacks=snapshots`` the checkpoints."""
-    if any(isinstance(callback, Checkpoint | Checkpoints) for callback in callbacks):
+    kinds = [located(node["_target_"]) for node in chosen_callbacks(plain).values()]
+    if any(isinstance(kind, type) and issubclass(kind, Checkpoint | Checkpoints) for kind in kinds):
         return
     for word in HydraConfig.get().overrides.task:
         key, _, value = word.partition("=")
