@@ -97,17 +97,13 @@ LINES = {
         "loss is a Reconstruction and must be a Loss (a node with _target_). Choose "
         "loss=denoising|denoising_edm|denoising_logit_normal|denoising_min_snr|denoising_snr|hybrid."
     ),
-    "+trainer.num_nodes=2": (
+    "+trainer.num_nodes=2 hydra.run.dir={here}/outputs": (
         "trainer.num_nodes=2 waits for 1 other machine and nothing has started this run there; start it with torchrun "
         "or srun on each, or leave trainer.num_nodes out."
     ),
     "init_profile=std005": (
         "init_profile=std005 chooses an average of the checkpoint in init, and there is none; add init=<a checkpoint>, "
         "or leave init_profile out."
-    ),
-    "data.root={here}": (
-        "data.root is not read, since the images of data.part=test come with oboro; leave it out, or choose "
-        "data=image_folder for pictures of your own."
     ),
     "traceback=5": "traceback=5 must be true or false.",
     "traceback=no seed=abc": "seed=abc must be a whole number from 0 to 4,294,967,295.",
@@ -167,10 +163,14 @@ NO_CHECKPOINT = (
 )
 
 
-def test_a_list_without_checkpoints_is_remarked(tmp_path):
-    run = runs.train(tmp_path, "callbacks=[throughput]", "optimizer.lr=0")
+def test_what_makes_a_run_pointless_is_remarked(tmp_path):
+    run = runs.train(tmp_path, "callbacks=[throughput]", "optimizer.lr=0", f"data.root={tmp_path}")
+    root = (
+        "warning: data.root is not read, since the images of data.part=test come with oboro; leave it out, or choose "
+        "data=image_folder for pictures of your own.\n"
+    )
     rate = "warning: optimizer.lr=0 leaves the weights as they are; set a rate above 0 to train.\n"
-    assert run.stderr == NO_CHECKPOINT.format(word="callbacks=[throughput]") + rate
+    assert run.stderr == NO_CHECKPOINT.format(word="callbacks=[throughput]") + root + rate
 
 
 def test_a_command_that_fails_before_it_works_leaves_no_folder(tmp_path):

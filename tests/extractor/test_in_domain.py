@@ -225,7 +225,7 @@ def test_weights_serve_other_data_of_the_same_kind(clothes, tmp_path, fashion_im
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(b"no weights")
     for data, path, message in (
-        (colour, kept.path, "has learned images of 1 channels and these have 3; leave extractor.weights_path out"),
+        (colour, kept.path, "has learned images of 1 channel and these have 3; leave extractor.weights_path out"),
         (other, tmp_path / "none", "has no weights of extractor=in_domain .*; correct extractor.weights_path"),
         (other, broken, "has no weights of extractor=in_domain .*; correct extractor.weights_path"),
     ):

@@ -20,8 +20,8 @@ from oboro.base.settings import settings_text
 from oboro.cli.checkpoint import latest_checkpoint
 from oboro.cli.sample import average, check_amounts, open_task, start, trained_precision
 from oboro.cli.settings import Evaluating, check_settings
-from oboro.cli.settle import settle
-from oboro.cli.unread import refuse_unread, refuse_unread_data
+from oboro.cli.settle import remark_unread_data, settle
+from oboro.cli.unread import refuse_unread
 from oboro.cli.watch import watch
 from oboro.data import DataModule
 from oboro.evaluate.data_check import check_data, difference
@@ -157,7 +157,7 @@ def build_evaluator(config: DictConfig) -> Evaluator:
         instantiate(OmegaConf.to_container(config[key], resolve=True), _convert_="all")
         for key in ("extractor", "metrics", "data")
     )
-    refuse_unread_data(data)
+    remark_unread_data(data)
     return Evaluator(extractor, metrics, data, config.reference)
 
 

@@ -145,7 +145,7 @@ def job(name: str, kept: Sequence[Path]) -> Callable[[DictConfig], None]:
             warnings.formatwarning = warning_line  # which Lightning sets, too, when it is imported
             plain_terminal()
             refuse_unknown(config)
-            remark_callbacks()
+            remark_callbacks(config)
             work(config)
 
     start.__module__ = f"oboro.cli.{name}"  # the name of the job, and of its log
@@ -198,11 +198,14 @@ def plain_terminal() -> None:
             handler.setFormatter(OneLine())
 
 
-def remark_callbacks() -> None:
+def remark_callbacks(config: DictConfig) -> None:
     """What is typed in the place of the list leaves all others out, ``callbacks=snapshots`` the checkpoints."""
+    written = any(
+        str(node.get("_target_", "")).endswith("Checkpoints") for node in config.get("callbacks", {}).values()
+    )
     for word in HydraConfig.get().overrides.task:
         key, _, value = word.partition("=")
-        if key != "callbacks" or "checkpoints" in re.findall(r"\w+", value):
+        if key != "callbacks" or written:
             continue
         way = f"to add one write +callbacks={value}" if value.isidentifier() else "add checkpoints to callbacks=[...]"
         warnings.warn(f"{word} replaces all other callbacks, and no checkpoint will be written; {way}.", stacklevel=1)

@@ -11,6 +11,7 @@ from oboro.base.counted import counted
 from oboro.base.errors import UserError
 from oboro.base.remark import notice, remark
 from oboro.cli.offered import OPTION
+from oboro.cli.unread import typed_keys
 from oboro.data import DataModule
 from oboro.data.shapes import AUTO
 from oboro.restore.checkpoint import load_checkpoint
@@ -50,6 +51,17 @@ def settle(config: DictConfig, key: str, model: str | Path | None) -> None:
         if typed := [o for o in hydra.overrides.task if o.lstrip("+").startswith("conditioner.")]:
             raise UserError(f"{typed[0]} is for labels and the data have no classes; leave it out")
         config.conditioner = UNCONDITIONAL
+
+
+def remark_unread_data(data: DataModule) -> None:
+    """Say it of a typed ``data.key`` that other settings of ``data`` leave without a meaning."""
+    typed = typed_keys(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+    for key, why in data.unread().items():
+        if f"data.{key}" in typed:
+            remark(
+                f"data.{key} is not read, since {why}; leave it out, or choose data=image_folder for pictures of your "
+                "own."
+            )
 
 
 def settle_classes(config: DictConfig) -> None:

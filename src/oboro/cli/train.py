@@ -31,8 +31,7 @@ from oboro.cli.resume import check_alone, file_named, wiring
 from oboro.cli.running import mark
 from oboro.cli.same_start import SameStart
 from oboro.cli.settings import Training, check_settings
-from oboro.cli.settle import settle
-from oboro.cli.unread import refuse_unread_data
+from oboro.cli.settle import remark_unread_data, settle
 from oboro.cli.watchdog import Watchdog
 from oboro.data import DataModule
 from oboro.logger import built
@@ -61,7 +60,7 @@ def train(config: DictConfig) -> None:
         return
     lightning.seed_everything(config.seed, verbose=False)  # initial weights, the same on every rank
     data: DataModule = instantiate(plain["data"], _convert_="all")
-    refuse_unread_data(data)
+    remark_unread_data(data)
     task: Task = instantiate(plain["task"], _convert_="all")
     started = set() if config.init is None else start_from(task, plain["task"], config.init, config.init_profile)
     load_parts(task, parts)

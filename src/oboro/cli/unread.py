@@ -1,7 +1,6 @@
 """Keys on the command line that a way of running does not read: refused by name instead of ignored."""
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
@@ -9,9 +8,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from oboro.base.errors import UserError
 from oboro.cli.options import meant
-
-if TYPE_CHECKING:  # this module is imported before torch may be
-    from oboro.data import DataModule
 
 
 def typed_keys(overrides: Iterable[str]) -> list[str]:
@@ -40,24 +36,13 @@ def refuse_unknown(config: DictConfig) -> None:
                 f"{word} takes nothing out, since a mapping adds to what is there ({kept}); take one out with "
                 f"'~{key}.NAME', or leave it out."
             )
-    for key in typed_keys(overrides.task):
+    for key in typed_keys(word for word in overrides.task if word.startswith("+")):  # others are there
         group, _, rest = key.partition(".")
         name, _, value = rest.partition(".")
         if group == "callbacks" and value and "_target_" not in (config.callbacks.get(name) or {}):
             raise UserError(
                 f"there is no key {key}, since callbacks has no {name}; add {name} to callbacks=[...], or leave {key} "
                 "out."
-            )
-
-
-def refuse_unread_data(data: "DataModule") -> None:
-    """Raises ``UserError`` for a typed ``data.key`` that other settings of ``data`` leave without a meaning."""
-    typed = typed_keys(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
-    for key, why in data.unread().items():
-        if f"data.{key}" in typed:
-            raise UserError(
-                f"data.{key} is not read, since {why}; leave it out, or choose data=image_folder for pictures of your "
-                "own."
             )
 
 
