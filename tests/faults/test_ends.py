@@ -209,7 +209,7 @@ def test_ranks_end_together_whichever_is_signalled(straight_on_two, tmp_path, do
     assert "Traceback" not in run.stderr and run.stderr.count("goes on") == 1
     step = run.checkpoint()["global_step"]
     assert 3 <= step <= 5
-    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"best.ckpt", "evaluated.json", "last.ckpt"}
     again = processes.train(tmp_path, *SIX, *TWO, f"resume={tmp_path}")
     assert again.status == 0, again.stderr
     assert runs.equal(learned(again), learned(straight_on_two))
