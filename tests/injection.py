@@ -23,6 +23,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from oboro.base import whole_file
 from oboro.base.errors import UserError
 from oboro.callbacks.evaluation import MetricEvaluation
+from oboro.callbacks.latent_statistics import LatentStatistics
 from oboro.callbacks.sample_grid import SampleGrid
 from oboro.task import Task
 
@@ -144,7 +145,8 @@ class Fault(Callback):
 
     ``when`` is ``step`` (after the optimizer step ``step``), ``batch`` (before the batch after it), ``validation``,
     ``saving`` (a checkpoint is about to be written), ``writing`` (some of it is on the disk), ``evaluation`` (sampling
-    for metrics begins) or ``grid``. The last five count from the first of their kind at step ``step`` or later.
+    for metrics begins), ``grid`` or ``statistics``. The last six count from the first of their kind at step ``step`` or
+    later.
     """
 
     def __init__(self, does: str, when: str = "step", step: int = 1, rank: int | None = 0, times: int = 1):
@@ -167,7 +169,7 @@ class Fault(Callback):
     def setup(self, trainer: Trainer, task: Task, stage: str) -> None:
         """Evaluations are not among Lightning's events."""
         for other in trainer.callbacks:
-            kinds = {MetricEvaluation: "evaluation", SampleGrid: "grid"}
+            kinds = {MetricEvaluation: "evaluation", SampleGrid: "grid", LatentStatistics: "statistics"}
             if any(isinstance(other, kind) and when == self.when for kind, when in kinds.items()):
                 other.evaluate = self._before(other.evaluate, self.when)  # type: ignore[method-assign]
         if self.when == "writing":
