@@ -44,7 +44,7 @@ def test_an_unknown_command_ends_in_one_line(monkeypatch):
 @pytest.mark.parametrize("name", [name for name, command in COMMANDS.items() if not command.hydra])
 def test_a_plain_command_explains_itself_by_its_name(monkeypatch, name):
     status, out = typed(monkeypatch, name, "--help")
-    assert status == 0 and out.startswith(f"usage: oboro {name} ")
+    assert not status and out.startswith(f"usage: oboro {name} ")
 
 
 def test_a_plain_command_ends_a_mistake_in_one_line(monkeypatch, tmp_path):
@@ -94,7 +94,14 @@ def test_a_folder_that_is_missing_is_named(tmp_path):
 def test_a_checkpoint_alone_imports_nothing_from_the_folder_it_lies_in(checkpoint, tmp_path):
     """``trust`` has it search there, too."""
     (tmp_path / "stray.py").write_text("open('stray was imported', 'w').close()")
-    here = [f"checkpoint={checkpoint}", "accelerator=cpu", "n=1", "sampler.steps=1", "hydra.run.dir=out"]
+    here = [
+        f"checkpoint={checkpoint}",
+        "accelerator=cpu",
+        "n=1",
+        "sampler.steps=1",
+        "hydra.run.dir=out",
+        "overwrite=true",
+    ]
     wanted = [*here, "sampler._target_=stray.Steps"]
     for arguments, found in ((here, False), (wanted, False), ([*wanted, "trust=[other]"], True)):
         runs.call("oboro", "sample", *arguments, cwd=tmp_path)
