@@ -204,6 +204,7 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*module\\(s\\) in eval mode at the start of training.*")  # frozen parts
     warnings.filterwarnings("ignore", ".*GPU available but not used.*")
+    warnings.filterwarnings("ignore", ".*FSDP2-wrapped module .* returned a view tensor.*")  # nobody writes to it
     warnings.filterwarnings("ignore", ".*Total length of `DataLoader` across ranks is zero.*")  # data.validation=0
     warnings.filterwarnings("ignore", ".*It is recommended to use `self.log.*sync_dist=True.*")  # already gathered
     warnings.filterwarnings("ignore", ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*")
