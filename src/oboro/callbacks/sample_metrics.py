@@ -49,7 +49,7 @@ class SampleMetrics(SampleEvaluation, MetricEvaluation):
         self._evaluator = Evaluator(self.extractor, self.metrics, trainer.datamodule)
         self._evaluator.check(task.conditioner.known(trainer.datamodule.population), self.protocol.n)
         self._evaluator.prepare()
-        if trainer.is_global_zero and self.metrics:
+        if self.metrics:
             advise(trainer, task, trainer.datamodule, self.extractor, self.protocol, self.every_n_steps)
 
     def evaluate(self, trainer: Trainer, task: Diffusion) -> None:
