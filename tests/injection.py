@@ -3,12 +3,15 @@
 The run meets them by itself, at the moment that is named, so that no test has to wait for it.
 """
 
+import io
 import multiprocessing
 import os
+import resource
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from lightning import Callback, Trainer
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from oboro.base import whole_file
 from oboro.callbacks.evaluation import MetricEvaluation
 from oboro.callbacks.sample_grid import SampleGrid
 from oboro.task import Task
@@ -39,6 +43,15 @@ def fail(trainer: Trainer, task: Task) -> None:
 
 def out_of_memory(trainer: Trainer, task: Task) -> None:
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+
+def files_up_to(n: int) -> Callable[[Trainer, Task], None]:
+    """No file can have more than ``n`` bytes, as on a disk that is full; -1: any number."""
+
+    def act(trainer: Trainer, task: Task) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (n, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+    return act
 
 
 def spoil_batch(trainer: Trainer, task: Task) -> None:
@@ -109,6 +122,8 @@ ACTS: dict[str, Callable[[Trainer, Task], None]] = {
     "out_of_memory": out_of_memory,
     "kill_worker": kill_worker,
     "nan_weights": spoil_weights,
+    "full_disk": files_up_to(100_000),  # a checkpoint at toy size is larger, logs are not
+    "free_disk": files_up_to(-1),
     "nan_batch": spoil_batch,
     "nan_batches": spoil_all_batches,
     "infinite_loss": spoil_loss,
@@ -122,8 +137,8 @@ class Fault(Callback):
     """``does`` one of ``ACTS`` on rank ``rank`` (None: on all), ``times`` times in a row.
 
     ``when`` is ``step`` (after the optimizer step ``step``), ``batch`` (before the batch after it), ``validation``,
-    ``saving`` (a checkpoint is about to be written), ``evaluation`` (sampling for metrics begins) or ``grid``. The
-    last four count from the first of their kind at step ``step`` or later.
+    ``saving`` (a checkpoint is about to be written), ``writing`` (some of it is on the disk), ``evaluation`` (sampling
+    for metrics begins) or ``grid``. The last five count from the first of their kind at step ``step`` or later.
     """
 
     def __init__(self, does: str, when: str = "step", step: int = 1, rank: int | None = 0, times: int = 1):
@@ -149,6 +164,16 @@ class Fault(Callback):
             kinds = {MetricEvaluation: "evaluation", SampleGrid: "grid"}
             if any(isinstance(other, kind) and when == self.when for kind, when in kinds.items()):
                 other.evaluate = self._before(other.evaluate, self.when)  # type: ignore[method-assign]
+        if self.when == "writing":
+            whole_file._Noting.write = self._after_writing(trainer, task)  # type: ignore[method-assign]
+
+    def _after_writing(self, trainer: Trainer, task: Task) -> Callable[..., int | None]:
+        def met(file: io.FileIO, data: Any) -> int | None:
+            written = io.FileIO.write(file, data)
+            self._meet("writing", trainer, task)
+            return written
+
+        return met
 
     def _before(self, evaluate: Callable[..., Any], kind: str) -> Callable[..., Any]:
         def met(trainer: Trainer, task: Task) -> Any:
@@ -204,3 +229,14 @@ class Failing(CSVLogger):
         if self.first <= (step or 0) <= self.last:
             raise Injected("the service does not answer")
         super().log_metrics(metrics, step)
+
+
+@contextmanager
+def disk(room: int) -> Iterator[None]:
+    """No file may become larger than ``room`` bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -118,6 +118,18 @@ def test_files_that_are_named_exist(document):
     assert missing == []
 
 
+def test_every_promise_has_a_test():
+    """A row of the tables of docs/reliability.md names files under tests/ and functions in them."""
+    rows = re.findall(r"^\|(?! fault|---)(.*)\|$", (ROOT / "docs/reliability.md").read_text(), re.M)
+    assert len(rows) > 40
+    for row in rows:
+        tests = re.findall(r"`(\w+/test_\w+\.py)(?:::(\w+))?`", row.rpartition("|")[2])
+        assert tests, row
+        for file, function in tests:
+            source = (ROOT / "tests" / file).read_text()
+            assert not function or f"\ndef {function}(" in source, f"{file} has no {function}"
+
+
 @each_document
 def test_commands_compose(document):
     for entry, overrides in commands(document.read_text()):

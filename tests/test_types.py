@@ -108,6 +108,11 @@ TABLE = {
     "sampler.steps=0": "a whole number from 1 to 100,000",
     "sampler.steps=-3": "a whole number from 1 to 100,000",
     "model.channels=0": WIDTH,
+    "model.dropout=1.0": BELOW_ONE,
+    "sampler.steps=10000000": "a whole number from 1 to 100,000",
+    "trainer.precision=8": "one of auto, 32-true, bf16-mixed, 16-mixed",
+    "trainer.precision=null": "one of auto, 32-true, bf16-mixed, 16-mixed",
+    "trainer.precision=true": "one of auto, 32-true, bf16-mixed, 16-mixed",
     "model.channels=-8": WIDTH,
     "model.channels=1.5": WIDTH,
     "model.channels=[8]": WIDTH,
@@ -141,6 +146,9 @@ def test_wrong_values_are_refused_in_words():
 
 
 def test_keys_that_are_not_there_are_refused_with_the_one_that_was_meant():
+    for nothing in ("+foo=1", "+foo.bar=1", "++foo.bar=1", "+foo={bar:{baz:1}}"):
+        assert refusal(nothing).startswith("there is no key foo; there are ")
+    check_settings(composed("+mine.rate=0.5", "optimizer.lr=${mine.rate}"), Training)
     assert refusal("+model.channelz=1").endswith(" Did you mean model.channels?")
     assert refusal("+model.channelz=1").startswith("there is no key model.channelz; there are ")
     assert refusal("+sed=1").endswith(" Did you mean seed?")
@@ -148,8 +156,8 @@ def test_keys_that_are_not_there_are_refused_with_the_one_that_was_meant():
 
 
 def test_a_node_of_another_kind_is_refused():
-    assert refusal("schedule={_target_:oboro.sampler.Heun}") == (
-        "schedule is a Heun and must be a Schedule (a node with _target_)."
+    assert refusal("schedule={_target_:oboro.sampler.Heun}").startswith(
+        "schedule is a Heun and must be a Schedule (a node with _target_). Choose schedule=cosine|ddpm|"
     )
     assert refusal("sampler={_target_:builtins.dict}").startswith("sampler is a dict and must be a Sampler (a node")
     assert refusal("+metrics.x={_target_:oboro.model.UNet}").startswith("metrics.x is an UNet and must be a Metric")

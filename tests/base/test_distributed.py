@@ -210,8 +210,8 @@ def test_ranks_that_wait_for_the_first_work_for_it(ranks):
     for rank, (*_, ((first, second), failed)) in enumerate(ranks):
         assert [part[1].item() for part in first] == [2, 0, 1.5, 0.5] and second == []
         assert [part[0].item() for part in first] == [k % world for k in range(4)]
-        own = "RuntimeError: rank 1 failed: LookupError: no jam"
-        assert failed == (own if rank == 0 else f"RuntimeError: rank 0 failed: {own}")
+        own = "RankFailed: rank 1 failed: LookupError: no jam"
+        assert failed == (own if rank == 0 else f"RankFailed: rank 0 failed: {own}")
 
 
 def test_work_is_done_alone_where_there_is_one_rank():
@@ -229,8 +229,8 @@ def test_a_rank_that_fails_ends_all_with_its_own_error(ranks):
     """At once: a rank that waited for the one that left would see a time-out, and the test would not end in time."""
     last = len(ranks) - 1
     for rank, (*_, seen, _) in enumerate(ranks):
-        own, others = "FloatingPointError: no bread", f"RuntimeError: rank {last} failed: FloatingPointError: no bread"
-        alone, quoted = "ZeroDivisionError: no butter", "RuntimeError: rank 0 failed: ZeroDivisionError: no butter"
+        own, others = "FloatingPointError: no bread", f"RankFailed: rank {last} failed: FloatingPointError: no bread"
+        alone, quoted = "ZeroDivisionError: no butter", "RankFailed: rank 0 failed: ZeroDivisionError: no butter"
         assert seen[:2] == [own if rank == last else others, alone if rank == 0 else quoted]
 
 

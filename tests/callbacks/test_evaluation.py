@@ -2,13 +2,14 @@
 
 from types import SimpleNamespace
 
+import lightning
 import numpy as np
 import pytest
 import torch
 
 import runs
-from oboro.callbacks import Checkpoints, SampleGrid
-from oboro.callbacks.checkpoints import in_order
+from oboro.callbacks import Checkpoints, LatentStatistics, SampleGrid
+from oboro.callbacks.checkpoints import Best, in_order
 from oboro.callbacks.evaluation import Evaluation, MetricEvaluation
 from oboro.modality.image import grid_image
 from oboro.report.pictures import columns_for
@@ -40,16 +41,17 @@ def test_evaluation_comes_at_multiples_and_at_the_end_once(accumulate):
     }
 
 
-def test_the_best_checkpoint_is_the_one_with_the_lowest_value(tmp_path, monkeypatch):
+def test_the_best_checkpoint_is_the_one_with_the_lowest_value(tmp_path):
     """Steps without a value leave the best as it is."""
     scores = iter([{}, {"fd": 3.0}, {"fd": 2.0}, {"fd": 2.5}, {"fd": 1.5}, {"fd": 9.0}])
 
-    class Next(Noted):
+    class Next(MetricEvaluation):
+        objective = None
+
         def evaluate(self, trainer, task):
             self.objective = next(iter(next(scores).items()), None)
             self.measured_at = trainer.global_step
 
-    monkeypatch.setattr("oboro.callbacks.checkpoints.MetricEvaluation", Next)
     checkpoints = Checkpoints(str(tmp_path), every_n_steps=1)
     best = []
 
@@ -64,7 +66,8 @@ def test_the_best_checkpoint_is_the_one_with_the_lowest_value(tmp_path, monkeypa
     with torch.random.fork_rng(devices=[]):
         trainer.fit(task, data)
     assert best == [None, 2, 3, 3, 5, 5]
-    assert {path.name for path in tmp_path.iterdir()} == {"best.ckpt", "last.ckpt"}  # nothing half written
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"best.ckpt", "last.ckpt", "evaluated.json"}  # nothing half written
     resumed = Checkpoints(str(tmp_path), every_n_steps=1)
     resumed.load_state_dict(checkpoints.state_dict())
     assert resumed.best == 1.5
@@ -107,30 +110,24 @@ def test_values_of_another_metric_are_no_rivals(tmp_path):
     checkpoints.load_state_dict({"best": 0.5, "measure": "kd"})
     fit(Scored(1, [7.0, 9.0]), checkpoints, steps=2)
     assert torch.load(tmp_path / "best.ckpt", weights_only=True)["global_step"] == 1
-    assert checkpoints.state_dict() == {"best": 7.0, "measure": "fd"}
+    assert checkpoints.state_dict() == {"best": 7.0, "measure": "fd", "evaluated": True}
     checkpoints.load_state_dict({"best": 0.5})  # of an earlier version
     assert checkpoints.best == 0.5
 
 
-def test_checkpoints_come_after_what_measures():
+def test_checkpoints_come_before_what_looks_and_behind_what_changes_them_and_the_best_is_chosen_at_the_end():
     a, b, last, other = Scored(1, []), Scored(1, []), Checkpoints("x", 1), Noted(1)
-    assert in_order([last, a, other, b, other]) == [a, other, b, last, other]
-    assert in_order([a, b, last, other]) == [a, b, last, other]
-    assert in_order([other, last]) == [other, last] and in_order([]) == []
+    statistics, others = LatentStatistics(1), lightning.Callback()
 
+    def names(*callbacks):
+        return ["best" if isinstance(c, Best) and c.checkpoints is last else c for c in in_order(callbacks)]
 
-def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one_whole(tmp_path):
-    """As a kill in the middle of writing would."""
-    (tmp_path / "last.ckpt").write_bytes(b"the last one")
-
-    def save(path, weights_only):
-        path.write_bytes(b"half")
-        raise OSError("the disk is full")
-
-    trainer = SimpleNamespace(callbacks=[], save_checkpoint=save, is_global_zero=True)
-    with pytest.raises(OSError):
-        Checkpoints(str(tmp_path), every_n_steps=1).evaluate(trainer, None)
-    assert (tmp_path / "last.ckpt").read_bytes() == b"the last one"
+    assert names(others, a, other, b, last, other) == [others, last, a, other, b, "best", other]
+    assert names(last, a, statistics, b) == [a, statistics, last, b, "best"]
+    assert names(a, last, others) == [last, a, "best", others]
+    assert names(others, last, others, a) == [others, last, others, a, "best"] and names(last, others) == [last, others]
+    assert names(statistics, a, last) == [statistics, last, a, "best"]
+    assert names(other, last) == [last, other] and in_order([]) == []
 
 
 def test_a_grid_shows_every_image_in_its_place():

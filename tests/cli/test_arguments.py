@@ -133,6 +133,8 @@ SWEEPS = {
     "checkpoint=é.ckpt,b=1.ckpt": ("é.ckpt", "b=1.ckpt"),
     'checkpoint="a,b.ckpt",c.ckpt': ("a,b.ckpt", "c.ckpt"),
     "checkpoint=exists,too": "exists,too",
+    "checkpoint=exists,too,b.ckpt": ("exists,too", "b.ckpt"),
+    "checkpoint=b.ckpt,exists,too": ("b.ckpt", "exists,too"),
     "hydra.sweep.dir=a[1],b": ("a[1]", "b"),
     "sampler.steps=1,2": (1, 2),
     "data.split=train[:1%],train[:2%]": ("train[:1%]", "train[:2%]"),
@@ -146,6 +148,11 @@ SWEEPS = {
 def test_commas_separate_values_of_a_sweep(word, here):
     (here / "exists,too").touch()
     assert held(word, "-m") == SWEEPS[word]
+
+
+def test_a_comma_in_a_path_that_is_not_there_is_no_sweep(here):
+    with pytest.raises(UserError, match=r"names nothing that exists, .* quotes: 'checkpoint=\"runs/a,b/last.ckpt\"'"):
+        held("checkpoint=runs/a,b/last.ckpt", "-m")
 
 
 UNREADABLE = {

@@ -85,7 +85,7 @@ CASES = {
         (1, 16, 16),
         2,
         "Label",
-        "40 of 40 images are smaller than 16×16 and were enlarged; set data.resolution to their size",
+        "40 of 40 images are smaller than 16×16 and enlarged; set data.resolution=12, their size",
     ),
 }
 

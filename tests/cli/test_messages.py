@@ -78,6 +78,35 @@ LINES = {
     "ema=": "ema= chooses nothing, and a run needs one; choose ema=ema|ema_constant.",
     "ema=1": "ema=1 does not exist; choose ema=ema|ema_constant.",
     "logger=true": "logger=true does not exist; choose logger=jsonl|tensorboard.",
+    "ema.profiles={}": (
+        "ema.profiles={{}} takes nothing out, since a mapping adds to what is there (std005, std010); take one out "
+        "with '~ema.profiles.NAME', or leave it out."
+    ),
+    "+callbacks.x.y=1": (
+        "there is no key callbacks.x.y, since callbacks has no x; add x to callbacks=[...], or leave callbacks.x.y out."
+    ),
+    "++callbacks.sample_gird.n=1": (
+        "there is no key callbacks.sample_gird.n, since callbacks has no sample_gird; add sample_gird to "
+        "callbacks=[...], or leave callbacks.sample_gird.n out."
+    ),
+    "+hydra.job.nmae=x": (
+        "there is no key hydra.job.nmae; there are chdir, config, config_name, env_copy, env_set, id, name, num, "
+        "override_dirname. Did you mean name?"
+    ),
+    "loss=reconstruction": (
+        "loss is a Reconstruction and must be a Loss (a node with _target_). Choose "
+        "loss=denoising|denoising_edm|denoising_logit_normal|denoising_min_snr|denoising_snr|hybrid."
+    ),
+    "+trainer.num_nodes=2 hydra.run.dir={here}/outputs": (
+        "trainer.num_nodes=2 waits for 1 other machine and nothing has started this run there; start it with torchrun "
+        "or srun on each, or leave trainer.num_nodes out."
+    ),
+    "init_profile=std005": (
+        "init_profile=std005 chooses an average of the checkpoint in init, and there is none; add init=<a checkpoint>, "
+        "or leave init_profile out."
+    ),
+    "traceback=5": "traceback=5 must be true or false.",
+    "traceback=no seed=abc": "seed=abc must be a whole number from 0 to 4,294,967,295.",
     "sampler=[heun,ddim]": (
         "sampler=[heun,ddim] are several, and a run has one; choose one, or add -m and write sampler=heun,ddim."
     ),
@@ -101,10 +130,10 @@ LINES = {
 
 @pytest.mark.parametrize("typed", LINES)
 def test_a_word_that_is_wrong_is_answered_to_the_letter(typed, tmp_path):
-    run = runs.call("train.py", *typed.split(), cwd=tmp_path)
+    run = runs.call("train.py", *typed.replace("{here}", str(tmp_path)).split(), cwd=tmp_path)
     expected = LINES[typed].format(script=runs.ROOT / "train.py", here=tmp_path)
     assert (run.status, run.stdout, run.stderr) == (1, "", f"error: {expected}\n")
-    assert list(tmp_path.iterdir()) == []
+    assert [path for path in tmp_path.rglob("*") if path.name != "outputs"] == []
 
 
 @pytest.mark.parametrize("group", ["callbacks", "logger", "metrics"])
@@ -125,7 +154,23 @@ def test_a_run_without_callbacks_or_loggers_trains_in_silence(tmp_path):
     words = ["callbacks=null", "logger=false", "metrics=null"]
     arguments = [o for o in runs.toy(runs.NO_EVALUATION) if not o.startswith(("callbacks", "logger"))]
     run = runs.succeeded(runs.call("train.py", *runs.outputs(tmp_path / "run", *arguments, *words), cwd=tmp_path))
-    assert (run.stdout, run.stderr) == ("", "")
+    assert (run.stdout, run.stderr) == ("", NO_CHECKPOINT.format(word="callbacks=[]"))
+
+
+NO_CHECKPOINT = (
+    "warning: {word} replaces all other callbacks, and no checkpoint will be written; add checkpoints to "
+    "callbacks=[...].\n"
+)
+
+
+def test_what_makes_a_run_pointless_is_remarked(tmp_path):
+    run = runs.train(tmp_path, "callbacks=[throughput]", "optimizer.lr=0", f"data.root={tmp_path}")
+    root = (
+        "warning: data.root is not read, since the images of data.part=test come with oboro; leave it out, or choose "
+        "data=image_folder for pictures of your own.\n"
+    )
+    rate = "warning: optimizer.lr=0 leaves the weights as they are; set a rate above 0 to train.\n"
+    assert run.stderr == NO_CHECKPOINT.format(word="callbacks=[throughput]") + root + rate
 
 
 def test_a_command_that_fails_before_it_works_leaves_no_folder(tmp_path):

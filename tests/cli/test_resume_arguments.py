@@ -198,8 +198,7 @@ LINES = {
 def test_what_stops_a_resume_is_said_in_one_line(run, tmp_path, monkeypatch, case):
     monkeypatch.setenv("HOME", str(tmp_path))
     shutil.copytree(run.folder / "checkpoints", tmp_path / "run" / "checkpoints")
-    (tmp_path / "a run, 1=2").mkdir()
-    shutil.copy(run.last, tmp_path / "a run, 1=2")
+    shutil.copytree(run.folder / "checkpoints", tmp_path / "a run, 1=2")
     names = {"last": run.last, "folder": run.folder, "home": tmp_path}
     typed, line = LINES[case]
     stopped = go_on(tmp_path / "on", *(word.format(**names) for word in typed))

@@ -61,7 +61,8 @@ def test_a_run_leaves_its_files_in_one_folder(trained):
         "train.log",
         ".running",
     }
-    assert {path.name for path in (trained.folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    written = {path.name for path in (trained.folder / "checkpoints").iterdir()}
+    assert written == {"best.ckpt", "evaluated.json", "last.ckpt"}
     assert "fd_fashion_20" in (trained.folder / "train.log").read_text()
 
 

@@ -156,5 +156,5 @@ def test_the_published_widths_have_32_groups():
 
 
 def test_images_of_other_channels_are_refused_before_a_convolution_meets_them():
-    with pytest.raises(UserError, match=r"for images of 1 channels and these have 3; set data.channels=1"):
+    with pytest.raises(UserError, match=r"for images of 1 channel and these have 3; set data.channels=1"):
         TinyAutoencoder(in_channels=1, channels=4, width=8, blocks=(1, 1)).latent_shape((3, 16, 16))

@@ -90,7 +90,7 @@ def test_what_cannot_be_is_refused():
         Joint({"a": Label(3), "b": Label(4)})
     with pytest.raises(UserError, match="second picture"):
         Image(1).check(Population(torch.tensor([0]), 1))
-    with pytest.raises(UserError, match=r"have 1 channels and .* is 3; set it to 1"):
+    with pytest.raises(UserError, match=r"have 1 channel and .* is 3; set it to 1"):
         Image(3).check(Population(hints=torch.zeros(4, 1, 2, 2, dtype=torch.uint8)))
     with pytest.raises(UserError, match=r"leave callbacks\.text_cache out"):
         Joint({"label": Label(3), "none": Unconditional()}).cache(["a"], None)

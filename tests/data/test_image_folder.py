@@ -315,6 +315,6 @@ def test_frames_and_sizes_that_are_lost_or_made_up_are_named(tmp_path, capsys):
     for _ in range(2):  # decoded, and from the cache
         assert set(values(load(tmp_path, resolution=8))) == {40}
         assert capsys.readouterr().out.splitlines() == [
-            "3 of 3 images are smaller than 8×8 and were enlarged; set data.resolution to their size",
+            "3 of 3 images are smaller than 8×8 and enlarged; set data.resolution=4, their size",
             "2 of 3 images have several frames or pages, of which the first is taken",
         ]

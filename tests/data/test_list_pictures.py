@@ -107,6 +107,7 @@ FOLDERS = {
         "cat dog",
         {PART: 2, SUFFIX: 1},
     ),
+    "a part alone": (["test/cat/1.png", "test/dog/1.png"], "cat/1.png:0 dog/1.png:1", "cat dog", {}),
     "train alone": (["train/1.png", "train/2.png"], "1.png 2.png", "", {}),
     "train among other classes": (["train/1.png", "car/2.png"], "car/2.png:0 train/1.png:1", "car train", {}),
     "folders that number their files are parts": (
@@ -152,7 +153,7 @@ def test_texts_beside_pictures_are_captions(tmp_path):
     found = list_pictures(tmp_path)
     assert [e.caption for e in found.entries] == ["a red bicycle", "the text comes first", "", "朧"]
     assert [item.name for item in found.left_out] == ["2.caption", "notes.txt"]
-    assert found.notes == ["1 of 4 images have no text beside them: 3.jpg, …"]
+    assert found.notes == ["1 of 4 images has no text beside it: 3.jpg, …"]
     (tmp_path / "1.txt").write_bytes("été".encode("latin-1"))
     with pytest.raises(UserError, match=r"^line 1 of .*1\.txt is not UTF-8; save the file as UTF-8$"):
         list_pictures(tmp_path)
@@ -163,7 +164,11 @@ def test_texts_beside_pictures_are_captions(tmp_path):
     [
         (
             [".hidden.png"],
-            r"holds no pictures \(1 files and folders of other kinds\); set data\.root=<folder of images>$",
+            r"holds no pictures \(1 file or folder of another kind\); set data\.root=<folder of images>$",
+        ),
+        (
+            ["test/a.png", "val/b.png"],
+            r"has the parts test and val and none to train on; set data\.root to one of them",
         ),
         (["a.txt", "sub/b.mp4"], r"holds no pictures \(3 files and folders of other kinds\); set data\.root="),
         ([], r"holds no pictures; set data\.root=<folder of images>$"),

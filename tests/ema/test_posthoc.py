@@ -1,6 +1,7 @@
 """Averages made afterwards against the averages that were tracked."""
 
 import json
+import resource
 from itertools import pairwise
 
 import numpy as np
@@ -222,21 +223,21 @@ def test_a_file_says_what_it_holds(tmp_path):
     assert set(tracked) > set(STORED)
 
 
-def test_a_file_that_cannot_be_written_leaves_the_old_one_whole(tmp_path, monkeypatch):
-    """As a kill in the middle of writing would."""
+def test_a_file_that_cannot_be_written_leaves_the_old_one_whole(tmp_path):
     walk(tmp_path, updates=40)
     before = posthoc(tmp_path, 0.07)
-
-    def half(path, content):
-        with path.open("wb") as file:
-            file.write(content[: len(content) // 2])
-        raise OSError("the disk is full")
-
-    monkeypatch.setattr("pathlib.Path.write_bytes", half)
-    with pytest.raises(OSError, match="full"):
-        write_snapshot(tmp_path / "00000040.safetensors", 40, 40, STORED, {k: {"w": torch.ones(9)} for k in STORED})
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, limit[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            write_snapshot(
+                tmp_path / "00000040.safetensors", 40, 40, STORED, {k: {"w": torch.ones(999)} for k in STORED}
+            )
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     after = posthoc(tmp_path, 0.07)
     assert all(torch.equal(after[key], before[key]) for key in before)
+    assert {path.suffix for path in tmp_path.iterdir()} == {".safetensors"}
 
 
 # --- mistakes

@@ -59,6 +59,18 @@ def test_a_folder_and_an_archive_of_the_same_images_are_the_same(folder, pixels,
     assert other.labels is alone.labels is None and other.fingerprint == alone.fingerprint != found[0].fingerprint
 
 
+def test_grey_pictures_need_no_axis_of_channels(pixels, tmp_path):
+    np.savez(tmp_path / "flat.npz", images=pixels[..., 0])
+    np.savez(tmp_path / "deep.npz", images=pixels[..., :1])
+    flat, deep = (read_samples(tmp_path / f"{name}.npz", GREY, 0) for name in ("flat", "deep"))
+    assert torch.equal(flat.samples, deep.samples) and flat.fingerprint == deep.fingerprint
+    assert "the images are 1×6×8 and those of the data 3×6×8" in refusal(tmp_path / "flat.npz", IMAGE, 0)
+    np.savez(tmp_path / "floats.npz", images=pixels / 255)
+    assert "are float64 of shape (12, 6, 8, 3) and cannot be read as such; save uint8 pixels (n, H, W, C)" in refusal(
+        tmp_path / "floats.npz", IMAGE, 0
+    )
+
+
 def test_nothing_is_resized(folder, pixels, tmp_path):
     np.savez(tmp_path / "images.npz", images=pixels)
     for path in (folder, tmp_path / "images.npz"):
@@ -83,7 +95,7 @@ FOLDERS = [
     (["cat/deep/x.png", "dog/y.png"], 2, [0, 1], "2 class folders, cat to dog"),
     (CHUNKS, 10, None, "3 sub-folders that number their files are parts"),
     (CHUNKS, 3, None, "3 sub-folders that number their files are parts"),
-    (["000000/000000.png", "000000/000001.png"], 1, None, "1 sub-folders that number their files are parts"),
+    (["000000/000000.png", "000000/000001.png"], 1, None, "1 sub-folder that numbers its files is a part"),
     (["5000/5000.png", "6000/6999.png"], 2, None, "2 sub-folders that number their files are parts"),
     (["a/x.png", "b/x.png"], 0, None, "2 sub-folders are parts, since the data have no classes"),
     (["a/x.png", "b/x.png"], 3, None, "2 sub-folders are not the 3 classes of the data"),
@@ -237,14 +249,14 @@ def test_files_that_hold_no_samples_end_in_one_line(folder, pixels, tmp_path):
     np.save(tmp_path / "flat.npy", pixels[..., 0])
     (tmp_path / "pictures.zip").write_bytes((tmp_path / "floats.npz").read_bytes())
     (tmp_path / "table.txt").write_text("hello")
-    layout = "save uint8 pixels (n, H, W, C) under the name images"
+    layout = "save uint8 pixels (n, H, W, C), or (n, H, W) of grey images, under the name images"
     table = {
         "nothing": "holds no .png, .jpg, .jpeg, .webp files; give a folder of images",
         "absent": "there are no images at",
         "floats.npz": layout,
         "none.npz": layout,
-        "flat.npz": layout,
-        "flat.npy": layout,
+        "flat.npz": "the images are 1×6×8 and those of the data 3×6×8",
+        "flat.npy": "the images are 1×6×8 and those of the data 3×6×8",
         "labels.npz": layout,
         "wide.npz": "the images are 3×6×100000 and those of the data 3×6×8",
         "pictures/class0/0.png": "is a single file; give the folder that holds all images",

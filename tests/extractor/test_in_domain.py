@@ -142,9 +142,16 @@ def test_it_is_trained_once_and_anew_where_the_file_is_damaged(clothes, capsys):
     again, trained = trained_now()
     assert not trained and again.path.stat().st_mtime_ns == written and again.digest == digest
     whole = again.path.read_bytes()
-    again.path.write_bytes(whole[: len(whole) // 2])
-    repaired, trained = trained_now()
-    assert trained and repaired.digest == digest and not list(repaired.path.parent.glob("*.tmp"))
+    flipped = whole[:-9] + bytes([whole[-9] ^ 64]) + whole[-8:]  # a weight that is another one, in a file that is whole
+    copied = clothes.cache_dir / "copied.safetensors"
+    for damaged in (whole[: len(whole) // 2], flipped):
+        again.path.write_bytes(damaged)
+        repaired, trained = trained_now()
+        assert trained and repaired.digest == digest and not list(repaired.path.parent.glob("*.tmp"))
+    copied.write_bytes(flipped)
+    copied.with_suffix(".sha256").write_text(digest)
+    with pytest.raises(UserError, match="is damaged; copy it anew"):
+        learned(clothes, weights_path=str(copied))
 
 
 def test_held_out_images_are_not_learned_from(clothes, tmp_path, fashion_images, fashion_labels):
@@ -218,7 +225,7 @@ def test_weights_serve_other_data_of_the_same_kind(clothes, tmp_path, fashion_im
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(b"no weights")
     for data, path, message in (
-        (colour, kept.path, "has learned images of 1 channels and these have 3; leave extractor.weights_path out"),
+        (colour, kept.path, "has learned images of 1 channel and these have 3; leave extractor.weights_path out"),
         (other, tmp_path / "none", "has no weights of extractor=in_domain .*; correct extractor.weights_path"),
         (other, broken, "has no weights of extractor=in_domain .*; correct extractor.weights_path"),
     ):

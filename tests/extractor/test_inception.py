@@ -167,12 +167,18 @@ def test_missing_weights_name_the_file_the_address_and_the_way_out(hub, images):
 
 
 def test_weights_are_downloaded_once(hub, weights, monkeypatch):
-    monkeypatch.setattr(theirs, "URL_INCEPTION_V3", weights.with_name(FILE).as_uri())
-    os.symlink(weights, weights.with_name(FILE))
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    other, right = (weights.with_name(f"weights-{start}.pth") for start in ("01234567", digest[:8]))
+    for name in (other, right):
+        os.symlink(weights, name)
+    monkeypatch.setattr(theirs, "URL_INCEPTION_V3", other.as_uri())
+    with pytest.raises(UserError, match="another file than the published one"):
+        Inception().prepare()
+    monkeypatch.setattr(theirs, "URL_INCEPTION_V3", right.as_uri())
     extractor = Inception()
     extractor.prepare()
-    assert [p.name for p in hub.parent.iterdir()] == [FILE]
-    assert extractor.digest == hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert [p.name for p in hub.parent.iterdir()] == [right.name]
+    assert extractor.digest == digest
     monkeypatch.setattr(urllib.request, "urlopen", lambda *args, **kwargs: pytest.fail("downloaded again"))
     Inception().prepare()
 
@@ -182,6 +188,7 @@ def test_a_download_cut_short_leaves_nothing(hub, monkeypatch):
         headers = {"Content-Length": "1000"}  # noqa: RUF012
 
     monkeypatch.setattr(urllib.request, "urlopen", lambda *args, **kwargs: Cut(b"x" * 10))
+    monkeypatch.setattr(theirs, "URL_INCEPTION_V3", "https://host/weights.pth")
     with pytest.raises(UserError, match="10 of 1000 bytes"):
         Inception().prepare()
     assert list(hub.parent.iterdir()) == []

@@ -5,10 +5,12 @@ import json
 from pathlib import Path
 
 import pytest
+from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import runs
-from oboro.logger import JSONL, read_rows
+from injection import disk
+from oboro.logger import JSONL, guarded, read_rows
 
 SHORT = (runs.NO_EVALUATION, "trainer.max_steps=4", "callbacks.checkpoints.every_n_steps=2")
 BOARD = "logger=[jsonl,tensorboard]"
@@ -42,9 +44,10 @@ def test_a_logger_that_fails_costs_one_line_and_no_number(logger, name, whole, t
 @pytest.mark.parametrize("loggers", [BOARD, "logger=[tensorboard]"])
 def test_a_file_in_the_place_of_tensorboard_costs_no_number(loggers, whole, tmp_path):
     """Where no other logger is chosen, too: the record is then written for its sake."""
-    (tmp_path / "tensorboard").touch()
-    run = runs.train(tmp_path, *SHORT, loggers)
-    assert numbers(tmp_path) == whole
+    (tmp_path / "board").mkdir()
+    (tmp_path / "board/tensorboard").touch()
+    run = runs.train(tmp_path / "run", *SHORT, loggers, f"logger.tensorboard.save_dir={tmp_path / 'board'}")
+    assert numbers(run.folder) == whole
     assert run.stderr.count("TensorBoardLogger fails") == 1 and "Traceback" not in run.stderr
 
 
@@ -103,3 +106,22 @@ def test_a_resumed_run_repeats_no_step_in_any_file_and_its_seconds_go_on(tmp_pat
     with (tmp_path / "csv/metrics.csv").open() as file:
         assert {int(row["step"]) for row in csv.DictReader(file)} == {4, 5, 6}
     assert (tmp_path / "csv/metrics.until-3.csv").exists()
+
+
+def test_a_disk_that_fills_under_tensorboard_costs_a_line_each(tmp_path, caplog, capsys):
+    """Its thread fails, the caller some rows later; the record that waits has all rows from then on."""
+    spare = JSONL(str(tmp_path / "record"), images_per_step=1)
+    board = guarded(TensorBoardLogger(str(tmp_path / "board"), name="", version="", max_queue=1), spare)
+    with disk(500):
+        for step in range(1, 200):
+            board.log_metrics({"loss": 0.5}, step)
+            board.save()
+    board.log_metrics({"loss": 0.5}, 200)
+    board.finalize("success")
+    spare.finalize("success")
+    steps = [row["step"] for row in read_rows(spare.path)]
+    assert steps == sorted(set(steps)) and len(steps) > 150 and steps[-1] >= 199
+    assert (
+        caplog.text.count("TensorBoardLogger fails") == 1 and caplog.text.count("metrics.jsonl cannot be written") == 1
+    )
+    assert capsys.readouterr().err == ""

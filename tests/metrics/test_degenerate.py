@@ -80,7 +80,7 @@ def test_classes_that_are_absent_are_counted_or_end_in_a_reason():
     metric, real = FrechetPerClass(), bank(normal(30, 1), torch.arange(30) % 3)
     some = compute("class", metric, bank(normal(20), torch.arange(20) % 2), Held(real))["class_fd"]
     assert set(some.detail["classes"]) == {0, 1} and math.isfinite(some.value)
-    assert some.warning == "1 of 3 classes have fewer than two images and are left out"
+    assert some.warning == "1 of 3 classes (2) has fewer than two images a side, so this is a mean over 2"
     whole = compute("class", metric, bank(normal(21), torch.arange(21) % 3), Held(real))["class_fd"]
     assert whole.warning == ""
     other = bank(normal(20), torch.full((20,), 7))

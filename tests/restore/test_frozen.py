@@ -5,7 +5,8 @@ import torch
 from safetensors.torch import save_file
 
 from oboro.base.errors import UserError
-from oboro.restore.frozen import digest, file_of, join, part_of, write, write_whole
+from oboro.restore.archive import write_checkpoint
+from oboro.restore.frozen import digest, file_of, join, part_of, remove_unnamed, write, write_whole
 
 STATE = {
     "w": torch.arange(6.0).view(2, 3),
@@ -65,10 +66,31 @@ def test_a_part_that_is_there_is_not_written_again_and_a_half_written_one_is(sto
     before = file.stat().st_mtime_ns, file.stat().st_ino
     write(STATE, name, path.parent)
     assert (file.stat().st_mtime_ns, file.stat().st_ino) == before
-    file.rename(file.with_suffix(".partial"))
-    file.with_suffix(".partial").write_bytes(b"cut off")
+    file.unlink()
+    file.with_name(f"{file.name}.partial").write_bytes(b"cut off")
     write(STATE, name, path.parent)
     assert [p.name for p in file.parent.iterdir()] == [file.name]
+
+
+def test_a_part_goes_when_no_checkpoint_names_it_and_stays_where_that_is_not_known(tmp_path):
+    states = [{"w": torch.full((3,), float(i))} for i in range(3)]
+    names = [digest(state) for state in states]
+    for i, (name, state) in enumerate(zip(names, states, strict=True)):
+        write(state, name, tmp_path)
+        write_checkpoint({"state_dict": {}, "frozen": {"codec": name}}, tmp_path / f"step-{i}.ckpt")
+
+    def left():
+        remove_unnamed(tmp_path)
+        return [name for name in names if file_of(tmp_path, name).is_file()]
+
+    assert left() == names
+    (tmp_path / "step-0.ckpt").unlink()
+    (tmp_path / "step-2.ckpt").write_bytes(b"damaged")
+    assert left() == names
+    (tmp_path / "step-2.ckpt").unlink()
+    assert left() == names[1:2]
+    (tmp_path / "step-1.ckpt").unlink()
+    assert left() == names[1:2]  # one that is alone may be of a checkpoint that is still to be written
 
 
 def flip(file):

@@ -207,7 +207,7 @@ def test_two_jobs_of_two_ranks_each_make_two_runs(tmp_path):
         (["seed=1"], "done", "0"),
         (["seed=2"], "done", "1"),
     ]
-    assert {path.name for path in sweep.iterdir()} == {"0", "1", "jobs.json", "multirun.yaml", ".lock"}
+    assert {path.name for path in sweep.iterdir()} == {"0", "1", "jobs.json", "multirun.yaml", ".lock", ".running"}
     weights = []
     for folder in (sweep / "0", sweep / "1"):
         assert (folder / "train_ddp_process_1.log").exists()  # where Hydra has the second rank log

@@ -2,14 +2,15 @@
 
 import json
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from oboro.adapter.lora import LoRA, low_rank_layers, product
 from oboro.base.errors import UserError
+from oboro.base.json_text import parsed
+from oboro.base.tensor_file import Damaged, TensorFile, write_tensors
 
 PREFIX, A, B = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
 
@@ -53,7 +54,10 @@ def write_adapter(path: str | Path, network: nn.Module, lora: LoRA) -> None:
     if not tensors:
         raise UserError("the checkpoint has no adapter to export; give one of a run with adapter=lora.")
     settings = {"rank": lora.rank, "alpha": lora.alpha, "targets": lora.targets}
-    save_file(tensors, path, {"format": "pt", "adapter": json.dumps(settings)})
+    try:
+        write_tensors(Path(path), tensors, {"format": "pt", "adapter": json.dumps(settings)})
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}; choose another folder.") from error
 
 
 def read_adapter(path: str | Path) -> AdapterFile:
@@ -65,14 +69,17 @@ def read_adapter(path: str | Path) -> AdapterFile:
     if not path.is_file():
         raise UserError(f"there is no adapter {path}; give a file that `oboro adapter export` wrote.")
     try:
-        with safe_open(path, "pt") as file:
-            header, tensors = file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
+        file = TensorFile(path)
+        header, tensors = file.header, {key: file[key] for key in file.shapes}
+    except Damaged as error:
         raise UserError(f"{path} is damaged or no safetensors file; use another one.") from error
     names = [key.removeprefix(PREFIX).removesuffix(A) for key in tensors if key.endswith(A)]
     expected = {f"{PREFIX}{name}{suffix}" for name in names for suffix in (A, B)}
     if not names or expected != set(tensors):
         raise UserError(f"{path} holds other tensors than those of a LoRA; use another file.")
+    broken = next((key for key, tensor in tensors.items() if not tensor.isfinite().all()), None)
+    if broken is not None:
+        raise UserError(f"{path} is of a run that has diverged: {broken} is not finite; use another file.")
     layers = {name: (tensors[f"{PREFIX}{name}{A}"], tensors[f"{PREFIX}{name}{B}"]) for name in names}
     if any(a.ndim < 2 or b.ndim < 2 or b.shape[1] != len(a) for a, b in layers.values()):
         raise UserError(f"{path} has an A and a B of different ranks; it is damaged, use another file.")
@@ -84,7 +91,10 @@ def scale_of(header: dict[str, str], path: Path) -> float:
     if "adapter" not in header:
         return 1.0
     try:
-        settings = json.loads(header["adapter"])
-        return settings["alpha"] / settings["rank"]
-    except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
+        settings = parsed(header["adapter"])
+        scale = settings["alpha"] / settings["rank"]
+        if not isfinite(scale):
+            raise ValueError("alpha / rank is not finite")
+        return scale
+    except (ValueError, KeyError, TypeError, ArithmeticError) as error:
         raise UserError(f"{path} tells no alpha and rank of its adapter; use another file.") from error

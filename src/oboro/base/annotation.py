@@ -12,15 +12,9 @@ import torch
 from annotated_types import BaseMetadata, Ge, GroupedMetadata, Gt, Le, Lt, MaxLen, MinLen, Predicate
 from pydantic import BeforeValidator, Field, PlainValidator, Strict, TypeAdapter, ValidationError, WrapValidator
 
+from oboro.base.grammar import WORDS
 from oboro.base.ranges import Infinite
 
-# What YAML 1.1 reads as true and false; Hydra's command line leaves most of it as text.
-WORDS = {
-    word: value
-    for value, words in ((True, "true yes on"), (False, "false no off"))
-    for lower in words.split()
-    for word in (lower, lower.capitalize(), lower.upper())
-}
 LARGEST = 2**63 - 1
 FREE = (torch.device, torch.dtype, Enum)  # made of text by those who use them
 
@@ -209,12 +203,12 @@ def _useless(member: Any, annotation: Any) -> bool:
 
 def _words(annotation: Any) -> str:
     inner, metadata = bare(annotation)
+    if described := next((m.func.__doc__ for m in metadata if isinstance(m, Predicate)), None):
+        return described
     if inner in (int, float):
         endless = any(isinstance(m, Infinite) or m is Infinite for m in metadata)
         name = "a whole number" if inner is int else "a number, .inf included" if endless else "a number"
         return f"{name}{_range(metadata)}"
-    if described := next((m.func.__doc__ for m in metadata if isinstance(m, Predicate)), None):
-        return described
     named = {bool: "true or false", str: "text", Path: "a path", None: "null", type(None): "null"}
     if inner in named:
         return named[inner]

@@ -43,7 +43,8 @@ class Configuration:
     def check(self, settings: type) -> None:
         """Raises ``UserError`` where the configuration is none of ``settings``, a ``TypedDict``, and what those name.
 
-        Groups that nothing uses are held against their own classes. Other keys are those that something interpolates.
+        Groups that nothing uses are held against their own classes. Other keys, mappings of plain values among them,
+        are those that something interpolates.
         """
         known = of_typed_dict(settings)
         for key in known.arguments:
@@ -51,10 +52,10 @@ class Configuration:
                 self.value(known.arguments[key], (key,))
         used = {str(place[0]) for place, _ in self._seen} | set(known.arguments)
         for key in [key for key in self.raw if key not in used]:
-            if isinstance(self.raw[key], dict):
-                for place in nodes(self.raw[key], (key,)):
-                    self.value(Any, place)
-            elif not any(re.match(rf"{key}\b", name) for name in interpolated(self.raw)):
+            built = list(nodes(self.raw[key], (key,)))
+            for place in built:
+                self.value(Any, place)
+            if not built and not any(re.match(rf"{key}\b", name) for name in interpolated(self.raw)):
                 raise UserError(self.no_key((key,), [*known.arguments, *self.raw]))
 
     def value(self, annotation: Any, place: Path) -> None:
@@ -126,9 +127,8 @@ class Configuration:
         if issubclass(made, self.stand_ins):
             return
         if not any(is_class(kind) and is_a(made, kind) for kind in kinds):
-            raise UserError(
-                self.message(f"{key_of(place)} is {article(made.__name__)} and must be {words(annotation)}")
-            )
+            wrong = f"{key_of(place)} is {article(made.__name__)} and must be {words(annotation)}"
+            raise UserError(self.message(wrong, self.instead(place, kinds)))
 
     def arguments(self, known: Signature, place: Path, value: dict[str, Any], owner: str) -> None:
         """The arguments in a node, or the keys of a mapping, that is an ``owner``."""
@@ -162,6 +162,10 @@ class Configuration:
         meant = f" Did you mean {key_of((*place[:-1], close[0]))}?" if close else ""
         there = f"there {'are' if len(names) > 1 else 'is'} {', '.join(names)}" if names else "there is none"
         return self.message(f"there is no key {key_of(place)}; {there}", meant)
+
+    def instead(self, place: Path, kinds: Sequence[Any]) -> str:
+        """What to put in the place of a node that is of none of ``kinds``: for who knows what there is."""
+        return ""
 
     def message(self, text: str, hint: str = "") -> str:
         return f"{text}.{hint}"

@@ -11,6 +11,19 @@ from omegaconf.errors import OmegaConfBaseException
 
 from oboro.base.errors import UserError
 
+# What YAML 1.1 reads as true and false; Hydra's command line leaves most of it as text.
+WORDS = {
+    word: value
+    for value, words in ((True, "true yes on"), (False, "false no off"))
+    for lower in words.split()
+    for word in (lower, lower.capitalize(), lower.upper())
+}
+
+
+def is_true(value: Any) -> bool:
+    """Whether true is meant: ``yes`` is, and 5 is not."""
+    return value is True or (isinstance(value, str) and WORDS.get(value) is True)
+
 
 def quoted(text: str) -> str:
     """``text`` in quotes, so that a configuration holds ``text`` and nothing of it is an interpolation.

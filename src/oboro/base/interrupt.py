@@ -17,7 +17,7 @@ from typing import NoReturn
 
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
 SIGNALS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))  # Windows has two of them
-PATIENCE = 8  # seconds that a process which serves another one lives after a SIGTERM
+PATIENCE = 5  # seconds that a process which serves another one lives after a SIGTERM
 
 
 class Interrupted(SystemExit):

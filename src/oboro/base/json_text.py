@@ -5,14 +5,17 @@ from collections.abc import Mapping
 from math import isfinite
 from typing import Any
 
+from oboro.base.secret import HIDDEN, hide, is_secret
+
 NOT_FINITE = "not_finite"
+DEPTH = 100  # levels of a text that is read
 
 
 def json_text(value: Any, **settings: Any) -> str:
     """``value`` as JSON; ``settings`` are those of ``json.dumps``.
 
     A number that is NaN or infinite becomes null. An object then gets one more entry that says where and what it was,
-    ``"not_finite": {"values.fd": "nan"}``.
+    ``"not_finite": {"values.fd": "nan"}``. Secrets are hidden (``oboro.base.secret``).
     """
     found: dict[str, str] = {}
     plain = _finite(value, "", found)
@@ -25,18 +28,46 @@ def _finite(value: Any, place: str, found: dict[str, str]) -> Any:
     if isinstance(value, float) and not isfinite(value):
         found[place] = str(float(value))
         return None
+    if isinstance(value, str):
+        return hide(value)
     if isinstance(value, Mapping):
-        return {key: _finite(child, f"{place}.{key}".lstrip("."), found) for key, child in value.items()}
+        return {
+            key: HIDDEN
+            if is_secret(key) and isinstance(child, str) and child
+            else _finite(child, f"{place}.{key}".lstrip("."), found)
+            for key, child in value.items()
+        }
     if isinstance(value, list | tuple):
         return [_finite(child, f"{place}.{i}".lstrip("."), found) for i, child in enumerate(value)]
     return value
 
 
-def read_json(text: str) -> Any:
+def parsed(text: str | bytes) -> Any:
+    """What a JSON text holds. Raises ``ValueError`` for anything else, and for more than ``DEPTH`` levels."""
+    try:
+        value = json.loads(text)
+    except RecursionError as error:
+        raise ValueError(f"more than {DEPTH} levels") from error
+    level = [value]
+    for _ in range(DEPTH):
+        level = [
+            child
+            for node in level
+            if isinstance(node, dict | list)
+            for child in (node.values() if isinstance(node, dict) else node)
+        ]
+        if not level:
+            return value
+    raise ValueError(f"more than {DEPTH} levels")
+
+
+def read_json(text: str | bytes) -> Any:
     """The inverse of ``json_text``: numbers that were not finite are what they were. Raises ``ValueError``."""
-    value = json.loads(text)
+    value = parsed(text)
     if isinstance(value, dict) and isinstance(value.get(NOT_FINITE), dict):
         for place, number in value.pop(NOT_FINITE).items():
+            if not isinstance(number, str):
+                raise ValueError(f"{NOT_FINITE} is not what was written")
             _put_back(value, place, float(number))
     return value
 

@@ -13,24 +13,19 @@ from oboro.base.ranges import Count, CountOrNone, NonNegative, PositiveShare, Sh
 
 TRAINER = ("lightning.pytorch.trainer.trainer.Trainer", "pytorch_lightning.trainer.trainer.Trainer")
 Accelerator = Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"]
-Precision = Literal[
-    "auto",
-    "64",
-    "64-true",
-    "32",
-    "32-true",
-    "16",
-    "16-mixed",
-    "16-true",
-    "bf16",
-    "bf16-mixed",
-    "bf16-true",
-    "transformer-engine",
-    "transformer-engine-float16",
-    64,
-    32,
-    16,
-]
+# Lightning's words; oboro.cli.device says why it refuses some of them.
+PRECISIONS = (
+    *("auto", "32", "32-true", "bf16", "bf16-mixed", "16", "16-mixed", "64", "64-true", "16-true", "bf16-true"),
+    *("transformer-engine", "transformer-engine-float16"),
+)
+
+
+def known_precision(word: object) -> bool:
+    """one of auto, 32-true, bf16-mixed, 16-mixed"""
+    return str(word) in PRECISIONS
+
+
+Precision = Annotated[str, Predicate(known_precision)] | Annotated[int, Predicate(known_precision)]
 
 
 def numbered(devices: str) -> bool:
@@ -69,7 +64,7 @@ NARROWER: dict[str, Any] = {
     "strategy": Annotated[str, Predicate(known_strategy)],
     "devices": Devices,
     "num_nodes": Count,
-    "precision": Precision | None,
+    "precision": Precision,
     "max_steps": Count,
     "min_steps": CountOrNone | None,
     "max_epochs": Count | Literal[-1] | None,

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from math import isfinite
 from typing import Any
 
+from oboro.base.secret import without_secrets
+
 Settings = Mapping[str, Any]
 
 
@@ -14,7 +16,7 @@ def settings(instance: object) -> dict[str, Any]:
     layers and weights. What JSON cannot hold is written as text, infinity as "inf".
     """
     values = {k: _plain(v) for k, v in vars(instance).items() if not k.startswith("_") and k != "training"}
-    return {"name": type(instance).__name__, **values}
+    return {"name": type(instance).__name__, **without_secrets(values)}
 
 
 def _plain(value: object) -> Any:

@@ -3,6 +3,7 @@
 Whatever is not sharded passes unchanged, the same bits. What says "all ranks" exchanges data where there are shards.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -40,7 +41,8 @@ def gathered(node: Any, keep: bool) -> Any:
         full = node.detach().full_tensor()
         return full.cpu() if keep else node
     if isinstance(node, Mapping):
-        return type(node)((key, gathered(child, keep)) for key, child in node.items())
+        kind = OrderedDict if isinstance(node, OrderedDict) else dict
+        return kind((key, gathered(child, keep)) for key, child in node.items())
     return type(node)(gathered(child, keep) for child in node) if type(node) in (list, tuple) else node
 
 

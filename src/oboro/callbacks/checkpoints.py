@@ -1,6 +1,6 @@
 """Weights on disk."""
 
-import os
+import logging
 import time
 from collections.abc import Sequence
 from math import isfinite
@@ -10,82 +10,198 @@ from typing import Any
 from lightning import Callback, Trainer
 
 from oboro.base import distributed
+from oboro.base.errors import UserError
 from oboro.base.ranges import CountOrNone, NonNegative
-from oboro.callbacks.evaluation import Evaluation, MetricEvaluation
+from oboro.base.remark import remark
+from oboro.base.whole_file import clear_partial, link
+from oboro.callbacks.evaluation import Evaluation, MetricEvaluation, spared
+from oboro.callbacks.room import Room
 from oboro.restore import frozen
+from oboro.restore.evaluated import FILE, Outcomes, is_evaluated, read_outcomes, write_outcomes
+from oboro.restore.lightning_file import use_checkpoint_file
 from oboro.task import Task
+
+log = logging.getLogger(__name__)
+LAST, BEST, NUMBERED = "last.ckpt", "best.ckpt", "step-*.ckpt"
 
 
 class Checkpoints(Evaluation):
     """``folder/last.ckpt`` every so many steps, and ``folder/best.ckpt`` whenever the first of the metrics is the best
-    so far: at the step and with the weights that are measured, however often ``last.ckpt`` is written.
+    so far: at the step and with the weights that are measured, however often ``last.ckpt`` is written. The last
+    ``keep_last`` of those are kept as ``step-00001000.ckpt``, too; files of one step are one file with several names.
 
     A frozen part of the task of ``separate_from`` megabytes or more is not written again and again: it lies once in
     ``folder/frozen``, and the checkpoints name its digest (``oboro.restore.frozen``). With ``self_contained`` every
     checkpoint holds all that it needs; so do those of runs without such parts.
 
-    Lightning's ModelCheckpoint writes neither at the last step of a run that is counted in steps, nor in place: its
-    temporary file lies in another folder, so that a kill can leave a half-written ``last.ckpt``. Here the new file
-    takes the place of the old one in one rename. Must come after ``LatentStatistics``, and after what measures, in the
-    list of callbacks (``in_order``).
+    A new file takes the place of the old one in one rename, after it has reached the disk. ``last.ckpt`` of a step is
+    written before that step is measured, so that a metric that fails costs nothing; what was measured stands in
+    ``folder/evaluated.json``, and a run that goes on from a checkpoint whose step was to be measured and is not there
+    measures it first. Must come after ``LatentStatistics`` and before what measures, and ``Best`` after that
+    (``in_order``).
+
+    Raises ``UserError`` before training where the disk has no room for one file. Where one cannot be written later, it
+    is said, training goes on, and the one before stays whole; at the end of training ``UserError``.
     """
 
     def __init__(
-        self, folder: str, every_n_steps: CountOrNone, separate_from: NonNegative = 100.0, self_contained: bool = False
+        self,
+        folder: str,
+        every_n_steps: CountOrNone,
+        separate_from: NonNegative = 100.0,
+        self_contained: bool = False,
+        keep_last: CountOrNone = 0,
     ):
         super().__init__(every_n_steps)
         self.folder = Path(folder)
         self.separate_from = separate_from
         self.self_contained = self_contained
+        self.keep_last = keep_last
         self.best: float = float("inf")
         self.measure: str | None = None  # what ``best`` is a value of
         self._compared_at = -1
+        self._current: tuple[int, Path] | None = None  # the step of a file that holds the weights of that step
+        self._missing_at = -1  # the step of a checkpoint that could not be written
+        self._evaluated = True  # what is due at the step of the file that is being written
+        self._outcomes: Outcomes = {}
+        self._outcome: dict[str, Any] = {}  # what was measured of the checkpoint that the run goes on from
         self._digests: dict[str, tuple[tuple, str]] = {}
 
+    def setup(self, trainer: Trainer, task: Task, stage: str) -> None:
+        self._file = use_checkpoint_file(trainer.strategy)
+
+    def on_fit_start(self, trainer: Trainer, task: Task) -> None:
+        super().on_fit_start(trainer, task)
+        if trainer.is_global_zero:
+            clear_partial(self.folder)
+
+    def on_load_checkpoint(self, trainer: Trainer, task: Task, checkpoint: dict[str, Any]) -> None:
+        """What was due at its step is done before training goes on, unless it was."""
+        path, step = Path(trainer.ckpt_path), checkpoint["global_step"]
+        outcomes = read_outcomes(path.parent)
+        self._outcome = outcomes.get(step, {}) if self.state_key in checkpoint["callbacks"] else {}
+        if path.parent.absolute() == self.folder.absolute():
+            self._current = (step, path)
+            self._outcomes = {k: outcome for k, outcome in outcomes.items() if k <= step}
+        awaited = not is_evaluated(checkpoint, path)
+        for callback in trainer.callbacks:
+            if isinstance(callback, MetricEvaluation):
+                callback.awaited = awaited
+
     def on_train_start(self, trainer: Trainer, task: Task) -> None:
-        """The first checkpoint is that of the start where a run may have to go back to it."""
         super().on_train_start(trainer, task)
         self._compared_at = -1  # a run that has gone back comes by its steps again
+        with distributed.together():
+            if trainer.is_global_zero:
+                room = Room.of(trainer, task, float("inf") if self.self_contained else self.separate_from)
+                measures = any(isinstance(c, MetricEvaluation) for c in trainer.callbacks)
+                room.check(self.folder, files=max(1, self.keep_last) + measures)
         if task.guard.divergence.goes_back and task.last_checkpoint is None:
-            self.evaluate(trainer, task)
+            self.evaluate(trainer, task)  # the first is that of the start where a run may have to go back to it
 
     def on_train_batch_end(self, trainer: Trainer, task: Task, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self.keep_best(trainer)
         super().on_train_batch_end(trainer, task, outputs, batch, batch_idx)
+        self.keep_best(trainer)  # where it comes after what measures
 
     def on_train_end(self, trainer: Trainer, task: Task) -> None:
-        self.keep_best(trainer)
+        """Raises ``UserError`` where the last checkpoint cannot be written now either."""
         super().on_train_end(trainer, task)
+        if self._missing_at != trainer.global_step:
+            return
+        self.evaluate(trainer, task)
+        if self._missing_at == trainer.global_step:
+            raise UserError(
+                f"the last checkpoint, of step {trainer.global_step}, could not be written to {self.folder}; make room "
+                "and go on from the one before with resume=<the folder of the run>."
+            )
+
+    def evaluate(self, trainer: Trainer, task: Task) -> None:
+        step = trainer.global_step
+        measuring = [c for c in trainer.callbacks if isinstance(c, MetricEvaluation)]
+        self._evaluated = step == self._compared_at or not any(
+            c.waits(trainer) or c.measured_at == step for c in measuring
+        )
+        failure = self._write(trainer, LAST)
+        self._evaluated = True
+        if failure is None:
+            self._current, self._missing_at = (step, self.folder / LAST), -1
+            task.last_checkpoint = self.folder / LAST, step
+            self._number(trainer)
+        else:
+            self._missing_at = step
+            remark(
+                f"the checkpoint of step {step} could not be written to {self.folder} ({failure}); the one before is "
+                "whole, training goes on and tries again at the next; make room meanwhile."
+            )
 
     def keep_best(self, trainer: Trainer) -> None:
         """Compare what was measured at this step, once."""
-        start, step = time.perf_counter(), trainer.global_step
+        step = trainer.global_step
         measures = [c for c in trainer.callbacks if isinstance(c, MetricEvaluation) and c.measured_at == step]
-        objective = next((c.objective for c in measures if c.objective), None)
-        if objective is None or step == self._compared_at:
+        if not measures or step == self._compared_at:
             return
         self._compared_at = step
-        name, value = objective
+        objective = next((c.objective for c in measures if c.objective), None)
+        if objective is not None:
+            self._compare(trainer, *objective)
+        self._outcomes[step] = {"best": self.best, "measure": self.measure}
+        if trainer.is_global_zero:
+            with spared(str(self.folder / FILE)):
+                write_outcomes(self.folder, self._outcomes)
+
+    def _compare(self, trainer: Trainer, name: str, value: float) -> None:
+        before = self.best, self.measure
         if self.measure not in (None, name):  # values of another metric are no rivals
             self.best = float("inf")
         self.measure = name
-        if isfinite(value) and value < self.best:
-            self.best = value
-            self._save(trainer, "best.ckpt")
-        self.seconds += time.perf_counter() - start
+        if not isfinite(value) or value >= self.best:
+            return
+        self.best = value
+        step, path = self._current or (-1, self.folder)
+        failure = self._name(trainer, path) if step == trainer.global_step else self._write(trainer, BEST)
+        if failure is not None:  # the file is still the one before
+            self.best, self.measure = before
+            remark(f"the best checkpoint could not be written to {self.folder} ({failure}); the one before is whole.")
 
-    def evaluate(self, trainer: Trainer, task: Task) -> None:
-        self._save(trainer, "last.ckpt")
-        task.last_checkpoint = self.folder / "last.ckpt", trainer.global_step
+    def _write(self, trainer: Trainer, name: str) -> str | None:
+        """All ranks take part; what went wrong, on all. Raises ``UserError`` for numbers that are not finite."""
+        trainer.save_checkpoint(self.folder / name, weights_only=False)
 
-    def _save(self, trainer: Trainer, name: str) -> None:
-        partial = self.folder / f"{name}.partial"
-        trainer.save_checkpoint(partial, weights_only=False)  # all ranks take part
-        if trainer.is_global_zero:
-            os.replace(partial, self.folder / name)
+        def failed() -> str | None:
+            failure = self._file.failure if self._file else None
+            if isinstance(failure, UserError):
+                raise failure
+            return None if failure is None else failure.strerror or str(failure)
+
+        return distributed.from_first(failed)
+
+    def _name(self, trainer: Trainer, path: Path) -> str | None:
+        """The file ``path`` is the best, too."""
+
+        def linked() -> str | None:
+            try:
+                link(path, self.folder / BEST)
+            except OSError as error:
+                return error.strerror or str(error)
+            return None
+
+        return distributed.from_first(linked) if path.name != BEST else None
+
+    def _number(self, trainer: Trainer) -> None:
+        """Keep the last of the files by their steps; those of an earlier course of the run are older and go first."""
+        if not self.keep_last or not trainer.is_global_zero:
+            return
+        new = self.folder / NUMBERED.replace("*", f"{trainer.global_step:08d}")
+        with spared(str(new)):
+            link(self.folder / LAST, new)
+            files = sorted(self.folder.glob(NUMBERED), key=lambda path: (path.stat().st_mtime_ns, path.name))
+            for path in files[: -self.keep_last]:
+                path.unlink(missing_ok=True)
+            frozen.remove_unnamed(self.folder)
 
     def on_save_checkpoint(self, trainer: Trainer, task: Task, checkpoint: dict[str, Any]) -> None:
-        """Take the large frozen parts out of ``checkpoint``, after they were written."""
+        """Take the large frozen parts out of ``checkpoint``, after they were written; where they cannot be, they stay
+        in it."""
         if self.self_contained:
             return
         with distributed.together():
@@ -94,7 +210,11 @@ class Checkpoints(Evaluation):
                 large = sum(w.nbytes for w in part.values()) >= self.separate_from * 1e6
                 if part and large and trainer.is_global_zero:
                     digest = self._digest(place, part)
-                    frozen.write(part, digest, self.folder)
+                    try:
+                        frozen.write(part, digest, self.folder)
+                    except OSError as error:
+                        log.warning("%s cannot be written beside the checkpoints: %s", place, error)
+                        continue
                     checkpoint.setdefault("frozen", {})[place] = digest
                     for name in part:
                         del checkpoint["state_dict"][f"{place}.{name}"]
@@ -107,16 +227,48 @@ class Checkpoints(Evaluation):
         return self._digests[place][1]
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "measure": self.measure}
+        """``evaluated``: whether ``best`` has seen what was due at the step; else ``folder/evaluated.json`` has it."""
+        return {"best": self.best, "measure": self.measure, "evaluated": self._evaluated}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        state = {**state, **self._outcome}
         self.best, self.measure = state["best"], state.get("measure")
 
 
+class Best(Callback):
+    """The moment at which the best checkpoint is chosen: after what measures."""
+
+    def __init__(self, checkpoints: Checkpoints):
+        self.checkpoints = checkpoints
+
+    def on_train_start(self, trainer: Trainer, task: Task) -> None:
+        self._keep(trainer)
+
+    def on_train_batch_end(self, trainer: Trainer, task: Task, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self._keep(trainer)
+
+    def on_train_end(self, trainer: Trainer, task: Task) -> None:
+        self._keep(trainer)
+
+    def on_fit_end(self, trainer: Trainer, task: Task) -> None:
+        self._keep(trainer)
+
+    def _keep(self, trainer: Trainer) -> None:
+        start = time.perf_counter()
+        self.checkpoints.keep_best(trainer)
+        self.checkpoints.seconds += time.perf_counter() - start
+
+
 def in_order(callbacks: Sequence[Callback]) -> list[Callback]:
-    """``callbacks`` with those that write checkpoints behind the last one that measures: a best checkpoint holds the
-    weights of the step at which it is written."""
-    measures = [i for i, callback in enumerate(callbacks) if isinstance(callback, MetricEvaluation)]
-    end = measures[-1] + 1 if measures else 0
-    early = [callback for callback in callbacks[:end] if isinstance(callback, Checkpoints)]
-    return [*(callback for callback in callbacks[:end] if callback not in early), *early, *callbacks[end:]]
+    """``callbacks`` with those that write checkpoints no later than the first one that looks at weights, behind those
+    that change what is written, and with the choice of the best one behind the last one that measures."""
+    rest = [callback for callback in callbacks if not isinstance(callback, Checkpoints)]
+    first = next((i for i, c in enumerate(rest) if isinstance(c, Evaluation) and not c.changes), len(rest))
+    changed = max((i + 1 for i, c in enumerate(rest) if isinstance(c, Evaluation) and c.changes), default=0)
+    measured = max((i + 1 for i, c in enumerate(rest) if isinstance(c, MetricEvaluation)), default=0)
+    checkpoints = [callback for callback in callbacks if isinstance(callback, Checkpoints)]
+    own = min((callbacks.index(callback) for callback in checkpoints), default=0)
+    place = max(changed, min(first, own))
+    end = max(place, measured)
+    chosen = [Best(callback) for callback in checkpoints]
+    return [*rest[:place], *checkpoints, *rest[place:end], *(chosen if measured else []), *rest[end:]]

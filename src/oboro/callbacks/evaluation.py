@@ -3,7 +3,8 @@
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -36,6 +37,7 @@ class Evaluation(Callback, ABC):
     stop_on_error: bool = True
 
     folder: Path | None = None  # where files are written to, of those that write
+    changes: bool = False  # whether it changes what a checkpoint of the step holds
 
     def __init__(self, every_n_steps: CountOrNone):
         self.every_n_steps = every_n_steps
@@ -48,15 +50,18 @@ class Evaluation(Callback, ABC):
 
     def on_fit_start(self, trainer: Trainer, task: Task) -> None:
         """Raises ``UserError`` where nothing can be written to ``folder``: before training, not after it."""
-        if self.folder is None or not trainer.is_global_zero:
-            return
+        with distributed.together():
+            if self.folder is not None and trainer.is_global_zero:
+                self._check_folder(self.folder)
+
+    def _check_folder(self, folder: Path) -> None:
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with TemporaryFile(dir=self.folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            with TemporaryFile(dir=folder):
                 pass
         except OSError as error:
             raise UserError(
-                f"{type(self).__name__} cannot write to {self.folder} ({error.strerror}); give it another folder, or "
+                f"{type(self).__name__} cannot write to {folder} ({error.strerror}); give it another folder, or "
                 "the run, hydra.run.dir=<folder>"
             ) from error
 
@@ -127,6 +132,15 @@ class CodecEvaluation(Evaluation, ABC):
             )
 
 
+@contextmanager
+def spared(what: str) -> Iterator[None]:
+    """A run outlives a disk that is full, or gone for a while: ``what`` is not written then, which is said."""
+    try:
+        yield
+    except OSError as error:
+        remark(f"{what} could not be written ({error.strerror or error}); training goes on without; make room.")
+
+
 def check_images(callback: Evaluation, n: int | None, chunk: int) -> None:
     """Raises ``UserError`` unless ``n`` images (None: all) in chunks of ``chunk`` are some."""
     if chunk < 1 or (n is not None and n < 1):
@@ -137,16 +151,41 @@ def check_images(callback: Evaluation, n: int | None, chunk: int) -> None:
 
 class MetricEvaluation(Evaluation, ABC):
     """An evaluation that measures: ``latest`` is the last result, at the step ``measured_at``; its first number decides
-    which checkpoint is best."""
+    which checkpoint is best.
 
+    A checkpoint is written before its weights are measured. A run that goes on from one that was not (``awaited``)
+    measures it at its start, or at its end where no step is left to train."""
+
+    metrics: Mapping[str, Metric] | None = None  # what it measures; of those that have none to choose from None
+    awaited: bool = False
     extractor: Extractor | Joint
-    metrics: Mapping[str, Metric]
     images: int  # how many are measured
 
     def __init__(self, every_n_steps: CountOrNone):
         super().__init__(every_n_steps)
         self.latest: Result | None = None
         self.measured_at = -1  # the step of ``latest``
+
+    def waits(self, trainer: Trainer) -> bool:
+        """Whether it will measure at this step, and has not yet."""
+        measures = self.metrics is None or bool(self.metrics)
+        return measures and self.due(trainer) and self.measured_at != trainer.global_step
+
+    def on_train_start(self, trainer: Trainer, task: Task) -> None:
+        super().on_train_start(trainer, task)
+        self.measured_at = -1  # a run that has gone back comes by its steps again
+        self._catch_up(trainer, task)
+
+    def on_fit_end(self, trainer: Trainer, task: Task) -> None:
+        if self.awaited:
+            task.to(trainer.strategy.root_device)  # from where Lightning has taken it
+            self._catch_up(trainer, task)
+
+    def _catch_up(self, trainer: Trainer, task: Task) -> None:
+        awaited, self.awaited = self.awaited, False
+        if awaited and self.waits(trainer):
+            self.evaluated_at = -1
+            self.evaluate_once(trainer, task)
 
     def fail(self) -> None:
         """An older result is none of the weights that a run ends with."""

@@ -18,6 +18,8 @@ class LatentStatistics(CodecEvaluation):
     Raises ``UserError`` before training where checkpoints would be written with the statistics of older weights.
     """
 
+    changes = True
+
     def __init__(self, every_n_steps: CountOrNone, n: Count | None = None, chunk: Count = 100):
         super().__init__(every_n_steps)
         check_images(self, n, chunk)

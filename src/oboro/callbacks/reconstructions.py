@@ -7,7 +7,7 @@ import torch
 from lightning import Trainer
 
 from oboro.base.ranges import Count, CountOrNone
-from oboro.callbacks.evaluation import CodecEvaluation, check_images
+from oboro.callbacks.evaluation import CodecEvaluation, check_images, spared
 from oboro.evaluate.reconstruction import reconstructions, spread
 from oboro.logger import log_picture
 from oboro.report.pictures import pairs_picture
@@ -36,6 +36,8 @@ class Reconstructions(CodecEvaluation):
             made = reconstructions(task.learned, images, rows, task.device, self.chunk)
         if trainer.is_global_zero:
             picture = pairs_picture(data.modality, images[torch.tensor(rows)], made)
-            self.folder.mkdir(parents=True, exist_ok=True)
-            picture.save(self.folder / f"step-{trainer.global_step:08d}.png")
+            path = self.folder / f"step-{trainer.global_step:08d}.png"
+            with spared(f"the picture {path}"):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                picture.save(path)
             log_picture(trainer.loggers, "reconstructions", np.asarray(picture.convert("RGB")), trainer.global_step)

@@ -44,6 +44,7 @@ class RunEnd(Callback):
         self.min_steps = min_steps
         self._seconds = 0.0  # of the runs before
         self._start: float | None = None
+        self._agreement: distributed.Agreement | None = None
         self._wanted = False
         self._number = 0  # the signal that all ranks know of
         self._between_steps = True
@@ -71,15 +72,16 @@ class RunEnd(Callback):
 
     def on_train_start(self, trainer: Trainer, task: Task) -> None:
         interrupt.hold()
-        self._agreement = distributed.Agreement()
-        self._start, self._step = time.monotonic(), trainer.global_step
+        if self._agreement is None:  # training may go back to a checkpoint and start again
+            self._agreement = distributed.Agreement()
+        self._start, self._step, self._between_steps = time.monotonic(), trainer.global_step, True
         if self._out_of_time:
             raise UserError(
                 f"the {self._seconds:,.0f} s of training before used up trainer.max_time; set a longer one, or null."
             )
         cut, self._unfinished = self._unfinished, []
         for name, callback in evaluations(trainer).items():
-            if name in cut:
+            if name in cut and getattr(callback, "measured_at", -1) != trainer.global_step:
                 callback.evaluated_at = -1
                 callback.evaluate_once(trainer, task)
             if isinstance(callback, Checkpoints) and cut:
@@ -168,6 +170,7 @@ class RunEnd(Callback):
                 tell(trainer, slurm.requeue())
         if training:
             self._agreement.now(0)  # no rank ends before the first one expects it
+        trainer.training = True  # of validation alone Lightning would leave the loader of training, whose workers wait
 
     def _cut(self, trainer: Trainer) -> list[str]:
         """What was to be done at this step, and was not."""
@@ -185,7 +188,7 @@ class RunEnd(Callback):
         return {**spent, **cut}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._seconds = state.get("seconds", 0.0)
+        self._seconds = max(self.seconds, state.get("seconds", 0.0))
         self._unfinished, self.measured = state.get("unfinished", []), state.get("measured", {})
 
     def on_save_checkpoint(self, trainer: Trainer, task: Task, checkpoint: dict[str, Any]) -> None:

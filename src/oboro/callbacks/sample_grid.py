@@ -9,7 +9,7 @@ from torch import Tensor
 from oboro.base import distributed
 from oboro.base.errors import UserError
 from oboro.base.ranges import Count, CountOrNone, Seed
-from oboro.callbacks.evaluation import SampleEvaluation
+from oboro.callbacks.evaluation import SampleEvaluation, spared
 from oboro.logger import log_picture
 from oboro.report.pictures import samples_picture
 from oboro.task import Diffusion
@@ -53,6 +53,8 @@ class SampleGrid(SampleEvaluation):
         if trainer.is_global_zero:
             texts = task.conditioner.metadata(range(self.n), None).get("caption")
             picture = samples_picture(modality, samples, texts, task.conditioner.num_classes)
-            self.folder.mkdir(parents=True, exist_ok=True)
-            picture.save(self.folder / f"step-{trainer.global_step:08d}.png")
+            path = self.folder / f"step-{trainer.global_step:08d}.png"
+            with spared(f"the picture {path}"):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                picture.save(path)
             log_picture(trainer.loggers, "samples", np.asarray(picture.convert("RGB")), trainer.global_step)

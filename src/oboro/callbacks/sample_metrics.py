@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from lightning import Trainer
 
+from oboro.base.amounts import check_fits_memory
 from oboro.base.errors import UserError
 from oboro.base.ranges import Count, CountOrNone, Seed, Several
 from oboro.callbacks.evaluation import MetricEvaluation, SampleEvaluation
@@ -48,6 +49,10 @@ class SampleMetrics(SampleEvaluation, MetricEvaluation):
         """Before any training: what is missing, impossible or out of proportion is reported now."""
         self._evaluator = Evaluator(self.extractor, self.metrics, trainer.datamodule)
         self._evaluator.check(task.conditioner.known(trainer.datamodule.population), self.protocol.n)
+        modality = trainer.datamodule.modality
+        check_fits_memory(
+            "callbacks.sample_metrics.n", self.protocol.n, modality.shape, modality.dtype.itemsize, modality.noun
+        )
         self._evaluator.prepare()
         if self.metrics:
             advise(trainer, task, trainer.datamodule, self.extractor, self.protocol, self.every_n_steps)

@@ -7,7 +7,7 @@ from lightning import Trainer
 from oboro.base import shards
 from oboro.base.errors import UserError
 from oboro.base.ranges import CountOrNone
-from oboro.callbacks.evaluation import Evaluation
+from oboro.callbacks.evaluation import Evaluation, spared
 from oboro.ema.posthoc import write_snapshot
 from oboro.task import Task
 
@@ -38,6 +38,7 @@ class Snapshots(Evaluation):
             task.check_averages(profile)
         state = shards.gathered(task.ema.state_dict(task.learned), keep=trainer.is_global_zero)
         if trainer.is_global_zero:
-            self.folder.mkdir(parents=True, exist_ok=True)
             path = self.folder / f"{trainer.global_step:08d}.safetensors"
-            write_snapshot(path, trainer.global_step, state["updates"], self.stds, state["averages"])
+            with spared(f"the snapshot {path}"):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                write_snapshot(path, trainer.global_step, state["updates"], self.stds, state["averages"])

@@ -7,6 +7,7 @@ from lightning import Callback, Trainer
 from rich.console import Console
 from rich.table import Table
 
+from oboro.base.counted import counted
 from oboro.callbacks.evaluation import MetricEvaluation
 from oboro.callbacks.throughput import Throughput
 from oboro.report.table import print_results
@@ -47,9 +48,10 @@ class Summary(Callback):
             f"{self._network}, {size.parameters / 1e6:.2f} M parameters{of}, {task.description}",
         )
         noun = data.modality.noun
-        table.add_row("data", f"{type(data).__name__}, {len(data.train):,} training {noun} of {data.modality}")
-        steps = trainer.global_step - self._first
-        table.add_row("training", f"{steps:,} steps of {data.batch_size}, {steps * data.batch_size:,} {noun}")
+        samples, steps = counted(len(data.train), f"training {noun}"), trainer.global_step - self._first
+        table.add_row("data", f"{type(data).__name__}, {samples} of {data.modality}")
+        drawn = counted(steps * data.batch_size, noun)
+        table.add_row("training", f"{counted(steps, 'steps')} of {data.batch_size}, {drawn}")
         whole = f"{int(seconds) // 60} min {int(seconds) % 60:02d} s"
         for callback in trainer.callbacks:
             if isinstance(callback, Throughput):

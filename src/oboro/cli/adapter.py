@@ -3,12 +3,11 @@
 import argparse
 from pathlib import Path
 
-import torch
-
 from oboro.adapter import relative_update, write_adapter
 from oboro.base.errors import UserError
 from oboro.base.output import output_file
 from oboro.cli.plain import run
+from oboro.restore.archive import write_checkpoint
 from oboro.restore.checkpoint import check_kind, load_checkpoint
 from oboro.restore.merge import merged, with_adapter
 from oboro.restore.rebuild import averaged, build_task
@@ -33,7 +32,7 @@ def merge(checkpoint: str, file: str, adapter: str | None, scale: float) -> None
     result = merged(content, scale) if adapter is None else with_adapter(content, adapter, scale)
     if result is content:
         raise UserError(f"{checkpoint} has no adapter to merge; name the file of one with --adapter.")
-    torch.save(result, written(file))
+    write_checkpoint(result, written(file))
     print(f"{file}: {written(file).stat().st_size / 1e6:.2f} MB")
 
 

@@ -23,6 +23,7 @@ SENTENCES = ("prompt", "negative", "data.prompt", "data.prior_prompt")
 PATH = re.compile(
     r"(.*_)?(root|path|folder|dir|file)|checkpoint|init|resume|images|watch|hint|reference|shards|rerun_failed"
 )
+READ = ("checkpoint", "init", "resume", "images", "watch")  # paths of what has to be there
 MULTIRUN = ("-m", "--multirun", "hydra.mode=MULTIRUN")
 
 
@@ -95,7 +96,13 @@ def path(name: str, value: str, several: bool) -> str:
         return value
     parts = split(value)
     if several and len(parts) > 1:
-        return ",".join(path(name, part, False) for part in parts)
+        paths = whole(parts)
+        if name in READ and not os.path.splitext(paths[0])[1] and not any(map(os.path.lexists, map(home, paths))):
+            raise UserError(
+                f"{name}={value} names nothing that exists, as a comma separates the values of a sweep; put a path "
+                f"that has one in quotes: {shlex.quote(f'{name}={quoted(value)}')}."
+            )
+        return ",".join(path(name, one, False) for one in paths)
     if isinstance(meaning, str) and (meaning == value or value[0] in "\"'" or os.path.lexists(meaning)):
         return value
     if is_list(value):
@@ -103,6 +110,16 @@ def path(name: str, value: str, several: bool) -> str:
     if len(parts) > 1 and all(os.path.lexists(part) for part in parts):
         return value  # for Hydra to say that these are several
     return literal(name, value)
+
+
+def whole(parts: list[str]) -> list[str]:
+    """Neighbours among ``parts`` joined by commas where that names a file: a/x,y/b of a, x and y/b."""
+    paths = []
+    while parts:
+        count = next((k for k in range(len(parts), 1, -1) if os.path.lexists(home(",".join(parts[:k])))), 1)
+        paths.append(",".join(parts[:count]))
+        parts = parts[count:]
+    return paths
 
 
 def plain(name: str, value: str, several: bool) -> str:

@@ -89,7 +89,8 @@ def newest(folder: Path) -> tuple[Path | None, list[str]]:
             check_trainable(load_checkpoint(path), path)
             return path, damaged
         except UserError as error:
-            damaged.append(f"{path.name}: {error}")
+            reason = str(error).rstrip(".")
+            damaged.append(f"{path.name}: {reason}")
     return None, damaged
 
 

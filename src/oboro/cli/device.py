@@ -1,14 +1,23 @@
 """Which device and which precision a run computes in."""
 
+import os
 from typing import Any
 
 import torch
+from lightning.fabric.plugins.environments import (
+    LSFEnvironment,
+    MPIEnvironment,
+    SLURMEnvironment,
+    TorchElasticEnvironment,
+)
 from lightning.pytorch.accelerators import CPUAccelerator, CUDAAccelerator, MPSAccelerator
 
+from oboro.base.counted import counted
 from oboro.base.errors import UserError
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 SHORT = {"32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed", "64": "64-true"}
+CLUSTERS = (TorchElasticEnvironment, SLURMEnvironment, LSFEnvironment, MPIEnvironment)
 # What other words of Lightning do, and the nearest that is right.
 REFUSED = dict.fromkeys(("bf16-true", "16-true"), "keeps weights in 16 bits")
 REFUSED |= dict.fromkeys(("transformer-engine", "transformer-engine-float16"), "keeps weights in 16 and 8 bits")
@@ -32,6 +41,16 @@ def check_device(accelerator: Any, devices: Any, key: str = "") -> None:
     count = kind.auto_device_count()
     if isinstance(devices, int) and devices > count:
         raise UserError(f"{key}devices={devices} are more than the {count} of this machine; set {key}devices={count}.")
+
+
+def check_nodes(nodes: int, key: str = "trainer.num_nodes") -> None:
+    """Raises ``UserError`` where a run on several machines was started on one alone, where it would wait for ever."""
+    by_hand = "MASTER_ADDR" in os.environ and any(name in os.environ for name in ("NODE_RANK", "GROUP_RANK", "RANK"))
+    if nodes > 1 and not by_hand and not any(environment.detect() for environment in CLUSTERS):
+        raise UserError(
+            f"{key}={nodes} waits for {counted(nodes - 1, 'other machines')} and nothing has started this run there; "
+            f"start it with torchrun or srun on each, or leave {key} out."
+        )
 
 
 def device_type(accelerator: str) -> str:

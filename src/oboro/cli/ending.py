@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from oboro.base.errors import OwnFault
+from oboro.base.secret import visible
 from oboro.cli.error_messages import explain
 from oboro.cli.streams import Stream, streams
 
@@ -46,8 +47,8 @@ def ending(traceback: bool = False) -> Iterator[None]:
 
 
 def sentence(message: str) -> str:
-    """``message`` in one line with a full stop."""
-    message = " ".join(message.split())
+    """``message`` in one line with a full stop, as it may be printed."""
+    message = visible(" ".join(message.split()))
     return message if message.endswith((".", "?", "!")) else f"{message}."
 
 

@@ -13,13 +13,14 @@ from rich.console import Console
 from rich.progress import Progress
 
 from oboro.base import distributed
+from oboro.base.counted import counted
 from oboro.base.errors import UserError
 from oboro.base.json_text import json_text
 from oboro.base.settings import settings_text
 from oboro.cli.checkpoint import latest_checkpoint
-from oboro.cli.sample import average, open_task, start, trained_precision
+from oboro.cli.sample import average, check_amounts, open_task, start, trained_precision
 from oboro.cli.settings import Evaluating, check_settings
-from oboro.cli.settle import settle
+from oboro.cli.settle import remark_unread_data, settle
 from oboro.cli.unread import refuse_unread
 from oboro.cli.watch import watch
 from oboro.data import DataModule
@@ -57,6 +58,7 @@ def evaluate(config: DictConfig) -> None:
     read_data(evaluator.data)
     check_data(task, evaluator.data)
     check_likelihood(config, task, evaluator.data)
+    check_amounts(config.n, config.chunk, evaluator.data.modality)
     if fabric.is_global_zero and (sentence := difference(task, evaluator.data)):
         print(f"note: {sentence}")
     make_ready(evaluator, task.conditioner.known(evaluator.data.population), config.n)
@@ -155,6 +157,7 @@ def build_evaluator(config: DictConfig) -> Evaluator:
         instantiate(OmegaConf.to_container(config[key], resolve=True), _convert_="all")
         for key in ("extractor", "metrics", "data")
     )
+    remark_unread_data(data)
     return Evaluator(extractor, metrics, data, config.reference)
 
 
@@ -190,9 +193,10 @@ def evaluate_images(config: DictConfig, evaluator: Evaluator) -> None:
             )
     images, path = found.samples, Path(str(config.images)).expanduser().absolute()
     if fabric.is_global_zero:
-        print(f"{len(images):,} {data.modality.noun} of {path}; labels: {found.labels_from}")
+        print(f"{counted(len(images), data.modality.noun)} of {path}; labels: {found.labels_from}")
         if found.passed_over:
-            print(f"note: {len(found.passed_over)} other files are passed over: {shortened(found.passed_over)}")
+            other = counted(len(found.passed_over), "other files")
+            print(f"note: {other} passed over: {shortened(found.passed_over)}")
     make_ready(evaluator, set() if found.labels is None else {"label"}, len(images))
     origin = {"images": str(path), "images_fingerprint": found.fingerprint, "images_labels": found.labels_from}
     with progress(fabric, len(images)) as done:

@@ -20,7 +20,7 @@ from oboro.cli.running import Record, is_running, read_record
 WRITES = {
     "train": (
         *("checkpoints", "snapshots", "samples", "reconstructions", "tensorboard", "result.json"),
-        *("metrics.jsonl", "metrics.superseded.jsonl"),
+        *("metrics.jsonl", "metrics.superseded.jsonl", "diverged.jsonl"),
     ),
     "sample": ("images", "series", "grid.png", "samples.npz", "previews.png"),
     "evaluate": ("evaluation.json", "result.json", "samples.png", "closest_pairs.png"),

@@ -31,7 +31,9 @@ from oboro import sweep
 from oboro.base import interrupt
 from oboro.base.command import as_typed, import_from_here
 from oboro.base.errors import UserError
-from oboro.base.grammar import quoted, values
+from oboro.base.grammar import is_true, quoted, values
+from oboro.base.secret import register, without_secrets
+from oboro.base.yaml_file import check_yaml
 from oboro.cli.arguments import MULTIRUN, for_hydra
 from oboro.cli.checkpoint import offer_checkpoint
 from oboro.cli.claim import AUTO, FolderFound, Refused, claimed
@@ -40,6 +42,7 @@ from oboro.cli.help import overview
 from oboro.cli.options import CONF, choosing
 from oboro.cli.ranks import kill_ranks, looked_after
 from oboro.cli.running import LOCK, release_all
+from oboro.cli.unread import refuse_unknown
 from oboro.restore.trust import trusted_words, trusting
 
 FROM_CHECKPOINT = ("sample", "evaluate")  # what these begin with comes from checkpoint=PATH
@@ -56,7 +59,8 @@ def run(name: str) -> None:
     """
     parser = get_args_parser()
     parser.error = unknown_flag  # in place of argparse's own report
-    traceback = "debug=default" in sys.argv or "traceback=true" in sys.argv or "HYDRA_FULL_ERROR" in os.environ
+    asked = "debug=default" in sys.argv or any(map(is_true, values(sys.argv[1:], "traceback")))
+    traceback = asked or "HYDRA_FULL_ERROR" in os.environ
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come to us instead of Hydra's own report
     logging.raiseExceptions = False  # what cannot be logged is no reason for a traceback
     with ending(traceback):
@@ -65,6 +69,8 @@ def run(name: str) -> None:
         if flags.help:
             print(overview(name))
             return
+        if flags.config_dir:
+            check_options(Path(flags.config_dir).expanduser())
         packages = trusted_words(sys.argv[1:])[1]
         if (
             packages or flags.config_dir or name not in FROM_CHECKPOINT
@@ -81,6 +87,16 @@ def run(name: str) -> None:
             raise refused.error from None
         finally:
             release_all()
+
+
+def check_options(folder: Path) -> None:
+    """Raises ``UserError`` for an option file of ``folder`` that cannot be read: Hydra would not say which."""
+    for group in (path.name for path in CONF.iterdir() if path.is_dir()):
+        for path in (folder / group).rglob("*.yaml"):
+            try:
+                check_yaml(path)
+            except (ValueError, OSError) as error:
+                raise UserError(f"{path} cannot be read ({error}); correct or remove it.") from error
 
 
 def compose_and_run(name: str, main: Callable[[], None], runs: bool) -> None:
@@ -115,7 +131,7 @@ def job(name: str, kept: Sequence[Path]) -> Callable[[DictConfig], None]:
     lines; a sweep goes on with its next job."""
 
     def start(config: DictConfig) -> None:
-        shown = config.get("traceback") or HydraConfig.get().mode == RunMode.MULTIRUN
+        shown = is_true(config.get("traceback")) or HydraConfig.get().mode == RunMode.MULTIRUN
         with (
             ending(shown),
             interrupt.handled(speaks=is_first_process(), at_once=kill_ranks),
@@ -125,13 +141,23 @@ def job(name: str, kept: Sequence[Path]) -> Callable[[DictConfig], None]:
             looked_after(),
         ):
             work = getattr(import_module(f"oboro.cli.{name}"), name)
+            hide_in_files(Path(HydraConfig.get().runtime.output_dir) / ".hydra")
             warnings.formatwarning = warning_line  # which Lightning sets, too, when it is imported
             plain_terminal()
-            remark_callbacks()
+            refuse_unknown(config)
+            remark_callbacks(config)
             work(config)
 
     start.__module__ = f"oboro.cli.{name}"  # the name of the job, and of its log
     return start
+
+
+def hide_in_files(folder: Path) -> None:
+    """Secrets that were typed are not kept in what Hydra saved of the command line and the configuration."""
+    for path in folder.rglob("*.yaml") if is_first_process() else ():
+        saved = OmegaConf.to_container(OmegaConf.load(path))
+        if (hidden := without_secrets(saved)) != saved:
+            OmegaConf.save(OmegaConf.create(hidden), path)
 
 
 @contextmanager
@@ -172,16 +198,17 @@ def plain_terminal() -> None:
             handler.setFormatter(OneLine())
 
 
-def remark_callbacks() -> None:
-    """A word in the place of the list leaves all others out, ``callbacks=snapshots`` the checkpoints."""
+def remark_callbacks(config: DictConfig) -> None:
+    """What is typed in the place of the list leaves all others out, ``callbacks=snapshots`` the checkpoints."""
+    written = any(
+        str(node.get("_target_", "")).endswith("Checkpoints") for node in config.get("callbacks", {}).values()
+    )
     for word in HydraConfig.get().overrides.task:
         key, _, value = word.partition("=")
-        if key == "callbacks" and value.isidentifier() and value != "checkpoints":
-            warnings.warn(
-                f"callbacks={value} replaces all other callbacks, and no checkpoint will be written; to add one write "
-                f"+callbacks={value}.",
-                stacklevel=1,
-            )
+        if key != "callbacks" or written:
+            continue
+        way = f"to add one write +callbacks={value}" if value.isidentifier() else "add checkpoints to callbacks=[...]"
+        warnings.warn(f"{word} replaces all other callbacks, and no checkpoint will be written; {way}.", stacklevel=1)
 
 
 def warning_line(message: Warning | str, *_: Any, **__: Any) -> str:
@@ -204,6 +231,7 @@ def gather(name: str) -> Callable[[Path], None] | None:
 
 def register_resolvers() -> None:
     """For ``--cfg job --resolve``: resolvers that import their modules when they are used."""
+    register(concealed=any(word in ("-c", "--cfg") or word.startswith("--cfg=") for word in sys.argv[1:]))
     for name, function in RESOLVERS.items():
         if not OmegaConf.has_resolver(name):
             OmegaConf.register_new_resolver(name, imported_later(function))

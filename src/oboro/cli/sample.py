@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
+from oboro.base.amounts import check_fits_memory
+from oboro.base.counted import counted
 from oboro.base.errors import UserError
 from oboro.base.json_text import json_text
 from oboro.base.memory import Parts
@@ -28,7 +30,7 @@ from oboro.conditioner.conditioner import Single
 from oboro.conditioner.encoded_texts import remark_unread
 from oboro.ema.posthoc import posthoc
 from oboro.generate import Watch
-from oboro.modality import Image
+from oboro.modality import Image, Modality
 from oboro.report.pictures import samples_picture
 from oboro.report.previews import ROWS, Previews
 from oboro.restore.checkpoint import forget_checkpoint, load_checkpoint
@@ -247,6 +249,12 @@ def draw(config: DictConfig, task: Diffusion, fabric: Fabric, batch: dict[str, A
     return torch.cat(drawn)
 
 
+def check_amounts(n: int, chunk: int, modality: Modality) -> None:
+    """Raises ``UserError`` where ``n`` stored samples, or the noise of a chunk, do not fit into memory."""
+    check_fits_memory("n", n, modality.shape, modality.dtype.itemsize, modality.noun)
+    check_fits_memory("chunk", min(chunk, n), modality.shape, torch.float32.itemsize, modality.noun)
+
+
 def sample(config: DictConfig) -> None:
     """Write ``images/000000.png`` … (or files of another modality), ``grid.png`` and, if asked, ``samples.npz`` and
     ``previews.png``."""
@@ -255,6 +263,7 @@ def sample(config: DictConfig) -> None:
     _, task = open_task(config, config.checkpoint, fabric)
     modality, folder = task.modality, Path(config.output_dir)
     files = folder / modality.noun
+    check_amounts(config.n, config.chunk, modality)
     batch = sample_batch(config, task, list(range(config.n)))
     remarks.say(task, batch["label"].tolist() if "label" in batch else ())
     files.mkdir(parents=True, exist_ok=True)
@@ -269,4 +278,4 @@ def sample(config: DictConfig) -> None:
     if config.npz:
         labels = {"labels": batch["label"].numpy()} if "label" in batch else {}
         np.savez(folder / "samples.npz", **{modality.noun: modality.to_array(samples)}, **labels)
-    print(f"{config.n} {modality.noun} in {files}, all together in {folder / 'grid.png'}")
+    print(f"{counted(config.n, modality.noun)} in {files}, all together in {folder / 'grid.png'}")

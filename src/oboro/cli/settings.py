@@ -9,9 +9,14 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
-from oboro.base.configuration import TARGET, Configuration
+from oboro.base.annotation import is_class
+from oboro.base.configuration import TARGET, Configuration, Path, is_a, key_of
+from oboro.base.errors import UserError
 from oboro.base.lightning_trainer import Accelerator, Devices, Precision
 from oboro.base.ranges import AverageWidth, Count, CountOrNone, Name, NonNegative, Positive, Seed, Steps
+from oboro.base.secret import first_hidden
+from oboro.base.signature import located
+from oboro.cli.options import folders, options
 from oboro.data import DataModule
 from oboro.extractor import Extractor, Joint
 from oboro.guidance import Guidance
@@ -90,14 +95,45 @@ class Evaluating(Drawing):
     devices: Devices
 
 
+class Typed(Configuration):
+    """A configuration that is composed of options."""
+
+    def instead(self, place: Path, kinds: Sequence[Any]) -> str:
+        """The options of the group at ``place`` that are of one of ``kinds``, and the tasks that take what is there."""
+        group = "/".join(map(str, place))
+        fitting = [name for name in options(group) if is_class(made := class_of(group, name)) and fits(made, kinds)]
+        return f" Choose {key_of(place)}={'|'.join(fitting)}." if fitting else ""
+
+
+def class_of(group: str, name: str) -> Any:
+    """The class of an option, or of the option of its group that it varies; None where it names none."""
+    for folder in folders():
+        if (file := folder / group / f"{name}.yaml").is_file():
+            node = OmegaConf.load(file)
+            if not isinstance(node, DictConfig):
+                return None
+            if TARGET in node:
+                return located(node._target_)
+            based = [d for d in node.get("defaults") or () if isinstance(d, str) and d not in ("_self_", name)]
+            return class_of(group, based[0]) if based else None
+    return None
+
+
+def fits(made: type, kinds: Sequence[Any]) -> bool:
+    return any(is_class(kind) and is_a(made, kind) for kind in kinds)
+
+
 def check_settings(config: DictConfig, settings: type, resolve: bool = True) -> None:
     """Raises ``UserError`` where ``config`` is none of ``settings``; what is meant in another type gets it, in place.
 
     What was written comes first, then what it is interpolated to, so that a wrong value is named where it was written.
-    Without ``resolve`` only what was written: before ``auto`` is a number.
+    Without ``resolve`` only what was written: before ``auto`` is a number. Raises ``UserError``, too, where a value was
+    hidden in the file that it comes from.
     """
+    if (name := first_hidden(plain(config, False))) is not None:
+        raise UserError(f"{name} was hidden when it was saved, as a secret; give {name}=... again.")
     for resolved in (False, True)[: 1 + resolve]:
-        check = Configuration(plain(config, False), plain(config, True) if resolved else None, (Stored,))
+        check = Typed(plain(config, False), plain(config, True) if resolved else None, (Stored,))
         check.check(settings)
         for place, value in check.changes.items():
             node = config

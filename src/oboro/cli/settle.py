@@ -7,9 +7,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from oboro.base.counted import counted
 from oboro.base.errors import UserError
 from oboro.base.remark import notice, remark
 from oboro.cli.offered import OPTION
+from oboro.cli.unread import typed_keys
 from oboro.data import DataModule
 from oboro.data.shapes import AUTO
 from oboro.restore.checkpoint import load_checkpoint
@@ -51,6 +53,17 @@ def settle(config: DictConfig, key: str, model: str | Path | None) -> None:
         config.conditioner = UNCONDITIONAL
 
 
+def remark_unread_data(data: DataModule) -> None:
+    """Say it of a typed ``data.key`` that other settings of ``data`` leave without a meaning."""
+    typed = typed_keys(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+    for key, why in data.unread().items():
+        if f"data.{key}" in typed:
+            remark(
+                f"data.{key} is not read, since {why}; leave it out, or choose data=image_folder for pictures of your "
+                "own."
+            )
+
+
 def settle_classes(config: DictConfig) -> None:
     """Without labels, where those of the data are none or not as many as the classes that the model in ``init`` knows:
     class 3 of one set is not class 3 of another."""
@@ -58,10 +71,10 @@ def settle_classes(config: DictConfig) -> None:
     if config.conditioner.get("_target_") != LABEL or known == present or AUTO in (known, present):
         return
     config.conditioner = UNCONDITIONAL
-    have = f"{present} others" if present else "none"
+    have = counted(present, "others") if present else "none"
     remark(
-        f"the model in init knows {known} classes and the data have {have}, so it is trained without labels "
-        "(conditioner=unconditional)"
+        f"the model in init knows {counted(known, 'classes')} and the data have {have}, so it is trained without "
+        "labels (conditioner=unconditional)"
     )
 
 

@@ -13,15 +13,17 @@ from lightning.pytorch.callbacks import Callback, ProgressBar
 from omegaconf import DictConfig, OmegaConf
 
 import oboro.strategy  # noqa: F401, registers trainer.strategy=fsdp2
+from oboro.base.environment import from_environment
 from oboro.base.errors import UserError
 from oboro.base.lightning_trainer import seconds_of
 from oboro.base.paths import with_absolute_paths
+from oboro.base.secret import visible, without_secrets
 from oboro.callbacks.checkpoints import in_order
 from oboro.callbacks.evaluation import MetricEvaluation
 from oboro.callbacks.run_end import RunEnd
 from oboro.cli.auto import choice
 from oboro.cli.claim import AUTO
-from oboro.cli.device import check_device, resolve_precision
+from oboro.cli.device import check_device, check_nodes, resolve_precision
 from oboro.cli.ending import is_first_process
 from oboro.cli.faults import explained
 from oboro.cli.fit import fit
@@ -30,7 +32,7 @@ from oboro.cli.resume import check_alone, file_named, wiring
 from oboro.cli.running import mark
 from oboro.cli.same_start import SameStart
 from oboro.cli.settings import Training, check_settings
-from oboro.cli.settle import settle
+from oboro.cli.settle import remark_unread_data, settle
 from oboro.cli.watchdog import Watchdog
 from oboro.data import DataModule
 from oboro.logger import built
@@ -59,6 +61,7 @@ def train(config: DictConfig) -> None:
         return
     lightning.seed_everything(config.seed, verbose=False)  # initial weights, the same on every rank
     data: DataModule = instantiate(plain["data"], _convert_="all")
+    remark_unread_data(data)
     task: Task = instantiate(plain["task"], _convert_="all")
     started = set() if config.init is None else start_from(task, plain["task"], config.init, config.init_profile)
     load_parts(task, parts)
@@ -102,10 +105,16 @@ def resolved(config: DictConfig) -> tuple[dict[str, Any], dict[str, State], dict
     )
     settle(config, "init", config.init)
     check_settings(config, Training)
+    check_nodes(config.trainer.get("num_nodes", 1))
+    if config.init_profile is not None and config.init is None:
+        raise UserError(
+            f"init_profile={config.init_profile} chooses an average of the checkpoint in init, and there is none; add "
+            "init=<a checkpoint>, or leave init_profile out."
+        )
     plain: dict[str, Any] = with_absolute_paths(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
     check_storable(targets(plain, BUILT))
     plain["task"], parts = inlined(plain["task"])
-    stored = kept({key: plain[key] for key in STORED if key in plain})
+    stored = without_secrets(kept({key: plain[key] for key in STORED if key in plain}), from_environment(config))
     check_plain(stored)
     return plain, parts, stored
 
@@ -146,9 +155,9 @@ def is_over(config: DictConfig, stored: dict[str, Any]) -> bool:
 def show(lines: Sequence[str]) -> None:
     """On stderr, and in train.log."""
     for line in lines:
-        log.info(line)
+        log.info(visible(line))
         if is_first_process():
-            print(line, file=sys.stderr)
+            print(visible(line), file=sys.stderr)
 
 
 def check_frozen(task: Task, learned: set[str]) -> None:

@@ -10,6 +10,7 @@ from oboro.base import distributed
 from oboro.cli.ranks import end_all
 
 BEATS = 10  # within the time that a rank may be silent
+LAST = 5.0  # seconds in which the last sign is given
 KEY = "sign of life"
 OVER = "over"  # the last sign of a rank that has done its work
 
@@ -26,6 +27,7 @@ class Watchdog(Callback):
         self.seconds = seconds
         self._stop = threading.Event()
         self._over = False
+        self._threads: list[threading.Thread] = []
         self._signs: dict[int, str] = {}  # the last of each other rank
 
     def setup(self, trainer: Trainer, task: Any, stage: str) -> None:
@@ -35,11 +37,14 @@ class Watchdog(Callback):
         self._stop = threading.Event()  # a run that has gone back to a checkpoint begins anew
         self._signs = {rank: "" for rank in range(trainer.world_size) if rank != trainer.global_rank}
         for work, *arguments in ((self._exchange, trainer, store), (self._watch, trainer)):
-            threading.Thread(target=work, args=arguments, name="watchdog", daemon=True).start()
+            self._threads.append(threading.Thread(target=work, args=arguments, name="watchdog", daemon=True))
+            self._threads[-1].start()
 
     def teardown(self, trainer: Trainer, task: Any, stage: str) -> None:
         self._over = True
         self._stop.set()
+        for thread in self._threads:  # one that is within the store when the interpreter ends would abort the process
+            thread.join(LAST)
 
     def on_exception(self, trainer: Trainer, task: Any, exception: BaseException) -> None:
         self._stop.set()

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from oboro.base.counted import counted
 from oboro.base.errors import UserError
 
 
@@ -77,7 +78,7 @@ class Learned(nn.Module, ABC):
         channels, height, width = shape
         if channels != self.in_channels:
             raise UserError(
-                f"the codec is for images of {self.in_channels} channels and these have {channels}; set "
+                f"the codec is for images of {counted(self.in_channels, 'channels')} and these have {channels}; set "
                 f"data.channels={self.in_channels}, or choose a codec of such images."
             )
         if height % self.factor or width % self.factor:

@@ -9,6 +9,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
+from oboro.base.counted import counted
 from oboro.base.draws import rand
 from oboro.base.errors import UserError
 from oboro.base.ranges import Share
@@ -91,7 +92,7 @@ class Conditioner(nn.Module, ABC):
     def unread(self, population: Population) -> list[str]:
         """One line for each thing that the data have and no condition reads."""
         kinds = (
-            ("label", population.labels, f"labels of {population.num_classes} classes", "label"),
+            ("label", population.labels, f"labels of {counted(population.num_classes, 'classes')}", "label"),
             ("caption", population.captions, "captions", "text"),
             ("hint", population.hints, "second pictures", "image"),
         )

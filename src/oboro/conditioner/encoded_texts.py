@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from oboro.base import distributed
-from oboro.base.json_text import json_text
+from oboro.base.json_text import json_text, parsed
 from oboro.base.memory import Parts
 from oboro.base.remark import remark
 from oboro.data.cache import beside, check_room, empty_array, writing
@@ -93,7 +93,7 @@ class EncodedTexts:
         self._tokens, self._pooled = (
             np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in ("tokens", "pooled")
         )
-        self._length = json.loads((folder / "meta.json").read_text())["length"]
+        self._length = parsed((folder / "meta.json").read_text())["length"]
         if (len(self._tokens), len(self._pooled)) != (ends[-1], len(texts)):
             raise ValueError(f"{folder} holds other texts")
         self._place = {text: i for i, text in enumerate(texts)}

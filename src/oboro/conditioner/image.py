@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from oboro import condition
+from oboro.base.counted import counted
 from oboro.base.errors import UserError
 from oboro.base.ranges import Share, Width
 from oboro.conditioner.conditioner import Batch, Single, training_metadata, training_rows
@@ -44,8 +45,8 @@ class Image(Single):
         self._shown = self._of(range(SHOWN), population)
         if self._shown.shape[1] != self.image_channels:
             raise UserError(
-                f"the pictures to read have {self._shown.shape[1]} channels and conditioner.image_channels is "
-                f"{self.image_channels}; set it to {self._shown.shape[1]}."
+                f"the pictures to read have {counted(self._shown.shape[1], 'channels')} and "
+                f"conditioner.image_channels is {self.image_channels}; set it to {self._shown.shape[1]}."
             )
 
     def metadata(self, ids: Sequence[int], population: Population | None) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from oboro import condition
+from oboro.base.counted import counted
 from oboro.base.errors import UserError
 from oboro.base.ranges import Classes, Share
 from oboro.base.seeding import low_discrepancy
@@ -46,8 +47,8 @@ class Label(Single):
             )
         if population.num_classes != self.num_classes:
             raise UserError(
-                f"the model has {self.num_classes} classes and the data {population.num_classes}; choose data=... of "
-                "its classes."
+                f"the model has {counted(self.num_classes, 'classes')} and the data {population.num_classes}; choose "
+                "data=... of its classes."
             )
 
     def metadata(self, ids: Sequence[int], population: Population | None) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from oboro.base.errors import UserError
-from oboro.base.json_text import json_text
+from oboro.base.json_text import json_text, parsed
 from oboro.data.left_out import LeftOut
 
 LOCK = ".lock"
@@ -222,11 +222,11 @@ def check_room(folder: Path, needed: int, what: str, callback: str) -> None:
 def open_cached(folder: Path) -> Cached | None:
     """The decoded samples in ``folder``, or None where they are missing, damaged or written by another version."""
     try:
-        meta = json.loads((folder / "meta.json").read_text())
+        meta = parsed((folder / "meta.json").read_text())
         samples = np.load(array_path(folder, SAMPLES), mmap_mode="r", allow_pickle=False)
         hints = np.load(folder / f"{HINTS}.npy", mmap_mode="r", allow_pickle=False) if meta.get("hints") else None
         labels = np.load(folder / "labels.npy", allow_pickle=False) if meta["labels"] else None
-        captions = json.loads((folder / "captions.json").read_text(encoding="utf-8")) if meta["captions"] else None
+        captions = parsed((folder / "captions.json").read_text(encoding="utf-8")) if meta["captions"] else None
         groups = np.load(folder / "groups.npy", allow_pickle=False) if meta.get("groups") else None
         shape, fingerprint = tuple(meta["shape"]), meta["fingerprint"]
     except (OSError, ValueError, EOFError, KeyError, TypeError):
@@ -244,7 +244,7 @@ def open_cached(folder: Path) -> Cached | None:
 
 def _decoding(folder: Path) -> tuple[list[LeftOut] | None, int, int]:
     try:
-        plain = json.loads((folder / DECODING).read_text(encoding="utf-8"))
+        plain = parsed((folder / DECODING).read_text(encoding="utf-8"))
         return [LeftOut(*item) for item in plain["left_out"]], plain["enlarged"], plain["several"]
     except (OSError, ValueError, KeyError, TypeError):
         return None, 0, 0

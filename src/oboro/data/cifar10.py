@@ -12,7 +12,7 @@ import numpy as np
 from oboro.base.errors import UserError
 from oboro.base.paths import LocalPath
 from oboro.data.cache import Block, Source
-from oboro.data.download import download, sha256_of
+from oboro.data.download import download, not_in, sha256_of
 from oboro.data.image_data import ImageData, ImageSettings
 from oboro.modality.decode_image import fit_all
 
@@ -49,7 +49,7 @@ class CIFAR10(ImageData):
         self.root = Path(root).expanduser() if root else None
 
     def source(self) -> Source:
-        return Source(ARCHIVE_SHA256, classes=10, blocks=self._blocks)
+        return Source(ARCHIVE_SHA256, classes=10, blocks=self._blocks, notes=not_in(self.root, [FOLDER, ARCHIVE]))
 
     def _blocks(self) -> Iterator[Block]:
         for content in self._extracted() if self._is_extracted() else self._archived():

@@ -12,6 +12,8 @@ from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from oboro.base.amounts import check_fits_memory
+from oboro.base.counted import counted
 from oboro.base.errors import UserError
 from oboro.base.interrupt import outlive_signals
 from oboro.base.paths import LocalPath
@@ -129,11 +131,21 @@ class DataModule(LightningDataModule, ABC):
         """The settings that were ``"auto"``, as they are."""
         return {"num_classes": self.num_classes} if self.given_classes == AUTO else {}
 
+    def unread(self) -> dict[str, str]:
+        """The settings that others of its settings leave without a meaning, and why in words."""
+        return {}
+
+    def natural_size(self) -> str:
+        """What to set so that no sample is enlarged, in words."""
+        return "set data.resolution to the size of the smallest"
+
     def findings(self) -> list[str]:
         """What those settings follow from, in words."""
         if self.given_classes != AUTO:
             return []
-        return [f"{self.num_classes} classes{listed(self._listed.names)}" if self.num_classes else "no classes"]
+        return [
+            f"{counted(self.num_classes, 'classes')}{listed(self._listed.names)}" if self.num_classes else "no classes"
+        ]
 
     @classmethod
     def complete(cls, settings: Settings) -> Settings:
@@ -163,7 +175,7 @@ class DataModule(LightningDataModule, ABC):
         else:
             self._check_readable(cached.shape[0], cached.left_out or ())
         if not self._reported:
-            report(source, cached, self.noun, ignored=self.given_classes == 0)
+            report(source, cached, self.noun, self.given_classes == 0, self.natural_size)
             self._reported = True
 
     def _readable(self, blocks: Iterator[Block]) -> Iterator[Block]:
@@ -179,7 +191,7 @@ class DataModule(LightningDataModule, ABC):
         total = count + len(left_out)
         if len(left_out) > self.max_unreadable * total:
             raise UserError(
-                f"{len(left_out):,} of {total:,} {self.noun} cannot be read: {summary(left_out)}; repair or "
+                f"{len(left_out):,} of {counted(total, self.noun)} cannot be read: {summary(left_out)}; repair or "
                 "remove them, or set data.max_unreadable to a larger share"
             )
 
@@ -231,7 +243,7 @@ class DataModule(LightningDataModule, ABC):
             )
         if self.num_classes and self.num_classes != count:
             raise UserError(
-                f"the data has {count} classes{listed(source.names)}, not {self.num_classes}; set "
+                f"the data has {counted(count, 'classes')}{listed(source.names)}, not {self.num_classes}; set "
                 f"data.num_classes={count}"
             )
 
@@ -249,6 +261,10 @@ class DataModule(LightningDataModule, ABC):
 
     def train_dataloader(self) -> DataLoader:
         world, rank = self._place()
+        share = 1 / (self._accumulate * world)
+        check_fits_memory(
+            "data.batch_size", self.batch_size, self.modality.shape, torch.float32.itemsize, self.modality.noun, share
+        )
         stream = TrainStream(
             len(self.train),
             self.batch_size,

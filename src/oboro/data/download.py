@@ -22,6 +22,16 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def not_in(root: Path | None, names: Sequence[str]) -> list[str]:
+    """A note where somebody named a folder ``root`` and none of the files ``names``, of a published set, is there."""
+    if root is None or any((root / name).exists() for name in names):
+        return []
+    return [
+        f"data.root={root} holds no {' or '.join(names)}, so the published files are used; for pictures of your own "
+        "choose data=image_folder"
+    ]
+
+
 def download(urls: Sequence[str], target: Path, *, size: int, sha256: str, remedy: str) -> None:
     """Put the file of ``size`` bytes and digest ``sha256`` at ``target``, from the first of ``urls`` that has it.
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from oboro.base.counted import counted
 from oboro.base.errors import UserError
 from oboro.base.paths import LocalPath
 from oboro.base.ranges import NonNegative, Share
@@ -108,7 +109,8 @@ class DreamBooth(ImageData):
         if abs(prior - round(prior)) > 1e-6 or round(prior) % parts or self.batch_size % parts:
             raise UserError(
                 f"data.batch_size={self.batch_size} does not divide into data.prior_share={self.prior_share} and the "
-                f"rest on {world} devices times {self._accumulate} micro-batches; change data.batch_size."
+                f"rest on {counted(world, 'devices')} times {counted(self._accumulate, 'micro-batches')}; change "
+                "data.batch_size."
             )
         streams = [
             TrainStream(

@@ -15,6 +15,7 @@ from oboro.base.paths import LocalPath
 from oboro.base.seeding import derive_seed
 from oboro.data.cache import Block, Source
 from oboro.data.decode_or_skip import Picture, decoded
+from oboro.data.download import not_in
 from oboro.data.image_data import ImageData, ImageSettings
 from oboro.data.npm import Package, find
 
@@ -78,7 +79,8 @@ class Emoji(ImageData):
     def source(self) -> Source:
         content = [package.sha256 for package in PACKAGES.values()]
         wording = hashlib.sha256(repr((TEMPLATES, KINDS, TONES, content)).encode()).hexdigest()
-        return Source(wording, 0, self._blocks)
+        notes = not_in(self.root, [package.archive for package in PACKAGES.values()])
+        return Source(wording, 0, self._blocks, notes=notes)
 
     def _blocks(self) -> Iterator[Block]:
         drawings, files = [], []

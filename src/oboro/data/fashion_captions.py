@@ -75,10 +75,15 @@ class FashionCaptions(ImageData):
         super().__init__(**settings)
         self._pictures = FashionMNIST(part=part, root=root, **settings)
 
+    def unread(self) -> dict[str, str]:
+        return self._pictures.unread()
+
     def source(self) -> Source:
         pictures = self._pictures.source()
         wording = hashlib.sha256(repr((NAMES, TEMPLATES)).encode()).hexdigest()
-        return Source(pictures.key + wording, pictures.classes, lambda: _captioned(pictures.blocks()))
+        return Source(
+            pictures.key + wording, pictures.classes, lambda: _captioned(pictures.blocks()), notes=pictures.notes
+        )
 
 
 def _captioned(blocks: Iterator[Block]) -> Iterator[Block]:

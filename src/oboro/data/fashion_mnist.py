@@ -14,7 +14,7 @@ import numpy as np
 from oboro.base.errors import UserError
 from oboro.base.paths import LocalPath
 from oboro.data.cache import Block, Source
-from oboro.data.download import download
+from oboro.data.download import download, not_in
 from oboro.data.image_data import ImageData, ImageSettings
 from oboro.modality.decode_image import fit_all
 
@@ -93,8 +93,12 @@ class FashionMNIST(ImageData):
         self.part = PARTS[part]
         self.root = Path(root).expanduser() if root else None
 
+    def unread(self) -> dict[str, str]:
+        return {"root": "the images of data.part=test come with oboro"} if self.part.embedded else {}
+
     def source(self) -> Source:
-        return Source(self.part.images.sha256 + self.part.labels.sha256, classes=10, blocks=self._blocks)
+        notes = [] if self.part.embedded else not_in(self.root, [self.part.images.name])
+        return Source(self.part.images.sha256 + self.part.labels.sha256, classes=10, blocks=self._blocks, notes=notes)
 
     def _blocks(self) -> Iterator[Block]:
         images = self._content(self.part.images)[16:].reshape(-1, 28, 28, 1)

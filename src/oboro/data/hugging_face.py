@@ -105,8 +105,8 @@ def _load(path: str, name: str | None, split: str) -> Any:
         return datasets.load_dataset(path, name, split=split)
     except KeyError as error:
         raise UserError(f"{path} has no split {split}; set data.split to another one") from error
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # the library and those that it reads with have a dozen types
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(f"cannot load {path}: {reason}; correct data.path, data.name or data.split") from error
 
 

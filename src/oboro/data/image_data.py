@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal, Unpack
 
 from annotated_types import Len
 
+from oboro.base.counted import counted
 from oboro.base.errors import UserError
 from oboro.base.ranges import Share, Width
 from oboro.data.cache import Cached
@@ -78,7 +79,7 @@ class ImageData(DataModule):
             return super().findings()
         shapes = self.shapes()
         colour = "grey" if shapes.grey else "in colour"
-        return [f"{shapes.sizes.total():,} {self.noun} of {shapes}, {colour}", *super().findings()]
+        return [f"{counted(shapes.sizes.total(), self.noun)} of {shapes}, {colour}", *super().findings()]
 
     def describe(self, cached: Cached) -> None:
         if cached.hint_shape is not None:

@@ -9,7 +9,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Unpack
 
+from oboro.base.counted import counted
 from oboro.base.errors import UserError
+from oboro.base.json_text import parsed
 from oboro.base.paths import LocalPath
 from oboro.data import cache
 from oboro.data.cache import Block, Source
@@ -51,7 +53,8 @@ class ImageFolder(ImageData):
     - pictures, some perhaps in folders: unlabelled.
 
     Without metadata, a ``.txt`` or ``.caption`` file of the name of a picture is its caption. Of the sub-folders
-    ``train`` and ``test`` or the like, ``train`` is read. Of several frames the first is taken. Links are followed.
+    ``train`` and ``test`` or the like, ``train`` is read, or the only one that there is. Of several frames the first is
+    taken. Links are followed.
 
     Images come in the natural order of their names. The cache is decoded anew when a name, a size, a modification time,
     a caption or a label changes. What is left out is counted by reason in the log and listed in ``left_out.txt`` of the
@@ -91,13 +94,21 @@ class ImageFolder(ImageData):
             found = self._pictures()
             file = self.cache_dir / "data" / f"shapes-{self._key(found)[:32]}.json"
             try:
-                self._shapes = Shapes.from_plain(json.loads(file.read_text()))
+                self._shapes = Shapes.from_plain(parsed(file.read_text()))
             except (OSError, ValueError, KeyError, TypeError):
                 self._shapes = Shapes.of(found.folder / entry.name for entry in found.entries)
                 with cache.writing(file.parent):
                     file.parent.mkdir(parents=True, exist_ok=True)
                     cache.write_whole(file, json.dumps(self._shapes.plain()))
         return self._shapes
+
+    def natural_size(self) -> str:
+        shapes = self.shapes()
+        if len(shapes.sizes) == 1:
+            ((height, width),) = shapes.sizes
+            return f"set data.resolution={height if height == width else f'[{height},{width}]'}, their size"
+        side = min(min(size) for size in shapes.sizes)
+        return f"they have several sizes, {shapes}, and data.resolution={side} enlarges none"
 
     def _pictures(self) -> Pictures:
         return list_pictures(self.root, labelled=self.given_classes != 0)
@@ -137,13 +148,24 @@ def list_pictures(root: Path, labelled: bool = True) -> Pictures:
             part = list_pictures(root / train[0], labelled)
             here = [item for item in listing.left_out if item.name.split("/")[0] not in folders]
             return replace(part, left_out=[*here, *others, *part.left_out])
+        if folders and all(name.lower() in _PARTS for name in folders):  # test and val are no classes
+            *others, last = sorted(folders)
+            if others:
+                raise UserError(
+                    f"{root} has the parts {', '.join(others)} and {last} and none to train on; set data.root to one "
+                    f"of them, {root / last} for example, or rename them if they are classes"
+                )
+            part = list_pictures(root / last, labelled)
+            note = f"{root} has a part {last} and no other, so that is what is read"
+            return replace(part, notes=[note, *part.notes])
         found = [item.name for item in listing.left_out if item.name.rpartition("/")[2] in NAMES]
         folders_of = {name.rpartition("/")[0]: name for name in sorted(found, key=lambda n: -NAMES.index(Path(n).name))}
         metadata = sorted(folders_of.values())
     if metadata:
         return _with_metadata(root, metadata, listing)
     if not listing.files:
-        passed = f" ({len(listing.left_out)} files and folders of other kinds)" if listing.left_out else ""
+        others = {0: "", 1: " (1 file or folder of another kind)"}
+        passed = others.get(n := len(listing.left_out), f" ({n} files and folders of other kinds)")
         raise UserError(f"{root} holds no pictures{passed}; set data.root=<folder of images>")
     return _with_texts(root, listing, labelled)
 
@@ -178,7 +200,11 @@ def _with_texts(root: Path, listing: Listing, labelled: bool) -> Pictures:
         ]
         mute = [entry.name for entry in entries if os.path.splitext(entry.name)[0] not in texts]
         if mute:
-            notes.append(f"{len(mute):,} of {len(entries):,} images have no text beside them: {mute[0]}, …")
+            have = "has" if len(mute) == 1 else "have"
+            of = counted(len(entries), "images")
+            notes.append(
+                f"{len(mute):,} of {of} {have} no text beside {'it' if have == 'has' else 'them'}: {mute[0]}, …"
+            )
     folders = {name.split("/")[0] for name, _ in listing.files if "/" in name}
     if labelled and not listing.classes and len(folders) > 1:
         why = "that number their files are parts" if listing.files[0][1] is not None else "beside many pictures"

@@ -4,6 +4,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from oboro.base.secret import visible
+
 # Reasons.
 HIDDEN, SUFFIX, LINK, LOOP = "hidden or system", "other suffix", "broken link", "folder that was read already"
 CLOSED, SPECIAL, EMPTY, BESIDE = "no access", "no regular file", "folder without any", "beside class folders"
@@ -24,8 +26,7 @@ def printable(text: str) -> str:
     """``text`` on one line of some length, with what no terminal can show as escapes."""
     if len(text) > LONGEST:
         text = text[: LONGEST // 2] + "…" + text[-LONGEST // 2 :]
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
-    return shown.encode("utf-8", "backslashreplace").decode()
+    return visible(text)
 
 
 def summary(left_out: Sequence[LeftOut]) -> str:

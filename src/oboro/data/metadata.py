@@ -3,7 +3,6 @@
 import codecs
 import csv
 import io
-import json
 import math
 import ntpath
 import os
@@ -15,7 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from oboro.base.counted import counted
 from oboro.base.errors import UserError
+from oboro.base.json_text import parsed
 from oboro.data.folder import natural
 from oboro.data.left_out import printable
 from oboro.data.optional import library
@@ -27,6 +28,7 @@ _FILE = ("file_name", "file_names", "image", "image_file_name", "filename", "fil
 _TEXT = ("text", "caption", "prompt")
 _LABEL = ("label",)
 _HINT = ("conditioning_image", "conditioning_image_file_name")
+ROWS = 1000  # of a parquet file at a time
 _MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -100,7 +102,8 @@ def read_metadata(root: Path, files: Sequence[str]) -> Metadata:
     if len(mute) < len(rows):
         rows = [replace(entry, caption=entry.caption or "") for entry in rows]
         if mute:
-            notes.append(f"{len(mute):,} of {len(rows):,} images have no text in {where}: {printable(mute[0])}, …")
+            have, of = "has" if len(mute) == 1 else "have", counted(len(rows), "images")
+            notes.append(f"{len(mute):,} of {of} {have} no text in {where}: {printable(mute[0])}, …")
     return Metadata(rows, classes, notes)
 
 
@@ -131,8 +134,8 @@ def _json_rows(path: Path) -> Iterator[tuple[str, dict]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
+            row = parsed(line)
+        except ValueError:
             row = None
         if not isinstance(row, dict):
             raise UserError(f"line {number} of {path}: not a JSON object; write one on each line")
@@ -165,11 +168,16 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, dict]]:
 def _parquet_rows(path: Path) -> Iterator[tuple[str, dict]]:
     library("pyarrow", f"image_folder with {path.name}")
     parquet = library("pyarrow.parquet", f"image_folder with {path.name}")
+    number = 0
     try:
-        rows = parquet.read_table(path).to_pylist()
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({str(error).splitlines()[0]}); write it again") from error
-    yield from ((f"row {number}", row) for number, row in enumerate(rows, start=1))
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(ROWS):  # a few bytes can stand for any number of rows
+                for row in batch.to_pylist():
+                    number += 1
+                    yield f"row {number}", row
+    except Exception as error:  # the library has types of its own
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(f"{path} cannot be read ({reason}); write it again") from error
 
 
 def _key(row: dict, keys: Iterable[str]) -> str | None:

@@ -1,8 +1,9 @@
 """What is said of a source at the start of a run."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from oboro.base.counted import counted
 from oboro.base.remark import notice, remark
 from oboro.data import cache
 from oboro.data.cache import Cached, Source
@@ -12,20 +13,22 @@ log = logging.getLogger(__name__)
 LEFT_OUT = "left_out.txt"  # in a folder of the cache
 
 
-def report(source: Source, cached: Cached, noun: str, ignored: bool) -> None:
+def report(source: Source, cached: Cached, noun: str, ignored: bool, natural_size: Callable[[], str]) -> None:
     """A line each: notes of the source, classes that are ``ignored``, samples that were enlarged or cut, and what was
-    left out and why. The list of the last is written beside what is ``cached``. ``noun`` is what samples are called."""
+    left out and why. The list of the last is written beside what is ``cached``. ``noun`` is what samples are called,
+    and ``natural_size()`` the way not to enlarge any."""
     for note in source.notes:
         notice(note)
     if source.classes > 1 and ignored:
-        notice(f"{source.classes} classes{listed(source.names)} are not read: data.num_classes=0")
-    of = f"of {cached.shape[0]:,} {noun}"
+        notice(f"{counted(source.classes, 'classes')}{listed(source.names)} are not read: data.num_classes=0")
+    of = f"of {counted(cached.shape[0], noun)}"
     if cached.enlarged:
         size = "×".join(map(str, cached.shape[2:]))
-        remedy = "set data.resolution to their size"
-        notice(f"{cached.enlarged:,} {of} are smaller than {size} and were enlarged; {remedy}")
+        are = "is" if cached.enlarged == 1 else "are"
+        notice(f"{cached.enlarged:,} {of} {are} smaller than {size} and enlarged; {natural_size()}")
     if cached.several:
-        notice(f"{cached.several:,} {of} have several frames or pages, of which the first is taken")
+        have = "has" if cached.several == 1 else "have"
+        notice(f"{cached.several:,} {of} {have} several frames or pages, of which the first is taken")
     left_out = [*source.left_out, *(cached.left_out or ())]
     if cached.left_out is None and (missing := (source.count or 0) - cached.shape[0]) > 0:
         left_out.append(LeftOut(f"{missing:,} that an earlier version could not read", UNREADABLE))

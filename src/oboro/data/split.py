@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from oboro.base.counted import counted
 from oboro.base.errors import UserError
 from oboro.base.seeding import generator
 from oboro.data.cache import SampleArray
@@ -63,8 +64,8 @@ def held_out_count(validation: int | float, count: int) -> int:
     held_out = round(validation * count) if isinstance(validation, float) else validation
     if not 0 <= held_out < count:
         raise UserError(
-            f"data.validation={validation} holds out {held_out} of {count} samples and has to leave at least one to "
-            f"train on; set a number from 0 to {count - 1}, or a fraction below 1"
+            f"data.validation={validation} holds out {held_out} of {counted(count, 'samples')} and has to leave at "
+            f"least one to train on; set a number from 0 to {count - 1}, or a fraction below 1"
         )
     return held_out
 
@@ -87,7 +88,7 @@ def split_rows(
             chosen[i], room = True, room - sizes[i]
     if held_out and not chosen.any():
         raise UserError(
-            f"data.validation={validation} holds out {held_out} of {count} samples, fewer than any group that "
-            f"belongs together; set data.validation={sizes.min()} or more"
+            f"data.validation={validation} holds out {held_out} of {counted(count, 'samples')}, fewer than any group "
+            f"that belongs together; set data.validation={sizes.min()} or more"
         )
     return np.flatnonzero(~chosen[group]), np.flatnonzero(chosen[group])

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from oboro.base.counted import counted
 from oboro.base.errors import UserError
 from oboro.base.seeding import generator
 
@@ -41,8 +42,8 @@ class TrainStream(Sampler):
         if batch_size % parts:
             nearest = max(1, round(batch_size / parts)) * parts
             raise UserError(
-                f"data.batch_size={batch_size} does not divide by {world} devices times {accumulate} accumulated "
-                f"micro-batches; set data.batch_size={nearest}"
+                f"data.batch_size={batch_size} does not divide by {counted(world, 'devices')} times "
+                f"{counted(accumulate, 'accumulated micro-batches')}; set data.batch_size={nearest}"
             )
         self.micro_batch_size = batch_size // parts
         self._size, self._seed, self._flip = size, seed, flip

@@ -3,18 +3,22 @@
 import glob
 import hashlib
 import json
+import re
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Unpack
+from typing import IO, Any, Unpack
 
 from oboro.base.errors import UserError
+from oboro.base.json_text import parsed
 from oboro.base.paths import LocalPath
 from oboro.data.cache import Block, Source
 from oboro.data.decode_or_skip import Picture, decoded
 from oboro.data.image_data import ImageData, ImageSettings
 from oboro.data.optional import library
 from oboro.modality.decode_image import SUFFIXES
+
+LARGEST = 2**28  # bytes of a file in a shard
 
 
 class WebDataset(ImageData):
@@ -78,15 +82,17 @@ class WebDataset(ImageData):
         for path in paths:
             try:
                 with path.open("rb") as stream:
-                    for sample in tar.group_by_keys(tar.tar_file_expander([{"url": path.name, "stream": stream}])):
+                    for sample in tar.group_by_keys(members(stream)):
                         file = next((sample[s[1:]] for s in SUFFIXES if s[1:] in sample), None)
                         if file is not None:
-                            about = json.loads(sample.get("json", b"{}"))
+                            about = parsed(sample.get("json", b"{}"))
                             if not isinstance(about, dict):
                                 raise ValueError(f"the .json of {sample['__key__']} is not an object")
                             yield f"{path.name}/{sample['__key__']}", file, sample, about
-            except (OSError, EOFError, ValueError, tarfile.TarError) as error:
-                reason = str(error).splitlines()[0]
+            except UserError:
+                raise
+            except Exception as error:  # tarfile, zlib and lzma answer damage with a dozen types
+                reason = " ".join(str(next(iter(error.args), "")).split()) or type(error).__name__
                 raise UserError(f"cannot read {path}: {reason}; write that shard again or leave it out") from error
 
     def _caption(self, sample: dict[str, bytes], about: dict) -> str | None:
@@ -109,9 +115,24 @@ class WebDataset(ImageData):
         return label
 
 
+def members(stream: IO[bytes]) -> Iterator[dict[str, Any]]:
+    """Name and content of each file in a tar file, as ``webdataset`` groups them; links and devices are none.
+
+    Raises ``ValueError`` for a file that is larger than ``LARGEST``, which a few bytes can claim, sparse or compressed.
+    """
+    with tarfile.open(fileobj=stream, mode="r|*") as archive:
+        for member in archive:
+            if not member.isreg() or re.match(r"__[^/]*__($|/)", member.name):
+                continue
+            if member.size > LARGEST:
+                raise ValueError(f"{member.name} has {member.size:,} bytes, too many for one part of a sample")
+            yield {"__url__": "", "fname": member.name, "data": archive.extractfile(member).read()}
+            archive.members = []  # which would grow with the file
+
+
 def _is_class(value: Any) -> bool:
     try:
         int(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return False
     return True

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from oboro.base.errors import UserError
+from oboro.base.json_text import parsed
+from oboro.base.tensor_file import Damaged, TensorFile, write_tensors
 from oboro.ema import gamma_from_std
 
 # |error| / |p| that is accepted. Of weights that are a slow path plus independent noise at each update, the error of
@@ -83,11 +83,9 @@ def write_snapshot(
 
     Readers see the whole file or none: it is written beside and takes its place in one rename. Raises ``OSError``.
     """
-    tensors = {f"{a}/{key}": w.detach().cpu().contiguous() for a in stds for key, w in averages[a].items()}
+    tensors = {f"{a}/{key}": w for a in stds for key, w in averages[a].items()}
     header = {"step": step, "updates": updates, "stds": dict(stds)}
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_bytes(save(tensors, {"snapshot": json.dumps(header)}))
-    partial.replace(path)
+    write_tensors(path, tensors, {"snapshot": json.dumps(header)})
 
 
 def read_snapshots(folder: str | Path) -> list[Snapshot]:
@@ -95,17 +93,29 @@ def read_snapshots(folder: str | Path) -> list[Snapshot]:
     snapshots = []
     for path in Path(folder).expanduser().glob("*.safetensors"):
         try:
-            with safe_open(path, "pt") as file:
-                header = json.loads(file.metadata()["snapshot"])
-                shapes = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118
-        except (SafetensorError, TypeError, KeyError) as error:
-            raise UserError(f"{path} is damaged or no snapshot at all; take it out of the folder.") from error
-        snapshots.append(Snapshot(path, **header, shapes=shapes))
+            file = TensorFile(path)
+            snapshot = Snapshot(path, **parsed(file.header["snapshot"]), shapes=file.shapes)
+            check_snapshot(snapshot)
+        except (Damaged, ValueError, TypeError, KeyError) as error:
+            raise damaged(path) from error
+        snapshots.append(snapshot)
     if not snapshots:
         raise UserError(
             f"there are no snapshots in {folder}; train with +callbacks=snapshots, or name the folder of such a run."
         )
     return sorted(snapshots, key=lambda snapshot: snapshot.step)
+
+
+def check_snapshot(snapshot: Snapshot) -> None:
+    """Raises ``ValueError`` where a header is none of ``write_snapshot``, or has other tensors than it says."""
+    step, updates, stds = snapshot.step, snapshot.updates, snapshot.stds
+    if not all(type(n) is int and 0 <= n < 2**63 for n in (step, updates)) or not updates or not stds:
+        raise ValueError("counts")
+    if not all(isinstance(std, float) and 0 < std < WIDEST for std in stds.values()):
+        raise ValueError("widths")
+    of_each = [{k.removeprefix(f"{a}/") for k in snapshot.shapes if k.startswith(f"{a}/")} for a in stds]
+    if any(names != of_each[0] for names in of_each) or sum(map(len, of_each)) != len(snapshot.shapes):
+        raise ValueError("tensors")
 
 
 def reconstruct(snapshots: Sequence[Snapshot], std: float) -> dict[str, Tensor]:
@@ -135,12 +145,22 @@ def reconstruct(snapshots: Sequence[Snapshot], std: float) -> dict[str, Tensor]:
     }
     share = iter(shares.tolist())
     for snapshot in snapshots:
-        with safe_open(snapshot.path, "pt") as file:
+        try:
+            file = TensorFile(snapshot.path)
             for average in snapshot.stds:
                 x = next(share)
                 for key, total in sums.items():
-                    total.add_(file.get_tensor(f"{average}/{key}").double(), alpha=x)
+                    total.add_(file[f"{average}/{key}"].double(), alpha=x)
+        except Damaged as error:
+            raise damaged(snapshot.path) from error
+    broken = next((key for key, total in sums.items() if not total.isfinite().all()), None)
+    if broken is not None:
+        raise UserError(f"{broken} is not finite in the snapshots of {last.path.parent}; choose an earlier step.")
     return {key: total.float() for key, total in sums.items()}
+
+
+def damaged(path: Path) -> UserError:
+    return UserError(f"{path} is damaged or no snapshot at all; take it out of the folder.")
 
 
 def remedy(stored: Sequence[Average], now: int) -> str:

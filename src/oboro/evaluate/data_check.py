@@ -1,5 +1,6 @@
 """Whether data are those that a model can be measured against."""
 
+from oboro.base.counted import counted
 from oboro.base.errors import UserError
 from oboro.conditioner import Image as ImageConditioner
 from oboro.data import DataModule
@@ -15,9 +16,10 @@ def check_data(task: Diffusion, data: DataModule) -> None:
     check_modality(task.modality or data.modality, data.modality)
     classes, present = task.conditioner.num_classes, data.num_classes
     if classes not in (0, present):
-        has = f"{present} classes" if present else "none, since data.num_classes is 0"
+        has = counted(present, "classes") if present else "none, since data.num_classes is 0"
         raise UserError(
-            f"the checkpoint draws {classes} classes and the data have {has}; choose data=... of its classes."
+            f"the checkpoint draws {counted(classes, 'classes')} and the data have {has}; choose data=... of its "
+            "classes."
         )
     population = data.population
     known = {"label": population.labels, "caption": population.captions, "hint": population.hints}
@@ -32,8 +34,8 @@ def check_data(task: Diffusion, data: DataModule) -> None:
             channels = data.hint_modality.shape[0]
             if channels != single.image_channels:
                 raise UserError(
-                    f"the checkpoint reads second pictures of {single.image_channels} channels and those of the data "
-                    f"have {channels}; set data.hint_channels={single.image_channels}."
+                    f"the checkpoint reads second pictures of {counted(single.image_channels, 'channels')} and those "
+                    f"of the data have {channels}; set data.hint_channels={single.image_channels}."
                 )
     task.conditioner.check(population)
     task.check(data)

@@ -47,9 +47,11 @@ class Result:
 def read_result(path: Path) -> dict[str, Any]:
     """The plain values of an ``evaluation.json``, also of one that an older version wrote.
 
-    Raises ``FileNotFoundError`` where there is none and ``json.JSONDecodeError`` where it is damaged.
+    Raises ``FileNotFoundError`` where there is none and ``ValueError`` where it is damaged.
     """
-    result = read_json(path.read_text())
+    result = read_json(path.read_bytes())
+    if not isinstance(result, dict):
+        raise ValueError("no object")
     return result if "version" in result else version_1.renewed(result)
 
 

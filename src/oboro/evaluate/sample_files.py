@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from oboro.base.arrays import NPY, FileArray, array_in, arrays_in, first_bytes
+from oboro.base.counted import counted
 from oboro.base.errors import UserError
 from oboro.data.folder import natural, numbered
 from oboro.modality import Modality
@@ -80,7 +81,7 @@ def read_samples(path: str | Path, modality: Modality, num_classes: int, labelle
 def _labels_wanted(num_classes: int) -> str:
     if not num_classes:
         return "data with classes, data.num_classes=..."
-    return f"a folder for each of the {num_classes} classes, or labels (n,) in an .npz file"
+    return f"a folder for each of the {counted(num_classes, 'classes')}, or labels (n,) in an .npz file"
 
 
 def classes_of(folder: Folder, num_classes: int) -> tuple[Tensor | None, str]:
@@ -88,15 +89,17 @@ def classes_of(folder: Folder, num_classes: int) -> tuple[Tensor | None, str]:
     classes, count = [number for _, number in folder.files], len(folder.names)
     if not count:
         return None, "no class folders"
+    folders, one = counted(count, "sub-folders"), count == 1  # a part of the protocol: these texts stay as they are
+    are_parts = "is a part" if one else "are parts"
     if None in classes:
-        return None, f"{count} sub-folders beside samples are parts"
+        return None, f"{folders} beside samples {are_parts}"
     if numbered(folder.groups):
-        return None, f"{count} sub-folders that number their files are parts"
+        return None, f"{folders} that {'numbers its' if one else 'number their'} files {are_parts}"
     if not num_classes:
-        return None, f"{count} sub-folders are parts, since the data have no classes"
+        return None, f"{folders} {are_parts}, since the data have no classes"
     if count != num_classes:
-        return None, f"{count} sub-folders are not the {num_classes} classes of the data"
-    return torch.tensor(classes), f"{count} class folders, {folder.names[0]} to {folder.names[-1]}"
+        return None, f"{folders} {'is' if one else 'are'} not the {counted(num_classes, 'classes')} of the data"
+    return torch.tensor(classes), f"{counted(count, 'class folders')}, {folder.names[0]} to {folder.names[-1]}"
 
 
 def list_samples(path: Path, modality: Modality) -> Folder:
@@ -177,7 +180,8 @@ def _samples(path: Path, array: FileArray, modality: Modality) -> Tensor:
         modality.check_array(array.shape, array.dtype)
         return modality.from_array(array.read())
     except ValueError as error:
-        raise UserError(f"{path} has no {modality.noun}; save {error} under the name {modality.noun}.") from error
+        found = f"the {modality.noun} of {path} are {array.dtype} of shape {array.shape}"
+        raise UserError(f"{found} and cannot be read as such; save {error} under the name {modality.noun}.") from error
 
 
 def _labels(path: Path, array: FileArray, samples: int, num_classes: int) -> Tensor | None:
@@ -187,7 +191,8 @@ def _labels(path: Path, array: FileArray, samples: int, num_classes: int) -> Ten
         return None
     if array.shape != (samples,) or array.dtype.kind not in "fiu":
         raise UserError(
-            f"the labels of {path} are {array.dtype} of shape {array.shape} for {samples} samples; {wanted}."
+            f"the labels of {path} are {array.dtype} of shape {array.shape} for {counted(samples, 'samples')}; "
+            f"{wanted}."
         )
     values = array.read()
     odd = np.flatnonzero(~((values >= 0) & (values < num_classes) & (values == np.floor(values))))

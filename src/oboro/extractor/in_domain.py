@@ -17,18 +17,21 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from oboro.base.counted import counted
 from oboro.base.errors import UserError
+from oboro.base.json_text import parsed
 from oboro.base.paths import LocalPath
 from oboro.base.ranges import Count, Seed, Width
 from oboro.base.remark import notice, remark
 from oboro.data import DataModule
-from oboro.data.cache import beside, writing
+from oboro.data.cache import beside, write_whole, writing
 from oboro.extractor.extractor import Extractor, file_digest
 from oboro.extractor.in_domain_training import InDomainNetwork, Recipe, accuracy, train
 from oboro.modality import Image, Modality
 
 log = logging.getLogger(__name__)
 VERSION = 1  # of the network and its training: other weights from the same settings
+MOST = 100_000_000  # of a number in a recipe
 SMALLEST, LARGEST = 24, 64  # side of the pictures that the network sees
 HELD_OUT = 10_000  # pictures, at most, that the accuracy is taken of
 SPEED = 2.3e6  # pixels a second on one core, for saying how long it takes
@@ -65,8 +68,8 @@ class InDomain(Extractor):
         super().__init__()
         if dim < 1 or views < 1:
             raise UserError(
-                f"{dim} features after {views} pictures tell nothing apart; set extractor.dim and extractor.views to 1 "
-                "or more."
+                f"{dim} features after {counted(views, 'pictures')} tell nothing apart; set extractor.dim and "
+                "extractor.views to 1 or more."
             )
         self.labels, self.dim, self.views, self.seed = labels, dim, views, seed
         self._given = Path(weights_path).expanduser() if weights_path else None
@@ -145,11 +148,13 @@ class InDomain(Extractor):
         """Train, unless the weights are there already. A file that is damaged is made anew."""
         if self._given:
             self._origin(self._given)
+            if not self._whole():
+                raise UserError(f"{self._given} is damaged; copy it anew, with the .sha256 file beside it.")
             channels = self.data.modality.shape[0]
             if self.recipe.channels != channels:
                 raise UserError(
-                    f"{self._given} has learned images of {self.recipe.channels} channels and these have {channels}; "
-                    "leave extractor.weights_path out to train one."
+                    f"{self._given} has learned images of {counted(self.recipe.channels, 'channels')} and these have "
+                    f"{channels}; leave extractor.weights_path out to train one."
                 )
             return
         folder = self.path.parent
@@ -179,9 +184,9 @@ class InDomain(Extractor):
     def _train(self) -> None:
         recipe, data = self.recipe, self.data
         labels, of_held_out = (part.labels if recipe.classes else None for part in (data.train, data.validation))
-        what = f"the {recipe.classes} classes of" if recipe.classes else "rotations of"
+        what = f"the {counted(recipe.classes, 'classes')} of" if recipe.classes else "rotations of"
         with announced(
-            f"training a feature extractor on {what} {len(data.train):,} images, once for these data: "
+            f"training a feature extractor on {what} {counted(len(data.train), 'images')}, once for these data: "
             f"{duration((1.5 if recipe.classes else 1) * recipe.views * recipe.side**2 / SPEED)}",
             recipe.views,
         ) as done:
@@ -199,13 +204,23 @@ class InDomain(Extractor):
             # One key: safetensors writes several in random order, and the digest is that of the file.
             save_file(network.state_dict(), partial, {"origin": json.dumps(origin, sort_keys=True)})
             partial.replace(self.path)
+            write_whole(self._written, file_digest(self.path))
+
+    @property
+    def _written(self) -> Path:
+        """Beside the weights, the digest of the file that was written; none where they are older than this."""
+        return self.path.with_suffix(".sha256")
 
     def _whole(self) -> bool:
+        """Whether the weights are there and what was written: a bit of them would change all numbers a little."""
         try:
             self._origin(self.path)
-        except UserError:
+            whole = not self._written.is_file() or self._written.read_text().strip() == file_digest(self.path)
+        except (UserError, OSError, ValueError):
             return False
-        return True
+        if not whole:
+            remark(f"{self.path} is damaged, its weights are not those that were written; they are made anew.")
+        return whole
 
     def _require_file(self) -> None:
         if not self.path.is_file():
@@ -222,12 +237,28 @@ class InDomain(Extractor):
         """What a file says of itself; raises ``UserError`` where it is missing or not one of these."""
         try:
             with safe_open(path, "pt") as file:
-                return json.loads(file.metadata()["origin"])
+                origin = parsed(file.metadata()["origin"])
+                check_origin(origin, {name: file.get_slice(name).get_shape() for name in file.keys()})  # noqa: SIM118
+                return origin
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise UserError(
                 f"{path} has no weights of extractor=in_domain ({type(error).__name__}); correct "
                 "extractor.weights_path, or leave it out to train one."
             ) from error
+
+
+def check_origin(origin: Any, shapes: Mapping[str, list[int]]) -> None:
+    """Raises ``ValueError`` where a file does not say where it is from, or has other weights than it says: before they
+    take memory."""
+    recipe, result = origin["recipe"], origin["result"]
+    if not all(type(n) is int and 0 <= n <= MOST for k, n in recipe.items() if k not in ("flip", "seed")):
+        raise ValueError("recipe")
+    with torch.device("meta"):
+        wanted = InDomainNetwork(Recipe(**recipe)).state_dict()
+    if {name: list(weight.shape) for name, weight in wanted.items()} != dict(shapes):
+        raise ValueError("weights")
+    if not {"task", "accuracy", "held_out"} <= set(result):
+        raise ValueError("result")
 
 
 class Outputs(Mapping[str, int]):

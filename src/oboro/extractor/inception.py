@@ -1,8 +1,9 @@
 """The 2015 TensorFlow Inception network, through torch-fidelity: the features that "FID" stands for."""
 
+import hashlib
 import io
 import os
-import shutil
+import re
 import tempfile
 import urllib.request
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from oboro.extractor.extractor import Extractor, file_digest
 from oboro.interop.state import read_tensors
 
 TIMEOUT = 30.0  # seconds without a byte
+PIECE, LARGEST = 2**18, 2**29  # bytes; the published file has 96 million
 
 
 class Inception(Extractor):
@@ -106,7 +108,16 @@ def download(url: str, path: Path) -> None:
     handle, partial = tempfile.mkstemp(dir=path.parent, suffix=".partial")
     try:
         with os.fdopen(handle, "wb") as file, urllib.request.urlopen(url, timeout=TIMEOUT) as response:
-            shutil.copyfileobj(response, file)
+            received, digest = 0, hashlib.sha256()
+            while piece := response.read(PIECE):
+                received += len(piece)
+                if received > LARGEST:
+                    raise OSError(f"more than {LARGEST:,} bytes arrived")
+                digest.update(piece)
+                file.write(piece)
+            named = re.search(r"-([0-9a-f]{8})\.pth$", url)  # the name has the beginning of the digest
+            if named and not digest.hexdigest().startswith(named[1]):
+                raise OSError("another file than the published one arrived")
             announced = response.headers.get("Content-Length")
             if announced is not None and file.tell() != int(announced):
                 raise OSError(f"{file.tell()} of {announced} bytes arrived")

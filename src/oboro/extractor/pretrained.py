@@ -1,6 +1,5 @@
 """Networks of the ``transformers`` library as extractors: where their files are, and how they want images."""
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -13,6 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from oboro.base.errors import UserError
+from oboro.base.json_text import parsed
 from oboro.extractor.extractor import file_digest
 from oboro.interop import hub
 
@@ -60,7 +60,7 @@ class Checkpoint:
         """One value of ``config.json``; raises ``UserError`` if the file is of another kind of model or lacks it."""
         path = self.find() / CONFIG
         try:
-            value = json.loads(path.read_text(encoding="utf-8"))
+            value = parsed(path.read_text(encoding="utf-8"))
             kind = value["model_type"]
             for key in keys:
                 value = value[key]

@@ -10,10 +10,21 @@ from torch import nn
 
 from oboro.base.errors import UserError
 from oboro.interop.hub import unpacked
-from oboro.interop.weights import ours, read_json, read_weights, require, theirs, write_json, write_weights
+from oboro.interop.weights import (
+    check_module,
+    of_others,
+    ours,
+    read_json,
+    read_weights,
+    require,
+    theirs,
+    write_json,
+    write_weights,
+)
 from oboro.restore import State
 
 STEM = "diffusion_pytorch_model"
+MOST_CHANNELS = 1024  # of a latent that no convolution follows
 # Names of attention before diffusers 0.15, which files still have.
 OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
@@ -79,16 +90,20 @@ def without_convolution(state: State, config: Mapping[str, Any]) -> State:
     added: State = {}
     for key, name, copies in (("use_quant_conv", "quant_conv", 2), ("use_post_quant_conv", "post_quant_conv", 1)):
         if not config.get(key, True):
+            if config["latent_channels"] > MOST_CHANNELS:
+                raise ValueError(f"latent_channels={config['latent_channels']}")
             n = copies * config["latent_channels"]
             added |= {f"{name}.weight": torch.eye(n)[:, :, None, None], f"{name}.bias": torch.zeros(n)}
     return {**state, **added}
 
 
+@of_others
 def load(folder: str | Path) -> tuple[dict[str, Any], State]:
     """Configuration and weights of our ``Autoencoder`` from the folder of an ``AutoencoderKL``."""
     folder = unpacked(Path(folder).expanduser(), "config.json")
     settings = read_json(folder / "config.json")
     config = our_config(settings, folder)
+    check_module(config, folder)
     state = without_convolution(read_weights(folder, STEM), settings)
     renamed = {}
     for key, value in state.items():

@@ -11,15 +11,8 @@ from torch import Tensor
 
 from oboro.base.errors import UserError
 from oboro.interop.hub import Files, weight_files
-from oboro.interop.weights import (
-    ours,
-    read_json,
-    read_weights,
-    require,
-    theirs,
-    write_json,
-    write_weights,
-)
+from oboro.interop.state import read_small
+from oboro.interop.weights import of_others, ours, read_json, read_weights, require, theirs, write_json, write_weights
 from oboro.model import CLIPText
 from oboro.model.clip_text import open_tokenizer
 from oboro.restore import State
@@ -102,7 +95,7 @@ def read_tokenizer(folder: Path) -> tuple[bytes, str]:
     pad = settings.get("pad_token") or SPECIAL
     pad = pad["content"] if isinstance(pad, dict) else pad
     if (folder / "tokenizer.json").is_file():
-        return (folder / "tokenizer.json").read_bytes(), pad
+        return read_small(folder / "tokenizer.json"), pad
     if not (folder / "vocab.json").is_file():
         raise UserError(f"{folder} has no tokenizer.json and no vocab.json with merges.txt; get the folder again.")
     try:
@@ -111,7 +104,7 @@ def read_tokenizer(folder: Path) -> tuple[bytes, str]:
         raise UserError(
             f'{folder} has no tokenizer.json, which transformers makes of vocab.json; pip install "oboro[clip]".'
         ) from error
-    return CLIPTokenizer.from_pretrained(folder).backend_tokenizer.to_str().encode(), pad
+    return CLIPTokenizer.from_pretrained(folder, local_files_only=True).backend_tokenizer.to_str().encode(), pad
 
 
 def tokenized(config: Mapping[str, Any], folder: Path, pad: int | None = None) -> tuple[dict[str, Any], bytes]:
@@ -138,6 +131,7 @@ def with_tokenizer(config: Mapping[str, Any], state: State, folder: Path) -> tup
     return made, {**state, "tokenizer": as_buffer(content)}
 
 
+@of_others
 def describe(encoder: Path, tokenizer: Path, skip: int = 0) -> tuple[dict[str, Any], bytes]:
     """Configuration of the ``CLIPText`` of a folder, less its last ``skip`` layers, and the file of its tokenizer."""
     settings = read_json(encoder / FILES.config)
@@ -145,6 +139,7 @@ def describe(encoder: Path, tokenizer: Path, skip: int = 0) -> tuple[dict[str, A
     return tokenized(our_config(settings, skip, encoder), tokenizer)
 
 
+@of_others
 def load(encoder: str | Path, tokenizer: str | Path, skip: int = 0) -> tuple[dict[str, Any], State]:
     """Configuration and weights of a ``CLIPText`` from the folders of a ``CLIPTextModel`` and its tokenizer.
 

@@ -51,8 +51,8 @@ def unpacked(folder: Path, mark: str) -> Path:
         return folder
     found = sorted(path for path in place.iterdir() if path.is_dir())
     main = place.parent / "refs" / "main"
-    named = place / main.read_text().strip() if main.is_file() else None
-    if named in found:
+    name = main.read_bytes()[:100].decode(errors="replace").strip() if main.is_file() else None
+    if (named := next((path for path in found if path.name == name), None)) is not None:
         return named
     if len(found) != 1:
         raise UserError(f"{place} has {len(found)} snapshots; give the path of one of them.")

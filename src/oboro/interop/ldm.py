@@ -10,7 +10,7 @@ from oboro.interop import autoencoder, clip_text, pipeline, schedule
 from oboro.interop.open_clip import open_clip_names
 from oboro.interop.state import read_tensors
 from oboro.interop.unet import TARGET, of_attention
-from oboro.interop.weights import ours, read_yaml, require
+from oboro.interop.weights import of_others, ours, read_yaml, require
 from oboro.restore import State
 
 NETWORK, FIRST_STAGE = "model.diffusion_model.", "first_stage_model."
@@ -165,9 +165,10 @@ def text_encoder(state: State, skipped: int, where: Path) -> tuple[dict[str, Any
     kept = {k: v for k, v in vectors.items() if numbers.get(k, 0) < depth and k not in unread}
     if quick:
         kept = {f"{clip_text.PREFIX}{key}": value for key, value in kept.items()}
-    return config, ours({**config, "tokenizer_bytes": 0, "end": 0, "pad": 0}, kept, names, where)
+    return config, ours({**config, "tokenizer_bytes": 1, "end": 0, "pad": 0}, kept, names, where)
 
 
+@of_others
 def read(weights: str | Path, yaml: str | Path, tokenizer: str | Path) -> pipeline.Published:
     """What a file of Stable Diffusion 1 or 2 holds, with the YAML file of its training and the folder of a tokenizer.
 

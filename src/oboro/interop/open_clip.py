@@ -8,7 +8,7 @@ from typing import Any
 from oboro.base.errors import UserError
 from oboro.interop import clip_text
 from oboro.interop.hub import Files, weight_files
-from oboro.interop.weights import ours, read_json, read_weights, require
+from oboro.interop.weights import of_others, ours, read_json, read_weights, require
 from oboro.restore import State
 
 STEMS = ("open_clip_model", "open_clip_pytorch_model")
@@ -85,6 +85,7 @@ def our_state(config: Mapping[str, Any], state: State, where: Path) -> State:
     return ours(config, {k: v for k, v in state.items() if layers.get(k, 0) < config["depth"]}, open_clip_names, where)
 
 
+@of_others
 def describe(folder: Path, tokenizer: Path, skip: int = 0) -> tuple[dict[str, Any], bytes]:
     """Configuration of the ``CLIPText`` of a folder, less its last ``skip`` layers, and the file of its tokenizer."""
     if not any((tokenizer / name).is_file() for name in clip_text.TOKENIZERS):
@@ -95,6 +96,7 @@ def describe(folder: Path, tokenizer: Path, skip: int = 0) -> tuple[dict[str, An
     return clip_text.tokenized(our_config(read_json(folder / FILES.config), skip, folder), tokenizer, PAD)
 
 
+@of_others
 def load(folder: Path, tokenizer: Path, skip: int = 0) -> tuple[dict[str, Any], State]:
     """Configuration and weights of the text tower in a folder with ``open_clip_config.json``."""
     config, content = describe(folder, tokenizer, skip)

@@ -12,9 +12,11 @@ from hydra.utils import get_class, instantiate
 from oboro.base.errors import UserError
 from oboro.interop import autoencoder, clip_text, schedule, unet
 from oboro.interop.hub import unpacked
-from oboro.interop.weights import read_json, write_json
+from oboro.interop.weights import of_others, read_json, write_json
 from oboro.restore import State, load_parts
-from oboro.restore.checkpoint import check_kind, load_checkpoint
+from oboro.restore.archive import write_checkpoint
+from oboro.restore.checkpoint import BUILT, check_kind, load_checkpoint
+from oboro.restore.foreign import refuse_foreign
 from oboro.restore.merge import merged
 from oboro.restore.modality import modality_of
 from oboro.restore.rebuild import averaged, build_task
@@ -39,6 +41,7 @@ class Published(NamedTuple):
     resolution: int | list[int]
 
 
+@of_others
 def read(folder: str | Path) -> Published:
     """What the folder of a pipeline of ``PIXELS`` or ``TEXTS`` holds; ``UserError`` for any other."""
     folder = unpacked(Path(folder).expanduser(), "model_index.json")
@@ -170,6 +173,7 @@ def run_config(published: Published) -> dict[str, Any]:
 def build(published: Published) -> Diffusion:
     """The task, in evaluation mode, that samples what was published; its average is the published weights."""
     config = run_config(published)
+    refuse_foreign(config, BUILT, "the model")
     task: Diffusion = instantiate(config["task"], _convert_="all")
     load_parts(task, published.parts)
     task.config = config
@@ -183,7 +187,7 @@ def save_checkpoint(task: Diffusion, path: str | Path) -> None:
     checkpoint = {"state_dict": task.state_dict(), "global_step": 0}
     task.on_save_checkpoint(checkpoint)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    torch.save(checkpoint, path)
+    write_checkpoint(checkpoint, Path(path))
 
 
 def load_pipeline(folder: str | Path) -> Diffusion:

@@ -3,9 +3,7 @@
 Nothing that a file says is run, and nothing is allocated because a file says how large it is.
 """
 
-import json
 import re
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,6 +14,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from oboro.base.errors import UserError
+from oboro.base.json_text import parsed
+from oboro.base.torch_file import Compressed, load
 
 State = dict[str, Tensor]
 
@@ -106,12 +106,10 @@ def _of_safetensors(path: Path, header: int, size: int) -> dict[str, Entry]:
 
 
 def _of_pickle(path: Path) -> dict[str, Entry]:
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-                raise UserError(f"{path} is compressed and no file of torch.save; unpack it.")
     try:  # not mapped: then it would read past the end of what a tensor has
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = load(path)
+    except Compressed as error:
+        raise UserError(f"{path} is compressed and no file of torch.save; unpack it.") from error
     except Exception as error:  # whatever the reader trips over in a file that is something else
         if found := re.search(r"GLOBAL ([\w.]+)", str(error)):
             raise UserError(
@@ -150,15 +148,23 @@ def _checked(state: State, path: Path) -> State:
     return state
 
 
+def read_small(path: Path) -> bytes:
+    """A file of settings or of a tokenizer. Raises ``UserError`` for one that is too large or cannot be read."""
+    if path.stat().st_size > SMALL:
+        raise UserError(f"{path} has {path.stat().st_size / 1e6:,.0f} MB, too many for settings; get the folder again.")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); check its permissions.") from error
+
+
 def read_object(path: Path, remedy: str) -> dict[str, Any]:
     """A JSON object. Raises ``UserError`` where there is none, with the ``remedy`` where there is no such file."""
     if not path.is_file():
         raise UserError(f"there is no {path}; {remedy}.")
-    if path.stat().st_size > SMALL:
-        raise UserError(f"{path} has {path.stat().st_size / 1e6:,.0f} MB, too many for settings; get the folder again.")
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (ValueError, RecursionError) as error:
+        content = parsed(read_small(path).decode("utf-8-sig"))
+    except ValueError as error:
         raise UserError(f"{path} is no JSON ({_line(error)}); get the folder again.") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no JSON object; get the folder again.")

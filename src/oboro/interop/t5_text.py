@@ -8,7 +8,8 @@ from typing import Any
 from oboro.base.errors import UserError
 from oboro.interop.clip_text import as_buffer
 from oboro.interop.hub import Files, weight_files
-from oboro.interop.weights import ours, read_json, read_weights, require
+from oboro.interop.state import read_small
+from oboro.interop.weights import of_others, ours, read_json, read_weights, require
 from oboro.model.clip_text import open_tokenizer
 from oboro.restore import State
 
@@ -83,7 +84,7 @@ def read_tokenizer(folder: Path) -> bytes:
     Raises ``UserError`` where neither is there, or the libraries are not.
     """
     if (folder / "tokenizer.json").is_file():
-        return (folder / "tokenizer.json").read_bytes()
+        return read_small(folder / "tokenizer.json")
     if not (folder / "spiece.model").is_file():
         raise UserError(f"{folder} has no tokenizer.json and no spiece.model; get the folder again.")
     try:
@@ -97,6 +98,7 @@ def read_tokenizer(folder: Path) -> bytes:
     return T5Tokenizer.from_pretrained(folder, local_files_only=True).backend_tokenizer.to_str().encode()
 
 
+@of_others
 def describe(encoder: Path, tokenizer: Path, length: int) -> tuple[dict[str, Any], bytes]:
     """Configuration of the ``T5Text`` of a folder, and the file of its tokenizer.
 
@@ -113,6 +115,7 @@ def describe(encoder: Path, tokenizer: Path, length: int) -> tuple[dict[str, Any
     return {**config, "tokenizer_bytes": len(content)}, content
 
 
+@of_others
 def load(encoder: Path, tokenizer: Path, length: int) -> tuple[dict[str, Any], State]:
     """Configuration and weights of a ``T5Text`` from the folders of a T5 and its tokenizer; its decoder is not read."""
     config, content = describe(encoder, tokenizer, length)

@@ -7,7 +7,7 @@ from typing import Any
 
 from oboro.base.errors import UserError
 from oboro.interop.hub import unpacked
-from oboro.interop.weights import ours, read_json, read_weights, require, theirs, write_json, write_weights
+from oboro.interop.weights import of_others, ours, read_json, read_weights, require, theirs, write_json, write_weights
 from oboro.model import LDMUNet
 from oboro.restore import State
 
@@ -189,6 +189,7 @@ def of_text(config: Mapping[str, Any], widths: list[int], where: Path) -> dict[s
     }
 
 
+@of_others
 def load(folder: str | Path, table: dict[str, Any], text_length: int = 77) -> tuple[dict[str, Any], State]:
     """Configuration and weights of an ``LDMUNet`` on the schedule ``table``; ``empty_text`` is left to the caller."""
     folder = unpacked(Path(folder).expanduser(), "config.json")

@@ -1,24 +1,49 @@
 """Files of weights, and weights under other names."""
 
 from collections.abc import Callable, Mapping
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from safetensors.torch import save_file
+from torch import nn
 from yaml import YAMLError
 
 from oboro.base.errors import UserError
 from oboro.base.json_text import json_text
+from oboro.base.yaml_file import check_yaml
 from oboro.interop.hub import shards_of, weight_files
 from oboro.interop.state import every, read_object, read_tensors
 from oboro.restore import State
+from oboro.restore.foreign import Foreign
+from oboro.restore.plain import plain
 
 # One of our names ↦ theirs: several are stacked along the first axis, none where only we have such a thing.
 Names = Callable[[str], list[str]]
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def of_others(function: Callable[P, R]) -> Callable[P, R]:
+    """``function`` of the path of a model that others wrote: what it trips over there becomes a ``UserError``."""
+
+    @wraps(function)
+    def reading(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except UserError:
+            raise
+        except Exception as error:  # a text for a number, a list for a text: all that settings can be and are not
+            reason = " ".join(str(error).split())[:80].rstrip(".") or type(error).__name__
+            raise UserError(
+                f"{args[0]} is no model as it is read here, its settings are of another form ({reason}); get it again."
+            ) from error
+
+    return reading
 
 
 class Settings(dict[str, Any]):
@@ -44,8 +69,9 @@ def read_yaml(path: Path) -> Settings:
     if not path.is_file():
         raise UserError(f"there is no {path}; give the YAML file that the weights were published with.")
     try:
+        check_yaml(path, references=False)
         settings = OmegaConf.to_container(OmegaConf.load(path))
-    except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
+    except (OSError, ValueError, RecursionError, YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"{path} is no YAML file; give the one that the weights were published with.") from error
     if not isinstance(settings, dict):
         raise UserError(f"{path} holds no settings; give the file that the weights were published with.")
@@ -77,8 +103,16 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     path.write_text(json_text(value, indent=2) + "\n", encoding="utf-8")
 
 
-def template(config: Mapping[str, Any]) -> State:
-    """The state of the module that ``config`` describes, without memory: its names and shapes."""
+def check_module(config: Mapping[str, Any], where: str | Path) -> None:
+    """Raises ``UserError`` unless ``config``, whose values ``where`` brought, is a module with arguments of their types
+    and bounds, of plain values: a dictionary in the place of a number could name a class."""
+    Foreign({"model": plain(dict(config), where)}, where).value(nn.Module, ("model",))
+
+
+def template(config: Mapping[str, Any], where: str | Path) -> State:
+    """The state of the module that ``config`` describes, without memory: its names and shapes. ``UserError`` as
+    ``check_module``."""
+    check_module(config, where)
     with torch.device("meta"):
         return instantiate(config, _convert_="all").state_dict()
 
@@ -89,7 +123,7 @@ def ours(config: Mapping[str, Any], theirs: State, names: Names, where: str | Pa
     Raises ``UserError`` that names a weight which ``where`` lacks, has too much, or has in another size.
     """
     state, unread = {}, set(theirs)
-    for name, wanted in template(config).items():
+    for name, wanted in template(config, where).items():
         sources = names(name)
         if not sources:
             continue

@@ -4,6 +4,7 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
+from oboro.base.counted import counted
 from oboro.metrics.bank import Bank
 from oboro.metrics.cache import Arrays
 from oboro.metrics.metric import Metric, Value
@@ -25,7 +26,7 @@ def clip_score(images: Tensor, texts: Tensor) -> Tensor:
     """
     images, texts = checked(images, texts)
     if len(images) != len(texts):
-        raise ValueError(f"{len(images)} images and {len(texts)} texts do not make pairs")
+        raise ValueError(f"{counted(len(images), 'images')} and {counted(len(texts), 'texts')} do not make pairs")
     return 100 * F.cosine_similarity(images.double(), texts.double()).clamp(min=0)
 
 

@@ -2,10 +2,13 @@
 
 import torch
 
+from oboro.base.counted import counted
 from oboro.metrics.bank import Bank
 from oboro.metrics.metric import Metric, Value
 from oboro.metrics.reference import Reference
 from oboro.metrics.statistics import FeatureStatistics
+
+SHOWN = 12  # classes that a message lists
 
 
 def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
@@ -71,10 +74,15 @@ class FrechetPerClass(Metric):
                 distances[label] = frechet_distance(*map(FeatureStatistics.from_features, sides))
         if not distances:
             drawn, real = (
-                f"{len(bank)} of {len(bank.labels.unique())} classes" for bank in (generated, reference.bank)
+                f"{len(bank)} of {counted(len(bank.labels.unique()), 'classes')}"
+                for bank in (generated, reference.bank)
             )
             raise ValueError(f"no class has two generated and two real images (there are {drawn} and {real})")
-        absent = len(classes) - len(distances)
-        warning = f"{absent} of {len(classes)} classes have fewer than two images and are left out" if absent else ""
+        absent = [label for label in classes if label not in distances]
+        listed = ", ".join(map(str, absent[:SHOWN])) + (" …" if len(absent) > SHOWN else "")
+        have = "has" if len(absent) == 1 else "have"
+        few = f"{len(absent)} of {counted(len(classes), 'classes')} ({listed}) {have} fewer than two images a side"
+        warning = f"{few}, so this is a mean over {len(distances)}" if absent else ""
         mean = sum(distances.values()) / len(distances)
-        return {"class_fd": Value(mean, better=-1, warning=warning, detail={"classes": distances})}
+        detail = {"classes": distances, "left_out": absent}
+        return {"class_fd": Value(mean, better=-1, warning=warning, detail=detail)}

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from oboro.base.counted import counted
 from oboro.base.errors import UserError
 from oboro.base.settings import Settings
 from oboro.extractor.extractor import Extractor
@@ -121,7 +122,7 @@ def check_enough(name: str, metric: Metric, n: int, real: int, classes: int = 0)
     """
     least = metric.least_of(classes)
     if n < least or 0 < real < least:
-        of_classes = f" of {classes} classes" if least > metric.least else ""
+        of_classes = f" of {counted(classes, 'classes')}" if least > metric.least else ""
         more = "raise n" if n < least else "use more data, or hold out fewer of them with data.validation,"
         raise UserError(
             f"{name} is undefined below {least} samples{of_classes} and there are {n} generated and {real} real ones; "

@@ -43,7 +43,7 @@ class Image(Modality):
     noun = "images"
     dtype = torch.uint8
     quantisation = "uint8 round"
-    layout = "uint8 pixels (n, H, W, C)"
+    layout = "uint8 pixels (n, H, W, C), or (n, H, W) of grey images,"
     suffixes = USUAL
     mirrors = True
     size_option = "data.resolution"
@@ -119,11 +119,11 @@ class Image(Modality):
         return stored.permute(0, 2, 3, 1).numpy()
 
     def check_array(self, shape: tuple[int, ...], dtype: np.dtype) -> None:
-        if dtype != np.uint8 or len(shape) != 4 or not shape[0]:
+        if dtype != np.uint8 or len(shape) not in (3, 4) or not shape[0]:
             raise ValueError(self.layout)
-        given = (shape[3], *shape[1:3])
+        given = (shape[3] if len(shape) == 4 else 1, *shape[1:3])
         if shape[1:] == self.shape != given:
-            raise ValueError(f"{self.layout}, channels last,")
+            raise ValueError("uint8 pixels (n, H, W, C), channels last,")
         if given != self.shape:
             raise UserError(
                 f"the images are {sizes(given)} and those of the data {self}; set data.resolution "
@@ -132,7 +132,8 @@ class Image(Modality):
 
     def from_array(self, array: np.ndarray) -> Tensor:
         self.check_array(array.shape, array.dtype)
-        return torch.from_numpy(array).permute(0, 3, 1, 2)
+        pixels = torch.from_numpy(array)
+        return pixels.unsqueeze(1) if array.ndim == 3 else pixels.permute(0, 3, 1, 2)
 
     def spec(self) -> dict[str, Any]:
         channels, height, width = self.shape

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from oboro.base.ranges import Axes, Classes, Depth, Levels, Multiples, Share, Width, WidthOrNone
+from oboro.base.ranges import Axes, BelowOne, Classes, Depth, Levels, Multiples, Width, WidthOrNone
 from oboro.condition import Signals
 from oboro.model.dropout import Dropout
 from oboro.model.layers import channels_out, check_levels, mean_of_halves, over_space
@@ -156,7 +156,7 @@ class EDM2UNet(UNetSkeleton):
         blocks: Depth = 3,
         attention_levels: Levels = (2, 3),
         head_channels: WidthOrNone = 64,
-        dropout: Share = 0.0,
+        dropout: BelowOne = 0.0,
         num_classes: Classes = 0,
         checkpointing: bool = False,
         learned_variance: bool = False,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from oboro.base.errors import UserError
 from oboro.base.precision import double
-from oboro.base.ranges import Classes, Depth, Levels, Positive, Share, Width, WidthOrNone, Widths
+from oboro.base.ranges import BelowOne, Classes, Depth, Levels, Positive, Width, WidthOrNone, Widths
 from oboro.condition import Signals
 from oboro.model.autoencoder import PaddedDownsample
 from oboro.model.layers import (
@@ -243,7 +243,7 @@ class LDMUNet(UNetSkeleton):
         blocks: Depth = 2,
         attention: LDMAttention = LDMAttention(),
         norm: GroupNormSettings = GroupNormSettings(),
-        dropout: Share = 0.0,
+        dropout: BelowOne = 0.0,
         num_classes: Classes = 0,
         text_dim: WidthOrNone = 0,
         empty_text: EmptyText | None = None,

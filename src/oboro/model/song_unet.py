@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from annotated_types import Len
 from torch import Tensor, nn
 
-from oboro.base.ranges import Axes, Classes, Depth, Levels, Multiples, Share, Width
+from oboro.base.ranges import Axes, BelowOne, Classes, Depth, Levels, Multiples, Width
 from oboro.condition import Signals
 from oboro.model.layers import (
     ResidualBlock,
@@ -198,7 +198,7 @@ class SongUNet(UNetSkeleton):
         channel_mult: Multiples = (2, 2, 2),
         blocks: Depth = 4,
         attention_levels: Levels = (1,),
-        dropout: Share = 0.13,
+        dropout: BelowOne = 0.13,
         noise_channels: Width = 128,
         fourier: bool = False,
         pyramid: bool = False,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from oboro.base.ranges import Axes, Classes, Depth, Levels, Multiples, Share, Width, WidthOrNone
+from oboro.base.ranges import Axes, BelowOne, Classes, Depth, Levels, Multiples, Width, WidthOrNone
 from oboro.condition import Signals
 from oboro.model.layers import (
     Downsample,
@@ -141,7 +141,7 @@ class UNet(UNetSkeleton):
         blocks: Depth = 2,
         attention_levels: Levels = (1,),
         head_channels: WidthOrNone = 64,
-        dropout: Share = 0.0,
+        dropout: BelowOne = 0.0,
         num_classes: Classes = 0,
         scale_shift: bool = True,
         residual_resample: bool = False,

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from oboro.base.errors import UserError
-from oboro.base.ranges import Axes, Classes, Depth, Levels, Multiples, Share, Width, WidthOrNone
+from oboro.base.ranges import Axes, BelowOne, Classes, Depth, Levels, Multiples, Width, WidthOrNone
 from oboro.condition import Signals
 from oboro.model.layers import (
     AttentionPool,
@@ -36,7 +36,7 @@ class UNetEncoder(EncoderHalf):
         blocks: Depth = 2,
         attention_levels: Levels = (1, 2, 3),
         head_channels: WidthOrNone = 64,
-        dropout: Share = 0.0,
+        dropout: BelowOne = 0.0,
         scale_shift: bool = True,
         residual_resample: bool = True,
         attention_pool: bool = True,

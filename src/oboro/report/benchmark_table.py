@@ -64,7 +64,9 @@ def benchmark_table(benchmark: Benchmark, quality: str | None = None, width: int
 def one_table(columns: Sequence[Cells], rows: int) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", show_edge=False)
     for cells in columns:
-        table.add_column(cells.heading, justify="right" if cells.right else "left", max_width=WIDEST, overflow="fold")
+        table.add_column(
+            Text(cells.heading), justify="right" if cells.right else "left", max_width=WIDEST, overflow="fold"
+        )
     for i in range(rows):
         table.add_row(*(Text(cells.texts[i], style="bold" * (i in cells.best)) for cells in columns))
     if any(cells.real for cells in columns[1:]):

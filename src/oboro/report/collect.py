@@ -4,15 +4,18 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from oboro.base.errors import UserError
+from oboro.base.secret import visible
 from oboro.base.settings import Settings, settings_text
 from oboro.evaluate.protocol import digest, measurement
-from oboro.evaluate.result import read_result
+from oboro.evaluate.result import protocol_line, read_result
 from oboro.report.benchmark import PARTS, Benchmark, Column, Number, Row, Setting, natural
 
+LARGEST = 64_000_000  # bytes of a result
 Key = tuple[str, str, str]  # name of a metric, digest of the measurement, settings of the metric as JSON
 
 
@@ -44,7 +47,8 @@ class Job:
 
 
 def collect(sweep_dir: Path) -> Benchmark:
-    """The jobs ``<sweep_dir>/<job>/evaluation.json``; those without one failed, and a note counts them.
+    """The jobs ``<sweep_dir>/<job>/evaluation.json``; those without one, or with one that is damaged or something else,
+    failed, and a note counts them.
 
     ``<job>.attempt<k>``, what an earlier attempt at a job left behind, is passed over.
 
@@ -72,11 +76,41 @@ def collect(sweep_dir: Path) -> Benchmark:
 
 
 def read_job(folder: Path) -> Job | None:
-    """None where the job ended before it wrote its result or while it did."""
+    """None where the job ended before it wrote its result or while it did, and where the file is none of a result."""
+    path = folder / "evaluation.json"
     try:
-        return Job(folder, read_result(folder / "evaluation.json"))
-    except (FileNotFoundError, json.JSONDecodeError):
+        if path.stat().st_size > LARGEST:
+            return None
+        job = Job(folder, printed(read_result(path)))
+        check_job(job)
+    except Exception:  # a file of others may hold anything in any place
         return None
+    return job
+
+
+def check_job(job: Job) -> None:
+    """Raises whatever comes of a result that no row, column or line can be made of."""
+    columns, _ = columns_of([job])
+    row = row_of(job, "", columns)
+    reals = [column.real for column in columns.values()]
+    spreads = [number.std for number in row.numbers.values()]
+    numbers = [row.evaluations, row.samples, row.total_seconds, *(x for x in reals + spreads if x is not None)]
+    if not all(isfinite(x) for x in numbers) or not all(isinstance(n.value, int | float) for n in row.numbers.values()):
+        raise ValueError("no numbers")
+    if any(column.better not in (-1, 0, 1) for column in columns.values()) or row.samples < 1:
+        raise ValueError("no metric")
+    if not all(value is None or isinstance(value, str | int | float) for value in row.settings.values()):
+        raise TypeError("no settings")
+    protocol_line(job.protocol)
+
+
+def printed(value: Any) -> Any:
+    """Plain values of which every text may be printed."""
+    if isinstance(value, dict):
+        return {visible(key): printed(child) for key, child in value.items()}
+    if isinstance(value, list):
+        return [printed(child) for child in value]
+    return visible(value) if isinstance(value, str) else value
 
 
 def row_of(job: Job, run: str, columns: Mapping[Key, Column]) -> Row:

@@ -46,6 +46,11 @@ class Panel:
     ringed: Sequence[Row]
 
 
+def plain(name: str) -> str:
+    """A text of others, in which a dollar begins no formula."""
+    return name.replace("$", r"\$")
+
+
 def benchmark_figure(benchmark: Benchmark, quality: str | None = None) -> Figure:
     """``quality``, by default the first column, against network evaluations and against seconds per sample.
 
@@ -70,7 +75,7 @@ def benchmark_figure(benchmark: Benchmark, quality: str | None = None) -> Figure
     for panel in panels:
         if real_drawn:
             panel.axes.axhline(column.real, **REAL)
-    panels[0].axes.set_ylabel(column.name, fontsize=FONT)
+    panels[0].axes.set_ylabel(plain(column.name), fontsize=FONT)
     handles = legend_handles(series, column, real_drawn, panels[0].ringed, not against)
     lines = sum(1 + handle.get_label().count("\n") for handle in handles)
     figure.set_figheight(max(figure.get_figheight(), (lines + 0.6 * len(handles)) * FONT / 72 + 1.5))
@@ -152,14 +157,14 @@ def marked_line(x: Sequence[float], y: Sequence[float], style: tuple[int | None,
         markeredgewidth=1.2,
         linestyle=dashes,
         linewidth=1.3,
-        label=name,
+        label=plain(name),
         zorder=3,
     )
 
 
 def rings(x: Sequence[float], y: Sequence[float], name: str, line: str = "none") -> Line2D:
     style = {"marker": "o", "markersize": 13, "markerfacecolor": "none", "linewidth": 0.9, "zorder": 4}
-    return Line2D(x, y, color="0.15", linestyle=line, label=name, **style)
+    return Line2D(x, y, color="0.15", linestyle=line, label=plain(name), **style)
 
 
 def draw(panel: Panel, series: Sequence[Series], column: Column, steps: bool) -> None:

@@ -7,6 +7,7 @@ from textwrap import fill
 from matplotlib.font_manager import FontProperties, findfont
 from PIL import Image, ImageDraw, ImageFont
 
+from oboro.modality.decode_image import load_image
 from oboro.report.benchmark import Benchmark
 from oboro.report.benchmark_table import Cells, folded, number_cells, setting_cells
 
@@ -26,7 +27,7 @@ def strip_image(benchmark: Benchmark, quality: str | None = None) -> Image.Image
     column = benchmark.column(quality)
     files = [row.folder / "samples.png" for row in benchmark.rows]
     opened = [
-        Image.open(file).convert("RGB") if file.exists() else Image.new("RGB", (1, HEIGHT), "white") for file in files
+        load_image(file).convert("RGB") if file.exists() else Image.new("RGB", (1, HEIGHT), "white") for file in files
     ]
     height = min(HEIGHT, *(picture.height for picture in opened))
     pictures = [scaled(picture, height) for picture in opened]

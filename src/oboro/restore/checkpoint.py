@@ -7,6 +7,7 @@ from typing import Any
 from hydra.utils import get_class
 
 from oboro.base.errors import UserError
+from oboro.restore.archive import OTHERS, check_archive
 from oboro.restore.old import renewed
 from oboro.restore.plain import plain
 
@@ -17,10 +18,12 @@ BESIDE = ("trainer", "callbacks", "logger")  # what a run has beside its task
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
-    """The checkpoint at ``path``, tensors on the CPU. Raises ``UserError`` if it is missing or not one of ours.
+    """The checkpoint at ``path``, tensors on the CPU. Raises ``UserError`` if it is missing, not one of ours, damaged
+    (by its checksums, ``oboro.restore.archive``), or holds a number that is not finite.
 
     Frozen parts that lie beside it (``oboro.restore.frozen``) are among its weights; ``UserError`` if one is missing.
-    The file is read once and remembered until another one is read or ``forget_checkpoint`` is called.
+    The file is read once and remembered until another one is read or ``forget_checkpoint`` is called; its checksums are
+    looked at once.
     """
     path = Path(path).expanduser()
     if not path.is_file():
@@ -36,17 +39,24 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
 
 @lru_cache(maxsize=1)
 def _read(path: Path, modified: int, size: int, name: Path) -> dict[str, Any]:
-    import torch  # here, with what needs it: a command without a checkpoint starts without (oboro.cli.run)
-
+    # Here, with torch: a command without a checkpoint starts without (oboro.cli.run).
+    from oboro.base.torch_file import load
+    from oboro.restore.finite import not_finite
     from oboro.restore.form import check_form
     from oboro.restore.frozen import join
 
+    check_archive(path, modified, size, name)
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = load(path)
     except Exception as error:  # whatever the unpickler trips over in a file that is not a checkpoint
-        raise UserError(f"{name} is damaged or no checkpoint at all; use another .ckpt file.") from error
+        raise UserError(f"{name} is damaged or no checkpoint at all; {OTHERS}.") from error
     check_form(checkpoint, name)
     plain([checkpoint["config"], checkpoint.get("modality")], name)
+    if (what := not_finite(checkpoint)) is not None:
+        raise UserError(
+            f"{name} is of a run that has diverged: {what} is not finite; use an earlier one, or train with a lower "
+            "optimizer.lr."
+        )
     join(checkpoint, path)
     return {**checkpoint, "config": renewed(checkpoint["config"])}
 

@@ -5,7 +5,6 @@ A checkpoint that leaves out the part at ``place`` ("conditioner", say: a text e
 checkpoint, which all checkpoints of the run share.
 """
 
-import os
 import re
 from collections.abc import Mapping
 from hashlib import sha256
@@ -14,10 +13,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from oboro.base.errors import UserError
+from oboro.base.tensor_file import save_tensors
+from oboro.base.whole_file import clear_partial
+from oboro.restore.archive import write_checkpoint
 
 FOLDER = "frozen"
 State = Mapping[str, Tensor]
@@ -45,18 +47,31 @@ def file_of(folder: Path, name: str) -> Path:
 def write(state: State, name: str, folder: Path) -> None:
     """Write the part with the digest ``name`` beside the checkpoints in ``folder``, unless it is there.
 
-    The file appears in one rename: a run that ends in the middle leaves no half of it under its name.
+    The file appears in one rename: a run that ends in the middle leaves no half of it under its name. Raises
+    ``OSError`` where it cannot be written.
     """
     path = file_of(folder, name)
     if path.is_file():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    # A copy for each name: weights that share memory have a file of their own in safetensors' eyes.
-    save_file({key: w.detach().cpu().contiguous().clone() for key, w in state.items()}, partial, {"format": "pt"})
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    clear_partial(path.parent)
+    save_tensors(path, state, {"format": "pt"})
+
+
+def remove_unnamed(folder: Path) -> None:
+    """Remove the parts that no checkpoint in ``folder`` names; all stay where one of these cannot be read."""
+    files = list((folder / FOLDER).glob("*.safetensors"))
+    if len(files) < 2:
+        return
+    named: set[str] = set()
+    for path in folder.glob("*.ckpt"):
+        try:
+            named |= set(torch.load(path, map_location="cpu", mmap=True, weights_only=True).get("frozen", {}).values())
+        except Exception:  # as many kinds as there are kinds of damage
+            return
+    for file in files:
+        if file.stem not in named:
+            file.unlink(missing_ok=True)
 
 
 def read(name: str, place: str, checkpoint: Path) -> dict[str, Tensor]:
@@ -100,10 +115,8 @@ def write_whole(checkpoint: Mapping[str, Any], path: Path) -> None:
     """A checkpoint in one file that needs no other. Raises ``UserError`` where there is a file at ``path``."""
     if path.exists():
         raise UserError(f"{path} exists; choose another name for the packed checkpoint.")
-    partial = path.with_name(f"{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(dict(checkpoint), partial)
-        os.replace(partial, path)
+        write_checkpoint(checkpoint, path)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}; choose another folder.") from error

@@ -71,35 +71,28 @@ def load_weights(task: Task, checkpoint: dict[str, Any]) -> None:
     task.load_averages(checkpoint)
 
 
+WRAPPED = ("module.", "_orig_mod.")  # begin the names of weights in DataParallel and after torch.compile
+
+
 def check_fits(task: Task, checkpoint: dict[str, Any]) -> None:
     """Raises ``UserError`` that names the first weight which is missing, superfluous or of another shape."""
     here, stored = task.state_dict(), checkpoint["state_dict"]
+    for prefix in WRAPPED:
+        if stored and all(name.startswith(prefix) for name in stored):
+            raise UserError(
+                f"the names of all weights in the checkpoint begin with {prefix}, as those of a model in a wrapper do; "
+                "write it again with the state_dict() of the model itself."
+            )
     for name in [*here, *(k for k in stored if k not in here)]:
         shapes = [form_of(state.get(name)) for state in (stored, here)]
         if shapes[0] != shapes[1]:
             raise UserError(
-                f"the checkpoint is of another model: {name} is {shapes[0]} in the file and {shapes[1]} here; "
-                "choose the model=... and loss=... options that the checkpoint was trained with."
+                f"the checkpoint is of another model than its own configuration: {name} is {shapes[0]} in the file and "
+                f"{shapes[1]} by its configuration; somebody changed one of the two, use the file that train.py wrote."
             )
     missing = set(task.ema.profiles) - set(checkpoint["ema"]["averages"])
     if missing:
         raise UserError(f"the checkpoint has no weights averaged as {sorted(missing)}; choose its own ema=... option.")
-    check_finite(checkpoint)
-
-
-def check_finite(checkpoint: dict[str, Any]) -> None:
-    """Raises ``UserError`` for the weights of a run that has diverged: its samples would be written, and measured, like
-    others. Buffers may be infinite, as masks are."""
-    groups = {"": checkpoint["state_dict"]} | {
-        f" averaged as {profile}": weights for profile, weights in checkpoint["ema"]["averages"].items()
-    }
-    for words, weights in groups.items():
-        for name, weight in weights.items():
-            if weight.isnan().any() if words == "" else not weight.isfinite().all():
-                raise UserError(
-                    f"the checkpoint is of a run that has diverged: {name}{words} is not finite; use an earlier one, "
-                    "or train with a lower optimizer.lr."
-                )
 
 
 def form_of(weight: Tensor | None) -> str:
@@ -116,6 +109,19 @@ def check_trainable(checkpoint: dict[str, Any], path: str | Path) -> None:
     """Raises ``UserError`` for a checkpoint of weights alone, from which training cannot go on."""
     if not set(checkpoint) >= TRAINING:
         raise UserError(f"{path} holds weights and no state of training to go on with; start from it with init={path}.")
+    empty = [key for key in sorted(TRAINING) if not checkpoint[key]]
+    if empty or not has_progress(checkpoint["loops"]):
+        raise UserError(
+            f"{path} is not whole, there is nothing in its {empty[0] if empty else 'loops'} to go on with; use another "
+            f".ckpt file of the run, or start from its weights with init={path}."
+        )
+
+
+def has_progress(loops: Mapping[str, Any]) -> bool:
+    """Whether these are Lightning's counters of a run."""
+    fit = loops.get("fit_loop")
+    progress = fit.get("epoch_loop.batch_progress") if isinstance(fit, Mapping) else None
+    return isinstance(progress, Mapping) and all(isinstance(progress.get(k), dict) for k in ("total", "current"))
 
 
 def averaged(task: Task, path: str | Path, profile: str | None) -> nn.Module:

@@ -18,6 +18,7 @@ from oboro.base.errors import UserError
 from oboro.base.paths import with_absolute_paths
 from oboro.restore.beside import BESIDE, LEFT_OUT, moved, output_folder, restored
 from oboro.restore.checkpoint import check_kind
+from oboro.restore.evaluated import is_evaluated
 
 Place = tuple[str, ...]
 COMPARED = ("seed", "task", "data", "extractor", "metrics", *BESIDE)
@@ -84,7 +85,7 @@ def go_on(
     """What to say of a run with the stored configuration ``now`` that goes on from ``checkpoint``: a line for each
     setting that differs. ``wiring`` gives the options that a kind of task is made of, by their places in it.
 
-    Raises ``UserError`` where it cannot go on with one of them, or where nothing is left to train.
+    Raises ``UserError`` where it cannot go on with one of them, or where nothing is left to train or to measure.
     """
     kind = get_class(now["task"]["_target_"]).__name__.lower()
     check_kind(checkpoint, path, kind)
@@ -95,7 +96,8 @@ def go_on(
     before = {**without, **here, LEFT_OUT: left_out}
     found = differences(before, now, wiring(kind))
     refuse(found, path)
-    if not unfinished(checkpoint):
+    measured = is_evaluated(checkpoint, Path(path)) or checkpoint["global_step"] != now["trainer"]["max_steps"]
+    if measured and not unfinished(checkpoint):
         check_steps(checkpoint["global_step"], now["trainer"]["max_steps"], path)
     absent = [name for name in left_out if not at_name(now, name)]
     return [

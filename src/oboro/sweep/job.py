@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from oboro.base.json_text import read_json
+from oboro.base.secret import visible
 
 WAITING, RUNNING, DONE, FAILED, TIMED_OUT, STOPPED = "waiting", "running", "done", "failed", "timed out", "stopped"
 LOG, RESULT = "output.log", "result.json"
@@ -72,9 +73,10 @@ def read_result(path: Path) -> tuple[dict[str, float], str | None]:
     if not path.is_file():
         return {}, None
     try:
-        content = read_json(path.read_text())
-        values, objective = {str(k): float(v) for k, v in content["values"].items()}, content.get("objective")
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        content = read_json(path.read_bytes())
+        values, objective = {visible(k): float(v) for k, v in content["values"].items()}, content.get("objective")
+        objective = objective if objective is None else visible(objective)
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         raise ValueError(f"{path.name} is not {{values: {{name: number}}, objective: name}}") from error
     if objective is not None and objective not in values:
         raise ValueError(f"{path.name} names the objective {objective} and has no value of it")

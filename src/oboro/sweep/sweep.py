@@ -16,6 +16,7 @@ from typing import IO
 from oboro.base.errors import UserError
 from oboro.base.grammar import quoted
 from oboro.base.json_text import json_text, read_json
+from oboro.base.secret import visible
 from oboro.sweep.job import DONE, LOG, RESULT, RUNNING, STOPPED, TIMED_OUT, Job, readable, verdict
 from oboro.sweep.process import Process, environment, free_port, program
 
@@ -74,7 +75,7 @@ class Sweep:
     def load(cls, folder: Path) -> "Sweep":
         """The sweep of a ``jobs.json``. Raises ``UserError`` if there is none."""
         try:
-            account = read_json((folder / ACCOUNT).read_text())
+            account = read_json((folder / ACCOUNT).read_bytes())
             jobs = [Job(**row) for row in account.pop("jobs")]
             return cls(folder, jobs=jobs, options=Options(**account.pop("options")), **account)
         except FileNotFoundError as error:
@@ -222,7 +223,7 @@ def locked(path: Path) -> IO[str]:
 
 
 def print_error(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    print(visible(line), file=sys.stderr, flush=True)
 
 
 class Stopped(KeyboardInterrupt):

@@ -10,6 +10,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from oboro.base.command import as_typed
+from oboro.base.secret import visible
 from oboro.sweep.job import RUNNING, STOPPED, WAITING, readable
 from oboro.sweep.sweep import Sweep
 
@@ -40,8 +41,8 @@ def table(sweep: Sweep, width: int) -> Group:
         metrics = [numbers.get(name, "") for name in names] if apart else [text]
         seconds = "" if job.seconds is None else f"{job.seconds:.1f}"
         folder = [] if numbered else [Text(job.path)]
-        rows.add_row(str(job.number), Text(" ".join(overrides)), status, *metrics, seconds, *folder)
-    reasons = [Text(f"{job.number} {short(job.outcome)}") for job in sweep.jobs if job.reason]
+        rows.add_row(str(job.number), Text(visible(" ".join(overrides))), status, *map(Text, metrics), seconds, *folder)
+    reasons = [Text(visible(f"{job.number} {short(job.outcome)}")) for job in sweep.jobs if job.reason]
     return Group(rows, *reasons, Text(f"folders: {shown(sweep.folder)}/{'<job>' if numbered else '<folder>'}"))
 
 
@@ -50,7 +51,7 @@ def empty(metrics: list[str], numbered: bool) -> Table:
     numbers: dict[str, Any] = {"justify": "right", "no_wrap": True}
     table = Table(Column("job", **numbers), Column("varied", overflow="fold"), Column("status", no_wrap=True))
     for name in [*metrics, "seconds"]:
-        table.add_column(name, **numbers)
+        table.add_column(Text(name), **numbers)
     if not numbered:
         table.add_column("folder", overflow="fold")
     return table

@@ -7,6 +7,7 @@ from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from oboro.base.compiled import compile_in_place
+from oboro.base.counted import counted
 from oboro.base.draws import Noise
 from oboro.base.errors import UserError
 from oboro.base.ranges import Seed
@@ -67,7 +68,7 @@ class Autoencoder(Task):
 
     @property
     def description(self) -> str:
-        return f"{self.autoencoder.channels} channels at 1/{self.autoencoder.factor} of the size"
+        return f"{counted(self.autoencoder.channels, 'channels')} at 1/{self.autoencoder.factor} of the size"
 
     def check(self, data: DataModule) -> None:
         """Raises ``UserError`` for images that codec, discriminator or perceptual features cannot see."""
@@ -79,8 +80,8 @@ class Autoencoder(Task):
         channels, *size = data.modality.shape
         if channels != self.autoencoder.in_channels:
             raise UserError(
-                f"the codec is for images of {self.autoencoder.in_channels} channels and the data have {channels}; set "
-                "data.channels alone, codec.in_channels follows it."
+                f"the codec is for images of {counted(self.autoencoder.in_channels, 'channels')} and the data have "
+                f"{channels}; set data.channels alone, codec.in_channels follows it."
             )
         self.autoencoder.latent_shape(data.modality.shape)
         if self.loss.adversarial > 0 and min(size) < self.loss.discriminator.least:

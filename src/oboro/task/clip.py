@@ -7,6 +7,7 @@ from torch import Tensor
 
 from oboro.base import distributed
 from oboro.base.compiled import compile_in_place
+from oboro.base.counted import counted
 from oboro.base.errors import UserError
 from oboro.base.ranges import Seed
 from oboro.base.seeding import generator
@@ -83,8 +84,8 @@ class CLIP(Task):
             )
         if self.prompts is not None and len(self.prompts) != data.num_classes:
             raise UserError(
-                f"there are {len(self.prompts)} prompts for {data.num_classes} classes; set task.prompts to one for "
-                "each class, or to null."
+                f"there are {counted(len(self.prompts), 'prompts')} for {counted(data.num_classes, 'classes')}; set "
+                "task.prompts to one for each class, or to null."
             )
         if self.loss.needs_bias and self.clip.bias is None:
             raise UserError("loss=siglip learns a bias of the logits; set model.bias=-10 model.scale=10.")

@@ -7,6 +7,7 @@ so a new part is held to it by its own answer and not by its name.
 from collections.abc import Iterator
 from typing import Protocol
 
+from oboro.base.counted import counted
 from oboro.base.errors import UserError
 from oboro.conditioner import Conditioner
 from oboro.denoiser import Denoiser
@@ -118,8 +119,8 @@ def steps(parts: Parts) -> Iterator[str]:
     if first.t < 1 and first.alpha > NEGLIGIBLE * first.sigma:
         ends = "all signal is gone" if end.alpha == 0 else f"{end.alpha / end.sigma:.2g} is left"
         yield (
-            f"{name(sampler.grid)} with {sampler.steps} steps begins at t={first.t:.3g}, where the signal still is "
-            f"{first.alpha / first.sigma:.2g} of the noise and sampling has none ({ends} at t=1); choose "
+            f"{name(sampler.grid)} with {counted(sampler.steps, 'steps')} begins at t={first.t:.3g}, where the signal "
+            f"still is {first.alpha / first.sigma:.2g} of the noise and sampling has none ({ends} at t=1); choose "
             "sampler/grid=trailing or sampler/grid=uniform, or more steps."
         )
     if parts.guidance.stepwise and not sampler.walks_grid:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from oboro.adapter import Adapter, Full, relative_update
 from oboro.base.compiled import compile_in_place
+from oboro.base.counted import counted
 from oboro.base.draws import Noise
 from oboro.base.errors import UserError
 from oboro.base.ranges import Seed
@@ -93,8 +94,8 @@ class Diffusion(NoiseLevels):
         it is made of."""
         if self.conditioner.num_classes not in (0, data.num_classes):
             raise UserError(
-                f"the conditioner has {self.conditioner.num_classes} classes and the data {data.num_classes}; "
-                "set data.num_classes alone, conditioner.num_classes follows it."
+                f"the conditioner has {counted(self.conditioner.num_classes, 'classes')} and the data "
+                f"{data.num_classes}; set data.num_classes alone, conditioner.num_classes follows it."
             )
         network = self.denoiser.network
         for name, kind in self.conditioner.gives.items():

@@ -133,6 +133,38 @@ def separated(checkpoint: dict[str, Any], learners: Mapping[str, Learner]) -> No
     checkpoint["lr_schedulers"] = [{**schedules[0], **many}]
 
 
+MOMENTS = ("exp_avg", "exp_avg_sq", "momentum_buffer")  # that have the shape of their weight
+
+
+def check_states(checkpoint: dict[str, Any], learners: Mapping[str, Learner], path: object) -> None:
+    """Raises ``UserError`` where the optimizers of the checkpoint ``path``, ``separated``, are not those of the
+    ``learners``: torch would begin with an empty state, or stop in the first step."""
+    state = checkpoint["optimizer_states"][0]
+    states = state.get("networks", {}) if len(learners) > 1 else dict.fromkeys(learners, state)
+    for name, learner in learners.items():
+        kept = states.get(name, {})
+        groups, moments = kept.get("param_groups", []), kept.get("state", {})
+        weights = learner.parameters
+        count = sum(len(group.get("params", ())) for group in groups)
+        lost = not moments and checkpoint["global_step"] >= 1 and any("betas" in group for group in groups)
+        if count != len(weights) or lost:
+            what = f"is of {count} weights and the model has {len(weights)}" if count != len(weights) else "is empty"
+            raise UserError(f"{path} is not whole: {OPTIMIZER_OF.format(name)} {what}; {ANEW.format(path)}")
+        order = [i for group in groups for i in group["params"]]
+        for i, weight in zip(order, weights, strict=True):
+            for key in MOMENTS:
+                value = moments.get(i, {}).get(key)
+                if isinstance(value, torch.Tensor) and value.shape != weight.shape:
+                    raise UserError(
+                        f"{path} is damaged: {key} of weight {i} in {OPTIMIZER_OF.format(name)} is "
+                        f"{tuple(value.shape)} and the weight {tuple(weight.shape)}; {ANEW.format(path)}"
+                    )
+
+
+OPTIMIZER_OF = "the state of the optimizer of the {}"
+ANEW = "use another .ckpt file of the run, or start from its weights with init={}."
+
+
 def settings(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
     """What an optimizer that was just built has for each of its groups beside the parameters."""
     return [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+from oboro.base.counted import counted
 from oboro.base.remark import remark
 from oboro.sampler.grid import Uniform
 from oboro.task.contradictions import Parts, name
@@ -35,7 +36,8 @@ def remarks(parts: Parts, labels: Sequence[int] = ()) -> Iterator[str]:
     listed_steps = sampler.grid.listed_steps
     if sampler.walks_grid and listed_steps not in (None, sampler.steps):
         yield (
-            f"sampler.grid lists {listed_steps + 1} values, a grid of {listed_steps} steps, and sampler.steps is "
+            f"sampler.grid lists {listed_steps + 1} values, a grid of {counted(listed_steps, 'steps')}, and "
+            "sampler.steps is "
             f"{sampler.steps}, so {name(sampler.grid)} is interpolated; set sampler.steps={listed_steps} for the "
             "values as they are listed."
         )

@@ -29,7 +29,16 @@ from oboro.restore.frozen import join
 from oboro.restore.rebuild import name_of_learned
 from oboro.task.averaged_validation import AveragedValidation
 from oboro.task.guard import Guard, norm_of
-from oboro.task.learner import Learner, Together, apply_settings, lowered, optimizers, separated, settings
+from oboro.task.learner import (
+    Learner,
+    Together,
+    apply_settings,
+    check_states,
+    lowered,
+    optimizers,
+    separated,
+    settings,
+)
 from oboro.task.training_noise import TrainingNoise
 
 
@@ -360,6 +369,7 @@ class Task(lightning.LightningModule, ABC):
         self.load_averages(checkpoint)
         self.guard.record.load(checkpoint.get("divergence", {}))
         separated(checkpoint, self.learners)
+        check_states(checkpoint, self.learners, self.trainer.ckpt_path)
         align_batches(checkpoint, self.trainer.accumulate_grad_batches)
 
 
@@ -378,7 +388,9 @@ def check_fingerprint(before: str | None, now: str, path: object) -> None:
 
 
 def remark_warmup(optimizer: Optimizer, max_steps: int) -> None:
-    """Where training ends before the learning rate is reached."""
+    """Where the learning rate is 0 throughout, or training ends before it is reached."""
+    if optimizer.lr == 0:
+        remark("optimizer.lr=0 leaves the weights as they are; set a rate above 0 to train.")
     if 0 < max_steps < optimizer.warmup_steps:
         peak = max(optimizer.factor(step, max_steps) for step in range(max_steps))
         remark(
