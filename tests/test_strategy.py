@@ -194,7 +194,7 @@ def test_what_is_measured_in_training_is_measured_again_on_one_device(tmp_path):
     run = runs.Run(run.status, run.stdout, run.stderr, tmp_path / "run")
     assert "Warning" not in run.stderr and "UNet, " in run.stdout and "FSDP" not in run.stdout
     again = runs.evaluate(tmp_path / "again", run.last, "n=20", "chunk=8")
-    assert again["values"] == {name: run.rows[-1][name] for name in again["values"]}
+    assert again["values"] == {name: run.logged(name)[2] for name in again["values"]}
 
 
 def test_what_cannot_be_sharded_is_refused(tmp_path):

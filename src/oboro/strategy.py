@@ -11,7 +11,7 @@ from oboro.base import shards
 from oboro.base.errors import UserError
 from oboro.task import Task
 
-PRECISIONS = ("32-true", "bf16-mixed", "bf16-true")
+PRECISIONS = ("32-true", "bf16-mixed")
 
 
 class FSDP2(ModelParallelStrategy):
@@ -47,8 +47,8 @@ class FSDP2(ModelParallelStrategy):
     def setup(self, trainer: Trainer) -> None:
         if str(trainer.precision) not in PRECISIONS:
             raise UserError(
-                f"trainer.strategy=fsdp2 computes in {', '.join(PRECISIONS)} and not in {trainer.precision}; choose one "
-                "of them as trainer.precision."
+                f"trainer.strategy=fsdp2 has no gradient scaler, which {trainer.precision} needs; set "
+                f"trainer.precision to {' or '.join(PRECISIONS)}."
             )
         # Lightning validates in inference mode, whose tensors training cannot use later.
         trainer.fit_loop.epoch_loop.val_loop.inference_mode = False
