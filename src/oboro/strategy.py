@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from lightning import Trainer
+from lightning import LightningModule, Trainer
 from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
 from torch.optim import Optimizer
 
@@ -54,10 +54,15 @@ class FSDP2(ModelParallelStrategy):
         trainer.fit_loop.epoch_loop.val_loop.inference_mode = False
         super().setup(trainer)
 
+    @property
+    def _task(self) -> LightningModule:
+        assert self.lightning_module is not None
+        return self.lightning_module
+
     def lightning_module_state_dict(self) -> dict[str, Any]:
         """Of shards; ``save_checkpoint`` makes them whole, together with what callbacks and the task add."""
-        shards.apart(self.lightning_module)
-        return self.lightning_module.state_dict()
+        shards.apart(self._task)
+        return self._task.state_dict()
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
         return super(ModelParallelStrategy, self).optimizer_state(optimizer)
@@ -74,9 +79,9 @@ class FSDP2(ModelParallelStrategy):
         return super(ModelParallelStrategy, self).load_checkpoint(checkpoint_path, weights_only)
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
-        here = dict(self.lightning_module.named_parameters(remove_duplicate=False))
+        here = dict(self._task.named_parameters(remove_duplicate=False))
         state = {name: shards.sharded_as(v, here.get(name, v)) for name, v in checkpoint["state_dict"].items()}
-        self.lightning_module.load_state_dict(state, strict=strict)
+        self._task.load_state_dict(state, strict=strict)
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):

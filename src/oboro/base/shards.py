@@ -38,7 +38,7 @@ def gathered(node: Any, keep: bool) -> Any:
     """Nested containers with whole tensors, on the CPU, in place of shards. All ranks; those without ``keep`` get
     shards as they are."""
     if isinstance(node, DTensor):
-        full = node.detach().full_tensor()
+        full = node.full_tensor().detach()
         return full.cpu() if keep else node
     if isinstance(node, Mapping):
         kind = OrderedDict if isinstance(node, OrderedDict) else dict
