@@ -21,7 +21,9 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from oboro.base import whole_file
+from oboro.base.errors import UserError
 from oboro.callbacks.evaluation import MetricEvaluation
+from oboro.callbacks.latent_statistics import LatentStatistics
 from oboro.callbacks.sample_grid import SampleGrid
 from oboro.task import Task
 
@@ -39,6 +41,10 @@ def send(name: str) -> Callable[[Trainer, Task], None]:
 
 def fail(trainer: Trainer, task: Task) -> None:
     raise Injected(f"rank {trainer.global_rank} met the injected error")
+
+
+def mistake(trainer: Trainer, task: Task) -> None:
+    raise UserError(f"rank {trainer.global_rank} cannot read its samples; remedy it")
 
 
 def out_of_memory(trainer: Trainer, task: Task) -> None:
@@ -116,6 +122,7 @@ def stop(trainer: Trainer, task: Task) -> None:
 ACTS: dict[str, Callable[[Trainer, Task], None]] = {
     **{name: send(name) for name in ("sigterm", "sigint", "sighup", "sigusr1", "sigkill", "sigstop")},
     "raise": fail,
+    "mistake": mistake,
     "stop": stop,
     "sigterm_parent": lambda *_: os.kill(os.getppid(), signal.SIGTERM),
     "sleep": lambda *_: time.sleep(1.1),
@@ -138,7 +145,8 @@ class Fault(Callback):
 
     ``when`` is ``step`` (after the optimizer step ``step``), ``batch`` (before the batch after it), ``validation``,
     ``saving`` (a checkpoint is about to be written), ``writing`` (some of it is on the disk), ``evaluation`` (sampling
-    for metrics begins) or ``grid``. The last five count from the first of their kind at step ``step`` or later.
+    for metrics begins), ``grid`` or ``statistics``. The last six count from the first of their kind at step ``step`` or
+    later.
     """
 
     def __init__(self, does: str, when: str = "step", step: int = 1, rank: int | None = 0, times: int = 1):
@@ -161,7 +169,7 @@ class Fault(Callback):
     def setup(self, trainer: Trainer, task: Task, stage: str) -> None:
         """Evaluations are not among Lightning's events."""
         for other in trainer.callbacks:
-            kinds = {MetricEvaluation: "evaluation", SampleGrid: "grid"}
+            kinds = {MetricEvaluation: "evaluation", SampleGrid: "grid", LatentStatistics: "statistics"}
             if any(isinstance(other, kind) and when == self.when for kind, when in kinds.items()):
                 other.evaluate = self._before(other.evaluate, self.when)  # type: ignore[method-assign]
         if self.when == "writing":

@@ -46,6 +46,7 @@ def folder(finished, tmp_path) -> Path:
     ("typed", "message"),
     [
         ((), "logged up to step 4); add resume=auto to go on, overwrite=true to start over"),
+        (("overwrite=no",), "logged up to step 4); add resume=auto to go on, overwrite=true to start over"),
         (("seed=1",), "add resume=auto to go on"),
         (("resume=auto", "overwrite=true"), "overwrite=true starts over and resume goes on; leave one of the two out."),
     ],
@@ -219,6 +220,9 @@ def test_a_sweep_has_a_folder_of_its_own(checkpoint, tmp_path):
     old = files(tmp_path / "out" / ASIDE / "1")
     assert old == {k: v for k, v in before.items() if k != LOCK}
     assert (tmp_path / "out" / "1" / "images" / "000001.png").read_bytes() != old["1/images/000001.png"]
+    for number, seed in enumerate((2, 3)):  # each job keeps the configuration that it began with
+        assert f"seed: {seed}" in (tmp_path / "out" / str(number) / ".hydra" / "config.yaml").read_text()
+        assert not (tmp_path / "out" / str(number) / ASIDE).exists()
     one = runs.call(
         "sample.py", "-m", *typed[:-1], "hydra.sweep.dir=one", "hydra.sweep.subdir=x", "seed=0,1", cwd=tmp_path
     )

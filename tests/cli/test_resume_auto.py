@@ -117,6 +117,19 @@ def test_the_folder_may_follow_from_the_configuration(tmp_path):
     assert f"goes on from {tmp_path}/runs/3/checkpoints/last.ckpt, step 4" in run.stderr
 
 
+def test_a_file_of_options_may_say_it(whole, tmp_path):
+    """With the weights that the run begins from, which it is without once it goes on."""
+    (tmp_path / "mine" / "experiment").mkdir(parents=True)
+    (tmp_path / "mine" / "experiment" / "requeued.yaml").write_text(
+        f"# @package _global_\nresume: auto\ninit: {whole.last}\nhydra: {{run: {{dir: {tmp_path}/run}}}}\n"
+    )
+    typed = ("--config-dir", str(tmp_path / "mine"), "experiment=requeued", *runs.toy(*SIX))
+    cut = runs.call("train.py", *typed, CUT, cwd=tmp_path)
+    assert "run has no checkpoint; the run begins at step 0" in cut.stderr and "the power is gone" in cut.stderr
+    run = runs.succeeded(runs.call("train.py", *typed, cwd=tmp_path))
+    assert f"goes on from {tmp_path}/run/checkpoints/last.ckpt, step 4" in run.stderr
+
+
 def test_a_folder_by_the_clock_has_nothing_to_go_on_with(tmp_path):
     run = runs.call("train.py", *runs.toy(*SIX, AUTO), cwd=tmp_path)
     assert run.status == 1 and "name it with hydra.run.dir=<folder>" in run.stderr

@@ -114,6 +114,8 @@ def test_secrets_in_texts(text):
         "a.api_key=null",
         "give a.api_key=... again",
         "eos_token: <|end|>",
+        "conditioner.placeholder_token=<cat>",
+        "{image_key: jpg, data.cond_stage_key: txt}",
         "12:30@home, http://host:80/x",
     ],
 )

@@ -126,7 +126,7 @@ def test_fewer_pictures_than_a_batch_are_seen_again_and_again(n, tmp_path):
     [
         (0, (), "holds no pictures; set data.root="),
         (1, ("data.validation=1",), "has to leave at least one to train on"),
-        (1, ("data.validation=0", "callbacks=[sample_metrics]", "metrics=[frechet]"), "frechet"),
+        (1, ("data.validation=0", "callbacks=[sample_metrics,checkpoints]", "metrics=[frechet]"), "frechet"),
     ],
     ids=["none", "none to train on", "none to compare with"],
 )
@@ -139,7 +139,7 @@ def test_too_few_pictures_are_a_line_before_training(n, typed, line, tmp_path):
 def test_weights_of_an_extractor_that_cannot_be_had_are_a_line_before_training(tmp_path, monkeypatch):
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "empty"))
-    typed = runs.toy("callbacks=[sample_metrics]", "extractor=inception", "metrics=[frechet]")
+    typed = runs.toy("callbacks=[sample_metrics,checkpoints]", "extractor=inception", "metrics=[frechet]")
     run = runs.call("train.py", *runs.outputs(tmp_path, *typed), cwd=tmp_path)
     assert run.status == 1 and run.stderr.startswith("error: the Inception weights for FID are missing")
     assert run.stderr.count("\n") == 1 and not (tmp_path / "metrics.jsonl").exists()

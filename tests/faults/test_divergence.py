@@ -7,6 +7,7 @@ import lightning
 import processes
 import pytest
 from lightning.pytorch.plugins import MixedPrecision
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import runs
 from oboro.base.json_text import read_json
@@ -94,7 +95,8 @@ def test_steps_that_are_left_out_are_bounded(tmp_path):
 
 
 def test_a_rollback_is_a_resume_with_a_lower_rate(tmp_path):
-    run = runs.succeeded(train(tmp_path / "a", "divergence=rollback", fault("nan_batch", step=3)))
+    boards = "logger=[jsonl,tensorboard]"
+    run = runs.succeeded(train(tmp_path / "a", "divergence=rollback", boards, fault("nan_batch", step=3)))
     assert "goes back to step 2" in run.stderr
     start = runs.succeeded(train(tmp_path / "b", "trainer.max_steps=2"))
     resumed = train(tmp_path / "c", f"resume={start.last}", f"optimizer.lr={HALF}")
@@ -102,6 +104,9 @@ def test_a_rollback_is_a_resume_with_a_lower_rate(tmp_path):
     assert runs.equal(run.checkpoint()["ema"], resumed.checkpoint()["ema"])
     assert run.logged("train/loss") == start.logged("train/loss") | resumed.logged("train/loss")
     assert run.checkpoint()["divergence"]["rate"] == 0.5
+    board = EventAccumulator(str(run.folder / "tensorboard"))
+    board.Reload()
+    assert [event.step for event in board.Scalars("train/loss")] == [1, 2, 3, 4, 5, 6]
 
 
 def test_rollbacks_are_bounded_and_begin_at_the_start(tmp_path):

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import runs
+from oboro.cli.running import read_record
 from oboro.sweep import Job
 from oboro.sweep.job import verdict
 from oboro.task import Diffusion
@@ -85,6 +86,52 @@ def test_a_signal_leaves_a_checkpoint_from_which_the_run_goes_on(straight, tmp_p
     assert len(list((run.folder / "samples").iterdir())) == 2
     again = call(run.folder, *SIX, f"resume={run.folder}")
     assert again.status == 1 and "already at step 6" in again.stderr
+
+
+def test_a_run_that_is_ended_before_a_step_twice_repeats_nothing(straight, tmp_path):
+    cut = fault("sigterm", "batch", step=4)
+    run = resumed(call(tmp_path, *SIX, cut), cut)
+    assert run.status == 143 and run.checkpoint()["global_step"] == 4, run.stderr
+    assert rows(resumed(run)) == rows(straight)
+
+
+def test_a_measuring_that_was_cut_is_done_once_though_no_later_checkpoint_holds_it(straight, tmp_path):
+    run = resumed(call(tmp_path, *SIX, fault("sigterm", "evaluation", step=3)), fault("raise", step=5))
+    assert run.status == 1 and run.checkpoint()["global_step"] == 4, run.stderr
+    run = call(tmp_path, *SIX, f"resume={tmp_path}")
+    assert run.status == 0, run.stderr
+    assert [row for row in rows(run) if "metrics" in row] == [row for row in rows(straight) if "metrics" in row]
+    assert all(runs.equal(learned(run, name), learned(straight, name)) for name in ("last", "best"))
+
+
+def test_a_last_measuring_that_is_cut_twice_is_done(tmp_path):
+    once = (*SIX, "callbacks.sample_metrics.every_n_steps=0")
+    again = fault("sigterm", "evaluation", step=6)
+    for resume in ((), (f"resume={tmp_path}",)):
+        run = call(tmp_path, *once, again, *resume)
+        assert run.status == 143 and "step 6 of 6" in run.stderr, run.stderr
+    run = call(tmp_path, *once, f"resume={tmp_path}")
+    assert run.status == 0, run.stderr
+    assert list(run.logged("fd_fashion_20")) == [6] and run.checkpoint("best")["global_step"] == 6
+
+
+def test_a_codec_that_is_measured_when_the_run_goes_on_has_the_statistics_of_its_weights(tmp_path):
+    """A signal in the statistics, after which the checkpoint is written and the codec is measured."""
+    usual = (
+        runs.AUTOENCODER,
+        "callbacks=[latent_statistics,reconstruction_metrics,checkpoints]",
+        "callbacks.reconstruction_metrics.every_n_steps=2",
+        "callbacks.latent_statistics.every_n_steps=2",
+        "callbacks.checkpoints.every_n_steps=2",
+        "trainer.max_steps=3",
+    )
+    error = fault("raise", "batch", step=2)
+    whole = call(tmp_path / "whole", *usual, error)
+    cut = call(tmp_path / "cut", *usual, fault("sigterm", "statistics", step=2))
+    assert cut.status == 143 and cut.checkpoint()["global_step"] == 2, cut.stderr
+    run = call(cut.folder, *usual, error, f"resume={cut.folder}")
+    assert run.checkpoint("best")["global_step"] == 2, run.stderr
+    assert all(runs.equal(learned(run, name), learned(whole, name)) for name in ("last", "best"))
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
@@ -163,7 +210,7 @@ def test_ranks_end_together_whichever_is_signalled(straight_on_two, tmp_path, do
     assert "Traceback" not in run.stderr and run.stderr.count("goes on") == 1
     step = run.checkpoint()["global_step"]
     assert 3 <= step <= 5
-    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"best.ckpt", "evaluated.json", "last.ckpt"}
     again = processes.train(tmp_path, *SIX, *TWO, f"resume={tmp_path}")
     assert again.status == 0, again.stderr
     assert runs.equal(learned(again), learned(straight_on_two))
@@ -259,6 +306,16 @@ def test_a_sweep_that_is_ended_has_its_jobs_save_and_runs_them_again(tmp_path):
     assert torch.load(tmp_path / "sweep/0/checkpoints/last.ckpt", weights_only=True)["global_step"] < 2000
     assert "goes on" in (tmp_path / "sweep/0/output.log").read_text()
     assert "0 of 2 jobs done; run the rest with" in run.stderr
+
+
+def test_a_signal_after_the_last_step_of_a_job_ends_those_after_it(tmp_path):
+    """Of a sweep within one process. The job itself is finished."""
+    job = [*runs.toy("callbacks=[checkpoints]", "seed=1,2"), fault("sigterm", step=2)]
+    typed = ("-m", "hydra/launcher=basic", f"hydra.sweep.dir={tmp_path}/sweep", *job)
+    run = runs.call("train.py", *typed, cwd=tmp_path)
+    assert run.status == 143, run.stderr
+    assert torch.load(tmp_path / "sweep/0/checkpoints/last.ckpt", weights_only=True)["global_step"] == 2
+    assert read_record(tmp_path / "sweep" / "0").finished and not (tmp_path / "sweep" / "1").exists()
 
 
 def test_a_job_that_a_signal_ended_is_not_done(tmp_path):

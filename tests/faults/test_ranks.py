@@ -40,6 +40,15 @@ def test_an_error_on_one_rank_ends_all_and_is_the_one_that_is_shown(tmp_path, ra
 
 
 @pytest.mark.slow
+def test_a_mistake_that_one_rank_alone_meets_is_shown(tmp_path):
+    """Of data, for example, of which each rank reads its own part."""
+    run = broken(tmp_path, fault("mistake", 1), within=15)
+    lines = [row for row in run.stderr.splitlines() if "error:" in row or "rank 1" in row]
+    line = "error: rank 1 failed (rank 1 cannot read its samples; remedy it), and the others cannot go on without it."
+    assert lines == [line] and "Traceback" not in run.stderr, run.stderr
+
+
+@pytest.mark.slow
 def test_a_killed_rank_is_named(tmp_path):
     run = broken(tmp_path, fault("sigkill", 1), within=15)
     assert "error: rank 1 was ended by SIGKILL (as systems do that run out of memory)" in run.stderr

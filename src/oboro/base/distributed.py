@@ -332,5 +332,5 @@ def _computed(
     f: Callable[..., Sequence[Tensor]], items: Sequence[Any], tensors: Sequence[Tensor], device: torch.device
 ) -> list[list[Tensor]]:
     place = torch.device("cpu") if device.type in WITHOUT_FLOAT64 else device
-    there = [tensor.to(place) for tensor in tensors]
-    return [[part.cpu() for part in f(item, *there)] for item in items]
+    placed = [tensor.to(place) for tensor in tensors]
+    return [[part.cpu() for part in f(item, *placed)] for item in items]

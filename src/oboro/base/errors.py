@@ -21,8 +21,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error means that memory has run out, of a device or of the machine."""
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
-    said = isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in SIGNS)
-    return said or isinstance(error, MemoryError)
+    known = isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in SIGNS)
+    return known or isinstance(error, MemoryError)
 
 
 def first_line(error: BaseException) -> str:

@@ -22,12 +22,12 @@ PATIENCE = 5  # seconds that a process which serves another one lives after a SI
 
 class Interrupted(SystemExit):
     """The signal ``number`` ended the program. Its exit status is what a shell reports of a signal, 128 + number.
-    ``told``: the user knows."""
+    ``reported``: a line has said so."""
 
     def __init__(self, number: int):
         super().__init__(128 + number)
         self.number = int(number)
-        self.told = False
+        self.reported = False
 
     @property
     def name(self) -> str:
@@ -77,7 +77,7 @@ def handled(speaks: bool = True, at_once: Callable[[], None] = lambda: None) -> 
     try:
         yield
     except Interrupted as ended:
-        if speaks and not ended.told:
+        if speaks and not ended.reported:
             say(f"{ended.name}: ended before it was done")
         raise
     finally:

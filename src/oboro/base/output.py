@@ -31,8 +31,8 @@ def new_folder(name: str) -> str:
     """``output_folder`` without anything in it: what an earlier command left there would pass for a part of what is
     written. Raises ``UserError``."""
     path = Path(output_folder(name)).expanduser()
-    if path.is_dir() and (there := next(path.iterdir(), None)):
-        raise UserError(f"{name} has {there.name} in it already; give a new folder, or remove what is there.")
+    if path.is_dir() and (entry := next(path.iterdir(), None)):
+        raise UserError(f"{name} has {entry.name} in it already; give a new folder, or remove what is there.")
     return name
 
 

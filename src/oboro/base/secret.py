@@ -17,7 +17,11 @@ from omegaconf.resolvers import oc
 HIDDEN = "_hidden_"  # a word of Hydra's grammar and of YAML, and none that means anything
 SHORTEST = 4  # characters of a variable that is looked for in texts
 _PLAIN = r"token|secret|password|passwd|passphrase|credentials?"
-_MARKS = r"(?!(?:[\w.\-/@]*[_.\-/])?(?:bos|eos|pad|unk|sep|cls|mask|start|end)_token)"  # of tokenizers
+# Of tokenizers, of textual inversion, and names of the fields of a sample, as in latent diffusion.
+_MARKS = (
+    r"(?!(?:[\w.\-/@]*[_.\-/])?(?:(?:bos|eos|pad|unk|sep|cls|mask|start|end|placeholder|initializer|class|image|special)"
+    r"_token|(?:image|caption|text|txt|label|cls|cond|condition|stage|mask|hint|target|input|sort|group)_key)(?![\w.\-/@]))"
+)
 _NAME = re.compile(
     rf"{_MARKS}(?:(?:[\w.\-/@]*[_.\-/])?(?:{_PLAIN})|[\w.\-/@]+[_.\-]key|[\w.\-/@]*(?:apikey|authtoken))", re.IGNORECASE
 )

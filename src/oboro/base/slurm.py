@@ -22,6 +22,6 @@ def requeue() -> str:
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"job {job} is not started again: {error}; run `{' '.join(command)}`."
     if done.returncode:
-        said = " ".join(done.stderr.split()) or f"status {done.returncode}"
-        return f"job {job} is not started again: scontrol said {said}; run `{' '.join(command)}`."
+        reason = " ".join(done.stderr.split()) or f"status {done.returncode}"
+        return f"job {job} is not started again: scontrol reports {reason}; run `{' '.join(command)}`."
     return f"SLURM starts job {job} again."

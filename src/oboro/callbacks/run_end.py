@@ -50,6 +50,7 @@ class RunEnd(Callback):
         self._between_steps = True
         self._step = self._validated_at = -1
         self._unfinished: list[str] = []  # evaluations of the last step that a signal cut
+        self._measured: dict[str, bool] = {}  # of these, whether a run that went on before has measured them
         self.measured: dict[str, float] = {}  # at that step, before
         self._last: int | None = None
 
@@ -59,8 +60,14 @@ class RunEnd(Callback):
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
 
     def on_load_checkpoint(self, trainer: Trainer, task: Task, checkpoint: dict[str, Any]) -> None:
-        if unfinished(checkpoint) and checkpoint["global_step"] == trainer.max_steps:
+        """What was cut is done here in the order of the callbacks, so that no metric catches up before it."""
+        cut, self._measured = unfinished(checkpoint), {}
+        if cut and checkpoint["global_step"] == trainer.max_steps:
             self._last = trainer.max_steps
+        for name, callback in evaluations(trainer).items():
+            if name in cut and isinstance(callback, MetricEvaluation):
+                self._measured[name] = not callback.awaited
+                callback.awaited = False
 
     def on_fit_start(self, trainer: Trainer, task: Task) -> None:
         """Raises ``UserError`` for an ``EarlyStopping`` that would never stop."""
@@ -79,16 +86,31 @@ class RunEnd(Callback):
             raise UserError(
                 f"the {self._seconds:,.0f} s of training before used up trainer.max_time; set a longer one, or null."
             )
-        cut, self._unfinished = self._unfinished, []
-        for name, callback in evaluations(trainer).items():
-            if name in cut and getattr(callback, "measured_at", -1) != trainer.global_step:
+        self._validated_at = -1 if VALIDATION in self._unfinished else trainer.global_step
+        if self._unfinished:
+            self._finish(trainer, task)
+        self._unfinished = []
+
+    def _finish(self, trainer: Trainer, task: Task) -> None:
+        """The evaluations that were cut, and the checkpoint that was written without what one of them changes."""
+        last = self._last
+        self._end_again(trainer)
+        known = evaluations(trainer)
+        cut = {n for n in known if n in self._unfinished and (last is not None or not self._measured.get(n))}
+        saving = {name: callback for name, callback in known.items() if isinstance(callback, Checkpoints)}
+        if any(known[name].changes for name in cut):
+            cut |= set(saving)
+        for name in cut:
+            known[name].evaluated_at = -1  # all of them, since a signal may cut one again
+        for name in [name for name in known if name in cut]:
+            known[name].evaluate_once(trainer, task)
+        for callback in saving.values():
+            callback.keep_best(trainer)
+            if last is not None:
                 callback.evaluated_at = -1
-                callback.evaluate_once(trainer, task)
-            if isinstance(callback, Checkpoints) and cut:
-                callback.keep_best(trainer)
-                callback.evaluated_at = -1 if self._last is not None else callback.evaluated_at
-        if self._last is not None and VALIDATION not in cut:
-            self._end_again(trainer)
+        if last is not None and VALIDATION in self._unfinished:
+            self._last, trainer.fit_loop.epoch_loop.max_steps = last, -1
+        elif last is not None:
             trainer.should_stop = True
 
     def _end_again(self, trainer: Trainer) -> None:
@@ -142,13 +164,14 @@ class RunEnd(Callback):
     def on_train_end(self, trainer: Trainer, task: Task) -> None:
         self._agreement.close()
         if self._out_of_time and trainer.global_step < trainer.max_steps:
-            tell(trainer, f"trainer.max_time is over at step {trainer.global_step:,} of {trainer.max_steps:,}.")
+            announce(trainer, f"trainer.max_time is over at step {trainer.global_step:,} of {trainer.max_steps:,}.")
 
     def on_exception(self, trainer: Trainer, task: Task, exception: BaseException) -> None:
         """A checkpoint of what a signal has ended, and how to go on."""
         training = self._start is not None
         if training:
             self._agreement.close()
+            self._end_again(trainer)
         if not isinstance(exception, interrupt.Interrupted):
             return
         written = None
@@ -162,12 +185,12 @@ class RunEnd(Callback):
                 if isinstance(callback, Checkpoints):
                     callback.evaluate(trainer, task)
                     written = callback.folder
-        exception.told = True
-        tell(trainer, f"{exception.name}: {ended(trainer, written)}")
+        exception.reported = True
+        announce(trainer, f"{exception.name}: {ended(trainer, written)}")
         if exception.number == slurm.SIGNAL and slurm.JOB in os.environ:
             exception.code = slurm.STATUS
             if trainer.is_global_zero:
-                tell(trainer, slurm.requeue())
+                announce(trainer, slurm.requeue())
         if training:
             self._agreement.now(0)  # no rank ends before the first one expects it
         trainer.training = True  # of validation alone Lightning would leave the loader of training, whose workers wait
@@ -178,7 +201,9 @@ class RunEnd(Callback):
         cut = [
             name
             for name, callback in evaluations(trainer).items()
-            if callback.due(trainer) and callback.evaluated_at != step and not isinstance(callback, Checkpoints)
+            if (callback.due(trainer) or name in self._unfinished)
+            and callback.evaluated_at != step
+            and not isinstance(callback, Checkpoints)
         ]
         return [*cut, *([VALIDATION] if validates(trainer) and self._validated_at != step else [])]
 
@@ -201,12 +226,12 @@ VALIDATION = "validation"
 
 def evaluations(trainer: Trainer) -> dict[str, Evaluation]:
     """The callbacks that evaluate, by name: several of a kind are numbered."""
-    found: dict[str, Evaluation] = {}
+    named: dict[str, Evaluation] = {}
     for callback in trainer.callbacks:
         if isinstance(callback, Evaluation):
             kind = type(callback).__name__
-            found[f"{kind} {sum(isinstance(c, type(callback)) for c in found.values())}"] = callback
-    return found
+            named[f"{kind} {sum(isinstance(c, type(callback)) for c in named.values())}"] = callback
+    return named
 
 
 def validates(trainer: Trainer) -> bool:
@@ -235,7 +260,7 @@ def shown(path: Path) -> str:
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
-def tell(trainer: Trainer, line: str) -> None:
+def announce(trainer: Trainer, line: str) -> None:
     if trainer.is_global_zero:
         log.info(line)
         print(line, file=sys.stderr, flush=True)

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from oboro.base.errors import UserError
-from oboro.base.grammar import quoted, values
-from oboro.cli.claim import AUTO, is_follower, own
+from oboro.base.grammar import is_true, quoted, values
+from oboro.cli.claim import is_follower, own
+from oboro.cli.folder import AUTO
 from oboro.cli.resume import key_of, split
 from oboro.cli.running import read_record
 from oboro.restore.checkpoint import load_checkpoint
@@ -44,8 +45,9 @@ def choice() -> Choice | None:
 
 
 def settle_auto(arguments: list[str], runs: bool) -> list[str]:
-    """``arguments`` of train.py with the checkpoint in the place of ``auto``, or without ``resume`` where the folder
-    has none; as they are where the folder is known only once they are composed (``oboro.cli.claim``).
+    """``arguments`` of train.py with the checkpoint in the place of ``auto``, or with null where the folder has none;
+    as they are where the folder is known only once they are composed (``oboro.cli.claim``). Null is named, since files
+    of options can have ``resume`` and ``init``, too.
 
     ``runs``: the folder is owned from here on. Raises ``UserError`` where it has checkpoints and none is valid.
     """
@@ -56,7 +58,7 @@ def settle_auto(arguments: list[str], runs: bool) -> list[str]:
     folder = Path(str(folders[-1])).absolute()
     before = read_record(folder)
     if runs and folder.exists() and not is_follower():
-        own(folder, "train", AUTO, overwrite=any(word is True for word in values(arguments, "overwrite")))
+        own(folder, "train", AUTO, overwrite=any(map(is_true, values(arguments, "overwrite"))))
     path, damaged = newest(folder)
     if path is None and damaged:
         raise UserError(
@@ -67,11 +69,12 @@ def settle_auto(arguments: list[str], runs: bool) -> list[str]:
     rest = [word for word in words if key_of(word) != "resume"]
     if path is None:
         _choice.set(Choice(None, False, (f"resume=auto: {folder} has no checkpoint; the run begins at step 0",)))
-        return [*flags, *rest]
+        return [*flags, *rest, "resume=null"]
     intact = not damaged or path.name == "last.ckpt"
     finished = before is not None and before.finished and intact
     _choice.set(Choice(path, finished, tuple(lines(path, damaged))))
-    return [*flags, *(w for w in rest if key_of(w) not in BEGIN), f"resume={quoted(str(path))}"]
+    without = [f"{key}=null" for key in BEGIN]
+    return [*flags, *(w for w in rest if key_of(w) not in BEGIN), *without, f"resume={quoted(str(path))}"]
 
 
 def lines(path: Path, damaged: list[str]) -> Iterator[str]:

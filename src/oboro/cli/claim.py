@@ -13,14 +13,25 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from oboro.base.errors import UserError
-from oboro.base.grammar import quoted
-from oboro.cli.folder import ANOTHER, RECORD, State, create, entries, moved_aside, refuse_used, remains, sweep_entries
+from oboro.base.grammar import is_true, quoted
+from oboro.cli.folder import (
+    ANOTHER,
+    AUTO,
+    RECORD,
+    State,
+    create,
+    entries,
+    moved_aside,
+    refuse_used,
+    remains,
+    sweep_entries,
+)
 from oboro.cli.running import mark, owned, release, take
 
-AUTO = "auto"  # resume=auto: the run of the folder
 CLOCK = "${now"
 
 
@@ -31,7 +42,7 @@ class Refused(BaseException):
         self.error = error
 
 
-class FolderFound(BaseException):
+class FolderKnown(BaseException):
     """``resume=auto`` in a folder that only the composed configuration names."""
 
     def __init__(self, folder: Path):
@@ -66,7 +77,7 @@ def claim_run(config: DictConfig, command: str) -> None:
             writes_nothing(config)
         return
     named, folder = written(config, "run"), resolved(config, "run")
-    going_on, overwrite = config.get("resume"), bool(config.get("overwrite"))
+    going_on, overwrite = config.get("resume"), is_true(config.get("overwrite"))
     if CLOCK in named:
         if several > 1:
             raise UserError(
@@ -77,7 +88,7 @@ def claim_run(config: DictConfig, command: str) -> None:
             raise UserError("resume=auto goes on with the run of a folder; name it with hydra.run.dir=<folder>")
         folder = renamed(config, "run", folder)
     elif going_on == AUTO:
-        raise FolderFound(folder)
+        raise FolderKnown(folder)
     own(folder, command, going_on, overwrite, OmegaConf.to_container(config.hydra.overrides.task))
     began = (folder / RECORD / "config.yaml").is_file()
     if going_on and began and CLOCK not in named and config.hydra.output_subdir == RECORD:
@@ -96,7 +107,7 @@ def own(folder: Path, command: str, going_on: str | None, overwrite: bool, words
     if overwrite:
         old = entries(folder, command)
         refuse_needed(old, words)
-        tell_moved(moved_aside(folder, old))
+        show_moved(moved_aside(folder, old))
 
 
 def refuse_needed(old: Sequence[Path], words: Sequence[str]) -> None:
@@ -107,7 +118,7 @@ def refuse_needed(old: Sequence[Path], words: Sequence[str]) -> None:
             raise UserError(f"{key} names a file that overwrite=true moves away; copy it to another folder first")
 
 
-def tell_moved(aside: Path | None) -> None:
+def show_moved(aside: Path | None) -> None:
     if aside is not None:
         print(f"what the folder held is in {aside} now", file=sys.stderr)
 
@@ -119,7 +130,7 @@ def claim_sweep(config: DictConfig, command: str) -> None:
     if not alone(command, config) and started_together() > 1:
         raise UserError("a sweep starts its jobs by itself; start it once, without torchrun or srun")
     named, folder = written(config, "sweep"), resolved(config, "sweep")
-    going_on, overwrite = config.get("resume"), bool(config.get("overwrite"))
+    going_on, overwrite = config.get("resume"), is_true(config.get("overwrite"))
     if CLOCK in named:
         if going_on == AUTO:
             raise UserError("resume=auto goes on with the jobs of a folder; name it with hydra.sweep.dir=<folder>")
@@ -139,20 +150,22 @@ def claim_sweep(config: DictConfig, command: str) -> None:
 
     take(folder, command, check)
     if overwrite:
-        tell_moved(moved_aside(folder, list(sweep_entries(folder))))
+        show_moved(moved_aside(folder, list(sweep_entries(folder))))
 
 
 @contextmanager
 def claimed(command: str, config: DictConfig) -> Iterator[None]:
     """The block is the job in the folder that Hydra made. It is given back at the end.
 
-    A job within the process of a sweep, and one whose configuration lacks the callback, owns it from here on.
+    A job within the process of a sweep, and one whose configuration lacks the callback, owns it from here on. The sweep
+    has made room for its jobs, whose folders hold what Hydra wrote just now.
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
     if follows(command, config):
         yield
         return
-    own(folder, command, config.get("resume"), bool(config.get("overwrite")))
+    overwrite = is_true(config.get("overwrite")) and HydraConfig.get().mode != RunMode.MULTIRUN
+    own(folder, command, config.get("resume"), overwrite)
     try:
         yield
         mark(folder, finished=True)

@@ -4,7 +4,7 @@ from lightning import Trainer
 
 from oboro.data import DataModule
 from oboro.divergence import GoBack
-from oboro.logger import JSONL
+from oboro.logger import rewind
 from oboro.task import Task
 
 
@@ -17,6 +17,4 @@ def fit(trainer: Trainer, task: Task, data: DataModule, checkpoint: str | None) 
             return
         except GoBack as back:
             checkpoint = str(back.checkpoint)
-            for logger in trainer.loggers:
-                if isinstance(logger, JSONL):
-                    logger.go_on_from(back.step)
+            rewind(trainer.loggers, back.step)

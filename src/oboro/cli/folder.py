@@ -29,6 +29,7 @@ OF_A_SWEEP = (
     *("jobs.json", "multirun.yaml", "optimization_results.yaml"),
     *("benchmark.csv", "benchmark.json", "pareto.png", "strip.png"),
 )
+AUTO = "auto"  # resume=auto: the run of the folder
 RECORD = ".hydra"  # the configuration of the run, which Hydra writes
 ASIDE = ".overwritten"  # hidden: what measures or trains on the folder does not see it
 TAIL = 65_536  # bytes of a log in which the last step is looked for
@@ -153,7 +154,7 @@ def refuse_used(folder: Path, command: str, going_on: str | None, overwrite: boo
         return
     if held.command != command:
         raise UserError(f"{folder} has {held.words}, and a folder is for one run; {ANOTHER}")
-    if overwrite or going_on == "auto" or (going_on is not None and belongs(going_on, folder)):
+    if overwrite or going_on == AUTO or (going_on is not None and belongs(going_on, folder)):
         return
     room = f"overwrite=true to start over (what is there moves to {ASIDE})"
     if going_on is not None:

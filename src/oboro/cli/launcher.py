@@ -6,18 +6,19 @@ from lightning.fabric.strategies.launchers.subprocess_script import _SubprocessS
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher as OfTrainer
 
 from oboro.base.remark import notice
-from oboro.cli.ranks import look_after, port_if_free
+from oboro.cli.ranks import leave_taken_port, prepare_environment, supervise
 
 
 class Careful:
-    """A launcher whose processes ``look_after`` has, and Lightning's observer has not: it kills without a word."""
+    """A launcher whose processes we ``supervise`` in the place of Lightning's observer, which kills without a word."""
 
     procs: list[Any]
 
     def _call_children_scripts(self) -> None:
+        prepare_environment()
         super()._call_children_scripts()
         started, self.procs = self.procs, []
-        look_after(started)
+        supervise(started)
 
 
 class TrainerLauncher(Careful, OfTrainer):
@@ -34,5 +35,5 @@ def care_for(strategy: Any) -> None:
     for ours in (TrainerLauncher, FabricLauncher):
         if type(theirs) in ours.__bases__:
             strategy._launcher = ours(theirs.cluster_environment, theirs.num_processes, theirs.num_nodes)
-            if line := port_if_free():
+            if line := leave_taken_port():
                 notice(line)

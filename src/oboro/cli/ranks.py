@@ -6,29 +6,44 @@ Those that wait for a first one that is gone it leaves waiting. Here each watche
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from subprocess import Popen, TimeoutExpired
 from typing import NoReturn
 
 from oboro.base import interrupt
-from oboro.base.errors import UserError
+from oboro.base.errors import OwnFault, UserError
+from oboro.base.secret import visible
+from oboro.cli.error_messages import explain
 
 FAILED = 1
 GRACE = 5.0  # seconds in which a rank that met an error, or has seen one of another, ends by itself
 POLL = 0.5
 MARK = "hydra.job.name=train_ddp_process_"  # what Lightning adds to the command of a rank that it starts
+# What the first rank has in the environment of those that it starts:
+FIRST = "OBORO_FIRST_RANK"  # its process
+MESSAGES = "OBORO_RANK_MESSAGES"  # a folder: which mistake ended a rank, which prints none, as it may be that of all
 
 _started: list[Popen] = []  # by this process, rank 1 first
 _over = threading.Event()
 
 
-def look_after(processes: Sequence[Popen]) -> None:
-    """Until the block of ``looked_after`` ends, the end of one of ``processes`` is the end of all."""
+def prepare_environment() -> None:
+    """For the ranks that this process is about to start."""
+    os.environ[FIRST] = str(os.getpid())
+    with contextlib.suppress(OSError):  # no place for temporary files: then without the messages
+        os.environ[MESSAGES] = tempfile.mkdtemp(prefix="oboro-ranks-")
+
+
+def supervise(processes: Sequence[Popen]) -> None:
+    """Until the block of ``supervised`` ends, the end of one of ``processes`` is the end of all."""
     _started.extend(processes)
     _over.clear()
     threading.Thread(target=_observe, name="ranks", daemon=True).start()
@@ -42,7 +57,7 @@ def _observe() -> None:
 
 
 @contextlib.contextmanager
-def looked_after() -> Iterator[None]:
+def supervised() -> Iterator[None]:
     """A command, in each of its ranks. The first one ends the others when it ends, and these end when it is gone.
 
     Where a collective fails because another rank has failed, the first raises ``UserError`` that names it; the others
@@ -73,11 +88,13 @@ def looked_after() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _not_alone() -> Iterator[None]:
-    first, over = os.getppid(), threading.Event()
+    parent = os.environ.get(FIRST) if os.name == "posix" else None  # Windows may have a process in between
+    first, over = int(parent or os.getppid()), threading.Event()
 
     def watch() -> None:
         while not over.wait(POLL):
             if os.getppid() != first and not over.wait(GRACE):
+                _remove_messages()
                 os._exit(FAILED)
 
     threading.Thread(target=watch, name="first rank", daemon=True).start()
@@ -85,10 +102,33 @@ def _not_alone() -> Iterator[None]:
         yield
     except Exception as error:
         if not _is_of_others(error):
+            _leave_message(error)
             raise
         raise SystemExit(f"rank {os.environ['LOCAL_RANK']} has lost the others: {str(error).splitlines()[0]}") from None
     finally:
         over.set()
+        if os.getppid() != first:
+            _remove_messages()
+
+
+def _leave_message(error: Exception) -> None:
+    message = explain(error)
+    if message is not None and not isinstance(error, OwnFault):  # others print their own
+        with contextlib.suppress(OSError, KeyError):
+            Path(os.environ[MESSAGES], os.environ["LOCAL_RANK"]).write_text(message, encoding="utf-8")
+
+
+def _message(rank: int) -> str | None:
+    try:
+        text = Path(os.environ[MESSAGES], str(rank)).read_text(encoding="utf-8")
+    except (OSError, KeyError):
+        return None
+    return visible(" ".join(text.split())).rstrip(".")
+
+
+def _remove_messages() -> None:
+    if folder := os.environ.pop(MESSAGES, None):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _is_of_others(error: Exception) -> bool:
@@ -110,7 +150,12 @@ def failure() -> str | None:
             hint = " (as systems do that run out of memory)" if -status == signal.SIGKILL else ""
             return f"rank {rank} was ended by {signal.Signals(-status).name}{hint}"
         if status:
-            return f"rank {rank} ended with status {status} (its own error is above)"
+            message = _message(rank)
+            return (
+                f"rank {rank} failed ({message})"
+                if message
+                else f"rank {rank} ended with status {status} (its own error is above)"
+            )
     return None
 
 
@@ -128,6 +173,8 @@ def kill_ranks() -> None:
             process.kill()
         process.wait()
     _started.clear()
+    if not is_started_rank():
+        _remove_messages()
 
 
 def end_all(message: str, first: bool = False) -> NoReturn:
@@ -140,9 +187,9 @@ def end_all(message: str, first: bool = False) -> NoReturn:
     os._exit(FAILED)
 
 
-def port_if_free() -> str | None:
-    """Forget the port that the environment names for the ranks to meet at if it is taken, and say so: they will meet
-    at another one."""
+def leave_taken_port() -> str | None:
+    """Where the port that the environment names for the ranks to meet at is taken, forget it: they will meet at another
+    one. A line that says so, or None."""
     port = os.environ.get("MASTER_PORT", "")
     if "LOCAL_RANK" in os.environ or not port.isdigit():  # others start the ranks: they have agreed on it
         return None

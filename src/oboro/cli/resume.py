@@ -15,7 +15,7 @@ from hydra.core.override_parser.types import Override
 
 from oboro.base.errors import UserError
 from oboro.base.grammar import files, parsed, quoted, values
-from oboro.cli.claim import AUTO
+from oboro.cli.folder import AUTO
 from oboro.cli.offered import OPTION, elsewhere, is_group, offer, store
 from oboro.cli.options import folders
 from oboro.restore.beside import BESIDE, LOOKED_AT_BY_CALLBACKS, output_folder, restored

@@ -36,11 +36,12 @@ from oboro.base.secret import register, without_secrets
 from oboro.base.yaml_file import check_yaml
 from oboro.cli.arguments import MULTIRUN, for_hydra
 from oboro.cli.checkpoint import offer_checkpoint
-from oboro.cli.claim import AUTO, FolderFound, Refused, claimed
+from oboro.cli.claim import FolderKnown, Refused, claimed
 from oboro.cli.ending import ending, is_first_process, sentence
+from oboro.cli.folder import AUTO
 from oboro.cli.help import overview
 from oboro.cli.options import CONF, choosing
-from oboro.cli.ranks import kill_ranks, looked_after
+from oboro.cli.ranks import kill_ranks, supervised
 from oboro.cli.running import LOCK, release_all
 from oboro.cli.unread import refuse_unknown
 from oboro.restore.trust import trusted_words, trusting
@@ -59,8 +60,8 @@ def run(name: str) -> None:
     """
     parser = get_args_parser()
     parser.error = unknown_flag  # in place of argparse's own report
-    asked = "debug=default" in sys.argv or any(map(is_true, values(sys.argv[1:], "traceback")))
-    traceback = asked or "HYDRA_FULL_ERROR" in os.environ
+    debugging = "debug=default" in sys.argv or any(map(is_true, values(sys.argv[1:], "traceback")))
+    traceback = debugging or "HYDRA_FULL_ERROR" in os.environ
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come to us instead of Hydra's own report
     logging.raiseExceptions = False  # what cannot be logged is no reason for a traceback
     with ending(traceback):
@@ -106,8 +107,8 @@ def compose_and_run(name: str, main: Callable[[], None], runs: bool) -> None:
     try:
         sweep.run(main, gather(name))
         return
-    except FolderFound as found:
-        sys.argv += [f"hydra.run.dir={quoted(str(found.folder))}", f"resume={AUTO}"]
+    except FolderKnown as known:
+        sys.argv += [f"hydra.run.dir={quoted(str(known.folder))}", f"resume={AUTO}"]
     offer(name, runs)
     sweep.run(main, gather(name))
 
@@ -131,22 +132,25 @@ def job(name: str, kept: Sequence[Path]) -> Callable[[DictConfig], None]:
     lines; a sweep goes on with its next job."""
 
     def start(config: DictConfig) -> None:
-        shown = is_true(config.get("traceback")) or HydraConfig.get().mode == RunMode.MULTIRUN
+        in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
         with (
-            ending(shown),
+            ending(is_true(config.get("traceback")) or in_sweep),
             interrupt.handled(speaks=is_first_process(), at_once=kill_ranks),
-            claimed(name, config),
-            without_an_empty_folder(name, kept),
-            trusting(config.get("trust")),
-            looked_after(),
         ):
-            work = getattr(import_module(f"oboro.cli.{name}"), name)
-            hide_in_files(Path(HydraConfig.get().runtime.output_dir) / ".hydra")
-            warnings.formatwarning = warning_line  # which Lightning sets, too, when it is imported
-            plain_terminal()
-            refuse_unknown(config)
-            remark_callbacks(config)
-            work(config)
+            with (
+                claimed(name, config),
+                without_an_empty_folder(name, kept),
+                trusting(config.get("trust")),
+                supervised(),
+            ):
+                work = getattr(import_module(f"oboro.cli.{name}"), name)
+                hide_in_files(Path(HydraConfig.get().runtime.output_dir) / ".hydra")
+                warnings.formatwarning = warning_line  # which Lightning sets, too, when it is imported
+                plain_terminal()
+                refuse_unknown(config)
+                work(config)
+            if in_sweep:
+                interrupt.check()  # a signal that came too late for this job ends those after it
 
     start.__module__ = f"oboro.cli.{name}"  # the name of the job, and of its log
     return start
@@ -196,19 +200,6 @@ def plain_terminal() -> None:
             handler.setLevel(logging.WARNING)
             handler.setStream(sys.stderr)
             handler.setFormatter(OneLine())
-
-
-def remark_callbacks(config: DictConfig) -> None:
-    """What is typed in the place of the list leaves all others out, ``callbacks=snapshots`` the checkpoints."""
-    written = any(
-        str(node.get("_target_", "")).endswith("Checkpoints") for node in config.get("callbacks", {}).values()
-    )
-    for word in HydraConfig.get().overrides.task:
-        key, _, value = word.partition("=")
-        if key != "callbacks" or written:
-            continue
-        way = f"to add one write +callbacks={value}" if value.isidentifier() else "add checkpoints to callbacks=[...]"
-        warnings.warn(f"{word} replaces all other callbacks, and no checkpoint will be written; {way}.", stacklevel=1)
 
 
 def warning_line(message: Warning | str, *_: Any, **__: Any) -> str:

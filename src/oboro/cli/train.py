@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from lightning.pytorch.callbacks import Callback, ProgressBar
+from lightning.pytorch.callbacks import Callback, Checkpoint, ProgressBar
 from omegaconf import DictConfig, OmegaConf
 
 import oboro.strategy  # noqa: F401, registers trainer.strategy=fsdp2
@@ -18,16 +19,18 @@ from oboro.base.errors import UserError
 from oboro.base.lightning_trainer import seconds_of
 from oboro.base.paths import with_absolute_paths
 from oboro.base.secret import visible, without_secrets
-from oboro.callbacks.checkpoints import in_order
+from oboro.base.signature import located
+from oboro.callbacks.checkpoints import Checkpoints, in_order
 from oboro.callbacks.evaluation import MetricEvaluation
 from oboro.callbacks.run_end import RunEnd
 from oboro.cli.auto import choice
-from oboro.cli.claim import AUTO
 from oboro.cli.device import check_device, check_nodes, resolve_precision
 from oboro.cli.ending import is_first_process
 from oboro.cli.faults import explained
 from oboro.cli.fit import fit
+from oboro.cli.folder import AUTO
 from oboro.cli.launcher import care_for
+from oboro.cli.offered import OPTION
 from oboro.cli.resume import check_alone, file_named, wiring
 from oboro.cli.running import mark
 from oboro.cli.same_start import SameStart
@@ -59,6 +62,7 @@ def train(config: DictConfig) -> None:
     plain, parts, stored = resolved(config)
     if is_over(config, stored):
         return
+    remark_callbacks(plain)
     lightning.seed_everything(config.seed, verbose=False)  # initial weights, the same on every rank
     data: DataModule = instantiate(plain["data"], _convert_="all")
     remark_unread_data(data)
@@ -140,15 +144,15 @@ def is_over(config: DictConfig, stored: dict[str, Any]) -> bool:
     if not config.resume:
         return False
     try:
-        found = compared(config, stored)
+        changes = compared(config, stored)
     except NothingLeft:
         if auto is None:
             raise
-        found = None
-    if found is None or (auto is not None and auto.ends(found)):
+        changes = None
+    if changes is None or (auto is not None and auto.ends(changes)):
         show([f"the run in {config.output_dir} is finished; nothing is left to do"])
         return True
-    show(found)
+    show(changes)
     return False
 
 
@@ -175,6 +179,22 @@ def check_frozen(task: Task, learned: set[str]) -> None:
 def chosen_callbacks(plain: dict[str, Any]) -> dict[str, Any]:
     """Without those of which an experiment sets values and ``callbacks=[...]`` leaves out."""
     return {name: node for name, node in plain["callbacks"].items() if "_target_" in node}
+
+
+def remark_callbacks(plain: dict[str, Any]) -> None:
+    """What is typed in the place of the list leaves all others out, ``callbacks=snapshots`` the checkpoints."""
+    kinds = [located(node["_target_"]) for node in chosen_callbacks(plain).values()]
+    if any(isinstance(kind, type) and issubclass(kind, Checkpoint | Checkpoints) for kind in kinds):
+        return
+    for word in HydraConfig.get().overrides.task:
+        key, _, value = word.partition("=")
+        if key == "callbacks" and OPTION not in value:  # these are the checkpoint's and not typed
+            way = (
+                f"to add one write +callbacks={value}" if value.isidentifier() else "add checkpoints to callbacks=[...]"
+            )
+            warnings.warn(
+                f"{word} replaces all other callbacks, and no checkpoint will be written; {way}.", stacklevel=1
+            )
 
 
 def in_steps(trainer: dict[str, Any], callbacks: list[Callback]) -> dict[str, Any]:

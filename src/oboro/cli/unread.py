@@ -25,8 +25,8 @@ def refuse_unknown(config: DictConfig) -> None:
         for part in key.split(".")[1:]:
             if not isinstance(node, DictConfig) or node._is_missing() or OmegaConf.get_type(node) is dict:
                 break  # one value, or a mapping of any keys
-            if part not in (there := sorted(map(str, node))):
-                raise UserError(f"there is no key {key}; there are {', '.join(there)}.{meant(part, there)}")
+            if part not in (known := sorted(map(str, node))):
+                raise UserError(f"there is no key {key}; there are {', '.join(known)}.{meant(part, known)}")
             node = node._get_node(part)
     for word in overrides.task:
         key, _, value = word.partition("=")

@@ -11,6 +11,7 @@ from oboro.cli.ranks import end_all
 
 BEATS = 10  # within the time that a rank may be silent
 LAST = 5.0  # seconds in which the last sign is given
+SOON = 1.0  # seconds that an error waits for signs that are under way
 KEY = "sign of life"
 OVER = "over"  # the last sign of a rank that has done its work
 
@@ -36,23 +37,27 @@ class Watchdog(Callback):
             return
         self._stop = threading.Event()  # a run that has gone back to a checkpoint begins anew
         self._signs = {rank: "" for rank in range(trainer.world_size) if rank != trainer.global_rank}
-        for work, *arguments in ((self._exchange, trainer, store), (self._watch, trainer)):
+        for work, *arguments in ((self._exchange, trainer, store, self._stop), (self._watch, trainer, self._stop)):
             self._threads.append(threading.Thread(target=work, args=arguments, name="watchdog", daemon=True))
             self._threads[-1].start()
 
     def teardown(self, trainer: Trainer, task: Any, stage: str) -> None:
         self._over = True
-        self._stop.set()
-        for thread in self._threads:  # one that is within the store when the interpreter ends would abort the process
-            thread.join(LAST)
+        self._end(LAST)
 
     def on_exception(self, trainer: Trainer, task: Any, exception: BaseException) -> None:
-        self._stop.set()
+        self._end(SOON)
 
-    def _exchange(self, trainer: Trainer, store: Any) -> None:
+    def _end(self, seconds: float) -> None:
+        self._stop.set()
+        for thread in self._threads:  # one that is within the store when the interpreter ends would abort the process
+            thread.join(seconds)
+        self._threads = []
+
+    def _exchange(self, trainer: Trainer, store: Any, stop: threading.Event) -> None:
         """Where rank 0, whose store it is, does not answer, this waits: no signs come from anyone."""
         beat, place = 0, f"{KEY}/{trainer.global_rank}"
-        while not self._stop.wait(self.seconds / BEATS):
+        while not stop.wait(self.seconds / BEATS):
             beat += 1
             with contextlib.suppress(RuntimeError):
                 store.set(place, f"{beat} {trainer.global_step}")
@@ -63,9 +68,9 @@ class Watchdog(Callback):
             with contextlib.suppress(RuntimeError):
                 store.set(place, OVER)
 
-    def _watch(self, trainer: Trainer) -> None:
+    def _watch(self, trainer: Trainer, stop: threading.Event) -> None:
         before, silent = dict(self._signs), dict.fromkeys(self._signs, 0)
-        while not self._stop.wait(self.seconds / BEATS):
+        while not stop.wait(self.seconds / BEATS):
             now = dict(self._signs)
             for rank, sign in now.items():
                 silent[rank] = silent[rank] + 1 if sign == before[rank] != OVER else 0

@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -155,6 +155,17 @@ def built(
                 set_aside(Path(logger.log_dir) / "metrics.csv", step)
             guarded(logger, spare)
     return list(loggers.values())
+
+
+def rewind(loggers: Sequence[Logger], step: int) -> None:
+    """What was logged after ``step``, to which training goes back, is no part of the run: rows of ``metrics.jsonl`` are
+    set aside, TensorBoard hides its own. Other loggers keep them."""
+    spares = [guard.spare for logger in loggers if isinstance(guard := getattr(logger, "guard", None), Guard)]
+    for record in {id(record): record for record in (*loggers, *spares) if isinstance(record, JSONL)}.values():
+        record.go_on_from(step)
+    for logger in loggers:
+        if isinstance(logger, TensorBoardLogger):  # whose writer is closed, and looks at this when it opens again
+            attempt(logger, lambda board: setattr(board.experiment, "purge_step", step + 1))
 
 
 @rank_zero_only

@@ -62,6 +62,7 @@ class JSONL(Logger):
         ``metrics.superseded.jsonl`` beside it before the first new one is written. ``seconds`` goes on from the last
         row that stays, or, in a new folder, from that of the run in the folder ``former``."""
         self._goes_on_from, self._start = step, time.perf_counter()
+        self._held = [row for row in self._held if step_of(row) <= step]
         self._before = last_seconds(self.path, step) or last_seconds((former or self.path.parent) / NAME, step)
 
     def _rewind(self, step: int) -> None:

@@ -96,9 +96,9 @@ def go_on(
     before = {**without, **here, LEFT_OUT: left_out}
     found = differences(before, now, wiring(kind))
     refuse(found, path)
-    measured = is_evaluated(checkpoint, Path(path)) or checkpoint["global_step"] != now["trainer"]["max_steps"]
-    if measured and not unfinished(checkpoint):
-        check_steps(checkpoint["global_step"], now["trainer"]["max_steps"], path)
+    step, last = checkpoint["global_step"], now["trainer"]["max_steps"]
+    if step != last or (is_evaluated(checkpoint, Path(path)) and not unfinished(checkpoint)):
+        check_steps(step, last, path)
     absent = [name for name in left_out if not at_name(now, name)]
     return [
         *(str(d) for d in found),

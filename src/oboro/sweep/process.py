@@ -14,7 +14,7 @@ from pathlib import Path
 from oboro.sweep.job import LOG
 
 GRACE = 10.0  # seconds in which the other ranks of a job that succeeded may finish
-PATIENCE = 15.0  # seconds in which a job that is asked to end may save what it has
+PATIENCE = 15.0  # seconds in which a job that gets SIGTERM may save what it has
 # What another run may have left, which Lightning takes as a sign that somebody else starts the ranks; PL_TRAINER_* are
 # a user's defaults and stay. HYDRA_FULL_ERROR is set by the entry points for their own use.
 LEFTOVERS = re.compile(
@@ -34,7 +34,7 @@ class Process:
         self.folder, self.port = folder, int(environment["MASTER_PORT"])
         self._start = time.monotonic()
         self._end: float | None = None
-        self._asked: float | None = None
+        self._terminated: float | None = None
         with (folder / LOG).open("wb") as log:
             self._popen = subprocess.Popen(
                 command,
@@ -68,17 +68,17 @@ class Process:
         return self._popen.returncode
 
     @property
-    def asked(self) -> bool:
-        """Whether it was asked to end."""
-        return self._asked is not None
+    def terminated(self) -> bool:
+        """Whether ``terminate`` was called, which it may not have followed yet."""
+        return self._terminated is not None
 
-    def ask(self) -> None:
+    def terminate(self) -> None:
         """Have its first process end in order, and the others with it; once. One that takes too long is killed."""
-        if self._asked is None:
-            self._asked = time.monotonic()
+        if self._terminated is None:
+            self._terminated = time.monotonic()
             if self.alive:
                 self._popen.terminate()
-        elif time.monotonic() > self._asked + PATIENCE:
+        elif time.monotonic() > self._terminated + PATIENCE:
             self.kill()
 
     def kill(self) -> int:

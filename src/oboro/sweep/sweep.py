@@ -141,7 +141,7 @@ class Sweep:
         try:
             while any(process.alive for _, process in running):
                 for _, process in running:
-                    process.ask()
+                    process.terminate()
                 time.sleep(INTERVAL)
         finally:
             for job, process in running:
@@ -167,12 +167,12 @@ class Sweep:
     def _ended(self, job: Job, process: Process) -> bool:
         code, limit = process.ended(), self.options.timeout
         if code is not None:
-            timed_out = process.asked and code != 0
+            timed_out = process.terminated and code != 0
             how = (TIMED_OUT, f"after {limit:g} s") if timed_out else verdict(code, process.folder / LOG)
             self._end(job, process, *how)
             return True
         if limit is not None and process.alive and process.seconds > limit:
-            process.ask()
+            process.terminate()
         return False
 
     def _end(self, job: Job, process: Process, status: str, reason: str | None) -> None:

@@ -180,7 +180,6 @@ class Task(lightning.LightningModule, ABC):
         self._noise.prepare(self.modules())
         if self.trainer.ckpt_path is None:
             return
-        self.last_checkpoint = Path(self.trainer.ckpt_path), self.global_step
         record = self.guard.record
         chosen = lowered(self._chosen, record.rate)
         apply_settings(self.trainer.optimizers[0], self.trainer.lr_scheduler_configs[0].scheduler, chosen)
@@ -358,6 +357,7 @@ class Task(lightning.LightningModule, ABC):
             average.load_state_dict(state, self.learners[name].network)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.last_checkpoint = Path(self.trainer.ckpt_path), checkpoint["global_step"]
         join(checkpoint, self.trainer.ckpt_path)
         before = checkpoint.get("modality", self.modality.spec())
         if before != self.modality.spec():
