@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from oboro.base import shards
 from oboro.base.errors import UserError
 
 FAR = 100.0  # in the range of the model, where data are within a few units of 0
@@ -22,7 +23,14 @@ def check_finite(samples: Tensor, what: str, remedy: str) -> None:
 
 
 def first_broken(tensors: Iterable[tuple[str, Tensor]]) -> str | None:
-    """The first name whose tensor is not finite; one wait for the device where all are."""
+    """The first name whose tensor is not finite; one wait for the device where all are. All ranks, where there are
+    shards: each looks at its own, and all get the same answer."""
+    given = list(tensors)
+    own = [(name, shards.local(tensor)) for name, tensor in given]
+    return shards.agreed(lambda: _first_broken(own), (tensor for _, tensor in given))
+
+
+def _first_broken(tensors: list[tuple[str, Tensor]]) -> str | None:
     named = [(name, tensor) for name, tensor in tensors if tensor.is_floating_point() and tensor.numel()]
     if not named:
         return None

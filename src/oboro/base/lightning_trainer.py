@@ -34,10 +34,11 @@ def numbered(devices: str) -> bool:
 
 
 def known_strategy(name: str) -> bool:
-    """the name of one of Lightning's strategies, such as auto, ddp or fsdp"""
+    """auto, ddp, fsdp2 or another of Lightning's strategies that leave the averages whole"""
     from lightning.pytorch.strategies import StrategyRegistry  # it grows with what is installed
 
-    return name == "auto" or name in StrategyRegistry.available_strategies()
+    splits = name != "fsdp2" and name.startswith(("fsdp", "deepspeed"))  # weights that averages would miss
+    return name == "auto" or (name in StrategyRegistry.available_strategies() and not splits)
 
 
 def duration(text: str) -> bool:

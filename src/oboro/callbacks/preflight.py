@@ -9,6 +9,7 @@ from lightning import Trainer
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from oboro.base import shards
 from oboro.data import DataModule
 from oboro.denoiser import Denoises
 from oboro.evaluate.protocol import Protocol
@@ -21,12 +22,13 @@ log = logging.getLogger(__name__)
 def advise(
     trainer: Trainer, task: Diffusion, data: DataModule, extractor: Extractor | Joint, protocol: Protocol, every: int
 ) -> None:
-    """Say, before training starts, if measuring costs more operations than the training between two measurements."""
+    """Say, before training starts, if measuring costs more operations than the training between two measurements. All
+    ranks: the weights may lie in shards."""
     interval = every or trainer.max_steps
     with untouched(task):
         cost, of_training = sample_flops(task, data, extractor), train_flops(task, data)
     ratio = protocol.n * cost / (interval * data.batch_size * of_training)
-    if ratio > 1:
+    if ratio > 1 and trainer.is_global_zero:
         log.warning(
             "measuring %s samples costs %.1f times as many operations as the %s steps between two measurements; "
             "raise callbacks.sample_metrics.every_n_steps, or lower callbacks.sample_metrics.n or sampler.steps",
@@ -41,13 +43,14 @@ def untouched(module: nn.Module) -> Iterator[None]:
     """In evaluation mode; modes, parameters and buffers are the same bits afterwards.
 
     A network may write to itself in a forward pass (EDM2 its weights, a batch norm its statistics), and what one rank
-    alone runs would leave that rank with another network than the others.
+    alone runs would leave that rank with another network than the others. All ranks enter: each has all weights inside.
     """
     modes = [(part, part.training) for part in module.modules()]
     before = [(value, value.detach().clone()) for value in (*module.parameters(), *module.buffers())]
     module.eval()
     try:
-        yield
+        with shards.together(module):
+            yield
     finally:
         for part, mode in modes:
             part.training = mode

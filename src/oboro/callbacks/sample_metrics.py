@@ -54,7 +54,7 @@ class SampleMetrics(SampleEvaluation, MetricEvaluation):
             "callbacks.sample_metrics.n", self.protocol.n, modality.shape, modality.dtype.itemsize, modality.noun
         )
         self._evaluator.prepare()
-        if trainer.is_global_zero and self.metrics:
+        if self.metrics:
             advise(trainer, task, trainer.datamodule, self.extractor, self.protocol, self.every_n_steps)
 
     def evaluate(self, trainer: Trainer, task: Diffusion) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from lightning import Trainer
 
+from oboro.base import shards
 from oboro.base.errors import UserError
 from oboro.base.ranges import CountOrNone
 from oboro.callbacks.evaluation import Evaluation, spared
@@ -35,8 +36,8 @@ class Snapshots(Evaluation):
     def evaluate(self, trainer: Trainer, task: Task) -> None:
         for profile in self.stds:
             task.check_averages(profile)
+        state = shards.gathered(task.ema.state_dict(task.learned), keep=trainer.is_global_zero)
         if trainer.is_global_zero:
-            state = task.ema.state_dict(task.learned)
             path = self.folder / f"{trainer.global_step:08d}.safetensors"
             with spared(f"the snapshot {path}"):
                 self.folder.mkdir(parents=True, exist_ok=True)

@@ -24,6 +24,9 @@ class Summary(Callback):
     def __init__(self, folder: str):
         self.folder = Path(folder)
 
+    def setup(self, trainer: Trainer, task: Task, stage: str) -> None:
+        self._network = type(task.network).__name__  # before torch gives a sharded one a class of its own
+
     def on_train_start(self, trainer: Trainer, task: Task) -> None:
         self._start, self._first = time.perf_counter(), trainer.global_step
 
@@ -42,7 +45,7 @@ class Summary(Callback):
         table = Table(show_header=False, title="trained", title_justify="left")
         table.add_row(
             "model",
-            f"{type(task.network).__name__}, {size.parameters / 1e6:.2f} M parameters{of}, {task.description}",
+            f"{self._network}, {size.parameters / 1e6:.2f} M parameters{of}, {task.description}",
         )
         noun = data.modality.noun
         samples, steps = counted(len(data.train), f"training {noun}"), trainer.global_step - self._first

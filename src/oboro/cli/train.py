@@ -13,6 +13,7 @@ from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback, Checkpoint, ProgressBar
 from omegaconf import DictConfig, OmegaConf
 
+import oboro.strategy  # noqa: F401, registers trainer.strategy=fsdp2
 from oboro.base.environment import from_environment
 from oboro.base.errors import UserError
 from oboro.base.lightning_trainer import seconds_of
@@ -232,6 +233,7 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*module\\(s\\) in eval mode at the start of training.*")  # frozen parts
     warnings.filterwarnings("ignore", ".*GPU available but not used.*")
+    warnings.filterwarnings("ignore", ".*FSDP2-wrapped module .* returned a view tensor.*")  # nobody writes to it
     warnings.filterwarnings("ignore", ".*Total length of `DataLoader` across ranks is zero.*")  # data.validation=0
     warnings.filterwarnings("ignore", ".*It is recommended to use `self.log.*sync_dist=True.*")  # already gathered
     warnings.filterwarnings("ignore", ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*")

@@ -9,6 +9,7 @@ import torch
 from annotated_types import Interval, Len
 from torch import Tensor, nn
 
+from oboro.base import shards
 from oboro.base.errors import UserError
 from oboro.base.ranges import AverageWidth, NonNegative
 
@@ -72,8 +73,8 @@ class EMA:
     """Averages of the parameters of one module under every profile, by name; the first profile is the default.
 
     Of a module that is frozen in part the parameters that are trained are averaged, as they are when it is first seen;
-    of one that is frozen throughout, all. The averages are float32 whatever the type of the weights. Buffers are not
-    averaged.
+    of one that is frozen throughout, all. The averages are float32 whatever the type of the weights, and lie in shards
+    where the weights do. Buffers are not averaged.
     """
 
     def __init__(self, profiles: Annotated[Mapping[str, Profile], Len(1, 64)]):
@@ -101,15 +102,18 @@ class EMA:
         parameters = list(self.averaged(module).values())
         for name in self.profiles:
             pairs = zip(self.averages.get(name, parameters), parameters, strict=True)
-            self.averages[name] = [a.detach().to(p.device, torch.float32, copy=True) for a, p in pairs]
+            self.averages[name] = [
+                shards.sharded_as(a, p).detach().to(p.device, torch.float32, copy=True) for a, p in pairs
+            ]
 
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:
         """One step of every average towards the weights of ``module``."""
         self.updates += 1
-        weights = [p.detach().float() for p in self.averaged(module).values()]
+        weights = [shards.local(p.detach()).float() for p in self.averaged(module).values()]
         for name, profile in self.profiles.items():
-            torch._foreach_lerp_(self.averages[name], weights, 1 - profile.beta(self.updates))
+            averages = [shards.local(average) for average in self.averages[name]]
+            torch._foreach_lerp_(averages, weights, 1 - profile.beta(self.updates))
 
     @torch.no_grad()
     def add(self, name: str, weights: Mapping[str, Tensor], module: nn.Module) -> None:

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from oboro.base.shards import local
 from oboro.model.layers import convolution, count_heads
 
 SILU_MAGNITUDE = 0.5964692111227134  # sqrt(E[silu(z)²]) for standard normal z
@@ -60,13 +61,14 @@ def normalise_weights(module: nn.Module) -> None:
     """Sets every ``weight[i]`` of two dimensions and more to magnitude 1: forced weight normalisation (eq. 66).
 
     The function of ``module`` stays what it was. Without it weights grow, since gradients are orthogonal to them, and
-    the effective learning rate falls.
+    the effective learning rate falls. Of a weight in shards each rank has whole rows.
     """
     for p in module.parameters():
         if p.ndim > 1:
             # Through .data, since autograd must not take this for a change: a graph that another call of the module
             # recorded is still right, up to rounding.
-            p.data.copy_(unit_rows(p) * sqrt(p[0].numel()))
+            rows = local(p.data)
+            rows.copy_(unit_rows(rows) * sqrt(p[0].numel()))
 
 
 class MPFourier(nn.Module):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from oboro.base import distributed
+from oboro.base import distributed, shards
 from oboro.base.finite import first_broken
 from oboro.base.json_text import json_text
 from oboro.divergence import Divergence, Event, Record
@@ -42,7 +42,7 @@ class Guard:
 
     def check(self, task: Any, norms: Mapping[str, Tensor]) -> None:
         """Raises what ``divergence`` does if the step, with gradients of these ``norms`` by network, diverges."""
-        values = torch.stack([whole(n).to(task.device, torch.float32) for n in norms.values()])
+        values = torch.stack([n.to(task.device, torch.float32) for n in norms.values()])
         if self.divergence.spike is not None:
             values = distributed.mean(values)  # one decision, whatever the last bits
         known = dict(zip(norms, values.tolist(), strict=True))  # the one wait for the device
@@ -83,7 +83,7 @@ class Guard:
         weights = [
             name
             for name, p in task.named_parameters()
-            if id(p) in own and p.grad is not None and not bool(local(p.grad).isfinite().all())
+            if id(p) in own and p.grad is not None and not bool(shards.local(p.grad).isfinite().all())
         ]
         return distributed.from_all({"samples": samples, "weights": weights})
 
@@ -105,20 +105,11 @@ class Guard:
         return path
 
 
-def whole(norm: Tensor) -> Tensor:
-    """Of gradients that lie in shards on several ranks the norm of all."""
-    return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
-
-
-def local(tensor: Tensor) -> Tensor:
-    """The shard of this rank."""
-    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
-
-
 def norm_of(parameters: Sequence[nn.Parameter]) -> Tensor:
-    """The norm of the gradients as ``clip_grad_norm_`` computes it; those of 16 bits, which end at 65504, in 32."""
+    """The norm of the gradients as ``clip_grad_norm_`` computes it; those of 16 bits, which end at 65504, in 32. Of
+    gradients that lie in shards on several ranks it is that of all."""
     gradients = [p.grad for p in parameters if p.grad is not None]
-    return torch.nn.utils.get_total_norm([g.float() if g.dtype is torch.float16 else g for g in gradients])
+    return shards.total_norm([g.float() if g.dtype is torch.float16 else g for g in gradients])
 
 
 def listed_samples(index: Tensor | None, losses: Tensor) -> list[dict[str, Any]]:

@@ -32,6 +32,10 @@ class NoiseLevels(Task):
     def network(self) -> nn.Module:
         return self.learned.network
 
+    @property
+    def sharded(self) -> nn.Module:
+        return self.network
+
     def measure(self, batch: dict[str, Tensor], x: Tensor) -> Tensor:
         index = batch["index"]
         u = low_discrepancy(index)

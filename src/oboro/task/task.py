@@ -12,7 +12,7 @@ import torch
 from lightning import Callback
 from torch import Tensor, nn
 
-from oboro.base import distributed
+from oboro.base import distributed, shards
 from oboro.base.draws import Noise
 from oboro.base.errors import UserError
 from oboro.base.finite import count_broken, first_broken
@@ -128,6 +128,11 @@ class Task(lightning.LightningModule, ABC):
         return self.learned
 
     @property
+    def sharded(self) -> nn.Module | None:
+        """The network of which ranks may hold a part each, since training and sampling call it as a whole."""
+        return None
+
+    @property
     @abstractmethod
     def description(self) -> str:
         """What the network is trained for, in a few words."""
@@ -153,6 +158,11 @@ class Task(lightning.LightningModule, ABC):
         self.modality, self.fingerprint = self.trainer.datamodule.modality, self.trainer.datamodule.fingerprint
         for part in self.frozen.values():
             part.requires_grad_(False).eval()
+
+    def configure_model(self) -> None:
+        """A strategy that lets each rank hold a part of the weights does so here, before there is an optimizer."""
+        if hasattr(self.trainer.strategy, "shard"):
+            self.trainer.strategy.shard(self)
 
     def train(self, mode: bool = True) -> Self:
         """``frozen`` parts stay in evaluation mode."""
@@ -235,11 +245,13 @@ class Task(lightning.LightningModule, ABC):
         The norms say whether the step diverges, clipped or not."""
         active = optimizer.active if isinstance(optimizer, Together) else {next(iter(self.learners)): optimizer}
         parameters = {name: list(self.trainer.precision_plugin.main_params(each)) for name, each in active.items()}
+        for group in parameters.values():
+            shards.average_the_rest(group)
         norms = {name: norm_of(group) for name, group in parameters.items()}
         self.guard.check(self, norms)
         for name, each in active.items():
             if gradient_clip_val and gradient_clip_algorithm in (None, "norm"):
-                torch.nn.utils.clip_grads_with_norm_(parameters[name], gradient_clip_val, norms[name])
+                shards.clip(parameters[name], gradient_clip_val, norms[name])
             else:
                 self.clip_gradients(each, gradient_clip_val, gradient_clip_algorithm)
 
@@ -275,6 +287,7 @@ class Task(lightning.LightningModule, ABC):
         A checkpoint that is written inside holds the raw weights. Raises ``UserError`` for averages that are not
         finite.
         """
+        shards.apart(self)
         self.check_averages(profile)
         training, outer = self.training, self._raw
         self.eval()
@@ -283,6 +296,7 @@ class Task(lightning.LightningModule, ABC):
                 for name, average in self.averages.items():
                     raw = stack.enter_context(average.applied(self.learners[name].network, profile))
                     self._raw = {**raw, **self._raw}
+                stack.enter_context(shards.together(self))
                 yield
         finally:
             self._raw = outer
