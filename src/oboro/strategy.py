@@ -22,8 +22,8 @@ class FSDP2(ModelParallelStrategy):
     a run is that of DDP to within rounding. Frozen parts, such as a codec, are whole on every rank, and so are the
     averaged weights of the network while samples are drawn and in validation. Checkpoints are those of one device.
 
-    Raises ``UserError`` for a task whose network is not called as a whole, a precision that needs a gradient scaler,
-    and an optimizer of which torch has no sharded state.
+    Raises ``UserError`` for a task whose network is not called as a whole, and a precision that needs a gradient
+    scaler.
     """
 
     strategy_name = "fsdp2"
