@@ -76,7 +76,9 @@ def spoiled(content: bytes, text: bool) -> st.SearchStrategy[bytes]:
 
 def after(content: bytes, changes: list[tuple]) -> bytes:
     for what, place, how in changes:
-        if what == "flip" and content:
+        if what == "flip":
+            if not content:
+                continue
             place %= len(content)
             content = content[:place] + bytes([content[place] ^ 1 << how]) + content[place + 1 :]
         elif what == "cut":
