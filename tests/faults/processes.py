@@ -29,6 +29,11 @@ class Ended(runs.Run):
     seconds_after_fault: float
     orphans: tuple[int, ...]  # processes of the run that outlived the first one by more than ``ORPHANS``
 
+    def soon(self, seconds: float) -> bool:
+        """Whether all had ended ``seconds`` after the fault; on processors that are shared, as many times later."""
+        share = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+        return self.seconds_after_fault < seconds * share
+
 
 def train(folder: Path, *overrides: str, limit: float = LIMIT, env: dict[str, str] | None = None) -> Ended:
     """``python train.py`` at toy size with its outputs in ``folder``; it may fail, but has to end within ``limit``."""

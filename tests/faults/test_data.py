@@ -33,7 +33,7 @@ def pictures(folder: Path, n: int) -> Path:
 def test_a_loader_that_is_killed_ends_the_run_with_a_remedy(devices, rank, tmp_path):
     fault = f"+callbacks.fault={{_target_: injection.Fault, does: kill_worker, step: 3, rank: {rank}}}"
     run = processes.train(tmp_path, *WORKERS, f"trainer.devices={devices}", fault)
-    assert run.status != 0 and not run.orphans and run.seconds_after_fault < 10
+    assert run.status != 0 and not run.orphans and run.soon(10)
     assert "the data loader's process" in run.stderr and "set data.num_workers to less than 1" in run.stderr
     assert "Traceback" not in run.stderr
 

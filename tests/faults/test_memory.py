@@ -114,7 +114,7 @@ def test_training_without_room_is_one_line_with_numbers_and_a_remedy(accumulate,
 def test_memory_that_runs_out_on_one_rank_is_said_by_it(tmp_path):
     fault = "+callbacks.fault={_target_: injection.Fault, does: out_of_memory, step: 2, rank: 1}"
     run = processes.train(tmp_path, runs.NO_EVALUATION, "trainer.devices=2", "trainer.max_steps=9", fault)
-    assert run.status != 0 and not run.orphans and run.seconds_after_fault < 15
+    assert run.status != 0 and not run.orphans and run.soon(15)
     assert "error: rank 1: memory ran out in step 3" in run.stderr and "is 4 samples at once" in run.stderr
     assert "set trainer.accumulate_grad_batches=2, which keeps the batch" in run.stderr
     assert "Traceback" not in run.stderr

@@ -24,7 +24,7 @@ def fault(does: str, rank: int, step: int = 3) -> str:
 def broken(folder, *overrides: str, within: float) -> processes.Ended:
     """A run of two ranks that a fault ends: on all of them, ``within`` seconds, with the checkpoint of before."""
     run = processes.train(folder, *TWO, *overrides)
-    assert run.status != 0 and not run.orphans and run.seconds_after_fault < within, (run, run.stderr)
+    assert run.status != 0 and not run.orphans and run.soon(within), (run, run.stderr)
     assert load_checkpoint(run.last)["global_step"] == LAST
     return run
 
