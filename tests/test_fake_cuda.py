@@ -93,6 +93,7 @@ def network(group: str, name: str) -> nn.Module:
         return instantiate(compose(overrides=[f"+{group}={name}", *values, *OWN.get(name, [])])[group], _convert_="all")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in LARGE)) for n in NETWORKS])
 def test_networks_stay_on_the_device(name, cuda):
     made = network("model", name)

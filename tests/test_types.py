@@ -37,6 +37,7 @@ def chosen(options):
     return composed(*task, *(override for option in options for override in choosing(*option)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", CHOSEN.values(), ids=CHOSEN)
 def test_every_option_is_right_as_it_is(options):
     config = chosen(options)

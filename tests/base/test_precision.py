@@ -57,6 +57,7 @@ for setting in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", SETTINGS.values(), ids=SETTINGS.keys())
 def test_flags_are_off_inside_and_come_back_however_they_were_set(setting):
     run = subprocess.run([sys.executable, "-c", SCRIPT, setting], capture_output=True, text=True, env=os.environ)

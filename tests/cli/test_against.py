@@ -35,7 +35,8 @@ def folder_data(root, *overrides):
 
 
 def call(tmp_path, *arguments):
-    return runs.call("evaluate.py", *runs.outputs(tmp_path / "out", *arguments, "accelerator=cpu"), cwd=tmp_path)
+    typed = runs.outputs(tmp_path / "out", *arguments, "accelerator=cpu", "overwrite=true")
+    return runs.call("evaluate.py", *typed, cwd=tmp_path)
 
 
 def answers(tmp_path, table):
@@ -176,6 +177,7 @@ def test_what_a_model_draws_after_has_to_be_in_the_data(tmp_path):
         check_data(task, plain)
 
 
+@pytest.mark.slow
 def test_what_pictures_can_be_ends_in_a_number_or_in_one_line(tmp_path):
     """What is written about archives and folders one by one is in tests/evaluate/test_sample_files.py."""
     ten = folder_data(pictures(tmp_path / "data"))

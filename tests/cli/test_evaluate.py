@@ -13,6 +13,7 @@ MANY = "metrics=[frechet,kernel,precision_recall,density_coverage,inception_scor
 SMALL = ["n=12", "chunk=6"]
 
 
+@pytest.mark.slow
 def test_every_value_carries_its_protocol_and_what_real_images_score(checkpoint, tmp_path):
     found = runs.evaluate(tmp_path, checkpoint, *SMALL, MANY)
     assert found["values"].keys() == found["metrics"].keys() and len(found["values"]) == 12
@@ -117,6 +118,7 @@ def test_watching_a_run_adds_what_evaluate_says_to_its_metrics(tmp_path):
     assert len(list((run.folder / "tensorboard").glob("events*"))) == 2
 
 
+@pytest.mark.slow
 def test_an_average_of_any_length_is_measured_from_snapshots(tmp_path):
     """The width of a tracked profile gives that profile's number."""
     short = ["trainer.max_steps=8", "callbacks=[checkpoints,snapshots]", "callbacks.snapshots.every_n_steps=1"]

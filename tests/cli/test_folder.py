@@ -143,6 +143,7 @@ def test_pictures_fit_the_model_that_training_starts_from(tmp_path):
     assert run.checkpoint()["modality"] == first.checkpoint()["modality"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("folders", "line"),
     [

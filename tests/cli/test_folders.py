@@ -206,6 +206,7 @@ def test_ranks_that_others_start_have_one_folder_and_the_first_writes(tmp_path, 
     assert config.hydra.output_subdir is None and config.hydra.job_logging.root.handlers == ["console"]
 
 
+@pytest.mark.slow
 def test_a_sweep_has_a_folder_of_its_own(checkpoint, tmp_path):
     """Jobs within one process; the second sweep is refused, or what the first left moves aside."""
     typed = [f"checkpoint={checkpoint}", "accelerator=cpu", "n=2", "sampler.steps=1", "hydra.sweep.dir=out"]

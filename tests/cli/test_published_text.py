@@ -14,6 +14,7 @@ def t5_folder(folder):
     t5_tokenizer(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("option", "make", "settings"),
     [

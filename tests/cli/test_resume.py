@@ -53,11 +53,11 @@ def straight(tmp_path_factory):
     [
         ((), 0),
         (("model.dropout=0.5", "trainer.accumulate_grad_batches=2"), 1),
-        (("data.num_workers=1",), 0),
-        (("data.num_workers=2", "trainer.accumulate_grad_batches=2"), 1),
-        (LEARNING_LOSS, 0),
-        (("trainer.precision=bf16-mixed", "model.dropout=0.5"), 0),
-        (EPOCHS_OF_THREE_STEPS, 0),
+        pytest.param(("data.num_workers=1",), 0, marks=pytest.mark.slow),
+        pytest.param(("data.num_workers=2", "trainer.accumulate_grad_batches=2"), 1, marks=pytest.mark.slow),
+        pytest.param(LEARNING_LOSS, 0, marks=pytest.mark.slow),
+        pytest.param(("trainer.precision=bf16-mixed", "model.dropout=0.5"), 0, marks=pytest.mark.slow),
+        pytest.param(EPOCHS_OF_THREE_STEPS, 0, marks=pytest.mark.slow),
     ],
     ids=["plain", "dropout and accumulation", "a worker", "two workers", "a loss that learns", "bfloat16", "epochs"],
 )
@@ -90,6 +90,7 @@ OTHER = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", OTHER)
 def test_a_checkpoint_is_enough_to_go_on(tmp_path, kind):
     """Eight steps against four, and four more of which nothing is typed but where they end: to the last bit."""
@@ -115,6 +116,7 @@ def written(config: dict) -> dict:
     return {key: config[key] for key in ("output_dir", "trainer", "callbacks", "logger")}
 
 
+@pytest.mark.slow
 def test_a_run_in_latent_space_goes_on_without_the_file_of_its_codec(tmp_path):
     codec = runs.train(tmp_path / "codec", runs.AUTOENCODER, "callbacks=[latent_statistics,checkpoints]")
     latent = ("codec=trained", f"codec.path={codec.last}", runs.NO_EVALUATION)
@@ -131,7 +133,7 @@ MEASURED = (
 )
 
 
-@pytest.mark.parametrize(("accumulate", "batches", "every"), [(1, 0, 3), (2, 1, 2)])
+@pytest.mark.parametrize(("accumulate", "batches", "every"), [pytest.param(1, 0, 3, marks=pytest.mark.slow), (2, 1, 2)])
 def test_the_log_of_a_run_that_was_cut_off_is_that_of_one_that_was_not(tmp_path, accumulate, batches, every):
     """The same rows in the same order in one file: no evaluation is repeated, none is left out."""
     settings = (*MEASURED, f"trainer.accumulate_grad_batches={accumulate}", f"trainer.val_check_interval={every}")

@@ -100,6 +100,7 @@ def test_what_is_typed_beside_it_is_compared(folder):
     assert short.status == 0 and "optimizer.lr: " in short.stderr and "1e-05 now" in short.stderr
 
 
+@pytest.mark.slow
 def test_a_run_that_began_from_weights_goes_on_from_its_own(whole, tmp_path):
     init = (f"init={whole.last}", AUTO)
     cut = train(tmp_path / "run", *init, CUT)

@@ -36,6 +36,7 @@ TRAINING = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("overrides", "line"), TRAINING.values(), ids=TRAINING.keys())
 def test_training_draws_and_measures_or_says_in_one_line_why_not(overrides, line, data, tmp_path):
     arguments = runs.toy(*data, "data.validation=8", *overrides)

@@ -96,6 +96,7 @@ def test_another_average_draws_other_images(drawn, draw, checkpoint):
     assert differ(draw(f"profile={second}"), drawn.images)
 
 
+@pytest.mark.slow
 def test_autoguidance_takes_the_weak_model_from_a_checkpoint(drawn, draw, checkpoint, trained):
     """At scale 1 it is not heard, at scale 0 it alone is: its own average, chosen by name."""
     last = trained.folder / "checkpoints/last.ckpt"

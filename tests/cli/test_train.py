@@ -95,6 +95,7 @@ def test_lines_of_metrics_count_optimizer_steps_and_their_images(tmp_path, accum
     assert {row["images"] for row in run.rows} == {8, 16, 24, 32}
 
 
+@pytest.mark.slow
 def test_seeds_are_runs_of_their_own(tmp_path):
     seeds = {"a": 5, "b": 5, "c": 6}
     a, b, c = (runs.train(tmp_path / k, f"seed={v}", runs.NO_EVALUATION).checkpoint() for k, v in seeds.items())

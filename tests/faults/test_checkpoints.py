@@ -89,6 +89,7 @@ def test_a_metric_that_fails_costs_no_step_and_is_measured_when_the_run_goes_on(
     assert ended.status == 1 and "is already at step" in error_of(ended)
 
 
+@pytest.mark.slow
 def test_the_last_ones_stay_and_one_step_is_one_file(warm, tmp_path):
     settings = ("callbacks.sample_metrics.every_n_steps=1", "callbacks.checkpoints.keep_last=2", EVERY)
     run = runs.train(tmp_path, *settings, "trainer.max_steps=4")

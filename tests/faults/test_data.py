@@ -53,6 +53,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_cache(room, tmp_path):
     assert len(data.train) == 24
 
 
+@pytest.mark.slow
 def test_two_that_build_one_cache_at_once_get_one_whole(tmp_path):
     root = pictures(tmp_path / "pictures", 24)
     program = textwrap.dedent("""

@@ -64,12 +64,12 @@ def straight(tmp_path_factory):
     ("does", "when", "step", "saved"),
     [
         ("sigterm", "step", 3, 3),
-        ("sigint", "batch", 3, 3),
-        ("sighup", "validation", 3, 4),
+        pytest.param("sigint", "batch", 3, 3, marks=pytest.mark.slow),
+        pytest.param("sighup", "validation", 3, 4, marks=pytest.mark.slow),
         ("sigterm", "evaluation", 3, 4),
-        ("sigusr1", "grid", 2, 3),
-        ("sigterm", "evaluation", 6, 6),
-        ("sigterm", "validation", 6, 6),
+        pytest.param("sigusr1", "grid", 2, 3, marks=pytest.mark.slow),
+        pytest.param("sigterm", "evaluation", 6, 6, marks=pytest.mark.slow),
+        pytest.param("sigterm", "validation", 6, 6, marks=pytest.mark.slow),
     ],
 )
 def test_a_signal_leaves_a_checkpoint_from_which_the_run_goes_on(straight, tmp_path, does, when, step, saved):
@@ -88,6 +88,7 @@ def test_a_signal_leaves_a_checkpoint_from_which_the_run_goes_on(straight, tmp_p
     assert again.status == 1 and "already at step 6" in again.stderr
 
 
+@pytest.mark.slow
 def test_a_run_that_is_ended_before_a_step_twice_repeats_nothing(straight, tmp_path):
     cut = fault("sigterm", "batch", step=4)
     run = resumed(call(tmp_path, *SIX, cut), cut)
@@ -95,6 +96,7 @@ def test_a_run_that_is_ended_before_a_step_twice_repeats_nothing(straight, tmp_p
     assert rows(resumed(run)) == rows(straight)
 
 
+@pytest.mark.slow
 def test_a_measuring_that_was_cut_is_done_once_though_no_later_checkpoint_holds_it(straight, tmp_path):
     run = resumed(call(tmp_path, *SIX, fault("sigterm", "evaluation", step=3)), fault("raise", step=5))
     assert run.status == 1 and run.checkpoint()["global_step"] == 4, run.stderr
@@ -104,6 +106,7 @@ def test_a_measuring_that_was_cut_is_done_once_though_no_later_checkpoint_holds_
     assert all(runs.equal(learned(run, name), learned(straight, name)) for name in ("last", "best"))
 
 
+@pytest.mark.slow
 def test_a_last_measuring_that_is_cut_twice_is_done(tmp_path):
     once = (*SIX, "callbacks.sample_metrics.every_n_steps=0")
     again = fault("sigterm", "evaluation", step=6)
@@ -134,6 +137,7 @@ def test_a_codec_that_is_measured_when_the_run_goes_on_has_the_statistics_of_its
     assert all(runs.equal(learned(run, name), learned(whole, name)) for name in ("last", "best"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_a_run_that_ends_early_is_measured_and_saved_at_its_last_step(tmp_path, accumulate):
     """Once, by whatever it ends: here a callback that sets ``trainer.should_stop`` in the middle of a step."""
@@ -151,6 +155,7 @@ def test_a_run_that_ends_early_is_measured_and_saved_at_its_last_step(tmp_path, 
     assert runs.equal(learned(later), learned(whole))
 
 
+@pytest.mark.slow
 def test_the_time_of_training_is_limited_over_all_that_a_run_goes_on_from(tmp_path):
     """The first step takes the time that it may take."""
     usual = ("trainer.max_steps=50", "callbacks=[checkpoints]", 'trainer.max_time="00:00:00:01"')

@@ -34,6 +34,7 @@ def whole(tmp_path_factory) -> list[dict]:
     return numbers(runs.train(tmp_path_factory.mktemp("whole"), *SHORT).folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("logger", "name"), DOWN.values(), ids=DOWN)
 def test_a_logger_that_fails_costs_one_line_and_no_number(logger, name, whole, tmp_path):
     run = runs.train(tmp_path, *SHORT, logger)

@@ -71,6 +71,7 @@ def test_the_next_attempt_finds_the_memory_of_the_failed_one_free():
         gc.enable()
 
 
+@pytest.mark.slow
 def test_a_run_measures_and_validates_the_same_with_little_memory(tmp_path):
     whole = runs.train(tmp_path / "whole", *MEASURED)
     little = runs.train(tmp_path / "little", *MEASURED, "+callbacks.m={_target_: injection.LittleMemory, most: 3}")

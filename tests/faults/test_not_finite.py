@@ -113,6 +113,7 @@ GRIDS = ("callbacks=[sample_grid,sample_metrics,checkpoints]", "callbacks.sample
 METRICS = ("callbacks.sample_metrics.every_n_steps=1", "metrics=[frechet]", "trainer.max_steps=3")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("failing", ["grid", "evaluation"])
 def test_training_goes_on_without_an_evaluation_that_fails_or_ends(failing, tmp_path):
     """In either case on the raw weights: those of a run in which nothing failed."""

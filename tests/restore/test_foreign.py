@@ -97,7 +97,10 @@ def test_as_it_is_it_loads(content, tmp_path):
     build_task(load_checkpoint(tmp_path / "last.ckpt"))
 
 
-@pytest.mark.parametrize("attack", HOSTILE)
+LONG = {"a long list", "more levels"}  # seconds, most of them of the measuring of memory
+
+
+@pytest.mark.parametrize("attack", [pytest.param(a, marks=pytest.mark.slow) if a in LONG else a for a in HOSTILE])
 def test_a_hostile_configuration_is_refused_in_one_line(content, tmp_path, monkeypatch, attack):
     monkeypatch.chdir(tmp_path)
     torch.save(with_value(content, *HOSTILE[attack]), "last.ckpt")

@@ -4,7 +4,7 @@ import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -55,10 +55,14 @@ class Evaluation(Callback, ABC):
                 self._check_folder(self.folder)
 
     def _check_folder(self, folder: Path) -> None:
+        new = not folder.exists()
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with TemporaryFile(dir=folder):
                 pass
+            if new:  # what is refused after this leaves nothing
+                with suppress(OSError):  # another has written to it
+                    folder.rmdir()
         except OSError as error:
             raise UserError(
                 f"{type(self).__name__} cannot write to {folder} ({error.strerror}); give it another folder, or "
@@ -68,6 +72,8 @@ class Evaluation(Callback, ABC):
     def on_train_start(self, trainer: Trainer, task: Task) -> None:
         """A run that goes on from a checkpoint has done what was due at its step."""
         self.evaluated_at = trainer.global_step
+        if self.folder is not None and trainer.is_global_zero:
+            self.folder.mkdir(parents=True, exist_ok=True)
 
     def due(self, trainer: Trainer) -> bool:
         """Whether it happens after the step that was taken, as far as is known before the next one: what ends a run

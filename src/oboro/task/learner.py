@@ -146,7 +146,7 @@ def check_states(checkpoint: dict[str, Any], learners: Mapping[str, Learner], pa
         groups, moments = kept.get("param_groups", []), kept.get("state", {})
         weights = learner.parameters
         count = sum(len(group.get("params", ())) for group in groups)
-        lost = not moments and checkpoint["global_step"] >= 1 and any("betas" in group for group in groups)
+        lost = not moments and took_steps(checkpoint) and any("betas" in group for group in groups)
         if count != len(weights) or lost:
             what = f"is of {count} weights and the model has {len(weights)}" if count != len(weights) else "is empty"
             raise UserError(f"{path} is not whole: {OPTIMIZER_OF.format(name)} {what}; {ANEW.format(path)}")
@@ -159,6 +159,12 @@ def check_states(checkpoint: dict[str, Any], learners: Mapping[str, Learner], pa
                         f"{path} is damaged: {key} of weight {i} in {OPTIMIZER_OF.format(name)} is "
                         f"{tuple(value.shape)} and the weight {tuple(weight.shape)}; {ANEW.format(path)}"
                     )
+
+
+def took_steps(checkpoint: dict[str, Any]) -> bool:
+    """Whether an optimizer must have stepped: none of the steps may have overflowed in 16 bits, or been left out."""
+    overflows, skipped = "MixedPrecision" in checkpoint, checkpoint.get("divergence", {}).get("skipped", 0) > 0
+    return checkpoint["global_step"] >= 1 and not overflows and not skipped
 
 
 OPTIMIZER_OF = "the state of the optimizer of the {}"
