@@ -1,6 +1,7 @@
 """What evaluate.py measures a model, or pictures, against; and what it does not read."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -35,8 +36,7 @@ def folder_data(root, *overrides):
 
 
 def call(tmp_path, *arguments):
-    typed = runs.outputs(tmp_path / "out", *arguments, "accelerator=cpu", "overwrite=true")
-    return runs.call("evaluate.py", *typed, cwd=tmp_path)
+    return runs.call("evaluate.py", *runs.outputs(tmp_path / "out", *arguments, "accelerator=cpu"), cwd=tmp_path)
 
 
 def answers(tmp_path, table):
@@ -80,7 +80,8 @@ def test_a_folder_that_says_nothing_of_itself_fits_what_the_model_draws(checkpoi
     assert "of the model in checkpoint: data.channels=1, data.resolution=28" in run.stdout.splitlines()
     assert f"the data: 10 classes ({', '.join(map(str, range(10)))}) (data.num_classes=10)" in run.stdout
     compared = [*folder, "metrics=[frechet]", f"images={three}"]
-    run = runs.succeeded(call(tmp_path, *compared, f"data.root={three}"))
+    run = runs.succeeded(call(tmp_path, *compared, f"data.root={three}", "overwrite=true"))
+    shutil.rmtree(tmp_path / "out")
     assert "the data: 36 images of 8×8, grey; 3 classes (0, 1, 2)" in run.stdout
     wrong = answers(
         tmp_path,
@@ -110,7 +111,7 @@ def test_other_data_are_named_and_stand_in_the_protocol(checkpoint, tmp_path):
     protocol = runs.evaluation(tmp_path / "out")["protocol"]
     assert protocol["data"] == {"fingerprint": trained_on, "trained_on": trained_on}
     other = folder_data(pictures(tmp_path / "ten"))
-    run = runs.succeeded(call(tmp_path, f"checkpoint={checkpoint}", *SMALL, *other))
+    run = runs.succeeded(call(tmp_path, f"checkpoint={checkpoint}", *SMALL, *other, "overwrite=true"))
     (line,) = [line for line in run.stdout.splitlines() if "trained on" in line]
     found = runs.evaluation(tmp_path / "out")["protocol"]["data"]
     assert found["trained_on"] == trained_on != found["fingerprint"]
