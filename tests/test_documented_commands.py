@@ -12,10 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hydra import compose, initialize_config_dir
 from PIL import Image
 
 import runs
-from test_docs import DOCUMENTS, command_lines, sweep
+from oboro.cli.arguments import for_hydra
+from test_docs import DOCUMENTS, ROOT, command_lines, sweep
 
 NOT_HERE = {
     r"data=emoji|clip_emoji|autoencoder_emoji|emoji_text|task\.emoji": "fetches pictures from npm",
@@ -42,15 +44,15 @@ SMALL = {
         "trainer.val_check_interval=2",
         "logger=[jsonl]",
         "data.batch_size=8",
-        "++callbacks.sample_metrics.n=20",
-        "++callbacks.sample_metrics.chunk=10",
-        "++callbacks.sample_metrics.every_n_steps=2",
-        "++callbacks.sample_grid.n=4",
-        "++callbacks.latent_statistics.n=20",
-        "++callbacks.reconstruction_metrics.every_n_steps=2",
     ],
-    "sample": ["n=2", "accelerator=cpu"],
+    "sample": ["n=2", "accelerator=cpu", "overwrite=true"],
     "evaluate": ["n=20", "chunk=10", "accelerator=cpu"],
+}
+CALLBACKS = {
+    "sample_metrics": ("n=20", "chunk=10", "every_n_steps=2"),
+    "sample_grid": ("n=4",),
+    "latent_statistics": ("n=20",),
+    "reconstruction_metrics": ("every_n_steps=2",),
 }
 UNET = ("model.channels=8", "model.channel_mult=[1,2]", "model.blocks=1", "model.attention_levels=[1]")
 
@@ -162,9 +164,21 @@ def shortened(entry: str, words: list[str]) -> list[str]:
             small += runs.CODEC
         elif not re.search(r"model=(unet_1d|ldm|dit|song|edm2)|experiment=", line):
             small += UNET
+    if entry == "train":
+        small += [f"++callbacks.{name}.{value}" for name in callbacks(words) for value in CALLBACKS[name]]
     if any(w.startswith("resume=") for w in words):
         small.append("trainer.max_steps=3")  # one more than there are
     return small
+
+
+def callbacks(words: list[str]) -> list[str]:
+    """Of ``CALLBACKS`` those that the run has: none that a checkpoint brings."""
+    if any(word.startswith("resume=") for word in words):
+        return []
+    own = [w for w in words if not w.startswith(("init=", "init_profile=", "hydra.", "adapter"))]
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        chosen = compose("train", [*for_hydra(own), "output_dir=outputs"]).callbacks
+    return [name for name in CALLBACKS if "_target_" in (chosen.get(name) or {})]
 
 
 @pytest.mark.slow
