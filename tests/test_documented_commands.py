@@ -166,7 +166,10 @@ def shortened(entry: str, words: list[str]) -> list[str]:
             small += UNET
     if entry == "train":
         small += [f"++callbacks.{name}.{value}" for name in callbacks(words) for value in CALLBACKS[name]]
-    if any(w.startswith("resume=") for w in words):
+    resumed = any(w.startswith("resume=") for w in words)
+    if entry == "train" and not resumed and any(w.startswith("hydra.run.dir=") for w in words):
+        small.append("overwrite=true")  # what a reader would have trained there stands ready
+    if resumed:
         small.append("trainer.max_steps=3")  # one more than there are
     return small
 
