@@ -1,21 +1,17 @@
 """FSDP2 on two processes, held against DDP on two and against one: the same run, with half of the state on each."""
 
 import os
-import socket
-import time
 from pathlib import Path
 
 import lightning
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 
 import oboro.strategy  # noqa: F401, registers the name
 import runs
 from oboro.base import distributed, shards
+from ranks import on_ranks
 
-LIMIT = 400  # seconds, of both processes together: a hang is a failure and no wait
 FAST = ("optimizer.lr=0.001", "data.batch_size=8", "data.validation=8", "trainer.val_check_interval=1000")
 ALL = (  # what a step can do, and validation
     *("optimizer.lr=0.001", "data.batch_size=16", "data.validation=24", "trainer.val_check_interval=2"),
@@ -84,11 +80,7 @@ def trained(case: str, strategy: str, folder: Path, resume: Path | None = None, 
     }
 
 
-def on_ranks(rank: int, world: int, port: int, folder: Path) -> None:
-    """What each process runs; Lightning takes the place in the group from the environment."""
-    torch.set_num_threads(1)
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": world, "RANK": rank, "LOCAL_RANK": rank}
-    os.environ.update({name: str(value) for name, value in place.items()}, NODE_RANK="0", GROUP_RANK="0")
+def train_all(rank: int, folder: Path) -> None:
     os.chdir(folder)
     seen = {}
     for case in CASES:
@@ -98,7 +90,6 @@ def on_ranks(rank: int, world: int, port: int, folder: Path) -> None:
         before = folder / "all" / strategy / f"{MIDDLE}.ckpt"
         seen["all", f"from {strategy}"] = trained("all", "fsdp2", folder / "all" / f"from {strategy}", before)
     torch.save(seen, folder / f"{rank}.pt")
-    dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
@@ -106,17 +97,7 @@ def pair(tmp_path_factory) -> tuple[dict, dict, Path]:
     """What each of two processes saw, and the folder of their checkpoints."""
     folder = tmp_path_factory.mktemp("pair")
     runs.composed()  # prepares the data, once
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    processes = mp.spawn(on_ranks, (2, port, folder), 2, join=False)
-    end = time.monotonic() + LIMIT
-    try:
-        while not processes.join(timeout=1):
-            assert time.monotonic() < end, "the ranks wait for each other"
-    finally:
-        for process in processes.processes:
-            process.kill()
+    on_ranks(2, train_all, folder)
     first, second = (torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     return first, second, folder
 

@@ -1,17 +1,11 @@
 """Validation on two and three real processes, with fewer held-out samples than processes and with more."""
 
-import os
-import socket
-import time
-
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 
 import runs
+from ranks import on_ranks
 
-LIMIT = 240  # seconds, of all processes together: a hang is a failure and no wait
 TWO_BATCHES = ("data.batch_size=12", "trainer.val_check_interval=1")
 CASES = {  # name: the run, how many samples it holds out; batches are of 12 at most
     "one picture": (("data.validation=1",), 1),
@@ -35,13 +29,8 @@ def validated(overrides: tuple[str, ...], world: int) -> dict[str, float]:
     return {name: v.item() for name, v in trainer.callback_metrics.items() if name.startswith("val/")}
 
 
-def on_ranks(rank: int, world: int, port: int, folder) -> None:
-    """What each process runs; Lightning takes the place in the group from the environment."""
-    torch.set_num_threads(1)
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": world, "RANK": rank, "LOCAL_RANK": rank}
-    os.environ.update({name: str(value) for name, value in place.items()}, NODE_RANK="0", GROUP_RANK="0")
+def validate_all(rank: int, world: int, folder) -> None:
     torch.save({name: validated(overrides, world) for name, (overrides, _) in CASES.items()}, folder / f"{rank}.pt")
-    dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
@@ -54,17 +43,7 @@ def alone() -> dict[str, dict[str, float]]:
 def test_numbers_of_validation_are_equal_on_any_number_of_ranks(world, alone, tmp_path):
     """To the last bit, and each rank has them: one that is left without samples takes part, and its padding counts
     nowhere."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    processes = mp.spawn(on_ranks, (world, port, tmp_path), world, join=False)
-    end = time.monotonic() + LIMIT
-    try:
-        while not processes.join(timeout=1):
-            assert time.monotonic() < end, "the ranks wait for each other"
-    finally:
-        for process in processes.processes:
-            process.kill()
+    on_ranks(world, validate_all, world, tmp_path)
     for rank in range(world):
         found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         for name, (_, held_out) in CASES.items():
