@@ -8,8 +8,8 @@ import gc
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -62,6 +62,11 @@ class Parts:
         """The rows (n, ...) that ``f`` makes of n items, one each."""
         made = self(f, items)
         return made[0] if len(made) == 1 else torch.cat(made)
+
+
+def rows_of(batch: Mapping[str, Any], rows: list[int]) -> dict[str, Any]:
+    """The ``rows`` of a batch of tensors and lists."""
+    return {key: value[rows] if torch.is_tensor(value) else [value[i] for i in rows] for key, value in batch.items()}
 
 
 REMEDY = "use a device with more memory, or free what others hold of it"

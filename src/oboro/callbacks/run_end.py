@@ -17,9 +17,9 @@ from oboro.base.errors import UserError
 from oboro.callbacks.checkpoints import Checkpoints
 from oboro.callbacks.early_stopping import check_early_stopping
 from oboro.callbacks.evaluation import Evaluation, MetricEvaluation
-from oboro.callbacks.loop_state import after_step
 from oboro.restore.resume import unfinished
 from oboro.task import Task
+from oboro.task.loop_state import after_step
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from oboro.base.amounts import check_fits_memory
 from oboro.base.counted import counted
 from oboro.base.errors import UserError
 from oboro.base.json_text import json_text
-from oboro.base.memory import Parts
+from oboro.base.memory import Parts, rows_of
 from oboro.cli.device import as_trained, check_device, resolve_precision
 from oboro.cli.launcher import care_for
 from oboro.cli.settings import Sampling, check_settings
@@ -37,7 +37,6 @@ from oboro.restore.checkpoint import forget_checkpoint, load_checkpoint
 from oboro.restore.merge import merged, with_adapter
 from oboro.restore.rebuild import build_task
 from oboro.task import Diffusion, contradictions, remarks
-from oboro.task.task import rows_of
 
 
 def start(config: DictConfig, devices: int, precision: str) -> Fabric:

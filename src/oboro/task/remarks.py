@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from oboro.base.counted import counted
 from oboro.base.remark import remark
+from oboro.optimizer import Optimizer
 from oboro.sampler.grid import Uniform
 from oboro.task.contradictions import Parts, name
 
@@ -54,4 +55,17 @@ def remark_small(update: float) -> None:
         remark(
             f"the adapter changes its layers by {100 * update:.2g} % of their weights, which samples hardly show; "
             "raise trainer.max_steps or optimizer.lr."
+        )
+
+
+def remark_warmup(optimizer: Optimizer, max_steps: int) -> None:
+    """Where the learning rate is 0 throughout, or training ends before it is reached."""
+    if optimizer.lr == 0:
+        remark("optimizer.lr=0 leaves the weights as they are; set a rate above 0 to train.")
+    if 0 < max_steps < optimizer.warmup_steps:
+        peak = max(optimizer.factor(step, max_steps) for step in range(max_steps))
+        remark(
+            f"optimizer.warmup_steps={optimizer.warmup_steps} is more than trainer.max_steps={max_steps}, so the "
+            f"learning rate reaches {100 * peak:.2g} % of optimizer.lr at most; lower optimizer.warmup_steps to train "
+            "at the full rate."
         )

@@ -16,7 +16,7 @@ from oboro.base import distributed, shards
 from oboro.base.draws import Noise
 from oboro.base.errors import UserError
 from oboro.base.finite import count_broken, first_broken
-from oboro.base.memory import Parts
+from oboro.base.memory import Parts, rows_of
 from oboro.base.ranges import Seed
 from oboro.base.remark import remark
 from oboro.codec import Codec
@@ -39,6 +39,9 @@ from oboro.task.learner import (
     separated,
     settings,
 )
+from oboro.task.loop_state import align_batches
+from oboro.task.remarks import remark_warmup
+from oboro.task.same_data import check_same_data
 from oboro.task.training_noise import TrainingNoise
 
 
@@ -359,63 +362,9 @@ class Task(lightning.LightningModule, ABC):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.last_checkpoint = Path(self.trainer.ckpt_path), checkpoint["global_step"]
         join(checkpoint, self.trainer.ckpt_path)
-        before = checkpoint.get("modality", self.modality.spec())
-        if before != self.modality.spec():
-            raise UserError(
-                "the data have changed since the checkpoint was written, so training cannot go on: "
-                f"{differences(before, self.modality.spec())}; give it the same data, or start anew with init=..."
-            )
-        check_fingerprint(checkpoint.get("fingerprint"), self.trainer.datamodule.fingerprint, self.trainer.ckpt_path)
+        check_same_data(checkpoint, self.modality.spec(), self.fingerprint, self.trainer.ckpt_path)
         self.load_averages(checkpoint)
         self.guard.record.load(checkpoint.get("divergence", {}))
         separated(checkpoint, self.learners)
         check_states(checkpoint, self.learners, self.trainer.ckpt_path)
         align_batches(checkpoint, self.trainer.accumulate_grad_batches)
-
-
-def rows_of(batch: Mapping[str, Any], rows: list[int]) -> dict[str, Any]:
-    """The ``rows`` of a batch of tensors and lists."""
-    return {key: value[rows] if torch.is_tensor(value) else [value[i] for i in rows] for key, value in batch.items()}
-
-
-def check_fingerprint(before: str | None, now: str, path: object) -> None:
-    """Raises ``UserError`` for other data than those that the checkpoint ``path`` names; earlier ones name none."""
-    if before not in (None, now):
-        raise UserError(
-            f"these are other data than {path} was trained on (fingerprint {before[:12]} there and {now[:12]} here), "
-            f"so training cannot go on; give it the same data, or start anew from its weights with init={path}."
-        )
-
-
-def remark_warmup(optimizer: Optimizer, max_steps: int) -> None:
-    """Where the learning rate is 0 throughout, or training ends before it is reached."""
-    if optimizer.lr == 0:
-        remark("optimizer.lr=0 leaves the weights as they are; set a rate above 0 to train.")
-    if 0 < max_steps < optimizer.warmup_steps:
-        peak = max(optimizer.factor(step, max_steps) for step in range(max_steps))
-        remark(
-            f"optimizer.warmup_steps={optimizer.warmup_steps} is more than trainer.max_steps={max_steps}, so the "
-            f"learning rate reaches {100 * peak:.2g} % of optimizer.lr at most; lower optimizer.warmup_steps to train "
-            "at the full rate."
-        )
-
-
-def differences(before: dict[str, Any], now: dict[str, Any]) -> str:
-    """The values that two descriptions of samples do not share."""
-    return ", ".join(
-        f"{key} was {before.get(key)} and is {now.get(key)}"
-        for key in dict.fromkeys([*before, *now])
-        if before.get(key) != now.get(key)
-    )
-
-
-def align_batches(checkpoint: dict[str, Any], accumulate: int) -> None:
-    """Restate Lightning's batch counters as whole optimizer steps of ``accumulate`` batches each.
-
-    Else the first step after a resume is short when the accumulation changed, or when the file was written mid-step.
-    """
-    batches = checkpoint["global_step"] * accumulate
-    progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
-    for count in (progress["current"], progress["total"]):
-        lag = count["ready"] != count["completed"] and count["processed"] == count["ready"]
-        count.update(ready=batches, started=batches, processed=batches, completed=batches - lag)

@@ -23,3 +23,15 @@ def after_step(fit_loop: dict[str, Any], step: int, endless: bool, validate: boo
             count.update(ready=1, started=1, processed=0, completed=0)
         held_out["is_last_batch"] = False
         fit_loop["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1  # which Lightning counts after validation
+
+
+def align_batches(checkpoint: dict[str, Any], accumulate: int) -> None:
+    """Restate Lightning's batch counters as whole optimizer steps of ``accumulate`` batches each.
+
+    Else the first step after a resume is short when the accumulation changed, or when the file was written mid-step.
+    """
+    batches = checkpoint["global_step"] * accumulate
+    progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+    for count in (progress["current"], progress["total"]):
+        lag = count["ready"] != count["completed"] and count["processed"] == count["ready"]
+        count.update(ready=batches, started=batches, processed=batches, completed=batches - lag)
