@@ -116,10 +116,10 @@ def test_values_of_another_metric_are_no_rivals(tmp_path):
 
 
 def test_a_value_that_is_no_number_is_never_the_best(tmp_path):
-    """Nothing is lower than NaN, and nothing lower than minus infinity ever comes."""
+    """All comparisons with NaN are false, and nothing is lower than minus infinity."""
     checkpoints = Checkpoints(str(tmp_path), every_n_steps=1)
-    fit(*in_order([Scored(1, [float("nan"), 3.0, float("-inf"), float("nan"), 2.0]), checkpoints]), steps=5)
-    assert torch.load(tmp_path / "best.ckpt", weights_only=True)["global_step"] == 5 and checkpoints.best == 2.0
+    fit(*in_order([Scored(1, [float("nan"), 3.0, float("nan"), 5.0, float("-inf")]), checkpoints]), steps=5)
+    assert torch.load(tmp_path / "best.ckpt", weights_only=True)["global_step"] == 2 and checkpoints.best == 3.0
 
 
 def test_checkpoints_come_before_what_looks_and_behind_what_changes_them_and_the_best_is_chosen_at_the_end():
