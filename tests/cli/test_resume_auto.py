@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import runs
-from oboro.cli.auto import newest
+from oboro.cli.resume_auto import newest
 from oboro.cli.running import LOCK
 
 SIX = (runs.NO_EVALUATION, "callbacks.checkpoints.every_n_steps=2", "trainer.max_steps=6")

@@ -8,7 +8,7 @@ import torch
 
 import runs
 from oboro.base.errors import UserError
-from oboro.callbacks.room import GB, Room
+from oboro.callbacks.disk_space import GB, Room
 from oboro.restore.checkpoint import forget_checkpoint, load_checkpoint
 from oboro.restore.evaluated import read_outcomes
 

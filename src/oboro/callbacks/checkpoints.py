@@ -14,8 +14,8 @@ from oboro.base.errors import UserError
 from oboro.base.ranges import CountOrNone, NonNegative
 from oboro.base.remark import remark
 from oboro.base.whole_file import clear_partial, link
+from oboro.callbacks.disk_space import Room
 from oboro.callbacks.evaluation import Evaluation, MetricEvaluation, spared
-from oboro.callbacks.room import Room
 from oboro.restore import frozen
 from oboro.restore.evaluated import FILE, Outcomes, is_evaluated, read_outcomes, write_outcomes
 from oboro.restore.lightning_file import use_checkpoint_file

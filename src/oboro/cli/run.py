@@ -118,9 +118,9 @@ def offer(name: str, runs: bool) -> None:
     if name in FROM_CHECKPOINT:
         offer_checkpoint(sys.argv[1:])
     elif any(argument.startswith(("init=", "resume=")) for argument in sys.argv[1:]):
-        from oboro.cli.auto import settle_auto
         from oboro.cli.init import offer_init
         from oboro.cli.resume import offer_resume
+        from oboro.cli.resume_auto import settle_auto
 
         if not any(argument in MULTIRUN for argument in sys.argv[1:]):  # the jobs of a sweep have folders of their own
             sys.argv[1:] = settle_auto(sys.argv[1:], runs)

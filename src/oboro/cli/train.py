@@ -23,7 +23,6 @@ from oboro.base.signature import located
 from oboro.callbacks.checkpoints import Checkpoints, in_order
 from oboro.callbacks.evaluation import MetricEvaluation
 from oboro.callbacks.run_end import RunEnd
-from oboro.cli.auto import choice
 from oboro.cli.device import check_device, check_nodes, resolve_precision
 from oboro.cli.ending import is_first_process
 from oboro.cli.faults import explained
@@ -32,6 +31,7 @@ from oboro.cli.folder import AUTO
 from oboro.cli.launcher import care_for
 from oboro.cli.offered import OPTION
 from oboro.cli.resume import check_alone, file_named, wiring
+from oboro.cli.resume_auto import choice
 from oboro.cli.running import mark
 from oboro.cli.same_start import SameStart
 from oboro.cli.settings import Training, check_settings
