@@ -61,13 +61,14 @@ def test_the_files_answer_as_the_task_does(tmp_path):
     task.ema.averages.clear()  # those of the weights before they were scrambled
     task.ema.start(task.learned)
     save_checkpoint(task, tmp_path / "task.ckpt")
-    main(["onnx", str(tmp_path / "task.ckpt"), str(tmp_path)])
+    folder = tmp_path / "files"
+    main(["onnx", str(tmp_path / "task.ckpt"), str(folder)])
     alpha, sigma = task.denoiser.schedule(t)
     levels = {"x_t": x, "alpha": alpha, "sigma": sigma}
-    close(run(tmp_path / "denoiser.onnx", **levels, **inputs(cond.signals)), task.denoiser(x, t, cond))
-    close(run(tmp_path / "denoiser_unconditional.onnx", **levels), task.denoiser(x, t, Condition()))
-    close(run(tmp_path / "decoder.onnx", z=x), task.codec.decode(x).clamp(-1, 1))
-    grid = json.loads((tmp_path / "settings.json").read_text())["grid"]
+    close(run(folder / "denoiser.onnx", **levels, **inputs(cond.signals)), task.denoiser(x, t, cond))
+    close(run(folder / "denoiser_unconditional.onnx", **levels), task.denoiser(x, t, Condition()))
+    close(run(folder / "decoder.onnx", z=x), task.codec.decode(x).clamp(-1, 1))
+    grid = json.loads((folder / "settings.json").read_text())["grid"]
     assert grid[0]["sigma"] == pytest.approx(float(instantiate(TABLE).sigma(torch.tensor(1.0).double())))
 
 
