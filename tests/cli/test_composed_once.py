@@ -5,6 +5,7 @@ from contextlib import nullcontext
 import pytest
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 
+import composing
 import runs
 
 
@@ -23,7 +24,7 @@ def compositions(monkeypatch):
 
 @pytest.mark.parametrize("word", ["seed=3", "hydra.mode=RUN", "hydra.verbose=[oboro.nothing]"])
 def test_a_run_is_composed_once_to_what_hydra_composes(tmp_path, monkeypatch, compositions, word):
-    words = [*runs.toy("experiment=latent_fashion"), "hydra.run.dir=run"]
+    words = [*runs.toy("experiment=flow_cifar10"), "hydra.run.dir=run"]
 
     def written() -> dict[str, str]:
         run = runs.call("train.py", *words, word, cwd=tmp_path)
@@ -36,7 +37,11 @@ def test_a_run_is_composed_once_to_what_hydra_composes(tmp_path, monkeypatch, co
     assert len(compositions) == 1
     monkeypatch.setattr("oboro.cli.run.composed_once", nullcontext)
     monkeypatch.setattr("oboro.cli.claim.refuse_used", lambda *_: None)
-    assert written() == once and len(compositions) == 3
+    composing.as_usual()
+    try:
+        assert written() == once and len(compositions) == 3
+    finally:
+        composing.once()
 
 
 def test_what_only_a_sweep_may_say_is_composed_as_a_sweep(tmp_path, compositions):
