@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 
 from oboro.base import shards
 from oboro.base.errors import UserError
+from oboro.restore.lightning_file import Way
 from oboro.task import Task
 
 PRECISIONS = ("32-true", "bf16-mixed")
@@ -20,7 +21,8 @@ class FSDP2(ModelParallelStrategy):
 
     Zhao et al. 2023 (arXiv:2304.11277), in the form of torch's ``fully_shard``. The batch is shared as by DDP, and so
     a run is that of DDP to within rounding. Frozen parts, such as a codec, are whole on every rank, and so are the
-    averaged weights of the network while samples are drawn and in validation. Checkpoints are those of one device.
+    averaged weights of the network while samples are drawn and in validation. Checkpoints are those of one device, or,
+    with ``callbacks.checkpoints.sharded``, each rank writes its part.
 
     Raises ``UserError`` for a task whose network is not called as a whole, and a precision that needs a gradient
     scaler.
@@ -68,6 +70,9 @@ class FSDP2(ModelParallelStrategy):
         return super(ModelParallelStrategy, self).optimizer_state(optimizer)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
+        if isinstance(storage_options, Way) and storage_options.sharded:
+            self.checkpoint_io.save_checkpoint(checkpoint, filepath, storage_options)
+            return
         whole = shards.gathered(checkpoint, keep=self.is_global_zero)
         super(ModelParallelStrategy, self).save_checkpoint(whole, filepath, storage_options)
 

@@ -46,6 +46,17 @@ def gathered(node: Any, keep: bool) -> Any:
     return type(node)(gathered(child, keep) for child in node) if type(node) in (list, tuple) else node
 
 
+def rows(tensor: Tensor) -> tuple[Tensor, int]:
+    """What this rank holds of ``tensor``, of its first axis, and the first row of that; all of it where it is whole."""
+    if not isinstance(tensor, DTensor):
+        return tensor.detach(), 0
+    own = local(tensor.detach())
+    (chunk,) = tensor.__create_chunk_list__()
+    if tuple(chunk.sizes[1:]) != tuple(tensor.shape[1:]):
+        raise ValueError(f"shards of a tensor {tuple(tensor.shape)} that are no rows of it")
+    return own, int(chunk.offsets[0])
+
+
 def total_norm(gradients: Sequence[Tensor]) -> Tensor:
     """The Euclidean norm of all ``gradients`` together, as ``clip_grad_norm_`` computes it. All ranks."""
     if not any_shard(gradients):

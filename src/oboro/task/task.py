@@ -1,7 +1,7 @@
 """What all tasks share: the stream of randomness, averaged weights, validation, checkpoints."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from math import isfinite
 from pathlib import Path
@@ -91,6 +91,7 @@ class Task(lightning.LightningModule, ABC):
         self._noise = TrainingNoise(seed, noise)
         self.guard = Guard(divergence or Raise())
         self.last_checkpoint: tuple[Path, int] | None = None  # of this run, and its step
+        self.finish_checkpoint: Callable[[], None] = lambda: None  # waits for one that is being written; all ranks
         self.config: dict[str, Any] = {}  # the composed run, stored in every checkpoint
         self._other_averages: dict[str, EMA] = {}
         self.modality: Modality | None = None
