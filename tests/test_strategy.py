@@ -10,6 +10,9 @@ import torch
 import oboro.strategy  # noqa: F401, registers the name
 import runs
 from oboro.base import distributed, shards
+from oboro.restore.archive import read_unchecked
+from oboro.restore.lightning_file import Way, use_checkpoint_file
+from oboro.restore.sharded import join_shards
 from ranks import on_ranks
 
 FAST = ("optimizer.lr=0.001", "data.batch_size=8", "data.validation=8", "trainer.val_check_interval=1000")
@@ -24,11 +27,14 @@ CASES = {  # name: the run, and its steps
     "dit": ((*FAST, "model=dit_tiny", "model.checkpointing=true"), 2),
     "lora": ((*FAST, "adapter=lora", "adapter.rank=2"), 2),
     "classes": ((*FAST, runs.CLASSIFICATION), 2),
+    "clip": ((*FAST, runs.CLIP), 2),
+    "autoencoder": ((*FAST, runs.AUTOENCODER, "trainer.accumulate_grad_batches=2"), 3),
     "left out": ((*FAST, "divergence=skip"), 3),
     "by value": ((*FAST, "trainer.gradient_clip_val=0.001", "+trainer.gradient_clip_algorithm=value"), 2),
 }
 NETWORK, TRANSFORMER = runs.NETWORK, ("model.patch=7", "model.dim=32", "model.depth=3", "model.heads=2")
 MIDDLE = 2
+APART = Way(sharded=True, asynchronous=True)
 
 
 class Watch(lightning.Callback):
@@ -61,6 +67,12 @@ def trained(case: str, strategy: str, folder: Path, resume: Path | None = None, 
     trainer.fit(task, data, ckpt_path=resume, weights_only=True)
     with task.averaged():
         trainer.save_checkpoint(folder / "last.ckpt", weights_only=False)  # of the raw weights
+    apart = folder / "apart"
+    apart.mkdir()
+    use_checkpoint_file(trainer.strategy)
+    with task.averaged():
+        trainer.save_checkpoint(apart / "last.ckpt", weights_only=False, storage_options=APART)
+    trainer.strategy.checkpoint_io.wait()
     with task.averaged():  # as many passes as one likes, on one rank alone
         draws = task.draws and distributed.rank() == 0
         cond = task.conditioner.for_samples([0, 1], None) if draws else None
@@ -135,6 +147,25 @@ def test_a_run_is_that_of_ddp(pair, case):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_what_the_ranks_write_apart_is_what_is_gathered(pair, case):
+    """In the background, too; each writes about half."""
+    *_, folder = pair
+    for strategy in ("ddp", "fsdp2"):
+        path = folder / case / strategy / "apart" / "last.ckpt"
+        whole = torch.load(folder / case / strategy / "last.ckpt", weights_only=True)
+        assert runs.equal(join_shards(read_unchecked(path), path), whole)
+        files = sorted((path.parent / "shards" / f"{whole['global_step']:08d}").iterdir())
+        assert [file.name for file in files] == ["00000.safetensors", "00001.safetensors"][: 1 + (strategy == "fsdp2")]
+        if case in ("all", "edm2", "dit"):
+            assert max(file.stat().st_size for file in files) < (1 if strategy == "ddp" else 0.6) * size(whole) * 1.1
+
+
+def size(node) -> int:
+    return sum(tensor.nbytes for tensor in tensors(node).values())
+
+
+@pytest.mark.slow
 def test_each_rank_holds_half(pair):
     """Of weights, averages and both moments of Adam, but for rows that do not divide."""
     first, second, _ = pair
@@ -170,6 +201,7 @@ def test_a_run_goes_on_upon_one_device(pair, tmp_path):
 def test_what_is_measured_in_training_is_measured_again_on_one_device(tmp_path):
     """To the last bit, though a rank takes as many passes as its own samples need (sampler=adaptive)."""
     settings = ("trainer.devices=2", "trainer.strategy=fsdp2", "trainer.val_check_interval=2")
+    settings += ("callbacks.checkpoints.sharded=true", "callbacks.checkpoints.asynchronous=true")
     overrides = runs.outputs(tmp_path / "run", *runs.toy(*settings, "sampler=adaptive", "sampler.steps=300"))
     run = runs.succeeded(runs.shell("train.py", *overrides, cwd=tmp_path))
     run = runs.Run(run.status, run.stdout, run.stderr, tmp_path / "run")
@@ -180,7 +212,8 @@ def test_what_is_measured_in_training_is_measured_again_on_one_device(tmp_path):
 
 def test_what_cannot_be_sharded_is_refused(tmp_path):
     for typed, meant in {
-        (runs.AUTOENCODER, "trainer.strategy=fsdp2"): "choose trainer.strategy=ddp",
+        ("trainer.strategy=fsdp2", "optimizer=adamw_8bit"): "choose optimizer=adamw",
+        ("trainer.strategy=fsdp2", "trainer.precision=16-mixed"): "set trainer.precision to",
         ("trainer.strategy=fsdp",): "auto, ddp, fsdp2",
         ("trainer.strategy=deepspeed_stage_2",): "auto, ddp, fsdp2",
     }.items():

@@ -11,6 +11,7 @@ from oboro.base import shards
 from oboro.base.errors import UserError
 from oboro.restore.lightning_file import Way
 from oboro.task import Task
+from oboro.task.learner import Together
 
 PRECISIONS = ("32-true", "bf16-mixed")
 
@@ -38,13 +39,14 @@ class FSDP2(ModelParallelStrategy):
         super().setup_environment()
 
     def shard(self, task: Task) -> None:
-        """Share the learned network out. What else the task trains is whole on every rank."""
-        if task.sharded is None:
+        """Share the learned networks out. What else the task trains is whole on every rank."""
+        if not task.sharded:
             raise UserError(
-                f"trainer.strategy=fsdp2 shards the networks of task=diffusion and task=classification, and none of "
-                f"{type(task).__name__}; choose trainer.strategy=ddp."
+                f"trainer.strategy=fsdp2 knows no network of {type(task).__name__} to shard; choose "
+                "trainer.strategy=ddp."
             )
-        shards.shard(task.sharded, self.device_mesh["data_parallel"])
+        for network in task.sharded:
+            shards.shard(network, self.device_mesh["data_parallel"], task.whole)
 
     def setup(self, trainer: Trainer) -> None:
         if str(trainer.precision) not in PRECISIONS:
@@ -95,6 +97,10 @@ class FSDP2(ModelParallelStrategy):
 
 def sharded_state(optimizer: Optimizer, state: Mapping[str, Any]) -> dict[str, Any]:
     """``state`` of an optimizer with each tensor that is as large as its parameter laid out as that is."""
+    if isinstance(optimizer, Together):
+        states = state["networks"]
+        own = {name: sharded_state(o, states[name]) for name, o in optimizer.optimizers.items() if name in states}
+        return {"networks": {**states, **own}}
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     places = [place for group in state["param_groups"] for place in group["params"]]
     kept = {

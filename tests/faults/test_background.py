@@ -61,16 +61,9 @@ def test_samples_metrics_and_going_on_are_those_of_one_file(at_once, tmp_path):
 
 
 def test_a_full_disk_is_said_at_the_next_checkpoint(warm, any_size, tmp_path):  # noqa: F811
-    faults = (fault("full_disk", step=1), fault("free_disk", step=3, name="end"))
-    run = runs.train(
-        tmp_path,
-        runs.NO_EVALUATION,
-        EVERY,
-        "callbacks.checkpoints.keep_last=9",
-        "trainer.max_steps=4",
-        BACKGROUND,
-        *faults,
-    )
+    faults = (fault("full_disk", "saving", 2), fault("free_disk", "saving", 4, name="end"))
+    settings = (runs.NO_EVALUATION, EVERY, "callbacks.checkpoints.keep_last=9", "trainer.max_steps=4", BACKGROUND)
+    run = runs.train(tmp_path, *settings, *faults)
     said = [line for line in run.stderr.splitlines() if "could not be written" in line]
     assert ["of step 2" in said[0], "of step 3" in said[1], len(said)] == [True, True, 2]
     assert names(run) == ["last.ckpt", "step-00000001.ckpt", "step-00000004.ckpt"]
@@ -80,7 +73,7 @@ def test_a_full_disk_is_said_at_the_next_checkpoint(warm, any_size, tmp_path):  
 @pytest.mark.parametrize("way", WAYS)
 def test_a_run_whose_last_checkpoint_cannot_be_written_fails(warm, any_size, tmp_path, way):  # noqa: F811
     settings = (runs.NO_EVALUATION, EVERY, "trainer.max_steps=3", *WAYS[way])
-    run = call(tmp_path, *settings, fault("full_disk", step=1))
+    run = call(tmp_path, *settings, fault("full_disk", "saving", 2))
     assert run.status == 1 and "the last checkpoint, of step 3, could not be written" in error_of(run)
     assert checkpoint(run.last)["global_step"] == 1
 
@@ -116,7 +109,7 @@ def test_a_rollback_goes_back_to_what_was_being_written(warm, tmp_path):  # noqa
 def test_a_signal_leaves_a_whole_checkpoint(warm, tmp_path, way):  # noqa: F811
     run = call(tmp_path, runs.NO_EVALUATION, EVERY, "trainer.max_steps=5", *WAYS[way], fault("sigterm", "step", 2))
     assert run.status == 143 and checkpoint(run.last)["global_step"] == 2 and "goes on" in run.stderr
-    again = runs.train(tmp_path, f"resume={run.last}", "trainer.max_steps=3")
+    again = runs.train(tmp_path, runs.NO_EVALUATION, f"resume={run.last}", "trainer.max_steps=3")
     assert checkpoint(again.last)["global_step"] == 3
 
 
@@ -138,7 +131,7 @@ def test_what_a_killed_run_was_writing_goes_when_it_goes_on(warm, tmp_path):  # 
     half = run.last.parent / "shards" / "00000003"
     half.mkdir()
     torch.save({}, half / "00000.safetensors.partial")
-    again = runs.train(tmp_path, f"resume={run.last}", "trainer.max_steps=3")
+    again = runs.train(tmp_path, runs.NO_EVALUATION, f"resume={run.last}", "trainer.max_steps=3")
     assert [path.name for path in (again.last.parent / "shards").iterdir()] == ["00000003"]
     assert [path.name for path in half.iterdir()] == ["00000.safetensors"] and checkpoint(again.last)[
         "global_step"

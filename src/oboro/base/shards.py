@@ -80,10 +80,8 @@ def clip(parameters: Sequence[nn.Parameter], most: float, norm: Tensor) -> None:
 
 
 def average_the_rest(parameters: Sequence[nn.Parameter]) -> None:
-    """Beside shards, whose gradients are means over the ranks already: the same for parameters that are whole. All
+    """The gradients of parameters that are whole become means over the ranks, as those of shards are already. All
     ranks."""
-    if not any_shard(parameters):
-        return
     rest = [p.grad for p in parameters if p.grad is not None and not isinstance(p, DTensor)]
     if rest:
         means = distributed.mean(torch.cat([g.flatten().float() for g in rest]))
@@ -91,15 +89,16 @@ def average_the_rest(parameters: Sequence[nn.Parameter]) -> None:
             gradient.copy_(mean.view_as(gradient))
 
 
-def shard(network: nn.Module, mesh: Any) -> None:
-    """Let each rank of ``mesh`` hold a part of every parameter of ``network`` that has axes; one without stays whole.
+def shard(network: nn.Module, mesh: Any, kept: Iterable[nn.Parameter] = ()) -> None:
+    """Let each rank of ``mesh`` hold a part of every parameter of ``network`` that has axes; one without stays whole,
+    and so do those that are ``kept``.
 
     What is gathered at a time, for a forward or a backward pass, is one item of the network's lists of modules, or
     another of its children: each has to be called itself (``stage(x)``), as the network has. Names stay.
     """
     if isinstance(network, FSDPModule):  # of a run that went back to a checkpoint
         return
-    whole = {p for p in network.parameters() if p.ndim == 0}
+    whole = {*kept, *(p for p in network.parameters() if p.ndim == 0)}
     for part in (*units(network), network):
         fully_shard(part, mesh=mesh, reshard_after_forward=True, ignored_params=whole)
 
