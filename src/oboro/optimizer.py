@@ -125,8 +125,8 @@ class AdamW8bit(AdamW):
         parameters = list(parameters)
         if any_shard(parameters):
             raise UserError(
-                "optimizer=adamw_8bit knows no weights in shards; choose optimizer=adamw, whose state fsdp2 shares out, "
-                "or trainer.strategy=ddp."
+                "optimizer=adamw_8bit knows no weights in shards; choose optimizer=adamw, whose state fsdp2 shares "
+                "out, or trainer.strategy=ddp."
             )
         try:
             bitsandbytes = import_module("bitsandbytes")

@@ -131,7 +131,7 @@ def test_what_a_killed_run_was_writing_goes_when_it_goes_on(warm, tmp_path):  # 
     half = run.last.parent / "shards" / "00000003"
     half.mkdir()
     torch.save({}, half / "00000.safetensors.partial")
-    again = runs.train(tmp_path, runs.NO_EVALUATION, f"resume={run.last}", "trainer.max_steps=3")
+    again = runs.train(tmp_path, runs.NO_EVALUATION, SHARDED, f"resume={run.last}", "trainer.max_steps=3")
     assert [path.name for path in (again.last.parent / "shards").iterdir()] == ["00000003"]
     assert [path.name for path in half.iterdir()] == ["00000.safetensors"] and checkpoint(again.last)[
         "global_step"
