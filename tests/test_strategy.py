@@ -29,7 +29,9 @@ CASES = {  # name: the run, and its steps
     "classes": ((*FAST, runs.CLASSIFICATION), 2),
     "clip": ((*FAST, runs.CLIP), 2),
     "autoencoder": ((*FAST, runs.AUTOENCODER, "loss/perceptual=zero", "trainer.accumulate_grad_batches=2"), 3),
+    "bf16": ((*FAST, "trainer.precision=bf16-mixed"), 2),
     "left out": ((*FAST, "divergence=skip"), 3),
+    "memory": ((*FAST, "trainer.val_check_interval=2", "data.validation=24"), 3),
     "by value": ((*FAST, "trainer.gradient_clip_val=0.001", "+trainer.gradient_clip_algorithm=value"), 2),
 }
 NETWORK, TRANSFORMER = runs.NETWORK, ("model.patch=7", "model.dim=32", "model.depth=3", "model.heads=2")
@@ -38,13 +40,23 @@ APART = Way(sharded=True, asynchronous=True)
 
 
 class Watch(lightning.Callback):
-    """The losses of all ranks; a checkpoint of step ``MIDDLE``; broken samples on one rank at step 2 of "left out"."""
+    """The losses of all ranks; a checkpoint of step ``MIDDLE``; broken samples on one rank at step 2 of "left out", and
+    on one rank memory for ``fits`` samples at once, which it notices in the middle of what is not training."""
 
-    def __init__(self, file: Path, broken: bool):
+    def __init__(self, file: Path, broken: bool, fits: int | None):
         self.file = file
         self.broken = broken
         self.losses: list[float] = []
+        self.fits = fits
         self.saved = False  # not asked of the disk: a rank that comes late would see the file of the first one
+
+    def on_fit_start(self, trainer, task):
+        def door(module, inputs):
+            if not module.training and len(inputs[0]) > self.fits:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+        if self.fits and trainer.global_rank == 1:
+            list(shards.units(task.sharded[0]))[-1].register_forward_pre_hook(door)
 
     def on_train_batch_start(self, trainer, task, batch, batch_idx):
         if self.broken and batch_idx == 1 and trainer.global_rank == 1:
@@ -62,7 +74,7 @@ def trained(case: str, strategy: str, folder: Path, resume: Path | None = None, 
     overrides, steps = CASES[case]
     folder.mkdir(parents=True, exist_ok=True)
     runs.NETWORK = TRANSFORMER if case == "dit" else NETWORK
-    watch = Watch(folder / f"{MIDDLE}.ckpt", broken=case == "left out")
+    watch = Watch(folder / f"{MIDDLE}.ckpt", case == "left out", 3 if case == "memory" else None)
     trainer, task, data = runs.built(
         *overrides, callbacks=[watch], accelerator="cpu", max_steps=steps, devices=devices, strategy=strategy
     )
@@ -140,11 +152,12 @@ def test_a_run_is_that_of_ddp(pair, case):
     """Losses, validation, samples, and all that a checkpoint holds."""
     first, second, folder = pair
     ddp, fsdp = first[case, "ddp"], first[case, "fsdp2"]
-    assert ddp["losses"] == pytest.approx(fsdp["losses"], abs=1e-5, nan_ok=True)
+    assert ddp["losses"] == pytest.approx(fsdp["losses"], abs=1e-5 if case != "bf16" else 1e-3, nan_ok=True)
     assert ddp["validation"] == pytest.approx(fsdp["validation"], abs=1e-5)
     if ddp["samples"] is not None:
         torch.testing.assert_close(ddp["samples"], fsdp["samples"], atol=1e-4, rtol=0)
-    check_near(folder / case / "ddp" / "last.ckpt", folder / case / "fsdp2" / "last.ckpt", 1e-5)
+    most = 1e-5 if case != "bf16" else 2e-3  # twice the rate: where a gradient of 8 bits is rounding, so is Adam's sign
+    check_near(folder / case / "ddp" / "last.ckpt", folder / case / "fsdp2" / "last.ckpt", most)
     assert first[case, "fsdp2"]["losses"] == pytest.approx(second[case, "fsdp2"]["losses"], nan_ok=True)
 
 
