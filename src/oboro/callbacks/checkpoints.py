@@ -1,14 +1,12 @@
 """Weights on disk."""
 
 import logging
-import time
-from collections.abc import Sequence
 from contextlib import suppress
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from lightning import Callback, Trainer
+from lightning import Trainer
 
 from oboro.base import distributed
 from oboro.base.errors import UserError
@@ -47,7 +45,7 @@ class Checkpoints(Evaluation):
     written before that step is measured, so that a metric that fails costs nothing; what was measured stands in
     ``folder/evaluated.json``, and a run that goes on from a checkpoint whose step was to be measured and is not there
     measures it first. Must come after ``LatentStatistics`` and before what measures, and ``Best`` after that
-    (``in_order``).
+    (``oboro.callbacks.best.in_order``).
 
     Raises ``UserError`` before training where the disk has no room for one file. Where one cannot be written later, it
     is said, training goes on, and the one before stays whole; at the end of training ``UserError``.
@@ -140,7 +138,7 @@ class Checkpoints(Evaluation):
 
     def on_exception(self, trainer: Trainer, task: Task, exception: BaseException) -> None:
         """What is being written is not lost with what has failed; other ranks may not know of that."""
-        if self._begun is None or isinstance(exception, Interrupted):  # after which one more is written
+        if self._file is None or self._begun is None or isinstance(exception, Interrupted):  # then one more is written
             return
         step, self._begun = self._begun, None
         with suppress(Exception):  # the one that is raised already counts
@@ -163,8 +161,8 @@ class Checkpoints(Evaluation):
         """Wait for the ``last.ckpt`` that is being written, and see how that ended. All ranks."""
         if self._begun is None:
             return
-        step, self._begun = self._begun, None
-        failure = self._end()
+        step, failure = self._begun, self._end()
+        self._begun = None  # not before: a signal may come first, after which this is asked again
         if failure is None:
             self._current, self._missing_at = (step, self.folder / LAST), -1
             task.last_checkpoint = self.folder / LAST, step
@@ -289,42 +287,3 @@ class Checkpoints(Evaluation):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         state = {**state, **self._outcome}
         self.best, self.measure = state["best"], state.get("measure")
-
-
-class Best(Callback):
-    """The moment at which the best checkpoint is chosen: after what measures."""
-
-    def __init__(self, checkpoints: Checkpoints):
-        self.checkpoints = checkpoints
-
-    def on_train_start(self, trainer: Trainer, task: Task) -> None:
-        self._keep(trainer)
-
-    def on_train_batch_end(self, trainer: Trainer, task: Task, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self._keep(trainer)
-
-    def on_train_end(self, trainer: Trainer, task: Task) -> None:
-        self._keep(trainer)
-
-    def on_fit_end(self, trainer: Trainer, task: Task) -> None:
-        self._keep(trainer)
-
-    def _keep(self, trainer: Trainer) -> None:
-        start = time.perf_counter()
-        self.checkpoints.keep_best(trainer)
-        self.checkpoints.seconds += time.perf_counter() - start
-
-
-def in_order(callbacks: Sequence[Callback]) -> list[Callback]:
-    """``callbacks`` with those that write checkpoints no later than the first one that looks at weights, behind those
-    that change what is written, and with the choice of the best one behind the last one that measures."""
-    rest = [callback for callback in callbacks if not isinstance(callback, Checkpoints)]
-    first = next((i for i, c in enumerate(rest) if isinstance(c, Evaluation) and not c.changes), len(rest))
-    changed = max((i + 1 for i, c in enumerate(rest) if isinstance(c, Evaluation) and c.changes), default=0)
-    measured = max((i + 1 for i, c in enumerate(rest) if isinstance(c, MetricEvaluation)), default=0)
-    checkpoints = [callback for callback in callbacks if isinstance(callback, Checkpoints)]
-    own = min((callbacks.index(callback) for callback in checkpoints), default=0)
-    place = max(changed, min(first, own))
-    end = max(place, measured)
-    chosen = [Best(callback) for callback in checkpoints]
-    return [*rest[:place], *checkpoints, *rest[place:end], *(chosen if measured else []), *rest[end:]]
