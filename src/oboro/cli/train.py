@@ -20,7 +20,8 @@ from oboro.base.lightning_trainer import seconds_of
 from oboro.base.paths import with_absolute_paths
 from oboro.base.secret import visible, without_secrets
 from oboro.base.signature import located
-from oboro.callbacks.checkpoints import Checkpoints, in_order
+from oboro.callbacks.best import in_order
+from oboro.callbacks.checkpoints import Checkpoints
 from oboro.callbacks.evaluation import MetricEvaluation
 from oboro.callbacks.run_end import RunEnd
 from oboro.cli.device import check_device, check_nodes, resolve_precision
