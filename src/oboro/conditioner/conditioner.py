@@ -167,10 +167,12 @@ def training_metadata(ids: Sequence[int], population: Population) -> dict[str, A
 
 def width(key: str, name: str | None = None, *, _root_: DictConfig) -> int:
     """``${condition:num_classes}`` in YAML: the value of ``key`` of the run's conditioner, or of the part of a joint
-    one that has it; 0 where none has. ``${condition:image_channels,control}`` is that of the picture ``control``."""
+    one that has it; 0 where none has. ``${condition:image_channels,control}`` is that of the picture ``control``; where
+    the codec encodes it, that of its latents."""
     node = _root_.conditioner
     parts = [part for part in (node, *node.get("parts", {}).values()) if key in part]
-    return next((part[key] for part in parts if name is None or part.get("name", "image") == name), 0)
+    part = next((part for part in parts if name is None or part.get("name", "image") == name), {key: 0})
+    return _root_.codec.channels if key == "image_channels" and part.get("latent", False) else part[key]
 
 
 OmegaConf.register_new_resolver("condition", width, replace=True)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from oboro import condition
 from oboro.base.counted import counted
@@ -21,21 +21,46 @@ class Image(Single):
     """batch[``entry``] (B, image_channels, H, W), in [-1, 1], ↦ the signal ``name``.
 
     The data module flips and crops it along with its image. Pictures during training show pictures of the data.
+
+    The signal is the picture itself, or with ``latent`` what the codec makes of it, nothing drawn, with the mean and
+    scale of the samples' own latents (InstructPix2Pix: arXiv:2211.09800, sec. 3.2, whose released weights leave out the
+    scale). With ``codec=identity`` both are the same. Where latents are cached the batch has them as ``entry`` +
+    "_latent".
     """
 
     kind = condition.Image
 
-    def __init__(self, image_channels: Width, dropout: Share = 0.1, name: Name = "image", entry: Name = "hint"):
+    def __init__(
+        self,
+        image_channels: Width,
+        dropout: Share = 0.1,
+        name: Name = "image",
+        entry: Name = "hint",
+        latent: bool = False,
+    ):
         if image_channels < 1:
             raise UserError("conditioner=image reads a picture; set conditioner.image_channels to 1, 3 or 4.")
         super().__init__(dropout)
         self.name, self.entry = name, entry
         self.image_channels = image_channels
+        self.latent = latent
+        self._codec: tuple[nn.Module, ...] = ()  # in a tuple, so that it is no part of this module
         self._shown: Tensor | None = None
 
+    def through(self, codec: nn.Module) -> None:
+        """``codec`` is what makes latents of pictures; it stays a part of the task alone."""
+        self._codec = (codec,)
+
     def signal(self, batch: Batch) -> condition.Image:
-        x = batch[self.entry]
+        x = self._latents(batch) if self.latent else batch[self.entry]
         return condition.Image(x, torch.ones(len(x), dtype=torch.bool, device=x.device))
+
+    @torch.no_grad()
+    def _latents(self, batch: Batch) -> Tensor:
+        if f"{self.entry}_latent" in batch:
+            return batch[f"{self.entry}_latent"]
+        (codec,), x = self._codec, batch[self.entry]
+        return codec.encode(x.to(next((p.device for p in codec.parameters()), x.device)))
 
     def check(self, population: Population) -> None:
         if self.entry not in population.hints:
@@ -50,6 +75,8 @@ class Image(Single):
                 f"the pictures to read have {counted(self._shown.shape[1], 'channels')} and "
                 f"conditioner.image_channels is {self.image_channels}; set it to {self._shown.shape[1]}."
             )
+        if self.latent:
+            self._codec[0].latent_shape(self._shown.shape[1:])
 
     def metadata(self, ids: Sequence[int], population: Population | None) -> dict[str, Any]:
         """Of a ``population`` the caption and the class of the image whose hint is taken."""

@@ -140,7 +140,8 @@ class SampleArray:
         self._array = Mapped(array_path(cached.path, name))
         self._rows = np.ascontiguousarray(rows, dtype=np.int64)
         self.shape = (len(rows), *(cached.hint_shape if name == HINTS else cached.shape)[1:])
-        self.fingerprint = hashlib.sha256(cached.fingerprint.encode() + self._rows.tobytes()).hexdigest()
+        of = cached.fingerprint + ("" if name == SAMPLES else name)
+        self.fingerprint = hashlib.sha256(of.encode() + self._rows.tobytes()).hexdigest()
 
     def __len__(self) -> int:
         return len(self._rows)

@@ -25,6 +25,7 @@ class Split(Dataset):
         captions: n texts, None without.
         hints: second pictures (n, C', H, W), uint8, that belong to each sample, None without.
         latents: of the samples, once they are cached; a batch then holds these instead.
+        hint_latents: of the hints, once they are cached; a batch then holds both.
     """
 
     samples: SampleArray
@@ -32,6 +33,7 @@ class Split(Dataset):
     captions: list[str] | None = None
     hints: SampleArray | None = None
     latents: Latents | None = None
+    hint_latents: Latents | None = None
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -48,6 +50,8 @@ class Split(Dataset):
             batch["x"] = self.samples[index]
         else:
             batch["latent"] = self.latents(index, flip)
+        if self.hint_latents is not None:
+            batch["hint_latent"] = self.hint_latents(index, flip)
         if self.hints is not None:
             batch["hint"] = self.hints[index]
         if self.labels is not None:

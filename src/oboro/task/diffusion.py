@@ -15,6 +15,7 @@ from oboro.base.remark import remark
 from oboro.codec import Codec
 from oboro.condition import Condition, Image, kinds_read
 from oboro.conditioner import Conditioner
+from oboro.conditioner import Image as ImageConditioner
 from oboro.data import DataModule
 from oboro.denoiser import Denoiser
 from oboro.divergence import Divergence
@@ -59,6 +60,9 @@ class Diffusion(NoiseLevels):
         self.adapter(self.denoiser.network)
         self.needs_start = self.adapter.needs_start
         self.conditioner = conditioner
+        for single in conditioner.singles:
+            if isinstance(single, ImageConditioner):
+                single.through(codec)
         self.guidance = guidance
         self.sampler = sampler
         if compile:
@@ -104,11 +108,13 @@ class Diffusion(NoiseLevels):
                     f"{type(network).__name__} reads no {name}; choose model=unet or model=dit or one of "
                     "their sizes, or another conditioner."
                 )
-        pictures = any(issubclass(kind, Image) for kind in self.conditioner.gives.values())
+        pictures = [
+            s for s in self.conditioner.singles if issubclass(s.kind, Image) and not getattr(s, "latent", False)
+        ]
         if pictures and self.codec.latent_shape(data.modality.shape) != data.modality.shape:
             raise UserError(
                 "conditioner=image gives pictures as large as the data, and this codec makes the network see latents; "
-                "choose codec=identity, or another conditioner."
+                "set conditioner.latent=true for their latents, or choose codec=identity or another conditioner."
             )
 
     def setup(self, stage: str) -> None:
