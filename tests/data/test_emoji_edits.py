@@ -71,10 +71,10 @@ def test_samples_are_after_and_hints_before(load):
     of = dict(enumerate(shades(load(Emoji).train.samples)))
     edits = edits_of(drawn, 0.5)
     assert shades(data.train.samples) == [of[e.after] for e in edits]
-    assert shades(data.train.hints) == [of[e.before] for e in edits]
+    assert shades(data.train.hints["hint"]) == [of[e.before] for e in edits]
     assert data.train.captions == [e.instruction for e in edits]
     assert data.train.labels.tolist() == [list(PACKAGES).index(drawn[e.after].vendor) for e in edits]
-    assert data.hint_modality.shape == data.modality.shape == (3, 64, 64) and data.num_classes == 2
+    assert data.hint_modalities["hint"].shape == data.modality.shape == (3, 64, 64) and data.num_classes == 2
 
 
 def test_the_same_emoji_are_held_out_as_of_the_pictures_alone(load):
@@ -84,7 +84,7 @@ def test_the_same_emoji_are_held_out_as_of_the_pictures_alone(load):
         pictures, edits = (load(kind, validation=6, seed=seed) for kind in (Emoji, EmojiEdits))
         for part in ("train", "validation"):
             alone, pairs = getattr(pictures, part), getattr(edits, part)
-            assert set(shades(alone.samples)) == set(shades(pairs.samples)) == set(shades(pairs.hints))
+            assert set(shades(alone.samples)) == set(shades(pairs.samples)) == set(shades(pairs.hints["hint"]))
         kept.add(len(edits.validation))
         assert len(edits.train) + len(edits.validation) == len(edits_of(drawings(), 0.5))
     assert kept == {6}  # an apple and two flags, each twice

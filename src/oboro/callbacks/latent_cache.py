@@ -17,7 +17,7 @@ from oboro.task import Task
 
 class LatentCache(Callback):
     """Before training, the latents of all samples come from the cache, or go there; batches then hold them as "latent".
-    So do those of second pictures, as "hint_latent", where the condition is made of them (``conditioner.Image``).
+    So do those of second pictures, as "hint_latent", where they are the condition (``conditioner.Image``).
 
     With ``data.flip`` those of mirrored samples too. They are what the codec gives in float32, whatever the
     precision of the run. ``chunk`` samples are encoded at once. Raises ``UserError`` where there is no
@@ -53,11 +53,14 @@ class LatentCache(Callback):
                 if len(part) == 0:
                     continue
                 part.latents = cached(part.samples, data.modality, name)
-                if part.hints is not None and encodes_hints(task):
-                    part.hint_latents = cached(part.hints, data.hint_modality, f"{name} second")
+                part.hint_latents = {
+                    entry: cached(part.hints[entry], data.hint_modalities[entry], f"{name} {entry}")
+                    for entry in encoded_entries(task)
+                    if entry in part.hints
+                }
 
 
-def encodes_hints(task: Task) -> bool:
-    """Whether a condition of ``task`` is made of latents of second pictures."""
+def encoded_entries(task: Task) -> list[str]:
+    """The second pictures of which a condition of ``task`` is the latents, by their entry of a batch."""
     singles = getattr(task, "conditioner", Unconditional()).singles
-    return any(isinstance(single, Image) and single.latent and single.entry == "hint" for single in singles)
+    return [single.entry for single in singles if isinstance(single, Image) and single.latent]

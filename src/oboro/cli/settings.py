@@ -20,6 +20,7 @@ from oboro.cli.options import folders, options
 from oboro.data import DataModule
 from oboro.extractor import Extractor, Joint
 from oboro.guidance import Guidance
+from oboro.measurement import MaskShape, Measurement
 from oboro.metrics import Metric
 from oboro.restore import Stored
 from oboro.sampler import Sampler
@@ -66,6 +67,7 @@ class Drawing(Command):
 
 class Sampling(Drawing):
     checkpoint: Name
+    measurement: Measurement | MaskShape | None
     label: int | Annotated[Sequence[int], Len(1)] | None  # of the classes that the model has
     prompt: str | Sequence[Any] | None  # texts, which oboro.cli.sample.texts holds against the model
     hint: Name | None

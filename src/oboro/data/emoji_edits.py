@@ -12,7 +12,7 @@ from oboro.base.errors import UserError
 from oboro.base.paths import LocalPath
 from oboro.base.ranges import BelowOne
 from oboro.base.seeding import derive_seed
-from oboro.data.cache import Block, Source
+from oboro.data.cache import HINT, Block, Source
 from oboro.data.decode_or_skip import Picture, decoded
 from oboro.data.emoji import PACKAGES, Drawing, missing_in, read_packages, skin, wording
 from oboro.data.image_data import ImageData, ImageSettings
@@ -104,7 +104,7 @@ class EmojiEdits(ImageData):
                 vendors.index(after.vendor) if self.labels else None,
                 edit.instruction,
                 2 * groups[edit.before] + (edit.kind == TONE),  # as divide() takes it apart
-                files[edit.before],
+                {HINT: files[edit.before]},
             )
 
         edits = edits_of(drawings, self.tone_share)
