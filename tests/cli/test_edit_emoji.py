@@ -1,5 +1,7 @@
 """experiment=edit_emoji at toy size: from texts and pictures of two tiny packages to edits of a picture."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -82,10 +84,10 @@ def test_it_starts_as_the_same_function_with_codec_and_text_encoder_of_the_check
     for profile in (None, *task.ema.profiles):
         if profile is not None:
             averaged(task, text_to_image, profile)
-        answer = task.denoiser(x_t, t, task.conditioner.keep(batch))
+        answer = task.denoiser(x_t, t, task.seen(task.conditioner.keep(batch)))
         torch.testing.assert_close(answer, expected, rtol=1e-5, atol=1e-5)
     raw = build_task(content)
-    assert torch.equal(raw.denoiser(x_t, t, raw.conditioner.keep(batch)), expected)
+    assert torch.equal(raw.denoiser(x_t, t, raw.seen(raw.conditioner.keep(batch))), expected)
     assert runs.equal(task.codec.state_dict(), former.codec.state_dict())
 
 
@@ -102,9 +104,12 @@ def test_the_picture_is_learned_in_latents_and_a_run_resumes_exactly(edit, edite
     task = build_task(content)
     _, _, batch = question(task)
     cond = task.conditioner.keep(batch)
-    assert torch.equal(cond.signals["image"].x, task.codec.encode(batch["hint"]))
-    held = {"hint_latent": cond.signals["image"].x, "caption": batch["caption"]}
-    assert task.conditioner.keep(held) == cond
+    latents = task.codec.encode(batch["hint"])
+    assert torch.equal(task.seen(cond).signals["image"].x, latents)
+    lost = torch.tensor([True, False])
+    dropped = replace(cond, signals={name: signal.drop(lost) for name, signal in cond.signals.items()})
+    held, encoded = (task.seen(dropped, {**batch, **more}).signals["image"] for more in ({"hint_latent": latents}, {}))
+    assert held == encoded and not held.x[0].any() and torch.equal(held.x[1], latents[1])
 
 
 def test_sampling_takes_a_picture_a_text_and_a_scale_for_each(edited, tmp_path):
@@ -121,7 +126,7 @@ def test_sampling_takes_a_picture_a_text_and_a_scale_for_each(edited, tmp_path):
     assert single.images[0] == one.images[0]
     task = build_task(edited.checkpoint())
     x_t, t, batch = question(task)
-    cond = condition(task, batch)
+    cond = task.seen(condition(task, batch))
     none, image, both = (task.denoiser(x_t, t, c) for c in (Condition(), cond.only("image"), cond))
     task.guidance.scales = {"image": 1.2, "text": 4.0}
     guided = task.guidance(task.denoiser, [])(x_t, t, cond)

@@ -17,7 +17,7 @@ from oboro.task import Task
 
 class LatentCache(Callback):
     """Before training, the latents of all samples come from the cache, or go there; batches then hold them as "latent".
-    So do those of second pictures, as "hint_latent", where they are the condition (``conditioner.Image``).
+    So do those of second pictures of the data, as "hint_latent", where the network reads these (``conditioner.Image``).
 
     With ``data.flip`` those of mirrored samples too. They are what the codec gives in float32, whatever the
     precision of the run. ``chunk`` samples are encoded at once. Raises ``UserError`` where there is no
@@ -36,14 +36,14 @@ class LatentCache(Callback):
         shown = trainer.is_global_zero and sys.stderr.isatty()
         with Progress(console=Console(stderr=True), transient=True, disable=not shown) as bar:
 
-            def cached(samples: SampleArray, modality: Modality, name: str) -> Latents:
-                job = bar.add_task(f"latents of {name} {modality.noun}", total=len(samples))
+            def cached(samples: SampleArray, modality: Modality, name: str, flips: bool) -> Latents:
+                job = bar.add_task(f"latents of {name}", total=len(samples))
                 return cache_latents(
                     samples,
                     modality,
                     codec,
                     data.cache_dir / "latents",
-                    flips=data.flip and name.startswith("train"),
+                    flips=flips,
                     device=task.device,
                     chunk=self.chunk,
                     done=lambda n: bar.update(job, completed=n),
@@ -52,15 +52,17 @@ class LatentCache(Callback):
             for name, part in (("train", data.train), ("validation", data.validation)):
                 if len(part) == 0:
                     continue
-                part.latents = cached(part.samples, data.modality, name)
+                flips, noun = data.flip and name == "train", data.modality.noun
+                part.latents = cached(part.samples, data.modality, f"{name} {noun}", flips)
+                part.keeps_samples = "x" in getattr(task, "entries", ())
                 part.hint_latents = {
-                    entry: cached(part.hints[entry], data.hint_modalities[entry], f"{name} {entry}")
+                    entry: cached(part.hints[entry], data.hint_modalities[entry], f"{name} {noun}, {entry}", flips)
                     for entry in encoded_entries(task)
-                    if entry in part.hints
+                    if entry in part.hints and data.hint_modalities[entry].shape == data.modality.shape
                 }
 
 
 def encoded_entries(task: Task) -> list[str]:
     """The second pictures of which a condition of ``task`` is the latents, by their entry of a batch."""
     singles = getattr(task, "conditioner", Unconditional()).singles
-    return [single.entry for single in singles if isinstance(single, Image) and single.latent]
+    return [s.entry for s in singles if isinstance(s, Image) and s.latent and not s.computed]

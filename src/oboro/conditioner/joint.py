@@ -70,7 +70,7 @@ class Joint(Conditioner):
 
     def forward(self, batch: Batch, generator: torch.Generator) -> Condition:
         if self.exclusive:
-            return self._one_of(self.keep(batch), generator)
+            return self._one_of(Condition({s.name: s.drawn(batch, generator) for s in self.singles}), generator)
         cond = super().forward(batch, generator)
         if self.dropout == 0 or not cond:
             return cond

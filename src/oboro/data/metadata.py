@@ -94,7 +94,7 @@ def read_metadata(root: Path, files: Sequence[str]) -> Metadata:
     rows = [entry for entry, _ in pairs]
     without = [entry.name for entry in rows if not entry.hints]
     if without and len(without) < len(rows):
-        raise UserError(f"{where} has no second picture (conditioning_image) for {without[0]}; give one to every image or to none")
+        raise UserError(f"{where} has no conditioning_image for {without[0]}; give one to every image or to none")
     labels, classes = _labels([(entry.name, value) for entry, value in pairs], where)
     rows = [replace(entry, label=label) for entry, label in zip(rows, labels, strict=True)]
     notes = [f"{where} has fields that are not read: {printable(', '.join(unread))}"] if unread else []
