@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from oboro.adapter import plain_state
+from oboro.adapter import low_rank_layers, plain_state
 from oboro.base.errors import UserError
 from oboro.restore.checkpoint import check_kind, load_checkpoint
 from oboro.restore.merge import merged
@@ -34,10 +34,12 @@ PLACES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 def start_from(task: Task, config: dict[str, Any], path: str | Path, profile: str | None) -> set[str]:
     """Give ``task`` the weights of a checkpoint of the same kind of task; the names of the parts that got theirs.
 
-    What it learns starts at the average ``profile`` (None is the first), with the adapters of that run merged. Frozen
-    parts take theirs along where they are of the same classes and shapes as in the checkpoint. Nothing else
-    is taken: averages, optimizer, what a loss has learned, and steps start anew. Raises ``UserError`` for a
-    checkpoint of another task or model, naming what differs.
+    What it learns starts at the average ``profile`` (None is the first), with the adapters of that run merged. Layers
+    for a signal that the checkpoint's network does not read stay as they are, at zero, so that both are the same
+    function (Brooks et al. 2022, arXiv:2211.09800, sec. 3.2). Frozen parts, or parts of them, take theirs along where
+    they are of the same classes and shapes as in the checkpoint. Nothing else is taken: averages, optimizer, what a
+    loss has learned, and steps start anew. Raises ``UserError`` for a checkpoint of another task or model, naming what
+    differs, and where an adapter would leave a layer at zero.
     """
     checkpoint = merged(load_checkpoint(path))
     kind = type(task).__name__.lower()
@@ -45,11 +47,49 @@ def start_from(task: Task, config: dict[str, Any], path: str | Path, profile: st
     source = build_task(checkpoint)
     learned, stored = name_of_learned(task), checkpoint["config"]["task"]
     state = averaged(source, path, profile).state_dict()
-    load(plain_state(task.learned), state, differences(config, stored, PLACES[kind]))
-    same = {name for name in task.frozen if name in stored and alike(getattr(task, name), getattr(source, name))}
-    for name in same:
-        getattr(task, name).load_state_dict(getattr(source, name).state_dict())
+    new = added(task.learned, source.learned)
+    check_trained(task.learned, new)
+    load(plain_state(task.learned), state, differences(config, stored, PLACES[kind]), new)
+    same = {name for name in task.frozen if name in stored and inherit(getattr(task, name), getattr(source, name))}
     return same | {learned}
+
+
+def added(here: nn.Module, there: nn.Module) -> set[str]:
+    """The weights of ``here`` with which its network reads a signal that the one of ``there`` does not, and that are
+    zero: by the law of their names, those of ``network.<signal>``."""
+    signals = set(reads(here)) - set(reads(there))
+    state, known = plain_state(here), there.state_dict()
+    places = tuple(f"network.{signal}." for signal in signals)
+    return {
+        name for name, w in state.items() if places and name.startswith(places) and name not in known and not w.any()
+    }
+
+
+def reads(learned: nn.Module) -> Mapping[str, Any]:
+    return getattr(getattr(learned, "network", learned), "reads", {})
+
+
+def check_trained(learned: nn.Module, new: set[str]) -> None:
+    """Raises ``UserError`` where one of the ``new`` weights, which are zero, would never be trained."""
+    adapted = {f"{name}.weight" for name, _ in low_rank_layers(learned)}
+    trained = {name for name, p in learned.named_parameters() if p.requires_grad} | adapted
+    if frozen := sorted(new - trained):
+        layer = frozen[0].rpartition(".")[0]
+        raise UserError(
+            f"{layer}, which the model in init does not have, starts at zero and the adapter would leave it there; add "
+            "it with adapter=full, or choose adapter.targets=[linear,convolution]."
+        )
+
+
+def inherit(here: nn.Module, there: nn.Module) -> bool:
+    """Load into ``here``, or else into each of its children, the weights of a module within ``there`` that is alike;
+    whether all have got some."""
+    match = next((module for module in there.modules() if alike(here, module)), None)
+    if match is not None:
+        here.load_state_dict(match.state_dict())
+        return True
+    own = [*here.parameters(recurse=False), *here.buffers(recurse=False)]
+    return not own and all(inherit(child, there) for child in here.children() if child.state_dict())
 
 
 def alike(a: nn.Module, b: nn.Module) -> bool:
@@ -60,8 +100,9 @@ def alike(a: nn.Module, b: nn.Module) -> bool:
     }
 
 
-def load(here: dict[str, Tensor], stored: dict[str, Tensor], differing: list[str]) -> None:
-    """Copy weights by name; ``differing`` are the settings to name where one does not fit."""
+def load(here: dict[str, Tensor], stored: dict[str, Tensor], differing: list[str], new: set[str]) -> None:
+    """Copy weights by name, but for ``new`` ones; ``differing`` are the settings to name where one does not fit."""
+    here = {name: tensor for name, tensor in here.items() if name not in new}
     for name in [*here, *(k for k in stored if k not in here)]:
         shapes = [tuple(state[name].shape) if name in state else "absent" for state in (stored, here)]
         if shapes[0] != shapes[1]:
