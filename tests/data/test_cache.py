@@ -135,7 +135,7 @@ def test_a_damaged_cache_is_noticed_and_built_again(tmp_path, damage):
 
 @pytest.mark.parametrize("name", ["samples.npy", "hints.npy", "labels.npy", "groups.npy", "captions.json", "meta.json"])
 def test_a_flipped_bit_anywhere_is_noticed(tmp_path, name):
-    whole = Block(IMAGES, np.arange(12) % 3, [f"図 {i}" for i in range(12)], GROUPS, IMAGES)
+    whole = Block(IMAGES, np.arange(12) % 3, [f"図 {i}" for i in range(12)], GROUPS, {"hint": IMAGES})
     folder = tmp_path / "a"
     build(folder, iter([whole]), SHAPE)
     content = (folder / name).read_bytes()
