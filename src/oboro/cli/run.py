@@ -39,9 +39,10 @@ from oboro.cli.arguments import MULTIRUN, for_hydra
 from oboro.cli.checkpoint import offer_checkpoint
 from oboro.cli.claim import FolderKnown, Refused, claimed
 from oboro.cli.composed_once import composed_once
-from oboro.cli.ending import ending, is_first_process, sentence
+from oboro.cli.ending import ending, sentence
 from oboro.cli.folder import AUTO
 from oboro.cli.help import overview
+from oboro.cli.mistakes_of_ranks import is_first_process
 from oboro.cli.options import CONF, VALUES, choosing, without_groups
 from oboro.cli.ranks import kill_ranks, supervised
 from oboro.cli.running import LOCK, release_all
