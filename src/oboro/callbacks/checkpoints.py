@@ -214,18 +214,16 @@ class Checkpoints(Evaluation):
 
     def _end(self) -> str | None:
         """What went wrong with the file that was begun, on all ranks. Raises ``UserError`` for numbers that are not
-        finite."""
-        with distributed.together():
+        finite. A signal that came while one was written at once ends the run here; what is written in the background
+        is waited for at moments of its own, and a run that is done by then has come to its end."""
+        with distributed.together(ends=not self.way.asynchronous):
+            failure = None
             if self._file:
                 self._file.wait()
-
-        def failed() -> str | None:
-            failure = self._file.failure if self._file else None
+                failure = self._file.failure
             if isinstance(failure, UserError):
                 raise failure
-            return None if failure is None else failure.strerror or str(failure)
-
-        return distributed.from_first(failed)
+        return distributed.from_all(failure and (failure.strerror or str(failure)))[0]
 
     def _name(self, path: Path) -> str | None:
         """The file ``path`` is the best, too."""

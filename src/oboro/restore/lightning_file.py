@@ -16,7 +16,8 @@ from oboro.base.staged import staged
 from oboro.restore.archive import write_checkpoint
 from oboro.restore.checkpoint import forget_checkpoint, load_checkpoint
 from oboro.restore.finite import not_finite, numbers
-from oboro.restore.sharded import Split, remove_unnamed, write_sharded
+from oboro.restore.shard_writer import Split, write_sharded
+from oboro.restore.sharded import remove_unnamed
 
 
 @dataclass(frozen=True)
