@@ -128,6 +128,7 @@ def choosing(group: str, name: str) -> list[str]:
         "parameterization=eps": ["schedule=vp"],
         "extractor=trained_clip": ["extractor.path=last.ckpt"],
         "measurement=mask_file": ["measurement.path=mask.png"],
+        "measurement=mask_outside": ["measurement.height=28", "measurement.width=28"],
         "guidance=autoguidance": ["guidance.weak.path=last.ckpt"],
         "guidance=classifier": ["guidance.classifier.path=last.ckpt"],
         "guidance=per_condition": ["guidance.scales={label: 2}"],

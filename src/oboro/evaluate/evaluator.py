@@ -17,6 +17,7 @@ from oboro.base.settings import settings
 from oboro.data import DataModule
 from oboro.data.latents import module_digest
 from oboro.ema import EMA
+from oboro.evaluate.held_out import HeldOut
 from oboro.evaluate.likelihood import bits_per_dim
 from oboro.evaluate.protocol import Protocol
 from oboro.evaluate.result import Result
@@ -33,6 +34,8 @@ SHOWN = 10  # samples that are kept to be shown
 class Evaluator:
     """``metrics`` of samples against the training images of ``data``, or against the moments of the file ``published``.
 
+    With a ``problem``, samples are drawn of held-out images that were measured, under the conditions of these.
+
     Nothing is read or computed before ``prepare`` and ``evaluate``.
     """
 
@@ -42,7 +45,9 @@ class Evaluator:
         metrics: Mapping[str, Metric],
         data: DataModule,
         published: str | None = None,
+        problem: HeldOut | None = None,
     ):
+        self.problem = problem
         self.data = data
         self.metrics = dict(metrics)
         self.views = [View(part, metrics, data, published) for part in extractor.parts] if metrics else []
@@ -105,7 +110,11 @@ class Evaluator:
             )
         seconds = time.perf_counter() - start
         ids = range(protocol.first, protocol.first + protocol.n)
-        metadata = task.conditioner.metadata(ids, self.data.population)
+        if self.problem is None:
+            metadata = task.conditioner.metadata(ids, self.data.population)
+        else:
+            metadata = self.problem.metadata(ids)
+            record["problem"] = self.problem.settings
         record |= {
             "quantisation": self.data.modality.quantisation,
             "samples": protocol.n,
@@ -157,7 +166,10 @@ class Evaluator:
             return Parts().rows(lambda part: self._images(task, part, protocol, autocast), padded)[: len(ids)]
 
     def _images(self, task: Diffusion, ids: list[int], protocol: Protocol, autocast: Callable) -> Tensor:
-        cond = task.conditioner.for_samples(ids, self.data.population)
+        if self.problem is None:
+            cond = task.conditioner.for_samples(ids, self.data.population)
+        else:
+            cond = self.problem.condition(task.conditioner, ids)
         with autocast():
             x = task.generate(ids, protocol.seed, cond, self.data.modality.shape)
         return (task.modality or self.data.modality).to_stored(x)
