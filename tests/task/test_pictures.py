@@ -60,7 +60,8 @@ def test_every_guess_of_the_sampler_has_the_known_pixels(half):
     task.eval()
     x, seen = torch.rand(3, 1, 28, 28) * 2 - 1, []
     task.generate([0, 1, 2], 0, Condition({"image": hole(x, half)}), (1, 28, 28), lambda x0, t: seen.append(x0))
-    assert len(seen) > 1 and all(torch.equal(x0[half.expand_as(x)], x[half.expand_as(x)]) for x0 in seen)
+    known = half.expand_as(x)
+    assert len(seen) > 1 and all((x0[known] - x[known]).abs().max() < 1e-5 for x0 in seen)
     _, task, _ = runs.built("hint=mask_box", "hint.keep_known=false", "sampler.steps=2")
     free = task.eval().generate([0, 1, 2], 0, Condition({"image": hole(x, half)}), (1, 28, 28))
     assert not torch.equal(free[half.expand_as(x)], x[half.expand_as(x)])
