@@ -20,7 +20,7 @@ from oboro.cli.arguments import for_hydra
 from test_docs import DOCUMENTS, ROOT, command_lines, sweep
 
 NOT_HERE = {
-    r"data=emoji|clip_emoji|autoencoder_emoji|emoji_text|edit_emoji|vendor_emoji|task\.emoji": "fetches pictures from npm",
+    r"data=emoji|(clip|autoencoder|edit|vendor)_emoji|emoji_text|task\.emoji": "fetches pictures from npm",
     r"data\.path=nobody/|google/|laion/|data=web_dataset|data=hugging_face": "reads a data set or a model of a hub",
     r"VIRTUAL_imagenet": "reads the statistics of a publication",
     r"stable-diffusion|sd-vae|sd15|v1-5|vgg16": "reads published weights",
