@@ -16,7 +16,7 @@ from oboro.data import DataModule
 from oboro.data.shapes import AUTO
 from oboro.restore.checkpoint import load_checkpoint
 
-LABEL, TEXT = "oboro.conditioner.Label", "oboro.conditioner.Text"
+LABEL, TEXT, TRAINED = "oboro.conditioner.Label", "oboro.conditioner.Text", "oboro.restore.Trained"
 UNCONDITIONAL = {"_target_": "oboro.conditioner.Unconditional"}
 BY_DATA = "label_if_any"  # the conditioner that is none where there are no classes
 
@@ -80,16 +80,17 @@ def settle_classes(config: DictConfig) -> None:
 
 
 def settle_encoders(config: DictConfig, stored: dict[str, Any]) -> None:
-    """Where the conditioner is not that of the checkpoint, the text encoder of one ``stored`` there that reads texts,
-    unless one is typed: the model knows texts as that one reads them."""
+    """Where the run names another conditioner than the one ``stored`` in a checkpoint, and that one reads texts, its
+    encoder in the place of a trained one whose path is not typed: the model knows texts as it reads them."""
     theirs = next((part for part in parts_of(stored) if part.get("_target_") == TEXT), None)
     typed = typed_keys(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
     if theirs is None or any("encoder" in key.split(".") for key in typed):
         return
     for part in parts_of(config.get("conditioner", {})):
-        if part.get("_target_") == TEXT:
+        if part.get("_target_") == TEXT and part.encoder.get("_target_") == TRAINED:
             for key in ("encoder", "text_dim", "pooled_dim"):
                 part[key] = theirs[key]
+            notice("texts are read as by the model in init")
 
 
 def parts_of(conditioner: Any) -> list[Any]:

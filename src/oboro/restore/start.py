@@ -13,6 +13,8 @@ from oboro.restore.checkpoint import check_kind, load_checkpoint
 from oboro.restore.merge import merged
 from oboro.restore.rebuild import Task, averaged, build_task, name_of_learned
 
+GAIN = "network.image_gain"  # of a network with weights of magnitude 1
+
 # For each task, where the configuration of its checkpoints holds what an option of a group is made of.
 PLACES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "diffusion": {
@@ -34,8 +36,8 @@ PLACES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 def start_from(task: Task, config: dict[str, Any], path: str | Path, profile: str | None) -> set[str]:
     """Give ``task`` the weights of a checkpoint of the same kind of task; the names of the parts that got theirs.
 
-    What it learns starts at the average ``profile`` (None is the first), with the adapters of that run merged. Layers
-    for a signal that the checkpoint's network does not read stay as they are, at zero, so that both are the same
+    What it learns starts at the average ``profile`` (None is the first), with the adapters of that run merged. The
+    layer for pictures, where the checkpoint's network reads none, stays as it is, at zero, so that both are the same
     function (Brooks et al. 2022, arXiv:2211.09800, sec. 3.2). Frozen parts, or parts of them, take theirs along where
     they are of the same classes and shapes as in the checkpoint. Nothing else is taken: averages, optimizer, what a
     loss has learned, and steps start anew. Raises ``UserError`` for a checkpoint of another task or model, naming what
@@ -55,18 +57,14 @@ def start_from(task: Task, config: dict[str, Any], path: str | Path, profile: st
 
 
 def added(here: nn.Module, there: nn.Module) -> set[str]:
-    """The weights of ``here`` with which its network reads a signal that the one of ``there`` does not, and that are
-    zero: by the law of their names, those of ``network.<signal>``."""
-    signals = set(reads(here)) - set(reads(there))
-    state, known = plain_state(here), there.state_dict()
-    places = tuple(f"network.{signal}." for signal in signals)
-    return {
-        name for name, w in state.items() if places and name.startswith(places) and name not in known and not w.any()
-    }
-
-
-def reads(learned: nn.Module) -> Mapping[str, Any]:
-    return getattr(getattr(learned, "network", learned), "reads", {})
+    """The weights with which the network of ``here`` reads pictures (``image_channels``), where that of ``there`` reads
+    none: its layer ``image``, if this is zero, or its gain is."""
+    reading, without = (getattr(getattr(learned, "network", learned), "image_channels", 0) for learned in (here, there))
+    if not reading or without:
+        return set()
+    new = {name: w for name, w in plain_state(here).items() if name.startswith(("network.image.", GAIN))}
+    off = GAIN in new and not new[GAIN].any()
+    return {name for name, w in new.items() if off or not w.any()}
 
 
 def check_trained(learned: nn.Module, new: set[str]) -> None:

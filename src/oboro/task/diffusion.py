@@ -157,7 +157,7 @@ class Diffusion(NoiseLevels):
     def _encoded(self, image: Image, z: Tensor | None) -> Image:
         channels = image.x.shape[1] if self.modality is None else self.modality.shape[0]
         z = self.codec.encode(with_channels(image.x, channels)) if z is None else z
-        present = image.known.flatten(1).any(1)
+        present = image.known.reshape(len(z), -1).any(1)
         known = present
         if image.has_hole:
             known = adaptive_max_pool2d((~image.known).to(z), z.shape[2:]) == 0
