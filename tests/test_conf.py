@@ -54,6 +54,7 @@ FAMILIES = {
 FOLDER = TemporaryDirectory(prefix="oboro-tests-")
 CLASSLESS = ("experiment", "debug", "hparams_search")  # these change a run; the others configure one class each
 OF_AUTOENCODERS = ("loss/perceptual", "loss/discriminator")  # groups that task=autoencoder has
+OF_SAMPLES = ("measurement",)  # groups that sampling and evaluation alone have
 SEVERAL = ("callbacks", "logger", "metrics")  # groups of which a run takes several options
 SEARCH = ("*/*.yaml", "*/*/*.yaml")  # groups, and groups nested in them: loss/time
 PATHS = [path.relative_to(CONF) for pattern in SEARCH for path in CONF.glob(pattern)]
@@ -62,7 +63,7 @@ OPTIONS = sorted((path.parent.as_posix(), path.stem) for path in PATHS if path.p
 
 
 # Groups of which any options go together: the k-th option of each is composed and built with the k-th of the others.
-INDEPENDENT = ("ema", "extractor", "optimizer", "sampler", "schedule", "trainer")
+INDEPENDENT = ("ema", "extractor", "measurement", "optimizer", "sampler", "schedule", "trainer")
 INDEPENDENT += ("loss/coupling", "loss/penalty", "loss/time", "loss/weighting")
 
 
@@ -139,6 +140,8 @@ def choosing(group: str, name: str) -> list[str]:
         "data=series": ["data.path=series.npy", "model=unet_1d"],
         "parameterization=eps": ["schedule=vp"],
         "extractor=trained_clip": ["extractor.path=last.ckpt"],
+        "measurement=mask_file": ["measurement.path=mask.png"],
+        "measurement=mask_outside": ["measurement.height=28", "measurement.width=28"],
         "guidance=autoguidance": ["guidance.weak.path=last.ckpt"],
         "guidance=classifier": ["guidance.classifier.path=last.ckpt"],
         "guidance=per_condition": ["guidance.scales={label: 2}"],
@@ -149,8 +152,8 @@ def choosing(group: str, name: str) -> list[str]:
         needs[f"{group}={name}"] = [f"codec.path={learned_by('autoencoder')}"]
     if f"{group}={name}" in ("conditioner=text", "data=dreambooth", "experiment=ldm_fashion_text"):
         needs.setdefault(f"{group}={name}", []).append(f"conditioner.encoder.path={learned_by('clip')}")
-    if f"{group}={name}" == "conditioner=joint":
-        needs["conditioner=joint"] = [f"conditioner.parts.text.encoder.path={learned_by('clip')}"]
+    if f"{group}={name}" in ("conditioner=joint", "conditioner=joint_text_image"):
+        needs[f"{group}={name}"] = [f"conditioner.parts.text.encoder.path={learned_by('clip')}"]
     if f"{group}={name}" == "experiment=emoji_text":
         # The stand-in of the codec is of one channel.
         needs["experiment=emoji_text"] += [f"extractor.path={learned_by('clip')}", "data.channels=1"]
@@ -164,7 +167,8 @@ def choosing(group: str, name: str) -> list[str]:
         needs[f"{group}={name}"] = read if group == "model" else read[1:]
     if group in OF_AUTOENCODERS or f"{group}={name}".startswith("loss=reconstruction"):
         return ["task=autoencoder", f"{group}={name}"]
-    return [f"{group}={name}", *needs.get(f"{group}={name}", [])]
+    added = "+" * (group in OF_SAMPLES)  # training has none
+    return [f"{added}{group}={name}", *needs.get(f"{group}={name}", [])]
 
 
 def plain(config) -> dict:
@@ -227,7 +231,9 @@ def test_an_option_names_its_class(option):
     if module.startswith("lightning."):  # a foreign class: trainer=default, logger=tensorboard
         assert cls.startswith(stem) or name == "default"
     else:
-        assert module == (f"oboro.{group.replace('/', '.')}" if name != "trained" else "oboro.restore")
+        assert module == (
+            f"oboro.{group.replace('/', '.')}" if name not in ("trained", "trained_emoji") else "oboro.restore"
+        )
         assert stem.startswith(cls)
 
 
@@ -273,7 +279,7 @@ def test_every_selected_group_is_used_by_the_wiring(task):
     assert len(groups) >= 5 and set(chosen_by_options) == {"conditioner", "extractor", "optimizer"}
     used = set(re.findall(r"\$\{(\w+)[.}]", wiring(task)))
     assert set(groups) | set(chosen_by_options) <= used
-    assert set(groups) - {"data"} <= set(re.findall(r"\$\{(\w+)[.}]", text))
+    assert set(groups) - {"data", "hint"} <= set(re.findall(r"\$\{(\w+)[.}]", text))
 
 
 def test_every_folder_is_a_group_that_an_entry_point_selects():
@@ -427,6 +433,7 @@ NO_OPTIONS = {
     "data": {"Block", "ImageSettings", "Population", "Settings", "Source", "Split"},
     "extractor": {"Samples"},
     "loss": {"Loss", "Pairs"},
+    "measurement": {"Mask", "Measured"},
     "metrics": {"Bank", "Extracted", "FeatureStatistics", "Held", "Published", "Value"},
     "model": {"CLIPText", "EmptyText", "T5Text", "Tokenizer"},
     "sampler": {"Node", "Noise", "Posterior"},

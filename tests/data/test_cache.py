@@ -65,8 +65,8 @@ def test_fingerprint_follows_the_content_alone(tmp_path):
         replace(whole, captions=[f"図{i}" for i in range(12)]),
         replace(whole, groups=GROUPS + 1),
         replace(whole, groups=None),
-        replace(whole, hints=IMAGES),
-        replace(whole, hints=255 - IMAGES),
+        replace(whole, hints={"hint": IMAGES}),
+        replace(whole, hints={"hint": 255 - IMAGES}),
         replace(whole, samples=IMAGES.astype(np.float32)),
         Block(IMAGES, np.arange(12) % 3),
         Block(IMAGES, groups=np.arange(12) % 3),
@@ -135,7 +135,7 @@ def test_a_damaged_cache_is_noticed_and_built_again(tmp_path, damage):
 
 @pytest.mark.parametrize("name", ["samples.npy", "hints.npy", "labels.npy", "groups.npy", "captions.json", "meta.json"])
 def test_a_flipped_bit_anywhere_is_noticed(tmp_path, name):
-    whole = Block(IMAGES, np.arange(12) % 3, [f"図 {i}" for i in range(12)], GROUPS, IMAGES)
+    whole = Block(IMAGES, np.arange(12) % 3, [f"図 {i}" for i in range(12)], GROUPS, {"hint": IMAGES})
     folder = tmp_path / "a"
     build(folder, iter([whole]), SHAPE)
     content = (folder / name).read_bytes()

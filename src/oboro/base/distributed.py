@@ -211,6 +211,11 @@ def together(ends: bool = False) -> Iterator[None]:
         interrupt.end(number)
 
 
+def group_beside() -> Any:
+    """A group of all ranks for what another thread does between processors, None for one process alone. All ranks."""
+    return dist.new_group(backend="gloo") if world_size() > 1 else None
+
+
 class Agreement:
     """What any rank wants, known to all of them at the same time. Every rank calls every method equally often.
 
@@ -219,7 +224,7 @@ class Agreement:
     """
 
     def __init__(self) -> None:
-        self._group: Any = dist.new_group(backend="gloo") if world_size() > 1 else None
+        self._group: Any = group_beside()
         self._sent: tuple[Any, Tensor] | None = None
 
     def next(self, *wishes: int) -> list[int]:

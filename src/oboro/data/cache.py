@@ -1,8 +1,9 @@
 """Decode once, memory-map ever after.
 
-A folder of the cache holds ``samples.npy`` (N, C, ...), ``hints.npy`` (N, C', H, W) uint8, ``labels.npy`` (N,) int64,
-``groups.npy`` (N,) int64 and ``captions.json`` where the source has them, ``meta.json``, and ``decoding.json``: what
-could not be read. It is written beside its final place and renamed, so it is either whole or absent.
+A folder of the cache holds ``samples.npy`` (N, C, ...), ``hints.npy`` (N, C', H, W) uint8 (of other entries
+``hints-<entry>.npy``), ``labels.npy`` (N,) int64, ``groups.npy`` (N,) int64 and ``captions.json`` where the source has
+them, ``meta.json``, and ``decoding.json``: what could not be read. It is written beside its final place and renamed, so
+it is either whole or absent.
 
 All files have checksums: of samples and hints one for each (``oboro.base.checksums``); ``meta.json`` has those of the
 other files, and its own. What is found damaged when the folder is opened is decoded anew. An array above 256 MB is not
@@ -15,7 +16,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,7 @@ LOCK = ".lock"
 DECODING = "decoding.json"
 BESIDE = ("labels.npy", "groups.npy", "captions.json", DECODING)
 SAMPLES, HINTS = "samples", "hints"  # arrays of a folder
+HINT = "hint"  # the entry of a batch that a second picture is, where it has no other name
 FORMER = "images"  # what ``SAMPLES`` was called; folders that are there already stay valid
 FORMAT = "1 lanczos"  # part of every key: changes when the same source decodes to other numbers
 
@@ -42,17 +44,18 @@ FORMAT = "1 lanczos"  # part of every key: changes when the same source decodes 
 class Block:
     """Consecutive decoded samples (n, C, ...) with their labels (n,) and captions, if the source has any.
 
-    Pictures are uint8 (n, C, H, W), series float32 (n, C, L). ``hints`` (n, C', H, W), uint8, is a second picture that
-    belongs to each sample, of the same size. Samples of equal ``groups`` (n,), any integers, show so much the same that
-    none may be held out while another is trained on. ``left_out`` are those between them that could not be read,
-    ``enlarged`` is how many were smaller than they are now, and ``several`` how many are the first of several frames.
+    Pictures are uint8 (n, C, H, W), series float32 (n, C, L). ``hints`` (n, C', H, W), uint8, by their entries in a
+    batch, are further pictures that belong to each sample, of the same size. Samples of equal ``groups`` (n,), any
+    integers, show so much the same that none may be held out while another is trained on. ``left_out`` are those
+    between them that could not be read, ``enlarged`` is how many were smaller than they are now, and ``several`` how
+    many are the first of several frames.
     """
 
     samples: np.ndarray
     labels: np.ndarray | None = None
     captions: list[str] | None = None
     groups: np.ndarray | None = None
-    hints: np.ndarray | None = None
+    hints: Mapping[str, np.ndarray] = field(default_factory=dict)
     left_out: Sequence[LeftOut] = ()
     enlarged: int = 0
     several: int = 0
@@ -90,7 +93,7 @@ class Cached:
     labels: np.ndarray | None
     captions: list[str] | None
     groups: np.ndarray | None
-    hint_shape: tuple[int, ...] | None
+    hint_shapes: Mapping[str, tuple[int, ...]]
     fingerprint: str
     left_out: list[LeftOut] | None = None
     enlarged: int = 0
@@ -100,15 +103,16 @@ class Cached:
 class SampleArray:
     """Rows of a memory-mapped array: ``array[indices]`` is a fresh tensor of shape (len(indices), C, ...).
 
-    ``name`` is that of the array in the folder: the samples, or their hints. A copy in a loader worker costs its row
-    numbers alone (``Mapped``). ``fingerprint`` identifies these rows of these samples.
+    Those of the samples, or of the pictures that belong to them: ``entry`` is theirs in a batch. A copy in a loader
+    worker costs its row numbers alone (``Mapped``). ``fingerprint`` identifies these rows of these samples.
     """
 
-    def __init__(self, cached: Cached, rows: np.ndarray, name: str = SAMPLES):
-        self._array = Mapped(array_path(cached.path, name))
+    def __init__(self, cached: Cached, rows: np.ndarray, entry: str | None = None):
+        self._array = Mapped(array_path(cached.path, SAMPLES if entry is None else hints_name(entry)))
         self._rows = np.ascontiguousarray(rows, dtype=np.int64)
-        self.shape = (len(rows), *(cached.hint_shape if name == HINTS else cached.shape)[1:])
-        self.fingerprint = hashlib.sha256(cached.fingerprint.encode() + self._rows.tobytes()).hexdigest()
+        self.shape = (len(rows), *(cached.shape if entry is None else cached.hint_shapes[entry])[1:])
+        of = f"{cached.fingerprint}{'' if entry is None else f' {entry}'}"
+        self.fingerprint = hashlib.sha256(of.encode() + self._rows.tobytes()).hexdigest()
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -122,6 +126,11 @@ class SampleArray:
         rows = self._rows[indices.cpu().numpy() if isinstance(indices, Tensor) else indices]
         taken = torch.from_numpy(self._array.take(np.atleast_1d(rows)))
         return taken if rows.ndim else taken[0]
+
+
+def hints_name(entry: str) -> str:
+    """What the array of the pictures ``entry`` is called."""
+    return HINTS if entry == HINT else f"{HINTS}-{entry}"
 
 
 def array_path(folder: Path, name: str) -> Path:
@@ -180,7 +189,8 @@ def open_cached(folder: Path) -> Cached | None:
         meta = unsealed(parsed((folder / "meta.json").read_text()))
         check_files(folder, meta.get("checksums", {}))
         samples = open_checked(array_path(folder, SAMPLES)).array
-        hints = open_checked(folder / f"{HINTS}.npy").array if meta.get("hints") else None
+        entries = [HINT] if meta.get("hints") is True else meta.get("hints") or []
+        hints = {entry: open_checked(folder / f"{hints_name(entry)}.npy").array for entry in entries}
         labels = np.load(folder / "labels.npy", allow_pickle=False) if meta["labels"] else None
         captions = parsed((folder / "captions.json").read_text(encoding="utf-8")) if meta["captions"] else None
         groups = np.load(folder / "groups.npy", allow_pickle=False) if meta.get("groups") else None
@@ -191,10 +201,10 @@ def open_cached(folder: Path) -> Cached | None:
     whole &= labels is None or (labels.shape == shape[:1] and labels.dtype == np.int64)
     whole &= captions is None or len(captions) == shape[0]
     whole &= groups is None or (groups.shape == shape[:1] and groups.dtype == np.int64)
-    whole &= hints is None or (hints.shape[0] == shape[0] and hints.dtype == np.uint8)
-    hint_shape = None if hints is None else hints.shape
+    whole &= all(array.shape[0] == shape[0] and array.dtype == np.uint8 for array in hints.values())
+    hint_shapes = {entry: array.shape for entry, array in hints.items()}
     return (
-        Cached(folder, shape, labels, captions, groups, hint_shape, fingerprint, *_decoding(folder)) if whole else None
+        Cached(folder, shape, labels, captions, groups, hint_shapes, fingerprint, *_decoding(folder)) if whole else None
     )
 
 
@@ -244,6 +254,7 @@ def _write(folder: Path, blocks: Iterator[Block], shape: tuple[int, ...] | None)
     groups: list[np.ndarray] = []
     captions: list[str] = []
     arrays: dict[str, GrowingArray] = {}
+    entries: dict[str, None] = {}  # of second pictures
     digests = {}
     left_out: list[LeftOut] = []
     enlarged = several = 0
@@ -254,11 +265,11 @@ def _write(folder: Path, blocks: Iterator[Block], shape: tuple[int, ...] | None)
             several += block.several
             if not len(block.samples):
                 continue
-            for name, array in ((SAMPLES, block.samples), (HINTS, block.hints)):
-                if array is None:
-                    continue
+            entries |= dict.fromkeys(block.hints)
+            hints = {hints_name(entry): array for entry, array in block.hints.items()}
+            for name, array in {SAMPLES: block.samples, **hints}.items():
                 if name not in arrays:
-                    one = array.shape[1:] if shape is None or name == HINTS else shape
+                    one = array.shape[1:] if shape is None or name in hints else shape
                     with writing(folder):
                         arrays[name] = GrowingArray(folder / f"{name}.npy", array.dtype, one)
                     kind = one if array.dtype == np.uint8 else (one, str(array.dtype))
@@ -286,8 +297,8 @@ def _write(folder: Path, blocks: Iterator[Block], shape: tuple[int, ...] | None)
             text = json.dumps(captions, ensure_ascii=False)
             digest.update(b"captions" + text.encode())
             (folder / "captions.json").write_text(text, encoding="utf-8")
-        if HINTS in arrays:
-            digest.update(HINTS.encode() + digests[HINTS].digest())
+        for name in map(hints_name, entries):
+            digest.update(name.encode() + digests[name].digest())
         decoding = json.dumps({"left_out": left_out, "enlarged": enlarged, "several": several})
         (folder / DECODING).write_text(decoding, encoding="utf-8")
         meta = {
@@ -296,7 +307,7 @@ def _write(folder: Path, blocks: Iterator[Block], shape: tuple[int, ...] | None)
             "labels": bool(labels),
             "captions": bool(captions),
             "groups": bool(groups),
-            "hints": HINTS in arrays,
+            "hints": list(entries) == [HINT] or list(entries),
             "fingerprint": digest.hexdigest(),
             "checksums": {name: checksum(folder / name) for name in BESIDE if (folder / name).is_file()},
         }
