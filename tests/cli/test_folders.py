@@ -147,6 +147,7 @@ def test_runs_of_one_second_have_folders_of_their_own(tmp_path):
     assert "dir: day/${now:%Y}-2" in (second / ".hydra" / "hydra.yaml").read_text()
 
 
+@pytest.mark.slow  # it imports tensorboard
 def test_every_file_of_a_run_is_known(tmp_path):
     """Else ``overwrite`` would leave some of it behind."""
     everything = "callbacks=[snapshots,sample_metrics,sample_grid,checkpoints,throughput]"
