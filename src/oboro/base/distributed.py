@@ -23,7 +23,7 @@ from oboro.base.memory import Parts
 from oboro.base.precision import WITHOUT_FLOAT64
 
 T = TypeVar("T")
-WITHIN = Path(dist.__file__).parent  # what is raised from here is an error of a collective
+WITHIN = Path(str(dist.__file__)).parent  # what is raised from here is an error of a collective
 BACKENDS = re.compile(r"gloo|nccl|\bucc\b|xccl|hccl|ProcessGroup|TCPStore", re.IGNORECASE)
 
 
