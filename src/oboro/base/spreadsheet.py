@@ -9,15 +9,20 @@ MARKS, AS_TEXT = ("=", "+", "-", "@", "\t", "\r"), "'"
 def as_text(value: T) -> T | str:
     """``value`` as it is, and a text that would be a formula after an apostrophe, with which it is none; numbers in
     texts stay numbers."""
-    if not isinstance(value, str) or not value.startswith(MARKS):
-        return value
-    try:
-        float(value)
-    except ValueError:
-        return AS_TEXT + value
-    return value
+    return AS_TEXT + value if isinstance(value, str) and _is_formula(value) else value
 
 
 def original(text: str) -> str:
     """The inverse of ``as_text``."""
-    return text[1:] if text.startswith(AS_TEXT) and as_text(text[1:]) == text else text
+    return text[1:] if text.startswith(AS_TEXT) and _is_formula(text[1:]) else text
+
+
+def _is_formula(text: str) -> bool:
+    """Or one after apostrophes, so that what is written can be told from what is meant."""
+    if not text.lstrip(AS_TEXT).startswith(MARKS):
+        return False
+    try:
+        float(text)
+    except ValueError:
+        return True
+    return False

@@ -5,7 +5,6 @@ somebody holds its lock.
 """
 
 import re
-import shutil
 import time
 import uuid
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from oboro.base.remark import remark
+from oboro.base.whole_file import remove
 
 TEMPORARY, LOCK = ".tmp", ".lock"
 OURS = re.compile(rf"\.[0-9a-f]{{32}}{re.escape(TEMPORARY)}$")  # the folder may be one of the user's
@@ -58,14 +58,6 @@ def clear_abandoned(folder: Path) -> None:
             temporary = lock.with_name(lock.name.removesuffix(LOCK))
             if OURS.search(temporary.name) and not temporary.exists():
                 lock.unlink()
-
-
-def remove(path: Path) -> None:
-    """A file or a folder, if it is there."""
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _lock_of(temporary: Path) -> Path:

@@ -81,3 +81,11 @@ def clear_partial(folder: Path) -> None:
     for path in folder.glob(f"*{PARTIAL}"):
         with contextlib.suppress(OSError):
             path.unlink()
+
+
+def remove(path: Path) -> None:
+    """A file or a folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from oboro.base.errors import UserError
 from oboro.base.grammar import is_true, quoted
-from oboro.base.temporary import remove
+from oboro.base.whole_file import remove
 from oboro.cli.folder import (
     ANOTHER,
     AUTO,
