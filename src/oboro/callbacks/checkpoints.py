@@ -137,12 +137,13 @@ class Checkpoints(Evaluation):
             )
 
     def on_exception(self, trainer: Trainer, task: Task, exception: BaseException) -> None:
-        """What is being written is not lost with what has failed; other ranks may not know of that."""
-        if self._file is None or self._begun is None or isinstance(exception, Interrupted):  # then one more is written
+        """What is being written is not lost with what has failed; other ranks may not know of that. Nor may a thread that
+        waits for one of them be left to the end of the interpreter, which it would abort."""
+        if self._file is None or isinstance(exception, Interrupted):  # after which one more is written
             return
         step, self._begun = self._begun, None
         with suppress(Exception):  # the one that is raised already counts
-            if self._file.wait(PATIENCE) and self._file.failure is None:
+            if self._file.wait(PATIENCE) and self._file.failure is None and step is not None:
                 self._number(trainer, step)
 
     def evaluate(self, trainer: Trainer, task: Task) -> None:
