@@ -137,8 +137,8 @@ class Checkpoints(Evaluation):
             )
 
     def on_exception(self, trainer: Trainer, task: Task, exception: BaseException) -> None:
-        """What is being written is not lost with what has failed; other ranks may not know of that. Nor may a thread that
-        waits for one of them be left to the end of the interpreter, which it would abort."""
+        """What is being written is not lost with what has failed; other ranks may not know of that. A thread that waits
+        for one of them may not be left to the end of the interpreter, which it would abort."""
         if self._file is None or isinstance(exception, Interrupted):  # after which one more is written
             return
         step, self._begun = self._begun, None
