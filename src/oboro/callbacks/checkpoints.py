@@ -47,7 +47,8 @@ class Checkpoints(Evaluation):
     measures it first. Must come after ``LatentStatistics`` and before what measures, and ``Best`` after that
     (``oboro.callbacks.best.in_order``).
 
-    Raises ``UserError`` before training where the disk has no room for one file. Where one cannot be written later, it
+    Raises ``UserError`` for both ``sharded`` and ``self_contained``, and before training where the disk has no room for
+    one file. Where one cannot be written later, it
     is said, training goes on, and the one before stays whole; at the end of training ``UserError``.
     """
 
@@ -62,6 +63,11 @@ class Checkpoints(Evaluation):
         asynchronous: bool = False,
     ):
         super().__init__(every_n_steps)
+        if sharded and self_contained:
+            raise UserError(
+                "a checkpoint in shards is several files; leave out callbacks.checkpoints.self_contained, or "
+                "callbacks.checkpoints.sharded."
+            )
         self.folder = Path(folder)
         self.separate_from = separate_from
         self.self_contained = self_contained
