@@ -171,7 +171,7 @@ def test_a_disk_that_is_full_leaves_the_one_before_and_nothing_else(content, pat
 
 
 def test_shards_are_no_single_file(tmp_path):
-    with pytest.raises(UserError, match="leave out .*self_contained"):
+    with pytest.raises(UserError, match=r"leave out .*self_contained"):
         Checkpoints(str(tmp_path), 1, sharded=True, self_contained=True)
 
 
