@@ -20,15 +20,16 @@ from oboro.base.lightning_trainer import seconds_of
 from oboro.base.paths import with_absolute_paths
 from oboro.base.secret import visible, without_secrets
 from oboro.base.signature import located
-from oboro.callbacks.checkpoints import Checkpoints, in_order
+from oboro.callbacks.best import in_order
+from oboro.callbacks.checkpoints import Checkpoints
 from oboro.callbacks.evaluation import MetricEvaluation
 from oboro.callbacks.run_end import RunEnd
 from oboro.cli.device import check_device, check_nodes, resolve_precision
-from oboro.cli.ending import is_first_process
 from oboro.cli.faults import explained
 from oboro.cli.fit import fit
 from oboro.cli.folder import AUTO
 from oboro.cli.launcher import care_for
+from oboro.cli.mistakes_of_ranks import is_first_process
 from oboro.cli.offered import OPTION
 from oboro.cli.resume import check_alone, file_named, wiring
 from oboro.cli.resume_auto import choice
