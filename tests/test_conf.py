@@ -135,6 +135,7 @@ def choosing(group: str, name: str) -> list[str]:
     needs = {
         "data=image_folder": ["data.root=pictures"],
         "data=hugging_face": ["data.path=pictures"],
+        "data=hugging_face_edits": ["data.path=pictures"],
         "data=dreambooth": ["data.root=pictures", "data.prompt=a zwx bag", "data.prior_root=samples"],
         "data=web_dataset": ["data.shards=pictures/*.tar"],
         "data=series": ["data.path=series.npy", "model=unet_1d"],
@@ -148,12 +149,21 @@ def choosing(group: str, name: str) -> list[str]:
         "sampler/grid=sigmas": ["sampler.grid.sigmas=[80,1,0.01]"],
         "sampler/grid=times": ["sampler.grid.times=[1,0.5,0]"],
     }
-    if f"{group}={name}" in ("codec=trained", "experiment=ldm_fashion_text", "experiment=emoji_text"):
+    if f"{group}={name}" in (
+        "codec=trained",
+        "codec=trained_emoji",
+        "experiment=edit_emoji",
+        "experiment=ldm_fashion_text",
+        "experiment=emoji_text",
+    ):
         needs[f"{group}={name}"] = [f"codec.path={learned_by('autoencoder')}"]
     if f"{group}={name}" in ("conditioner=text", "data=dreambooth", "experiment=ldm_fashion_text"):
         needs.setdefault(f"{group}={name}", []).append(f"conditioner.encoder.path={learned_by('clip')}")
-    if f"{group}={name}" in ("conditioner=joint", "conditioner=joint_text_image"):
+    if f"{group}={name}" in ("conditioner=joint", "conditioner=joint_text_image", "conditioner=joint_edit"):
         needs[f"{group}={name}"] = [f"conditioner.parts.text.encoder.path={learned_by('clip')}"]
+    if f"{group}={name}" == "experiment=edit_emoji":
+        needs["experiment=edit_emoji"] += [f"conditioner.parts.text.encoder.path={learned_by('clip')}"]
+        needs["experiment=edit_emoji"] += [f"extractor.path={learned_by('clip')}", "data.channels=1"]
     if f"{group}={name}" == "experiment=emoji_text":
         # The stand-in of the codec is of one channel.
         needs["experiment=emoji_text"] += [f"extractor.path={learned_by('clip')}", "data.channels=1"]
