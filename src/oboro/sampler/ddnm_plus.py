@@ -14,6 +14,7 @@ from oboro.denoiser import Denoises
 from oboro.measurement import Measured, Spectral, measured
 from oboro.sampler.node import Node
 from oboro.sampler.sampler import UNIFORM, Grid, Noise, Sampler, denoise
+from oboro.schedule import expand_as
 
 
 class DDNMPlus(Sampler):
@@ -80,13 +81,13 @@ class Shares:
 
     def _heard(self, a: Tensor) -> Tensor:
         """alpha_s sigma_y, of the shape of (B, ...)."""
-        return self.s.alpha * self.noise.view(-1, *[1] * (a.ndim - 1))
+        return self.s.alpha * expand_as(self.noise, a)
 
     def kept(self, a: Tensor) -> Tensor:
         heard = self._heard(a)
         return torch.where(heard > 0, self.s.sigma * a / torch.where(heard > 0, heard, 1), 1.0).clamp(max=1)
 
     def less(self, a: Tensor) -> Tensor:
-        known = torch.where(self.noise.view(-1, *[1] * (a.ndim - 1)).isfinite(), self.kept(a) * self._heard(a), 0)
+        known = torch.where(expand_as(self.noise.isfinite(), a), self.kept(a) * self._heard(a), 0)
         there = known / torch.where(a > 0, a, 1)
         return (self.s.sigma**2 - there**2).clamp(min=0).sqrt() - self.s.sigma
