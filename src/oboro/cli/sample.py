@@ -63,7 +63,8 @@ def open_task(config: DictConfig, path: str | Path, fabric: Fabric) -> tuple[dic
     checkpoint = adapted(config, load_checkpoint(path))
     parts = {key: OmegaConf.to_container(config[key], resolve=True) for key in ("schedule", "sampler", "guidance")}
     task = build_task(checkpoint, **parts)
-    contradictions.check(task, measured=config.get("measurement") is not None)
+    task.measured = config.get("measurement") is not None
+    contradictions.check(task, task.measured)
     if config.profile is not None and config.profile not in task.ema.profiles:
         raise UserError(f"there is no average {config.profile}; choose profile={'|'.join(task.ema.profiles)}.")
     if config.profile is not None and config.ema_std is not None:
