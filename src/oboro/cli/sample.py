@@ -21,6 +21,7 @@ from oboro.base.json_text import json_text
 from oboro.base.memory import Parts, rows_of
 from oboro.base.remark import remark
 from oboro.cli.device import as_trained, check_device, resolve_precision
+from oboro.cli.hints import picture_entries, with_pictures
 from oboro.cli.launcher import care_for
 from oboro.cli.measured import Pictures, read_measured
 from oboro.cli.resize import resize
@@ -31,11 +32,11 @@ from oboro.conditioner import Conditioner, Text
 from oboro.conditioner import Image as ImageConditioner
 from oboro.conditioner.conditioner import Single
 from oboro.conditioner.encoded_texts import remark_unread
+from oboro.conditioner.image import with_measured
 from oboro.ema.posthoc import posthoc
 from oboro.generate import Watch
-from oboro.measurement import NAME as MEASURED
-from oboro.modality import Image, Modality
-from oboro.report.pictures import samples_picture
+from oboro.modality import Modality
+from oboro.report.pictures import hints_shown, samples_picture
 from oboro.report.previews import ROWS, Previews
 from oboro.restore.checkpoint import forget_checkpoint, load_checkpoint
 from oboro.restore.merge import merged, with_adapter
@@ -119,9 +120,7 @@ def sample_batch(config: DictConfig, task: Diffusion, ids: list[int]) -> dict[st
     if negative is not None:
         given["negative"] = in_turn(texts(negative, "negative", task), ids)
         check_negative(task)
-    if config.hint is not None:
-        pictures = hints(config.hint, task)
-        given["hint"] = pictures[[i % len(pictures) for i in ids]]
+    given |= picture_entries(config, task, ids)
     lacking = [single for single in conditioner.singles if single.entry not in given]
     if config.measured is not None:
         lacking = known_of_measured(lacking, conditioner.dropped)
@@ -185,24 +184,6 @@ def texts(value: Any, key: str, task: Diffusion) -> list[str]:
     return several
 
 
-def hints(path: str, task: Diffusion) -> Tensor:
-    """The picture in a file, or those in a folder by name, (n, C, H, W) in [-1, 1], cropped as in training.
-
-    Raises ``UserError`` where the model reads none, or where there are none.
-    """
-    channels = [single.image_channels for single in task.conditioner.singles if isinstance(single, ImageConditioner)]
-    if not channels:
-        raise UserError(
-            f"hint={path} cannot be drawn: the model reads no picture; leave it out, or give the checkpoint of a model "
-            "that was trained with conditioner=image."
-        )
-    kind, place = Image(channels[0], *task.modality.shape[1:]), Path(path).expanduser()
-    files = sorted(file for file in place.glob("*") if file.suffix.lower() in kind.suffixes) or [place]
-    if not files[0].is_file():
-        raise UserError(f"there is no picture {path}; set hint to a file, or to a folder of pictures.")
-    return kind.to_model(torch.stack([kind.read_fitted(file) for file in files]))
-
-
 def check_negative(task: Diffusion) -> None:
     """Raises ``UserError`` where guidance goes away from no text."""
     if not task.guidance.leaves_out(task.conditioner.gives) & {single.name for single in text_readers(task)}:
@@ -220,11 +201,19 @@ def condition(task: Diffusion, batch: dict[str, Any], pictures: Pictures | None 
     """The condition of the samples of ``batch``, with the texts that guidance goes away from and the measurements."""
     known = all(single.entry in batch for single in task.conditioner.singles)
     cond = task.conditioner.keep(batch) if known else with_known(task.conditioner, batch)
+    cond = with_pictures(cond, batch, task)
     if pictures is not None:
-        cond = replace(cond, sampling={MEASURED: pictures.rows(batch["id"])})
+        cond = with_measured(cond, pictures.rows(batch["id"]), task.conditioner)
     if "negative" not in batch:
         return cond
     return replace(cond, away={s.name: s.signal({"caption": batch["negative"]}) for s in text_readers(task)})
+
+
+def pictures_of(task: Diffusion, batch: dict[str, Any]) -> Condition:
+    """The part of the condition of ``batch`` that is pictures."""
+    readers = [single for single in task.conditioner.singles if isinstance(single, ImageConditioner)]
+    signals = {reader.name: reader.signal(batch) for reader in readers if reader.entry in batch}
+    return with_pictures(Condition(signals), batch, task)
 
 
 def with_known(conditioner: Conditioner, batch: dict[str, Any]) -> Condition:
@@ -316,7 +305,8 @@ def sample(config: DictConfig) -> None:
         (files / "metadata.jsonl").write_text(lines, encoding="utf-8")
     kinds = task.conditioner.num_classes if config.label is None else 0
     if pictures is None:
-        samples_picture(modality, samples, batch.get("caption"), kinds).save(folder / "grid.png")
+        hints = hints_shown(modality, pictures_of(task, batch))
+        samples_picture(modality, samples, batch.get("caption"), kinds, hints).save(folder / "grid.png")
     else:
         pictures.write(folder)
         pictures.grid(samples, modality).save(folder / "grid.png")

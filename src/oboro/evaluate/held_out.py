@@ -1,7 +1,6 @@
 """An inverse problem on held-out samples: which one sample i is of, and what is known of it."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,8 +10,9 @@ from oboro.base.errors import UserError
 from oboro.base.settings import settings
 from oboro.condition import Condition
 from oboro.conditioner import Conditioner
+from oboro.conditioner.image import with_measured
 from oboro.data import DataModule
-from oboro.measurement import NAME, MaskShape, Measured, Measurement, measure
+from oboro.measurement import MaskShape, Measured, Measurement, measure
 from oboro.modality import Image
 
 
@@ -51,7 +51,7 @@ class HeldOut:
     def condition(self, conditioner: Conditioner, ids: Sequence[int]) -> Condition:
         """The conditions of the rows, and what is known of them."""
         cond = conditioner.keep(self.data.on_after_batch_transfer(self._batch(ids), 0))
-        return replace(cond, sampling={NAME: self.measured(ids)})
+        return with_measured(cond, self.measured(ids), conditioner)
 
     def metadata(self, ids: Sequence[int]) -> dict[str, Any]:
         """The label and the caption of the rows, where the data have them."""
