@@ -99,7 +99,7 @@ def composed(entry: str, *overrides: str):
 
 def needs_checkpoint(entry: str, override: str, overrides: tuple[str, ...]) -> bool:
     """Whether a key lies below a group that only the checkpoint fills."""
-    group = override.lstrip("+~").partition("=")[0].partition(".")
+    group = override.lstrip("+~").partition("=")[0].partition("@")[0].partition(".")
     return entry != "train" and bool(group[1]) and not any(o.startswith(f"{group[0]}=") for o in overrides)
 
 
