@@ -101,23 +101,29 @@ def trained_precision(path: str | Path) -> str:
 def sample_batch(config: DictConfig, task: Diffusion, ids: list[int]) -> dict[str, Any]:
     """The batch that the conditions of samples ``ids`` are made of: the given classes, texts and pictures in turn, and
     of the others what the conditioner shows in pictures."""
+    conditioner, given = task.conditioner, given_batch(config, task, ids)
+    if "caption" not in given and "caption" in conditioner.entries and not conditioner.prompts:
+        raise UserError('the model draws what a text says and was given none; set prompt="a red apple" or the like.')
+    for single in conditioner.singles:
+        if single.entry not in given:
+            given |= single.sample_batch(ids, None)
+    return given
+
+
+def given_batch(config: DictConfig, task: Diffusion, ids: list[int]) -> dict[str, Any]:
+    """The part of ``sample_batch`` that ``config`` names."""
     conditioner, given = task.conditioner, {}
     label, prompt, negative = (plain(config[key]) for key in ("label", "prompt", "negative"))
     if label is not None:
         given["label"] = torch.tensor(in_turn(classes(label, conditioner.num_classes), ids))
     if prompt is not None:
         given["caption"] = in_turn(texts(prompt, "prompt", task), ids)
-    elif "caption" in conditioner.entries and not conditioner.prompts:
-        raise UserError('the model draws what a text says and was given none; set prompt="a red apple" or the like.')
     if negative is not None:
         given["negative"] = in_turn(texts(negative, "negative", task), ids)
         check_negative(task)
     if config.hint is not None:
         pictures = hints(config.hint, task)
         given["hint"] = pictures[[i % len(pictures) for i in ids]]
-    for single in conditioner.singles:
-        if single.entry not in given:
-            given |= single.sample_batch(ids, None)
     return given
 
 
@@ -129,12 +135,12 @@ def in_turn(choices: list[Any], ids: list[int]) -> list[Any]:
     return [choices[i % len(choices)] for i in ids]
 
 
-def classes(label: Any, count: int) -> list[int]:
+def classes(label: Any, count: int, key: str = "label") -> list[int]:
     """One class or a list of them. Raises ``UserError`` where the model does not have them."""
     several = [label] if isinstance(label, int) else list(label)
     if not several or not all(isinstance(c, int) and 0 <= c < count for c in several):
         has = f"has classes 0 to {count - 1}" if count else "was trained without labels"
-        raise UserError(f"label={label} cannot be drawn: the model {has}; change label=... or leave it out.")
+        raise UserError(f"{key}={label} cannot be drawn: the model {has}; change {key}=... or leave it out.")
     return several
 
 
@@ -201,19 +207,31 @@ def condition(task: Diffusion, batch: dict[str, Any]) -> Condition:
 
 
 @contextmanager
-def watching(config: DictConfig, task: Diffusion, chunks: int) -> Iterator[Callable[[int], Watch]]:
-    """A progress bar of network evaluations on stderr, and the previews; the block asks for the watch of each chunk."""
-    a_chunk = task.sampler.evaluations(task.denoiser.schedule)
-    page = Path(config.output_dir) / "previews.png"
-    previews = Previews(page, config.previews, task.modality) if config.previews else None
+def progress(what: str, chunks: int, a_chunk: int) -> Iterator[Callable[[int], Watch]]:
+    """A progress bar on stderr of ``chunks`` of ``a_chunk`` evaluations; the block asks for the watch of each chunk."""
     with Progress(console=Console(stderr=True)) as bar:
-        job = bar.add_task("sampling", total=chunks * a_chunk)
+        job = bar.add_task(what, total=chunks * a_chunk)
 
         def watch_of(chunk: int) -> Watch:
             bar.update(job, completed=chunk * a_chunk)  # a sampler may take fewer evaluations than it announces
+            return lambda x0, t: bar.advance(job)
+
+        yield watch_of
+        bar.update(job, completed=chunks * a_chunk)
+
+
+@contextmanager
+def watching(config: DictConfig, task: Diffusion, chunks: int) -> Iterator[Callable[[int], Watch]]:
+    """The progress bar of network evaluations, and the previews."""
+    page = Path(config.output_dir) / "previews.png"
+    previews = Previews(page, config.previews, task.modality) if config.previews else None
+    with progress("sampling", chunks, task.sampler.evaluations(task.denoiser.schedule)) as advance_of:
+
+        def watch_of(chunk: int) -> Watch:
+            advance = advance_of(chunk)
 
             def watch(x0: Tensor, t: Tensor) -> None:
-                bar.advance(job)
+                advance(x0, t)
                 if chunk == 0 and previews is not None and previews.wants(float(t.max())):
                     shown = task.codec.decode(x0[:ROWS]).float()
                     previews.add(task.modality.to_stored(shown), float(t.max()))
@@ -221,7 +239,6 @@ def watching(config: DictConfig, task: Diffusion, chunks: int) -> Iterator[Calla
             return watch
 
         yield watch_of
-        bar.update(job, completed=chunks * a_chunk)
 
 
 def draw(config: DictConfig, task: Diffusion, fabric: Fabric, batch: dict[str, Any], folder: Path) -> Tensor:

@@ -18,6 +18,7 @@ from oboro.base.secret import first_hidden
 from oboro.base.signature import located
 from oboro.cli.options import folders, options
 from oboro.data import DataModule
+from oboro.edit import Edit
 from oboro.extractor import Extractor, Joint
 from oboro.guidance import Guidance
 from oboro.metrics import Metric
@@ -53,7 +54,6 @@ class Drawing(Command):
     schedule: Schedule
     sampler: Sampler
     guidance: Guidance
-    n: Count
     seed: Seed
     profile: Name | None
     ema_std: AverageWidth | None
@@ -66,12 +66,27 @@ class Drawing(Command):
 
 class Sampling(Drawing):
     checkpoint: Name
+    n: Count
     label: int | Annotated[Sequence[int], Len(1)] | None  # of the classes that the model has
     prompt: str | Sequence[Any] | None  # texts, which oboro.cli.sample.texts holds against the model
     hint: Name | None
     negative: str | Sequence[Any] | None
     previews: CountOrNone
     npz: bool
+
+
+class Editing(Drawing):
+    checkpoint: Name
+    edit: Edit
+    image: Name | Annotated[Sequence[Name], Len(1)] | None
+    to: Name | Annotated[Sequence[Name], Len(1)] | None
+    n: Count | None
+    label: int | Annotated[Sequence[int], Len(1)] | None
+    prompt: str | Sequence[Any] | None
+    source_label: int | Annotated[Sequence[int], Len(1)] | None
+    source_prompt: str | Sequence[Any] | None
+    hint: Name | None
+    negative: str | Sequence[Any] | None
 
 
 class BitsPerDim(TypedDict):

@@ -29,6 +29,7 @@ class DDPMInversion(Edit):
         super().__init__(source_scale)
         self.strength = strength
 
+    @torch.no_grad()
     def __call__(self, model: Model, pictures: Pictures) -> Tensor:
         x, grid, noise = pictures.x, model.nodes(self.strength), SampleNoise(pictures.seed, pictures.ids)
         sampler = ancestral(model)

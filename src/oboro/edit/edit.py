@@ -71,6 +71,7 @@ class Edit(ABC):
         frames: how many pictures are made of one.
         draws: whether it edits pictures that the model draws, too, and not photographs alone.
         joins: whether it leads from one picture to another (``Pictures.other``).
+        asks_source: whether it asks the model about the picture as it is.
         words: whether it reads which words two texts share (``read``).
         source_guidance: the guidance under which the model is asked about the picture as it is.
     """
@@ -78,6 +79,7 @@ class Edit(ABC):
     frames: int = 1
     draws: bool = False
     joins: bool = False
+    asks_source: bool = True
     words: bool = False
 
     def __init__(self, source_scale: float = 1.0):

@@ -42,6 +42,7 @@ class FlowEdit(Edit):
         self.averages = averages
         self.sample_below = sample_below
 
+    @torch.no_grad()
     def __call__(self, model: Model, pictures: Pictures) -> Tensor:
         x, grid = pictures.x, model.nodes(self.strength, self.sample_below)
         noise = SampleNoise(pictures.seed, pictures.ids)

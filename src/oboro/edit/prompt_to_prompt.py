@@ -11,7 +11,7 @@ from torch import Tensor
 
 from oboro.base.errors import UserError
 from oboro.base.ranges import PositiveShare, Share
-from oboro.condition import Condition, Signal
+from oboro.condition import Condition, Signal, kinds_read
 from oboro.denoiser import Denoises
 from oboro.edit.attention import Attention, Control, Controlled, with_map_of
 from oboro.edit.edit import Model, Pictures, TokenReader, walked
@@ -72,6 +72,12 @@ class PromptToPrompt(Inverting):
             raise UserError(
                 f"edit=prompt_to_prompt means steps of a time grid and {type(model.sampler).__name__} as set takes "
                 "others; choose a sampler with fixed steps, such as sampler=ddim."
+            )
+        network = getattr(model.denoiser, "network", None)
+        if network is not None and self.cross_steps > 0 and "text" not in kinds_read(network):
+            raise UserError(
+                "edit=prompt_to_prompt takes over the attention to a text, and this model reads none; set "
+                "edit.cross_steps=0 for the attention among pixels alone, or choose another edit, such as flow_edit."
             )
         if not drawn:
             super().check(model, drawn)

@@ -14,6 +14,8 @@ class SDEdit(Edit):
     sampling: nothing of the picture is left, also on schedules with some signal at t = 1.
     """
 
+    asks_source = False
+
     def __init__(self, strength: Share = 0.6):
         super().__init__()
         self.strength = strength

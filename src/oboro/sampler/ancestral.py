@@ -14,7 +14,7 @@ from oboro.sampler.sampler import Noise, Sampler
 
 
 class Ancestral(Sampler):
-    """x_s = mean + std z with fresh noise z; mean and std are functions of x_t alone, with no memory of earlier steps."""
+    """x_s = mean + std z with fresh noise z; mean and std are functions of x_t alone, without memory."""
 
     @abstractmethod
     def gaussian(

@@ -41,7 +41,7 @@ def check(parts: Parts) -> None:
 
 def contradictions(parts: Parts) -> Iterator[str]:
     """Sentences with the reason and the remedy."""
-    yield from conditions(parts)
+    yield from conditions(parts.guidance, parts.conditioner)
     yield from coupled(parts)
     yield from steps(parts)
     if parts.sampler.asks_variance and not parts.loss.teaches_variance:
@@ -51,9 +51,8 @@ def contradictions(parts: Parts) -> Iterator[str]:
         )
 
 
-def conditions(parts: Parts) -> Iterator[str]:
+def conditions(guidance: Guidance, conditioner: Conditioner) -> Iterator[str]:
     """Whether the model knows what guidance is going to ask."""
-    guidance, conditioner = parts.guidance, parts.conditioner
     given = conditioner.gives
     undropped = guidance.leaves_out(given) & set(given) - conditioner.dropped
     if guidance.drops and not given:
