@@ -14,9 +14,10 @@ from oboro.codec import Identity
 from oboro.condition import Condition
 from oboro.denoiser import Denoises
 from oboro.guidance import Guidance, Guided
-from oboro.sampler import Sampler
+from oboro.sampler import Node, Sampler
 
 Watch = Callable[[Tensor, Tensor], None]
+Guides = Callable[[Denoises, Sequence[Node]], Denoises]  # any ``Guidance``, or what is to be like one for one walk
 
 
 class Watched(Guided):
@@ -34,7 +35,7 @@ class Watched(Guided):
 @torch.no_grad()
 def walk(
     denoiser: Denoises,
-    guidance: Guidance,
+    guidance: Guides,
     sampler: Sampler,
     *,
     ids: Sequence[int],

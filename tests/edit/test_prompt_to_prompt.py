@@ -224,6 +224,9 @@ def test_what_a_network_has_not_is_refused(denoiser):
         PromptToPrompt()(Model(bare, Unguided(), DDIM(2)), replace(p, target=Condition()))
     with pytest.raises(UserError, match="sampler=ddim"):
         PromptToPrompt().check(Model(d, Unguided(), Adaptive()), True)
+    with pytest.raises(UserError, match=r"edit\.cross_steps=0"):
+        PromptToPrompt().check(Model(d, Unguided(), DDIM(3)), True)
+    among, stochastic = PromptToPrompt(cross_steps=0), Model(d, Unguided(), DDIM(3, eta=1))
     with pytest.raises(UserError, match="cannot be taken back"):
-        PromptToPrompt().check(Model(d, Unguided(), DDIM(3, eta=1)), False)
-    PromptToPrompt().check(Model(d, Unguided(), DDIM(3, eta=1)), True)
+        among.check(stochastic, False)
+    among.check(stochastic, True)

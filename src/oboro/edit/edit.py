@@ -9,7 +9,7 @@ from torch import Tensor
 
 from oboro.condition import Condition, Signal
 from oboro.denoiser import Denoises
-from oboro.generate import Watch, Watched, walk
+from oboro.generate import Guides, Watch, Watched, walk
 from oboro.guidance import ClassifierFree, Guidance
 from oboro.sampler import Node, Sampler
 
@@ -108,7 +108,7 @@ def walked(
     model: Model,
     pictures: Pictures,
     cond: Condition,
-    guidance: Guidance,
+    guidance: Guides,
     *,
     x: Tensor | None = None,
     x_t: Tensor | None = None,

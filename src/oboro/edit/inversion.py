@@ -93,7 +93,7 @@ class Interpolation(Inverting):
         return 2 * model.evaluations(0.0, self.strength) + model.evaluations(self.strength)
 
 
-class Between(Guidance):
+class Between:
     """x̂0 = (1 - w) D' under the first condition + w D' under the second, of the guidance that is given; w (B,)."""
 
     def __init__(self, guidance: Guidance, conds: Sequence[Condition], share: Tensor):

@@ -92,7 +92,7 @@ class PromptToPrompt(Inverting):
         return {WORDS: Correspondence(torch.stack(maps), torch.stack(factor))}
 
 
-class Beside(Guidance):
+class Beside:
     """Source and target beside each other in one batch, the first half and the second, each under its own guidance."""
 
     def __init__(self, edit: PromptToPrompt, guidance: Guidance, source_guidance: Guidance, pictures: Pictures):

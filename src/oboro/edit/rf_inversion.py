@@ -47,7 +47,7 @@ class RFInversion(Inverting):
         return walked(model, pictures, pictures.target, down, x_t=x_t, start=self.strength)
 
 
-class Pulled(Guidance):
+class Pulled:
     """The x̂0 of a guidance, (1 - ``share``) of it, and ``share`` of ``x``, or of the x̂0 whose noise is ``eps``."""
 
     def __init__(
