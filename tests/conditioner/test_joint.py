@@ -50,6 +50,30 @@ def test_all_are_dropped_together_at_the_rate_that_is_asked_for():
     assert abs(lost[1].double().mean() - (0.05 + 0.95 * 0.05)) < 5 * (0.0975 / N) ** 0.5
 
 
+def test_exclusive_drops_are_those_of_instruct_pix2pix():
+    """Its own words: of one uniform number u, no text where u < 0.1 and no image where 0.05 ≤ u < 0.15."""
+    parts = {"text": Text(Spelling(), 3, 3, 0.05), "image": Image(1, 0.05)}
+    cond = Joint(parts, 0.05, exclusive=True)(batch(N), generator(5))
+    u = torch.rand(N, generator=generator(5))
+    assert torch.equal(~cond.signals["text"].mask.any(1), u < 0.1)
+    assert torch.equal(~cond.signals["image"].known, (u >= 0.05) & (u < 0.15))
+
+
+def test_exclusive_shares_are_exact_for_any_number_of_parts():
+    """Each alone, all, or none: nothing between; one number is drawn a sample."""
+    rates, g = (0.1, 0.3, 0.2), generator(1)
+    shares, kinds = Joint(joint(rates).parts, 0.15, exclusive=True), torch.eye(3, dtype=torch.bool)
+    lost = dropped(shares(batch(N), g)).T
+    expected = [*zip(kinds, rates, strict=True), (torch.ones(3, dtype=torch.bool), 0.15)]
+    counts = [(lost == kind).all(1).double().mean() for kind, _ in expected]
+    for count, (_, rate) in zip(counts, expected, strict=True):
+        assert abs(count - rate) < 5 * (rate * (1 - rate) / N) ** 0.5
+    assert sum(counts) + (~lost.any(1)).double().mean() == pytest.approx(1)
+    assert torch.equal(torch.rand(3, generator=g), torch.rand(N + 3, generator=generator(1))[N:])
+    with pytest.raises(UserError, match=r"1\.1 together"):
+        Joint(joint((0.5, 0.3, 0.2)).parts, 0.1, exclusive=True)
+
+
 def test_parts_draw_one_after_the_other_as_they_do_alone():
     """So that a single part is trained as without a joint, to the last bit."""
     whole, parts = joint(), joint().parts
@@ -67,7 +91,7 @@ def test_parts_draw_one_after_the_other_as_they_do_alone():
 def test_label_caption_and_picture_of_a_sample_are_those_of_one_training_image():
     labels = torch.tensor([0, 1, 2] * 20 + [0] * 40)
     hints = torch.arange(100, dtype=torch.uint8)[:, None, None, None].expand(-1, 1, 2, 2)
-    population = Population(labels, 3, [f"{i}" for i in range(100)], hints)
+    population = Population(labels, 3, [f"{i}" for i in range(100)], {"hint": hints})
     made = joint().sample_batch(range(300, 500), population)
     rows = [int(caption) for caption in made["caption"]]
     assert torch.equal(made["label"], labels[rows]) and torch.equal(made["hint"], from_uint8(hints[rows]))
@@ -80,7 +104,7 @@ def test_pictures_during_training_show_pictures_of_the_data_and_otherwise_want_o
     image = Image(1)
     with pytest.raises(UserError, match="set hint="):
         image.sample_batch(range(3), None)
-    image.check(Population(hints=hints))
+    image.check(Population(hints={"hint": hints}))
     shown = image.sample_batch(range(16), None)["hint"]
     assert torch.equal(shown[:8], shown[8:]) and len(shown.unique()) == 8
 
@@ -91,6 +115,18 @@ def test_what_cannot_be_is_refused():
     with pytest.raises(UserError, match="second picture"):
         Image(1).check(Population(torch.tensor([0]), 1))
     with pytest.raises(UserError, match=r"have 1 channel and .* is 3; set it to 1"):
-        Image(3).check(Population(hints=torch.zeros(4, 1, 2, 2, dtype=torch.uint8)))
+        Image(3).check(Population(hints={"hint": torch.zeros(4, 1, 2, 2, dtype=torch.uint8)}))
     with pytest.raises(UserError, match=r"leave callbacks\.text_cache out"):
         Joint({"label": Label(3), "none": Unconditional()}).cache(["a"], None)
+
+
+def test_several_pictures_are_signals_of_their_own_each_dropped_on_its_own():
+    parts = {"edges": Image(1, 0.5, name="edges", entry="edges"), "before": Image(3, 0.5, name="before")}
+    both = {"edges": torch.ones(N, 1, 1, 1), "hint": torch.ones(N, 3, 1, 1)}
+    cond = Joint(parts)(both, generator())
+    lost = torch.stack([~cond.signals[name].known for name in ("edges", "before")]).double()
+    rates = lost @ lost.T / N
+    assert ((rates - torch.tensor([[0.5, 0.25], [0.25, 0.5]])).abs() < 5 * 0.5 / N**0.5).all()
+    assert cond.signals["edges"].x.shape[1] == 1 and cond.signals["before"].x.shape[1] == 3
+    with pytest.raises(UserError, match=r"2 parts .* signal image; .*name"):
+        Joint({"a": Image(1), "b": Image(3, entry="b")})

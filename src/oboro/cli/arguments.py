@@ -21,7 +21,8 @@ from oboro.base.grammar import parsed, quoted
 SENTENCES = ("prompt", "source_prompt", "negative", "data.prompt", "data.prior_prompt")
 # The last part of keys that hold a path. tests/cli/test_arguments.py compares them with the signatures of all options.
 PATH = re.compile(
-    r"(.*_)?(root|path|folder|dir|file)|checkpoint|init|resume|images?|to|watch|hint|reference|shards|rerun_failed"
+    r"(.*_)?(root|path|folder|dir|file)|checkpoint|init|resume|images?|to|watch|hints?|mask|measured|reference|shards|"
+    r"rerun_failed"
 )
 READ = ("checkpoint", "init", "resume", "images", "image", "to", "watch")  # paths of what has to be there
 MULTIRUN = ("-m", "--multirun", "hydra.mode=MULTIRUN")
@@ -107,6 +108,8 @@ def path(name: str, value: str, several: bool) -> str:
         return value
     if is_list(value):
         return value if isinstance(meaning, list) else texts(name, value)
+    if value[0] == "{" and isinstance(meaning, dict):  # paths by name
+        return value
     if len(parts) > 1 and all(os.path.lexists(part) for part in parts):
         return value  # for Hydra to say that these are several
     return literal(name, value)

@@ -1,6 +1,6 @@
 """oboro edit, python edit.py"""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -9,19 +9,20 @@ from typing import Any
 import torch
 from hydra.utils import instantiate
 from lightning import Fabric
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor
 
 from oboro.base.counted import counted
 from oboro.base.errors import UserError
 from oboro.base.json_text import json_text
 from oboro.base.memory import Parts, rows_of
+from oboro.cli.hints import picture_entries
 from oboro.cli.sample import (
     average,
     check_amounts,
     check_negative,
     classes,
-    given_batch,
+    condition,
     in_turn,
     open_task,
     plain,
@@ -32,7 +33,6 @@ from oboro.cli.sample import (
     trained_precision,
 )
 from oboro.cli.settings import Editing, check_settings
-from oboro.condition import Condition
 from oboro.edit import Edit, Model, Pictures
 from oboro.generate import Watch, check_samples
 from oboro.modality import Image, Modality
@@ -140,9 +140,7 @@ def check(config: DictConfig, task: Diffusion, changing: Edit) -> None:
 def batches(config: DictConfig, task: Diffusion, changing: Edit, ids: list[int]) -> tuple[Batch, Batch]:
     """What the conditions of source and target are made of. What the target does not name is that of the source, and
     what neither names is left out. Raises ``UserError`` where the model was not trained without it."""
-    hint = {"label": None, "prompt": None, "negative": None, "hint": config.hint}
-    beside = given_batch(OmegaConf.create(hint), task, ids)
-    source = {**beside, **named(config, task, ids, "source_")}
+    source = {**picture_entries(config, task, ids), **named(config, task, ids, "source_")}
     target = {**source, **named(config, task, ids, "")}
     if config.negative is not None:
         target["negative"] = in_turn(texts(plain(config.negative), "negative", task), ids)
@@ -170,14 +168,6 @@ def named(config: DictConfig, task: Diffusion, ids: list[int], prefix: str) -> B
     if prompt is not None:
         given["caption"] = in_turn(texts(prompt, f"{prefix}prompt", task), ids)
     return given
-
-
-def condition(task: Diffusion, batch: Mapping[str, Any]) -> Condition:
-    """The signals that ``batch`` has what they are made of, and the texts that guidance goes away from."""
-    cond = Condition({s.name: s.signal(batch) for s in task.conditioner.singles if s.entry in batch})
-    if "negative" not in batch:
-        return cond
-    return replace(cond, away={s.name: s.signal({"caption": batch["negative"]}) for s in text_readers(task)})
 
 
 @dataclass(frozen=True)

@@ -19,19 +19,24 @@ from oboro.base.counted import counted
 from oboro.base.errors import UserError
 from oboro.base.json_text import json_text
 from oboro.base.memory import Parts, rows_of
+from oboro.base.remark import remark
 from oboro.cli.device import as_trained, check_device, resolve_precision
+from oboro.cli.hints import picture_entries, with_pictures
 from oboro.cli.launcher import care_for
+from oboro.cli.measured import Pictures, read_measured
+from oboro.cli.resize import resize
 from oboro.cli.settings import Sampling, check_settings
 from oboro.cli.train import quiet
 from oboro.condition import Condition
+from oboro.conditioner import Conditioner, Text
 from oboro.conditioner import Image as ImageConditioner
-from oboro.conditioner import Text
 from oboro.conditioner.conditioner import Single
 from oboro.conditioner.encoded_texts import remark_unread
+from oboro.conditioner.image import with_measured
 from oboro.ema.posthoc import posthoc
 from oboro.generate import Watch
-from oboro.modality import Image, Modality
-from oboro.report.pictures import samples_picture
+from oboro.modality import Modality
+from oboro.report.pictures import hints_shown, samples_picture
 from oboro.report.previews import ROWS, Previews
 from oboro.restore.checkpoint import forget_checkpoint, load_checkpoint
 from oboro.restore.merge import merged, with_adapter
@@ -59,7 +64,7 @@ def open_task(config: DictConfig, path: str | Path, fabric: Fabric) -> tuple[dic
     checkpoint = adapted(config, load_checkpoint(path))
     parts = {key: OmegaConf.to_container(config[key], resolve=True) for key in ("schedule", "sampler", "guidance")}
     task = build_task(checkpoint, **parts)
-    contradictions.check(task)
+    contradictions.check(task, measured=config.get("measurement") is not None)
     if config.profile is not None and config.profile not in task.ema.profiles:
         raise UserError(f"there is no average {config.profile}; choose profile={'|'.join(task.ema.profiles)}.")
     if config.profile is not None and config.ema_std is not None:
@@ -101,30 +106,41 @@ def trained_precision(path: str | Path) -> str:
 def sample_batch(config: DictConfig, task: Diffusion, ids: list[int]) -> dict[str, Any]:
     """The batch that the conditions of samples ``ids`` are made of: the given classes, texts and pictures in turn, and
     of the others what the conditioner shows in pictures."""
-    conditioner, given = task.conditioner, given_batch(config, task, ids)
-    if "caption" not in given and "caption" in conditioner.entries and not conditioner.prompts:
-        raise UserError('the model draws what a text says and was given none; set prompt="a red apple" or the like.')
-    for single in conditioner.singles:
-        if single.entry not in given:
-            given |= single.sample_batch(ids, None)
-    return given
-
-
-def given_batch(config: DictConfig, task: Diffusion, ids: list[int]) -> dict[str, Any]:
-    """The part of ``sample_batch`` that ``config`` names."""
     conditioner, given = task.conditioner, {}
+    if config.measured is not None:
+        given["id"] = ids
     label, prompt, negative = (plain(config[key]) for key in ("label", "prompt", "negative"))
     if label is not None:
         given["label"] = torch.tensor(in_turn(classes(label, conditioner.num_classes), ids))
     if prompt is not None:
         given["caption"] = in_turn(texts(prompt, "prompt", task), ids)
+    elif "caption" in conditioner.entries and not conditioner.prompts:
+        raise UserError('the model draws what a text says and was given none; set prompt="a red apple" or the like.')
     if negative is not None:
         given["negative"] = in_turn(texts(negative, "negative", task), ids)
         check_negative(task)
-    if config.hint is not None:
-        pictures = hints(config.hint, task)
-        given["hint"] = pictures[[i % len(pictures) for i in ids]]
+    given |= picture_entries(config, task, ids)
+    lacking = [single for single in conditioner.singles if single.entry not in given]
+    if config.measured is not None:
+        lacking = known_of_measured(lacking, conditioner.dropped)
+    for single in lacking:
+        given |= single.sample_batch(ids, None)
     return given
+
+
+def known_of_measured(lacking: list[Single], dropped: set[str]) -> list[Single]:
+    """Those conditions of pictures that are measured which have to be shown in turn: none, as what the pictures show
+    is not known. Raises ``UserError`` where the model cannot do without."""
+    keys = {"label": "label", "caption": "prompt"}
+    for single in lacking:
+        key = keys.get(single.entry, "hint")
+        if single.name not in dropped:
+            raise UserError(
+                f"the model draws under the condition {single.name}, which nobody knows of the pictures in "
+                f"measured=..., and was not trained without; set {key}=..."
+            )
+        remark(f"no {key} is given, so the samples are drawn without the condition {single.name}.")
+    return []
 
 
 def plain(value: Any) -> Any:
@@ -167,24 +183,6 @@ def texts(value: Any, key: str, task: Diffusion) -> list[str]:
     return several
 
 
-def hints(path: str, task: Diffusion) -> Tensor:
-    """The picture in a file, or those in a folder by name, (n, C, H, W) in [-1, 1], cropped as in training.
-
-    Raises ``UserError`` where the model reads none, or where there are none.
-    """
-    channels = [single.image_channels for single in task.conditioner.singles if isinstance(single, ImageConditioner)]
-    if not channels:
-        raise UserError(
-            f"hint={path} cannot be drawn: the model reads no picture; leave it out, or give the checkpoint of a model "
-            "that was trained with conditioner=image."
-        )
-    kind, place = Image(channels[0], *task.modality.shape[1:]), Path(path).expanduser()
-    files = sorted(file for file in place.glob("*") if file.suffix.lower() in kind.suffixes) or [place]
-    if not files[0].is_file():
-        raise UserError(f"there is no picture {path}; set hint to a file, or to a folder of pictures.")
-    return kind.to_model(torch.stack([kind.read_fitted(file) for file in files]))
-
-
 def check_negative(task: Diffusion) -> None:
     """Raises ``UserError`` where guidance goes away from no text."""
     if not task.guidance.leaves_out(task.conditioner.gives) & {single.name for single in text_readers(task)}:
@@ -198,12 +196,28 @@ def text_readers(task: Diffusion) -> list[Single]:
     return [single for single in task.conditioner.singles if single.entry == "caption"]
 
 
-def condition(task: Diffusion, batch: dict[str, Any]) -> Condition:
-    """The condition of the samples of ``batch``, with the texts that guidance goes away from."""
-    cond = task.conditioner.keep(batch)
+def condition(task: Diffusion, batch: dict[str, Any], pictures: Pictures | None = None) -> Condition:
+    """The condition of the samples of ``batch``, with the texts that guidance goes away from and the measurements."""
+    known = all(single.entry in batch for single in task.conditioner.singles)
+    cond = task.conditioner.keep(batch) if known else with_known(task.conditioner, batch)
+    cond = with_pictures(cond, batch, task)
+    if pictures is not None:
+        cond = with_measured(cond, pictures.rows(batch["id"]), task.conditioner)
     if "negative" not in batch:
         return cond
     return replace(cond, away={s.name: s.signal({"caption": batch["negative"]}) for s in text_readers(task)})
+
+
+def pictures_of(task: Diffusion, batch: dict[str, Any]) -> Condition:
+    """The part of the condition of ``batch`` that is pictures."""
+    readers = [single for single in task.conditioner.singles if isinstance(single, ImageConditioner)]
+    signals = {reader.name: reader.signal(batch) for reader in readers if reader.entry in batch}
+    return with_pictures(Condition(signals), batch, task)
+
+
+def with_known(conditioner: Conditioner, batch: dict[str, Any]) -> Condition:
+    """The signals that ``batch`` has, and no others."""
+    return Condition({single.name: single.signal(batch) for single in conditioner.singles if single.entry in batch})
 
 
 @contextmanager
@@ -241,7 +255,14 @@ def watching(config: DictConfig, task: Diffusion, chunks: int) -> Iterator[Calla
         yield watch_of
 
 
-def draw(config: DictConfig, task: Diffusion, fabric: Fabric, batch: dict[str, Any], folder: Path) -> Tensor:
+def draw(
+    config: DictConfig,
+    task: Diffusion,
+    fabric: Fabric,
+    batch: dict[str, Any],
+    folder: Path,
+    pictures: Pictures | None = None,
+) -> Tensor:
     """Stored samples (n, C, ...), each written to ``folder`` as soon as its chunk is done."""
     chunk, drawn, parts = min(config.chunk, config.n), [], Parts()
     starts = range(0, config.n, chunk)
@@ -254,7 +275,7 @@ def draw(config: DictConfig, task: Diffusion, fabric: Fabric, batch: dict[str, A
 
             def stored(part: list[int], watch: Watch = watch) -> Tensor:
                 with fabric.autocast():
-                    cond = condition(task, rows_of(batch, part))
+                    cond = condition(task, rows_of(batch, part), pictures)
                     x = task.generate(part, config.seed, cond, task.modality.shape, watch)
                 return task.modality.to_stored(x).cpu()
 
@@ -277,20 +298,28 @@ def sample(config: DictConfig) -> None:
     check_settings(config, Sampling)
     fabric = start(config, 1, trained_precision(config.checkpoint))
     _, task = open_task(config, config.checkpoint, fabric)
+    if config.size is not None:
+        resize(task, config.size)
     modality, folder = task.modality, Path(config.output_dir)
     files = folder / modality.noun
     check_amounts(config.n, config.chunk, modality)
+    pictures = read_measured(config, task)
     batch = sample_batch(config, task, list(range(config.n)))
     remarks.say(task, batch["label"].tolist() if "label" in batch else ())
     files.mkdir(parents=True, exist_ok=True)
-    samples = draw(config, task, fabric, batch, files)
+    samples = draw(config, task, fabric, batch, files, pictures)
     if "caption" in batch:  # the folder becomes a data set of its own
         names = (f"{i:06d}{modality.suffixes[0]}" for i in range(config.n))
         rows = ({"file_name": name, "text": text} for name, text in zip(names, batch["caption"], strict=True))
         lines = "".join(json_text(row, ensure_ascii=False) + "\n" for row in rows)
         (files / "metadata.jsonl").write_text(lines, encoding="utf-8")
     kinds = task.conditioner.num_classes if config.label is None else 0
-    samples_picture(modality, samples, batch.get("caption"), kinds).save(folder / "grid.png")
+    if pictures is None:
+        hints = hints_shown(modality, pictures_of(task, batch))
+        samples_picture(modality, samples, batch.get("caption"), kinds, hints).save(folder / "grid.png")
+    else:
+        pictures.write(folder)
+        pictures.grid(samples, modality).save(folder / "grid.png")
     if config.npz:
         labels = {"labels": batch["label"].numpy()} if "label" in batch else {}
         np.savez(folder / "samples.npz", **{modality.noun: modality.to_array(samples)}, **labels)

@@ -13,14 +13,16 @@ from oboro.base.annotation import is_class
 from oboro.base.configuration import TARGET, Configuration, Path, is_a, key_of
 from oboro.base.errors import UserError
 from oboro.base.lightning_trainer import Accelerator, Devices, Precision
-from oboro.base.ranges import AverageWidth, Count, CountOrNone, Name, NonNegative, Positive, Seed, Steps
+from oboro.base.ranges import AverageWidth, Count, CountOrNone, Name, NonNegative, Positive, Seed, Steps, Width
 from oboro.base.secret import first_hidden
 from oboro.base.signature import located
 from oboro.cli.options import folders, options
 from oboro.data import DataModule
 from oboro.edit import Edit
+from oboro.evaluate.evaluator import Conditions
 from oboro.extractor import Extractor, Joint
 from oboro.guidance import Guidance
+from oboro.measurement import MaskShape, Measurement
 from oboro.metrics import Metric
 from oboro.restore import Stored
 from oboro.sampler import Sampler
@@ -67,9 +69,16 @@ class Drawing(Command):
 class Sampling(Drawing):
     checkpoint: Name
     n: Count
+    measurement: Measurement | MaskShape | None
+    measured: Name | None
+    measurement_noise: NonNegative
+    degraded: bool
+    size: Annotated[Sequence[Width], Len(2, 2)] | None
     label: int | Annotated[Sequence[int], Len(1)] | None  # of the classes that the model has
     prompt: str | Sequence[Any] | None  # texts, which oboro.cli.sample.texts holds against the model
-    hint: Name | None
+    hint: Name | Mapping[str, Name] | None
+    hint_ready: bool
+    mask: Name | None
     negative: str | Sequence[Any] | None
     previews: CountOrNone
     npz: bool
@@ -85,7 +94,9 @@ class Editing(Drawing):
     prompt: str | Sequence[Any] | None
     source_label: int | Annotated[Sequence[int], Len(1)] | None
     source_prompt: str | Sequence[Any] | None
-    hint: Name | None
+    hint: Name | Mapping[str, Name] | None
+    hint_ready: bool
+    mask: Name | None
     negative: str | Sequence[Any] | None
 
 
@@ -98,11 +109,14 @@ class BitsPerDim(TypedDict):
 class Evaluating(Drawing):
     checkpoint: NotRequired[Name | None]  # images= and watch= do without
     data: DataModule
+    measurement: Measurement | MaskShape | None
+    measurement_noise: NonNegative
     extractor: NotRequired[Extractor | Joint]
     metrics: Mapping[str, Metric] | None
     images: Name | None
     n: Annotated[int, Ge(2)]
     repeats: Count
+    conditions: Conditions
     reference: Name | None
     bits_per_dim: BitsPerDim
     watch: Name | None

@@ -14,7 +14,7 @@ from oboro.base.draws import rand
 from oboro.base.errors import UserError
 from oboro.base.ranges import Share
 from oboro.base.seeding import low_discrepancy
-from oboro.condition import Condition, Signal
+from oboro.condition import Condition, Image, Signal
 from oboro.data import Population
 
 Batch = Mapping[str, Any]
@@ -53,7 +53,7 @@ class Conditioner(nn.Module, ABC):
 
     def forward(self, batch: Batch, generator: torch.Generator) -> Condition:
         """For training: signals with dropout drawn from ``generator``, in the order of ``singles``."""
-        return Condition({s.name: s.drop(s.signal(batch), generator) for s in self.singles})
+        return Condition({s.name: s.drop(s.drawn(batch, generator), generator) for s in self.singles})
 
     def keep(self, batch: Batch) -> Condition:
         """For evaluation: every signal."""
@@ -75,6 +75,11 @@ class Conditioner(nn.Module, ABC):
         """The condition of generated samples."""
         return self.keep(self.sample_batch(ids, population))
 
+    def pictures(self, ids: Sequence[int]) -> Condition:
+        """Of ``for_samples(ids, None)`` what is pictures: the rest may take long."""
+        readers = [single for single in self.singles if issubclass(single.kind, Image)]
+        return Condition({single.name: single.signal(single.sample_batch(ids, None)) for single in readers})
+
     def known(self, population: Population) -> set[str]:
         """What is known of samples of ``population`` before they are drawn: "label", "caption"."""
         return set(self.metadata([0], population))
@@ -94,12 +99,17 @@ class Conditioner(nn.Module, ABC):
         kinds = (
             ("label", population.labels, f"labels of {counted(population.num_classes, 'classes')}", "label"),
             ("caption", population.captions, "captions", "text"),
-            ("hint", population.hints, "second pictures", "image"),
         )
-        return [
+        lines = [
             f"the data have {what} that no condition reads; conditioner={option} does"
             for entry, known, what, option in kinds
             if known is not None and entry not in self.entries
+        ]
+        return lines + [
+            f"the data have second pictures ({entry}) that no condition reads; conditioner=image "
+            f"conditioner.entry={entry} does"
+            for entry in population.hints
+            if entry not in self.entries
         ]
 
 
@@ -125,6 +135,10 @@ class Single(Conditioner):
     @abstractmethod
     def signal(self, batch: Batch) -> Signal:
         """The signal of every sample."""
+
+    def drawn(self, batch: Batch, generator: torch.Generator) -> Signal:
+        """The same for training, what is random of it drawn from ``generator``."""
+        return self.signal(batch)
 
     def drop(self, signal: Signal, generator: torch.Generator) -> Signal:
         """``signal`` without that of some samples; one number is drawn for each sample."""
@@ -160,11 +174,24 @@ def training_metadata(ids: Sequence[int], population: Population) -> dict[str, A
     return known
 
 
-def width(key: str, *, _root_: DictConfig) -> int:
+def width(key: str, name: str | None = None, *, _root_: DictConfig) -> int | dict[str, int]:
     """``${condition:num_classes}`` in YAML: the value of ``key`` of the run's conditioner, or of the part of a joint
-    one that has it; 0 where none has."""
+    one that has it; 0 where none has.
+
+    ``${condition:image_channels}`` is how many channels a network reads of the picture ``image``, those of the codec
+    where it is encoded, and a mapping where pictures have other names or are several;
+    ``${condition:image_channels,control}`` that of the picture ``control`` alone.
+    """
     node = _root_.conditioner
-    return next((part[key] for part in (node, *node.get("parts", {}).values()) if key in part), 0)
+    parts = [part for part in (node, *node.get("parts", {}).values()) if key in part]
+    if key != "image_channels":
+        return next((part[key] for part in parts), 0)
+    pictures = {
+        part.get("name", "image"): _root_.codec.channels if part.get("latent", False) else part[key] for part in parts
+    }
+    if name is not None:
+        return pictures.get(name, 0)
+    return pictures if set(pictures) - {"image"} else pictures.get("image", 0)
 
 
 OmegaConf.register_new_resolver("condition", width, replace=True)

@@ -1,10 +1,13 @@
 """Decode once, memory-map ever after.
 
-A folder of the cache holds ``samples.npy`` (N, C, ...), ``hints.npy`` (N, C', H, W) uint8, ``labels.npy`` (N,) int64,
-``groups.npy`` (N,) int64 and ``captions.json`` where the source has them, ``meta.json``, and ``decoding.json``: what
-could not be read. It is written beside its
-final place and renamed, so it is either whole or absent. Changed sizes and shapes are noticed when it is opened and
-lead to a new decode; flipped bits inside of it are not.
+A folder of the cache holds ``samples.npy`` (N, C, ...), ``hints.npy`` (N, C', H, W) uint8 (of other entries
+``hints-<entry>.npy``), ``labels.npy`` (N,) int64, ``groups.npy`` (N,) int64 and ``captions.json`` where the source has
+them, ``meta.json``, and ``decoding.json``: what could not be read. It is written beside its final place and renamed, so
+it is either whole or absent.
+
+All files have checksums: of samples and hints one for each (``oboro.base.checksums``); ``meta.json`` has those of the
+other files, and its own. What is found damaged when the folder is opened is decoded anew. An array above 256 MB is not
+read then: a row that is found damaged when it is first read ends the run, and the next run decodes anew.
 """
 
 import contextlib
@@ -12,9 +15,8 @@ import hashlib
 import json
 import os
 import shutil
-import uuid
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +24,18 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
+from oboro.base.checksums import Damaged, GrowingArray, checksum, open_checked, sealed, unsealed
 from oboro.base.errors import UserError
 from oboro.base.json_text import json_text, parsed
+from oboro.base.temporary import beside, clear_abandoned, held
 from oboro.data.left_out import LeftOut
+from oboro.data.mapped import Mapped
 
 LOCK = ".lock"
 DECODING = "decoding.json"
+BESIDE = ("labels.npy", "groups.npy", "captions.json", DECODING)
 SAMPLES, HINTS = "samples", "hints"  # arrays of a folder
+HINT = "hint"  # the entry of a batch that a second picture is, where it has no other name
 FORMER = "images"  # what ``SAMPLES`` was called; folders that are there already stay valid
 FORMAT = "1 lanczos"  # part of every key: changes when the same source decodes to other numbers
 
@@ -37,17 +44,18 @@ FORMAT = "1 lanczos"  # part of every key: changes when the same source decodes 
 class Block:
     """Consecutive decoded samples (n, C, ...) with their labels (n,) and captions, if the source has any.
 
-    Pictures are uint8 (n, C, H, W), series float32 (n, C, L). ``hints`` (n, C', H, W), uint8, is a second picture that
-    belongs to each sample, of the same size. Samples of equal ``groups`` (n,), any integers, show so much the same that
-    none may be held out while another is trained on. ``left_out`` are those between them that could not be read,
-    ``enlarged`` is how many were smaller than they are now, and ``several`` how many are the first of several frames.
+    Pictures are uint8 (n, C, H, W), series float32 (n, C, L). ``hints`` (n, C', H, W), uint8, by their entries in a
+    batch, are further pictures that belong to each sample, of the same size. Samples of equal ``groups`` (n,), any
+    integers, show so much the same that none may be held out while another is trained on. ``left_out`` are those
+    between them that could not be read, ``enlarged`` is how many were smaller than they are now, and ``several`` how
+    many are the first of several frames.
     """
 
     samples: np.ndarray
     labels: np.ndarray | None = None
     captions: list[str] | None = None
     groups: np.ndarray | None = None
-    hints: np.ndarray | None = None
+    hints: Mapping[str, np.ndarray] = field(default_factory=dict)
     left_out: Sequence[LeftOut] = ()
     enlarged: int = 0
     several: int = 0
@@ -85,62 +93,26 @@ class Cached:
     labels: np.ndarray | None
     captions: list[str] | None
     groups: np.ndarray | None
-    hint_shape: tuple[int, ...] | None
+    hint_shapes: Mapping[str, tuple[int, ...]]
     fingerprint: str
     left_out: list[LeftOut] | None = None
     enlarged: int = 0
     several: int = 0
 
 
-class Mapped:
-    """``mapped()``: the array in the file ``path``, mapped into memory on first use, and not pickled.
-
-    Raises ``UserError`` where the file is gone or damaged, and where it has become shorter since: reading what is
-    mapped and no longer there would end the process without a word (SIGBUS).
-    """
-
-    def __init__(self, path: Path):
-        self.path = path
-        self._array: np.ndarray | None = None
-        self._size = 0
-
-    def __call__(self) -> np.ndarray:
-        try:
-            if self._array is None:
-                self._array = np.asarray(np.load(self.path, mmap_mode="r", allow_pickle=False))
-                self._size = self.path.stat().st_size
-            elif self.path.stat().st_size < self._size:
-                raise ValueError("it has become shorter")
-        except FileNotFoundError as error:
-            if self._array is None:  # else the system keeps what is mapped
-                raise self._lost("it is gone") from error
-        except (OSError, ValueError, EOFError) as error:
-            raise self._lost(str(error)) from error
-        assert self._array is not None
-        return self._array
-
-    def _lost(self, reason: str) -> UserError:
-        return UserError(
-            f"the cache {self.path} was changed while it was read ({reason}); start again with resume=<the run's "
-            "folder>, which makes it anew, and keep others away from data.cache_dir"
-        )
-
-    def __getstate__(self) -> dict:
-        return {"path": self.path, "_array": None, "_size": 0}
-
-
 class SampleArray:
     """Rows of a memory-mapped array: ``array[indices]`` is a fresh tensor of shape (len(indices), C, ...).
 
-    ``name`` is that of the array in the folder: the samples, or their hints. A copy in a loader worker costs its row
-    numbers alone (``Mapped``). ``fingerprint`` identifies these rows of these samples.
+    Those of the samples, or of the pictures that belong to them: ``entry`` is theirs in a batch. A copy in a loader
+    worker costs its row numbers alone (``Mapped``). ``fingerprint`` identifies these rows of these samples.
     """
 
-    def __init__(self, cached: Cached, rows: np.ndarray, name: str = SAMPLES):
-        self._array = Mapped(array_path(cached.path, name))
+    def __init__(self, cached: Cached, rows: np.ndarray, entry: str | None = None):
+        self._array = Mapped(array_path(cached.path, SAMPLES if entry is None else hints_name(entry)))
         self._rows = np.ascontiguousarray(rows, dtype=np.int64)
-        self.shape = (len(rows), *(cached.hint_shape if name == HINTS else cached.shape)[1:])
-        self.fingerprint = hashlib.sha256(cached.fingerprint.encode() + self._rows.tobytes()).hexdigest()
+        self.shape = (len(rows), *(cached.shape if entry is None else cached.hint_shapes[entry])[1:])
+        of = f"{cached.fingerprint}{'' if entry is None else f' {entry}'}"
+        self.fingerprint = hashlib.sha256(of.encode() + self._rows.tobytes()).hexdigest()
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -152,7 +124,13 @@ class SampleArray:
 
     def __getitem__(self, indices: Tensor | np.ndarray | list[int] | slice | int) -> Tensor:
         rows = self._rows[indices.cpu().numpy() if isinstance(indices, Tensor) else indices]
-        return torch.from_numpy(np.take(self._array(), rows, axis=0))
+        taken = torch.from_numpy(self._array.take(np.atleast_1d(rows)))
+        return taken if rows.ndim else taken[0]
+
+
+def hints_name(entry: str) -> str:
+    """What the array of the pictures ``entry`` is called."""
+    return HINTS if entry == HINT else f"{HINTS}-{entry}"
 
 
 def array_path(folder: Path, name: str) -> Path:
@@ -169,11 +147,6 @@ def folder_of(cache_dir: Path, name: str, source: Source, shape: tuple[int, ...]
     """
     key = hashlib.sha256(repr((FORMAT, source.key, shape)).encode()).hexdigest()
     return cache_dir / "data" / f"{name.lower()}-{key[:32]}"
-
-
-def beside(path: Path) -> Path:
-    """An unused temporary path in the folder of ``path``, from where a rename to ``path`` is atomic."""
-    return path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -200,15 +173,6 @@ def writing(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def empty_array(path: Path, shape: tuple[int, ...]) -> None:
-    """An ``.npy`` file of float32, with its room on the disk taken: of what is mapped, a page that finds none ends the
-    process without a word (SIGBUS). Raises ``OSError``."""
-    np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape).flush()
-    if hasattr(os, "posix_fallocate"):
-        with path.open("r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-
-
 def check_room(folder: Path, needed: int, what: str, callback: str) -> None:
     """Raises ``UserError`` unless ``needed`` bytes are free where ``folder``, which exists, is."""
     free = shutil.disk_usage(folder).free
@@ -222,9 +186,11 @@ def check_room(folder: Path, needed: int, what: str, callback: str) -> None:
 def open_cached(folder: Path) -> Cached | None:
     """The decoded samples in ``folder``, or None where they are missing, damaged or written by another version."""
     try:
-        meta = parsed((folder / "meta.json").read_text())
-        samples = np.load(array_path(folder, SAMPLES), mmap_mode="r", allow_pickle=False)
-        hints = np.load(folder / f"{HINTS}.npy", mmap_mode="r", allow_pickle=False) if meta.get("hints") else None
+        meta = unsealed(parsed((folder / "meta.json").read_text()))
+        check_files(folder, meta.get("checksums", {}))
+        samples = open_checked(array_path(folder, SAMPLES)).array
+        entries = [HINT] if meta.get("hints") is True else meta.get("hints") or []
+        hints = {entry: open_checked(folder / f"{hints_name(entry)}.npy").array for entry in entries}
         labels = np.load(folder / "labels.npy", allow_pickle=False) if meta["labels"] else None
         captions = parsed((folder / "captions.json").read_text(encoding="utf-8")) if meta["captions"] else None
         groups = np.load(folder / "groups.npy", allow_pickle=False) if meta.get("groups") else None
@@ -235,11 +201,18 @@ def open_cached(folder: Path) -> Cached | None:
     whole &= labels is None or (labels.shape == shape[:1] and labels.dtype == np.int64)
     whole &= captions is None or len(captions) == shape[0]
     whole &= groups is None or (groups.shape == shape[:1] and groups.dtype == np.int64)
-    whole &= hints is None or (hints.shape[0] == shape[0] and hints.dtype == np.uint8)
-    hint_shape = None if hints is None else hints.shape
+    whole &= all(array.shape[0] == shape[0] and array.dtype == np.uint8 for array in hints.values())
+    hint_shapes = {entry: array.shape for entry, array in hints.items()}
     return (
-        Cached(folder, shape, labels, captions, groups, hint_shape, fingerprint, *_decoding(folder)) if whole else None
+        Cached(folder, shape, labels, captions, groups, hint_shapes, fingerprint, *_decoding(folder)) if whole else None
     )
+
+
+def check_files(folder: Path, sums: Mapping[str, int]) -> None:
+    """Raises ``Damaged`` unless each of these files of ``folder`` has its checksum."""
+    for name, right in sums.items():
+        if checksum(folder / name) != right:
+            raise Damaged(f"the checksum of {name} is wrong")
 
 
 def _decoding(folder: Path) -> tuple[list[LeftOut] | None, int, int]:
@@ -259,9 +232,10 @@ def build(folder: Path, blocks: Iterator[Block], shape: tuple[int, ...] | None =
     """
     with writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
+        clear_abandoned(folder.parent)
         temporary = beside(folder)
         temporary.mkdir()
-    try:
+    with held(temporary):
         _write(temporary, blocks, shape)
         # A folder cannot be exchanged for another in one step, so one process at a time looks and exchanges.
         with writing(folder), FileLock(folder.parent / LOCK):
@@ -270,49 +244,17 @@ def build(folder: Path, blocks: Iterator[Block], shape: tuple[int, ...] | None =
                 shutil.rmtree(folder, ignore_errors=True)  # what is damaged
                 os.rename(temporary, folder)
                 cached = open_cached(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     if cached is None:
         raise UserError(f"what was just written to {folder} cannot be read; set data.cache_dir=<another folder>")
     return cached
-
-
-class _Growing:
-    """An ``.npy`` file of samples of one type and shape, one block after the other."""
-
-    def __init__(self, path: Path, dtype: np.dtype, shape: tuple[int, ...]):
-        self._path, self.dtype, self.shape = path, dtype, shape
-        self._file = path.open("wb")
-        self.count = 0
-        self._header()
-
-    def append(self, block: np.ndarray) -> np.ndarray:
-        """The block as it was written."""
-        if block.shape[1:] != self.shape or block.dtype != self.dtype:
-            raise ValueError(f"decoded {block.dtype} {block.shape[1:]}, expected {self.dtype} {self.shape}")
-        block = np.ascontiguousarray(block)
-        with writing(self._path.parent):
-            self._file.write(block)
-        self.count += len(block)
-        return block
-
-    def close(self) -> None:
-        with writing(self._path.parent), self._file:
-            self._file.seek(0)
-            self._header()  # as long as the first one: the format pads for a growing first axis
-            self._file.flush()
-            os.fsync(self._file.fileno())
-
-    def _header(self) -> None:
-        head = {"descr": np.lib.format.dtype_to_descr(self.dtype), "fortran_order": False}
-        np.lib.format.write_array_header_1_0(self._file, {**head, "shape": (self.count, *self.shape)})
 
 
 def _write(folder: Path, blocks: Iterator[Block], shape: tuple[int, ...] | None) -> None:
     labels: list[np.ndarray] = []
     groups: list[np.ndarray] = []
     captions: list[str] = []
-    arrays: dict[str, _Growing] = {}
+    arrays: dict[str, GrowingArray] = {}
+    entries: dict[str, None] = {}  # of second pictures
     digests = {}
     left_out: list[LeftOut] = []
     enlarged = several = 0
@@ -323,21 +265,25 @@ def _write(folder: Path, blocks: Iterator[Block], shape: tuple[int, ...] | None)
             several += block.several
             if not len(block.samples):
                 continue
-            for name, array in ((SAMPLES, block.samples), (HINTS, block.hints)):
-                if array is None:
-                    continue
+            entries |= dict.fromkeys(block.hints)
+            hints = {hints_name(entry): array for entry, array in block.hints.items()}
+            for name, array in {SAMPLES: block.samples, **hints}.items():
                 if name not in arrays:
-                    one = array.shape[1:] if shape is None or name == HINTS else shape
-                    arrays[name] = _Growing(folder / f"{name}.npy", array.dtype, one)
+                    one = array.shape[1:] if shape is None or name in hints else shape
+                    with writing(folder):
+                        arrays[name] = GrowingArray(folder / f"{name}.npy", array.dtype, one)
                     kind = one if array.dtype == np.uint8 else (one, str(array.dtype))
                     digests[name] = hashlib.sha256(repr(kind).encode())
-                digests[name].update(arrays[name].append(array))
+                with writing(folder):
+                    written = arrays[name].append(array)
+                digests[name].update(written)
             labels += [] if block.labels is None else [block.labels]
             groups += [] if block.groups is None else [block.groups]
             captions += block.captions or []
     finally:
-        for array in arrays.values():
-            array.close()
+        with writing(folder):
+            for array in arrays.values():
+                array.close()
     if not arrays:
         raise UserError("the data hold no samples; give a source that has some")
     digest, count = digests[SAMPLES], arrays[SAMPLES].count
@@ -351,8 +297,8 @@ def _write(folder: Path, blocks: Iterator[Block], shape: tuple[int, ...] | None)
             text = json.dumps(captions, ensure_ascii=False)
             digest.update(b"captions" + text.encode())
             (folder / "captions.json").write_text(text, encoding="utf-8")
-        if HINTS in arrays:
-            digest.update(HINTS.encode() + digests[HINTS].digest())
+        for name in map(hints_name, entries):
+            digest.update(name.encode() + digests[name].digest())
         decoding = json.dumps({"left_out": left_out, "enlarged": enlarged, "several": several})
         (folder / DECODING).write_text(decoding, encoding="utf-8")
         meta = {
@@ -361,7 +307,8 @@ def _write(folder: Path, blocks: Iterator[Block], shape: tuple[int, ...] | None)
             "labels": bool(labels),
             "captions": bool(captions),
             "groups": bool(groups),
-            "hints": HINTS in arrays,
+            "hints": list(entries) == [HINT] or list(entries),
             "fingerprint": digest.hexdigest(),
+            "checksums": {name: checksum(folder / name) for name in BESIDE if (folder / name).is_file()},
         }
-        (folder / "meta.json").write_text(json_text(meta))
+        (folder / "meta.json").write_text(json_text(sealed(meta)))

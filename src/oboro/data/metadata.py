@@ -9,14 +9,15 @@ import os
 import posixpath
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from oboro.base.counted import counted
 from oboro.base.errors import UserError
 from oboro.base.json_text import parsed
+from oboro.data.cache import HINT
 from oboro.data.folder import natural
 from oboro.data.left_out import printable
 from oboro.data.optional import library
@@ -24,10 +25,13 @@ from oboro.data.optional import library
 NAMES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")  # the first of them in a folder is read
 TEXTS = (".txt", ".caption")  # of a caption beside a picture of the same name
 # Fields, the first that a row has: those of Hugging Face's imagefolder, and what else people call them.
+# The last of each kind are those of edits: the picture before, the instruction and the picture after.
 _FILE = ("file_name", "file_names", "image", "image_file_name", "filename", "file")
-_TEXT = ("text", "caption", "prompt")
+_FILE += ("edited_image", "edited_image_file_name", "target_image", "target_img", "output_image")
+_TEXT = ("text", "caption", "prompt", "edit_prompt", "instruction", "edit")
 _LABEL = ("label",)
 _HINT = ("conditioning_image", "conditioning_image_file_name")
+_HINT += ("original_image", "original_image_file_name", "input_image", "source_image", "source_img")
 ROWS = 1000  # of a parquet file at a time
 _MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -40,13 +44,13 @@ _MARKS = (
 
 @dataclass(frozen=True)
 class Entry:
-    """One picture: its path below the root with forward slashes, label and caption where it has them, and the path of
-    the picture that belongs to it."""
+    """One picture: its path below the root with forward slashes, label and caption where it has them, and by entry of a
+    batch the paths of the pictures that belong to it."""
 
     name: str
     label: int | None = None
     caption: str | None = None
-    hint: str | None = None
+    hints: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,7 @@ def read_metadata(root: Path, files: Sequence[str]) -> Metadata:
         raise UserError(f"{where} names no images; add one line for each image, or delete the file")
     pairs = sorted(entries.values(), key=lambda pair: natural(pair[0].name))
     rows = [entry for entry, _ in pairs]
-    without = [entry.name for entry in rows if entry.hint is None]
+    without = [entry.name for entry in rows if not entry.hints]
     if without and len(without) < len(rows):
         raise UserError(f"{where} has no conditioning_image for {without[0]}; give one to every image or to none")
     labels, classes = _labels([(entry.name, value) for entry, value in pairs], where)
@@ -204,13 +208,13 @@ def _entry(row: dict, root: Path, folder: str) -> Entry:
     if file is None or not file.strip():
         raise _Mistake(f"no file_name among {', '.join(map(str, row)) or 'no fields'}")
     if hint is not None and not isinstance(hint, str):
-        raise _Mistake("conditioning_image is not the name of a file")
+        raise _Mistake(f"{_key(row, _HINT)} is not the name of a file")
     if text is not None and not isinstance(text, str):
         raise _Mistake(f"{_key(row, _TEXT)} is not a string")
     for string in (file, text or "", hint or ""):
         if any("\ud800" <= c <= "\udfff" for c in string):
             raise _Mistake("half of a surrogate pair, which is no text")
-    return Entry(_inside(file, root, folder), None, text, None if hint is None else _inside(hint, root, folder))
+    return Entry(_inside(file, root, folder), None, text, {} if hint is None else {HINT: _inside(hint, root, folder)})
 
 
 def _inside(name: str, root: Path, folder: str) -> str:

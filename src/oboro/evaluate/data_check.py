@@ -7,7 +7,7 @@ from oboro.data import DataModule
 from oboro.modality import Modality, Series
 from oboro.task import Diffusion
 
-ENTRIES = {"label": "classes", "caption": "captions", "hint": "second pictures"}  # of a batch, in words
+ENTRIES = {"label": "classes", "caption": "captions"}  # of a batch, in words
 
 
 def check_data(task: Diffusion, data: DataModule) -> None:
@@ -22,7 +22,7 @@ def check_data(task: Diffusion, data: DataModule) -> None:
             "classes."
         )
     population = data.population
-    known = {"label": population.labels, "caption": population.captions, "hint": population.hints}
+    known = {"label": population.labels, "caption": population.captions}
     for entry in sorted(task.conditioner.entries & set(known)):
         if known[entry] is None:
             raise UserError(
@@ -30,8 +30,8 @@ def check_data(task: Diffusion, data: DataModule) -> None:
                 f"{ENTRIES[entry]}."
             )
     for single in task.conditioner.singles:
-        if isinstance(single, ImageConditioner) and data.hint_modality is not None:
-            channels = data.hint_modality.shape[0]
+        if isinstance(single, ImageConditioner) and single.entry in data.hint_modalities:
+            channels = data.hint_modalities[single.entry].shape[0]
             if channels != single.image_channels:
                 raise UserError(
                     f"the checkpoint reads second pictures of {counted(single.image_channels, 'channels')} and those "

@@ -20,7 +20,7 @@ from oboro.model.layers import (
     zero,
 )
 from oboro.model.position import grid_positions, rotary_angles, rotate, sincos
-from oboro.model.signals import label_index, picture, reads
+from oboro.model.signals import ImageChannels, label_index, pictures, reads, width
 from oboro.model.text import CrossAttention, TextEmbedding
 
 NOISE_FEATURES = 256  # sines and cosines of the noise level, at all widths
@@ -151,7 +151,7 @@ class DiT(nn.Module):
         text_dim: WidthOrNone = 0,
         pooled_dim: WidthOrNone = 0,
         dims: Axes = 2,
-        image_channels: WidthOrNone = 0,
+        image_channels: ImageChannels = 0,
     ):
         super().__init__()
         check_dims(dims)
@@ -178,8 +178,8 @@ class DiT(nn.Module):
         self.blocks = nn.ModuleList(Block(dim, heads, mlp_ratio, text_dim) for _ in range(depth))
         self.modulation = zero(nn.Linear(dim, 2 * dim))
         self.last = zero(nn.Linear(dim, channels_out(in_channels, learned_variance) * patch**dims))
-        wide = (image_channels + 1) * patch**dims
-        self.image = zero(nn.Linear(wide, dim, bias=False)) if image_channels else None
+        wide = width(image_channels) * patch**dims
+        self.image = zero(nn.Linear(wide, dim, bias=False)) if wide else None
 
     def core(
         self,
@@ -221,8 +221,9 @@ class DiT(nn.Module):
         size = x.shape[2:]
         grid = [-(-n // self.patch) for n in size]
         h = self.first(self.tokens(x))
-        if "image" in signals:
-            h = h + self.image(self.tokens(picture(signals["image"], x)))
+        seen = pictures(signals, x, self.image_channels)
+        if seen is not None:
+            h = h + self.image(self.tokens(seen))
         positions = grid_positions(grid, self.extent, x.device)
         h = self.last(self.core(h, positions, embedding, text, mask))
         h = from_patches(h.transpose(1, 2).unflatten(2, grid), self.patch)

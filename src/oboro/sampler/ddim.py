@@ -9,7 +9,7 @@ from oboro.condition import Condition
 from oboro.denoiser import Denoises
 from oboro.sampler.ancestral import Ancestral
 from oboro.sampler.node import Node, ddim_step
-from oboro.sampler.sampler import UNIFORM, Grid, denoise
+from oboro.sampler.sampler import UNIFORM, Grid, Noise, denoise
 
 
 class DDIM(Ancestral):
@@ -45,8 +45,19 @@ class DDIM(Ancestral):
     def gaussian(
         self, denoiser: Denoises, x: Tensor, t: Node, s: Node, cond: Condition
     ) -> tuple[Tensor, Tensor | float]:
-        tau = min(self.eta**2 * (1 - (t.alpha * s.sigma / (s.alpha * t.sigma)) ** 2), 1.0)
-        fresh = tau > 0 and s.sigma > 0
-        end = s._replace(sigma=s.sigma * sqrt(1 - tau)) if fresh else s
-        x0 = denoise(denoiser, x, t.t, cond, end)
-        return ddim_step(x, x0, t, end), s.sigma * sqrt(tau) if fresh else 0.0
+        return gaussian_step(denoiser, x, t, s, self.eta, cond)
+
+
+def gaussian_step(denoiser: Denoises, x: Tensor, t: Node, s: Node, eta: float, cond: Condition) -> tuple[Tensor, float]:
+    """Mean of x_s given x_t, with one evaluation, and the std of its noise, as ``DDIM`` has them."""
+    tau = min(eta**2 * (1 - (t.alpha * s.sigma / (s.alpha * t.sigma)) ** 2), 1.0)
+    fresh = tau > 0 and s.sigma > 0
+    end = s._replace(sigma=s.sigma * sqrt(1 - tau)) if fresh else s
+    x0 = denoise(denoiser, x, t.t, cond, end)
+    return ddim_step(x, x0, t, end), s.sigma * sqrt(tau) if fresh else 0.0
+
+
+def ddim_eta_step(denoiser: Denoises, x: Tensor, t: Node, s: Node, eta: float, cond: Condition, noise: Noise) -> Tensor:
+    """x_s from x_t, with one evaluation, as ``DDIM`` has it."""
+    x, std = gaussian_step(denoiser, x, t, s, eta, cond)
+    return x + std * noise(x) if std > 0 else x
