@@ -37,7 +37,7 @@ from oboro.edit import Edit, Model, Pictures
 from oboro.generate import Watch, check_samples
 from oboro.modality import Image, Modality
 from oboro.report.pictures import edits_picture
-from oboro.task import Diffusion, contradictions
+from oboro.task import Diffusion, contradictions, remarks
 from oboro.task.autoencoder import psnr
 
 Batch = dict[str, Any]
@@ -54,7 +54,9 @@ def edit(config: DictConfig) -> None:
     originals = Originals.of(config, task.modality)
     ids = list(range(config.n or len(originals.files) or DRAWN))
     check_amounts(len(ids) * changing.frames, config.chunk, task.modality)
-    work = Work(config, task, changing, fabric, originals, *batches(config, task, changing, ids))
+    source, target = batches(config, task, changing, ids)
+    remarks.say(task, target["label"].tolist() if "label" in target else ())
+    work = Work(config, task, changing, fabric, originals, source, target)
     folder = Path(config.output_dir)
     sources, edited = work.run(ids, folder / task.modality.noun)
     edits_picture(task.modality, sources, edited, changing.frames).save(folder / "grid.png")
@@ -214,7 +216,7 @@ class Work:
             source = condition(task, rows_of(self.source, ids)).to(device)
             target = condition(task, rows_of(self.target, ids)).to(device)
             if self.edit.words and "caption" in self.target:
-                target = replace(target, sampling=self.read(ids, device))
+                target = replace(target, sampling={**target.sampling, **self.read(ids, device)})
             stored, other = self.originals.rows(ids), self.originals.ends(ids)
             if stored is None:
                 x, drawn = task.generate(ids, self.config.seed, source, modality.shape), True
