@@ -24,6 +24,7 @@ from interop import tiny
 from oboro.adapter import Adapter
 from oboro.cli.checkpoint import offer_checkpoint
 from oboro.data import DataModule
+from oboro.edit import Edit
 from oboro.guidance import Guidance
 from oboro.guidance.weight import Weight as GuidanceWeight
 from oboro.loss.coupling import Coupling
@@ -39,6 +40,7 @@ from oboro.schedule import Schedule
 CONF = Path(__file__).resolve().parents[1] / "conf"
 FAMILIES = {
     "adapter": Adapter,
+    "edit": Edit,
     "schedule": Schedule,
     "parameterization": Parameterization,
     "sampler": Sampler,
@@ -54,7 +56,7 @@ FAMILIES = {
 FOLDER = TemporaryDirectory(prefix="oboro-tests-")
 CLASSLESS = ("experiment", "debug", "hparams_search")  # these change a run; the others configure one class each
 OF_AUTOENCODERS = ("loss/perceptual", "loss/discriminator")  # groups that task=autoencoder has
-OF_SAMPLES = ("measurement",)  # groups that sampling and evaluation alone have
+OF_SAMPLES = ("edit", "measurement")  # groups that sampling, editing and evaluation alone have
 SEVERAL = ("callbacks", "logger", "metrics")  # groups of which a run takes several options
 SEARCH = ("*/*.yaml", "*/*/*.yaml")  # groups, and groups nested in them: loss/time
 PATHS = [path.relative_to(CONF) for pattern in SEARCH for path in CONF.glob(pattern)]
@@ -294,7 +296,7 @@ def test_every_selected_group_is_used_by_the_wiring(task):
 
 def test_every_folder_is_a_group_that_an_entry_point_selects():
     configs = [composed(), *(composed(f"task={task}") for task in TASKS)]
-    entries = "\n".join((CONF / f"{entry}.yaml").read_text() for entry in ("train", "sample", "evaluate"))
+    entries = "\n".join((CONF / f"{entry}.yaml").read_text() for entry in ("train", "sample", "edit", "evaluate"))
     for group in {group for group, _ in OPTIONS}:
         assert any(part(config, group) is not None for config in configs) or re.search(rf"^  - {group}:", entries, re.M)
 
@@ -405,7 +407,7 @@ def test_a_variant_changes_only_what_it_names():
     }
 
 
-@pytest.mark.parametrize("entry", ["sample", "evaluate"])
+@pytest.mark.parametrize("entry", ["sample", "edit", "evaluate"])
 def test_the_other_entry_points_compose(entry):
     offer_checkpoint([])  # the options called from_checkpoint
     with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -441,6 +443,7 @@ NO_OPTIONS = {
     "adapter": {"AdapterFile", "LowRank"},
     "codec": {"Codec", "Tiled"},
     "data": {"Block", "ImageSettings", "Population", "Settings", "Source", "Split"},
+    "edit": {"Model", "Pictures"},
     "extractor": {"Samples"},
     "loss": {"Loss", "Pairs"},
     "measurement": {"Mask", "Measured"},

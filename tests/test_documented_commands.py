@@ -46,6 +46,7 @@ SMALL = {
         "data.batch_size=8",
     ],
     "sample": ["n=2", "accelerator=cpu", "overwrite=true"],
+    "edit": ["n=2", "accelerator=cpu", "overwrite=true"],
     "evaluate": ["n=20", "chunk=10", "accelerator=cpu"],
 }
 CALLBACKS = {
@@ -59,11 +60,12 @@ UNET = ("model.channels=8", "model.channel_mult=[1,2]", "model.blocks=1", "model
 
 
 def typed(text: str) -> list[tuple[str, list[str]]]:
-    """(entry, words) of each command of train, sample, evaluate that can run here, one for each set of keys."""
+    """(entry, words) of each command of train, sample, edit, evaluate that can run here, one for each set of keys."""
     commands: dict[tuple, tuple[str, list[str]]] = {}
     for line in command_lines(text):
         match = re.match(
-            r"\s*(?:python|oboro|torchrun\b.*?)\s+(train|sample|evaluate|adapter|pack|export|onnx)(?:\.py)?(?: (.*)|$)",
+            r"\s*(?:python|oboro|torchrun\b.*?)\s+(train|sample|edit|evaluate|adapter|pack|export|onnx)(?:\.py)?"
+            r"(?: (.*)|$)",
             line,
         )
         if (

@@ -23,6 +23,7 @@ WRITES = {
         *("metrics.jsonl", "metrics.superseded.jsonl", "diverged.jsonl"),
     ),
     "sample": ("images", "series", "measured", "truth", "grid.png", "samples.npz", "previews.png"),
+    "edit": ("images", "series", "grid.png"),
     "evaluate": ("evaluation.json", "result.json", "samples.png", "closest_pairs.png"),
 }
 OF_A_SWEEP = (

@@ -18,6 +18,7 @@ from oboro.base.secret import first_hidden
 from oboro.base.signature import located
 from oboro.cli.options import folders, options
 from oboro.data import DataModule
+from oboro.edit import Edit
 from oboro.evaluate.evaluator import Conditions
 from oboro.extractor import Extractor, Joint
 from oboro.guidance import Guidance
@@ -55,7 +56,6 @@ class Drawing(Command):
     schedule: Schedule
     sampler: Sampler
     guidance: Guidance
-    n: Count
     seed: Seed
     profile: Name | None
     ema_std: AverageWidth | None
@@ -68,6 +68,7 @@ class Drawing(Command):
 
 class Sampling(Drawing):
     checkpoint: Name
+    n: Count
     measurement: Measurement | MaskShape | None
     measured: Name | None
     measurement_noise: NonNegative
@@ -81,6 +82,22 @@ class Sampling(Drawing):
     negative: str | Sequence[Any] | None
     previews: CountOrNone
     npz: bool
+
+
+class Editing(Drawing):
+    checkpoint: Name
+    edit: Edit
+    image: Name | Annotated[Sequence[Name], Len(1)] | None
+    to: Name | Annotated[Sequence[Name], Len(1)] | None
+    n: Count | None
+    label: int | Annotated[Sequence[int], Len(1)] | None
+    prompt: str | Sequence[Any] | None
+    source_label: int | Annotated[Sequence[int], Len(1)] | None
+    source_prompt: str | Sequence[Any] | None
+    hint: Name | Mapping[str, Name] | None
+    hint_ready: bool
+    mask: Name | None
+    negative: str | Sequence[Any] | None
 
 
 class BitsPerDim(TypedDict):
