@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -11,16 +11,29 @@ from torch import Tensor, nn
 from oboro.base.errors import UserError
 
 
+ROUNDING = 1e-6  # of times, which may come in single precision
+
+
 @dataclass(frozen=True, eq=False)
 class Signal(ABC):
     """One thing that a network reads, for each sample of a batch: tensors (B, ...) alone.
 
     A kind of one's own is a frozen dataclass (``eq=False``) of tensors that says in ``drop`` what no signal is.
+
+    Attributes:
+        stays: whether guidance away from the condition as a whole keeps it. A network answers without it as the one
+            that it was made of, so training need not drop it for guidance in it alone.
     """
+
+    stays: ClassVar[bool] = False
 
     @abstractmethod
     def drop(self, mask: Tensor) -> Self:
         """The same without the signal of the samples where ``mask`` (B,), bool, is True."""
+
+    def at(self, t: Tensor) -> Self:
+        """What a network sees of it at the times ``t`` (B,)."""
+        return self
 
     def tensors(self) -> dict[str, Tensor]:
         return {f.name: getattr(self, f.name) for f in fields(self)}
@@ -84,9 +97,25 @@ class Image(Signal):
     x: Tensor
     known: Tensor
 
-    def drop(self, mask: Tensor) -> "Image":
+    def drop(self, mask: Tensor) -> Self:
         known = self.known & ~mask
-        return Image(torch.where(known.view(-1, *[1] * (self.x.ndim - 1)), self.x, 0.0), known)
+        return replace(self, x=torch.where(known.view(-1, *[1] * (self.x.ndim - 1)), self.x, 0.0), known=known)
+
+
+@dataclass(frozen=True, eq=False)
+class Control(Image):
+    """A picture that a ControlNet reads, as large as the data, and how much it counts: ``strength`` (B,) at times from
+    ``first`` (B,) to ``last`` (B,), both included, and nothing at others."""
+
+    strength: Tensor
+    first: Tensor
+    last: Tensor
+
+    stays: ClassVar[bool] = True
+
+    def at(self, t: Tensor) -> Self:
+        inside = (t >= self.first - ROUNDING) & (t <= self.last + ROUNDING)
+        return replace(self, strength=torch.where(inside, self.strength, 0.0))
 
 
 Signals = Mapping[str, Signal]  # what a network is called with

@@ -70,7 +70,9 @@ class Diffusion(NoiseLevels):
 
     @property
     def frozen(self) -> Mapping[str, nn.Module]:
-        return {**super().frozen, "conditioner": self.conditioner}
+        of_network = getattr(self.denoiser.network, "frozen", {})
+        inner = {f"denoiser.network.{name}": part for name, part in of_network.items()}
+        return {**super().frozen, "conditioner": self.conditioner, **inner}
 
     @property
     def description(self) -> str:
