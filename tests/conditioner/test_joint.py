@@ -67,7 +67,7 @@ def test_parts_draw_one_after_the_other_as_they_do_alone():
 def test_label_caption_and_picture_of_a_sample_are_those_of_one_training_image():
     labels = torch.tensor([0, 1, 2] * 20 + [0] * 40)
     hints = torch.arange(100, dtype=torch.uint8)[:, None, None, None].expand(-1, 1, 2, 2)
-    population = Population(labels, 3, [f"{i}" for i in range(100)], hints)
+    population = Population(labels, 3, [f"{i}" for i in range(100)], {"hint": hints})
     made = joint().sample_batch(range(300, 500), population)
     rows = [int(caption) for caption in made["caption"]]
     assert torch.equal(made["label"], labels[rows]) and torch.equal(made["hint"], from_uint8(hints[rows]))
@@ -80,7 +80,7 @@ def test_pictures_during_training_show_pictures_of_the_data_and_otherwise_want_o
     image = Image(1)
     with pytest.raises(UserError, match="set hint="):
         image.sample_batch(range(3), None)
-    image.check(Population(hints=hints))
+    image.check(Population(hints={"hint": hints}))
     shown = image.sample_batch(range(16), None)["hint"]
     assert torch.equal(shown[:8], shown[8:]) and len(shown.unique()) == 8
 
@@ -91,6 +91,18 @@ def test_what_cannot_be_is_refused():
     with pytest.raises(UserError, match="second picture"):
         Image(1).check(Population(torch.tensor([0]), 1))
     with pytest.raises(UserError, match=r"have 1 channel and .* is 3; set it to 1"):
-        Image(3).check(Population(hints=torch.zeros(4, 1, 2, 2, dtype=torch.uint8)))
+        Image(3).check(Population(hints={"hint": torch.zeros(4, 1, 2, 2, dtype=torch.uint8)}))
     with pytest.raises(UserError, match=r"leave callbacks\.text_cache out"):
         Joint({"label": Label(3), "none": Unconditional()}).cache(["a"], None)
+
+
+def test_several_pictures_are_signals_of_their_own_each_dropped_on_its_own():
+    parts = {"edges": Image(1, 0.5, name="edges", entry="edges"), "before": Image(3, 0.5, name="before")}
+    both = {"edges": torch.ones(N, 1, 1, 1), "hint": torch.ones(N, 3, 1, 1)}
+    cond = Joint(parts)(both, generator())
+    lost = torch.stack([~cond.signals[name].known for name in ("edges", "before")]).double()
+    rates = lost @ lost.T / N
+    assert ((rates - torch.tensor([[0.5, 0.25], [0.25, 0.5]])).abs() < 5 * 0.5 / N**0.5).all()
+    assert cond.signals["edges"].x.shape[1] == 1 and cond.signals["before"].x.shape[1] == 3
+    with pytest.raises(UserError, match=r"2 parts .* signal image; .*name"):
+        Joint({"a": Image(1), "b": Image(3, entry="b")})

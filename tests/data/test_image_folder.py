@@ -263,7 +263,7 @@ def test_second_pictures_are_cropped_and_mirrored_with_the_first(tmp_path):
     assert raw["hint"].dtype == torch.uint8 and raw["flip"].any() and not raw["flip"].all()
     batch = data.on_after_batch_transfer(raw, 0)
     assert torch.equal(to_uint8(batch["hint"]), 255 - to_uint8(batch["x"]))
-    assert torch.equal(data.population.hints[:], 255 - data.train.samples[:])
+    assert torch.equal(data.population.hints["hint"][:], 255 - data.train.samples[:])
     grey = load(tmp_path, channels=3, resolution=8, hint_channels=1)
     assert grey.train.hints.shape == (6, 1, 8, 8) and grey.fingerprint != data.fingerprint
 

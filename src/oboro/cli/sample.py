@@ -113,8 +113,8 @@ def sample_batch(config: DictConfig, task: Diffusion, ids: list[int]) -> dict[st
         given["negative"] = in_turn(texts(negative, "negative", task), ids)
         check_negative(task)
     if config.hint is not None:
-        pictures = hints(config.hint, task)
-        given["hint"] = pictures[[i % len(pictures) for i in ids]]
+        single, pictures = hints(config.hint, task)
+        given[single.entry] = pictures[[i % len(pictures) for i in ids]]
     for single in conditioner.singles:
         if single.entry not in given:
             given |= single.sample_batch(ids, None)
@@ -161,22 +161,23 @@ def texts(value: Any, key: str, task: Diffusion) -> list[str]:
     return several
 
 
-def hints(path: str, task: Diffusion) -> Tensor:
-    """The picture in a file, or those in a folder by name, (n, C, H, W) in [-1, 1], cropped as in training.
+def hints(path: str, task: Diffusion) -> tuple[ImageConditioner, Tensor]:
+    """The condition that is a picture, and the one in a file, or those in a folder by name, (n, C, H, W) in [-1, 1],
+    cropped as in training.
 
     Raises ``UserError`` where the model reads none, or where there are none.
     """
-    channels = [single.image_channels for single in task.conditioner.singles if isinstance(single, ImageConditioner)]
-    if not channels:
+    readers = [single for single in task.conditioner.singles if isinstance(single, ImageConditioner)]
+    if not readers:
         raise UserError(
             f"hint={path} cannot be drawn: the model reads no picture; leave it out, or give the checkpoint of a model "
             "that was trained with conditioner=image."
         )
-    kind, place = Image(channels[0], *task.modality.shape[1:]), Path(path).expanduser()
+    kind, place = Image(readers[0].image_channels, *task.modality.shape[1:]), Path(path).expanduser()
     files = sorted(file for file in place.glob("*") if file.suffix.lower() in kind.suffixes) or [place]
     if not files[0].is_file():
         raise UserError(f"there is no picture {path}; set hint to a file, or to a folder of pictures.")
-    return kind.to_model(torch.stack([kind.read_fitted(file) for file in files]))
+    return readers[0], kind.to_model(torch.stack([kind.read_fitted(file) for file in files]))
 
 
 def check_negative(task: Diffusion) -> None:

@@ -94,12 +94,17 @@ class Conditioner(nn.Module, ABC):
         kinds = (
             ("label", population.labels, f"labels of {counted(population.num_classes, 'classes')}", "label"),
             ("caption", population.captions, "captions", "text"),
-            ("hint", population.hints, "second pictures", "image"),
         )
-        return [
+        lines = [
             f"the data have {what} that no condition reads; conditioner={option} does"
             for entry, known, what, option in kinds
             if known is not None and entry not in self.entries
+        ]
+        return lines + [
+            f"the data have second pictures ({entry}) that no condition reads; conditioner=image "
+            f"conditioner.entry={entry} does"
+            for entry in population.hints
+            if entry not in self.entries
         ]
 
 
@@ -160,11 +165,12 @@ def training_metadata(ids: Sequence[int], population: Population) -> dict[str, A
     return known
 
 
-def width(key: str, *, _root_: DictConfig) -> int:
+def width(key: str, name: str | None = None, *, _root_: DictConfig) -> int:
     """``${condition:num_classes}`` in YAML: the value of ``key`` of the run's conditioner, or of the part of a joint
-    one that has it; 0 where none has."""
+    one that has it; 0 where none has. ``${condition:image_channels,control}`` is that of the picture ``control``."""
     node = _root_.conditioner
-    return next((part[key] for part in (node, *node.get("parts", {}).values()) if key in part), 0)
+    parts = [part for part in (node, *node.get("parts", {}).values()) if key in part]
+    return next((part[key] for part in parts if name is None or part.get("name", "image") == name), 0)
 
 
 OmegaConf.register_new_resolver("condition", width, replace=True)

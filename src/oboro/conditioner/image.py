@@ -9,7 +9,7 @@ from torch import Tensor
 from oboro import condition
 from oboro.base.counted import counted
 from oboro.base.errors import UserError
-from oboro.base.ranges import Share, Width
+from oboro.base.ranges import Name, Share, Width
 from oboro.conditioner.conditioner import Batch, Single, training_metadata, training_rows
 from oboro.data import Population
 from oboro.modality import from_uint8
@@ -18,29 +18,31 @@ SHOWN = 8  # pictures of the data that samples in pictures are drawn after
 
 
 class Image(Single):
-    """batch["hint"] (B, image_channels, H, W), in [-1, 1], ↦ the signal ``image``.
+    """batch[``entry``] (B, image_channels, H, W), in [-1, 1], ↦ the signal ``name``.
 
     The data module flips and crops it along with its image. Pictures during training show pictures of the data.
     """
 
-    name, kind, entry = "image", condition.Image, "hint"
+    kind = condition.Image
 
-    def __init__(self, image_channels: Width, dropout: Share = 0.1):
+    def __init__(self, image_channels: Width, dropout: Share = 0.1, name: Name = "image", entry: Name = "hint"):
         if image_channels < 1:
             raise UserError("conditioner=image reads a picture; set conditioner.image_channels to 1, 3 or 4.")
         super().__init__(dropout)
+        self.name, self.entry = name, entry
         self.image_channels = image_channels
         self._shown: Tensor | None = None
 
     def signal(self, batch: Batch) -> condition.Image:
-        x = batch["hint"]
+        x = batch[self.entry]
         return condition.Image(x, torch.ones(len(x), dtype=torch.bool, device=x.device))
 
     def check(self, population: Population) -> None:
-        if population.hints is None:
+        if self.entry not in population.hints:
+            others = f"only {', '.join(population.hints)}" if population.hints else "none"
             raise UserError(
-                "conditioner=image needs a second picture of each image and these data have none; choose data with "
-                "hints, or conditioner=label, text or unconditional."
+                f"conditioner=image needs a second picture ({self.entry}) of each image and these data have {others}; "
+                "choose data with hints, or conditioner=label, text or unconditional."
             )
         self._shown = self._of(range(SHOWN), population)
         if self._shown.shape[1] != self.image_channels:
@@ -54,13 +56,12 @@ class Image(Single):
         return {} if population is None else training_metadata(ids, population)
 
     def sample_batch(self, ids: Sequence[int], population: Population | None) -> dict[str, Any]:
-        """With the hint i mod 8 that pictures show, or of a ``population`` that of ``training_rows``."""
+        """With the picture i mod 8 that pictures show, or of a ``population`` that of ``training_rows``."""
         if population is not None:
-            return {**self.metadata(ids, population), "hint": self._of(ids, population)}
+            return {**self.metadata(ids, population), self.entry: self._of(ids, population)}
         if self._shown is None:
             raise UserError("the model draws after a picture and was given none; set hint=<a file or folder>.")
-        return {"hint": self._shown[torch.tensor(list(ids)) % SHOWN]}
+        return {self.entry: self._shown[torch.tensor(list(ids)) % SHOWN]}
 
-    @staticmethod
-    def _of(ids: Sequence[int], population: Population) -> Tensor:
-        return from_uint8(population.hints[training_rows(ids, population)])
+    def _of(self, ids: Sequence[int], population: Population) -> Tensor:
+        return from_uint8(population.hints[self.entry][training_rows(ids, population)])

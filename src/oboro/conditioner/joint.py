@@ -31,7 +31,10 @@ class Joint(Conditioner):
         self.dropout = share(dropout)
         (name, count), *_ = [*Counter(single.name for single in self.singles).most_common(1), ("", 0)]
         if count > 1:
-            raise UserError(f"{count} parts of conditioner=joint give the signal {name}; leave all but one out.")
+            raise UserError(
+                f"{count} parts of conditioner=joint give the signal {name}; leave all but one out, or give pictures "
+                "each its conditioner.parts.<part>.name."
+            )
 
     @property
     def singles(self) -> Sequence[Single]:

@@ -211,7 +211,8 @@ class DataModule(LightningDataModule, ABC):
         train, held_out = self.divide(cached.shape[0], cached.groups)
         self.fingerprint = cached.fingerprint
         self.train, self.validation = self._part(cached, train), self._part(cached, held_out)
-        self.population = Population(self.train.labels, self.num_classes, self.train.captions, self.train.hints)
+        hints = {} if self.train.hints is None else {"hint": self.train.hints}
+        self.population = Population(self.train.labels, self.num_classes, self.train.captions, hints)
         self._cached = cached
         self.describe(cached)
         if self.flip and not self.modality.mirrors:

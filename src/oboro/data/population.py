@@ -1,6 +1,7 @@
 """What the training samples are, for those who draw conditions for new ones."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -10,17 +11,18 @@ from oboro.data.cache import SampleArray
 
 @dataclass(frozen=True)
 class Population:
-    """Of n training samples the classes (n,) int64, out of ``num_classes``, the captions, and the second pictures
-    (n, C', H, W), uint8, where there are any."""
+    """Of n training samples the classes (n,) int64, out of ``num_classes``, the captions, and by entry the second
+    pictures (n, C', H, W), uint8, where there are any."""
 
     labels: Tensor | None = None
     num_classes: int = 0
     captions: list[str] | None = None
-    hints: Tensor | SampleArray | None = None
+    hints: Mapping[str, Tensor | SampleArray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """n, where anything is known of them."""
-        return len(next((known for known in (self.captions, self.labels, self.hints) if known is not None), ()))
+        known = (self.captions, self.labels, *self.hints.values())
+        return len(next((each for each in known if each is not None), ()))
 
     @property
     def frequencies(self) -> Tensor | None:

@@ -7,7 +7,7 @@ from oboro.data import DataModule
 from oboro.modality import Modality, Series
 from oboro.task import Diffusion
 
-ENTRIES = {"label": "classes", "caption": "captions", "hint": "second pictures"}  # of a batch, in words
+ENTRIES = {"label": "classes", "caption": "captions"}  # of a batch, in words
 
 
 def check_data(task: Diffusion, data: DataModule) -> None:
@@ -22,7 +22,7 @@ def check_data(task: Diffusion, data: DataModule) -> None:
             "classes."
         )
     population = data.population
-    known = {"label": population.labels, "caption": population.captions, "hint": population.hints}
+    known = {"label": population.labels, "caption": population.captions}
     for entry in sorted(task.conditioner.entries & set(known)):
         if known[entry] is None:
             raise UserError(

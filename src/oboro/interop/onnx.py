@@ -16,6 +16,7 @@ from torch.export import Dim
 from oboro.base.errors import UserError
 from oboro.base.json_text import json_text
 from oboro.condition import Signal, Signals
+from oboro.conditioner import Image
 from oboro.denoiser import Denoiser
 from oboro.restore.checkpoint import check_kind, load_checkpoint
 from oboro.restore.merge import merged
@@ -143,8 +144,10 @@ def export_task(task: Diffusion, folder: Path) -> None:
     shape = task.codec.latent_shape(task.modality.shape)
     count = 2  # an axis of length 1 would be taken for a constant
     x, level = torch.zeros(count, *shape), torch.full((count,), 0.5)
-    hint = torch.zeros(count, getattr(task.denoiser.network, "image_channels", 0), *shape[1:])
-    batch = {"caption": [""] * count, "label": torch.zeros(count, dtype=torch.int64), "hint": hint}
+    batch = {"caption": [""] * count, "label": torch.zeros(count, dtype=torch.int64)}
+    for single in task.conditioner.singles:
+        if isinstance(single, Image):
+            batch[single.entry] = torch.zeros(count, single.image_channels, *shape[1:])
     cond = inputs(task.conditioner.keep(batch).signals)
     module = AtLevel(task.denoiser, task.conditioner.gives)
     names = ["x_t", "alpha", "sigma"]

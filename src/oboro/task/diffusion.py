@@ -13,7 +13,7 @@ from oboro.base.errors import UserError
 from oboro.base.ranges import Seed
 from oboro.base.remark import remark
 from oboro.codec import Codec
-from oboro.condition import Condition, kinds_read
+from oboro.condition import Condition, Image, kinds_read
 from oboro.conditioner import Conditioner
 from oboro.data import DataModule
 from oboro.denoiser import Denoiser
@@ -106,7 +106,8 @@ class Diffusion(NoiseLevels):
                     f"{type(network).__name__} reads no {name}; choose model=unet or model=dit or one of "
                     "their sizes, or another conditioner."
                 )
-        if "hint" in self.conditioner.entries and self.codec.latent_shape(data.modality.shape) != data.modality.shape:
+        pictures = any(issubclass(kind, Image) for kind in self.conditioner.gives.values())
+        if pictures and self.codec.latent_shape(data.modality.shape) != data.modality.shape:
             raise UserError(
                 "conditioner=image gives pictures as large as the data, and this codec makes the network see latents; "
                 "choose codec=identity, or another conditioner."
