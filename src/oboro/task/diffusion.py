@@ -13,7 +13,7 @@ from oboro.base.errors import UserError
 from oboro.base.ranges import Seed
 from oboro.base.remark import remark
 from oboro.codec import Codec
-from oboro.condition import Condition, Image, kinds_read
+from oboro.condition import Condition, Control, Image, kinds_read
 from oboro.conditioner import Conditioner
 from oboro.data import DataModule
 from oboro.denoiser import Denoiser
@@ -106,7 +106,14 @@ class Diffusion(NoiseLevels):
                     f"{type(network).__name__} reads no {name}; choose model=unet or model=dit or one of "
                     "their sizes, or another conditioner."
                 )
-        pictures = any(issubclass(kind, Image) for kind in self.conditioner.gives.values())
+        for name, kind in kinds_read(network).items():
+            if issubclass(kind, Control) and name not in self.conditioner.gives:
+                raise UserError(
+                    f"{type(network).__name__} learns to follow the picture {name} and no condition gives it; name "
+                    "model.base.path on the command line, with which one comes, or choose conditioner=control."
+                )
+        kinds = self.conditioner.gives.values()
+        pictures = any(issubclass(kind, Image) and not issubclass(kind, Control) for kind in kinds)
         if pictures and self.codec.latent_shape(data.modality.shape) != data.modality.shape:
             raise UserError(
                 "conditioner=image gives pictures as large as the data, and this codec makes the network see latents; "

@@ -1,0 +1,89 @@
+"""A ControlNet from a trained checkpoint to samples: train.py model=controlnet, resume, sample.py, evaluate.py."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import runs
+from oboro.restore.checkpoint import load_checkpoint
+from oboro.restore.rebuild import averaged, build_task
+
+N, SIDE = 64, 8
+RUN = (*runs.TOY, runs.NO_EVALUATION, "metrics=[]", "optimizer.lr=0.01", "trainer.max_steps=4")
+
+
+def blocks(i: int) -> np.ndarray:
+    bits = np.random.default_rng(i).integers(0, 2, (SIDE // 2, SIDE // 2), dtype=np.uint8)
+    return np.kron(255 * bits, np.ones((2, 2), dtype=np.uint8))
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> list[str]:
+    """Pictures of two classes with hints, as settings of the data."""
+    folder, lines = tmp_path_factory.mktemp("pictures"), []
+    for i in range(N):
+        Image.fromarray(blocks(i)).save(folder / f"hint{i}.png")
+        Image.fromarray(255 - blocks(i)).save(folder / f"{i}.png")
+        lines.append({"file_name": f"{i}.png", "label": i % 2, "conditioning_image": f"hint{i}.png"})
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    shape = ["data.channels=1", f"data.resolution={SIDE}", "data.num_classes=2", "data.hint_channels=1"]
+    return ["data=image_folder", f"data.root={folder}", *shape, "data.validation=16", "extractor=fashion"]
+
+
+@pytest.fixture(scope="module")
+def base(pictures, tmp_path_factory) -> Path:
+    """The checkpoint of a network of labels on another schedule than the default, with another parameterization; random
+    weights, since a fresh network answers zero."""
+    chosen = ["conditioner=label", "schedule=cosine", "parameterization=v", "guidance.scale=2", runs.NO_EVALUATION]
+    run = runs.train(tmp_path_factory.mktemp("base"), *pictures, "metrics=[]", *chosen)
+    content = run.checkpoint()
+    task = build_task(load_checkpoint(run.last))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        runs.randomise(task)
+    content["state_dict"] = task.state_dict()
+    content["ema"] = task.ema.state_dict(task.denoiser)
+    torch.save(content, run.last)
+    return run.last
+
+
+def train(folder, *overrides: str) -> runs.Run:
+    folder.mkdir(parents=True, exist_ok=True)
+    return runs.call("train.py", *runs.outputs(folder, *RUN, *overrides), cwd=folder)
+
+
+@pytest.fixture(scope="module")
+def control(base, pictures, tmp_path_factory) -> runs.Run:
+    arguments = (*pictures, "model=controlnet", f"model.base.path={base}", "callbacks.checkpoints.separate_from=0")
+    return runs.succeeded(train(tmp_path_factory.mktemp("control"), *arguments))
+
+
+def test_all_that_belongs_to_the_base_comes_with_its_path(control, base):
+    """Schedule, parameterization, guidance and label; its weights are the default average and stay."""
+    before, now = (load_checkpoint(path)["config"]["task"] for path in (base, control.last))
+    assert now["denoiser"]["network"]["base"] == before["denoiser"]["network"]
+    for part in ("schedule", "parameterization"):
+        assert now["denoiser"][part] == before["denoiser"][part]
+    assert now["guidance"] == before["guidance"] and now["sampler"] == before["sampler"]
+    assert now["conditioner"]["parts"]["label"] == before["conditioner"]
+    assert now["conditioner"]["parts"]["control"]["image_channels"] == 1
+    trained = averaged(build_task(load_checkpoint(base)), base, None).network.state_dict()
+    wrapped = build_task(load_checkpoint(control.last)).denoiser.network
+    assert runs.equal(dict(wrapped.base.state_dict()), dict(trained))
+    copied = wrapped.branches[0].copy.state_dict()
+    assert not any(torch.equal(w, trained[name]) for name, w in copied.items() if name in ("first.weight", "first.bias"))
+
+
+def test_the_checkpoint_has_the_base_by_digest_and_no_average_or_moment_of_it(control):
+    content = control.checkpoint()
+    assert list(content["frozen"]) == ["denoiser.network.base"]
+    assert not any(".base." in name for name in content["state_dict"])
+    (file,) = (control.folder / "checkpoints" / "frozen").glob("*.safetensors")
+    assert file.stem == content["frozen"]["denoiser.network.base"]
+    averages = next(iter(content["ema"]["averages"].values()))
+    assert averages and all(name.startswith("network.branches.") for name in averages)
+    assert len(content["optimizer_states"][0]["state"]) == len(averages)
