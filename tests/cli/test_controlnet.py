@@ -87,3 +87,62 @@ def test_the_checkpoint_has_the_base_by_digest_and_no_average_or_moment_of_it(co
     averages = next(iter(content["ema"]["averages"].values()))
     assert averages and all(name.startswith("network.branches.") for name in averages)
     assert len(content["optimizer_states"][0]["state"]) == len(averages)
+
+
+def hint_of(tmp_path: Path, i: int) -> Path:
+    path = tmp_path / f"hint{i}.png"
+    Image.fromarray(blocks(1000 + i)).save(path)
+    return path
+
+
+def drawn(folder: Path, checkpoint: Path, *overrides: str) -> list[bytes]:
+    return runs.sample(folder, checkpoint, "n=2", "sampler.steps=3", *overrides).images
+
+
+def test_control_counts_as_often_and_when_it_is_asked_to(control, base, tmp_path):
+    """Not at all is the base with its averaged weights, to the last bit of every picture."""
+    hint, alone = f"hint={hint_of(tmp_path, 0)}", drawn(tmp_path / "base", base)
+    controlled = drawn(tmp_path / "a", control.last, hint)
+    assert controlled != alone
+    for nothing in ("control_strength=0", "control_interval=[0,0]"):
+        assert drawn(tmp_path / "a", control.last, hint, nothing) == alone
+    for all_of_it in ("control_strength=1", "control_interval=[0,1]"):
+        assert drawn(tmp_path / "a", control.last, hint, all_of_it) == controlled
+    for less in ("control_strength=0.3", "control_interval=[0.5,1]"):
+        assert drawn(tmp_path / "a", control.last, hint, less) not in (alone, controlled)
+
+
+def test_several_are_added_up(control, tmp_path):
+    """One twice at half the strength is the one, and each has a picture and a strength of its own."""
+    one, other = (hint_of(tmp_path, i) for i in range(2))
+    again = f"controls={control.last}"
+
+    def pixels(name: str, *overrides: str) -> np.ndarray:
+        drawn(tmp_path / name, control.last, *overrides)
+        files = sorted((tmp_path / name / "images").iterdir())
+        return np.stack([np.asarray(Image.open(file)) for file in files]).astype(int)
+
+    once = pixels("once", f"hint={one}", "control_strength=0.8")
+    halves = pixels("halves", again, f"hint=[{one},{one}]", "control_strength=0.4")
+    second = pixels("second", again, f"hint=[{other},{one}]", "control_strength=[0,0.8]")
+    both = pixels("both", again, f"hint=[{other},{one}]", "control_strength=0.8")
+    assert abs(halves - once).max() <= 1 and np.array_equal(second, once)
+    assert abs(both - once).max() > 10
+
+
+def test_what_control_cannot_do_is_said(control, base, tmp_path, pictures):
+    hint = f"hint={hint_of(tmp_path, 0)}"
+    cases = [
+        ([base, "control_strength=0.5"], "control_strength is for a ControlNet and the checkpoint has none"),
+        ([base, f"controls={control.last}"], "checkpoint has no ControlNet"),
+        ([control.last, f"controls={base}", hint], f"controls={base} has no ControlNet"),
+        ([control.last, f"controls={control.last}", hint], "set hint to a list of so many"),
+        ([control.last, hint, "control_strength=[1,1]"], "has 2 values for 1 ControlNet"),
+        ([control.last, hint, "control_interval=[0.8,0.2]"], "give the smaller one first"),
+        ([control.last, hint, "control_strength=-1"], "control_strength=-1"),
+        ([control.last, hint, "control_interval=0.5"], "control_interval=0.5"),
+        ([control.last], "set hint="),
+    ]
+    for (checkpoint, *arguments), said in cases:
+        run = runs.call("sample.py", f"checkpoint={checkpoint}", "accelerator=cpu", "n=2", *arguments, cwd=tmp_path)
+        assert run.status == 1 and said in run.stderr.replace("\n", " ") and "Traceback" not in run.stderr, run.stderr

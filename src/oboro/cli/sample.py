@@ -19,6 +19,7 @@ from oboro.base.counted import counted
 from oboro.base.errors import UserError
 from oboro.base.json_text import json_text
 from oboro.base.memory import Parts, rows_of
+from oboro.cli.control import as_list, control
 from oboro.cli.device import as_trained, check_device, resolve_precision
 from oboro.cli.launcher import care_for
 from oboro.cli.settings import Sampling, check_settings
@@ -59,6 +60,7 @@ def open_task(config: DictConfig, path: str | Path, fabric: Fabric) -> tuple[dic
     checkpoint = adapted(config, load_checkpoint(path))
     parts = {key: OmegaConf.to_container(config[key], resolve=True) for key in ("schedule", "sampler", "guidance")}
     task = build_task(checkpoint, **parts)
+    control(config, task)
     contradictions.check(task)
     if config.profile is not None and config.profile not in task.ema.profiles:
         raise UserError(f"there is no average {config.profile}; choose profile={'|'.join(task.ema.profiles)}.")
@@ -113,8 +115,8 @@ def sample_batch(config: DictConfig, task: Diffusion, ids: list[int]) -> dict[st
         given["negative"] = in_turn(texts(negative, "negative", task), ids)
         check_negative(task)
     if config.hint is not None:
-        single, pictures = hints(config.hint, task)
-        given[single.entry] = pictures[[i % len(pictures) for i in ids]]
+        for entry, pictures in hints(as_list(config.hint), task).items():
+            given[entry] = pictures[[i % len(pictures) for i in ids]]
     for single in conditioner.singles:
         if single.entry not in given:
             given |= single.sample_batch(ids, None)
@@ -161,23 +163,33 @@ def texts(value: Any, key: str, task: Diffusion) -> list[str]:
     return several
 
 
-def hints(path: str, task: Diffusion) -> tuple[ImageConditioner, Tensor]:
-    """The condition that is a picture, and the one in a file, or those in a folder by name, (n, C, H, W) in [-1, 1],
-    cropped as in training.
+def hints(paths: list[str], task: Diffusion) -> dict[str, Tensor]:
+    """By the entry of each condition that is a picture, in their order, the one in a file or those in a folder by name,
+    (n, C, H, W) in [-1, 1], cropped as in training.
 
-    Raises ``UserError`` where the model reads none, or where there are none.
+    Raises ``UserError`` where the model reads none or another number, or where there are none.
     """
     readers = [single for single in task.conditioner.singles if isinstance(single, ImageConditioner)]
     if not readers:
         raise UserError(
-            f"hint={path} cannot be drawn: the model reads no picture; leave it out, or give the checkpoint of a model "
-            "that was trained with conditioner=image."
+            f"hint={paths[0]} cannot be drawn: the model reads no picture; leave it out, or give the checkpoint of a "
+            "model that was trained with conditioner=image."
         )
-    kind, place = Image(readers[0].image_channels, *task.modality.shape[1:]), Path(path).expanduser()
+    if len(paths) != len(readers):
+        names = ", ".join(single.name for single in readers)
+        raise UserError(
+            f"hint names {counted(len(paths), 'pictures')} and the model reads {len(readers)} ({names}); set hint to a "
+            "list of so many files or folders, in this order."
+        )
+    return {single.entry: pictures_in(path, single, task) for path, single in zip(paths, readers, strict=True)}
+
+
+def pictures_in(path: str, single: ImageConditioner, task: Diffusion) -> Tensor:
+    kind, place = Image(single.image_channels, *task.modality.shape[1:]), Path(path).expanduser()
     files = sorted(file for file in place.glob("*") if file.suffix.lower() in kind.suffixes) or [place]
     if not files[0].is_file():
         raise UserError(f"there is no picture {path}; set hint to a file, or to a folder of pictures.")
-    return readers[0], kind.to_model(torch.stack([kind.read_fitted(file) for file in files]))
+    return kind.to_model(torch.stack([kind.read_fitted(file) for file in files]))
 
 
 def check_negative(task: Diffusion) -> None:

@@ -13,10 +13,11 @@ from oboro.base.annotation import is_class
 from oboro.base.configuration import TARGET, Configuration, Path, is_a, key_of
 from oboro.base.errors import UserError
 from oboro.base.lightning_trainer import Accelerator, Devices, Precision
-from oboro.base.ranges import AverageWidth, Count, CountOrNone, Name, NonNegative, Positive, Seed, Steps
+from oboro.base.ranges import AverageWidth, Count, CountOrNone, Name, NonNegative, Positive, Seed, Share, Steps
 from oboro.base.secret import first_hidden
 from oboro.base.signature import located
 from oboro.cli.options import folders, options
+from oboro.conditioner.control import Interval
 from oboro.data import DataModule
 from oboro.extractor import Extractor, Joint
 from oboro.guidance import Guidance
@@ -59,6 +60,8 @@ class Drawing(Command):
     ema_std: AverageWidth | None
     adapter_file: Name | None
     adapter_scale: float
+    control_strength: NonNegative | Annotated[Sequence[NonNegative], Len(1)] | None
+    control_interval: Annotated[Sequence[Share], Len(2, 2)] | Annotated[Sequence[Interval], Len(1)] | None
     chunk: Count
     accelerator: Accelerator
     precision: Precision | None
@@ -68,7 +71,8 @@ class Sampling(Drawing):
     checkpoint: Name
     label: int | Annotated[Sequence[int], Len(1)] | None  # of the classes that the model has
     prompt: str | Sequence[Any] | None  # texts, which oboro.cli.sample.texts holds against the model
-    hint: Name | None
+    hint: Name | Annotated[Sequence[Name], Len(1)] | None  # one for each picture that the model reads
+    controls: Name | Annotated[Sequence[Name], Len(1)] | None
     negative: str | Sequence[Any] | None
     previews: CountOrNone
     npz: bool

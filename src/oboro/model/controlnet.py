@@ -157,7 +157,7 @@ class ControlNet(nn.Module):
     ``hint_channels`` channels and ``hint_factor`` times as long along each axis as x: the factor of a codec.
     ``hint_widths`` are those of ``HintEmbedding``, by default the published ones.
 
-    Sampling may have several branches, whose residuals are added up, each with a picture of its own (``with_branch``).
+    Sampling may have several branches, whose residuals are added up, each with a picture of its own (``add``).
     With ``checkpointing`` stages of base and copy are computed again in the backward pass.
 
     Raises ``UserError`` for a base of another kind.
@@ -200,6 +200,12 @@ class ControlNet(nn.Module):
         for branch in self.branches:
             names = branch.copy.state_dict()
             branch.copy.load_state_dict({name: w for name, w in self.base.state_dict().items() if name in names})
+
+    def add(self, branch: Branch, signal: str) -> None:
+        """``branch`` of another ControlNet on the same base acts beside those that are here, for the picture
+        ``signal``."""
+        branch.signal = signal
+        self.branches.append(branch)
 
     def train(self, mode: bool = True) -> Self:
         """The base stays in evaluation mode."""
