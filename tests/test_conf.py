@@ -52,6 +52,7 @@ FAMILIES = {
 FOLDER = TemporaryDirectory(prefix="oboro-tests-")
 CLASSLESS = ("experiment", "debug", "hparams_search")  # these change a run; the others configure one class each
 OF_AUTOENCODERS = ("loss/perceptual", "loss/discriminator")  # groups that task=autoencoder has
+OF_SAMPLES = ("measurement",)  # groups that sampling and evaluation alone have
 SEVERAL = ("callbacks", "logger", "metrics")  # groups of which a run takes several options
 SEARCH = ("*/*.yaml", "*/*/*.yaml")  # groups, and groups nested in them: loss/time
 PATHS = [path.relative_to(CONF) for pattern in SEARCH for path in CONF.glob(pattern)]
@@ -59,7 +60,7 @@ OPTIONS = sorted((path.parent.as_posix(), path.stem) for path in PATHS if path.p
 
 
 # Groups of which any options go together: the k-th option of each is composed and built with the k-th of the others.
-INDEPENDENT = ("ema", "extractor", "optimizer", "sampler", "schedule", "trainer")
+INDEPENDENT = ("ema", "extractor", "measurement", "optimizer", "sampler", "schedule", "trainer")
 INDEPENDENT += ("loss/coupling", "loss/penalty", "loss/time", "loss/weighting")
 
 
@@ -126,6 +127,7 @@ def choosing(group: str, name: str) -> list[str]:
         "data=series": ["data.path=series.npy", "model=unet_1d"],
         "parameterization=eps": ["schedule=vp"],
         "extractor=trained_clip": ["extractor.path=last.ckpt"],
+        "measurement=mask_file": ["measurement.path=mask.png"],
         "guidance=autoguidance": ["guidance.weak.path=last.ckpt"],
         "guidance=classifier": ["guidance.classifier.path=last.ckpt"],
         "guidance=per_condition": ["guidance.scales={label: 2}"],
@@ -151,7 +153,8 @@ def choosing(group: str, name: str) -> list[str]:
         needs[f"{group}={name}"] = read if group == "model" else read[1:]
     if group in OF_AUTOENCODERS or f"{group}={name}".startswith("loss=reconstruction"):
         return ["task=autoencoder", f"{group}={name}"]
-    return [f"{group}={name}", *needs.get(f"{group}={name}", [])]
+    added = "+" * (group in OF_SAMPLES)  # training has none
+    return [f"{added}{group}={name}", *needs.get(f"{group}={name}", [])]
 
 
 def plain(config) -> dict:

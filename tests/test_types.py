@@ -2,6 +2,7 @@
 
 from copy import deepcopy
 from math import nan
+from typing import NotRequired
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -12,6 +13,7 @@ from oboro.base.errors import UserError
 from oboro.cli.checkpoint import offer_checkpoint
 from oboro.cli.settings import Evaluating, Sampling, Training, check_settings, plain
 from oboro.data.shapes import AUTO
+from oboro.measurement import MaskShape, Measurement
 from oboro.restore import Stored
 from test_conf import CLASSLESS, CONF, OPTIONS, SEVERAL, at_once, choosing, composed
 
@@ -37,12 +39,18 @@ def chosen(options):
     return composed(*task, *(override for option in options for override in choosing(*option)))
 
 
+class Everything(Training):
+    """A run, with the groups that sampling alone has."""
+
+    measurement: NotRequired[Measurement | MaskShape]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("options", CHOSEN.values(), ids=CHOSEN)
 def test_every_option_is_right_as_it_is(options):
     config = chosen(options)
     before = OmegaConf.to_container(config, resolve=True)
-    check_settings(config, Training, resolve=AUTO not in before["data"].values())
+    check_settings(config, Everything, resolve=AUTO not in before["data"].values())
     assert OmegaConf.to_container(config, resolve=True) == before
 
 

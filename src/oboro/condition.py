@@ -92,11 +92,16 @@ class Text(Signal):
 
 @dataclass(frozen=True, eq=False)
 class Image(Signal):
-    """A picture ``x`` (B, C, ...) in [-1, 1] as large as the sample; zeros where ``known`` (B,), bool, is False."""
+    """A picture ``x`` (B, C, ...) in [-1, 1] as large as the sample, and where it is ``known``, bool.
+
+    ``known`` is (B,), or (B, 1, ...) for a picture with a hole in it. Pixels in the hole are zeros, and so are those of
+    a sample that has no picture.
+    """
 
     x: Tensor
     known: Tensor
 
+<<<<<<< HEAD
     def drop(self, mask: Tensor) -> Self:
         known = self.known & ~mask
         return replace(self, x=torch.where(known.view(-1, *[1] * (self.x.ndim - 1)), self.x, 0.0), known=known)
@@ -116,6 +121,16 @@ class Control(Image):
     def at(self, t: Tensor) -> Self:
         inside = (t >= self.first - ROUNDING) & (t <= self.last + ROUNDING)
         return replace(self, strength=torch.where(inside, self.strength, 0.0))
+=======
+    def drop(self, mask: Tensor) -> "Image":
+        x = torch.where(mask.view(-1, *[1] * (self.x.ndim - 1)), 0.0, self.x)
+        return Image(x, self.known & ~mask.view(-1, *[1] * (self.known.ndim - 1)))
+
+    @property
+    def has_hole(self) -> bool:
+        """Whether ``known`` says it of every pixel."""
+        return self.known.ndim > 1
+>>>>>>> hints
 
 
 Signals = Mapping[str, Signal]  # what a network is called with

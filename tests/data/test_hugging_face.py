@@ -72,6 +72,20 @@ def test_what_the_library_wrote_is_read_with_captions_and_labels(tmp_path, write
     assert batch["caption"] == [data.train.captions[i] for i in batch["index"].tolist()]
 
 
+def test_a_column_of_second_pictures_follows_its_pictures(tmp_path):
+    """The convention of ControlNet's data sets: image, conditioning_image, text."""
+    negative = [Image.new("L", (8, 4), 255 - i) for i in range(6)]
+    table(conditioning_image=negative, depth=negative).to_parquet(str(tmp_path / "a.parquet"))
+    hints = {"hints": {"hint": "conditioning_image", "depth": "depth"}, "hint_channels": {"hint": 1}}
+    data = load(tmp_path, tmp_path / "a.parquet", **hints)
+    assert torch.equal(data.train.hints["hint"][:], 255 - data.train.samples[:][:, :1])
+    assert data.train.hints["depth"].shape == (6, 3, 4, 4) and data.train.captions[2] == TEXTS[2]
+    with pytest.raises(UserError, match=r"no column edges; set data\.hints to one of"):
+        load(tmp_path, tmp_path / "a.parquet", hints="edges")
+    with pytest.raises(UserError, match=r"column label .* holds no pictures; set data\.hints"):
+        load(tmp_path, tmp_path / "a.parquet", hints="label")
+
+
 def test_the_split_and_the_columns_are_chosen(tmp_path):
     path = saved_splits(tmp_path)
     assert load(tmp_path, path, split="test").train.samples[:][:, 0, 0, 0].tolist() == list(range(100, 106))

@@ -265,7 +265,7 @@ def test_second_pictures_are_cropped_and_mirrored_with_the_first(tmp_path):
     assert torch.equal(to_uint8(batch["hint"]), 255 - to_uint8(batch["x"]))
     assert torch.equal(data.population.hints["hint"][:], 255 - data.train.samples[:])
     grey = load(tmp_path, channels=3, resolution=8, hint_channels=1)
-    assert grey.train.hints.shape == (6, 1, 8, 8) and grey.fingerprint != data.fingerprint
+    assert grey.train.hints["hint"].shape == (6, 1, 8, 8) and grey.fingerprint != data.fingerprint
 
 
 def test_second_pictures_are_mirrored_beside_cached_latents(tmp_path):
@@ -287,6 +287,63 @@ def test_a_second_picture_has_the_shape_of_the_first_and_every_picture_has_one(t
     (root / "metadata.jsonl").write_text("\n".join([*lines[:3], '{"file_name": "5.png"}']))
     with pytest.raises(UserError, match=r"no conditioning_image for 5\.png; give one to every image or to none"):
         load(tmp_path, channels=3)
+
+
+def beside(tmp_path, entries=("edges", "depth"), names=("a/1.png", "a/2.jpeg", "b/1.png", "b/10.png")):
+    """root/<name> of brightness i, and <entry>/<name>.png beside root, brighter by 100, 200, …"""
+    for i, name in enumerate(names):
+        paint(tmp_path / "root" / name, i)
+        for k, entry in enumerate(entries, start=1):
+            paint((tmp_path / entry / name).with_suffix(".png"), i + 100 * k)
+    return {entry: str(tmp_path / entry) for entry in entries}
+
+
+def test_pictures_of_the_same_names_in_folders_beside_are_second_pictures(tmp_path):
+    """Class folders and suffixes of their own; each is an entry, with its channels; a cached one is the same."""
+    hints = beside(tmp_path)
+    for _ in range(2):
+        data = load(tmp_path, channels=1, resolution=4, hints=hints, hint_channels={"edges": 1}, num_classes=2)
+        batch = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
+        x, edges, depth = (to_uint8(batch[key]).int() for key in ("x", "edges", "depth"))
+        assert (x.shape[1], edges.shape[1], depth.shape[1]) == (1, 1, 3)
+        assert torch.equal(edges, x + 100) and torch.equal(depth, (x + 200).expand_as(depth))
+        assert data.train.labels.tolist() == [0, 0, 1, 1]
+    one = load(tmp_path, channels=1, resolution=4, hints=hints["edges"], hint_channels=1)
+    assert list(one.population.hints) == ["hint"] and one.fingerprint != data.fingerprint
+
+
+def test_a_folder_of_second_pictures_inside_of_the_root_is_no_class(tmp_path):
+    names = ["1.png", "2.png", "10.png"]
+    for folder in ("images", "edges"):
+        for i, name in enumerate(names):
+            paint(tmp_path / "root" / folder / name, i + 100 * (folder == "edges"))
+    data = load(tmp_path, channels=1, resolution=4, hints=str(tmp_path / "root" / "edges"), hint_channels=1)
+    assert len(data.train) == 3 and data.num_classes == 0
+    assert torch.equal(data.train.hints["hint"][:], data.train.samples[:] + 100)
+
+
+def test_what_is_wrong_with_second_pictures_is_said_in_one_line(tmp_path):
+    hints = beside(tmp_path)
+    (tmp_path / "edges/b/1.png").unlink()
+    (tmp_path / "edges/b/10.png").unlink()
+    root, empty = tmp_path / "root", tmp_path / "empty"
+    empty.mkdir()
+    for given, message in (
+        (hints, r"2 of 4 images have no picture of their name in .*edges: b/1\.png, b/10\.png; add it"),
+        (str(empty), "4 of 4 images have no picture of their name in .*empty: a/1.png"),
+        (str(tmp_path / "nowhere"), "nowhere does not exist; set hint to a folder"),
+        (str(root / "a/1.png"), "is a file; set hint to a folder"),
+        (str(root), "is data.root itself"),
+        ({"label": hints["depth"]}, "label, which is another entry of a batch"),
+        ({"my edges": hints["depth"]}, "name pictures in letters"),
+    ):
+        with pytest.raises(UserError, match=message):
+            load(tmp_path, channels=1, hints=given)
+    with pytest.raises(UserError, match=r"hint_channels\.depth=2 is not a kind"):
+        load(tmp_path, channels=1, hints=hints, hint_channels={"depth": 2})
+    (tmp_path / "depth/a/1.png").write_bytes(b"nothing")
+    data = load(tmp_path, channels=1, resolution=4, hints={"depth": hints["depth"]})
+    assert len(data.train) == 3 and "the picture depth that belongs to it" in data._cached.left_out[0].detail
 
 
 def test_the_cache_of_earlier_versions_stays_valid(tmp_path, caplog):

@@ -4,6 +4,7 @@ import re
 import sys
 
 import pytest
+import torch
 import webdataset
 from PIL import Image
 
@@ -52,6 +53,14 @@ def test_shards_are_read_in_the_order_of_the_pattern_with_captions_and_classes(t
     assert shades(load(tmp_path, "shards/{00..01}.tar")) == list(range(6))
     assert shades(load(tmp_path, "shards/{01,00}.tar")) == [3, 4, 5, 0, 1, 2]
     assert shades(load(tmp_path, "shards/01.tar")) == [3, 4, 5]
+
+
+def test_a_second_picture_stands_beside_the_first_in_a_shard(tmp_path):
+    shard(tmp_path / "shards" / "0.tar", range(6), **{"edges.png": lambda i: encoded(100 + i)})
+    data = load(tmp_path, hints="edges", hint_channels=1)
+    assert torch.equal(data.train.hints["hint"][:], data.train.samples[:][:, :1] + 100) and shades(data) == [*range(6)]
+    with pytest.raises(UserError, match=r"has no second picture \.depth\.png or the like, but .*\.edges\.png"):
+        load(tmp_path, hints={"edges": "edges", "depth": "depth"})
 
 
 def test_captions_and_classes_may_be_fields_of_json(tmp_path):

@@ -59,6 +59,8 @@ def with_absolute_paths(node: Any) -> Any:
 def _placed(value: Any, place: Place) -> Any:
     if isinstance(value, list):
         return [_placed(child, place) for child in value]
+    if isinstance(value, dict) and "_target_" not in value:  # paths by name
+        return {key: _placed(child, place) for key, child in value.items()}
     return absolute(value, place) if isinstance(value, str) else with_absolute_paths(value)
 
 

@@ -21,7 +21,11 @@ from oboro.base.grammar import parsed, quoted
 SENTENCES = ("prompt", "negative", "data.prompt", "data.prior_prompt")
 # The last part of keys that hold a path. tests/cli/test_arguments.py compares them with the signatures of all options.
 PATH = re.compile(
+<<<<<<< HEAD
     r"(.*_)?(root|path|folder|dir|file)|checkpoint|init|resume|images|watch|hint|controls|reference|shards|rerun_failed"
+=======
+    r"(.*_)?(root|path|folder|dir|file)|checkpoint|init|resume|images|watch|hints?|mask|reference|shards|rerun_failed"
+>>>>>>> hints
 )
 READ = ("checkpoint", "init", "resume", "images", "watch")  # paths of what has to be there
 MULTIRUN = ("-m", "--multirun", "hydra.mode=MULTIRUN")
@@ -107,6 +111,8 @@ def path(name: str, value: str, several: bool) -> str:
         return value
     if is_list(value):
         return value if isinstance(meaning, list) else texts(name, value)
+    if value[0] == "{" and isinstance(meaning, dict):  # paths by name
+        return value
     if len(parts) > 1 and all(os.path.lexists(part) for part in parts):
         return value  # for Hydra to say that these are several
     return literal(name, value)

@@ -21,6 +21,7 @@ from oboro.conditioner.control import Interval
 from oboro.data import DataModule
 from oboro.extractor import Extractor, Joint
 from oboro.guidance import Guidance
+from oboro.measurement import MaskShape, Measurement
 from oboro.metrics import Metric
 from oboro.restore import Stored
 from oboro.sampler import Sampler
@@ -69,6 +70,7 @@ class Drawing(Command):
 
 class Sampling(Drawing):
     checkpoint: Name
+    measurement: Measurement | MaskShape | None
     label: int | Annotated[Sequence[int], Len(1)] | None  # of the classes that the model has
     prompt: str | Sequence[Any] | None  # texts, which oboro.cli.sample.texts holds against the model
     hint: Name | Annotated[Sequence[Name], Len(1)] | None  # one for each picture that the model reads

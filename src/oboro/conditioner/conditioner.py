@@ -165,12 +165,24 @@ def training_metadata(ids: Sequence[int], population: Population) -> dict[str, A
     return known
 
 
-def width(key: str, name: str | None = None, *, _root_: DictConfig) -> int:
+def width(key: str, name: str | None = None, *, _root_: DictConfig) -> int | dict[str, int]:
     """``${condition:num_classes}`` in YAML: the value of ``key`` of the run's conditioner, or of the part of a joint
-    one that has it; 0 where none has. ``${condition:image_channels,control}`` is that of the picture ``control``."""
+    one that has it; 0 where none has.
+
+    ``${condition:image_channels}`` is how many channels a network reads of the picture ``image``, those of the codec
+    where it is encoded, and a mapping where pictures have other names or are several;
+    ``${condition:image_channels,control}`` that of the picture ``control`` alone.
+    """
     node = _root_.conditioner
     parts = [part for part in (node, *node.get("parts", {}).values()) if key in part]
-    return next((part[key] for part in parts if name is None or part.get("name", "image") == name), 0)
+    if key != "image_channels":
+        return next((part[key] for part in parts), 0)
+    pictures = {
+        part.get("name", "image"): _root_.codec.channels if part.get("latent", False) else part[key] for part in parts
+    }
+    if name is not None:
+        return pictures.get(name, 0)
+    return pictures if set(pictures) - {"image"} else pictures.get("image", 0)
 
 
 OmegaConf.register_new_resolver("condition", width, replace=True)

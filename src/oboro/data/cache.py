@@ -1,10 +1,10 @@
 """Decode once, memory-map ever after.
 
-A folder of the cache holds ``samples.npy`` (N, C, ...), ``hints.npy`` (N, C', H, W) uint8, ``labels.npy`` (N,) int64,
-``groups.npy`` (N,) int64 and ``captions.json`` where the source has them, ``meta.json``, and ``decoding.json``: what
-could not be read. It is written beside its
-final place and renamed, so it is either whole or absent. Changed sizes and shapes are noticed when it is opened and
-lead to a new decode; flipped bits inside of it are not.
+A folder of the cache holds ``samples.npy`` (N, C, ...), ``hints.npy`` (N, C', H, W) uint8 (of other entries
+``hints-<entry>.npy``), ``labels.npy`` (N,) int64, ``groups.npy`` (N,) int64 and ``captions.json`` where the source has
+them, ``meta.json``, and ``decoding.json``: what could not be read. It is written beside its final place and renamed, so
+it is either whole or absent. Changed sizes and shapes are noticed when it is opened and lead to a new decode; flipped
+bits inside of it are not.
 """
 
 import contextlib
@@ -13,8 +13,8 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,7 @@ from oboro.data.left_out import LeftOut
 LOCK = ".lock"
 DECODING = "decoding.json"
 SAMPLES, HINTS = "samples", "hints"  # arrays of a folder
+HINT = "hint"  # the entry of a batch that a second picture is, where it has no other name
 FORMER = "images"  # what ``SAMPLES`` was called; folders that are there already stay valid
 FORMAT = "1 lanczos"  # part of every key: changes when the same source decodes to other numbers
 
@@ -37,17 +38,18 @@ FORMAT = "1 lanczos"  # part of every key: changes when the same source decodes 
 class Block:
     """Consecutive decoded samples (n, C, ...) with their labels (n,) and captions, if the source has any.
 
-    Pictures are uint8 (n, C, H, W), series float32 (n, C, L). ``hints`` (n, C', H, W), uint8, is a second picture that
-    belongs to each sample, of the same size. Samples of equal ``groups`` (n,), any integers, show so much the same that
-    none may be held out while another is trained on. ``left_out`` are those between them that could not be read,
-    ``enlarged`` is how many were smaller than they are now, and ``several`` how many are the first of several frames.
+    Pictures are uint8 (n, C, H, W), series float32 (n, C, L). ``hints`` (n, C', H, W), uint8, by their entries in a
+    batch, are further pictures that belong to each sample, of the same size. Samples of equal ``groups`` (n,), any
+    integers, show so much the same that none may be held out while another is trained on. ``left_out`` are those
+    between them that could not be read, ``enlarged`` is how many were smaller than they are now, and ``several`` how
+    many are the first of several frames.
     """
 
     samples: np.ndarray
     labels: np.ndarray | None = None
     captions: list[str] | None = None
     groups: np.ndarray | None = None
-    hints: np.ndarray | None = None
+    hints: Mapping[str, np.ndarray] = field(default_factory=dict)
     left_out: Sequence[LeftOut] = ()
     enlarged: int = 0
     several: int = 0
@@ -85,7 +87,7 @@ class Cached:
     labels: np.ndarray | None
     captions: list[str] | None
     groups: np.ndarray | None
-    hint_shape: tuple[int, ...] | None
+    hint_shapes: Mapping[str, tuple[int, ...]]
     fingerprint: str
     left_out: list[LeftOut] | None = None
     enlarged: int = 0
@@ -132,14 +134,14 @@ class Mapped:
 class SampleArray:
     """Rows of a memory-mapped array: ``array[indices]`` is a fresh tensor of shape (len(indices), C, ...).
 
-    ``name`` is that of the array in the folder: the samples, or their hints. A copy in a loader worker costs its row
-    numbers alone (``Mapped``). ``fingerprint`` identifies these rows of these samples.
+    Those of the samples, or of the pictures that belong to them: ``entry`` is theirs in a batch. A copy in a loader
+    worker costs its row numbers alone (``Mapped``). ``fingerprint`` identifies these rows of these samples.
     """
 
-    def __init__(self, cached: Cached, rows: np.ndarray, name: str = SAMPLES):
-        self._array = Mapped(array_path(cached.path, name))
+    def __init__(self, cached: Cached, rows: np.ndarray, entry: str | None = None):
+        self._array = Mapped(array_path(cached.path, SAMPLES if entry is None else hints_name(entry)))
         self._rows = np.ascontiguousarray(rows, dtype=np.int64)
-        self.shape = (len(rows), *(cached.hint_shape if name == HINTS else cached.shape)[1:])
+        self.shape = (len(rows), *(cached.shape if entry is None else cached.hint_shapes[entry])[1:])
         self.fingerprint = hashlib.sha256(cached.fingerprint.encode() + self._rows.tobytes()).hexdigest()
 
     def __len__(self) -> int:
@@ -153,6 +155,11 @@ class SampleArray:
     def __getitem__(self, indices: Tensor | np.ndarray | list[int] | slice | int) -> Tensor:
         rows = self._rows[indices.cpu().numpy() if isinstance(indices, Tensor) else indices]
         return torch.from_numpy(np.take(self._array(), rows, axis=0))
+
+
+def hints_name(entry: str) -> str:
+    """What the array of the pictures ``entry`` is called."""
+    return HINTS if entry == HINT else f"{HINTS}-{entry}"
 
 
 def array_path(folder: Path, name: str) -> Path:
@@ -224,7 +231,8 @@ def open_cached(folder: Path) -> Cached | None:
     try:
         meta = parsed((folder / "meta.json").read_text())
         samples = np.load(array_path(folder, SAMPLES), mmap_mode="r", allow_pickle=False)
-        hints = np.load(folder / f"{HINTS}.npy", mmap_mode="r", allow_pickle=False) if meta.get("hints") else None
+        entries = [HINT] if meta.get("hints") is True else meta.get("hints") or []
+        hints = {e: np.load(folder / f"{hints_name(e)}.npy", mmap_mode="r", allow_pickle=False) for e in entries}
         labels = np.load(folder / "labels.npy", allow_pickle=False) if meta["labels"] else None
         captions = parsed((folder / "captions.json").read_text(encoding="utf-8")) if meta["captions"] else None
         groups = np.load(folder / "groups.npy", allow_pickle=False) if meta.get("groups") else None
@@ -235,10 +243,10 @@ def open_cached(folder: Path) -> Cached | None:
     whole &= labels is None or (labels.shape == shape[:1] and labels.dtype == np.int64)
     whole &= captions is None or len(captions) == shape[0]
     whole &= groups is None or (groups.shape == shape[:1] and groups.dtype == np.int64)
-    whole &= hints is None or (hints.shape[0] == shape[0] and hints.dtype == np.uint8)
-    hint_shape = None if hints is None else hints.shape
+    whole &= all(array.shape[0] == shape[0] and array.dtype == np.uint8 for array in hints.values())
+    hint_shapes = {entry: array.shape for entry, array in hints.items()}
     return (
-        Cached(folder, shape, labels, captions, groups, hint_shape, fingerprint, *_decoding(folder)) if whole else None
+        Cached(folder, shape, labels, captions, groups, hint_shapes, fingerprint, *_decoding(folder)) if whole else None
     )
 
 
@@ -313,6 +321,7 @@ def _write(folder: Path, blocks: Iterator[Block], shape: tuple[int, ...] | None)
     groups: list[np.ndarray] = []
     captions: list[str] = []
     arrays: dict[str, _Growing] = {}
+    entries: dict[str, None] = {}  # of second pictures
     digests = {}
     left_out: list[LeftOut] = []
     enlarged = several = 0
@@ -323,11 +332,11 @@ def _write(folder: Path, blocks: Iterator[Block], shape: tuple[int, ...] | None)
             several += block.several
             if not len(block.samples):
                 continue
-            for name, array in ((SAMPLES, block.samples), (HINTS, block.hints)):
-                if array is None:
-                    continue
+            entries |= dict.fromkeys(block.hints)
+            hints = {hints_name(entry): array for entry, array in block.hints.items()}
+            for name, array in {SAMPLES: block.samples, **hints}.items():
                 if name not in arrays:
-                    one = array.shape[1:] if shape is None or name == HINTS else shape
+                    one = array.shape[1:] if shape is None or name in hints else shape
                     arrays[name] = _Growing(folder / f"{name}.npy", array.dtype, one)
                     kind = one if array.dtype == np.uint8 else (one, str(array.dtype))
                     digests[name] = hashlib.sha256(repr(kind).encode())
@@ -351,8 +360,8 @@ def _write(folder: Path, blocks: Iterator[Block], shape: tuple[int, ...] | None)
             text = json.dumps(captions, ensure_ascii=False)
             digest.update(b"captions" + text.encode())
             (folder / "captions.json").write_text(text, encoding="utf-8")
-        if HINTS in arrays:
-            digest.update(HINTS.encode() + digests[HINTS].digest())
+        for name in map(hints_name, entries):
+            digest.update(name.encode() + digests[name].digest())
         decoding = json.dumps({"left_out": left_out, "enlarged": enlarged, "several": several})
         (folder / DECODING).write_text(decoding, encoding="utf-8")
         meta = {
@@ -361,7 +370,7 @@ def _write(folder: Path, blocks: Iterator[Block], shape: tuple[int, ...] | None)
             "labels": bool(labels),
             "captions": bool(captions),
             "groups": bool(groups),
-            "hints": HINTS in arrays,
+            "hints": list(entries) == [HINT] or list(entries),
             "fingerprint": digest.hexdigest(),
         }
         (folder / "meta.json").write_text(json_text(meta))

@@ -1,9 +1,10 @@
 """What every data source shares: the cache, the split, the order, the batches."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal, TypedDict, Unpack
 
 import numpy as np
@@ -54,9 +55,11 @@ class DataModule(LightningDataModule, ABC):
     ``"label": (b,) int64``; ``index`` is the row of ``train`` (``validation`` for a validation batch,
     where -1 stands for no sample: any fills the place).
     Where the data has captions, ``"caption"`` is a list of b strings, which stay on the CPU, and where a second picture
-    belongs to each sample, ``"hint"`` (b, C', H, W) is in [−1, 1], cropped and mirrored like its sample.
+    belongs to each sample, ``"hint"`` (b, C', H, W), or several of other names, is in [−1, 1], cropped and mirrored
+    like its sample.
     ``"weight": (b,)`` is what its loss counts, where the data say so.
-    With latents from the cache (``+callbacks=latent_cache``) a batch holds ``"latent"`` instead of ``"x"``.
+    With latents from the cache (``+callbacks=latent_cache``) a batch holds ``"latent"`` instead of ``"x"``, or beside
+    it where the condition is computed from ``"x"``.
     Samples travel as they are stored and get the range of the model on the device, where mirroring happens too.
 
     The training stream is infinite and a pure function of ``(seed, position)``: see ``TrainStream``. It starts at the
@@ -90,7 +93,7 @@ class DataModule(LightningDataModule, ABC):
     }
 
     modality: Modality  # what one sample is
-    hint_modality: Modality | None = None  # what its second picture is, once it is known that there is one
+    hint_modalities: Mapping[str, Modality] = MappingProxyType({})  # what its second pictures are, by entry
     noun: str = "samples"  # what messages call them, before ``modality`` is known
     max_unreadable: float = 0.5  # share of samples
     stored_shape: tuple[int, ...] | None = None  # of a sample, for sources that choose it; None: as it is decoded
@@ -211,12 +214,15 @@ class DataModule(LightningDataModule, ABC):
         train, held_out = self.divide(cached.shape[0], cached.groups)
         self.fingerprint = cached.fingerprint
         self.train, self.validation = self._part(cached, train), self._part(cached, held_out)
-        hints = {} if self.train.hints is None else {"hint": self.train.hints}
-        self.population = Population(self.train.labels, self.num_classes, self.train.captions, hints)
+        self.population = self.population_of(self.train)
         self._cached = cached
         self.describe(cached)
         if self.flip and not self.modality.mirrors:
             raise UserError(f"{self.modality.noun} have no mirror image; leave data.flip=false")
+
+    def population_of(self, part: Split) -> Population:
+        """What is known of the samples of ``train`` or ``validation``."""
+        return Population(part.labels, self.num_classes, part.captions, part.hints, part.samples)
 
     def describe(self, cached: Cached) -> None:
         """What is known of samples once they are decoded: for a subclass whose ``modality`` follows from the data."""
@@ -230,7 +236,7 @@ class DataModule(LightningDataModule, ABC):
             SampleArray(cached, rows),
             torch.from_numpy(cached.labels[rows]) if self.num_classes else None,
             None if cached.captions is None else [cached.captions[i] for i in rows],
-            None if cached.hint_shape is None else SampleArray(cached, rows, cache.HINTS),
+            {entry: SampleArray(cached, rows, entry) for entry in cached.hint_shapes},
         )
 
     def _folder(self, source: Source) -> Path:
@@ -293,7 +299,7 @@ class DataModule(LightningDataModule, ABC):
         """On the device: mirror where the stream says so, then the range of the model. Cached latents are ready."""
         batch = dict(batch)
         flip = batch.pop("flip", None)
-        for key, modality in (("x", self.modality), ("hint", self.hint_modality)):
+        for key, modality in {"x": self.modality, **self.hint_modalities}.items():
             if key in batch:
                 samples = batch[key] if flip is None else modality.flip(batch[key], flip)
                 batch[key] = modality.to_model(samples)

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from math import inf
@@ -26,6 +26,8 @@ _SYSTEM = {
     "lost+found",
     "__pycache__",
 }
+
+Identity = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,9 @@ def list_files(root: Path, suffixes: Sequence[str], remedy: str) -> tuple[list[t
     return listing.files, len(listing.classes)
 
 
-def list_folder(root: Path, suffixes: Sequence[str], labelled: bool = True) -> Listing:
+def list_folder(
+    root: Path, suffixes: Sequence[str], labelled: bool = True, skipped: Collection[Identity] = ()
+) -> Listing:
     """The files below ``root`` with one of ``suffixes``, in natural order (2 before 10).
 
     Sub-folders that hold such files, at any depth, are classes: label i is the i-th in natural order. A few files that
@@ -60,13 +64,14 @@ def list_folder(root: Path, suffixes: Sequence[str], labelled: bool = True) -> L
     sub-folder beside files, or where ``labelled`` is False, the files in ``root`` come first and there are no classes.
     Nor are there in ``numbered`` folders.
 
-    Links are followed. A folder that links reach again below one sub-folder is read once.
+    Links are followed. A folder that links reach again below one sub-folder is read once, and those of ``skipped`` are
+    not.
     """
     left_out: list[LeftOut] = []
-    loose, folders = _entries(root, root, suffixes, left_out)
+    loose, folders = _entries(root, root, suffixes, left_out, skipped)
     groups: dict[str, list[str]] = {}
     for folder in sorted(folders, key=lambda name: natural(name)):
-        names = _below(root, folder, suffixes, left_out)
+        names = _below(root, folder, suffixes, left_out, skipped)
         if names:
             groups[folder] = sorted(names, key=natural)
         else:
@@ -103,27 +108,32 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name.lower() in _SYSTEM
 
 
-def _below(root: Path, folder: str, suffixes: Sequence[str], left_out: list[LeftOut]) -> list[str]:
+def _below(
+    root: Path, folder: str, suffixes: Sequence[str], left_out: list[LeftOut], skipped: Collection[Identity]
+) -> list[str]:
     """The files of ``folder`` at any depth."""
-    names, rest, seen = [], [folder], {_identity(root)}
+    names, rest, seen = [], [folder], {identity(root)}
     while rest:
         name = rest.pop()
-        if (identity := _identity(root / name)) in seen:
+        if (own := identity(root / name)) in seen:
             left_out.append(LeftOut(name, LOOP))
             continue
-        seen.add(identity)
-        files, folders = _entries(root, root / name, suffixes, left_out)
+        seen.add(own)
+        files, folders = _entries(root, root / name, suffixes, left_out, skipped)
         names += files
         rest += sorted(folders, key=natural, reverse=True)
     return names
 
 
-def _identity(folder: Path) -> tuple[int, int]:
+def identity(folder: Path) -> Identity:
+    """What a folder is by whatever path it is reached."""
     stat = folder.stat()
     return stat.st_dev, stat.st_ino
 
 
-def _entries(root: Path, folder: Path, suffixes: Sequence[str], left_out: list[LeftOut]) -> tuple[list[str], list[str]]:
+def _entries(
+    root: Path, folder: Path, suffixes: Sequence[str], left_out: list[LeftOut], skipped: Collection[Identity]
+) -> tuple[list[str], list[str]]:
     """Files with one of ``suffixes`` and folders of ``folder``, named from ``root``."""
     files, folders = [], []
     prefix = "" if folder == root else folder.relative_to(root).as_posix() + "/"
@@ -140,7 +150,8 @@ def _entries(root: Path, folder: Path, suffixes: Sequence[str], left_out: list[L
         elif broken:
             left_out.append(LeftOut(name, LINK))
         elif entry.is_dir():
-            folders.append(name)
+            if not skipped or identity(Path(entry.path)) not in skipped:
+                folders.append(name)
         elif not entry.is_file():
             left_out.append(LeftOut(name, SPECIAL))
         elif suffix in suffixes:

@@ -2,14 +2,14 @@
 
 import glob
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Unpack
 
 from oboro.base.errors import UserError
 from oboro.base.paths import PathOrName
-from oboro.data.cache import Block, Source
-from oboro.data.decode_or_skip import Picture, decoded
+from oboro.data.cache import HINT, Block, Source
+from oboro.data.decode_or_skip import HintChannels, Picture, channels_of, check_hint_channels, decoded, hint_entries
 from oboro.data.image_data import ImageData, ImageSettings
 from oboro.data.optional import library
 
@@ -25,6 +25,8 @@ class HuggingFace(ImageData):
     - ``text``: the column of captions, or null for none. Of a list of captions the first is taken; one that is missing
       is empty.
     - ``label``: the column of classes, integers or a ``ClassLabel``, or null for none.
+    - ``hints``: the column of second pictures, ``conditioning_image`` by custom, or null for none; {edges: edge_map}
+      are several, by the entries of a batch that they become. ``hint_channels`` are theirs.
 
     The cache is decoded anew when the fingerprint that the library gives to the data set changes. Pictures that cannot
     be read are left out and counted in the log. Raises ``UserError`` where the data set, the split or a column is
@@ -40,11 +42,15 @@ class HuggingFace(ImageData):
         image: str = "image",
         text: str | None = "text",
         label: str | None = None,
+        hints: str | Mapping[str, str] | None = None,
+        hint_channels: HintChannels = 3,
         **settings: Unpack[ImageSettings],
     ):
         super().__init__(**settings)
         self.path, self.name, self.split = path, name, split
         self.image, self.text, self.label = image, text, label
+        check_hint_channels(hint_channels)
+        self.hints, self.hint_channels = hint_entries(hints), hint_channels
 
     def count_classes(self) -> int:
         return 0 if self.label is None else super().count_classes()
@@ -52,12 +58,14 @@ class HuggingFace(ImageData):
     def source(self) -> Source:
         rows = self._columns(_load(self.path, self.name, self.split))
         names = () if self.label is None else _classes(rows, self.label)
-        key = json.dumps([rows._fingerprint, self.image, self.text, self.label])
+        second = {entry: [column, channels_of(entry, self.hint_channels)] for entry, column in self.hints.items()}
+        key = json.dumps([rows._fingerprint, self.image, self.text, self.label, *([second] if second else [])])
         return Source(key, len(names), lambda: self._blocks(rows), names=names, count=len(rows))
 
     def _columns(self, rows: Any) -> Any:
         """The wanted columns, in a fixed order."""
-        wanted = {"image": self.image, "text": self.text, "label": self.label}
+        second = {"hints" if entry == HINT else f"hints.{entry}": column for entry, column in self.hints.items()}
+        wanted = {"image": self.image, "text": self.text, "label": self.label, **second}
         for option, column in wanted.items():
             if column is not None and column not in rows.column_names:
                 raise UserError(
@@ -67,20 +75,23 @@ class HuggingFace(ImageData):
 
     def _blocks(self, rows: Any) -> Iterator[Block]:
         datasets = library("datasets", "hugging_face")
-        try:
-            encoded = rows.cast_column(self.image, datasets.Image(decode=False))
-        except (TypeError, ValueError, NotImplementedError) as error:
-            raise UserError(
-                f"column {self.image} of {self.path} holds no pictures; set data.image to another column"
-            ) from error
+        encoded = rows
+        for option, column in [("image", self.image), *(("hints", column) for column in self.hints.values())]:
+            try:
+                encoded = encoded.cast_column(column, datasets.Image(decode=False))
+            except (TypeError, ValueError, NotImplementedError) as error:
+                raise UserError(
+                    f"column {column} of {self.path} holds no pictures; set data.{option} to another column"
+                ) from error
         pictures = (self._picture(i, row) for i, row in enumerate(encoded))
-        return decoded(pictures, self.modality.shape, place=self.path, total=len(encoded))
+        shown = {"place": self.path, "total": len(encoded)}
+        return decoded(pictures, self.modality.shape, hint_channels=self.hint_channels, **shown)
 
     def _picture(self, number: int, row: dict) -> Picture:
-        held = row[self.image] or {"bytes": b"", "path": None}  # a missing picture cannot be read
-        file = Path(held["path"]) if held["bytes"] is None else held["bytes"]
         label = None if self.label is None else row[self.label]
-        return Picture(f"row {number}", file, label, None if self.text is None else self._caption(row[self.text]))
+        caption = None if self.text is None else self._caption(row[self.text])
+        hints = {entry: _file(row[column]) for entry, column in self.hints.items()}
+        return Picture(f"row {number}", _file(row[self.image]), label, caption, hints=hints)
 
     def _caption(self, value: Any) -> str:
         if isinstance(value, list):
@@ -88,6 +99,12 @@ class HuggingFace(ImageData):
         if value is not None and not isinstance(value, str):
             raise UserError(f"column {self.text} of {self.path} holds no text; set data.text to another column or null")
         return value or ""
+
+
+def _file(held: dict[str, Any] | None) -> Path | bytes:
+    if held is None:
+        return b""  # a missing picture cannot be read
+    return Path(held["path"]) if held["bytes"] is None else held["bytes"]
 
 
 def _load(path: str, name: str | None, split: str) -> Any:

@@ -82,5 +82,4 @@ class ImageData(DataModule):
         return [f"{counted(shapes.sizes.total(), self.noun)} of {shapes}, {colour}", *super().findings()]
 
     def describe(self, cached: Cached) -> None:
-        if cached.hint_shape is not None:
-            self.hint_modality = Image(*cached.hint_shape[1:])
+        self.hint_modalities = {entry: Image(*shape[1:]) for entry, shape in cached.hint_shapes.items()}

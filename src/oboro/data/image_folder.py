@@ -4,25 +4,25 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, Unpack
+from typing import Unpack
 
 from oboro.base.counted import counted
 from oboro.base.errors import UserError
 from oboro.base.json_text import parsed
 from oboro.base.paths import LocalPath
 from oboro.data import cache
-from oboro.data.cache import Block, Source
-from oboro.data.decode_or_skip import Picture, decoded
-from oboro.data.folder import Listing, list_folder, state
+from oboro.data.cache import HINT, Block, Source
+from oboro.data.decode_or_skip import HintChannels, Picture, channels_of, check_hint_channels, decoded, hint_entries
+from oboro.data.folder import Identity, Listing, identity, list_folder, state
+from oboro.data.hint_folders import check_folders, with_hints
 from oboro.data.image_data import ImageData, ImageSettings
 from oboro.data.left_out import PART, SUFFIX, UNNAMED, LeftOut
 from oboro.data.metadata import NAMES, TEXTS, Entry, read_metadata, read_text
 from oboro.data.shapes import Shapes
 from oboro.modality.decode_image import SUFFIXES
-from oboro.modality.image import KINDS
 
 # Names of parts as they are on the Hugging Face hub; where sub-folders have no other names, the first kind is read.
 _TRAIN = {"train", "training"}
@@ -46,8 +46,8 @@ class ImageFolder(ImageData):
     - pictures with ``metadata.jsonl``, ``metadata.csv`` or ``metadata.parquet`` (pip install "oboro[pyarrow]"), in
       ``root`` or in its sub-folders: exactly the files that it names. A row has ``file_name`` (or ``image``), perhaps a
       caption ``text`` (or ``caption``, ``prompt``) and a ``label``: numbers from 0, or names, which are numbered in
-      natural order (2 before 10). A ``conditioning_image`` of every row is the file of a second picture, of
-      ``hint_channels`` channels, that belongs to the first: edges, depth, a mask;
+      natural order (2 before 10). A ``conditioning_image`` of every row is the file of a second picture that
+      belongs to the first: edges, depth, a mask;
     - class folders with pictures at any depth: label i is the i-th folder in natural order that holds any. A few
       pictures beside them, fewer than a class has on average, are left out, unless ``num_classes`` is 0;
     - pictures, some perhaps in folders: unlabelled.
@@ -55,6 +55,11 @@ class ImageFolder(ImageData):
     Without metadata, a ``.txt`` or ``.caption`` file of the name of a picture is its caption. Of the sub-folders
     ``train`` and ``test`` or the like, ``train`` is read, or the only one that there is. Of several frames the first is
     taken. Links are followed.
+
+    ``hints`` is a folder, in ``root`` or elsewhere, that has a second picture for each, under its name and with the
+    same proportions: ``edges/0001.png`` for ``images/0001.png``. {edges: bags/edges, depth: bags/depth} are several, by
+    the entries of a batch that they become; the one without a name is ``hint``. They have ``hint_channels`` channels,
+    all or by entry.
 
     Images come in the natural order of their names. The cache is decoded anew when a name, a size, a modification time,
     a caption or a label changes. What is left out is counted by reason in the log and listed in ``left_out.txt`` of the
@@ -65,15 +70,14 @@ class ImageFolder(ImageData):
         self,
         *,
         root: LocalPath,
-        hint_channels: Literal[1, 3, 4] = 3,
+        hints: LocalPath | Mapping[str, LocalPath] | None = None,
+        hint_channels: HintChannels = 3,
         **settings: Unpack[ImageSettings],
     ):
         super().__init__(**settings)
-        if hint_channels not in KINDS:
-            raise UserError(
-                f"data.hint_channels={hint_channels} is not a kind of image; set 1 (grey), 3 (RGB) or 4 (RGBA)"
-            )
+        check_hint_channels(hint_channels)
         self.root, self.hint_channels = Path(root).expanduser(), hint_channels
+        self.hints = {entry: Path(folder).expanduser() for entry, folder in hint_entries(hints).items()}
         self._shapes: Shapes | None = None
 
     def source(self) -> Source:
@@ -111,41 +115,46 @@ class ImageFolder(ImageData):
         return f"they have several sizes, {shapes}, and data.resolution={side} enlarges none"
 
     def _pictures(self) -> Pictures:
-        return list_pictures(self.root, labelled=self.given_classes != 0)
+        check_folders(self.hints, self.root)
+        second = [identity(folder) for folder in self.hints.values()]
+        found = list_pictures(self.root, labelled=self.given_classes != 0, skipped=second)
+        entries, notes = with_hints(found.folder, found.entries, self.hints)
+        return replace(found, entries=entries, notes=[*found.notes, *notes])
 
     def _key(self, found: Pictures) -> str:
         digest = hashlib.sha256()
         for entry in found.entries:
             file = state(found.folder / entry.name)
             digest.update(json.dumps([entry.name, entry.label, entry.caption, file]).encode())
-            if entry.hint is not None:
-                hint = state(found.folder / entry.hint)
-                digest.update(json.dumps([entry.hint, hint, self.hint_channels]).encode())
+            for name, path in entry.hints.items():
+                about = [path, state(found.folder / path), channels_of(name, self.hint_channels)]
+                digest.update(json.dumps(about if name == HINT else [name, *about]).encode())
         return digest.hexdigest()
 
     def _blocks(self, found: Pictures) -> Iterator[Block]:
         def picture(entry: Entry) -> Picture:
-            hint = None if entry.hint is None else found.folder / entry.hint
-            return Picture(entry.name, found.folder / entry.name, entry.label, entry.caption, hint=hint)
+            hints = {name: found.folder / path for name, path in entry.hints.items()}
+            return Picture(entry.name, found.folder / entry.name, entry.label, entry.caption, hints=hints)
 
         files = {"place": str(self.root), "total": len(found.entries)}
         return decoded(map(picture, found.entries), self.modality.shape, hint_channels=self.hint_channels, **files)
 
 
-def list_pictures(root: Path, labelled: bool = True) -> Pictures:
-    """The pictures below ``root``; ``labelled`` False takes those beside class folders, too, and no labels."""
+def list_pictures(root: Path, labelled: bool = True, skipped: Collection[Identity] = ()) -> Pictures:
+    """The pictures below ``root``, but not in the folders ``skipped``; ``labelled`` False takes those beside class
+    folders, too, and no labels."""
     if not root.exists():
         raise UserError(f"data.root={root} does not exist; set data.root=<folder of images>")
     if not root.is_dir():
         raise UserError(f"data.root={root} is a file; set data.root=<folder of images>")
     metadata = [name for name in NAMES if (root / name).is_file()][:1]
-    listing = list_folder(root, SUFFIXES, labelled and not metadata)
+    listing = list_folder(root, SUFFIXES, labelled and not metadata, skipped)
     if not metadata:
         folders = {name.split("/")[0] if "/" in name else "" for name, _ in listing.files}
         train = sorted(name for name in folders if name.lower() in _TRAIN)
         if train and all(name.lower() in _PARTS for name in folders):
             others = [LeftOut(name, PART) for name in sorted(folders - {train[0]})]
-            part = list_pictures(root / train[0], labelled)
+            part = list_pictures(root / train[0], labelled, skipped)
             here = [item for item in listing.left_out if item.name.split("/")[0] not in folders]
             return replace(part, left_out=[*here, *others, *part.left_out])
         if folders and all(name.lower() in _PARTS for name in folders):  # test and val are no classes
@@ -155,7 +164,7 @@ def list_pictures(root: Path, labelled: bool = True) -> Pictures:
                     f"{root} has the parts {', '.join(others)} and {last} and none to train on; set data.root to one "
                     f"of them, {root / last} for example, or rename them if they are classes"
                 )
-            part = list_pictures(root / last, labelled)
+            part = list_pictures(root / last, labelled, skipped)
             note = f"{root} has a part {last} and no other, so that is what is read"
             return replace(part, notes=[note, *part.notes])
         found = [item.name for item in listing.left_out if item.name.rpartition("/")[2] in NAMES]
@@ -173,7 +182,7 @@ def list_pictures(root: Path, labelled: bool = True) -> Pictures:
 def _with_metadata(root: Path, files: list[str], listing: Listing) -> Pictures:
     """What ``files``, in ``root`` or its sub-folders, name."""
     metadata = read_metadata(root, files)
-    known = {name for entry in metadata.entries for name in (entry.name, entry.hint)}
+    known = {name for entry in metadata.entries for name in (entry.name, *entry.hints.values())}
     left_out = [item for item in listing.left_out if item.name not in known and item.name not in files]
     left_out += [LeftOut(name, UNNAMED) for name, _ in listing.files if name not in known]
     notes = list(metadata.notes)

@@ -9,14 +9,15 @@ import os
 import posixpath
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from oboro.base.counted import counted
 from oboro.base.errors import UserError
 from oboro.base.json_text import parsed
+from oboro.data.cache import HINT
 from oboro.data.folder import natural
 from oboro.data.left_out import printable
 from oboro.data.optional import library
@@ -40,13 +41,13 @@ _MARKS = (
 
 @dataclass(frozen=True)
 class Entry:
-    """One picture: its path below the root with forward slashes, label and caption where it has them, and the path of
-    the picture that belongs to it."""
+    """One picture: its path below the root with forward slashes, label and caption where it has them, and by entry of a
+    batch the paths of the pictures that belong to it."""
 
     name: str
     label: int | None = None
     caption: str | None = None
-    hint: str | None = None
+    hints: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def read_metadata(root: Path, files: Sequence[str]) -> Metadata:
         raise UserError(f"{where} names no images; add one line for each image, or delete the file")
     pairs = sorted(entries.values(), key=lambda pair: natural(pair[0].name))
     rows = [entry for entry, _ in pairs]
-    without = [entry.name for entry in rows if entry.hint is None]
+    without = [entry.name for entry in rows if not entry.hints]
     if without and len(without) < len(rows):
         raise UserError(f"{where} has no conditioning_image for {without[0]}; give one to every image or to none")
     labels, classes = _labels([(entry.name, value) for entry, value in pairs], where)
@@ -210,7 +211,7 @@ def _entry(row: dict, root: Path, folder: str) -> Entry:
     for string in (file, text or "", hint or ""):
         if any("\ud800" <= c <= "\udfff" for c in string):
             raise _Mistake("half of a surrogate pair, which is no text")
-    return Entry(_inside(file, root, folder), None, text, None if hint is None else _inside(hint, root, folder))
+    return Entry(_inside(file, root, folder), None, text, {} if hint is None else {HINT: _inside(hint, root, folder)})
 
 
 def _inside(name: str, root: Path, folder: str) -> str:

@@ -12,16 +12,17 @@ from oboro.data.cache import SampleArray
 @dataclass(frozen=True)
 class Population:
     """Of n training samples the classes (n,) int64, out of ``num_classes``, the captions, and by entry the second
-    pictures (n, C', H, W), uint8, where there are any."""
+    pictures (n, C', H, W), uint8, where there are any; and ``samples`` (n, C, ...) themselves, as they are stored."""
 
     labels: Tensor | None = None
     num_classes: int = 0
     captions: list[str] | None = None
     hints: Mapping[str, Tensor | SampleArray] = field(default_factory=dict)
+    samples: Tensor | SampleArray | None = None
 
     def __len__(self) -> int:
         """n, where anything is known of them."""
-        known = (self.captions, self.labels, *self.hints.values())
+        known = (self.captions, self.labels, *self.hints.values(), self.samples)
         return len(next((each for each in known if each is not None), ()))
 
     @property

@@ -1,6 +1,7 @@
 """The two parts of a data set: what is trained on, and what is held out for validation."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -23,15 +24,17 @@ class Split(Dataset):
         samples: (n, C, ...), as they are stored.
         labels: (n,) int64, None without classes.
         captions: n texts, None without.
-        hints: second pictures (n, C', H, W), uint8, that belong to each sample, None without.
+        hints: by entry, further pictures (n, C', H, W), uint8, that belong to each sample.
         latents: of the samples, once they are cached; a batch then holds these instead.
+        keeps_samples: whether it holds the samples, too, where latents are cached.
     """
 
     samples: SampleArray
     labels: Tensor | None = None
     captions: list[str] | None = None
-    hints: SampleArray | None = None
+    hints: Mapping[str, SampleArray] = field(default_factory=dict)
     latents: Latents | None = None
+    keeps_samples: bool = False
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -44,17 +47,16 @@ class Split(Dataset):
         index, flip = selection
         batch: dict[str, Tensor | list[str]] = {"index": index}
         index = index.clamp(min=0)
-        if self.latents is None:
-            batch["x"] = self.samples[index]
-        else:
+        if self.latents is not None:
             batch["latent"] = self.latents(index, flip)
-        if self.hints is not None:
-            batch["hint"] = self.hints[index]
+        if self.latents is None or self.keeps_samples:
+            batch["x"] = self.samples[index]
+        batch |= {entry: pictures[index] for entry, pictures in self.hints.items()}
         if self.labels is not None:
             batch["label"] = self.labels[index]
         if self.captions is not None:
             batch["caption"] = [self.captions[i] for i in index.tolist()]
-        if flip is not None and ("x" in batch or "hint" in batch):
+        if flip is not None and ("x" in batch or self.hints):
             batch["flip"] = flip
         return batch
 

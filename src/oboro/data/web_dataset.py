@@ -5,7 +5,7 @@ import hashlib
 import json
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, Unpack
 
@@ -13,7 +13,7 @@ from oboro.base.errors import UserError
 from oboro.base.json_text import parsed
 from oboro.base.paths import LocalPath
 from oboro.data.cache import Block, Source
-from oboro.data.decode_or_skip import Picture, decoded
+from oboro.data.decode_or_skip import HintChannels, Picture, channels_of, check_hint_channels, decoded, hint_entries
 from oboro.data.image_data import ImageData, ImageSettings
 from oboro.data.optional import library
 from oboro.modality.decode_image import SUFFIXES
@@ -29,7 +29,9 @@ class WebDataset(ImageData):
 
     - its caption in ``.txt``, or in the field ``caption`` of ``.json``; without captions anywhere set ``caption`` null;
     - its class in ``.cls``, or in the field ``label`` of ``.json``. Classes are read where ``num_classes`` > 0: then
-      every sample has one. ``"auto"`` counts them, which reads all shards at every start.
+      every sample has one. ``"auto"`` counts them, which reads all shards at every start;
+    - with ``hints`` = edges a second picture, ``0001.edges.png`` beside ``0001.jpg``, of ``hint_channels`` channels;
+      {edges: edges, depth: depth} are several, by the entries of a batch that they become.
 
     The cache is decoded anew when a name, a size or a modification time of a shard changes. Pictures that cannot be
     read are left out and counted in the log. Raises ``UserError`` where there are no shards, and where one is damaged.
@@ -41,10 +43,14 @@ class WebDataset(ImageData):
         shards: LocalPath,
         caption: str | None = "caption",
         label: str = "label",
+        hints: str | Mapping[str, str] | None = None,
+        hint_channels: HintChannels = 3,
         **settings: Unpack[ImageSettings],
     ):
         super().__init__(**settings)
         self.shards, self.caption, self.label = shards, caption, label
+        check_hint_channels(hint_channels)
+        self.hints, self.hint_channels = hint_entries(hints), hint_channels
 
     def count_classes(self) -> int:
         found = [self._class(sample, about) for _, _, sample, about in self._samples(self._paths())]
@@ -56,7 +62,8 @@ class WebDataset(ImageData):
     def source(self) -> Source:
         paths = self._paths()
         states = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
-        content = json.dumps([states, self.caption, self.label, self.num_classes])
+        second = {entry: [name, channels_of(entry, self.hint_channels)] for entry, name in self.hints.items()}
+        content = json.dumps([states, self.caption, self.label, self.num_classes, *([second] if second else [])])
         return Source(hashlib.sha256(content.encode()).hexdigest(), self.num_classes, lambda: self._blocks(paths))
 
     def _paths(self) -> list[Path]:
@@ -70,11 +77,13 @@ class WebDataset(ImageData):
         return [Path(path) for path in matches]
 
     def _blocks(self, paths: list[Path]) -> Iterator[Block]:
-        return decoded(self._pictures(paths), self.modality.shape, place=self.shards)
+        pictures = self._pictures(paths)
+        return decoded(pictures, self.modality.shape, place=self.shards, hint_channels=self.hint_channels)
 
     def _pictures(self, paths: list[Path]) -> Iterator[Picture]:
         for name, file, sample, about in self._samples(paths):
-            yield Picture(name, file, self._label(name, sample, about), self._caption(sample, about))
+            hints = {entry: self._hint(name, sample, kind) for entry, kind in self.hints.items()}
+            yield Picture(name, file, self._label(name, sample, about), self._caption(sample, about), hints=hints)
 
     def _samples(self, paths: list[Path]) -> Iterator[tuple[str, bytes, dict[str, bytes], dict]]:
         """Name, picture, all members by suffix, and the content of ``.json`` of every sample that has a picture."""
@@ -94,6 +103,16 @@ class WebDataset(ImageData):
             except Exception as error:  # tarfile, zlib and lzma answer damage with a dozen types
                 reason = " ".join(str(next(iter(error.args), "")).split()) or type(error).__name__
                 raise UserError(f"cannot read {path}: {reason}; write that shard again or leave it out") from error
+
+    def _hint(self, name: str, sample: dict[str, bytes], kind: str) -> bytes:
+        file = next((sample[kind + s] for s in SUFFIXES if kind + s in sample), None)
+        if file is None:
+            members = ", ".join(f".{key}" for key in sample if not key.startswith("__"))
+            raise UserError(
+                f"{name} has no second picture .{kind}.png or the like, but {members}; set data.hints to what stands "
+                "between the name and the suffix, or add the picture"
+            )
+        return file
 
     def _caption(self, sample: dict[str, bytes], about: dict) -> str | None:
         if self.caption is None:

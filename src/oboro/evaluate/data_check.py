@@ -30,8 +30,8 @@ def check_data(task: Diffusion, data: DataModule) -> None:
                 f"{ENTRIES[entry]}."
             )
     for single in task.conditioner.singles:
-        if isinstance(single, ImageConditioner) and data.hint_modality is not None:
-            channels = data.hint_modality.shape[0]
+        if isinstance(single, ImageConditioner) and single.entry in data.hint_modalities:
+            channels = data.hint_modalities[single.entry].shape[0]
             if channels != single.image_channels:
                 raise UserError(
                     f"the checkpoint reads second pictures of {counted(single.image_channels, 'channels')} and those "

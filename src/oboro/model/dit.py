@@ -22,7 +22,7 @@ from oboro.model.layers import (
     zero,
 )
 from oboro.model.position import grid_positions, rotary_angles, rotate, sincos
-from oboro.model.signals import label_index, picture, reads
+from oboro.model.signals import ImageChannels, label_index, pictures, reads, width
 from oboro.model.text import CrossAttention, TextEmbedding
 
 NOISE_FEATURES = 256  # sines and cosines of the noise level, at all widths
@@ -153,7 +153,7 @@ class DiT(nn.Module):
         text_dim: WidthOrNone = 0,
         pooled_dim: WidthOrNone = 0,
         dims: Axes = 2,
-        image_channels: WidthOrNone = 0,
+        image_channels: ImageChannels = 0,
     ):
         super().__init__()
         check_dims(dims)
@@ -180,8 +180,8 @@ class DiT(nn.Module):
         self.blocks = nn.ModuleList(Block(dim, heads, mlp_ratio, text_dim) for _ in range(depth))
         self.modulation = zero(nn.Linear(dim, 2 * dim))
         self.last = zero(nn.Linear(dim, channels_out(in_channels, learned_variance) * patch**dims))
-        wide = (image_channels + 1) * patch**dims
-        self.image = zero(nn.Linear(wide, dim, bias=False)) if image_channels else None
+        wide = width(image_channels) * patch**dims
+        self.image = zero(nn.Linear(wide, dim, bias=False)) if wide else None
 
     def placed(self, h: Tensor, positions: Tensor) -> tuple[Tensor, Tensor | None]:
         """Tokens h (B, N, dim) with their places added, or as they are and the angles (N, head channels / 2)."""
@@ -225,8 +225,9 @@ class DiT(nn.Module):
     def enter(self, x: Tensor, signals: Signals) -> tuple[Tensor, Tensor]:
         """The tokens of a sample and of what is beside it, (B, N, dim), and their positions (N, dims)."""
         h = self.first(self.tokens(x))
-        if "image" in signals:
-            h = h + self.image(self.tokens(picture(signals["image"], x)))
+        seen = pictures(signals, x, self.image_channels)
+        if seen is not None:
+            h = h + self.image(self.tokens(seen))
         return h, grid_positions(self.grid(x), self.extent, x.device)
 
     def grid(self, x: Tensor) -> list[int]:

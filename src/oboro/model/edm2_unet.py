@@ -1,6 +1,6 @@
 """The magnitude-preserving U-Net of EDM2."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -24,8 +24,8 @@ from oboro.model.magnitude import (
     normalise_weights,
     pixel_norm,
 )
-from oboro.model.signals import label_index, reads
-from oboro.model.unet_skeleton import Stages, UNetSkeleton, way_down, way_up
+from oboro.model.signals import ImageChannels, label_index, pictures, reads, width
+from oboro.model.unet_skeleton import NOTHING, Stages, UNetSkeleton, way_down, way_up
 
 # The balances of config G (arXiv:2312.02696): share of the residual branch, of attention, of the class, of
 # the skip connection.
@@ -147,6 +147,9 @@ class EDM2UNet(UNetSkeleton):
     alone, at magnitude 1 like the two together. ``checkpointing`` recomputes each block in the backward pass: less
     memory for about a third more time. With ``learned_variance`` 2 C channels come out. The output starts at zero.
     ``dims`` as in ``UNet``.
+
+    ``image_channels`` > 0 reads pictures as ``UNet`` does: a convolution of them, times a gain that starts at zero, is
+    added to the first activation. A gain of g brings that to magnitude sqrt(1 + g²), which the paper does not have.
     """
 
     def __init__(
@@ -162,13 +165,15 @@ class EDM2UNet(UNetSkeleton):
         checkpointing: bool = False,
         learned_variance: bool = False,
         dims: Axes = 2,
+        image_channels: ImageChannels = 0,
     ):
         super().__init__()
         stages = EDM2Stages(channels, channel_mult, blocks, attention_levels, head_channels, dropout, dims)
         self.dims = dims
         self.min_size = stages.min_size
         self.blocks = blocks
-        self.reads = reads(num_classes)
+        self.reads = reads(num_classes, image_channels=image_channels)
+        self.image_channels = image_channels
         self.checkpointing = checkpointing
         c = stages.widths[0]
         self.noise = nn.Sequential(MPFourier(c), MPLinear(c, stages.embedding))
@@ -179,6 +184,9 @@ class EDM2UNet(UNetSkeleton):
         self.up = way_up(stages, self.skip_channels)
         self.last = MPConv(c, channels_out(in_channels, learned_variance), 3, dims)
         self.gain = nn.Parameter(torch.zeros(()))
+        wide = width(image_channels)
+        self.image = MPConv(wide, c, 3, dims) if wide else None
+        self.image_gain = nn.Parameter(torch.zeros(())) if wide else None
 
     def embed(self, c_noise: Tensor, signals: Signals) -> tuple[Tensor]:
         """The embedding of noise level and label. In training the weights are first set to magnitude 1."""
@@ -189,6 +197,10 @@ class EDM2UNet(UNetSkeleton):
             both = mp_sum(embedding, self.label(label.clamp_min(0)), CLASS)
             embedding = torch.where(label[:, None] < 0, embedding, both)
         return (mp_silu(embedding),)
+
+    def beside(self, x: Tensor, signals: Signals) -> Mapping[int, Tensor]:
+        seen = pictures(signals, x, self.image_channels)
+        return NOTHING if seen is None else {0: self.image(seen, self.image_gain)}
 
     def enter(self, x: Tensor) -> Tensor:
         return self.first(F.pad(x, (*[0, 0] * self.dims, 0, 1), value=1.0))  # ones in the place of biases

@@ -25,7 +25,7 @@ from oboro.model.layers import (
     group_norm,
     zero,
 )
-from oboro.model.signals import label_index, reads
+from oboro.model.signals import ImageChannels, label_index, reads, width
 from oboro.model.unet import Resample, Stage
 from oboro.model.unet_skeleton import Stages, UNetSkeleton, way_down, way_up
 from oboro.schedule import Discrete
@@ -229,8 +229,8 @@ class LDMUNet(UNetSkeleton):
     The noise level is read as ``noise`` says, the signals ``label``, of which a dropped one adds nothing, and, with a
     ``text_dim``, ``text``. No text is ``empty_text``, (L, text_dim) of it. The vector of the whole text is not read.
 
-    ``padded_downsample`` pads halving convolutions on the right and below alone. ``scale_shift``, ``checkpointing`` and
-    ``learned_variance`` are as in ``UNet``.
+    ``padded_downsample`` pads halving convolutions on the right and below alone. ``scale_shift``, ``checkpointing``,
+    ``learned_variance`` and ``image_channels`` are as in ``UNet``.
     """
 
     dims = 2
@@ -251,13 +251,15 @@ class LDMUNet(UNetSkeleton):
         padded_downsample: bool = False,
         checkpointing: bool = False,
         learned_variance: bool = False,
+        image_channels: ImageChannels = 0,
     ):
         super().__init__()
         block = (dropout, scale_shift, text_dim, padded_downsample)
         stages = LDMStages(widths, blocks, attention, norm, *block)
         self.min_size = stages.min_size
         self.blocks = blocks
-        self.reads = reads(num_classes, text_dim)
+        self.reads = reads(num_classes, text_dim, image_channels)
+        self.image_channels = image_channels
         self.text_dim = text_dim
         self.checkpointing = checkpointing
         self.noise = StepEmbedding(widths[0], stages.embedding, noise)
@@ -269,6 +271,8 @@ class LDMUNet(UNetSkeleton):
         self.up = way_up(stages, self.skip_channels)
         last = nn.Conv2d(widths[0], channels_out(in_channels, learned_variance), 3, padding=1)
         self.last = nn.Sequential(stages.group_norm(widths[0]), nn.SiLU(), zero(last))
+        wide = width(image_channels)
+        self.image = zero(nn.Conv2d(wide, widths[0], 3, padding=1, bias=False)) if wide else None
 
     def embed(self, c_noise: Tensor, signals: Signals) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """The embedding of noise level and label; tokens of a text and their mask, where the network reads one."""

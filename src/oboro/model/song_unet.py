@@ -24,7 +24,7 @@ from oboro.model.layers import (
     group_norm,
     zero,
 )
-from oboro.model.signals import label_index, reads
+from oboro.model.signals import ImageChannels, label_index, reads, width
 from oboro.model.unet_skeleton import Stages, UNetSkeleton, way_down, way_up
 
 
@@ -187,8 +187,8 @@ class SongUNet(UNetSkeleton):
     4, and the row and column too many are cut off on the way up. ``attention_levels`` are levels, not pixel sizes.
     ``num_classes`` > 0 adds a class embedding for the signal ``label``. ``checkpointing`` recomputes each stage in the
     backward pass: less memory for about a third more time. Convolutions that end a residual branch, and the last one,
-    start at zero, where theirs start near it. With ``learned_variance`` 2 C channels come out. ``dims`` as in
-    ``UNet``.
+    start at zero, where theirs start near it. With ``learned_variance`` 2 C channels come out. ``dims`` and
+    ``image_channels`` as in ``UNet``.
     """
 
     def __init__(
@@ -207,13 +207,15 @@ class SongUNet(UNetSkeleton):
         checkpointing: bool = False,
         learned_variance: bool = False,
         dims: Axes = 2,
+        image_channels: ImageChannels = 0,
     ):
         super().__init__()
         stages = SongStages(channels, channel_mult, blocks, attention_levels, dropout, taps, dims)
         self.dims = dims
         self.min_size = stages.min_size
         self.blocks = blocks
-        self.reads = reads(num_classes)
+        self.reads = reads(num_classes, image_channels=image_channels)
+        self.image_channels = image_channels
         self.checkpointing = checkpointing
         self.embedding = Embedding(noise_channels, stages.embedding, num_classes, fourier)
         self.first = conv(dims, in_channels, channels)
@@ -226,6 +228,8 @@ class SongUNet(UNetSkeleton):
         last = conv(dims, c, channels_out(in_channels, learned_variance))
         self.last = nn.Sequential(group_norm(c), nn.SiLU(), zero(last))
         self._initialise()
+        wide = width(image_channels)
+        self.image = zero(conv(dims, wide, channels, bias=False)) if wide else None
 
     def _initialise(self) -> None:
         """Glorot-uniform weights and no biases; zero stays what ends a branch."""

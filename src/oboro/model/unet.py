@@ -1,6 +1,6 @@
 """The U-Net of DDPM, improved DDPM, DDPM++ and ADM."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -21,9 +21,9 @@ from oboro.model.layers import (
     mean_of_halves,
     zero,
 )
-from oboro.model.signals import label_index, picture, reads
+from oboro.model.signals import ImageChannels, label_index, reads, width
 from oboro.model.text import PixelCrossAttention, TextEmbedding
-from oboro.model.unet_skeleton import NOTHING, Stages, UNetSkeleton, way_down, way_up
+from oboro.model.unet_skeleton import Stages, UNetSkeleton, way_down, way_up
 
 
 class Stage(nn.Module):
@@ -126,7 +126,8 @@ class UNet(UNetSkeleton):
     class embedding for the signal ``label``. ``text_dim`` > 0 adds attention to ``text`` after each self-attention
     (arXiv:2112.10752, sec. 3.3) and, with ``pooled_dim`` > 0, its one vector to the embedding of the noise level.
     ``image_channels`` > 0 reads ``image``: its channels, and one that says where it is known, are further input of the
-    first convolution, whose weights for them start at zero (arXiv:2211.09800, sec. 3.2).
+    first convolution, whose weights for them start at zero (arXiv:2211.09800, sec. 3.2). {edges: 1, depth: 1} reads
+    several pictures, by the names of their signals.
 
     ``checkpointing`` recomputes each stage in the backward pass: less memory for about a third more time.
     With ``learned_variance`` 2 C channels come out, the second half for the variance of a reverse step (Nichol &
@@ -150,7 +151,7 @@ class UNet(UNetSkeleton):
         text_dim: WidthOrNone = 0,
         pooled_dim: WidthOrNone = 0,
         dims: Axes = 2,
-        image_channels: WidthOrNone = 0,
+        image_channels: ImageChannels = 0,
     ):
         super().__init__()
         block = (head_channels, dropout, scale_shift, residual_resample)
@@ -171,7 +172,8 @@ class UNet(UNetSkeleton):
         c = stages.widths[0]
         last = conv(dims, c, channels_out(in_channels, learned_variance))
         self.last = nn.Sequential(group_norm(c), nn.SiLU(), zero(last))
-        self.image = zero(conv(dims, image_channels + 1, channels, bias=False)) if image_channels else None
+        wide = width(image_channels)
+        self.image = zero(conv(dims, wide, channels, bias=False)) if wide else None
 
     def embed(self, c_noise: Tensor, signals: Signals) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """The embedding of noise level and condition; tokens of a text and their mask, where the network reads one."""
@@ -182,6 +184,3 @@ class UNet(UNetSkeleton):
             return embedding, None, None
         text, mask, pooled = self.text(signals.get("text"), len(c_noise))
         return embedding + pooled, text, mask
-
-    def beside(self, x: Tensor, signals: Signals) -> Mapping[int, Tensor]:
-        return {0: self.image(picture(signals["image"], x))} if "image" in signals else NOTHING

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from oboro.condition import Signals
 from oboro.model.layers import check_size, run
+from oboro.model.signals import ImageChannels, pictures
 
 NOTHING: Mapping[int, Tensor] = {}
 Arguments = tuple[Tensor | None, ...]  # what every stage reads beside the activation: an embedding, a text
@@ -103,7 +104,8 @@ class EncoderHalf(nn.Module, ABC):
 
     A subclass has the modules ``first``, ``down`` and ``middle`` (``way_down`` makes ``down``) and says what stages
     read (``embed``). It may change how the sample enters (``enter``) and meet each level with what became of the
-    sample (``halved``).
+    sample (``halved``). One that reads pictures has ``image_channels`` and ``image``, which makes of them what is added
+    to the first activation.
     """
 
     first: nn.Module
@@ -113,14 +115,17 @@ class EncoderHalf(nn.Module, ABC):
     blocks: int
     checkpointing: bool
     dims: int
+    image_channels: ImageChannels = 0
+    image: nn.Module | None
 
     @abstractmethod
     def embed(self, c_noise: Tensor, signals: Signals) -> Arguments:
         """What stages read: the noise level (B,) and the condition. Every pass begins here."""
 
     def beside(self, x: Tensor, signals: Signals) -> Mapping[int, Tensor]:
-        """What signals as large as the sample add to the skips (``added`` of ``encode``)."""
-        return NOTHING
+        """What signals as large as the sample add to the skips (``added`` of ``encode``): pictures to the first."""
+        seen = pictures(signals, x, self.image_channels)
+        return NOTHING if seen is None else {0: self.image(seen)}
 
     def enter(self, x: Tensor) -> Tensor:
         """The first activation, at full resolution."""

@@ -24,7 +24,7 @@ Place = tuple[str, ...]
 COMPARED = ("seed", "task", "data", "extractor", "metrics", *BESIDE)
 ABSENT = "absent"
 # Where data lie: another place is no other data where the fingerprint is the same.
-PLACES_OF_DATA = ("root", "path", "shards", "prior_root", "cache_dir", "num_workers")
+PLACES_OF_DATA = ("root", "path", "shards", "prior_root", "hints", "cache_dir", "num_workers")
 LOOKED_AT = ("sampler", "guidance", "extractor", "metrics", "callbacks", "logger")
 CARRIED_OUT = ("divergence",)  # what follows a step that fails
 # Of the trainer: what changes which samples a step sees.
@@ -70,7 +70,7 @@ class Difference:
             return None
         if root == "trainer" and rest not in STREAM:
             return None
-        if root == "data" and rest in PLACES_OF_DATA:
+        if root == "data" and rest.partition(".")[0] in PLACES_OF_DATA:
             return None
         if root in ("optimizer", "discriminator_optimizer") and rest not in ("", "_target_"):
             return None

@@ -1,0 +1,24 @@
+"""Linear measurements y = A x of samples: what inverse problems are given, and what hints show."""
+
+from oboro.measurement.grey import Grey
+from oboro.measurement.mask import Mask
+from oboro.measurement.mask_shape import MaskBox, MaskFile, MaskHalf, MaskRandom, MaskShape, MaskStroke
+from oboro.measurement.measurement import Measurement, conjugate_gradients
+from oboro.measurement.separable import Blur, Downsample
+from oboro.measurement.spectral import Spectral
+
+__all__ = [
+    "Blur",
+    "Downsample",
+    "Grey",
+    "Mask",
+    "MaskBox",
+    "MaskFile",
+    "MaskHalf",
+    "MaskRandom",
+    "MaskShape",
+    "MaskStroke",
+    "Measurement",
+    "Spectral",
+    "conjugate_gradients",
+]
