@@ -101,10 +101,14 @@ class Image(Signal):
     x: Tensor
     known: Tensor
 
-<<<<<<< HEAD
     def drop(self, mask: Tensor) -> Self:
-        known = self.known & ~mask
-        return replace(self, x=torch.where(known.view(-1, *[1] * (self.x.ndim - 1)), self.x, 0.0), known=known)
+        x = torch.where(mask.view(-1, *[1] * (self.x.ndim - 1)), 0.0, self.x)
+        return replace(self, x=x, known=self.known & ~mask.view(-1, *[1] * (self.known.ndim - 1)))
+
+    @property
+    def has_hole(self) -> bool:
+        """Whether ``known`` says it of every pixel."""
+        return self.known.ndim > 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,16 +125,6 @@ class Control(Image):
     def at(self, t: Tensor) -> Self:
         inside = (t >= self.first - ROUNDING) & (t <= self.last + ROUNDING)
         return replace(self, strength=torch.where(inside, self.strength, 0.0))
-=======
-    def drop(self, mask: Tensor) -> "Image":
-        x = torch.where(mask.view(-1, *[1] * (self.x.ndim - 1)), 0.0, self.x)
-        return Image(x, self.known & ~mask.view(-1, *[1] * (self.known.ndim - 1)))
-
-    @property
-    def has_hole(self) -> bool:
-        """Whether ``known`` says it of every pixel."""
-        return self.known.ndim > 1
->>>>>>> hints
 
 
 Signals = Mapping[str, Signal]  # what a network is called with

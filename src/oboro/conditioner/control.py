@@ -40,7 +40,8 @@ class Control(Image):
 
     def signal(self, batch: Batch) -> condition.Control:
         picture = super().signal(batch)
-        numbers = (torch.full(picture.known.shape, n, device=picture.device) for n in (self.strength, *self.interval))
+        n, device = len(picture), picture.device
+        numbers = (torch.full((n,), value, device=device) for value in (self.strength, *self.interval))
         return condition.Control(picture.x, picture.known, *numbers)
 
 

@@ -79,7 +79,7 @@ class Branch(nn.Module, ABC):
     def forward(self, x: Tensor, c_noise: Tensor, signals: Signals) -> list[Tensor]:
         control = signals[self.signal]
         assert isinstance(control, Control)
-        scale = control.strength.to(x) * control.known.to(x)
+        scale = control.strength.to(x) * control.known.view(len(x), -1).any(1).to(x)
         return [r * over_space(scale[:, None], r) for r in self.residuals(x, c_noise, signals, control.x.to(x))]
 
     @abstractmethod
