@@ -21,11 +21,8 @@ from oboro.base.grammar import parsed, quoted
 SENTENCES = ("prompt", "negative", "data.prompt", "data.prior_prompt")
 # The last part of keys that hold a path. tests/cli/test_arguments.py compares them with the signatures of all options.
 PATH = re.compile(
-<<<<<<< HEAD
-    r"(.*_)?(root|path|folder|dir|file)|checkpoint|init|resume|images|watch|hint|controls|reference|shards|rerun_failed"
-=======
-    r"(.*_)?(root|path|folder|dir|file)|checkpoint|init|resume|images|watch|hints?|mask|reference|shards|rerun_failed"
->>>>>>> hints
+    r"(.*_)?(root|path|folder|dir|file)|checkpoint|init|resume|images|watch|hints?|controls|mask|reference|shards|"
+    r"rerun_failed"
 )
 READ = ("checkpoint", "init", "resume", "images", "watch")  # paths of what has to be there
 MULTIRUN = ("-m", "--multirun", "hydra.mode=MULTIRUN")
