@@ -146,3 +146,17 @@ def test_what_control_cannot_do_is_said(control, base, tmp_path, pictures):
     for (checkpoint, *arguments), said in cases:
         run = runs.call("sample.py", f"checkpoint={checkpoint}", "accelerator=cpu", "n=2", *arguments, cwd=tmp_path)
         assert run.status == 1 and said in run.stderr.replace("\n", " ") and "Traceback" not in run.stderr, run.stderr
+
+
+@pytest.mark.slow
+def test_a_run_that_was_cut_off_ends_as_if_it_had_not_been(control, base, pictures, tmp_path):
+    """By the same command in the same folder, which composes the base again, and by the checkpoint alone."""
+    beside = "callbacks.checkpoints.separate_from=0"
+    arguments = (*pictures, beside, "model=controlnet", f"model.base.path={base}")
+    runs.succeeded(train(tmp_path / "a", *arguments, "trainer.max_steps=2"))
+    runs.succeeded(train(tmp_path / "a", *arguments, "resume=auto", "overwrite=false"))
+    runs.succeeded(train(tmp_path / "b", *pictures, beside, f"resume={tmp_path / 'a'}", "trainer.max_steps=5"))
+    whole = runs.succeeded(train(tmp_path / "c", *arguments, "trainer.max_steps=5"))
+    for run, other in ((runs.Run(0, "", "", tmp_path / "a"), control), (runs.Run(0, "", "", tmp_path / "b"), whole)):
+        for key in ("state_dict", "ema", "optimizer_states", "frozen", "global_step"):
+            assert runs.equal(run.checkpoint()[key], other.checkpoint()[key]), key

@@ -1,8 +1,5 @@
 """python train.py model=controlnet model.base.path=PATH: what belongs to the network of the checkpoint comes with it."""
 
-from typing import Any
-
-from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
 from oboro.base.grammar import files
@@ -10,10 +7,10 @@ from oboro.cli.folder import AUTO
 from oboro.cli.offered import OPTION, offer
 from oboro.restore.checkpoint import check_kind, load_checkpoint
 from oboro.restore.start import PLACES, at
+from oboro.restore.wrapped import joined
 
 KEY = "model.base.path"
 TAKEN = ("codec", "conditioner", "schedule", "parameterization", "loss", "guidance", "sampler")
-JOINT = "oboro.conditioner.Joint"
 
 
 def offer_base(arguments: list[str]) -> list[str]:
@@ -37,14 +34,6 @@ def offer_base(arguments: list[str]) -> list[str]:
             offer(group, node, paths[0])
     named = {argument.lstrip("+").partition("=")[0] for argument in arguments}
     return [*(f"{group}={OPTION}" for group in TAKEN if group not in named), *arguments]
-
-
-def joined(node: dict[str, Any]) -> dict[str, Any]:
-    """The conditioner ``node`` as the parts of a joint one: ``label`` and ``text``, by their classes."""
-    kind = get_class(node["_target_"]).__name__.lower()
-    if kind == "joint":
-        return node
-    return {"_target_": JOINT, "parts": {} if kind == "unconditional" else {kind: node}, "dropout": 0.0}
 
 
 def base_of(config: DictConfig) -> str | None:

@@ -177,7 +177,7 @@ def check_frozen(task: Task, learned: set[str]) -> None:
         "denoiser.network.base": "model.base.path=<a checkpoint of task=diffusion>",
     }
     for name, part in task.frozen.items():
-        if name.partition(".")[0] not in learned and any(True for _ in part.parameters()):
+        if not learned & {name, name.partition(".")[0]} and any(True for _ in part.parameters()):
             way = ways.get(name, f"a stored part for task.{name}, such as oboro.restore.Trained")
             raise UserError(f"the {name} {type(part).__name__} has learned nothing yet; choose {way}.")
 

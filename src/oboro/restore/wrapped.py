@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
@@ -15,6 +15,15 @@ from oboro.restore.merge import merged
 from oboro.restore.modality import modality_of
 from oboro.restore.rebuild import Task, build_task
 from oboro.restore.start import alike
+
+
+def joined(conditioner: dict[str, Any]) -> dict[str, Any]:
+    """The configuration of a conditioner as that of a joint one, whose parts are called by their classes: ``label``."""
+    kind = get_class(conditioner["_target_"]).__name__.lower()
+    if kind == "joint":
+        return conditioner
+    parts = {} if kind == "unconditional" else {kind: conditioner}
+    return {"_target_": "oboro.conditioner.Joint", "parts": parts, "dropout": 0.0}
 
 
 def take_parts(task: Task, path: str | Path, given: Sequence[str]) -> set[str]:
