@@ -75,7 +75,9 @@ def test_all_that_belongs_to_the_base_comes_with_its_path(control, base):
     wrapped = build_task(load_checkpoint(control.last)).denoiser.network
     assert runs.equal(dict(wrapped.base.state_dict()), dict(trained))
     copied = wrapped.branches[0].copy.state_dict()
-    assert not any(torch.equal(w, trained[name]) for name, w in copied.items() if name in ("first.weight", "first.bias"))
+    assert not any(
+        torch.equal(w, trained[name]) for name, w in copied.items() if name in ("first.weight", "first.bias")
+    )
 
 
 def test_the_checkpoint_has_the_base_by_digest_and_no_average_or_moment_of_it(control):

@@ -2,9 +2,12 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+import runs
 from interop.test_pipeline import DDIM, STEPS, drawn, first_noise
 from interop.test_unet import text
 from interop.tiny import autoencoder, clip, diffusers, draw, scramble, tokenizer
@@ -22,6 +25,7 @@ KINDS = {
     "deeper": {"transformer_layers_per_block": 2, "attention_head_dim": 2, "conditioning_channels": 1},
 }
 FACTOR = 2  # of the tiny autoencoder
+SHORT = ("sampler.steps=2", "sampler/grid=uniform")
 
 
 def controlnet(network, channels=3):
@@ -153,3 +157,42 @@ def test_what_does_not_fit_is_refused(published, changes, said, tmp_path):
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
     with pytest.raises(UserError, match=said):
         load_controlnet(tmp_path, folder / "base.ckpt")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("published", ["stable_diffusion_1"], indirect=True)
+def test_one_is_trained_on_a_published_model_of_texts_and_latents(published, tmp_path):
+    """Codec, text encoder and the factor of the latents come with the base; it draws from its checkpoint alone, and
+    goes out."""
+    folder, pictures = published[0], tmp_path / "pictures"
+    pictures.mkdir()
+    lines = []
+    for i in range(24):
+        noise = np.random.default_rng(i).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
+        Image.fromarray(noise[0]).save(pictures / f"{i}.png")
+        Image.fromarray(noise[1]).save(pictures / f"hint{i}.png")
+        lines.append({"file_name": f"{i}.png", "text": "a dog", "conditioning_image": f"hint{i}.png"})
+    (pictures / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    data = ["data=image_folder", f"data.root={pictures}", "data.hint_channels=3", "data.validation=8"]
+    model = ["model=controlnet", f"model.base.path={folder / 'base.ckpt'}", "optimizer.lr=0.1", "metrics=[]"]
+    arguments = [*runs.TOY, *data, *model, "callbacks=[latent_cache,checkpoints]"]
+    run = runs.call("train.py", *runs.outputs(tmp_path / "run", *arguments), cwd=tmp_path)
+    runs.succeeded(run)
+    made = load_checkpoint(tmp_path / "run/checkpoints/last.ckpt")
+    network = made["config"]["task"]["denoiser"]["network"]
+    assert network["hint_factor"] == FACTOR and network["hint_channels"] == 3
+    before = load_checkpoint(folder / "base.ckpt")["state_dict"]
+    for name, w in before.items():
+        if name.startswith("codec."):
+            assert torch.equal(made["state_dict"][name], w)
+        if name.startswith("conditioner."):
+            part = name.replace("conditioner.", "conditioner.parts.text.")
+            assert torch.equal(made["state_dict"][part], w)
+    asked = ["n=2", "prompt=a dog", f"hint={pictures / 'hint0.png'}", *SHORT]
+    images = runs.sample(tmp_path / "a", tmp_path / "run/checkpoints/last.ckpt", *asked).images
+    alone = runs.sample(tmp_path / "b", folder / "base.ckpt", "n=2", "prompt=a dog", *SHORT).images
+    assert images != alone
+    zero = [*asked, "control_strength=0"]
+    assert runs.sample(tmp_path / "a", tmp_path / "run/checkpoints/last.ckpt", *zero).images == alone
+    main(["export", str(tmp_path / "run/checkpoints/last.ckpt"), str(tmp_path / "out")])
+    diffusers.ControlNetModel.from_pretrained(tmp_path / "out")

@@ -48,7 +48,9 @@ def as_list(value: Any) -> list[Any]:
 def for_each(values: list[Any], key: str, count: int) -> list[Any]:
     """One for each of ``count`` ControlNets; None where there is none. Raises ``UserError`` for another number."""
     if len(values) not in (0, 1, count):
-        raise UserError(f"{key} has {len(values)} values for {counted(count, 'ControlNets')}; give one, or one for each.")
+        raise UserError(
+            f"{key} has {len(values)} values for {counted(count, 'ControlNets')}; give one, or one for each."
+        )
     return values * count if len(values) == 1 else values or [None] * count
 
 

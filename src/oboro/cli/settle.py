@@ -68,7 +68,9 @@ def settle_classes(config: DictConfig, key: str) -> None:
     """Without labels, where those of the data are none or not as many as the classes that the model in ``key=PATH``
     knows: class 3 of one set is not class 3 of another."""
     parts = config.conditioner.get("parts", {})
-    name, node = next(((n, part) for n, part in parts.items() if part.get("_target_") == LABEL), ("", config.conditioner))
+    name, node = next(
+        ((n, part) for n, part in parts.items() if part.get("_target_") == LABEL), ("", config.conditioner)
+    )
     known, present = node.get("num_classes"), config.data.get("num_classes")
     if node.get("_target_") != LABEL or known == present or AUTO in (known, present):
         return

@@ -20,7 +20,9 @@ def exporting(checkpoint: str) -> Callable[[str, str, str | None], None]:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="oboro", description=__doc__)
     commands = parser.add_subparsers(required=True)
-    to_us = commands.add_parser("import", help="the folder of a diffusers pipeline, or ControlNet, becomes a checkpoint")
+    to_us = commands.add_parser(
+        "import", help="the folder of a diffusers pipeline, or ControlNet, becomes a checkpoint"
+    )
     to_us.add_argument("folder")
     to_us.add_argument("checkpoint", type=output_file, help="the .ckpt file to write")
     to_us.add_argument("--base", help="of a ControlNet: the checkpoint, imported before, whose network it controls")
