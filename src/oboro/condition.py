@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from oboro.base.errors import UserError
 
-
 ROUNDING = 1e-6  # of times, which may come in single precision
 
 

@@ -1,4 +1,4 @@
-"""A published ControlNet answers here what it answers in diffusers, goes back the same, and is refused where it must."""
+"""A published ControlNet answers here what it answers in diffusers, and goes back the same."""
 
 import json
 

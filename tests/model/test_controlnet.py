@@ -63,8 +63,8 @@ def question(normal):
 
 @pytest.mark.parametrize("factor", [1, 4])
 def test_at_first_it_is_its_base_bit_for_bit_and_learns(base, question, factor, normal):
-    """In training the base stays in evaluation mode, and torch's kernels with gradients round otherwise; only the branch
-    gets gradients, of which the zero layers' are the first that are not zero, as in the paper."""
+    """In training the base stays in evaluation mode, and torch's kernels with gradients round otherwise. Only the
+    branch gets gradients, of which the zero layers' are the first that are not zero, as in the paper."""
     x, c_noise, signals = question(factor)
     network = wrapped(base, factor).train()
     with torch.no_grad():
@@ -217,5 +217,5 @@ def test_what_does_not_fit_is_said(unet, question):
     with pytest.raises(UserError, match="cannot control a UNetEncoder"):
         wrapped(UNetEncoder(1, num_classes=2, channels=8, channel_mult=(1, 2), attention_levels=(), head_channels=0))
     for factor, widths in ((3, None), (8, [4, 4])):
-        with pytest.raises(UserError, match="model.hint_factor="):
+        with pytest.raises(UserError, match=r"model\.hint_factor="):
             wrapped(unet, factor, hint_widths=widths)

@@ -81,8 +81,8 @@ def average_the_rest(parameters: Sequence[nn.Parameter]) -> None:
 
 
 def shard(network: nn.Module, mesh: Any) -> None:
-    """Let each rank of ``mesh`` hold a part of every parameter of ``network`` that has axes; one without stays whole, and
-    so does what came trained (``frozen`` of the network, by name).
+    """Let each rank of ``mesh`` hold a part of every parameter of ``network`` that has axes; one without stays whole,
+    and so does what came trained (``frozen`` of the network, by name).
 
     What is gathered at a time, for a forward or a backward pass, is one item of the network's lists of modules, or
     another of its children: each has to be called itself (``stage(x)``), as the network has. Names stay.

@@ -1,4 +1,4 @@
-"""python train.py model=controlnet model.base.path=PATH: what belongs to the network of the checkpoint comes with it."""
+"""python train.py model=controlnet model.base.path=PATH: what belongs to the network of the checkpoint comes along."""
 
 from omegaconf import DictConfig, OmegaConf
 

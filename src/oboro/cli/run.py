@@ -3,7 +3,8 @@
 What Hydra does before a job (``--help``, ``--cfg``, flags, composing) needs none of the libraries that compute. So
 nothing that this module imports may import torch, Lightning or matplotlib; those who need them are imported inside of
 functions here and where checkpoints are read (``oboro.restore.checkpoint``): the module of the command when its job
-starts, ``oboro.cli.init`` for ``init=PATH``, ``oboro.cli.base`` for ``model.base.path=PATH``, ``oboro.cli.benchmark`` when a sweep is over.
+starts, ``oboro.cli.init`` for ``init=PATH``, ``oboro.cli.base`` for ``model.base.path=PATH``,
+``oboro.cli.benchmark`` when a sweep is over.
 """
 
 import inspect

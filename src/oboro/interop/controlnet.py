@@ -150,8 +150,8 @@ def save(folder: Path, config: Mapping[str, Any], network: ControlNet) -> None:
     widths += [layer.out_channels for layer in list(network.branches[0].hint.layers)[2::2]]
     if 2 ** (len(widths) - 1) != config["hint_factor"]:
         raise UserError(
-            f"a {KIND} of diffusers halves hints before each further width, {len(widths) - 1} times, and this one makes "
-            f"1/{config['hint_factor']} of them; train with so many model.hint_widths."
+            f"a {KIND} of diffusers halves hints before each further width, {len(widths) - 1} times, and this one "
+            f"makes 1/{config['hint_factor']} of them; train with so many model.hint_widths."
         )
     if base["learned_variance"]:
         raise UserError(f"a {KIND} of diffusers has no learned variance beside it; train without.")

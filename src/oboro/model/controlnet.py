@@ -139,8 +139,8 @@ def check_as_large(embedded: Tensor, x: Tensor, picture: Tensor) -> None:
     if embedded.shape[2:] != x.shape[2:]:
         raise UserError(
             f"a hint of {tuple(picture.shape[2:])} becomes {tuple(embedded.shape[2:])} and the network sees samples of "
-            f"{tuple(x.shape[2:])}; give hints as large as the data, and set model.hint_factor to how many pixels along "
-            "an axis the codec makes one."
+            f"{tuple(x.shape[2:])}; give hints as large as the data, and set model.hint_factor to how many pixels "
+            "along an axis the codec makes one."
         )
 
 
