@@ -125,9 +125,9 @@ def test_several_are_added_up(control, tmp_path):
         return np.stack([np.asarray(Image.open(file)) for file in files]).astype(int)
 
     once = pixels("once", f"hint={one}", "control_strength=0.8")
-    halves = pixels("halves", again, f"hint=[{one},{one}]", "control_strength=0.4")
-    second = pixels("second", again, f"hint=[{other},{one}]", "control_strength=[0,0.8]")
-    both = pixels("both", again, f"hint=[{other},{one}]", "control_strength=0.8")
+    halves = pixels("halves", again, f"hint={{control: {one}, control_1: {one}}}", "control_strength=0.4")
+    second = pixels("second", again, f"hint={{control: {other}, control_1: {one}}}", "control_strength=[0,0.8]")
+    both = pixels("both", again, f"hint={{control: {other}, control_1: {one}}}", "control_strength=0.8")
     assert abs(halves - once).max() <= 1 and np.array_equal(second, once)
     assert abs(both - once).max() > 10
 
@@ -138,7 +138,7 @@ def test_what_control_cannot_do_is_said(control, base, tmp_path, pictures):
         ([base, "control_strength=0.5"], "control_strength is for a ControlNet and the checkpoint has none"),
         ([base, f"controls={control.last}"], "checkpoint has no ControlNet"),
         ([control.last, f"controls={base}", hint], f"controls={base} has no ControlNet"),
-        ([control.last, f"controls={control.last}", hint], "set hint to a list of so many"),
+        ([control.last, f"controls={control.last}", hint], "does not say which of the pictures control, control_1"),
         ([control.last, hint, "control_strength=[1,1]"], "has 2 values for 1 ControlNet"),
         ([control.last, hint, "control_interval=[0.8,0.2]"], "give the smaller one first"),
         ([control.last, hint, "control_strength=-1"], "control_strength=-1"),

@@ -69,7 +69,8 @@ def add(task: Diffusion, path: str, profile: str | None) -> None:
     count = len(here.branches)
     (single,) = (single for single in other.conditioner.singles if single.name == there.branches[0].signal)
     single.name = f"control_{count}"
-    single.entry = f"{single.entry}_{count}"
+    if not single.computed:  # those that are computed are of the same picture
+        single.entry = f"{single.entry}_{count}"
     here.add(there.branches[0], single.name)
     if not isinstance(task.conditioner, Joint):
         task.conditioner = Joint({"control": task.conditioner})

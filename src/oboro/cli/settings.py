@@ -19,6 +19,7 @@ from oboro.base.signature import located
 from oboro.cli.options import folders, options
 from oboro.conditioner.control import Interval
 from oboro.data import DataModule
+from oboro.evaluate.evaluator import Conditions
 from oboro.extractor import Extractor, Joint
 from oboro.guidance import Guidance
 from oboro.measurement import MaskShape, Measurement
@@ -73,7 +74,9 @@ class Sampling(Drawing):
     measurement: Measurement | MaskShape | None
     label: int | Annotated[Sequence[int], Len(1)] | None  # of the classes that the model has
     prompt: str | Sequence[Any] | None  # texts, which oboro.cli.sample.texts holds against the model
-    hint: Name | Annotated[Sequence[Name], Len(1)] | None  # one for each picture that the model reads
+    hint: Name | Mapping[str, Name] | None
+    hint_ready: bool
+    mask: Name | None
     controls: Name | Annotated[Sequence[Name], Len(1)] | None
     negative: str | Sequence[Any] | None
     previews: CountOrNone
@@ -94,6 +97,7 @@ class Evaluating(Drawing):
     images: Name | None
     n: Annotated[int, Ge(2)]
     repeats: Count
+    conditions: Conditions
     reference: Name | None
     bits_per_dim: BitsPerDim
     watch: Name | None

@@ -9,14 +9,15 @@ from annotated_types import Len
 from oboro import condition
 from oboro.base.errors import UserError
 from oboro.base.ranges import Name, NonNegative, Share, Width
-from oboro.conditioner.conditioner import Batch
 from oboro.conditioner.image import Image
+from oboro.hint import Hint
 
 Interval = Annotated[Sequence[Share], Len(2, 2)]
 
 
 class Control(Image):
-    """batch[``entry``] (B, image_channels, H, W), in [-1, 1], ↦ the signal ``name``, which a ControlNet reads.
+    """The picture ``hint`` of batch[``entry``] (B, image_channels, H, W), in [-1, 1], ↦ the signal ``name``, which a
+    ControlNet reads.
 
     It counts ``strength`` times at times t of ``interval``, both ends included, and not at all at others; these are for
     sampling and may be changed then. A sample whose picture is dropped is one of the base alone. Raises ``UserError``
@@ -30,19 +31,19 @@ class Control(Image):
         image_channels: Width,
         dropout: Share = 0.0,
         name: Name = "control",
-        entry: Name = "hint",
+        entry: Name | None = None,
+        hint: Hint | None = None,
         strength: NonNegative = 1.0,
         interval: Interval = (0.0, 1.0),
     ):
-        super().__init__(image_channels, dropout, name, entry)
+        super().__init__(image_channels, dropout, name, entry, hint)
         self.strength = strength
         self.interval = times(interval)
 
-    def signal(self, batch: Batch) -> condition.Control:
-        picture = super().signal(batch)
-        n, device = len(picture), picture.device
+    def of(self, image: condition.Image) -> condition.Control:
+        n, device = len(image), image.x.device
         numbers = (torch.full((n,), value, device=device) for value in (self.strength, *self.interval))
-        return condition.Control(picture.x, picture.known, *numbers)
+        return condition.Control(image.x, image.known, *numbers)
 
 
 def times(interval: Sequence[float]) -> tuple[float, float]:

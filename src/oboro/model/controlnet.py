@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Self
 
+import torch
 from torch import Tensor, nn
 
 from oboro.base.counted import counted
@@ -15,6 +16,7 @@ from oboro.model.dit import DiT
 from oboro.model.layers import conv, over_space, run, zero
 from oboro.model.unet_skeleton import UNetSkeleton
 
+HOLE = -3.0  # of pixels that are not known: -1 where black is 0 and white 1, as published networks for inpainting have it
 WIDTHS = (16, 32, 96, 256)  # of the published ControlNets, for latents at an eighth of the resolution
 
 
@@ -80,7 +82,8 @@ class Branch(nn.Module, ABC):
         control = signals[self.signal]
         assert isinstance(control, Control)
         scale = control.strength.to(x) * control.known.view(len(x), -1).any(1).to(x)
-        return [r * over_space(scale[:, None], r) for r in self.residuals(x, c_noise, signals, control.x.to(x))]
+        picture = torch.where(control.known, control.x, HOLE) if control.has_hole else control.x
+        return [r * over_space(scale[:, None], r) for r in self.residuals(x, c_noise, signals, picture.to(x))]
 
     @abstractmethod
     def residuals(self, x: Tensor, c_noise: Tensor, signals: Signals, picture: Tensor) -> list[Tensor]:
@@ -185,6 +188,7 @@ class ControlNet(nn.Module):
         if checkpointing:
             base.checkpointing = self.branches[0].copy.checkpointing = True
         self.dims, self.min_size = base.dims, base.min_size
+        self.image_channels = getattr(base, "image_channels", 0)
 
     @property
     def reads(self) -> dict[str, type[Signal]]:
