@@ -162,3 +162,42 @@ def test_a_run_that_was_cut_off_ends_as_if_it_had_not_been(control, base, pictur
     for run, other in ((runs.Run(0, "", "", tmp_path / "a"), control), (runs.Run(0, "", "", tmp_path / "b"), whole)):
         for key in ("state_dict", "ema", "optimizer_states", "frozen", "global_step"):
             assert runs.equal(run.checkpoint()[key], other.checkpoint()[key]), key
+
+
+@pytest.mark.slow
+def test_what_cannot_be_trained_is_said(control, base, pictures, tmp_path):
+    """Before anything is trained, in one line with the remedy."""
+    on_base = ["model=controlnet", f"model.base.path={base}"]
+    cases = [
+        (["model=controlnet"], "model.base.path"),
+        (["model=controlnet", "model.base.path=nowhere.ckpt"], "there is no checkpoint nowhere.ckpt"),
+        (["model=controlnet", f"model.base.path={control.last}"], "cannot control a ControlNet"),
+        ([*on_base, "parameterization=eps", "schedule=vp"], "predicts V and this run takes it for Eps"),
+        ([*on_base, "conditioner=label"], "learns to follow the picture control and no condition gives it"),
+        ([*on_base, "model.base.profile=none"], "has no average none"),
+        ([*on_base, "adapter=lora"], "leave adapter out"),
+        ([*on_base, "model.hint_factor=3"], "model.hint_factor=3"),
+        ([*on_base, "data.hint_channels=3"], "image_channels is 3"),
+    ]
+    for arguments, said in cases:
+        run = train(tmp_path / "run", *pictures, *arguments)
+        assert run.status == 1 and said in run.stderr.replace("\n", " "), f"{arguments}: {run.stderr}"
+        assert "Traceback" not in run.stderr
+
+
+@pytest.mark.slow
+def test_it_goes_with_other_data_goes_on_as_a_start_and_is_measured(control, base, pictures, tmp_path):
+    """Labels are left out where the data have others. A start is the whole of it. What counted is in the protocol."""
+    unlabelled = [*pictures, "data.num_classes=0", "model=controlnet", f"model.base.path={base}"]
+    run = runs.succeeded(train(tmp_path / "a", *unlabelled, "trainer.max_steps=1"))
+    parts = load_checkpoint(run.last)["config"]["task"]["conditioner"]["parts"]
+    assert list(parts) == ["control"] and "knows 2 classes and the data have none" in run.stderr.replace("\n", " ")
+    run = runs.succeeded(train(tmp_path / "b", *pictures, f"init={control.last}", "optimizer.lr=0"))
+    started, ended = load_checkpoint(control.last), load_checkpoint(run.last)
+    averages = started["ema"]["averages"][next(iter(started["ema"]["averages"]))]
+    for name, w in ended["state_dict"].items():
+        if name.startswith("denoiser."):
+            assert torch.equal(w, averages.get(name.removeprefix("denoiser."), started["state_dict"][name]))
+    asked = ["n=4", "chunk=4", "sampler.steps=2", "metrics=[precision_recall]", "metrics.precision_recall.k=1"]
+    found = runs.evaluate(tmp_path / "c", control.last, *asked, "control_strength=0.5")
+    assert found["protocol"]["control"] == {"control": {"strength": 0.5, "interval": [0.0, 1.0]}}

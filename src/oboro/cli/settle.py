@@ -5,7 +5,7 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from oboro.base.counted import counted
 from oboro.base.errors import UserError
@@ -75,7 +75,8 @@ def settle_classes(config: DictConfig, key: str) -> None:
     if node.get("_target_") != LABEL or known == present or AUTO in (known, present):
         return
     if name and len(parts) > 1:
-        del parts[name]
+        with open_dict(parts):
+            del parts[name]
     else:
         config.conditioner = UNCONDITIONAL
     have = counted(present, "others") if present else "none"
