@@ -137,8 +137,10 @@ def export(checkpoint: str | Path, folder: str | Path, profile: str | None = Non
     task = build_task(content)
     averaged(task, checkpoint, profile)
     if any(issubclass(kind, Control) for kind in task.get_submodule("conditioner").gives.values()):
-        raise UserError(f"{checkpoint} has a ControlNet, whose picture counts at times that an ONNX file does not know; "
-                        "export the checkpoint of its base.")
+        raise UserError(
+            f"{checkpoint} has a ControlNet, whose picture counts at times that an ONNX file does not know; "
+            "export the checkpoint of its base."
+        )
     export_task(task, Path(folder).expanduser())
 
 
