@@ -13,6 +13,8 @@ from tempfile import TemporaryDirectory
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 
@@ -56,6 +58,7 @@ OF_SAMPLES = ("measurement",)  # groups that sampling and evaluation alone have
 SEVERAL = ("callbacks", "logger", "metrics")  # groups of which a run takes several options
 SEARCH = ("*/*.yaml", "*/*/*.yaml")  # groups, and groups nested in them: loss/time
 PATHS = [path.relative_to(CONF) for pattern in SEARCH for path in CONF.glob(pattern)]
+GROUPS = {path.parent.as_posix() for path in PATHS}
 OPTIONS = sorted((path.parent.as_posix(), path.stem) for path in PATHS if path.parts[0] != "hydra")
 
 
@@ -81,14 +84,24 @@ each_class_option = over(option=named(option for option in OPTIONS if option[0] 
 
 
 @cache
-def compose_once(overrides: tuple[str, ...]):
+def compose_once(choices: tuple[str, ...]):
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("train", [*overrides, "output_dir=outputs"])
+        return compose("train", [*choices, "output_dir=outputs"])
+
+
+def chooses(override: str) -> bool:
+    """Whether it chooses an option; else it sets a value."""
+    key = override.lstrip("+~").partition("=")[0]
+    return "@" in key or key in GROUPS
 
 
 def composed(*overrides: str):
-    """The configuration of ``python train.py OVERRIDES``."""
-    return deepcopy(compose_once(overrides))
+    """The configuration of ``python train.py OVERRIDES``: values are set as Hydra sets them, in what it composes of the
+    choices."""
+    config = deepcopy(compose_once(tuple(filter(chooses, overrides))))
+    values = [override for override in overrides if not chooses(override)]
+    ConfigLoaderImpl._apply_overrides_to_config(OverridesParser.create().parse_overrides(values), config)
+    return config
 
 
 @cache
@@ -128,6 +141,7 @@ def choosing(group: str, name: str) -> list[str]:
         "parameterization=eps": ["schedule=vp"],
         "extractor=trained_clip": ["extractor.path=last.ckpt"],
         "measurement=mask_file": ["measurement.path=mask.png"],
+        "measurement=mask_outside": ["measurement.height=28", "measurement.width=28"],
         "guidance=autoguidance": ["guidance.weak.path=last.ckpt"],
         "guidance=classifier": ["guidance.classifier.path=last.ckpt"],
         "guidance=per_condition": ["guidance.scales={label: 2}"],
@@ -141,8 +155,8 @@ def choosing(group: str, name: str) -> list[str]:
     if f"{group}={name}" in ("model=controlnet", "experiment=control_edges_fashion"):
         # Of a run the condition comes with the path.
         needs[f"{group}={name}"] = [f"model.base.path={learned_by('diffusion')}", "conditioner=control"]
-    if f"{group}={name}" == "conditioner=joint":
-        needs["conditioner=joint"] = [f"conditioner.parts.text.encoder.path={learned_by('clip')}"]
+    if f"{group}={name}" in ("conditioner=joint", "conditioner=joint_text_image"):
+        needs[f"{group}={name}"] = [f"conditioner.parts.text.encoder.path={learned_by('clip')}"]
     if f"{group}={name}" == "experiment=emoji_text":
         # The stand-in of the codec is of one channel.
         needs["experiment=emoji_text"] += [f"extractor.path={learned_by('clip')}", "data.channels=1"]
@@ -220,7 +234,9 @@ def test_an_option_names_its_class(option):
     if module.startswith("lightning."):  # a foreign class: trainer=default, logger=tensorboard
         assert cls.startswith(stem) or name == "default"
     else:
-        assert module == (f"oboro.{group.replace('/', '.')}" if name != "trained" else "oboro.restore")
+        assert module == (
+            f"oboro.{group.replace('/', '.')}" if name not in ("trained", "trained_emoji") else "oboro.restore"
+        )
         assert stem.startswith(cls)
 
 
@@ -266,7 +282,7 @@ def test_every_selected_group_is_used_by_the_wiring(task):
     assert len(groups) >= 5 and set(chosen_by_options) == {"conditioner", "extractor", "optimizer"}
     used = set(re.findall(r"\$\{(\w+)[.}]", wiring(task)))
     assert set(groups) | set(chosen_by_options) <= used
-    assert set(groups) - {"data"} <= set(re.findall(r"\$\{(\w+)[.}]", text))
+    assert set(groups) - {"data", "hint"} <= set(re.findall(r"\$\{(\w+)[.}]", text))
 
 
 def test_every_folder_is_a_group_that_an_entry_point_selects():
@@ -393,7 +409,7 @@ def test_the_other_entry_points_compose(entry):
 @pytest.mark.parametrize("override", ["sampler=eulr", "smapler=ddim", "sampler.step=3", "trainer.max_step=3"])
 def test_wrong_options_groups_and_keys_fail(override):
     with pytest.raises(Exception, match="Could not"):
-        composed(override)
+        compose_once((override,))
 
 
 PRINTED = ("schedule", "sampler", "sampler/grid", "guidance", "guidance/weight")  # in the protocol of a number
@@ -420,6 +436,7 @@ NO_OPTIONS = {
     "data": {"Block", "ImageSettings", "Population", "Settings", "Source", "Split"},
     "extractor": {"Samples"},
     "loss": {"Loss", "Pairs"},
+    "measurement": {"Mask", "Measured"},
     "metrics": {"Bank", "Extracted", "FeatureStatistics", "Held", "Published", "Value"},
     "model": {"CLIPText", "EmptyText", "T5Text", "Tokenizer"},
     "sampler": {"Node", "Noise", "Posterior"},

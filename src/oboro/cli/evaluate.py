@@ -18,6 +18,7 @@ from oboro.base.errors import UserError
 from oboro.base.json_text import json_text
 from oboro.base.settings import settings_text
 from oboro.cli.checkpoint import latest_checkpoint
+from oboro.cli.measured import measurement_of
 from oboro.cli.sample import average, check_amounts, open_task, start, trained_precision
 from oboro.cli.settings import Evaluating, check_settings
 from oboro.cli.settle import remark_unread_data, settle
@@ -26,6 +27,7 @@ from oboro.cli.watch import watch
 from oboro.data import DataModule
 from oboro.evaluate.data_check import check_data, difference
 from oboro.evaluate.evaluator import Evaluator, held_out_likelihood
+from oboro.evaluate.held_out import HeldOut
 from oboro.evaluate.protocol import Protocol
 from oboro.evaluate.result import Result
 from oboro.evaluate.sample_files import read_samples
@@ -33,6 +35,7 @@ from oboro.metrics import Value
 from oboro.report.pictures import pairs_picture
 from oboro.report.table import interval, number, print_results, spread, write_result
 from oboro.task import Diffusion
+from oboro.task.contradictions import check_measured
 
 # What measuring of samples that exist reads of the configuration.
 READ_WITH_IMAGES = (
@@ -57,6 +60,8 @@ def evaluate(config: DictConfig) -> None:
     checkpoint, task = open_task(config, path, fabric)
     read_data(evaluator.data)
     check_data(task, evaluator.data)
+    if evaluator.problem is not None:
+        check_measured(task, task.codec, evaluator.problem.check())
     check_likelihood(config, task, evaluator.data)
     check_amounts(config.n, config.chunk, evaluator.data.modality)
     if fabric.is_global_zero and (sentence := difference(task, evaluator.data)):
@@ -168,7 +173,17 @@ def build_evaluator(config: DictConfig) -> Evaluator:
         for key in ("extractor", "metrics", "data")
     )
     remark_unread_data(data)
-    return Evaluator(extractor, metrics, data, config.reference, config.conditions)
+    problem = problem_of(config, data)
+    return Evaluator(extractor, metrics, data, config.reference, problem=problem, conditions=config.conditions)
+
+
+def problem_of(config: DictConfig, data: DataModule) -> HeldOut | None:
+    """The inverse problem that samples solve, if there is one."""
+    if config.measurement is None:
+        if config.measurement_noise:
+            raise UserError("measurement_noise is of a measurement; name it with measurement=... too.")
+        return None
+    return HeldOut(data, measurement_of(config), config.measurement_noise, config.seed)
 
 
 def make_ready(evaluator: Evaluator, known: set[str], n: int) -> None:

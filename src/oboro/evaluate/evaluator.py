@@ -18,6 +18,7 @@ from oboro.conditioner import Control
 from oboro.data import DataModule, Population
 from oboro.data.latents import module_digest
 from oboro.ema import EMA
+from oboro.evaluate.held_out import HeldOut
 from oboro.evaluate.likelihood import bits_per_dim
 from oboro.evaluate.protocol import Protocol
 from oboro.evaluate.result import Result
@@ -36,7 +37,10 @@ class Evaluator:
     """``metrics`` of samples against the training images of ``data``, or against the moments of the file ``published``.
 
     Samples are drawn under the classes, texts and pictures of the training images, or with ``conditions`` = held_out of
-    those that are held out. Nothing is read or computed before ``prepare`` and ``evaluate``.
+    those that are held out. With a ``problem``, they are drawn of held-out images that were measured, under the
+    conditions of these.
+
+    Nothing is read or computed before ``prepare`` and ``evaluate``.
     """
 
     def __init__(
@@ -45,8 +49,10 @@ class Evaluator:
         metrics: Mapping[str, Metric],
         data: DataModule,
         published: str | None = None,
+        problem: HeldOut | None = None,
         conditions: Conditions = "training",
     ):
+        self.problem = problem
         self.data = data
         self.conditions = conditions
         self.metrics = dict(metrics)
@@ -119,7 +125,11 @@ class Evaluator:
             )
         seconds = time.perf_counter() - start
         ids = range(protocol.first, protocol.first + protocol.n)
-        metadata = task.conditioner.metadata(ids, self.population)
+        if self.problem is None:
+            metadata = task.conditioner.metadata(ids, self.population)
+        else:
+            metadata = self.problem.metadata(ids)
+            record["problem"] = self.problem.settings
         record |= {
             "quantisation": self.data.modality.quantisation,
             "samples": protocol.n,
@@ -173,7 +183,10 @@ class Evaluator:
             return Parts().rows(lambda part: self._images(task, part, protocol, autocast), padded)[: len(ids)]
 
     def _images(self, task: Diffusion, ids: list[int], protocol: Protocol, autocast: Callable) -> Tensor:
-        cond = task.conditioner.for_samples(ids, self.population)
+        if self.problem is None:
+            cond = task.conditioner.for_samples(ids, self.population)
+        else:
+            cond = self.problem.condition(task.conditioner, ids)
         with autocast():
             x = task.generate(ids, protocol.seed, cond, self.data.modality.shape)
         return (task.modality or self.data.modality).to_stored(x)

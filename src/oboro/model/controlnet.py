@@ -16,9 +16,7 @@ from oboro.model.dit import DiT
 from oboro.model.layers import conv, over_space, run, zero
 from oboro.model.unet_skeleton import UNetSkeleton
 
-HOLE = (
-    -3.0
-)  # of pixels that are not known: -1 where black is 0 and white 1, as published networks for inpainting have it
+HOLE = -3.0  # of unknown pixels: -1 where black is 0 and white 1, as published networks for inpainting have it
 WIDTHS = (16, 32, 96, 256)  # of the published ControlNets, for latents at an eighth of the resolution
 
 

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +16,7 @@ from oboro.base.draws import Noise
 from oboro.base.errors import UserError
 from oboro.base.ranges import Seed
 from oboro.base.remark import remark
-from oboro.codec import Codec
+from oboro.codec import Codec, Identity
 from oboro.condition import Condition, Control, Image, kinds_read
 from oboro.conditioner import Conditioner
 from oboro.conditioner import Image as Picture
@@ -23,10 +25,10 @@ from oboro.denoiser import Denoiser
 from oboro.divergence import Divergence
 from oboro.ema import EMA
 from oboro.generate import Watch, generate
-from oboro.guidance import Guidance
-from oboro.guidance.known import KNOWN, Known, filled
+from oboro.guidance import DDNM, Guidance
 from oboro.hint.hint import with_channels
 from oboro.loss import Loss
+from oboro.measurement import NAME, Mask, Measured
 from oboro.model.signals import by_name
 from oboro.optimizer import Optimizer
 from oboro.sampler import Sampler
@@ -145,24 +147,25 @@ class Diffusion(NoiseLevels):
         """The conditions that are pictures."""
         return [single for single in self.conditioner.singles if isinstance(single, Picture)]
 
-    def seen(self, cond: Condition) -> Condition:
+    def seen(self, cond: Condition, batch: Mapping[str, Any] = MappingProxyType({})) -> Condition:
         """``cond`` as the network sees it: pictures with ``latent`` are what the codec makes of them, with the channels
-        that it encodes, and known where all pixels are that became one.
+        that it encodes, and known where all pixels are that became one. Of pictures of the data the ``batch`` that they
+        are from may have the latents (``callbacks.LatentCache``).
 
         Rombach et al. (arXiv:2112.10752, sec. 4.5) shrink the mask by its nearest pixels. InstructPix2Pix
         (arXiv:2211.09800) takes these latents before they are scaled: its weights for them are ours times the scale.
         """
         encoded = {
-            single.name: self._encoded(signal)
+            single.name: self._encoded(signal, None if single.computed else batch.get(f"{single.entry}_latent"))
             for single in self._pictures
             if single.latent and isinstance(signal := cond.signals.get(single.name), Image)
         }
         return replace(cond, signals={**cond.signals, **encoded}) if encoded else cond
 
-    def _encoded(self, image: Image) -> Image:
+    def _encoded(self, image: Image, z: Tensor | None) -> Image:
         channels = image.x.shape[1] if self.modality is None else self.modality.shape[0]
-        z = self.codec.encode(with_channels(image.x, channels))
-        present = image.known.flatten(1).any(1)
+        z = self.codec.encode(with_channels(image.x, channels)) if z is None else z
+        present = image.known.reshape(len(z), -1).any(1)
         known = present
         if image.has_hole:
             known = adaptive_max_pool2d((~image.known).to(z), z.shape[2:]) == 0
@@ -185,11 +188,11 @@ class Diffusion(NoiseLevels):
             remarks.remark_small(relative_update(self.learned))
 
     def objective(self, batch: dict[str, Tensor], x: Tensor, generator: torch.Generator) -> Tensor:
-        loss = self.loss(self.denoiser, x, self.seen(self.conditioner(batch, generator)), generator)
+        loss = self.loss(self.denoiser, x, self.seen(self.conditioner(batch, generator), batch), generator)
         return loss * batch["weight"] if "weight" in batch else loss
 
     def errors(self, batch: dict[str, Tensor], x: Tensor, u: Tensor, eps: Tensor) -> Tensor:
-        return self.loss.at_quantile(self.denoiser, x, self.seen(self.conditioner.keep(batch)), u, eps)[:, None]
+        return self.loss.at_quantile(self.denoiser, x, self.seen(self.conditioner.keep(batch), batch), u, eps)[:, None]
 
     def generate(
         self,
@@ -207,23 +210,24 @@ class Diffusion(NoiseLevels):
         the task's guidance and sampler.
 
         From noise, or from latents ``x`` or ``x_t`` at time ``start``, see ``oboro.generate.walk``. ``cond`` has
-        pictures as they are (``seen``). Where the hint keeps them, samples have the known pixels of a picture with a
-        hole: in every x̂0, and in the end to the last bit.
+        pictures as they are (``seen``). Where the hint keeps them, the known pixels of a picture with a hole are taken
+        for measured: they are in every x̂0 (``DDNM``; not of latents), and in samples to the last bit.
         """
-        cond = cond.to(self.device)
-        picture, cond, guidance = self._known(cond), self.seen(cond), self.guidance
-        image = self._known(cond)
-        if image is not None and image.x.shape[1] == self.codec.latent_shape(shape)[0]:
-            guidance = Known(guidance)
-            cond = replace(cond, sampling={**cond.sampling, KNOWN: image})
-        samples = generate(
+        cond, guidance = cond.to(self.device), self.guidance
+        known = self._known(cond)
+        if known is not None and known.x.shape[1] == shape[0]:
+            clean = Measured(known.x, torch.zeros(len(known.x), device=self.device), Mask(known.known))
+            cond = replace(cond, sampling={NAME: clean, **cond.sampling})
+            if isinstance(self.codec, Identity) and not (guidance.measures or self.sampler.measures):
+                guidance = DDNM(inside=guidance)
+        return generate(
             self.denoiser,
             guidance,
             self.sampler,
             self.codec,
             ids=ids,
             seed=seed,
-            cond=cond,
+            cond=self.seen(cond),
             latent_shape=self.codec.latent_shape(shape),
             device=self.device,
             watch=watch,
@@ -231,4 +235,3 @@ class Diffusion(NoiseLevels):
             x_t=x_t,
             start=start,
         )
-        return samples if picture is None or picture.x.shape[1] != shape[0] else filled(samples, picture)
