@@ -20,6 +20,7 @@ from oboro.base.errors import UserError
 from oboro.base.json_text import json_text
 from oboro.base.memory import Parts, rows_of
 from oboro.base.remark import remark
+from oboro.cli.control import control
 from oboro.cli.device import as_trained, check_device, resolve_precision
 from oboro.cli.hints import picture_entries, with_pictures
 from oboro.cli.launcher import care_for
@@ -64,6 +65,7 @@ def open_task(config: DictConfig, path: str | Path, fabric: Fabric) -> tuple[dic
     checkpoint = adapted(config, load_checkpoint(path))
     parts = {key: OmegaConf.to_container(config[key], resolve=True) for key in ("schedule", "sampler", "guidance")}
     task = build_task(checkpoint, **parts)
+    control(config, task)
     task.measured = config.get("measurement") is not None
     contradictions.check(task, task.measured)
     if config.profile is not None and config.profile not in task.ema.profiles:

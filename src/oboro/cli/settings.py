@@ -13,10 +13,11 @@ from oboro.base.annotation import is_class
 from oboro.base.configuration import TARGET, Configuration, Path, is_a, key_of
 from oboro.base.errors import UserError
 from oboro.base.lightning_trainer import Accelerator, Devices, Precision
-from oboro.base.ranges import AverageWidth, Count, CountOrNone, Name, NonNegative, Positive, Seed, Steps, Width
+from oboro.base.ranges import AverageWidth, Count, CountOrNone, Name, NonNegative, Positive, Seed, Share, Steps, Width
 from oboro.base.secret import first_hidden
 from oboro.base.signature import located
 from oboro.cli.options import folders, options
+from oboro.conditioner.control import Interval
 from oboro.data import DataModule
 from oboro.edit import Edit
 from oboro.evaluate.evaluator import Conditions
@@ -61,6 +62,8 @@ class Drawing(Command):
     ema_std: AverageWidth | None
     adapter_file: Name | None
     adapter_scale: float
+    control_strength: NonNegative | Annotated[Sequence[NonNegative], Len(1)] | None
+    control_interval: Annotated[Sequence[Share], Len(2, 2)] | Annotated[Sequence[Interval], Len(1)] | None
     chunk: Count
     accelerator: Accelerator
     precision: Precision | None
@@ -79,6 +82,7 @@ class Sampling(Drawing):
     hint: Name | Mapping[str, Name] | None
     hint_ready: bool
     mask: Name | None
+    controls: Name | Annotated[Sequence[Name], Len(1)] | None
     negative: str | Sequence[Any] | None
     previews: CountOrNone
     npz: bool

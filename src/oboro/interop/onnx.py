@@ -15,8 +15,8 @@ from torch.export import Dim
 
 from oboro.base.errors import UserError
 from oboro.base.json_text import json_text
+from oboro.condition import Control, Signal, Signals
 from oboro.condition import Image as Picture
-from oboro.condition import Signal, Signals
 from oboro.conditioner import Image
 from oboro.denoiser import Denoiser
 from oboro.restore.checkpoint import check_kind, load_checkpoint
@@ -137,6 +137,11 @@ def export(checkpoint: str | Path, folder: str | Path, profile: str | None = Non
     check_kind(content, checkpoint, "diffusion")
     task = build_task(content)
     averaged(task, checkpoint, profile)
+    if any(issubclass(kind, Control) for kind in task.get_submodule("conditioner").gives.values()):
+        raise UserError(
+            f"{checkpoint} has a ControlNet, whose picture counts at times that an ONNX file does not know; "
+            "export the checkpoint of its base."
+        )
     export_task(task, Path(folder).expanduser())
 
 
