@@ -417,6 +417,7 @@ NO_OPTIONS = {
     "data": {"Block", "ImageSettings", "Population", "Settings", "Source", "Split"},
     "extractor": {"Samples"},
     "loss": {"Loss", "Pairs"},
+    "measurement": {"Mask", "Measured"},
     "metrics": {"Bank", "Extracted", "FeatureStatistics", "Held", "Published", "Value"},
     "model": {"CLIPText", "EmptyText", "T5Text", "Tokenizer"},
     "sampler": {"Node", "Noise", "Posterior"},

@@ -3,12 +3,18 @@
 from oboro.guidance.autoguidance import Autoguidance
 from oboro.guidance.classifier import Classifier
 from oboro.guidance.classifier_free import CFGPP, CFGZeroStar, ClassifierFree
+from oboro.guidance.ddnm import DDNM
+from oboro.guidance.dps import DPS
 from oboro.guidance.gradient import GradientGuided, linearized
 from oboro.guidance.guidance import DenoiserWrapper, Guidance, Guided, Unguided
+from oboro.guidance.measuring import Measuring
 from oboro.guidance.per_condition import PerCondition
+from oboro.guidance.pigdm import PiGDM
 
 __all__ = [
     "CFGPP",
+    "DDNM",
+    "DPS",
     "Autoguidance",
     "CFGZeroStar",
     "Classifier",
@@ -17,7 +23,9 @@ __all__ = [
     "GradientGuided",
     "Guidance",
     "Guided",
+    "Measuring",
     "PerCondition",
+    "PiGDM",
     "Unguided",
     "linearized",
 ]

@@ -47,6 +47,21 @@ class Guidance(ABC):
         return False
 
     @property
+    def measures(self) -> bool:
+        """Whether it draws towards a measurement, the signal ``measured`` of ``Condition.sampling``."""
+        return False
+
+    @property
+    def measures_latents(self) -> bool:
+        """Whether it does so in the latents of a codec, too, through the decoder."""
+        return False
+
+    @property
+    def moves_ends(self) -> bool:
+        """Whether it moves the end of a step by a length of its own, and so means steps of one evaluation."""
+        return False
+
+    @property
     def idle(self) -> Sequence[str]:
         """Settings that were made and change nothing beside the others."""
         return ()

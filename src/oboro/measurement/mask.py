@@ -29,6 +29,10 @@ class Mask(Spectral):
         return f(self.mask.to(y)) * y
 
     @property
+    def known(self) -> Tensor:
+        return self.mask
+
+    @property
     def tensors(self) -> Mapping[str, Tensor]:
         return {"mask": self.mask}
 

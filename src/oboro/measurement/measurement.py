@@ -56,6 +56,11 @@ class Measurement(ABC):
         return self
 
     @property
+    def known(self) -> Tensor | None:
+        """Where y gives numbers of x themselves, bool, of a shape that broadcasts with x; None where nowhere."""
+        return None
+
+    @property
     def tensors(self) -> Mapping[str, Tensor]:
         """What differs between samples, (B, ...)."""
         return {}

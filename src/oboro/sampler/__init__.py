@@ -8,6 +8,7 @@ from oboro.sampler.learned_variance import LearnedVariance
 from oboro.sampler.multistep import DEIS, IPNDM, LMS, PNDM
 from oboro.sampler.node import DATA, Node, ddim_step, node_at, nodes
 from oboro.sampler.posterior import Posterior, posteriors
+from oboro.sampler.repaint import RePaint
 from oboro.sampler.restart import Restart
 from oboro.sampler.sampler import Grid, Noise, Sampler, denoise
 from oboro.sampler.unipc import UniPC
@@ -30,6 +31,7 @@ __all__ = [
     "Node",
     "Noise",
     "Posterior",
+    "RePaint",
     "Restart",
     "Sampler",
     "UniPC",

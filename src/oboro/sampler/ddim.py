@@ -45,11 +45,14 @@ class DDIM(Sampler):
 
     def solve(self, denoiser: Denoises, x: Tensor, grid: Sequence[Node], cond: Condition, noise: Noise) -> Tensor:
         for t, s in pairwise(grid):
-            tau = min(self.eta**2 * (1 - (t.alpha * s.sigma / (s.alpha * t.sigma)) ** 2), 1.0)
-            fresh = tau > 0 and s.sigma > 0
-            end = s._replace(sigma=s.sigma * sqrt(1 - tau)) if fresh else s
-            x0 = denoise(denoiser, x, t.t, cond, end)
-            x = ddim_step(x, x0, t, end)
-            if fresh:
-                x = x + s.sigma * sqrt(tau) * noise(x)
+            x = ddim_eta_step(denoiser, x, t, s, self.eta, cond, noise)
         return x
+
+
+def ddim_eta_step(denoiser: Denoises, x: Tensor, t: Node, s: Node, eta: float, cond: Condition, noise: Noise) -> Tensor:
+    """x_s from x_t, with one evaluation, as ``DDIM`` has it."""
+    tau = min(eta**2 * (1 - (t.alpha * s.sigma / (s.alpha * t.sigma)) ** 2), 1.0)
+    fresh = tau > 0 and s.sigma > 0
+    end = s._replace(sigma=s.sigma * sqrt(1 - tau)) if fresh else s
+    x = ddim_step(x, denoise(denoiser, x, t.t, cond, end), t, end)
+    return x + s.sigma * sqrt(tau) * noise(x) if fresh else x

@@ -143,6 +143,11 @@ class Sampler(ABC):
         return False
 
     @property
+    def measures(self) -> bool:
+        """Whether it draws samples of a measurement, the signal ``measured`` of ``Condition.sampling``."""
+        return False
+
+    @property
     def walks_grid(self) -> bool:
         """Whether its steps are those of the grid."""
         return True

@@ -1,0 +1,92 @@
+"""What all guidance by a measurement y = A x + noise shares."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from oboro.condition import Signal
+from oboro.guidance.gradient import linearized
+from oboro.guidance.guidance import Guidance
+from oboro.measurement import Measured
+from oboro.schedule import Schedule
+
+
+class Measuring(Guidance):
+    """Guidance by ``Condition.sampling["measured"]`` of the denoiser that the guidance ``inside`` makes.
+
+    So classifier-free guidance inside of it draws what fits to the condition and to the measurement.
+    """
+
+    def __init__(self, inside: Guidance):
+        self.inside = inside
+
+    @property
+    def measures(self) -> bool:
+        return True
+
+    @property
+    def drops(self) -> bool:
+        return self.inside.drops
+
+    def leaves_out(self, given: Collection[str]) -> set[str]:
+        return self.inside.leaves_out(given)
+
+    @property
+    def networks(self) -> Sequence[nn.Module]:
+        return self.inside.networks
+
+    @property
+    def reads(self) -> Mapping[str, type[Signal]]:
+        return self.inside.reads
+
+    @property
+    def follows_score(self) -> bool:
+        return self.inside.follows_score
+
+    @property
+    def stepwise(self) -> bool:
+        return self.inside.stepwise
+
+    @property
+    def idle(self) -> Sequence[str]:
+        return [f"inside.{key}" for key in self.inside.idle]
+
+    @property
+    def target(self) -> int | None:
+        return self.inside.target
+
+    @property
+    def negative(self) -> Mapping[str, int]:
+        return getattr(self.inside, "negative", {})
+
+
+def spread(t: Tensor, schedule: Schedule, std: float) -> Tensor:
+    """r² = sigma² std² / (alpha² std² + sigma²), (B,): the variance of x given x_t for data N(., std² I)."""
+    alpha, sigma = schedule(t)
+    return (sigma * std) ** 2 / ((alpha * std) ** 2 + sigma**2)
+
+
+def residual(measured: Measured, x0: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """y - A x̂0, and Aᵀ; for latents of A(decode(x̂0)) the adjoint of its derivative."""
+    if measured.decode is None:
+        return measured.y - measured.operator(x0), measured.operator.adjoint
+    decode = measured.decode
+    predicted, pullback = linearized(lambda z: measured.operator(decode(z)), x0)
+    return measured.y - predicted, pullback
+
+
+def correction(measured: Measured, x0: Tensor, r2: Tensor) -> Tensor:
+    """Aᵀ (A Aᵀ + (sigma_y² / r²) I)⁻¹ (y - A x̂0): by what the mean moves if x is N(x̂0, r² I) and y is measured.
+
+    A⁺ (y - A x̂0) without noise. Latents have A's own A Aᵀ, as if the decoder kept lengths.
+    """
+    difference, adjoint = residual(measured, x0)
+    variance = measured.noise.to(r2) ** 2
+    ratio = torch.where(variance > 0, variance / r2, 0).clamp(max=1e12)
+    moved = measured.operator.solve(difference, torch.ones_like(ratio), ratio)
+    return adjoint(torch.where(expand(variance.isfinite(), moved), moved, 0))
+
+
+def expand(rows: Tensor, x: Tensor) -> Tensor:
+    return rows.view(-1, *[1] * (x.ndim - 1))
