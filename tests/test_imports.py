@@ -18,6 +18,8 @@ ALLOWED = {
     "denoiser": ("base", "condition", "parameterization", "schedule"),
     "model": ("base", "condition", "denoiser", "schedule"),
     "modality": ("base",),
+    "measurement": ("base", "schedule"),
+    "hint": ("base", "condition", "measurement"),
     "restore": ("base", "adapter", "modality"),
     "metrics": ("base", "condition", "data", "extractor", "modality"),
 }

@@ -45,3 +45,4 @@ class LatentCache(Callback):
                     chunk=self.chunk,
                     done=lambda n, job=job: bar.update(job, completed=n),
                 )
+                part.keeps_samples = "x" in getattr(task, "entries", ())

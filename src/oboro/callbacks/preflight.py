@@ -74,7 +74,7 @@ def sample_flops(task: Diffusion, data: DataModule, extractor: Extractor | Joint
 
 def _denoise(task: Diffusion, data: DataModule, denoiser: Denoises) -> None:
     shape = task.codec.latent_shape(data.modality.shape)
-    cond = task.conditioner.for_samples([0], data.population).to(task.device)
+    cond = task.seen(task.conditioner.for_samples([0], data.population).to(task.device))
     denoiser(torch.zeros(1, *shape, device=task.device), torch.full((1,), 0.5, device=task.device), cond)
 
 

@@ -11,7 +11,7 @@ from oboro.base.errors import UserError
 from oboro.base.ranges import Count, CountOrNone, Seed
 from oboro.callbacks.evaluation import SampleEvaluation, spared
 from oboro.logger import log_picture
-from oboro.report.pictures import samples_picture
+from oboro.report.pictures import hints_shown, samples_picture
 from oboro.task import Diffusion
 
 
@@ -52,7 +52,8 @@ class SampleGrid(SampleEvaluation):
             samples = distributed.map_samples(self.n, self.chunk, draw, task.device)
         if trainer.is_global_zero:
             texts = task.conditioner.metadata(range(self.n), None).get("caption")
-            picture = samples_picture(modality, samples, texts, task.conditioner.num_classes)
+            hints = hints_shown(modality, task.conditioner.pictures(range(self.n)))
+            picture = samples_picture(modality, samples, texts, task.conditioner.num_classes, hints)
             path = self.folder / f"step-{trainer.global_step:08d}.png"
             with spared(f"the picture {path}"):
                 self.folder.mkdir(parents=True, exist_ok=True)

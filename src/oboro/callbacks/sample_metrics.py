@@ -9,7 +9,7 @@ from oboro.base.errors import UserError
 from oboro.base.ranges import Count, CountOrNone, Seed, Several
 from oboro.callbacks.evaluation import MetricEvaluation, SampleEvaluation
 from oboro.callbacks.preflight import advise
-from oboro.evaluate.evaluator import Evaluator
+from oboro.evaluate.evaluator import Conditions, Evaluator
 from oboro.evaluate.protocol import Protocol
 from oboro.extractor import Extractor, Joint
 from oboro.metrics import Metric
@@ -32,6 +32,7 @@ class SampleMetrics(SampleEvaluation, MetricEvaluation):
         seed: Seed = 0,
         chunk: Count = 100,
         stop_on_error: bool = True,
+        conditions: Conditions = "training",
     ):
         super().__init__(every_n_steps)
         self.stop_on_error = stop_on_error
@@ -43,12 +44,13 @@ class SampleMetrics(SampleEvaluation, MetricEvaluation):
         self.extractor = extractor
         self.metrics = metrics
         self.images = n
+        self.conditions = conditions
         self.protocol = Protocol(n=n, seed=seed, chunk=min(chunk, n))
 
     def on_fit_start(self, trainer: Trainer, task: Diffusion) -> None:
         """Before any training: what is missing, impossible or out of proportion is reported now."""
-        self._evaluator = Evaluator(self.extractor, self.metrics, trainer.datamodule)
-        self._evaluator.check(task.conditioner.known(trainer.datamodule.population), self.protocol.n)
+        self._evaluator = Evaluator(self.extractor, self.metrics, trainer.datamodule, conditions=self.conditions)
+        self._evaluator.check(task.conditioner.known(self._evaluator.population), self.protocol.n)
         modality = trainer.datamodule.modality
         check_fits_memory(
             "callbacks.sample_metrics.n", self.protocol.n, modality.shape, modality.dtype.itemsize, modality.noun

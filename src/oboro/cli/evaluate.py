@@ -61,7 +61,7 @@ def evaluate(config: DictConfig) -> None:
     check_amounts(config.n, config.chunk, evaluator.data.modality)
     if fabric.is_global_zero and (sentence := difference(task, evaluator.data)):
         print(f"note: {sentence}")
-    make_ready(evaluator, task.conditioner.known(evaluator.data.population), config.n)
+    make_ready(evaluator, known(config, task, evaluator), config.n)
     if config.watch:
         watch(config, evaluator, fabric, measure)
         return
@@ -69,6 +69,14 @@ def evaluate(config: DictConfig) -> None:
     likelihood = measure_likelihood(config, evaluator, task)
     if fabric.is_global_zero:
         write(config, checkpoint, task, evaluator, results, likelihood, fabric)
+
+
+def known(config: DictConfig, task: Diffusion, evaluator: Evaluator) -> set[str]:
+    """What is known of samples before they are drawn. Raises ``UserError`` for held-out conditions of a model without
+    any."""
+    if config.conditions == "held_out" and not task.conditioner.gives:
+        raise UserError("conditions=held_out: the model has no condition; leave it out.")
+    return task.conditioner.known(evaluator.population)
 
 
 def check_likelihood(config: DictConfig, task: Diffusion, data: DataModule) -> None:
@@ -81,6 +89,8 @@ def check_likelihood(config: DictConfig, task: Diffusion, data: DataModule) -> N
             f"bits per dimension are a measure for numbers of 8 bits and {modality.noun} have {modality.quantisation}; "
             "set bits_per_dim.n=0."
         )
+    if n and getattr(task.loss, "region", "all") == "hole":
+        raise UserError("bits per dimension are not known to a model of holes alone; set bits_per_dim.n=0.")
     if n and task.codec.latent_shape(modality.shape) != modality.shape:
         raise UserError("bits per dimension of pixels are not known to a model of latents; set bits_per_dim.n=0.")
 
@@ -158,7 +168,7 @@ def build_evaluator(config: DictConfig) -> Evaluator:
         for key in ("extractor", "metrics", "data")
     )
     remark_unread_data(data)
-    return Evaluator(extractor, metrics, data, config.reference)
+    return Evaluator(extractor, metrics, data, config.reference, config.conditions)
 
 
 def make_ready(evaluator: Evaluator, known: set[str], n: int) -> None:

@@ -1,9 +1,12 @@
 """The groups of options, and words of the command line that choose among them."""
 
 import sys
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 
+from hydra._internal.config_repository import ConfigRepository
 from hydra._internal.utils import get_args_parser
 
 from oboro.base.errors import UserError
@@ -13,6 +16,8 @@ CONF = (Path(__file__).parents[1] / "conf").resolve()  # in a clone a link to th
 SEVERAL = ("callbacks", "logger", "metrics")  # groups of which a run may have any number of options
 OPTIONAL = ("experiment", "debug", "hparams_search")  # groups of which it may have none
 NOTHING = (None, False, "", [])
+# Commands in which a key is a value that is a group in others: hint=edges of train, hint=photo.png of sample.
+VALUES = {"sample": ("hint",), "edit": ("hint",)}
 
 
 def folders() -> list[Path]:
@@ -30,10 +35,26 @@ def meant(name: str, names: list[str], prefix: str = "", rest: str = "") -> str:
     return f" Did you mean {prefix}{close[0]}{rest}?" if close else ""
 
 
-def choosing(words: list[str]) -> list[str]:
+def choosing(words: list[str], values: Collection[str] = ()) -> list[str]:
     """``words`` with those that choose nothing in Hydra's way: ``callbacks=null`` as ``callbacks=[]``, and without
-    ``experiment=null``. Raises ``UserError`` where a choice is none, or several, or at a place of values."""
-    return [word for chosen in map(choice, words) for word in chosen]
+    ``experiment=null``; ``values`` are keys and no groups here. Raises ``UserError`` where a choice is none, or
+    several, or at a place of values."""
+    return [part for word in words for part in ([word] if word.partition("=")[0] in values else choice(word))]
+
+
+@contextmanager
+def without_groups(names: Collection[str]) -> Iterator[None]:
+    """Hydra does not take a key for a group because there are options of that name, which another command has."""
+    before = ConfigRepository.group_exists
+
+    def group_exists(self: ConfigRepository, config_path: str) -> bool:
+        return config_path not in names and before(self, config_path)
+
+    ConfigRepository.group_exists = group_exists  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        ConfigRepository.group_exists = before  # type: ignore[method-assign]
 
 
 def choice(word: str) -> list[str]:

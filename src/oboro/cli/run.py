@@ -40,7 +40,7 @@ from oboro.cli.claim import FolderKnown, Refused, claimed
 from oboro.cli.ending import ending, is_first_process, sentence
 from oboro.cli.folder import AUTO
 from oboro.cli.help import overview
-from oboro.cli.options import CONF, choosing
+from oboro.cli.options import CONF, VALUES, choosing, without_groups
 from oboro.cli.ranks import kill_ranks, supervised
 from oboro.cli.running import LOCK, release_all
 from oboro.cli.unread import refuse_unknown
@@ -65,7 +65,7 @@ def run(name: str) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come to us instead of Hydra's own report
     logging.raiseExceptions = False  # what cannot be logged is no reason for a traceback
     with ending(traceback):
-        sys.argv[1:] = choosing(for_hydra(sys.argv[1:]))
+        sys.argv[1:] = choosing(for_hydra(sys.argv[1:]), VALUES.get(name, ()))
         flags = parser.parse_args(sys.argv[1:])
         if flags.help:
             print(overview(name))
@@ -81,7 +81,7 @@ def run(name: str) -> None:
         kept = [Path(str(f)) for f in values(sys.argv[1:], "hydra.run.dir") if Path(str(f)).exists()]
         main = hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(job(name, kept))
         try:
-            with trusting(packages):
+            with trusting(packages), without_groups(VALUES.get(name, ())):
                 # in a context of its own: what resume=auto chose ends with the command
                 copy_context().run(compose_and_run, name, main, not (flags.cfg or flags.info))
         except Refused as refused:

@@ -20,6 +20,7 @@ from oboro.base.errors import UserError
 from oboro.base.json_text import json_text
 from oboro.base.memory import Parts, rows_of
 from oboro.cli.device import as_trained, check_device, resolve_precision
+from oboro.cli.hints import picture_entries, with_pictures
 from oboro.cli.launcher import care_for
 from oboro.cli.settings import Sampling, check_settings
 from oboro.cli.train import quiet
@@ -30,8 +31,8 @@ from oboro.conditioner.conditioner import Single
 from oboro.conditioner.encoded_texts import remark_unread
 from oboro.ema.posthoc import posthoc
 from oboro.generate import Watch
-from oboro.modality import Image, Modality
-from oboro.report.pictures import samples_picture
+from oboro.modality import Modality
+from oboro.report.pictures import hints_shown, samples_picture
 from oboro.report.previews import ROWS, Previews
 from oboro.restore.checkpoint import forget_checkpoint, load_checkpoint
 from oboro.restore.merge import merged, with_adapter
@@ -112,9 +113,7 @@ def sample_batch(config: DictConfig, task: Diffusion, ids: list[int]) -> dict[st
     if negative is not None:
         given["negative"] = in_turn(texts(negative, "negative", task), ids)
         check_negative(task)
-    if config.hint is not None:
-        single, pictures = hints(config.hint, task)
-        given[single.entry] = pictures[[i % len(pictures) for i in ids]]
+    given |= picture_entries(config, task, ids)
     for single in conditioner.singles:
         if single.entry not in given:
             given |= single.sample_batch(ids, None)
@@ -161,25 +160,6 @@ def texts(value: Any, key: str, task: Diffusion) -> list[str]:
     return several
 
 
-def hints(path: str, task: Diffusion) -> tuple[ImageConditioner, Tensor]:
-    """The condition that is a picture, and the one in a file, or those in a folder by name, (n, C, H, W) in [-1, 1],
-    cropped as in training.
-
-    Raises ``UserError`` where the model reads none, or where there are none.
-    """
-    readers = [single for single in task.conditioner.singles if isinstance(single, ImageConditioner)]
-    if not readers:
-        raise UserError(
-            f"hint={path} cannot be drawn: the model reads no picture; leave it out, or give the checkpoint of a model "
-            "that was trained with conditioner=image."
-        )
-    kind, place = Image(readers[0].image_channels, *task.modality.shape[1:]), Path(path).expanduser()
-    files = sorted(file for file in place.glob("*") if file.suffix.lower() in kind.suffixes) or [place]
-    if not files[0].is_file():
-        raise UserError(f"there is no picture {path}; set hint to a file, or to a folder of pictures.")
-    return readers[0], kind.to_model(torch.stack([kind.read_fitted(file) for file in files]))
-
-
 def check_negative(task: Diffusion) -> None:
     """Raises ``UserError`` where guidance goes away from no text."""
     if not task.guidance.leaves_out(task.conditioner.gives) & {single.name for single in text_readers(task)}:
@@ -195,10 +175,17 @@ def text_readers(task: Diffusion) -> list[Single]:
 
 def condition(task: Diffusion, batch: dict[str, Any]) -> Condition:
     """The condition of the samples of ``batch``, with the texts that guidance goes away from."""
-    cond = task.conditioner.keep(batch)
+    cond = with_pictures(task.conditioner.keep(batch), batch, task)
     if "negative" not in batch:
         return cond
     return replace(cond, away={s.name: s.signal({"caption": batch["negative"]}) for s in text_readers(task)})
+
+
+def pictures_of(task: Diffusion, batch: dict[str, Any]) -> Condition:
+    """The part of the condition of ``batch`` that is pictures."""
+    readers = [single for single in task.conditioner.singles if isinstance(single, ImageConditioner)]
+    signals = {reader.name: reader.signal(batch) for reader in readers}
+    return with_pictures(Condition(signals), batch, task)
 
 
 @contextmanager
@@ -274,7 +261,8 @@ def sample(config: DictConfig) -> None:
         lines = "".join(json_text(row, ensure_ascii=False) + "\n" for row in rows)
         (files / "metadata.jsonl").write_text(lines, encoding="utf-8")
     kinds = task.conditioner.num_classes if config.label is None else 0
-    samples_picture(modality, samples, batch.get("caption"), kinds).save(folder / "grid.png")
+    hints = hints_shown(modality, pictures_of(task, batch))
+    samples_picture(modality, samples, batch.get("caption"), kinds, hints).save(folder / "grid.png")
     if config.npz:
         labels = {"labels": batch["label"].numpy()} if "label" in batch else {}
         np.savez(folder / "samples.npz", **{modality.noun: modality.to_array(samples)}, **labels)

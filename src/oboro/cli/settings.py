@@ -18,6 +18,7 @@ from oboro.base.secret import first_hidden
 from oboro.base.signature import located
 from oboro.cli.options import folders, options
 from oboro.data import DataModule
+from oboro.evaluate.evaluator import Conditions
 from oboro.extractor import Extractor, Joint
 from oboro.guidance import Guidance
 from oboro.measurement import MaskShape, Measurement
@@ -70,7 +71,9 @@ class Sampling(Drawing):
     measurement: Measurement | MaskShape | None
     label: int | Annotated[Sequence[int], Len(1)] | None  # of the classes that the model has
     prompt: str | Sequence[Any] | None  # texts, which oboro.cli.sample.texts holds against the model
-    hint: Name | None
+    hint: Name | Mapping[str, Name] | None
+    hint_ready: bool
+    mask: Name | None
     negative: str | Sequence[Any] | None
     previews: CountOrNone
     npz: bool
@@ -90,6 +93,7 @@ class Evaluating(Drawing):
     images: Name | None
     n: Annotated[int, Ge(2)]
     repeats: Count
+    conditions: Conditions
     reference: Name | None
     bits_per_dim: BitsPerDim
     watch: Name | None

@@ -36,6 +36,7 @@ from oboro.cli.running import mark
 from oboro.cli.same_start import SameStart
 from oboro.cli.settings import Training, check_settings
 from oboro.cli.settle import remark_unread_data, settle
+from oboro.cli.unread import refuse_unread_hint
 from oboro.cli.watchdog import Watchdog
 from oboro.data import DataModule
 from oboro.logger import built
@@ -108,6 +109,7 @@ def resolved(config: DictConfig) -> tuple[dict[str, Any], dict[str, State], dict
         str(config.trainer.precision), str(config.trainer.accelerator), "trainer.precision"
     )
     settle(config, "init", config.init)
+    refuse_unread_hint(config)
     check_settings(config, Training)
     check_nodes(config.trainer.get("num_nodes", 1))
     if config.init_profile is not None and config.init is None:

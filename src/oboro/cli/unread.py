@@ -46,6 +46,18 @@ def refuse_unknown(config: DictConfig) -> None:
             )
 
 
+def refuse_unread_hint(config: DictConfig) -> None:
+    """Raises ``UserError`` for ``hint=...`` where no condition is a picture."""
+    conditioner = config.get("conditioner") or {}
+    parts = (conditioner, *(conditioner.get("parts") or {}).values())
+    typed = next((word for word in HydraConfig.get().overrides.task if word.lstrip("+").startswith("hint=")), None)
+    if typed and not any("hint" in part for part in parts):
+        raise UserError(
+            f"{typed} makes a picture that no condition reads; choose conditioner=image, joint_label_image or "
+            "joint_text_image, or leave it out."
+        )
+
+
 def refuse_unread(mode: str, read: Iterable[str]) -> None:
     """Raises ``UserError`` for typed keys that do not begin with one of ``read``; ``mode`` is what reads these."""
     roots = set(read)

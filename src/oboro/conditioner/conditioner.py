@@ -14,7 +14,7 @@ from oboro.base.draws import rand
 from oboro.base.errors import UserError
 from oboro.base.ranges import Share
 from oboro.base.seeding import low_discrepancy
-from oboro.condition import Condition, Signal
+from oboro.condition import Condition, Image, Signal
 from oboro.data import Population
 
 Batch = Mapping[str, Any]
@@ -53,7 +53,7 @@ class Conditioner(nn.Module, ABC):
 
     def forward(self, batch: Batch, generator: torch.Generator) -> Condition:
         """For training: signals with dropout drawn from ``generator``, in the order of ``singles``."""
-        return Condition({s.name: s.drop(s.signal(batch), generator) for s in self.singles})
+        return Condition({s.name: s.drop(s.drawn(batch, generator), generator) for s in self.singles})
 
     def keep(self, batch: Batch) -> Condition:
         """For evaluation: every signal."""
@@ -74,6 +74,11 @@ class Conditioner(nn.Module, ABC):
     def for_samples(self, ids: Sequence[int], population: Population | None) -> Condition:
         """The condition of generated samples."""
         return self.keep(self.sample_batch(ids, population))
+
+    def pictures(self, ids: Sequence[int]) -> Condition:
+        """Of ``for_samples(ids, None)`` what is pictures: the rest may take long."""
+        readers = [single for single in self.singles if issubclass(single.kind, Image)]
+        return Condition({single.name: single.signal(single.sample_batch(ids, None)) for single in readers})
 
     def known(self, population: Population) -> set[str]:
         """What is known of samples of ``population`` before they are drawn: "label", "caption"."""
@@ -130,6 +135,10 @@ class Single(Conditioner):
     @abstractmethod
     def signal(self, batch: Batch) -> Signal:
         """The signal of every sample."""
+
+    def drawn(self, batch: Batch, generator: torch.Generator) -> Signal:
+        """The same for training, what is random of it drawn from ``generator``."""
+        return self.signal(batch)
 
     def drop(self, signal: Signal, generator: torch.Generator) -> Signal:
         """``signal`` without that of some samples; one number is drawn for each sample."""

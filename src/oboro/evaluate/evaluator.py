@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from oboro.base.finite import check_finite
 from oboro.base.memory import Parts
 from oboro.base.precision import rounded_to_tf32
 from oboro.base.settings import settings
-from oboro.data import DataModule
+from oboro.data import DataModule, Population
 from oboro.data.latents import module_digest
 from oboro.ema import EMA
 from oboro.evaluate.likelihood import bits_per_dim
@@ -27,13 +27,15 @@ from oboro.metrics.metric import unserved
 from oboro.metrics.view import View
 from oboro.task import Diffusion
 
+Conditions = Literal["training", "held_out"]
 SHOWN = 10  # samples that are kept to be shown
 
 
 class Evaluator:
     """``metrics`` of samples against the training images of ``data``, or against the moments of the file ``published``.
 
-    Nothing is read or computed before ``prepare`` and ``evaluate``.
+    Samples are drawn under the classes, texts and pictures of the training images, or with ``conditions`` = held_out of
+    those that are held out. Nothing is read or computed before ``prepare`` and ``evaluate``.
     """
 
     def __init__(
@@ -42,8 +44,10 @@ class Evaluator:
         metrics: Mapping[str, Metric],
         data: DataModule,
         published: str | None = None,
+        conditions: Conditions = "training",
     ):
         self.data = data
+        self.conditions = conditions
         self.metrics = dict(metrics)
         self.views = [View(part, metrics, data, published) for part in extractor.parts] if metrics else []
 
@@ -61,6 +65,15 @@ class Evaluator:
                 raise unserved(name, metric, [view.extractor for view in self.views])
         for view in self.views:
             view.check(known, n)
+
+    @property
+    def population(self) -> Population:
+        """What samples are drawn under. Raises ``UserError`` where nothing is held out."""
+        if self.conditions == "training":
+            return self.data.population
+        if not len(self.data.validation):
+            raise UserError("conditions=held_out and data.validation=0 holds nothing out; leave conditions=training.")
+        return self.data.population_of(self.data.validation)
 
     def evaluate(
         self,
@@ -105,7 +118,7 @@ class Evaluator:
             )
         seconds = time.perf_counter() - start
         ids = range(protocol.first, protocol.first + protocol.n)
-        metadata = task.conditioner.metadata(ids, self.data.population)
+        metadata = task.conditioner.metadata(ids, self.population)
         record |= {
             "quantisation": self.data.modality.quantisation,
             "samples": protocol.n,
@@ -116,6 +129,7 @@ class Evaluator:
             "device": task.device.type,
             **arithmetic(task.device, drawn=True),
             "data": {"fingerprint": self.data.fingerprint, "trained_on": task.fingerprint},
+            **({} if self.conditions == "training" else {"conditions": self.conditions}),
             "ema": average_settings(task.ema, protocol.ema, protocol.ema_std),
             **codec_settings(task.codec),
             "schedule": settings(task.denoiser.schedule),
@@ -157,7 +171,7 @@ class Evaluator:
             return Parts().rows(lambda part: self._images(task, part, protocol, autocast), padded)[: len(ids)]
 
     def _images(self, task: Diffusion, ids: list[int], protocol: Protocol, autocast: Callable) -> Tensor:
-        cond = task.conditioner.for_samples(ids, self.data.population)
+        cond = task.conditioner.for_samples(ids, self.population)
         with autocast():
             x = task.generate(ids, protocol.seed, cond, self.data.modality.shape)
         return (task.modality or self.data.modality).to_stored(x)

@@ -1,11 +1,13 @@
 """The denoising loss E_{t ~ p(t), eps} w(t) |D(x_t, t, cond) - x|², per sample."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
 from oboro.base.draws import rand, randn, randperm
 from oboro.base.ranges import NonNegative
-from oboro.condition import Condition
+from oboro.condition import Condition, Image
 from oboro.denoiser import Denoiser
 from oboro.loss.coupling import Coupling
 from oboro.loss.penalty import Penalty
@@ -27,6 +29,9 @@ class Denoising(nn.Module):
     ``input_perturbation`` is gamma of Ning et al. 2023 (arXiv:2301.11706, algorithm 1): x_t is made of eps + gamma xi,
     the target of the network still of (x, eps). For D that is the target x + c_skip sigma gamma xi.
 
+    ``region`` = hole takes D - x for 0 where the condition has the known pixels of a picture with a hole, which
+    sampling puts back (Palette, arXiv:2111.05826, sec. 3). A sample without its picture counts as a whole.
+
     Parameters and buffers are those of ``weighting`` and ``time``, and are trained and kept with the denoiser's.
     """
 
@@ -42,6 +47,7 @@ class Denoising(nn.Module):
         stratified: bool = False,
         offset_noise: NonNegative = 0.0,
         input_perturbation: NonNegative = 0.0,
+        region: Literal["all", "hole"] = "all",
     ):
         super().__init__()
         self.time = time
@@ -51,6 +57,7 @@ class Denoising(nn.Module):
         self.stratified = stratified
         self.offset_noise = offset_noise
         self.input_perturbation = input_perturbation
+        self.region = region
 
     def forward(self, denoiser: Denoiser, x: Tensor, cond: Condition, generator: torch.Generator) -> Tensor:
         """Objective (B,) of ``x`` (B, ...), for training; every draw is from ``generator``, on its own device.
@@ -96,4 +103,13 @@ class Denoising(nn.Module):
     ) -> Tensor:
         """w penalty(D(alpha x + sigma eps) - target)."""
         x_t = expand_as(level.alpha, x) * x + expand_as(level.sigma, x) * eps
-        return self.weighting(level) * self.penalty(denoiser(x_t, level.t, cond) - target)
+        r = denoiser(x_t, level.t, cond) - target
+        return self.weighting(level) * self.penalty(in_hole(r, cond) if self.region == "hole" else r)
+
+
+def in_hole(r: Tensor, cond: Condition) -> Tensor:
+    """``r`` (B, ...), 0 where a picture of ``cond`` that has a hole is known."""
+    for signal in cond.signals.values():
+        if isinstance(signal, Image) and signal.has_hole:
+            r = torch.where(signal.known, 0.0, r)
+    return r

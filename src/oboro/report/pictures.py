@@ -4,8 +4,11 @@ from collections.abc import Sequence
 from textwrap import wrap
 
 from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor, cat
+from torch import Tensor, cat, stack
 
+from oboro.condition import Condition
+from oboro.condition import Image as Picture
+from oboro.hint.hint import with_channels
 from oboro.modality import Modality
 
 MANY = 16  # kinds of which each gets a row or a column of its own
@@ -30,11 +33,30 @@ def prompts_picture(modality: Modality, samples: Tensor, texts: Sequence[str]) -
     return page
 
 
-def samples_picture(modality: Modality, samples: Tensor, texts: Sequence[str] | None, num_classes: int) -> Image.Image:
-    """Samples by their text, where there are few, or else a column for each class, or else a square."""
+def samples_picture(
+    modality: Modality,
+    samples: Tensor,
+    texts: Sequence[str] | None,
+    num_classes: int,
+    hints: Sequence[Tensor] = (),
+) -> Image.Image:
+    """Samples by their text, where there are few, or else a column for each class, or else a square; to the right of
+    each of its ``hints``, stored like samples."""
+    if hints:
+        several = 1 + len(hints)
+        together = stack([*hints, samples], 1).flatten(0, 1)
+        if texts is not None and len(set(texts)) <= MANY:
+            return prompts_picture(modality, together, [text for text in texts for _ in range(several)])
+        return modality.picture(together, several * max(1, round((len(samples) / several) ** 0.5)))
     if texts is not None and len(set(texts)) <= MANY:
         return prompts_picture(modality, samples, texts)
     return modality.picture(samples, columns_for(len(samples), num_classes))
+
+
+def hints_shown(modality: Modality, cond: Condition) -> list[Tensor]:
+    """The pictures of a condition as samples are stored, each (n, C, H, W); a hole is grey."""
+    pictures = [signal for signal in cond.signals.values() if isinstance(signal, Picture)]
+    return [modality.to_stored(with_channels(picture.x, modality.shape[0])) for picture in pictures]
 
 
 def columns_for(n: int, num_classes: int) -> int:

@@ -57,12 +57,19 @@ def with_divergence(node: Node) -> Node:
     return node if node.get("divergence") else {**node, "divergence": {"_target_": "oboro.divergence.Raise"}}
 
 
+def with_hint(node: Node) -> Node:
+    """A picture of a time in which all were brought by the data."""
+    given = {"_target_": "oboro.hint.Given", "channels": node["image_channels"]}
+    return node if node.get("hint") else {**node, "hint": given}
+
+
 # By the ``_target_`` of a node as it was written: what it is today.
 RULES: dict[str, Callable[[Node], Node]] = {
     "oboro.checkpoint.TrainedDenoiser": trained("diffusion"),
     "oboro.checkpoint.TrainedClassifier": trained("classification"),
     # 0 in every configuration that could be built: conditioners took them only to raise.
     "oboro.conditioner.Unconditional": without("num_classes", "text_dim", "pooled_dim"),
+    "oboro.conditioner.Image": with_hint,
     "oboro.conditioner.Label": without("text_dim", "pooled_dim"),
     "oboro.conditioner.Text": without("num_classes"),
     "oboro.model.LDMUNet": ldm_unet,

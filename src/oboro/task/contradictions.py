@@ -9,7 +9,7 @@ from typing import Protocol
 
 from oboro.base.counted import counted
 from oboro.base.errors import UserError
-from oboro.conditioner import Conditioner
+from oboro.conditioner import Conditioner, Image
 from oboro.denoiser import Denoiser
 from oboro.guidance import Guidance
 from oboro.loss import Loss
@@ -44,6 +44,7 @@ def contradictions(parts: Parts) -> Iterator[str]:
     yield from conditions(parts)
     yield from coupled(parts)
     yield from steps(parts)
+    yield from holes(parts)
     if parts.sampler.asks_variance and not parts.loss.teaches_variance:
         yield (
             f"{name(parts.sampler)} draws with a variance that {name(parts.loss)} does not teach; train with "
@@ -83,6 +84,23 @@ def conditions(parts: Parts) -> Iterator[str]:
             f"{name(guidance)} needs the condition {', '.join(missing)}, and the model has "
             f"{', '.join(sorted(given)) or 'none'}; choose another guidance, or change what it names with "
             "guidance.label, guidance.negative or guidance.scales."
+        )
+
+
+def holes(parts: Parts) -> Iterator[str]:
+    """Whether what the loss leaves out comes from somewhere."""
+    if getattr(parts.loss, "region", "all") == "all":
+        return
+    pictures = [single for single in parts.conditioner.singles if isinstance(single, Image) and single.hint.has_hole]
+    if not pictures:
+        yield (
+            "loss.region=hole learns the hole of a picture and no condition has one; choose hint=mask_box or another "
+            "mask with conditioner=image, or loss.region=all."
+        )
+    elif not any(single.hint.keeps_known for single in pictures):
+        yield (
+            "loss.region=hole teaches nothing of known pixels, and with hint.keep_known=false samples do not have them "
+            "from the picture; set hint.keep_known=true, or loss.region=all."
         )
 
 

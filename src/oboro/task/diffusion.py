@@ -1,9 +1,11 @@
 """Training of a denoiser."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import adaptive_max_pool2d
 
 from oboro.adapter import Adapter, Full, relative_update
 from oboro.base.compiled import compile_in_place
@@ -15,15 +17,20 @@ from oboro.base.remark import remark
 from oboro.codec import Codec
 from oboro.condition import Condition, Image, kinds_read
 from oboro.conditioner import Conditioner
+from oboro.conditioner import Image as Picture
 from oboro.data import DataModule
 from oboro.denoiser import Denoiser
 from oboro.divergence import Divergence
 from oboro.ema import EMA
 from oboro.generate import Watch, generate
 from oboro.guidance import Guidance
+from oboro.guidance.known import KNOWN, Known, filled
+from oboro.hint.hint import with_channels
 from oboro.loss import Loss
+from oboro.model.signals import by_name
 from oboro.optimizer import Optimizer
 from oboro.sampler import Sampler
+from oboro.schedule import expand_as
 from oboro.task import contradictions, remarks
 from oboro.task.noise_levels import NoiseLevels
 
@@ -73,6 +80,11 @@ class Diffusion(NoiseLevels):
         return {**super().frozen, "conditioner": self.conditioner}
 
     @property
+    def entries(self) -> set[str]:
+        """The entries of a batch that its condition is made of."""
+        return self.conditioner.entries
+
+    @property
     def description(self) -> str:
         return f"{type(self.denoiser.parameterization).__name__} on {type(self.denoiser.schedule).__name__}"
 
@@ -104,12 +116,54 @@ class Diffusion(NoiseLevels):
                     f"{type(network).__name__} reads no {name}; choose model=unet or model=dit or one of "
                     "their sizes, or another conditioner."
                 )
-        pictures = any(issubclass(kind, Image) for kind in self.conditioner.gives.values())
-        if pictures and self.codec.latent_shape(data.modality.shape) != data.modality.shape:
-            raise UserError(
-                "conditioner=image gives pictures as large as the data, and this codec makes the network see latents; "
-                "choose codec=identity, or another conditioner."
-            )
+        read = by_name(getattr(network, "image_channels", 0))
+        encodes = self.codec.latent_shape(data.modality.shape) != data.modality.shape
+        for single in self._pictures:
+            if single.name in read and encodes and not single.latent:
+                raise UserError(
+                    f"the picture {single.name} is as large as the data, and this codec makes the network see latents; "
+                    "set conditioner.latent=true (of a joint condition conditioner.parts.<part>.latent=true), so that "
+                    "it is encoded, too."
+                )
+            given = self.codec.channels if single.latent else single.image_channels
+            if read.get(single.name, given) != given:
+                raise UserError(
+                    f"{type(network).__name__} reads {counted(read[single.name], 'channels')} of the picture "
+                    f"{single.name}, which has {given}; leave out model.image_channels, which follows the conditioner."
+                )
+
+    @property
+    def _pictures(self) -> list[Picture]:
+        """The conditions that are pictures."""
+        return [single for single in self.conditioner.singles if isinstance(single, Picture)]
+
+    def seen(self, cond: Condition) -> Condition:
+        """``cond`` as the network sees it: pictures with ``latent`` are what the codec makes of them, with the channels
+        that it encodes, and known where all pixels are that became one.
+
+        Rombach et al. (arXiv:2112.10752, sec. 4.5) shrink the mask by its nearest pixels. InstructPix2Pix
+        (arXiv:2211.09800) takes these latents before they are scaled: its weights for them are ours times the scale.
+        """
+        encoded = {
+            single.name: self._encoded(signal)
+            for single in self._pictures
+            if single.latent and isinstance(signal := cond.signals.get(single.name), Image)
+        }
+        return replace(cond, signals={**cond.signals, **encoded}) if encoded else cond
+
+    def _encoded(self, image: Image) -> Image:
+        channels = image.x.shape[1] if self.modality is None else self.modality.shape[0]
+        z = self.codec.encode(with_channels(image.x, channels))
+        present = image.known.flatten(1).any(1)
+        known = present
+        if image.has_hole:
+            known = adaptive_max_pool2d((~image.known).to(z), z.shape[2:]) == 0
+        return Image(torch.where(expand_as(present, z), z, 0.0), known)
+
+    def _known(self, cond: Condition) -> Image | None:
+        """The picture whose known pixels samples are to have."""
+        kept = (cond.signals.get(s.name) for s in self._pictures if s.hint.keeps_known)
+        return next((image for image in kept if isinstance(image, Image)), None)
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
@@ -123,11 +177,11 @@ class Diffusion(NoiseLevels):
             remarks.remark_small(relative_update(self.learned))
 
     def objective(self, batch: dict[str, Tensor], x: Tensor, generator: torch.Generator) -> Tensor:
-        loss = self.loss(self.denoiser, x, self.conditioner(batch, generator), generator)
+        loss = self.loss(self.denoiser, x, self.seen(self.conditioner(batch, generator)), generator)
         return loss * batch["weight"] if "weight" in batch else loss
 
     def errors(self, batch: dict[str, Tensor], x: Tensor, u: Tensor, eps: Tensor) -> Tensor:
-        return self.loss.at_quantile(self.denoiser, x, self.conditioner.keep(batch), u, eps)[:, None]
+        return self.loss.at_quantile(self.denoiser, x, self.seen(self.conditioner.keep(batch)), u, eps)[:, None]
 
     def generate(
         self,
@@ -144,11 +198,19 @@ class Diffusion(NoiseLevels):
         """Samples (len(ids), C, ...) of ``shape`` (C, ...), in the range of the model, from the current weights, with
         the task's guidance and sampler.
 
-        From noise, or from latents ``x`` or ``x_t`` at time ``start``, see ``oboro.generate.walk``.
+        From noise, or from latents ``x`` or ``x_t`` at time ``start``, see ``oboro.generate.walk``. ``cond`` has
+        pictures as they are (``seen``). Where the hint keeps them, samples have the known pixels of a picture with a
+        hole: in every x̂0, and in the end to the last bit.
         """
-        return generate(
+        cond = cond.to(self.device)
+        picture, cond, guidance = self._known(cond), self.seen(cond), self.guidance
+        image = self._known(cond)
+        if image is not None and image.x.shape[1] == self.codec.latent_shape(shape)[0]:
+            guidance = Known(guidance)
+            cond = replace(cond, sampling={**cond.sampling, KNOWN: image})
+        samples = generate(
             self.denoiser,
-            self.guidance,
+            guidance,
             self.sampler,
             self.codec,
             ids=ids,
@@ -161,3 +223,4 @@ class Diffusion(NoiseLevels):
             x_t=x_t,
             start=start,
         )
+        return samples if picture is None or picture.x.shape[1] != shape[0] else filled(samples, picture)

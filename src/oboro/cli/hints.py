@@ -1,0 +1,129 @@
+"""The pictures that samples are drawn after: ``hint=`` and ``mask=`` of ``oboro sample``."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from oboro.base.errors import UserError
+from oboro.condition import Condition
+from oboro.condition import Image as Picture
+from oboro.conditioner import Image as Reader
+from oboro.data.decode_or_skip import check_alike
+from oboro.hint.hint import whole, with_channels
+from oboro.modality import Image, Modality
+from oboro.modality.decode_image import load_image
+from oboro.task import Diffusion
+
+READY, KNOWN = "ready {}", "known {}"  # entries of a batch: of the picture of that name what is given ready-made
+Places = list[tuple[Reader, str]]  # of each picture that a model reads the file or folder
+
+
+def picture_entries(config: DictConfig, task: Diffusion, ids: Sequence[int]) -> dict[str, Any]:
+    """What the conditions that are pictures are made of for samples ``ids``, of the given files in turn.
+
+    Of a hint that is computed the picture that it is computed of, unless ``hint_ready`` says that the files are hints.
+    Raises ``UserError`` where the model reads no such picture, or a file is none.
+    """
+    hint = OmegaConf.to_container(config.hint) if OmegaConf.is_config(config.hint) else config.hint
+    if hint is None:
+        for key in ("mask", "hint_ready"):
+            if config[key]:
+                given = str(config[key]).lower() if config[key] is True else config[key]
+                raise UserError(f"{key}={given} is about a picture and none is given; set hint=<a file or folder>.")
+        return {}
+    places = named(hint, [single for single in task.conditioner.singles if isinstance(single, Reader)])
+    if config.hint_ready and not any(reader.computed for reader, _ in places):
+        raise UserError(
+            "hint_ready=true is for hints that the model computes, and it takes all as they are; leave it out."
+        )
+    given = {"index": torch.tensor(list(ids))}
+    for reader, path in places:
+        ready = config.hint_ready and reader.computed
+        if ready and reader.hint.has_hole:
+            raise UserError(
+                "hint_ready=true is for hints without a hole, and the model fills holes; give the picture with hint "
+                "and the hole with mask=<a picture whose white is the hole>."
+            )
+        as_it_is = ready or not reader.computed
+        channels = reader.image_channels if as_it_is else task.modality.shape[0]
+        pictures = fitted(files_of(path, "hint"), channels, task.modality, ids)
+        given[READY.format(reader.name) if ready else reader.entry] = pictures
+        if ready:
+            given.setdefault(reader.entry, torch.zeros(len(pictures), *task.modality.shape))
+    if config.mask is not None:
+        given |= holes(config.mask, places, task.modality, ids)
+    return given
+
+
+def holes(path: str, places: Places, modality: Modality, ids: Sequence[int]) -> dict[str, Tensor]:
+    """Where pictures with a hole are known, (n, 1, H, W), bool: the mask in a file, or those of a folder in turn, is
+    white in the hole. Raises ``UserError`` for a mask that is not of the shape of its picture."""
+    known: dict[str, Tensor] = {}
+    for reader, place in places:
+        if reader.hint.has_hole:
+            masks, pictures = files_of(path, "mask"), files_of(place, "hint")
+            for i in range(min(max(len(masks), len(pictures)), len(ids))):
+                picture, mask = pictures[i % len(pictures)], masks[i % len(masks)]
+                check_alike(str(picture), load_image(picture).size, load_image(mask).size)
+            known[KNOWN.format(reader.name)] = fitted(masks, 1, modality, ids) < 0
+    if not known:
+        raise UserError(
+            f"mask={path} is a hole and the model fills none; leave it out, or give the checkpoint of a model that was "
+            "trained with hint=mask_box or another mask."
+        )
+    return known
+
+
+def named(hint: Any, readers: Sequence[Reader]) -> Places:
+    """The file or folder of each of ``readers``: of one path for all that are made of the same, or by name."""
+    if not readers:
+        raise UserError(
+            f"hint={hint} cannot be drawn: the model reads no picture; leave it out, or give the checkpoint of a model "
+            "that was trained with conditioner=image."
+        )
+    names = ", ".join(reader.name for reader in readers)
+    form = "write hint={" + ", ".join(f"{reader.name}: <file>" for reader in readers) + "}"
+    if not isinstance(hint, Mapping):
+        if len({reader.entry for reader in readers}) > 1:
+            raise UserError(f"hint={hint} does not say which of the pictures {names} it is; {form}.")
+        return [(reader, hint) for reader in readers]
+    if unknown := [name for name in hint if name not in {reader.name for reader in readers}]:
+        raise UserError(f"hint names {unknown[0]} and the model reads {names}; {form}.")
+    if missing := [reader.name for reader in readers if reader.name not in hint]:
+        raise UserError(f"hint names no {missing[0]}, and the model reads {names}; {form}.")
+    return [(reader, hint[reader.name]) for reader in readers]
+
+
+def files_of(path: Any, key: str) -> list[Path]:
+    """A file, or the pictures of a folder by name."""
+    place = Path(str(path)).expanduser()
+    files = sorted(file for file in place.glob("*") if file.suffix.lower() in Image.suffixes) or [place]
+    if not files[0].is_file():
+        raise UserError(f"there is no picture {path}; set {key} to a file, or to a folder of pictures.")
+    return files
+
+
+def fitted(files: Sequence[Path], channels: int, modality: Modality, ids: Sequence[int]) -> Tensor:
+    """One picture for each of ``ids``, (n, C, H, W) in [-1, 1], scaled and cropped as in training."""
+    kind = Image(channels, *modality.shape[1:])
+    pictures = kind.to_model(torch.stack([kind.read_fitted(file) for file in files[: max(ids, default=0) + 1]]))
+    return pictures[[i % len(files) for i in ids]]
+
+
+def with_pictures(cond: Condition, batch: Mapping[str, Any], task: Diffusion) -> Condition:
+    """``cond`` with the pictures that are given ready-made, and the holes that are given."""
+    signals = dict(cond.signals)
+    for reader in task.conditioner.singles:
+        if not isinstance(reader, Reader):
+            continue
+        if (ready := batch.get(READY.format(reader.name))) is not None:
+            signals[reader.name] = whole(ready)
+        if (known := batch.get(KNOWN.format(reader.name))) is not None:
+            x = with_channels(batch[reader.entry], reader.hint.channels)
+            signals[reader.name] = Picture(torch.where(known, x, 0.0), known)
+    return replace(cond, signals=signals)
