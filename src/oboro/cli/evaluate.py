@@ -16,6 +16,7 @@ from oboro.base import distributed
 from oboro.base.counted import counted
 from oboro.base.errors import UserError
 from oboro.base.json_text import json_text
+from oboro.base.remark import remark
 from oboro.base.settings import settings_text
 from oboro.cli.checkpoint import latest_checkpoint
 from oboro.cli.sample import average, check_amounts, open_task, start, trained_precision
@@ -28,7 +29,7 @@ from oboro.evaluate.data_check import check_data, difference
 from oboro.evaluate.evaluator import Evaluator, held_out_likelihood
 from oboro.evaluate.protocol import Protocol
 from oboro.evaluate.result import Result
-from oboro.evaluate.sample_files import read_samples
+from oboro.evaluate.sample_files import read_samples, read_truth
 from oboro.metrics import Value
 from oboro.report.pictures import pairs_picture
 from oboro.report.table import interval, number, print_results, spread, write_result
@@ -36,7 +37,7 @@ from oboro.task import Diffusion
 
 # What measuring of samples that exist reads of the configuration.
 READ_WITH_IMAGES = (
-    *("images", "checkpoint", "data", "extractor", "metrics", "reference", "seed", "devices", "accelerator"),
+    *("images", "truth", "checkpoint", "data", "extractor", "metrics", "reference", "seed", "devices", "accelerator"),
     *("trust", "traceback", "overwrite", "output_dir", "hydra"),
 )
 PAIRS = 10  # closest pairs in the picture of the memorisation audit
@@ -61,7 +62,8 @@ def evaluate(config: DictConfig) -> None:
     check_amounts(config.n, config.chunk, evaluator.data.modality)
     if fabric.is_global_zero and (sentence := difference(task, evaluator.data)):
         print(f"note: {sentence}")
-    make_ready(evaluator, known(config, task, evaluator), config.n)
+    make_ready(evaluator, evaluator.known(task), config.n)
+    remark_seen(evaluator)
     if config.watch:
         watch(config, evaluator, fabric, measure)
         return
@@ -71,12 +73,11 @@ def evaluate(config: DictConfig) -> None:
         write(config, checkpoint, task, evaluator, results, likelihood, fabric)
 
 
-def known(config: DictConfig, task: Diffusion, evaluator: Evaluator) -> set[str]:
-    """What is known of samples before they are drawn. Raises ``UserError`` for held-out conditions of a model without
-    any."""
-    if config.conditions == "held_out" and not task.conditioner.gives:
-        raise UserError("conditions=held_out: the model has no condition; leave it out.")
-    return task.conditioner.known(evaluator.population)
+def remark_seen(evaluator: Evaluator) -> None:
+    """That samples are compared with pictures that the model has seen, where they are."""
+    if evaluator.paired and evaluator.after.conditions == "training":
+        names = ", ".join(evaluator.paired)
+        remark(f"{names}: samples are compared with training images; conditions=held_out compares with held-out ones.")
 
 
 def check_likelihood(config: DictConfig, task: Diffusion, data: DataModule) -> None:
@@ -141,6 +142,8 @@ def check(config: DictConfig) -> None:
             "nothing is named to be measured; set checkpoint=<a .ckpt file>, images=<a folder> for samples that exist, "
             "or watch=<the folder of a run>."
         )
+    if config.truth and not config.images:
+        raise UserError("truth=... belongs to images=...; leave it out: samples have what they were drawn after.")
     if config.images:
         refuse_unread(f"images={config.images}, whose samples are all measured as they are", READ_WITH_IMAGES)
     elif config.watch:
@@ -155,6 +158,10 @@ def check(config: DictConfig) -> None:
     check_settings(config, Evaluating)
     if config.watch and (config.devices != 1 or config.repeats != 1):
         raise UserError("watch=... works on one device with one range of samples; leave devices and repeats at 1.")
+    if not config.images and config.n % config.draws:
+        raise UserError(f"draws={config.draws} of each condition do not make n={config.n}; set n to a multiple of it.")
+    if config.measurement_noise and config.measurement is None:
+        raise UserError("measurement_noise is of a measurement; name it with measurement=mask_box or another.")
     if not config.data or not config.extractor:
         raise UserError("what images are compared with is not known; name data=... (and extractor=..., metrics=[...]).")
     if not config.metrics:
@@ -168,7 +175,20 @@ def build_evaluator(config: DictConfig) -> Evaluator:
         for key in ("extractor", "metrics", "data")
     )
     remark_unread_data(data)
-    return Evaluator(extractor, metrics, data, config.reference, config.conditions)
+    measurement = None
+    if config.measurement is not None:
+        measurement = instantiate(OmegaConf.to_container(config.measurement, resolve=True), _convert_="all")
+    return Evaluator(
+        extractor,
+        metrics,
+        data,
+        config.reference,
+        config.conditions,
+        config.draws,
+        measurement,
+        config.measurement_noise,
+        list(config.baselines),
+    )
 
 
 def make_ready(evaluator: Evaluator, known: set[str], n: int) -> None:
@@ -202,15 +222,21 @@ def evaluate_images(config: DictConfig, evaluator: Evaluator) -> None:
                 f"{len(found.samples)}; measure more, or leave {name} out of metrics=[...]."
             )
     images, path = found.samples, Path(str(config.images)).expanduser().absolute()
+    truth = None if config.truth is None else read_truth(str(config.truth), str(config.images), data.modality)
     if fabric.is_global_zero:
         print(f"{counted(len(images), data.modality.noun)} of {path}; labels: {found.labels_from}")
         if found.passed_over:
             other = counted(len(found.passed_over), "other files")
             print(f"note: {other} passed over: {shortened(found.passed_over)}")
-    make_ready(evaluator, set() if found.labels is None else {"label"}, len(images))
+    known = set() if found.labels is None else {"label"}
+    make_ready(evaluator, known if truth is None else known | {"truth"}, len(images))
     origin = {"images": str(path), "images_fingerprint": found.fingerprint, "images_labels": found.labels_from}
+    if truth is not None:
+        origin |= {"truth": str(Path(str(config.truth)).expanduser().absolute())}
+        origin |= {"truth_fingerprint": truth.fingerprint}
     with progress(fabric, len(images)) as done:
-        result = evaluator.evaluate_images(images, found.labels, origin, fabric.device, done)
+        pictures = None if truth is None else truth.samples
+        result = evaluator.evaluate_images(images, found.labels, origin, fabric.device, done, pictures)
     if fabric.is_global_zero:
         folder = Path(config.output_dir)
         (folder / "evaluation.json").write_text(json_text(result.plain(), indent=2) + "\n")
