@@ -128,6 +128,7 @@ def choosing(group: str, name: str) -> list[str]:
         "parameterization=eps": ["schedule=vp"],
         "extractor=trained_clip": ["extractor.path=last.ckpt"],
         "measurement=mask_file": ["measurement.path=mask.png"],
+        "measurement=mask_outside": ["measurement.height=28", "measurement.width=28"],
         "guidance=autoguidance": ["guidance.weak.path=last.ckpt"],
         "guidance=classifier": ["guidance.classifier.path=last.ckpt"],
         "guidance=per_condition": ["guidance.scales={label: 2}"],
@@ -138,8 +139,8 @@ def choosing(group: str, name: str) -> list[str]:
         needs[f"{group}={name}"] = [f"codec.path={learned_by('autoencoder')}"]
     if f"{group}={name}" in ("conditioner=text", "data=dreambooth", "experiment=ldm_fashion_text"):
         needs.setdefault(f"{group}={name}", []).append(f"conditioner.encoder.path={learned_by('clip')}")
-    if f"{group}={name}" == "conditioner=joint":
-        needs["conditioner=joint"] = [f"conditioner.parts.text.encoder.path={learned_by('clip')}"]
+    if f"{group}={name}" in ("conditioner=joint", "conditioner=joint_text_image"):
+        needs[f"{group}={name}"] = [f"conditioner.parts.text.encoder.path={learned_by('clip')}"]
     if f"{group}={name}" == "experiment=emoji_text":
         # The stand-in of the codec is of one channel.
         needs["experiment=emoji_text"] += [f"extractor.path={learned_by('clip')}", "data.channels=1"]
@@ -263,7 +264,7 @@ def test_every_selected_group_is_used_by_the_wiring(task):
     assert len(groups) >= 5 and set(chosen_by_options) == {"conditioner", "extractor", "optimizer"}
     used = set(re.findall(r"\$\{(\w+)[.}]", wiring(task)))
     assert set(groups) | set(chosen_by_options) <= used
-    assert set(groups) - {"data"} <= set(re.findall(r"\$\{(\w+)[.}]", text))
+    assert set(groups) - {"data", "hint"} <= set(re.findall(r"\$\{(\w+)[.}]", text))
 
 
 def test_every_folder_is_a_group_that_an_entry_point_selects():

@@ -1,6 +1,7 @@
 """Samples from a denoiser, where sample ``i`` depends on (seed, i) alone."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from weakref import WeakSet
 
 import torch
@@ -14,6 +15,7 @@ from oboro.codec import Identity
 from oboro.condition import Condition
 from oboro.denoiser import Denoises
 from oboro.guidance import Guidance, Guided
+from oboro.measurement import NAME, Measured
 from oboro.sampler import Sampler
 
 Watch = Callable[[Tensor, Tensor], None]
@@ -106,9 +108,14 @@ def generate(
 
     x_T and every later draw come from per-sample CPU generators, so they are the same on every type of device.
     ``x``, ``x_t`` and ``start`` say in what the ``walk`` to the data begins, if not in noise.
+    What a measurement in ``cond.sampling`` knows without noise is in the samples to the last bit, whoever drew towards
+    it; guidance sees it through the decoder.
     ``watch`` is called after each evaluation of the guided denoiser, ``sampler.evaluations(schedule, start)`` times if
     that is a fixed number, with x̂0, a latent, and t: for progress bars and previews.
     """
+    given = cond.sampling.get(NAME)
+    if isinstance(given, Measured) and not isinstance(codec, Identity):
+        cond = replace(cond, sampling={**cond.sampling, NAME: replace(given, decode=codec.decode)})
     latents = walk(
         denoiser,
         guidance,
@@ -124,6 +131,8 @@ def generate(
         watch=watch,
     )
     samples = codec.decode(latents).float()
+    if isinstance(given, Measured):
+        samples = given.to(samples.device).pasted(samples)
     own = [ids.index(i) for i in dict.fromkeys(ids)]  # without those that only fill the chunk
     check_samples(samples[own], latents[own], guidance, denoiser)
     return samples

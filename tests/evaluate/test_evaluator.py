@@ -9,10 +9,12 @@ from torch import nn
 
 import runs
 from oboro.evaluate.evaluator import Evaluator
+from oboro.evaluate.held_out import HeldOut
 from oboro.evaluate.protocol import Protocol, digest
 from oboro.evaluate.result import warnings, with_spread
 from oboro.extractor import Extractor
-from oboro.guidance import Autoguidance, ClassifierFree
+from oboro.guidance import DDNM, Autoguidance, ClassifierFree
+from oboro.measurement import MaskBox
 from oboro.metrics import Bank, Frechet, Held, Metric, Value
 from oboro.sampler import DDIM, Heun
 
@@ -211,3 +213,27 @@ def test_a_number_from_too_few_samples_comes_with_a_warning_and_the_size_of_its_
     assert "20 samples are not more than its 784 features" in sentence
     assert with_spread(value.real, value.real_std) in sentence and len(value.real_splits) == 5
     assert "Raise n" in sentence
+
+
+def test_samples_of_an_inverse_problem_are_of_held_out_images(parts):
+    """Sample i is of row i mod n, under its label, and has what was measured of it; the protocol says so."""
+    task, data = parts
+    data.setup()
+    problem = HeldOut(data, MaskBox(), seed=3)
+    pixels = Pixels()
+    pixels.seen, pixels.task = [], task
+    evaluator = Evaluator(pixels, {"mean": Mean()}, data, problem=problem)
+    solving = deepcopy(task)
+    solving.guidance = DDNM()
+    n = len(data.validation)
+    pixels.seen.clear()
+    result = evaluator.evaluate(solving, Protocol(n=n + 3, chunk=n + 3), precision="32-true")
+    images = next(images for _, images in reversed(pixels.seen) if len(images) == n + 3)
+    ids = [0, 5, n, n + 2]
+    truth, given = problem.truth(ids), problem.measured(ids)
+    assert problem.rows(ids) == [0, 5, 0, 2] and torch.equal(truth, data.validation.samples[torch.tensor([0, 5, 0, 2])])
+    known = given.operator.mask.expand_as(truth)
+    assert torch.equal(images[ids][known], truth[known]) and (images[0] != images[n]).any()
+    cond = problem.condition(task.conditioner, ids)
+    assert torch.equal(cond.signals["label"].index, data.validation.labels[torch.tensor([0, 5, 0, 2])])
+    assert result.protocol["problem"]["measurement"]["name"] == "MaskBox" and result.protocol["problem"]["seed"] == 3

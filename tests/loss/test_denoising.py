@@ -5,7 +5,7 @@ from scipy import stats
 from cases import over
 from conftest import each_denoiser
 from loss.toys import TIMES, WEIGHTS, Recorder, U, Wave, by_hand, loss_of, midpoints
-from oboro.condition import Condition, Label
+from oboro.condition import Condition, Image, Label
 from oboro.denoiser import Denoiser
 from oboro.loss.coupling import OptimalTransport
 from oboro.loss.penalty import PseudoHuber
@@ -159,3 +159,19 @@ def test_the_mean_over_draws_is_the_mean_over_quantiles(normal, rng):
     drawn = loss_of()(denoiser, x, Condition(), rng)
     given = loss_of().at_quantile(denoiser, x, Condition(), midpoints(40_000), normal(40_000, 2))
     assert abs(float(drawn.mean() - given.mean())) < 4 * float(drawn.std()) / 200 * 2**0.5
+
+
+def test_in_the_region_of_the_hole_known_pixels_teach_nothing(normal):
+    """w mean over all pixels of the squares in the hole; a sample whose picture is dropped counts as a whole."""
+    x, eps = normal(5, 1, 4, 4), normal(5, 1, 4, 4)
+    known = torch.zeros(5, 1, 4, 4, dtype=torch.bool)
+    known[..., :3] = True
+    image = Image(x * known, known).drop(torch.tensor([False, True, False, False, False]))
+    cond, denoiser = Condition.of(image=image), Recorder(VP())  # whose answer is 0
+    whole = loss_of(region="all").at_quantile(denoiser, x, cond, U, eps)
+    hole = loss_of(region="hole").at_quantile(denoiser, x, cond, U, eps)
+    share = (x.square() * ~image.known).flatten(1).mean(1) / x.square().flatten(1).mean(1)
+    torch.testing.assert_close(hole, whole * share)
+    assert share[1] == 1 and share[[0, 2, 3, 4]].max() < 0.9
+    without = Condition.of(image=Image(image.x, torch.ones(5, dtype=torch.bool)))
+    torch.testing.assert_close(loss_of(region="hole").at_quantile(denoiser, x, without, U, eps), whole)

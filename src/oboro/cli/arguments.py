@@ -21,7 +21,8 @@ from oboro.base.grammar import parsed, quoted
 SENTENCES = ("prompt", "negative", "data.prompt", "data.prior_prompt")
 # The last part of keys that hold a path. tests/cli/test_arguments.py compares them with the signatures of all options.
 PATH = re.compile(
-    r"(.*_)?(root|path|folder|dir|file)|checkpoint|init|resume|images|truth|watch|hints?|mask|reference|shards|rerun_failed"
+    r"(.*_)?(root|path|folder|dir|file)|checkpoint|init|resume|images|truth|watch|hints?|mask|measured|reference|"
+    r"shards|rerun_failed"
 )
 READ = ("checkpoint", "init", "resume", "images", "truth", "watch")  # paths of what has to be there
 MULTIRUN = ("-m", "--multirun", "hydra.mode=MULTIRUN")

@@ -19,6 +19,7 @@ from oboro.base.json_text import json_text
 from oboro.base.remark import remark
 from oboro.base.settings import settings_text
 from oboro.cli.checkpoint import latest_checkpoint
+from oboro.cli.measured import measurement_of
 from oboro.cli.sample import average, check_amounts, open_task, start, trained_precision
 from oboro.cli.settings import Evaluating, check_settings
 from oboro.cli.settle import remark_unread_data, settle
@@ -27,6 +28,7 @@ from oboro.cli.watch import watch
 from oboro.data import DataModule
 from oboro.evaluate.data_check import check_data, difference
 from oboro.evaluate.evaluator import Evaluator, held_out_likelihood
+from oboro.evaluate.held_out import HeldOut
 from oboro.evaluate.protocol import Protocol
 from oboro.evaluate.result import Result
 from oboro.evaluate.sample_files import read_samples, read_truth
@@ -34,6 +36,7 @@ from oboro.metrics import Value
 from oboro.report.pictures import pairs_picture
 from oboro.report.table import interval, number, print_results, spread, write_result
 from oboro.task import Diffusion
+from oboro.task.contradictions import check_measured
 
 # What measuring of samples that exist reads of the configuration.
 READ_WITH_IMAGES = (
@@ -58,6 +61,8 @@ def evaluate(config: DictConfig) -> None:
     checkpoint, task = open_task(config, path, fabric)
     read_data(evaluator.data)
     check_data(task, evaluator.data)
+    if evaluator.problem is not None:
+        check_measured(task, task.codec, evaluator.problem.check())
     check_likelihood(config, task, evaluator.data)
     check_amounts(config.n, config.chunk, evaluator.data.modality)
     if fabric.is_global_zero and (sentence := difference(task, evaluator.data)):
@@ -160,8 +165,6 @@ def check(config: DictConfig) -> None:
         raise UserError("watch=... works on one device with one range of samples; leave devices and repeats at 1.")
     if not config.images and config.n % config.draws:
         raise UserError(f"draws={config.draws} of each condition do not make n={config.n}; set n to a multiple of it.")
-    if config.measurement_noise and config.measurement is None:
-        raise UserError("measurement_noise is of a measurement; name it with measurement=mask_box or another.")
     if not config.data or not config.extractor:
         raise UserError("what images are compared with is not known; name data=... (and extractor=..., metrics=[...]).")
     if not config.metrics:
@@ -175,20 +178,26 @@ def build_evaluator(config: DictConfig) -> Evaluator:
         for key in ("extractor", "metrics", "data")
     )
     remark_unread_data(data)
-    measurement = None
-    if config.measurement is not None:
-        measurement = instantiate(OmegaConf.to_container(config.measurement, resolve=True), _convert_="all")
+    problem = problem_of(config, data)
     return Evaluator(
         extractor,
         metrics,
         data,
         config.reference,
-        config.conditions,
-        config.draws,
-        measurement,
-        config.measurement_noise,
-        list(config.baselines),
+        problem=problem,
+        conditions=config.conditions,
+        draws=config.draws,
+        baselines=list(config.baselines),
     )
+
+
+def problem_of(config: DictConfig, data: DataModule) -> HeldOut | None:
+    """The inverse problem that samples solve, if there is one."""
+    if config.measurement is None:
+        if config.measurement_noise:
+            raise UserError("measurement_noise is of a measurement; name it with measurement=... too.")
+        return None
+    return HeldOut(data, measurement_of(config), config.measurement_noise, config.seed)
 
 
 def make_ready(evaluator: Evaluator, known: set[str], n: int) -> None:

@@ -11,10 +11,9 @@ from torch import Tensor
 
 from oboro.base.errors import UserError
 from oboro.condition import Condition
-from oboro.condition import Image as Picture
 from oboro.conditioner import Image as Reader
 from oboro.data.decode_or_skip import check_alike
-from oboro.hint.hint import whole, with_channels
+from oboro.hint.hint import whole
 from oboro.modality import Image, Modality
 from oboro.modality.decode_image import load_image
 from oboro.task import Diffusion
@@ -124,6 +123,5 @@ def with_pictures(cond: Condition, batch: Mapping[str, Any], task: Diffusion) ->
         if (ready := batch.get(READY.format(reader.name))) is not None:
             signals[reader.name] = whole(ready)
         if (known := batch.get(KNOWN.format(reader.name))) is not None:
-            x = with_channels(batch[reader.entry], reader.hint.channels)
-            signals[reader.name] = Picture(torch.where(known, x, 0.0), known)
+            signals[reader.name] = reader.around(batch[reader.entry], known)
     return replace(cond, signals=signals)

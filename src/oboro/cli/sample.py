@@ -19,16 +19,20 @@ from oboro.base.counted import counted
 from oboro.base.errors import UserError
 from oboro.base.json_text import json_text
 from oboro.base.memory import Parts, rows_of
+from oboro.base.remark import remark
 from oboro.cli.device import as_trained, check_device, resolve_precision
 from oboro.cli.hints import picture_entries, with_pictures
 from oboro.cli.launcher import care_for
+from oboro.cli.measured import Pictures, read_measured
+from oboro.cli.resize import resize
 from oboro.cli.settings import Sampling, check_settings
 from oboro.cli.train import quiet
 from oboro.condition import Condition
+from oboro.conditioner import Conditioner, Text
 from oboro.conditioner import Image as ImageConditioner
-from oboro.conditioner import Text
 from oboro.conditioner.conditioner import Single
 from oboro.conditioner.encoded_texts import remark_unread
+from oboro.conditioner.image import with_measured
 from oboro.ema.posthoc import posthoc
 from oboro.generate import Watch
 from oboro.modality import Modality
@@ -60,7 +64,7 @@ def open_task(config: DictConfig, path: str | Path, fabric: Fabric) -> tuple[dic
     checkpoint = adapted(config, load_checkpoint(path))
     parts = {key: OmegaConf.to_container(config[key], resolve=True) for key in ("schedule", "sampler", "guidance")}
     task = build_task(checkpoint, **parts)
-    contradictions.check(task)
+    contradictions.check(task, measured=config.get("measurement") is not None)
     if config.profile is not None and config.profile not in task.ema.profiles:
         raise UserError(f"there is no average {config.profile}; choose profile={'|'.join(task.ema.profiles)}.")
     if config.profile is not None and config.ema_std is not None:
@@ -103,6 +107,8 @@ def sample_batch(config: DictConfig, task: Diffusion, ids: list[int]) -> dict[st
     """The batch that the conditions of samples ``ids`` are made of: the given classes, texts and pictures in turn, and
     of the others what the conditioner shows in pictures."""
     conditioner, given = task.conditioner, {}
+    if config.measured is not None:
+        given["id"] = ids
     label, prompt, negative = (plain(config[key]) for key in ("label", "prompt", "negative"))
     if label is not None:
         given["label"] = torch.tensor(in_turn(classes(label, conditioner.num_classes), ids))
@@ -114,10 +120,27 @@ def sample_batch(config: DictConfig, task: Diffusion, ids: list[int]) -> dict[st
         given["negative"] = in_turn(texts(negative, "negative", task), ids)
         check_negative(task)
     given |= picture_entries(config, task, ids)
-    for single in conditioner.singles:
-        if single.entry not in given:
-            given |= single.sample_batch(ids, None)
+    lacking = [single for single in conditioner.singles if single.entry not in given]
+    if config.measured is not None:
+        lacking = known_of_measured(lacking, conditioner.dropped)
+    for single in lacking:
+        given |= single.sample_batch(ids, None)
     return given
+
+
+def known_of_measured(lacking: list[Single], dropped: set[str]) -> list[Single]:
+    """Those conditions of pictures that are measured which have to be shown in turn: none, as what the pictures show
+    is not known. Raises ``UserError`` where the model cannot do without."""
+    keys = {"label": "label", "caption": "prompt"}
+    for single in lacking:
+        key = keys.get(single.entry, "hint")
+        if single.name not in dropped:
+            raise UserError(
+                f"the model draws under the condition {single.name}, which nobody knows of the pictures in "
+                f"measured=..., and was not trained without; set {key}=..."
+            )
+        remark(f"no {key} is given, so the samples are drawn without the condition {single.name}.")
+    return []
 
 
 def plain(value: Any) -> Any:
@@ -173,9 +196,13 @@ def text_readers(task: Diffusion) -> list[Single]:
     return [single for single in task.conditioner.singles if single.entry == "caption"]
 
 
-def condition(task: Diffusion, batch: dict[str, Any]) -> Condition:
-    """The condition of the samples of ``batch``, with the texts that guidance goes away from."""
-    cond = with_pictures(task.conditioner.keep(batch), batch, task)
+def condition(task: Diffusion, batch: dict[str, Any], pictures: Pictures | None = None) -> Condition:
+    """The condition of the samples of ``batch``, with the texts that guidance goes away from and the measurements."""
+    known = all(single.entry in batch for single in task.conditioner.singles)
+    cond = task.conditioner.keep(batch) if known else with_known(task.conditioner, batch)
+    cond = with_pictures(cond, batch, task)
+    if pictures is not None:
+        cond = with_measured(cond, pictures.rows(batch["id"]), task.conditioner)
     if "negative" not in batch:
         return cond
     return replace(cond, away={s.name: s.signal({"caption": batch["negative"]}) for s in text_readers(task)})
@@ -184,8 +211,13 @@ def condition(task: Diffusion, batch: dict[str, Any]) -> Condition:
 def pictures_of(task: Diffusion, batch: dict[str, Any]) -> Condition:
     """The part of the condition of ``batch`` that is pictures."""
     readers = [single for single in task.conditioner.singles if isinstance(single, ImageConditioner)]
-    signals = {reader.name: reader.signal(batch) for reader in readers}
+    signals = {reader.name: reader.signal(batch) for reader in readers if reader.entry in batch}
     return with_pictures(Condition(signals), batch, task)
+
+
+def with_known(conditioner: Conditioner, batch: dict[str, Any]) -> Condition:
+    """The signals that ``batch`` has, and no others."""
+    return Condition({single.name: single.signal(batch) for single in conditioner.singles if single.entry in batch})
 
 
 @contextmanager
@@ -212,7 +244,14 @@ def watching(config: DictConfig, task: Diffusion, chunks: int) -> Iterator[Calla
         bar.update(job, completed=chunks * a_chunk)
 
 
-def draw(config: DictConfig, task: Diffusion, fabric: Fabric, batch: dict[str, Any], folder: Path) -> Tensor:
+def draw(
+    config: DictConfig,
+    task: Diffusion,
+    fabric: Fabric,
+    batch: dict[str, Any],
+    folder: Path,
+    pictures: Pictures | None = None,
+) -> Tensor:
     """Stored samples (n, C, ...), each written to ``folder`` as soon as its chunk is done."""
     chunk, drawn, parts = min(config.chunk, config.n), [], Parts()
     starts = range(0, config.n, chunk)
@@ -225,7 +264,7 @@ def draw(config: DictConfig, task: Diffusion, fabric: Fabric, batch: dict[str, A
 
             def stored(part: list[int], watch: Watch = watch) -> Tensor:
                 with fabric.autocast():
-                    cond = condition(task, rows_of(batch, part))
+                    cond = condition(task, rows_of(batch, part), pictures)
                     x = task.generate(part, config.seed, cond, task.modality.shape, watch)
                 return task.modality.to_stored(x).cpu()
 
@@ -248,21 +287,28 @@ def sample(config: DictConfig) -> None:
     check_settings(config, Sampling)
     fabric = start(config, 1, trained_precision(config.checkpoint))
     _, task = open_task(config, config.checkpoint, fabric)
+    if config.size is not None:
+        resize(task, config.size)
     modality, folder = task.modality, Path(config.output_dir)
     files = folder / modality.noun
     check_amounts(config.n, config.chunk, modality)
+    pictures = read_measured(config, task)
     batch = sample_batch(config, task, list(range(config.n)))
     remarks.say(task, batch["label"].tolist() if "label" in batch else ())
     files.mkdir(parents=True, exist_ok=True)
-    samples = draw(config, task, fabric, batch, files)
+    samples = draw(config, task, fabric, batch, files, pictures)
     if "caption" in batch:  # the folder becomes a data set of its own
         names = (f"{i:06d}{modality.suffixes[0]}" for i in range(config.n))
         rows = ({"file_name": name, "text": text} for name, text in zip(names, batch["caption"], strict=True))
         lines = "".join(json_text(row, ensure_ascii=False) + "\n" for row in rows)
         (files / "metadata.jsonl").write_text(lines, encoding="utf-8")
     kinds = task.conditioner.num_classes if config.label is None else 0
-    hints = hints_shown(modality, pictures_of(task, batch))
-    samples_picture(modality, samples, batch.get("caption"), kinds, hints).save(folder / "grid.png")
+    if pictures is None:
+        hints = hints_shown(modality, pictures_of(task, batch))
+        samples_picture(modality, samples, batch.get("caption"), kinds, hints).save(folder / "grid.png")
+    else:
+        pictures.write(folder)
+        pictures.grid(samples, modality).save(folder / "grid.png")
     if config.npz:
         labels = {"labels": batch["label"].numpy()} if "label" in batch else {}
         np.savez(folder / "samples.npz", **{modality.noun: modality.to_array(samples)}, **labels)

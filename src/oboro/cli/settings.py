@@ -13,7 +13,7 @@ from oboro.base.annotation import is_class
 from oboro.base.configuration import TARGET, Configuration, Path, is_a, key_of
 from oboro.base.errors import UserError
 from oboro.base.lightning_trainer import Accelerator, Devices, Precision
-from oboro.base.ranges import AverageWidth, Count, CountOrNone, Name, NonNegative, Positive, Seed, Steps
+from oboro.base.ranges import AverageWidth, Count, CountOrNone, Name, NonNegative, Positive, Seed, Steps, Width
 from oboro.base.secret import first_hidden
 from oboro.base.signature import located
 from oboro.cli.options import folders, options
@@ -70,6 +70,10 @@ class Drawing(Command):
 class Sampling(Drawing):
     checkpoint: Name
     measurement: Measurement | MaskShape | None
+    measured: Name | None
+    measurement_noise: NonNegative
+    degraded: bool
+    size: Annotated[Sequence[Width], Len(2, 2)] | None
     label: int | Annotated[Sequence[int], Len(1)] | None  # of the classes that the model has
     prompt: str | Sequence[Any] | None  # texts, which oboro.cli.sample.texts holds against the model
     hint: Name | Mapping[str, Name] | None
@@ -89,6 +93,8 @@ class BitsPerDim(TypedDict):
 class Evaluating(Drawing):
     checkpoint: NotRequired[Name | None]  # images= and watch= do without
     data: DataModule
+    measurement: Measurement | MaskShape | None
+    measurement_noise: NonNegative
     extractor: NotRequired[Extractor | Joint]
     metrics: Mapping[str, Metric | Paired] | None
     images: Name | None
@@ -96,8 +102,6 @@ class Evaluating(Drawing):
     repeats: Count
     conditions: Conditions
     draws: Count
-    measurement: Measurement | MaskShape | None
-    measurement_noise: NonNegative
     baselines: Sequence[Baseline]
     truth: Name | None
     reference: Name | None

@@ -42,7 +42,10 @@ class VQAutoencoder(Learned):
         return self.to_latent(self.encoder(x))
 
     def image(self, latent: Tensor) -> Tensor:
-        return self.decoder(self.from_latent(self.look_up(self.nearest(latent)).to(latent)))
+        q = self.look_up(self.nearest(latent)).to(latent)
+        if latent.requires_grad:  # as in training, the gradient goes straight through to the latent
+            q = latent + (q - latent).detach()
+        return self.decoder(self.from_latent(q))
 
     @property
     def last(self) -> nn.Parameter:

@@ -1,6 +1,7 @@
 """Conditioning on a picture: edges, a mask, a smaller version, the picture before an edit."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,9 +13,11 @@ from oboro.base.draws import rand
 from oboro.base.errors import UserError
 from oboro.base.ranges import Name, Share, Width
 from oboro.base.seeding import generator as generator_of
-from oboro.conditioner.conditioner import Batch, Single, training_metadata, training_rows
+from oboro.conditioner.conditioner import Batch, Conditioner, Single, training_metadata, training_rows
 from oboro.data import Population
 from oboro.hint import Given, Hint
+from oboro.hint.hint import with_channels
+from oboro.measurement import NAME, Mask, Measured
 from oboro.modality import from_uint8
 
 SHOWN = 8  # pictures of the data that samples in pictures are drawn after
@@ -115,3 +118,20 @@ class Image(Single):
     def _of(self, ids: Sequence[int], population: Population) -> dict[str, Tensor]:
         source = population.samples if self.entry == "x" else population.hints[self.entry]
         return {self.entry: from_uint8(source[training_rows(ids, population)]), "index": torch.tensor(list(ids))}
+
+    def around(self, x: Tensor, known: Tensor) -> condition.Image:
+        """What it is of pictures x (B, C, H, W) that are ``known`` (B, 1, H, W), bool, where that is given."""
+        return condition.Image(torch.where(known, with_channels(x, self.hint.channels), 0.0), known)
+
+
+def with_measured(cond: condition.Condition, given: Measured, conditioner: Conditioner) -> condition.Condition:
+    """``cond`` with a measurement, which guidance and samplers read. Of pixels that are known without noise a condition
+    with a hole is made, too, so that models that fill holes can be compared with those that know none."""
+    holes = {}
+    if isinstance(given.operator, Mask) and not given.noise.any():
+        holes = {
+            single.name: single.around(given.y, given.operator.mask)
+            for single in conditioner.singles
+            if isinstance(single, Image) and single.hint.has_hole
+        }
+    return replace(cond, signals={**cond.signals, **holes}, sampling={**cond.sampling, NAME: given})

@@ -1,7 +1,6 @@
 """What samples are drawn after: the classes, texts and pictures of images, and what is measured of these."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -9,40 +8,30 @@ from torch import Tensor
 
 from oboro import condition
 from oboro.base.errors import UserError
-from oboro.base.settings import settings
 from oboro.condition import Condition
 from oboro.conditioner import Conditioner
 from oboro.conditioner import Image as Reader
 from oboro.conditioner.conditioner import training_rows
 from oboro.data import DataModule, Population
+from oboro.evaluate.held_out import HeldOut
 from oboro.hint import Downsample as SmallerHint
 from oboro.hint.hint import with_channels
-from oboro.measurement import NAME, Downsample, MaskShape, Measured, Measurement, measure
+from oboro.measurement import Downsample, Measured
 from oboro.metrics import Given, Groups, Observation
 from oboro.metrics.paired import SAMPLE
-from oboro.modality import Image
 
 Conditions = Literal["training", "held_out"]
 
 
 class DrawnAfter:
     """Sample i is drawn after condition i // ``draws``, made of an image of the training set, or with ``conditions`` =
-    held_out of those that are held out; and, with a ``measurement``, after that image measured with ``noise``.
-
-    What is random of a measurement is a function of the number of the condition alone: the same for any seed of
-    samples.
-    """
+    held_out of those that are held out; with a ``problem`` of what was measured of the held-out image of its row."""
 
     def __init__(
-        self,
-        data: DataModule,
-        conditions: Conditions = "training",
-        draws: int = 1,
-        measurement: Measurement | MaskShape | None = None,
-        noise: float = 0.0,
+        self, data: DataModule, conditions: Conditions = "training", draws: int = 1, problem: HeldOut | None = None
     ):
-        self.data, self.conditions, self.draws = data, conditions, draws
-        self.measurement, self.noise = measurement, noise
+        self.data, self.draws, self.problem = data, draws, problem
+        self.conditions: Conditions = conditions if problem is None else "held_out"
 
     @property
     def population(self) -> Population:
@@ -57,86 +46,88 @@ class DrawnAfter:
         """The condition of each sample."""
         return [i // self.draws for i in ids]
 
+    def rows(self, numbers: Sequence[int]) -> Tensor:
+        """The image of each condition, a row of ``population``."""
+        if self.problem is not None:
+            return torch.tensor(self.problem.rows(numbers))
+        return training_rows(numbers, self.population)
+
     def known(self, conditioner: Conditioner) -> set[str]:
         """What is known of samples before they are drawn: "label", "caption", and of ``oboro.metrics.paired.NEEDS``.
 
         Raises ``UserError`` for options that mean nothing to a model without a condition.
         """
-        if not conditioner.gives and self.measurement is None:
+        if not conditioner.gives and self.problem is None:
             for key, given in {"conditions=held_out": self.conditions != "training", "draws": self.draws > 1}.items():
                 if given:
                     raise UserError(f"{key}: the model has no condition; leave it out.")
-        known = conditioner.known(self.population)
-        if self.draws > 1:
-            known |= {"draws"}
-        if self.measurement is not None and not isinstance(self.data.modality, Image):
-            noun = self.data.modality.noun
-            raise UserError(f"measurements are of images and the model makes {noun}; leave measurement out.")
-        if self.measurement is not None or readers(conditioner):
-            known |= {"truth"}
-            given = self.given(conditioner, [0])
-            known |= {"hole"} if given.known is not None else set()
-            known |= {"observed"} if any(one.see and one.entry == SAMPLE for one in given.observations) else set()
-            known |= {"exact"} if self.exact(conditioner) else set()
-        return known
+        known = set(self.metadata(conditioner, [0])) | ({"draws"} if self.draws > 1 else set())
+        if self.problem is None and not readers(conditioner):
+            return known
+        given = self.given(conditioner, [0])
+        hole = {"hole"} if given.known is not None else set()
+        seen = {"observed"} if any(one.see and one.entry == SAMPLE for one in given.observations) else set()
+        return known | {"truth"} | hole | seen | ({"exact"} if self.exact(conditioner) else set())
 
     def exact(self, conditioner: Conditioner) -> bool:
         """Whether known pixels are those of the image."""
-        if self.measurement is not None:
-            return self.noise == 0
+        if self.problem is not None:
+            return self.problem.noise == 0
         channels = self.data.modality.shape[0]
-        return all(reader.hint.channels == channels for reader in readers(conditioner) if hole(reader))
+        return all(reader.hint.channels == channels for reader in readers(conditioner) if hides(reader))
 
     def metadata(self, conditioner: Conditioner, ids: Sequence[int]) -> dict[str, Any]:
         """The "label" and the "caption" that samples are drawn after, where there are any."""
-        return conditioner.metadata(self.numbers(ids), self.population)
+        numbers = self.numbers(ids)
+        return (
+            conditioner.metadata(numbers, self.population) if self.problem is None else self.problem.metadata(numbers)
+        )
 
     def groups(self, conditioner: Conditioner, ids: Sequence[int]) -> Groups:
-        """Which samples are of one condition, and which conditions of one picture."""
+        """Which samples are of one condition, and which conditions of one image."""
         numbers = self.numbers(ids)
-        pictured = self.measurement is not None or readers(conditioner)
-        picture = training_rows(numbers, self.population) if pictured else torch.tensor(numbers)
-        return Groups(torch.tensor(numbers), picture)
+        condition = torch.tensor(numbers) if self.problem is None else self.rows(numbers)
+        pictured = self.problem is not None or readers(conditioner)
+        return Groups(condition, self.rows(numbers) if pictured else condition)
 
     def condition(self, conditioner: Conditioner, ids: Sequence[int]) -> Condition:
         """What samples ``ids`` are drawn after."""
         numbers = self.numbers(ids)
-        cond = conditioner.for_samples(numbers, self.population)
-        if self.measurement is None:
-            return cond
-        return replace(cond, sampling={**cond.sampling, NAME: self._measured(self._truth(numbers), numbers)})
+        if self.problem is None:
+            return conditioner.for_samples(numbers, self.population)
+        return self.problem.condition(conditioner, numbers)
 
     def given(self, conditioner: Conditioner, ids: Sequence[int], later: int = 0) -> Given:
         """The images that the conditions of samples ``ids`` were made of, on the CPU, and what these show of them; of
         the conditions that come ``later`` by so many."""
         numbers = [number + later for number in self.numbers(ids)]
-        truth = self._truth(numbers)
-        seen = [of_reader(r, r.signal(r.sample_batch(numbers, self.population))) for r in readers(conditioner)]
-        holes = [one.weight for one in seen if one.weight is not None and one.entry == SAMPLE]
-        if self.measurement is not None:
-            measured = self._measured(truth, numbers)
-            seen.append(of_measured(measured))
-            if measured.operator.known is not None:
-                holes.insert(0, measured.operator.known)
-        return Given(truth, holes[0] if holes else None, seen)
-
-    def _truth(self, numbers: Sequence[int]) -> Tensor:
-        samples = self.population.samples
+        samples, measured = self.population.samples, None
         assert samples is not None
-        return self.data.modality.to_model(samples[training_rows(numbers, self.population)])
+        pictures = readers(conditioner)
+        if self.problem is not None:
+            measured = self.problem.measured(numbers)
+            if measured.operator.known is not None:  # its pixels are what a picture with a hole is made of
+                pictures = [reader for reader in pictures if not hides(reader)]
+        seen = [of_reader(reader, reader.signal(self._batch(reader, numbers))) for reader in pictures]
+        if measured is not None:
+            seen.append(of_measured(measured))
+        known = [one.weight for one in reversed(seen) if one.weight is not None and one.entry == SAMPLE]
+        truth = self.data.modality.to_model(samples[self.rows(numbers)])
+        return Given(truth, known[0] if known else None, seen)
 
-    def _measured(self, truth: Tensor, numbers: Sequence[int]) -> Measured:
-        assert self.measurement is not None
-        return measure(truth, self.measurement, numbers, noise=self.noise)
+    def _batch(self, reader: Reader, numbers: Sequence[int]) -> dict[str, Any]:
+        if self.problem is None:
+            return reader.sample_batch(numbers, self.population)
+        return self.data.on_after_batch_transfer(self.data.validation.__getitems__((self.rows(numbers), None)), 0)
 
     def protocol(self) -> dict[str, Any]:
         """What two numbers must share of it, in plain values; nothing where it is as ever."""
-        entries: dict[str, Any] = {} if self.conditions == "training" else {"conditions": self.conditions}
-        if self.draws > 1:
-            entries["draws"] = self.draws
-        if self.measurement is not None:
-            entries["measurement"] = {**settings(self.measurement), "noise": self.noise}
-        return entries
+        entries: dict[str, Any] = {}
+        if self.problem is not None:
+            entries["problem"] = self.problem.settings
+        elif self.conditions != "training":
+            entries["conditions"] = self.conditions
+        return entries | ({"draws": self.draws} if self.draws > 1 else {})
 
 
 def readers(conditioner: Conditioner) -> list[Reader]:
@@ -144,7 +135,7 @@ def readers(conditioner: Conditioner) -> list[Reader]:
     return [single for single in conditioner.singles if isinstance(single, Reader)]
 
 
-def hole(reader: Reader) -> bool:
+def hides(reader: Reader) -> bool:
     """Whether it hides a part of the sample itself."""
     return reader.hint.has_hole and reader.entry == SAMPLE
 

@@ -20,11 +20,11 @@ from oboro.data.latents import module_digest
 from oboro.ema import EMA
 from oboro.evaluate.baselines import Baseline, Baselines
 from oboro.evaluate.drawn_after import Conditions, DrawnAfter
+from oboro.evaluate.held_out import HeldOut
 from oboro.evaluate.likelihood import bits_per_dim
 from oboro.evaluate.protocol import Protocol
 from oboro.evaluate.result import Result
 from oboro.extractor import Extractor, Joint
-from oboro.measurement import MaskShape, Measurement
 from oboro.metrics import Given, Groups, Metric, Paired, Value
 from oboro.metrics.bank import CHUNK
 from oboro.metrics.metric import unserved
@@ -38,8 +38,8 @@ SHOWN = 10  # samples that are kept to be shown
 class Evaluator:
     """``metrics`` of samples against the training images of ``data``, or against the moments of the file ``published``,
     and, of those that are ``Paired``, against what each sample was drawn after (``DrawnAfter``): with ``conditions`` =
-    held_out classes, texts and pictures of the images that are held out, ``draws`` samples of each, perhaps after a
-    ``measurement`` of the image with noise.
+    held_out classes, texts and pictures of the images that are held out, with a ``problem`` held-out images that were
+    measured; ``draws`` samples of each.
 
     The same is measured of ``baselines`` in place of samples. Nothing is read or computed before ``prepare`` and
     ``evaluate``.
@@ -51,14 +51,14 @@ class Evaluator:
         metrics: Mapping[str, Metric | Paired],
         data: DataModule,
         published: str | None = None,
+        problem: HeldOut | None = None,
         conditions: Conditions = "training",
         draws: int = 1,
-        measurement: Measurement | MaskShape | None = None,
-        measurement_noise: float = 0.0,
         baselines: Sequence[Baseline] = (),
     ):
+        self.problem = problem
         self.data = data
-        self.after = DrawnAfter(data, conditions, draws, measurement, measurement_noise)
+        self.after = DrawnAfter(data, conditions, draws, problem)
         self.baselines = Baselines(baselines, self.after, data)
         self.metrics = dict(metrics)
         self.paired = {name: metric for name, metric in metrics.items() if isinstance(metric, Paired)}

@@ -89,14 +89,16 @@ def protocol_line(protocol: Mapping[str, Any], shown: Mapping[str, str] | None =
 
 
 def _after(protocol: Mapping[str, Any]) -> str:
-    """`` after held_out conditions, 4 of each, Grey(…)``: what samples are drawn after, where that is unusual."""
+    """`` after held_out conditions, 4 of each condition``: what samples are drawn after, where that is unusual."""
     texts = []
     if "conditions" in protocol:
         texts.append(f"{protocol['conditions']} conditions")
     if "draws" in protocol:
         texts.append(f"{protocol['draws']} of each condition")
-    if "measurement" in protocol:
-        texts.append(settings_text(protocol["measurement"]))
+    if "problem" in protocol:
+        problem = protocol["problem"]
+        noise = f" with noise {problem['noise']:g}" if problem["noise"] else ""
+        texts.append(f"{settings_text(problem['measurement'])}{noise} of {problem['held_out']:,} held-out images")
     return f" after {', '.join(texts)}" if texts else ""
 
 

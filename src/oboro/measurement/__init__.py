@@ -2,7 +2,7 @@
 
 from oboro.measurement.grey import Grey
 from oboro.measurement.mask import Mask
-from oboro.measurement.mask_shape import MaskBox, MaskFile, MaskHalf, MaskRandom, MaskShape, MaskStroke
+from oboro.measurement.mask_shape import MaskBox, MaskFile, MaskHalf, MaskOutside, MaskRandom, MaskShape, MaskStroke
 from oboro.measurement.measured import NAME, Measured, measure, measured
 from oboro.measurement.measurement import Measurement, conjugate_gradients
 from oboro.measurement.separable import Blur, Downsample
@@ -17,6 +17,7 @@ __all__ = [
     "MaskBox",
     "MaskFile",
     "MaskHalf",
+    "MaskOutside",
     "MaskRandom",
     "MaskShape",
     "MaskStroke",

@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import PIL.Image
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from oboro.base.errors import UserError
 from oboro.base.paths import LocalPath
-from oboro.base.ranges import Count, PositiveShare, Share
+from oboro.base.ranges import Count, CountOrNone, PositiveShare, Share
 from oboro.measurement.mask import Mask
+from oboro.modality.decode_image import load_image
 
 Side = Literal["left", "right", "top", "bottom"]
 SIDES: tuple[Side, ...] = ("left", "right", "top", "bottom")
@@ -32,6 +33,14 @@ class MaskShape(ABC):
         Raises ``UserError`` where the shape does not fit into such samples.
         """
         return Mask(torch.stack([self(*shape[1:], g) for g in generators]))
+
+    def picture_size(self, height: int, width: int) -> tuple[int, int]:
+        """The size of the pictures that samples of ``height`` × ``width`` are made after."""
+        return height, width
+
+    def placed(self, pictures: Tensor, height: int, width: int) -> Tensor:
+        """Pictures (B, C, ...) of ``picture_size`` where they are to be in samples of ``height`` × ``width``."""
+        return pictures
 
 
 class MaskBox(MaskShape):
@@ -58,6 +67,35 @@ class MaskBox(MaskShape):
         size = whole(max(1, side // 4), max(1, 3 * side // 4), generator) if wanted is None else wanted
         first = (side - size) // 2 if self.centred else whole(0, side - size, generator)
         return slice(first, first + size)
+
+
+class MaskOutside(MaskShape):
+    """All but a box of ``height`` × ``width`` pixels, the picture, with its corner at (``top``, ``left``) and by
+    default in the middle: outpainting, where samples are larger than pictures."""
+
+    def __init__(self, height: Count, width: Count, top: CountOrNone | None = None, left: CountOrNone | None = None):
+        self.height = height
+        self.width = width
+        self.top = top
+        self.left = left
+
+    def __call__(self, height: int, width: int, generator: torch.Generator) -> Tensor:
+        return self.placed(torch.ones(1, 1, self.height, self.width, dtype=torch.bool), height, width)[0]
+
+    def picture_size(self, height: int, width: int) -> tuple[int, int]:
+        return self.height, self.width
+
+    def placed(self, pictures: Tensor, height: int, width: int) -> Tensor:
+        top = (height - self.height) // 2 if self.top is None else self.top
+        left = (width - self.width) // 2 if self.left is None else self.left
+        below, right = height - self.height - top, width - self.width - left
+        if min(top, left, below, right) < 0:
+            raise UserError(
+                f"a picture of measurement.height={self.height} and measurement.width={self.width} pixels does not fit "
+                f"there into samples of {height}×{width}; set size=[height,width] to more, or "
+                "measurement.top and measurement.left to less."
+            )
+        return pad(pictures, (left, right, top, below))
 
 
 class MaskHalf(MaskShape):
@@ -149,8 +187,7 @@ class MaskFile(MaskShape):
         if not path.is_file():
             raise UserError(f"there is no mask {self.path}; set it to a picture of black and white.")
         try:
-            with PIL.Image.open(path) as image:
-                image.load()
+            image = load_image(path)
         except Exception as error:  # a damaged file makes Pillow raise almost anything
             raise UserError(f"the mask {self.path} cannot be read; save it as a PNG of black and white.") from error
         if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema() != (255, 255):

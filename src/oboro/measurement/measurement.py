@@ -55,6 +55,14 @@ class Measurement(ABC):
         """
         return self
 
+    def picture_size(self, height: int, width: int) -> tuple[int, int]:
+        """The size of the pictures that samples of ``height`` × ``width`` are made after."""
+        return height, width
+
+    def placed(self, pictures: Tensor, height: int, width: int) -> Tensor:
+        """Pictures (B, C, ...) of ``picture_size`` where they are to be in samples of ``height`` × ``width``."""
+        return pictures
+
     @property
     def known(self) -> Tensor | None:
         """Where y gives numbers of x themselves, bool, of a shape that broadcasts with x; None where nowhere."""

@@ -53,12 +53,26 @@ class RePaint(Sampler):
     def measures(self) -> bool:
         return True
 
+    def check_measured(self, given: Measured) -> None:
+        if given.operator.known is None or given.decode is not None:
+            kind = "a latent" if given.decode is not None else type(given.operator).__name__
+            raise UserError(
+                f"sampler=repaint pastes known pixels and {kind} has none; choose measurement=mask_box or another "
+                "mask, or another sampler with guidance=pigdm."
+            )
+        if ((given.noise > 0) & given.noise.isfinite()).any():
+            raise UserError(
+                "sampler=repaint pastes known pixels as they are and these are noisy; choose another sampler with "
+                "guidance=pigdm, or leave measurement_noise out."
+            )
+
     def evaluations(self, schedule: Schedule, start: float = 1.0, stop: float = 0.0) -> int:
         return sum(1 for t, s in self._way(self.nodes(schedule, start, stop)) if s.t < t.t)
 
     def solve(self, denoiser: Denoises, x: Tensor, grid: Sequence[Node], cond: Condition, noise: Noise) -> Tensor:
         given = measured(cond)
-        known = mask_of(given)
+        self.check_measured(given)
+        known = given.operator.known & expand_as(given.noise == 0, given.y)
         for t, s in self._way(grid):
             if s.t > t.t:
                 x = (s.alpha / t.alpha) * x + sqrt(s.sigma**2 - (s.alpha / t.alpha * t.sigma) ** 2) * noise(x)
@@ -80,20 +94,3 @@ class RePaint(Sampler):
                 down = list(pairwise(grid[top : k + 1]))
                 way += [(grid[k], grid[top]), *down] * (self.repeats - 1)
         return way
-
-
-def mask_of(given: Measured) -> Tensor:
-    """The mask of what is known exactly, (B, 1, ...). Raises ``UserError`` where there is none."""
-    if given.operator.known is None or given.decode is not None:
-        kind = "latents" if given.decode is not None else type(given.operator).__name__
-        raise UserError(
-            f"sampler=repaint pastes known pixels and {kind} have none; choose measurement=mask_box or another mask, "
-            "or another sampler with guidance=pigdm."
-        )
-    noisy = (given.noise > 0) & given.noise.isfinite()
-    if noisy.any():
-        raise UserError(
-            "sampler=repaint pastes known pixels as they are and these are noisy; choose another sampler with "
-            "guidance=pigdm, or leave measurement_noise out."
-        )
-    return given.operator.known & expand_as(given.noise == 0, given.y)

@@ -17,6 +17,7 @@ from oboro.base.errors import UserError
 from oboro.base.ranges import Steps
 from oboro.condition import Condition
 from oboro.denoiser import Denoises
+from oboro.measurement import Measured
 from oboro.sampler.node import DATA, Node, ddim_step, nodes, part
 from oboro.schedule import Schedule
 
@@ -146,6 +147,10 @@ class Sampler(ABC):
     def measures(self) -> bool:
         """Whether it draws samples of a measurement, the signal ``measured`` of ``Condition.sampling``."""
         return False
+
+    def check_measured(self, given: Measured) -> None:
+        """Raises ``UserError`` for a measurement that it cannot draw samples of."""
+        return None
 
     @property
     def walks_grid(self) -> bool:

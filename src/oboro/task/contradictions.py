@@ -5,14 +5,19 @@ so a new part is held to it by its own answer and not by its name.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Protocol
 
 from oboro.base.counted import counted
 from oboro.base.errors import UserError
-from oboro.conditioner import Conditioner, Image
+from oboro.codec import Codec, Identity
+from oboro.condition import Image
+from oboro.conditioner import Conditioner
+from oboro.conditioner import Image as Picture
 from oboro.denoiser import Denoiser
 from oboro.guidance import Guidance
 from oboro.loss import Loss
+from oboro.measurement import Measured
 from oboro.sampler import Sampler, nodes
 
 # alpha / sigma at the first node. Samplers begin there with noise alone; more would be missed in the mean of an image.
@@ -29,12 +34,13 @@ class Parts(Protocol):
     sampler: Sampler
 
 
-def check(parts: Parts) -> None:
+def check(parts: Parts, measured: bool = False) -> None:
     """Raises ``UserError`` with the first contradiction and the nearest combination that makes sense.
 
-    The guidance is applied once, so that a file it needs is read now or reported as missing.
+    ``measured``: whether samples are drawn of a measurement. The guidance is applied once, so that a file it needs is
+    read now or reported as missing.
     """
-    for reason in contradictions(parts):
+    for reason in (*contradictions(parts), *measurements(parts, measured)):
         raise UserError(reason)
     parts.guidance(parts.denoiser, parts.sampler.nodes(parts.denoiser.schedule))
 
@@ -91,17 +97,55 @@ def holes(parts: Parts) -> Iterator[str]:
     """Whether what the loss leaves out comes from somewhere."""
     if getattr(parts.loss, "region", "all") == "all":
         return
-    pictures = [single for single in parts.conditioner.singles if isinstance(single, Image) and single.hint.has_hole]
+    pictures = [single for single in parts.conditioner.singles if isinstance(single, Picture) and single.hint.has_hole]
     if not pictures:
         yield (
             "loss.region=hole learns the hole of a picture and no condition has one; choose hint=mask_box or another "
             "mask with conditioner=image, or loss.region=all."
+        )
+    elif any(single.latent for single in pictures):
+        yield (
+            "loss.region=hole is for models of pixels: latents at the border of a hole have a part of it; choose "
+            "loss.region=all."
         )
     elif not any(single.hint.keeps_known for single in pictures):
         yield (
             "loss.region=hole teaches nothing of known pixels, and with hint.keep_known=false samples do not have them "
             "from the picture; set hint.keep_known=true, or loss.region=all."
         )
+
+
+def measurements(parts: Parts, measured: bool) -> Iterator[str]:
+    """Whether what draws towards a measurement has one, and a measurement what draws towards it."""
+    drawing = [name(part) for part in (parts.guidance, parts.sampler) if part.measures]
+    if drawing and not measured:
+        yield (
+            f"{drawing[0]} draws towards a measurement and there is none; name it with measurement=mask_box "
+            "measured=PICTURE in sample.py, or measurement=mask_box in evaluate.py, or choose guidance=unguided and "
+            "another sampler."
+        )
+    pictures = any(issubclass(kind, Image) for kind in parts.conditioner.gives.values())
+    if measured and not drawing and not pictures:
+        yield (
+            f"nothing draws towards the measurement with {name(parts.guidance)} and {name(parts.sampler)}; choose "
+            "guidance=pigdm, ddnm or dps, or for masks sampler=repaint."
+        )
+    if parts.guidance.moves_ends and parts.sampler.order > 1:
+        yield (
+            f"{name(parts.guidance)} moves the end of each step, and {name(parts.sampler)} makes one of several "
+            "evaluations; choose sampler=ddim_ancestral, or guidance=pigdm for other samplers."
+        )
+
+
+def check_measured(parts: Parts, codec: Codec, given: Measured) -> None:
+    """Raises ``UserError`` where the parts cannot draw samples of this measurement, or not in latents."""
+    if not isinstance(codec, Identity) and parts.guidance.measures and not parts.guidance.measures_latents:
+        raise UserError(
+            f"{name(parts.guidance)} replaces numbers of samples and the model makes latents; choose guidance=pigdm "
+            "guidance.std=1, or guidance=dps, which go through the decoder."
+        )
+    if parts.sampler.measures:
+        parts.sampler.check_measured(given if isinstance(codec, Identity) else replace(given, decode=codec.decode))
 
 
 def coupled(parts: Parts) -> Iterator[str]:

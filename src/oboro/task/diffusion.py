@@ -14,7 +14,7 @@ from oboro.base.draws import Noise
 from oboro.base.errors import UserError
 from oboro.base.ranges import Seed
 from oboro.base.remark import remark
-from oboro.codec import Codec
+from oboro.codec import Codec, Identity
 from oboro.condition import Condition, Image, kinds_read
 from oboro.conditioner import Conditioner
 from oboro.conditioner import Image as Picture
@@ -23,10 +23,10 @@ from oboro.denoiser import Denoiser
 from oboro.divergence import Divergence
 from oboro.ema import EMA
 from oboro.generate import Watch, generate
-from oboro.guidance import Guidance
-from oboro.guidance.known import KNOWN, Known, filled
+from oboro.guidance import DDNM, Guidance
 from oboro.hint.hint import with_channels
 from oboro.loss import Loss
+from oboro.measurement import NAME, Mask, Measured
 from oboro.model.signals import by_name
 from oboro.optimizer import Optimizer
 from oboro.sampler import Sampler
@@ -199,23 +199,24 @@ class Diffusion(NoiseLevels):
         the task's guidance and sampler.
 
         From noise, or from latents ``x`` or ``x_t`` at time ``start``, see ``oboro.generate.walk``. ``cond`` has
-        pictures as they are (``seen``). Where the hint keeps them, samples have the known pixels of a picture with a
-        hole: in every x̂0, and in the end to the last bit.
+        pictures as they are (``seen``). Where the hint keeps them, the known pixels of a picture with a hole are taken
+        for measured: they are in every x̂0 (``DDNM``; not of latents), and in samples to the last bit.
         """
-        cond = cond.to(self.device)
-        picture, cond, guidance = self._known(cond), self.seen(cond), self.guidance
-        image = self._known(cond)
-        if image is not None and image.x.shape[1] == self.codec.latent_shape(shape)[0]:
-            guidance = Known(guidance)
-            cond = replace(cond, sampling={**cond.sampling, KNOWN: image})
-        samples = generate(
+        cond, guidance = cond.to(self.device), self.guidance
+        known = self._known(cond)
+        if known is not None and known.x.shape[1] == shape[0]:
+            clean = Measured(known.x, torch.zeros(len(known.x), device=self.device), Mask(known.known))
+            cond = replace(cond, sampling={NAME: clean, **cond.sampling})
+            if isinstance(self.codec, Identity) and not (guidance.measures or self.sampler.measures):
+                guidance = DDNM(inside=guidance)
+        return generate(
             self.denoiser,
             guidance,
             self.sampler,
             self.codec,
             ids=ids,
             seed=seed,
-            cond=cond,
+            cond=self.seen(cond),
             latent_shape=self.codec.latent_shape(shape),
             device=self.device,
             watch=watch,
@@ -223,4 +224,3 @@ class Diffusion(NoiseLevels):
             x_t=x_t,
             start=start,
         )
-        return samples if picture is None or picture.x.shape[1] != shape[0] else filled(samples, picture)
