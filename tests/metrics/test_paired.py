@@ -19,11 +19,11 @@ from oboro.metrics import (
     Groups,
     KnownKept,
     Observation,
+    PairedView,
     PerceptualFashion,
 )
 from oboro.metrics.clustered import clustered_mean
 from oboro.metrics.edge_f1 import edge_f1
-from oboro.metrics.paired import check_paired, gains, paired_values
 from oboro.modality import Image, Series
 
 MOST = 106.0206  # dB: 10 log10(4 / 1e-10)
@@ -81,10 +81,10 @@ def test_a_sample_without_a_hole_has_no_number_in_it_and_is_counted(pair):
     whole = Given(given.truth, given.known | (torch.arange(4) == 2).view(4, 1, 1, 1))
     rows = PSNR(["hole"]).rows(x, whole)
     assert rows.isnan().flatten().tolist() == [False, False, True, False]
-    (value,) = paired_values({"psnr": PSNR(["hole"])}, rows, Groups.apart(4)).values()
+    (value,) = PairedView({"psnr": PSNR(["hole"])}).values(rows, Groups.apart(4)).values()
     assert value.value == pytest.approx(rows[[0, 1, 3]].mean().item()) and value.detail == {"left_out": 1}
     with pytest.raises(UserError, match=r"^psnr is undefined: no sample has such a number; leave it out"):
-        paired_values({"psnr": PSNR(["hole"])}, torch.full((4, 1), torch.nan), Groups.apart(4))
+        PairedView({"psnr": PSNR(["hole"])}).values(torch.full((4, 1), torch.nan), Groups.apart(4))
 
 
 def test_known_pixels_are_kept_to_the_last_bit_or_not(pair):
@@ -172,11 +172,11 @@ def test_a_gain_is_surer_than_the_two_means(rng):
     """What is hard for one is hard for the other."""
     hard = 5 * torch.randn(200, 1, generator=rng)
     a, b = hard + 0.1 * torch.randn(200, 1, generator=rng) + 1, hard
-    metric, groups = {"psnr": PSNR()}, Groups.apart(200)
-    (gain,) = gains(metric, a, b, groups).values()
-    (value,) = paired_values(metric, a, groups).values()
-    assert gain.value == pytest.approx((a - b).mean().item(), rel=1e-5)
-    assert gain.interval[1] - gain.interval[0] < 0.05 * (value.interval[1] - value.interval[0])
+    view, groups = PairedView({"psnr": PSNR()}), Groups.apart(200)
+    (value,) = view.values_beside(b, a, groups).values()
+    gain = value.detail["gain"]
+    assert gain["value"] == pytest.approx((a - b).mean().item(), rel=1e-5)
+    assert gain["interval"][1] - gain["interval"][0] < 0.05 * (value.interval[1] - value.interval[0])
 
 
 @pytest.mark.parametrize("region", ["all", "hole"])
@@ -210,7 +210,7 @@ def test_what_is_missing_is_named_before_anything_is_drawn():
     ]
     for metric, known, text in cases:
         with pytest.raises(UserError, match=text) as caught:
-            check_paired({"name": metric}, known, modality)
+            PairedView({"name": metric}).check(known, modality)
         assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match="1×5×28 is too small"):
         SSIM().check(Image(1, 5, 28))

@@ -81,7 +81,7 @@ def evaluate(config: DictConfig) -> None:
 def remark_seen(evaluator: Evaluator) -> None:
     """That samples are compared with pictures that the model has seen, where they are."""
     if evaluator.paired and evaluator.after.conditions == "training":
-        names = ", ".join(evaluator.paired)
+        names = ", ".join(evaluator.paired.metrics)
         remark(f"{names}: samples are compared with training images; conditions=held_out compares with held-out ones.")
 
 

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from oboro.base import distributed
 from oboro.base.errors import UserError
 from oboro.base.finite import check_finite
 from oboro.base.memory import Parts
-from oboro.base.precision import WITHOUT_FLOAT64, rounded_to_tf32
+from oboro.base.precision import rounded_to_tf32
 from oboro.base.settings import settings
 from oboro.data import DataModule, Population
 from oboro.data.latents import module_digest
@@ -25,10 +24,9 @@ from oboro.evaluate.likelihood import bits_per_dim
 from oboro.evaluate.protocol import Protocol
 from oboro.evaluate.result import Result
 from oboro.extractor import Extractor, Joint
-from oboro.metrics import Given, Groups, Metric, Paired, Value
+from oboro.metrics import Given, Groups, Metric, Paired, PairedView, Value
 from oboro.metrics.bank import CHUNK
 from oboro.metrics.metric import unserved
-from oboro.metrics.paired import check_paired, gains, paired_values
 from oboro.metrics.view import View
 from oboro.task import Diffusion
 
@@ -61,7 +59,7 @@ class Evaluator:
         self.after = DrawnAfter(data, conditions, draws, problem)
         self.baselines = Baselines(baselines, self.after, data)
         self.metrics = dict(metrics)
-        self.paired = {name: metric for name, metric in metrics.items() if isinstance(metric, Paired)}
+        self.paired = PairedView({name: metric for name, metric in metrics.items() if isinstance(metric, Paired)})
         others = {name: metric for name, metric in metrics.items() if not isinstance(metric, Paired)}
         self.views = [View(part, others, data, published) for part in extractor.parts] if others else []
 
@@ -81,13 +79,15 @@ class Evaluator:
                 raise unserved(name, metric, [view.extractor for view in self.views])
         for view in self.views:
             view.check(known, n)
-        check_paired(self.paired, known, self.data.modality)
+        self.paired.check(known, self.data.modality)
 
     def known(self, task: Diffusion) -> set[str]:
         """What is known of samples of ``task`` before they are drawn. Raises ``UserError`` for baselines that there are
         not, and what ``DrawnAfter.known`` raises."""
         known = self.after.known(task.conditioner)
         self.baselines.check(task.conditioner, known)
+        if "shuffled" in self.baselines.names and not self.paired:
+            raise UserError("baselines=[shuffled] is for paired metrics; leave it out, or add psnr to metrics=[...].")
         return known
 
     @property
@@ -159,7 +159,9 @@ class Evaluator:
             "evaluations_per_sample": round(evaluations / drawn, 3),
         }
         first = torch.stack(list(shown.values())) if shown else torch.empty(0, *self.data.modality.shape)
-        values = self._values(features, metadata, task.device) | self._paired_values(compared[:1], groups)
+        values = self._values(features, metadata, task.device)
+        if self.paired:
+            values |= distributed.from_first(lambda: self.paired.values(compared[0], groups))
         baselines = self._baselines(task, protocol, metadata, groups, compared)
         return Result(values, record, seconds, first.to(self.data.modality.dtype), baselines)
 
@@ -181,7 +183,7 @@ class Evaluator:
             chosen, rows = images[torch.tensor(ids)], []
             if self.paired and truth is not None:
                 given = Given(self.data.modality.to_model(truth[torch.tensor(ids)]))
-                rows = [self._paired_rows(chosen.to(device), given)]
+                rows = [self.paired.rows(chosen.to(device), given, self.data.modality)]
             return torch.cat([self._rows(chosen).to(device), *rows], 1)
 
         size = min(CHUNK, len(images))
@@ -191,7 +193,8 @@ class Evaluator:
         record |= {**arithmetic(device, drawn=False), **origin}
         features, *compared = self._parted(rows)
         values = self._values(features, {} if labels is None else {"label": labels}, device)
-        values |= self._paired_values(compared, Groups.apart(len(images)))
+        if self.paired:
+            values |= distributed.from_first(lambda: self.paired.values(compared[0], Groups.apart(len(images))))
         return Result(values, record, seconds, images[:SHOWN])
 
     def redraw(self, task: Diffusion, ids: list[int], protocol: Protocol, autocast: Callable = nullcontext) -> Tensor:
@@ -217,8 +220,7 @@ class Evaluator:
 
     def _parted(self, rows: Tensor, comparisons: int = 1) -> Sequence[Tensor]:
         """What views remember, and of the paired metrics what they make of each comparison."""
-        paired = sum(metric.width for metric in self.paired.values())
-        return rows.split([self._width, *[paired] * comparisons * bool(self.paired)], 1)
+        return rows.split([self._width, *[self.paired.width] * comparisons * bool(self.paired)], 1)
 
     @property
     def _comparisons(self) -> int:
@@ -230,21 +232,7 @@ class Evaluator:
         if not self.paired:
             return []
         given = (self.after.given(task.conditioner, ids, later) for later in range(self._comparisons))
-        return [self._paired_rows(images, one) for one in given]
-
-    def _paired_rows(self, images: Tensor, given: Given) -> Tensor:
-        """Rows (B, sum of widths), float32, of stored ``images``."""
-        device = torch.device("cpu") if images.device.type in WITHOUT_FLOAT64 else images.device
-        x, given = self.data.modality.to_model(images.to(device)), given.to(device)
-        with torch.no_grad(), torch.autocast(device.type, enabled=False):
-            rows = [metric.rows(x, given).float() for metric in self.paired.values()]
-        return torch.cat(rows, 1).to(images.device)
-
-    def _paired_values(self, compared: Sequence[Tensor], groups: Groups) -> dict[str, Value]:
-        """By rank 0, of the rows that it has, for all."""
-        if not compared:
-            return {}
-        return distributed.from_first(lambda: paired_values(self.paired, compared[0], groups))
+        return [self.paired.rows(images, one, self.data.modality) for one in given]
 
     def _baselines(
         self, task: Diffusion, protocol: Protocol, metadata: Mapping[str, Any], groups: Groups, compared: list[Tensor]
@@ -259,7 +247,8 @@ class Evaluator:
                     images = self.baselines.images(name, task.conditioner, ids).to(task.device)
                     rows = [self._rows(images)]
                     if self.paired:
-                        rows.append(self._paired_rows(images, self.after.given(task.conditioner, ids)))
+                        given = self.after.given(task.conditioner, ids)
+                        rows.append(self.paired.rows(images, given, self.data.modality))
                     return torch.cat(rows, 1)
 
                 rows = distributed.map_samples(
@@ -268,16 +257,9 @@ class Evaluator:
                 features, *own = self._parted(rows)
             values = {} if features is None else self._values(features, metadata, task.device, lenient=True)
             if own:
-                values |= distributed.from_first(lambda own=own: self._with_gains(compared[0], own[0], groups))
+                values |= distributed.from_first(lambda own=own: self.paired.values_beside(own[0], compared[0], groups))
             found[name] = values
         return found
-
-    def _with_gains(self, rows: Tensor, others: Tensor, groups: Groups) -> dict[str, Value]:
-        above = gains(self.paired, rows, others, groups)
-        return {
-            name: replace(value, detail={**value.detail, "gain": above[name].plain()}) if name in above else value
-            for name, value in paired_values(self.paired, others, groups).items()
-        }
 
     def _load(self, device: torch.device) -> dict[str, Any]:
         """What every view compares with, in plain values; those of several extractors are joined by a plus."""

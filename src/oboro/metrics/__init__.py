@@ -13,6 +13,7 @@ from oboro.metrics.manifold import DensityCoverage, PrecisionRecall
 from oboro.metrics.memorization import Memorization
 from oboro.metrics.metric import Metric, Value
 from oboro.metrics.paired import Given, Groups, Observation, Paired
+from oboro.metrics.paired_view import PairedView
 from oboro.metrics.perceptual import LPIPS, PerceptualFashion
 from oboro.metrics.published import Published
 from oboro.metrics.real_floor import real_floor
@@ -47,6 +48,7 @@ __all__ = [
     "Metric",
     "Observation",
     "Paired",
+    "PairedView",
     "PerceptualFashion",
     "PrecisionRecall",
     "Published",

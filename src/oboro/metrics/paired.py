@@ -1,7 +1,7 @@
 """Metrics that compare each sample with what it was drawn after: the true picture, a hole, a measurement."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, Literal
 
@@ -201,43 +201,3 @@ def mean_where(values: Tensor, where: Tensor) -> Tensor:
     """The mean (B,), float64, of ``values`` (B, C, ...) where it is True; NaN where nowhere."""
     where = where.expand_as(values).flatten(1)
     return torch.where(where, values.double().flatten(1), 0).sum(1) / where.sum(1)
-
-
-def check_paired(metrics: Mapping[str, Paired], known: set[str], modality: Modality) -> None:
-    """Raises ``UserError`` for a metric that needs what is not ``known``, or that cannot compare such samples."""
-    for name, metric in metrics.items():
-        for need in (need for need in NEEDS if need in metric.needs and need not in known):
-            what, remedy = NEEDS[need]
-            raise UserError(f"{name} needs {what}; {remedy}, or leave {name} out of metrics=[...].")
-        metric.check(modality)
-
-
-def paired_values(metrics: Mapping[str, Paired], rows: Tensor, groups: Groups) -> dict[str, Value]:
-    """``{full name: value}`` of the rows (n, sum of widths) of all metrics, one beside the other: ``psnr_hole_500``.
-
-    Raises ``UserError`` that names the metric where a number does not exist.
-    """
-    values: dict[str, Value] = {}
-    for (option, metric), part in zip(metrics.items(), parts(metrics, rows), strict=True):
-        try:
-            made = metric.values(part, groups)
-        except ValueError as error:
-            raise UserError(f"{option} is undefined: {error}; leave it out of metrics=[...].") from error
-        values |= {f"{short}_{len(rows)}": value for short, value in made.items()}
-    return values
-
-
-def gains(metrics: Mapping[str, Paired], rows: Tensor, others: Tensor, groups: Groups) -> dict[str, Value]:
-    """By full name the mean difference of the samples' numbers, ``rows``, and those of ``others`` for the same
-    conditions, with its 95 % interval: narrower than those of the two, since what is difficult is so for both."""
-    found: dict[str, Value] = {}
-    for metric, a, b in zip(metrics.values(), parts(metrics, rows), parts(metrics, others), strict=True):
-        if metric.width == len(metric.names) and (a - b).isfinite().any(0).all():
-            made = {name: metric.mean(a[:, k] - b[:, k], groups.picture) for k, name in enumerate(metric.names)}
-            found |= {f"{short}_{len(rows)}": replace(value, settings={}) for short, value in made.items()}
-    return found
-
-
-def parts(metrics: Mapping[str, Paired], rows: Tensor) -> Sequence[Tensor]:
-    """The rows of each metric."""
-    return rows.split([metric.width for metric in metrics.values()], 1)

@@ -42,8 +42,8 @@ class Cells(NamedTuple):
 def benchmark_table(benchmark: Benchmark, quality: str | None = None, width: int = WIDTH) -> Group:
     """One line a job, those of fewest evaluations first; numbers that do not fit into ``width`` go into a second table.
 
-    Baselines stand below the jobs. The best of each column is bold. A star marks the Pareto front of evaluations and ``quality``, by default the first
-    column. What all rows share stands once above, the protocol below.
+    Baselines stand below the jobs. The best of each column is bold. A star marks the Pareto front of evaluations and
+    ``quality``, by default the first column. What all rows share stands once above, the protocol below.
     """
     column = benchmark.column(quality)
     ending = shared_ending(list(benchmark.columns.values()))
