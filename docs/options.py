@@ -43,6 +43,7 @@ GROUPS = {
     "sampler/grid": "Where the steps of a sampler lie.",
     "guidance": "How samples are steered ([choosing.md](choosing.md#guidance)).",
     "guidance/weight": "How strong guidance is at each noise level.",
+    "measurement": "What is known of a sample ([inverse_problems.md](inverse_problems.md)).",
     "codec": "The space in which diffusion works ([latent.md](latent.md)).",
     "conditioner": "What samples are conditioned on.",
     "adapter": "Which weights are trained ([finetuning.md](finetuning.md)).",

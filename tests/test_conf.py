@@ -427,6 +427,7 @@ NO_OPTIONS = {
         "Groups",
         "Held",
         "Observation",
+        "PairedView",
         "Published",
         "Value",
     },

@@ -54,6 +54,7 @@ CALLBACKS = {
     "latent_statistics": ("n=20",),
     "reconstruction_metrics": ("every_n_steps=2",),
 }
+FILES = {"mask.png": 28, "holed.png": 28, "small.png": 7}  # grey pictures, and how large they are
 UNET = ("model.channels=8", "model.channel_mult=[1,2]", "model.blocks=1", "model.attention_levels=[1]")
 
 
@@ -104,11 +105,13 @@ def pictures(folder: Path) -> None:
     """Folders of the names that the documents have."""
     g = np.random.default_rng(0)
 
-    def write(path: Path, mode: str = "RGB") -> None:
+    def write(path: Path, mode: str = "RGB", side: int = 28) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        shape = (32, 32, 3) if mode == "RGB" else (28, 28)
+        shape = (32, 32, 3) if mode == "RGB" else (side, side)
         Image.fromarray(g.integers(256, size=shape, dtype=np.uint8)).save(path)
 
+    for name, side in FILES.items():
+        write(folder / name, "L", side)
     for i in range(40):
         write(folder / "photos" / f"{i}.png")
         write(folder / "captioned" / f"{i}.png", "L")  # of the kind that the codec was trained on
@@ -187,7 +190,7 @@ def callbacks(words: list[str]) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("document", [d for d in DOCUMENTS if typed(d.read_text())], ids=lambda path: path.stem)
 def test_the_commands_of_a_document_run(document, ready, tmp_path):
-    for name in ("photos", "captioned", "flowers", "edges", "pictures", "mybag", "outputs", "sines.npy"):
+    for name in (*FILES, "photos", "captioned", "flowers", "edges", "pictures", "mybag", "outputs", "sines.npy"):
         (shutil.copytree if (ready / name).is_dir() else shutil.copy)(ready / name, tmp_path / name)
     for kind in ("autoencoder", "clip"):  # of which the experiments of text-to-image are made
         copied(ready / kind, tmp_path / "outputs" / kind / "checkpoints/last.ckpt")

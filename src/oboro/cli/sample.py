@@ -283,7 +283,7 @@ def check_amounts(n: int, chunk: int, modality: Modality) -> None:
 
 def sample(config: DictConfig) -> None:
     """Write ``images/000000.png`` … (or files of another modality), ``grid.png`` and, if asked, ``samples.npz`` and
-    ``previews.png``."""
+    ``previews.png``; of measured pictures ``truth`` and ``measured``, too."""
     check_settings(config, Sampling)
     fabric = start(config, 1, trained_precision(config.checkpoint))
     _, task = open_task(config, config.checkpoint, fabric)

@@ -2,6 +2,7 @@
 
 from oboro.sampler.adaptive import Adaptive
 from oboro.sampler.ddim import DDIM
+from oboro.sampler.ddnm_plus import DDNMPlus
 from oboro.sampler.dpm_solver import DPMSolver2, DPMSolverPP, DPMSolverPP2S
 from oboro.sampler.edm import Euler, Heun
 from oboro.sampler.learned_variance import LearnedVariance
@@ -21,6 +22,7 @@ __all__ = [
     "LMS",
     "PNDM",
     "Adaptive",
+    "DDNMPlus",
     "DPMSolver2",
     "DPMSolverPP",
     "DPMSolverPP2S",
