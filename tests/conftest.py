@@ -14,12 +14,14 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+import composing
 from cases import over
 from oboro.model import UNet
 from oboro.parameterization import Eps
 from oboro.sampler.grid import Sigmas, Times
 
 torch.set_num_threads(1)
+composing.once()
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 

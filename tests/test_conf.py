@@ -13,6 +13,8 @@ from tempfile import TemporaryDirectory
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 
@@ -56,6 +58,7 @@ OF_SAMPLES = ("measurement",)  # groups that sampling and evaluation alone have
 SEVERAL = ("callbacks", "logger", "metrics")  # groups of which a run takes several options
 SEARCH = ("*/*.yaml", "*/*/*.yaml")  # groups, and groups nested in them: loss/time
 PATHS = [path.relative_to(CONF) for pattern in SEARCH for path in CONF.glob(pattern)]
+GROUPS = {path.parent.as_posix() for path in PATHS}
 OPTIONS = sorted((path.parent.as_posix(), path.stem) for path in PATHS if path.parts[0] != "hydra")
 
 
@@ -81,14 +84,24 @@ each_class_option = over(option=named(option for option in OPTIONS if option[0] 
 
 
 @cache
-def compose_once(overrides: tuple[str, ...]):
+def compose_once(choices: tuple[str, ...]):
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("train", [*overrides, "output_dir=outputs"])
+        return compose("train", [*choices, "output_dir=outputs"])
+
+
+def chooses(override: str) -> bool:
+    """Whether it chooses an option; else it sets a value."""
+    key = override.lstrip("+~").partition("=")[0]
+    return "@" in key or key in GROUPS
 
 
 def composed(*overrides: str):
-    """The configuration of ``python train.py OVERRIDES``."""
-    return deepcopy(compose_once(overrides))
+    """The configuration of ``python train.py OVERRIDES``: values are set as Hydra sets them, in what it composes of the
+    choices."""
+    config = deepcopy(compose_once(tuple(filter(chooses, overrides))))
+    values = [override for override in overrides if not chooses(override)]
+    ConfigLoaderImpl._apply_overrides_to_config(OverridesParser.create().parse_overrides(values), config)
+    return config
 
 
 @cache
@@ -218,7 +231,9 @@ def test_an_option_names_its_class(option):
     if module.startswith("lightning."):  # a foreign class: trainer=default, logger=tensorboard
         assert cls.startswith(stem) or name == "default"
     else:
-        assert module == (f"oboro.{group.replace('/', '.')}" if name != "trained" else "oboro.restore")
+        assert module == (
+            f"oboro.{group.replace('/', '.')}" if name not in ("trained", "trained_emoji") else "oboro.restore"
+        )
         assert stem.startswith(cls)
 
 
@@ -391,7 +406,7 @@ def test_the_other_entry_points_compose(entry):
 @pytest.mark.parametrize("override", ["sampler=eulr", "smapler=ddim", "sampler.step=3", "trainer.max_step=3"])
 def test_wrong_options_groups_and_keys_fail(override):
     with pytest.raises(Exception, match="Could not"):
-        composed(override)
+        compose_once((override,))
 
 
 PRINTED = ("schedule", "sampler", "sampler/grid", "guidance", "guidance/weight")  # in the protocol of a number

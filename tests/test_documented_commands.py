@@ -20,7 +20,7 @@ from oboro.cli.arguments import for_hydra
 from test_docs import DOCUMENTS, ROOT, command_lines, sweep
 
 NOT_HERE = {
-    r"data=emoji|clip_emoji|autoencoder_emoji|emoji_text|task\.emoji": "fetches pictures from npm",
+    r"data=emoji|(clip|autoencoder|edit|vendor)_emoji|emoji_text|task\.emoji": "fetches pictures from npm",
     r"data\.path=nobody/|google/|laion/|data=web_dataset|data=hugging_face": "reads a data set or a model of a hub",
     r"VIRTUAL_imagenet": "reads the statistics of a publication",
     r"stable-diffusion|sd-vae|sd15|v1-5|vgg16": "reads published weights",
@@ -98,6 +98,9 @@ def ready(tmp_path_factory) -> Path:
     small = ("data.resolution=16", "data.validation=4", "data.num_classes=4")
     root = f"data.root={folder}/pictures"
     runs.train(folder / "hint", "data=image_folder", root, *small, *joint, "metrics=[]", runs.NO_EVALUATION)
+    path = f"conditioner.parts.text.encoder.path={folder}/clip/checkpoints/last.ckpt"
+    edit = ("conditioner=joint_edit", path, "guidance=per_condition", "guidance.scales={image: 1.5, text: 7.5}")
+    runs.train(folder / "edit", "data=image_folder", root, *small, *edit, "metrics=[]", runs.NO_EVALUATION)
     return folder
 
 
@@ -144,6 +147,7 @@ def provided(words: list[str], number: int, ready: Path, folder: Path) -> list[s
             kind = next((k for place, k in PLACES.items() if re.search(place, value)), "first")
             given = {w.partition("=")[0] for w in words}
             kind = "text" if "prompt" in given else "hint" if "hint" in given else kind
+            kind = "edit" if {"prompt", "hint"} <= given else kind
             copied(ready / KINDS.get(key, kind), folder / value)
         result.append(key + equals + value)
     return result

@@ -10,6 +10,9 @@ import torch
 import oboro.strategy  # noqa: F401, registers the name
 import runs
 from oboro.base import distributed, shards
+from oboro.restore.archive import read_unchecked
+from oboro.restore.lightning_file import Way, use_checkpoint_file
+from oboro.restore.sharded import join_shards
 from ranks import on_ranks
 
 FAST = ("optimizer.lr=0.001", "data.batch_size=8", "data.validation=8", "trainer.val_check_interval=1000")
@@ -24,20 +27,36 @@ CASES = {  # name: the run, and its steps
     "dit": ((*FAST, "model=dit_tiny", "model.checkpointing=true"), 2),
     "lora": ((*FAST, "adapter=lora", "adapter.rank=2"), 2),
     "classes": ((*FAST, runs.CLASSIFICATION), 2),
+    "clip": ((*FAST, runs.CLIP), 2),
+    "autoencoder": ((*FAST, runs.AUTOENCODER, "loss/perceptual=zero", "trainer.accumulate_grad_batches=2"), 3),
+    "bf16": ((*FAST, "trainer.precision=bf16-mixed"), 2),
     "left out": ((*FAST, "divergence=skip"), 3),
+    "memory": ((*FAST, "trainer.val_check_interval=2", "data.validation=24"), 3),
     "by value": ((*FAST, "trainer.gradient_clip_val=0.001", "+trainer.gradient_clip_algorithm=value"), 2),
 }
 NETWORK, TRANSFORMER = runs.NETWORK, ("model.patch=7", "model.dim=32", "model.depth=3", "model.heads=2")
 MIDDLE = 2
+APART = Way(sharded=True, asynchronous=True)
 
 
 class Watch(lightning.Callback):
-    """The losses of all ranks; a checkpoint of step ``MIDDLE``; broken samples on one rank at step 2 of "left out"."""
+    """The losses of all ranks; a checkpoint of step ``MIDDLE``; broken samples on one rank at step 2 of "left out", and
+    on one rank memory for ``fits`` samples at once, which it notices in the middle of what is not training."""
 
-    def __init__(self, file: Path, broken: bool):
+    def __init__(self, file: Path, broken: bool, fits: int | None):
         self.file = file
         self.broken = broken
         self.losses: list[float] = []
+        self.fits = fits
+        self.saved = False  # not asked of the disk: a rank that comes late would see the file of the first one
+
+    def on_fit_start(self, trainer, task):
+        def door(module, inputs):
+            if not module.training and len(inputs[0]) > self.fits:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+        if self.fits and trainer.global_rank == 1:
+            list(shards.units(task.sharded[0]))[-1].register_forward_pre_hook(door)
 
     def on_train_batch_start(self, trainer, task, batch, batch_idx):
         if self.broken and batch_idx == 1 and trainer.global_rank == 1:
@@ -45,7 +64,8 @@ class Watch(lightning.Callback):
 
     def on_train_batch_end(self, trainer, task, outputs, batch, batch_idx):
         self.losses.append(distributed.mean(outputs["loss"]).item())
-        if trainer.global_step == MIDDLE and not self.file.exists() and trainer.ckpt_path is None:
+        if trainer.global_step == MIDDLE and not self.saved and trainer.ckpt_path is None:
+            self.saved = True
             trainer.save_checkpoint(self.file, weights_only=False)
 
 
@@ -54,13 +74,19 @@ def trained(case: str, strategy: str, folder: Path, resume: Path | None = None, 
     overrides, steps = CASES[case]
     folder.mkdir(parents=True, exist_ok=True)
     runs.NETWORK = TRANSFORMER if case == "dit" else NETWORK
-    watch = Watch(folder / f"{MIDDLE}.ckpt", broken=case == "left out")
+    watch = Watch(folder / f"{MIDDLE}.ckpt", case == "left out", 3 if case == "memory" else None)
     trainer, task, data = runs.built(
         *overrides, callbacks=[watch], accelerator="cpu", max_steps=steps, devices=devices, strategy=strategy
     )
     trainer.fit(task, data, ckpt_path=resume, weights_only=True)
     with task.averaged():
         trainer.save_checkpoint(folder / "last.ckpt", weights_only=False)  # of the raw weights
+    apart = folder / "apart"
+    apart.mkdir(exist_ok=True)
+    use_checkpoint_file(trainer.strategy)
+    with task.averaged():
+        trainer.save_checkpoint(apart / "last.ckpt", weights_only=False, storage_options=APART)
+    trainer.strategy.checkpoint_io.wait()
     with task.averaged():  # as many passes as one likes, on one rank alone
         draws = task.draws and distributed.rank() == 0
         cond = task.conditioner.for_samples([0, 1], None) if draws else None
@@ -126,12 +152,32 @@ def test_a_run_is_that_of_ddp(pair, case):
     """Losses, validation, samples, and all that a checkpoint holds."""
     first, second, folder = pair
     ddp, fsdp = first[case, "ddp"], first[case, "fsdp2"]
-    assert ddp["losses"] == pytest.approx(fsdp["losses"], abs=1e-5, nan_ok=True)
+    assert ddp["losses"] == pytest.approx(fsdp["losses"], abs=1e-5 if case != "bf16" else 1e-3, nan_ok=True)
     assert ddp["validation"] == pytest.approx(fsdp["validation"], abs=1e-5)
     if ddp["samples"] is not None:
         torch.testing.assert_close(ddp["samples"], fsdp["samples"], atol=1e-4, rtol=0)
-    check_near(folder / case / "ddp" / "last.ckpt", folder / case / "fsdp2" / "last.ckpt", 1e-5)
+    most = 1e-5 if case != "bf16" else 2e-3  # twice the rate: where a gradient of 8 bits is rounding, so is Adam's sign
+    check_near(folder / case / "ddp" / "last.ckpt", folder / case / "fsdp2" / "last.ckpt", most)
     assert first[case, "fsdp2"]["losses"] == pytest.approx(second[case, "fsdp2"]["losses"], nan_ok=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_what_the_ranks_write_apart_is_what_is_gathered(pair, case):
+    """In the background, too; each writes about half."""
+    *_, folder = pair
+    for strategy in ("ddp", "fsdp2"):
+        path = folder / case / strategy / "apart" / "last.ckpt"
+        whole = torch.load(folder / case / strategy / "last.ckpt", weights_only=True)
+        assert runs.equal(join_shards(read_unchecked(path), path), whole)
+        files = sorted((path.parent / "shards" / f"{whole['global_step']:08d}").iterdir())
+        assert [file.name for file in files] == ["00000.safetensors", "00001.safetensors"][: 1 + (strategy == "fsdp2")]
+        if case in ("all", "edm2", "dit"):
+            assert max(file.stat().st_size for file in files) < (1 if strategy == "ddp" else 0.6) * size(whole) * 1.1
+
+
+def size(node) -> int:
+    return sum(tensor.nbytes for tensor in tensors(node).values())
 
 
 @pytest.mark.slow
@@ -170,6 +216,7 @@ def test_a_run_goes_on_upon_one_device(pair, tmp_path):
 def test_what_is_measured_in_training_is_measured_again_on_one_device(tmp_path):
     """To the last bit, though a rank takes as many passes as its own samples need (sampler=adaptive)."""
     settings = ("trainer.devices=2", "trainer.strategy=fsdp2", "trainer.val_check_interval=2")
+    settings += ("callbacks.checkpoints.sharded=true", "callbacks.checkpoints.asynchronous=true")
     overrides = runs.outputs(tmp_path / "run", *runs.toy(*settings, "sampler=adaptive", "sampler.steps=300"))
     run = runs.succeeded(runs.shell("train.py", *overrides, cwd=tmp_path))
     run = runs.Run(run.status, run.stdout, run.stderr, tmp_path / "run")
@@ -180,7 +227,8 @@ def test_what_is_measured_in_training_is_measured_again_on_one_device(tmp_path):
 
 def test_what_cannot_be_sharded_is_refused(tmp_path):
     for typed, meant in {
-        (runs.AUTOENCODER, "trainer.strategy=fsdp2"): "choose trainer.strategy=ddp",
+        ("trainer.strategy=fsdp2", "optimizer=adamw_8bit"): "choose optimizer=adamw",
+        ("trainer.strategy=fsdp2", "trainer.precision=16-mixed"): "set trainer.precision to",
         ("trainer.strategy=fsdp",): "auto, ddp, fsdp2",
         ("trainer.strategy=deepspeed_stage_2",): "auto, ddp, fsdp2",
     }.items():

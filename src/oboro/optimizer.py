@@ -12,6 +12,7 @@ from torch import nn
 
 from oboro.base.errors import UserError
 from oboro.base.ranges import BelowOne, CountOrNone, NonNegative
+from oboro.base.shards import any_shard
 
 Betas = Annotated[Sequence[BelowOne], Len(2, 2)]
 
@@ -116,10 +117,17 @@ class AdamW8bit(AdamW):
     """AdamW that keeps its moments in 8 bits: Dettmers et al. 2022 (arXiv:2110.02861), as in the library bitsandbytes.
 
     Moments are quantised in blocks of 256 values, with a float32 scale each; tensors below 4096 values keep 32 bits.
-    Raises ``UserError`` where the library is missing or does not know the device of the parameters.
+    Raises ``UserError`` where the library is missing or does not know the device of the parameters, or where these are
+    shards: it reads the memory of whole ones.
     """
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        parameters = list(parameters)
+        if any_shard(parameters):
+            raise UserError(
+                "optimizer=adamw_8bit knows no weights in shards; choose optimizer=adamw, whose state fsdp2 shares "
+                "out, or trainer.strategy=ddp."
+            )
         try:
             bitsandbytes = import_module("bitsandbytes")
         except ImportError as error:
@@ -127,7 +135,6 @@ class AdamW8bit(AdamW):
                 'optimizer=adamw_8bit needs the library bitsandbytes; pip install "oboro[bitsandbytes]", or choose '
                 "optimizer=adamw."
             ) from error
-        parameters = list(parameters)
         unknown = {p.device.type for p in parameters} - set(bitsandbytes.supported_torch_devices)
         if unknown:
             raise UserError(f"bitsandbytes knows no {', '.join(sorted(unknown))} devices; choose optimizer=adamw.")

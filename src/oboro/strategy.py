@@ -9,7 +9,9 @@ from torch.optim import Optimizer
 
 from oboro.base import shards
 from oboro.base.errors import UserError
+from oboro.restore.lightning_file import Way
 from oboro.task import Task
+from oboro.task.learner import Together
 
 PRECISIONS = ("32-true", "bf16-mixed")
 
@@ -20,7 +22,8 @@ class FSDP2(ModelParallelStrategy):
 
     Zhao et al. 2023 (arXiv:2304.11277), in the form of torch's ``fully_shard``. The batch is shared as by DDP, and so
     a run is that of DDP to within rounding. Frozen parts, such as a codec, are whole on every rank, and so are the
-    averaged weights of the network while samples are drawn and in validation. Checkpoints are those of one device.
+    averaged weights of the network while samples are drawn and in validation. Checkpoints are those of one device, or,
+    with ``callbacks.checkpoints.sharded``, each rank writes its part.
 
     Raises ``UserError`` for a task whose network is not called as a whole, and a precision that needs a gradient
     scaler.
@@ -36,13 +39,14 @@ class FSDP2(ModelParallelStrategy):
         super().setup_environment()
 
     def shard(self, task: Task) -> None:
-        """Share the learned network out. What else the task trains is whole on every rank."""
-        if task.sharded is None:
+        """Share the learned networks out. What else the task trains is whole on every rank."""
+        if not task.sharded:
             raise UserError(
-                f"trainer.strategy=fsdp2 shards the networks of task=diffusion and task=classification, and none of "
-                f"{type(task).__name__}; choose trainer.strategy=ddp."
+                f"trainer.strategy=fsdp2 knows no network of {type(task).__name__} to shard; choose "
+                "trainer.strategy=ddp."
             )
-        shards.shard(task.sharded, self.device_mesh["data_parallel"])
+        for network in task.sharded:
+            shards.shard(network, self.device_mesh["data_parallel"], task.whole)
 
     def setup(self, trainer: Trainer) -> None:
         if str(trainer.precision) not in PRECISIONS:
@@ -68,6 +72,9 @@ class FSDP2(ModelParallelStrategy):
         return super(ModelParallelStrategy, self).optimizer_state(optimizer)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
+        if isinstance(storage_options, Way) and storage_options.sharded:
+            self.checkpoint_io.save_checkpoint(checkpoint, filepath, storage_options)
+            return
         whole = shards.gathered(checkpoint, keep=self.is_global_zero)
         super(ModelParallelStrategy, self).save_checkpoint(whole, filepath, storage_options)
 
@@ -90,6 +97,10 @@ class FSDP2(ModelParallelStrategy):
 
 def sharded_state(optimizer: Optimizer, state: Mapping[str, Any]) -> dict[str, Any]:
     """``state`` of an optimizer with each tensor that is as large as its parameter laid out as that is."""
+    if isinstance(optimizer, Together):
+        states = state["networks"]
+        own = {name: sharded_state(o, states[name]) for name, o in optimizer.optimizers.items() if name in states}
+        return {"networks": {**states, **own}}
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     places = [place for group in state["param_groups"] for place in group["params"]]
     kept = {

@@ -9,7 +9,7 @@ import torch
 
 import runs
 from oboro.callbacks import Checkpoints, LatentStatistics, SampleGrid
-from oboro.callbacks.checkpoints import Best, in_order
+from oboro.callbacks.best import Best, in_order
 from oboro.callbacks.evaluation import Evaluation, MetricEvaluation
 from oboro.modality.image import grid_image
 from oboro.report.pictures import columns_for

@@ -50,6 +50,30 @@ def test_all_are_dropped_together_at_the_rate_that_is_asked_for():
     assert abs(lost[1].double().mean() - (0.05 + 0.95 * 0.05)) < 5 * (0.0975 / N) ** 0.5
 
 
+def test_exclusive_drops_are_those_of_instruct_pix2pix():
+    """Its own words: of one uniform number u, no text where u < 0.1 and no image where 0.05 ≤ u < 0.15."""
+    parts = {"text": Text(Spelling(), 3, 3, 0.05), "image": Image(1, 0.05)}
+    cond = Joint(parts, 0.05, exclusive=True)(batch(N), generator(5))
+    u = torch.rand(N, generator=generator(5))
+    assert torch.equal(~cond.signals["text"].mask.any(1), u < 0.1)
+    assert torch.equal(~cond.signals["image"].known, (u >= 0.05) & (u < 0.15))
+
+
+def test_exclusive_shares_are_exact_for_any_number_of_parts():
+    """Each alone, all, or none: nothing between; one number is drawn a sample."""
+    rates, g = (0.1, 0.3, 0.2), generator(1)
+    shares, kinds = Joint(joint(rates).parts, 0.15, exclusive=True), torch.eye(3, dtype=torch.bool)
+    lost = dropped(shares(batch(N), g)).T
+    expected = [*zip(kinds, rates, strict=True), (torch.ones(3, dtype=torch.bool), 0.15)]
+    counts = [(lost == kind).all(1).double().mean() for kind, _ in expected]
+    for count, (_, rate) in zip(counts, expected, strict=True):
+        assert abs(count - rate) < 5 * (rate * (1 - rate) / N) ** 0.5
+    assert sum(counts) + (~lost.any(1)).double().mean() == pytest.approx(1)
+    assert torch.equal(torch.rand(3, generator=g), torch.rand(N + 3, generator=generator(1))[N:])
+    with pytest.raises(UserError, match=r"1\.1 together"):
+        Joint(joint((0.5, 0.3, 0.2)).parts, 0.1, exclusive=True)
+
+
 def test_parts_draw_one_after_the_other_as_they_do_alone():
     """So that a single part is trained as without a joint, to the last bit."""
     whole, parts = joint(), joint().parts

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from oboro.base.errors import UserError
+from oboro.base.temporary import beside, held
 from oboro.data.cache import LOCK, Block, SampleArray, build, default_folder, open_cached
 
 SHAPE = (1, 4, 4)
@@ -83,7 +84,7 @@ def test_folders_of_the_first_version_stay_valid(tmp_path):
     (tmp_path / "a" / "samples.npy").rename(tmp_path / "a" / "images.npy")
     meta = json.loads((tmp_path / "a" / "meta.json").read_text())
     (tmp_path / "a" / "meta.json").write_text(
-        json.dumps({k: v for k, v in meta.items() if k not in ("dtype", "hints")})
+        json.dumps({k: v for k, v in meta.items() if k not in ("dtype", "hints", "checksums", "checksum")})
     )
     after = open_cached(tmp_path / "a")
     assert after.fingerprint == before.fingerprint
@@ -132,10 +133,62 @@ def test_a_damaged_cache_is_noticed_and_built_again(tmp_path, damage):
     assert leftovers(folder) == []
 
 
+@pytest.mark.parametrize("name", ["samples.npy", "hints.npy", "labels.npy", "groups.npy", "captions.json", "meta.json"])
+def test_a_flipped_bit_anywhere_is_noticed(tmp_path, name):
+    whole = Block(IMAGES, np.arange(12) % 3, [f"図 {i}" for i in range(12)], GROUPS, {"hint": IMAGES})
+    folder = tmp_path / "a"
+    build(folder, iter([whole]), SHAPE)
+    content = (folder / name).read_bytes()
+    for place in {0, 9, 60, 80, len(content) // 2, len(content) - 9, len(content) - 1}:
+        (folder / name).write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        assert open_cached(folder) is None, place
+        (folder / f"{name}.damaged").unlink(missing_ok=True)
+    (folder / name).write_bytes(content)
+    assert open_cached(folder) is not None
+
+
+def test_a_row_of_a_large_cache_that_is_damaged_ends_the_run_and_is_decoded_anew_by_the_next(tmp_path, monkeypatch):
+    monkeypatch.setattr("oboro.base.checksums.AT_ONCE", 0)
+    folder = tmp_path / "a"
+    array = SampleArray(build(folder, blocks(), SHAPE), np.array([9, 2, 5]))
+    with (folder / "samples.npy").open("r+b") as file:
+        file.seek(128 + 2 * 16 + 3)
+        file.write(bytes([IMAGES[2].reshape(-1)[3] ^ 64]))
+    assert open_cached(folder) is not None  # nobody has read it yet
+    assert torch.equal(array[[0, 2]], torch.from_numpy(IMAGES[[9, 5]]))
+    with pytest.raises(
+        UserError, match=r"samples\.npy was changed .*\(row 2 is not what was written\); start again with"
+    ):
+        array[[0, 1]]
+    assert open_cached(folder) is None
+    assert torch.equal(SampleArray(build(folder, blocks(), SHAPE), np.array([2]))[0], torch.from_numpy(IMAGES[2]))
+
+
+def test_a_cache_without_checksums_is_read_unchecked(tmp_path):
+    """As earlier versions wrote it: the file ends with its array."""
+    folder = tmp_path / "a"
+    build(folder, blocks(), SHAPE)
+    np.save(folder / "samples.npy", IMAGES)
+    assert torch.equal(SampleArray(open_cached(folder), np.arange(12))[:], torch.from_numpy(IMAGES))
+
+
+def test_what_a_killed_process_was_writing_goes_unless_somebody_holds_its_lock(tmp_path):
+    folder, notes = tmp_path / "a", tmp_path / "notes.tmp"
+    killed, going_on = beside(folder), beside(folder)
+    for path in (killed, going_on):
+        path.mkdir()
+        path.with_name(f"{path.name}.lock").touch()
+    notes.touch()
+    with held(going_on):
+        build(folder, blocks(), SHAPE)
+        assert going_on.is_dir() and not killed.exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "a", "notes.tmp"]
+
+
 def test_a_cache_that_was_written_before_there_were_groups_is_still_read(tmp_path):
     build(tmp_path / "a", iter([Block(IMAGES)]), SHAPE)
     meta = json.loads((tmp_path / "a" / "meta.json").read_text())
-    del meta["groups"]
+    del meta["groups"], meta["checksum"]
     (tmp_path / "a" / "meta.json").write_text(json.dumps(meta))
     assert open_cached(tmp_path / "a").groups is None
 

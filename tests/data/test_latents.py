@@ -124,8 +124,29 @@ def test_a_digest_tells_what_is_in_no_weight():
 def test_a_damaged_file_is_written_again(images, tmp_path):
     latents = cached(images, Halving(), tmp_path)
     expected = latents(torch.arange(22), None)
-    latents.path.write_bytes(latents.path.read_bytes()[:200])
-    torch.testing.assert_close(cached(images, Halving(), tmp_path)(torch.arange(22), None), expected)
+    content = latents.path.read_bytes()
+    flipped = [content[:k] + bytes([content[k] ^ 2]) + content[k + 1 :] for k in (12, 90, len(content) // 2, -1)]
+    for damaged in (content[:200], content[:-4], *flipped):
+        latents.path.write_bytes(damaged)
+        assert torch.equal(cached(images, Halving(), tmp_path)(torch.arange(22), None), expected)
+    latents.path.write_bytes(content[: -4 * (22 + 1)])  # an earlier version wrote no checksums
+    assert torch.equal(cached(images, Halving(), tmp_path)(torch.arange(22), None), expected)
+
+
+def test_a_damaged_latent_of_a_large_file_ends_the_run_and_is_computed_anew_by_the_next(images, tmp_path, monkeypatch):
+    monkeypatch.setattr("oboro.base.checksums.AT_ONCE", 0)
+    latents = cached(images, Halving(), tmp_path, flips=True)
+    index, mirrored = torch.tensor([7, 8]), torch.tensor([True, True])
+    expected = latents(index, mirrored)
+    with latents.path.open("r+b") as file:
+        file.seek(128 + 4 * 2 * 4 * 4 * (22 + 8))
+        file.write(b"\0\0")
+    late = cached(images, Halving(), tmp_path, flips=True)
+    assert torch.equal(late(index[:1], mirrored[:1]), expected[:1])
+    with pytest.raises(UserError, match=r"row 30 is not what was written\); start again"):
+        late(index, mirrored)
+    assert torch.equal(cached(images, Halving(), tmp_path, flips=True)(index, mirrored), expected)
+    assert len(list((tmp_path / "latents").iterdir())) == 1
 
 
 def test_a_file_that_another_process_does_not_see_is_said(tmp_path):

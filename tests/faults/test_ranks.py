@@ -8,6 +8,8 @@ import socket
 import processes
 import pytest
 import torch
+from PIL import Image
+from torch.distributed import run
 
 import runs
 from oboro.cli.ranks import MARK
@@ -46,6 +48,21 @@ def test_a_mistake_that_one_rank_alone_meets_is_shown(tmp_path):
     lines = [row for row in run.stderr.splitlines() if "error:" in row or "rank 1" in row]
     line = "error: rank 1 failed (rank 1 cannot read its samples; remedy it), and the others cannot go on without it."
     assert lines == [line] and "Traceback" not in run.stderr, run.stderr
+
+
+@pytest.mark.slow
+def test_a_mistake_that_one_rank_of_torchrun_alone_meets_is_shown_once(tmp_path):
+    """Before the ranks have met, of files that are not on its machine, and after."""
+    launcher = ("--nproc-per-node=2", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", str(runs.ROOT / "train.py"))
+    (tmp_path / "pictures/0").mkdir(parents=True)
+    Image.new("L", (8, 8)).save(tmp_path / "pictures/0/a.png")
+    own_files = [f"data.root={tmp_path}/pictures/${{oc.env:LOCAL_RANK}}", "data=image_folder", "data.validation=0"]
+    for fails, words in ([fault("mistake", 1)], "cannot read its samples"), (own_files, "pictures/1"):
+        typed = [*runs.toy(*TWO, *fails), f"hydra.run.dir={tmp_path / 'run'}", "overwrite=true"]
+        ended = processes.run(run.__file__, *launcher, *typed, folder=tmp_path)
+        assert ended.status != 0 and not ended.orphans
+        (line,) = (row for row in ended.stderr.splitlines() if row.startswith("error:"))
+        assert line.startswith("error: rank 1: ") and words in line
 
 
 @pytest.mark.slow

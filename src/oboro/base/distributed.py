@@ -6,9 +6,11 @@ depend, bit for bit, on the number of ranks: batch *shapes* change convolutions 
 """
 
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
@@ -21,6 +23,8 @@ from oboro.base.memory import Parts
 from oboro.base.precision import WITHOUT_FLOAT64
 
 T = TypeVar("T")
+WITHIN = Path(dist.__file__).parent  # what is raised from here is an error of a collective
+BACKENDS = re.compile(r"gloo|nccl|\bucc\b|xccl|hccl|ProcessGroup|TCPStore", re.IGNORECASE)
 
 
 class RankFailed(RuntimeError):
@@ -28,10 +32,21 @@ class RankFailed(RuntimeError):
 
 
 def is_collective_error(error: BaseException) -> bool:
-    """Whether it only says that another rank is gone, or has failed."""
+    """Whether it only says that another rank is gone, or has failed.
+
+    torch raises a type of its own for some of them, and a plain ``RuntimeError`` for the rest: those of a call of
+    ``torch.distributed`` are known by their place, those within the backward pass by the backend that they name.
+    """
     if isinstance(error, RankFailed | dist.DistError):
         return True
-    return isinstance(error, RuntimeError) and any(word in str(error) for word in ("gloo", "NCCL"))
+    return isinstance(error, RuntimeError) and (_within_distributed(error) or BACKENDS.search(str(error)) is not None)
+
+
+def _within_distributed(error: BaseException) -> bool:
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    return place is not None and Path(place.tb_frame.f_code.co_filename).parent.is_relative_to(WITHIN)
 
 
 def meeting_point(patience: float) -> Any:
@@ -196,6 +211,11 @@ def together(ends: bool = False) -> Iterator[None]:
         interrupt.end(number)
 
 
+def group_beside() -> Any:
+    """A group of all ranks for what another thread does between processors, None for one process alone. All ranks."""
+    return dist.new_group(backend="gloo") if world_size() > 1 else None
+
+
 class Agreement:
     """What any rank wants, known to all of them at the same time. Every rank calls every method equally often.
 
@@ -204,7 +224,7 @@ class Agreement:
     """
 
     def __init__(self) -> None:
-        self._group: Any = dist.new_group(backend="gloo") if world_size() > 1 else None
+        self._group: Any = group_beside()
         self._sent: tuple[Any, Tensor] | None = None
 
     def next(self, *wishes: int) -> list[int]:

@@ -46,6 +46,17 @@ def gathered(node: Any, keep: bool) -> Any:
     return type(node)(gathered(child, keep) for child in node) if type(node) in (list, tuple) else node
 
 
+def rows(tensor: Tensor) -> tuple[Tensor, int]:
+    """What this rank holds of ``tensor``, of its first axis, and the first row of that; all of it where it is whole."""
+    if not isinstance(tensor, DTensor):
+        return tensor.detach(), 0
+    own = local(tensor.detach())
+    (chunk,) = tensor.__create_chunk_list__()
+    if tuple(chunk.sizes[1:]) != tuple(tensor.shape[1:]):
+        raise ValueError(f"shards of a tensor {tuple(tensor.shape)} that are no rows of it")
+    return own, int(chunk.offsets[0])
+
+
 def total_norm(gradients: Sequence[Tensor]) -> Tensor:
     """The Euclidean norm of all ``gradients`` together, as ``clip_grad_norm_`` computes it. All ranks."""
     if not any_shard(gradients):
@@ -69,10 +80,8 @@ def clip(parameters: Sequence[nn.Parameter], most: float, norm: Tensor) -> None:
 
 
 def average_the_rest(parameters: Sequence[nn.Parameter]) -> None:
-    """Beside shards, whose gradients are means over the ranks already: the same for parameters that are whole. All
+    """The gradients of parameters that are whole become means over the ranks, as those of shards are already. All
     ranks."""
-    if not any_shard(parameters):
-        return
     rest = [p.grad for p in parameters if p.grad is not None and not isinstance(p, DTensor)]
     if rest:
         means = distributed.mean(torch.cat([g.flatten().float() for g in rest]))
@@ -80,15 +89,16 @@ def average_the_rest(parameters: Sequence[nn.Parameter]) -> None:
             gradient.copy_(mean.view_as(gradient))
 
 
-def shard(network: nn.Module, mesh: Any) -> None:
-    """Let each rank of ``mesh`` hold a part of every parameter of ``network`` that has axes; one without stays whole.
+def shard(network: nn.Module, mesh: Any, kept: Iterable[nn.Parameter] = ()) -> None:
+    """Let each rank of ``mesh`` hold a part of every parameter of ``network`` that has axes; one without stays whole,
+    and so do those that are ``kept``.
 
     What is gathered at a time, for a forward or a backward pass, is one item of the network's lists of modules, or
     another of its children: each has to be called itself (``stage(x)``), as the network has. Names stay.
     """
     if isinstance(network, FSDPModule):  # of a run that went back to a checkpoint
         return
-    whole = {p for p in network.parameters() if p.ndim == 0}
+    whole = {*kept, *(p for p in network.parameters() if p.ndim == 0)}
     for part in (*units(network), network):
         fully_shard(part, mesh=mesh, reshard_after_forward=True, ignored_params=whole)
 

@@ -28,16 +28,21 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str,
         save_file(_apart(tensors), partial, dict(header))
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
-    """As ``save_tensors``, with checksums of ``header`` and ``tensors`` for ``TensorFile``."""
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> int:
+    """As ``save_tensors``, with checksums of ``header`` and ``tensors`` for ``TensorFile``; the checksum of these."""
     sums = {name: checksum(tensor) for name, tensor in tensors.items()}
-    sealed = json.dumps({"tensors": sums, "header": _seal(header, sums)}, sort_keys=True)
+    seal = _seal(header, sums)
+    sealed = json.dumps({"tensors": sums, "header": seal}, sort_keys=True)
     save_tensors(path, tensors, {**header, CHECKSUMS: sealed})
+    return seal
 
 
 class TensorFile:
     """The file ``path`` while it is open. Raises ``Damaged`` where it is none of safetensors, or is not what
-    ``write_tensors`` wrote; the content of a tensor is looked at when it is read."""
+    ``write_tensors`` wrote; the content of a tensor is looked at when it is read. ``seal`` is what that gave, None of a
+    file without checksums."""
+
+    seal: int | None = None
 
     def __init__(self, path: Path):
         self.path = path
@@ -59,6 +64,7 @@ class TensorFile:
             raise Damaged("its checksums cannot be read") from error
         if header != _seal(self.header, sums) or set(sums) != set(self.shapes):
             raise Damaged("the checksum of its header is wrong")
+        self.seal = header
         return sums
 
     def __getitem__(self, name: str) -> Tensor:

@@ -1,16 +1,16 @@
 """Weights on disk."""
 
 import logging
-import time
-from collections.abc import Sequence
+from contextlib import suppress
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from lightning import Callback, Trainer
+from lightning import Trainer
 
 from oboro.base import distributed
 from oboro.base.errors import UserError
+from oboro.base.interrupt import Interrupted
 from oboro.base.ranges import CountOrNone, NonNegative
 from oboro.base.remark import remark
 from oboro.base.whole_file import clear_partial, link
@@ -18,11 +18,13 @@ from oboro.callbacks.disk_space import Room
 from oboro.callbacks.evaluation import Evaluation, MetricEvaluation, spared
 from oboro.restore import frozen
 from oboro.restore.evaluated import FILE, Outcomes, is_evaluated, read_outcomes, write_outcomes
-from oboro.restore.lightning_file import use_checkpoint_file
+from oboro.restore.lightning_file import Way, use_checkpoint_file
+from oboro.restore.sharded import remove_unnamed
 from oboro.task import Task
 
 log = logging.getLogger(__name__)
 LAST, BEST, NUMBERED = "last.ckpt", "best.ckpt", "step-*.ckpt"
+PATIENCE = 60.0  # seconds in which a run that fails writes what it has begun
 
 
 class Checkpoints(Evaluation):
@@ -34,11 +36,16 @@ class Checkpoints(Evaluation):
     ``folder/frozen``, and the checkpoints name its digest (``oboro.restore.frozen``). With ``self_contained`` every
     checkpoint holds all that it needs; so do those of runs without such parts.
 
+    With ``sharded`` every rank writes what it has, as safetensors files in ``folder/shards`` that a small ``last.ckpt``
+    names (``oboro.restore.sharded``): under trainer.strategy=fsdp2 nothing is gathered. With ``asynchronous`` a
+    checkpoint is copied to the memory of the host, and written while training goes on; what is measured, and what ends
+    a run, waits for it, and the next one does. What could not be written is said then.
+
     A new file takes the place of the old one in one rename, after it has reached the disk. ``last.ckpt`` of a step is
     written before that step is measured, so that a metric that fails costs nothing; what was measured stands in
     ``folder/evaluated.json``, and a run that goes on from a checkpoint whose step was to be measured and is not there
     measures it first. Must come after ``LatentStatistics`` and before what measures, and ``Best`` after that
-    (``in_order``).
+    (``oboro.callbacks.best.in_order``).
 
     Raises ``UserError`` before training where the disk has no room for one file. Where one cannot be written later, it
     is said, training goes on, and the one before stays whole; at the end of training ``UserError``.
@@ -51,16 +58,20 @@ class Checkpoints(Evaluation):
         separate_from: NonNegative = 100.0,
         self_contained: bool = False,
         keep_last: CountOrNone = 0,
+        sharded: bool = False,
+        asynchronous: bool = False,
     ):
         super().__init__(every_n_steps)
         self.folder = Path(folder)
         self.separate_from = separate_from
         self.self_contained = self_contained
         self.keep_last = keep_last
+        self.way = Way(sharded, asynchronous)
         self.best: float = float("inf")
         self.measure: str | None = None  # what ``best`` is a value of
         self._compared_at = -1
         self._current: tuple[int, Path] | None = None  # the step of a file that holds the weights of that step
+        self._begun: int | None = None  # the step of a last.ckpt whose end is not known yet
         self._missing_at = -1  # the step of a checkpoint that could not be written
         self._evaluated = True  # what is due at the step of the file that is being written
         self._outcomes: Outcomes = {}
@@ -68,12 +79,20 @@ class Checkpoints(Evaluation):
         self._digests: dict[str, tuple[tuple, str]] = {}
 
     def setup(self, trainer: Trainer, task: Task, stage: str) -> None:
+        """Raises ``UserError`` where another than ours writes checkpoints in a way that it does not know."""
         self._file = use_checkpoint_file(trainer.strategy)
+        if self._file is None and self.way != Way():
+            raise UserError(
+                f"{type(trainer.strategy.checkpoint_io).__name__} writes the checkpoints of this run; leave out "
+                "callbacks.checkpoints.sharded and callbacks.checkpoints.asynchronous, or that plugin."
+            )
+        task.finish_checkpoint = lambda: self.settle(trainer, task)
 
     def on_fit_start(self, trainer: Trainer, task: Task) -> None:
         super().on_fit_start(trainer, task)
         if trainer.is_global_zero:
             clear_partial(self.folder)
+            remove_unnamed(self.folder)
 
     def on_load_checkpoint(self, trainer: Trainer, task: Task, checkpoint: dict[str, Any]) -> None:
         """What was due at its step is done before training goes on, unless it was."""
@@ -106,27 +125,48 @@ class Checkpoints(Evaluation):
     def on_train_end(self, trainer: Trainer, task: Task) -> None:
         """Raises ``UserError`` where the last checkpoint cannot be written now either."""
         super().on_train_end(trainer, task)
+        self.settle(trainer, task)
         if self._missing_at != trainer.global_step:
             return
         self.evaluate(trainer, task)
+        self.settle(trainer, task)
         if self._missing_at == trainer.global_step:
             raise UserError(
                 f"the last checkpoint, of step {trainer.global_step}, could not be written to {self.folder}; make room "
                 "and go on from the one before with resume=<the folder of the run>."
             )
 
+    def on_exception(self, trainer: Trainer, task: Task, exception: BaseException) -> None:
+        """What is being written is not lost with what has failed; other ranks may not know of that."""
+        if self._file is None or self._begun is None or isinstance(exception, Interrupted):  # then one more is written
+            return
+        step, self._begun = self._begun, None
+        with suppress(Exception):  # the one that is raised already counts
+            if self._file.wait(PATIENCE) and self._file.failure is None:
+                self._number(trainer, step)
+
     def evaluate(self, trainer: Trainer, task: Task) -> None:
+        self.settle(trainer, task)
         step = trainer.global_step
         measuring = [c for c in trainer.callbacks if isinstance(c, MetricEvaluation)]
         self._evaluated = step == self._compared_at or not any(
             c.waits(trainer) or c.measured_at == step for c in measuring
         )
-        failure = self._write(trainer, LAST)
-        self._evaluated = True
+        self._begin(trainer, LAST, self.way)
+        self._begun, self._evaluated = step, True
+        if not self.way.asynchronous:
+            self.settle(trainer, task)
+
+    def settle(self, trainer: Trainer, task: Task) -> None:
+        """Wait for the ``last.ckpt`` that is being written, and see how that ended. All ranks."""
+        if self._begun is None:
+            return
+        step, failure = self._begun, self._end()
+        self._begun = None  # not before: a signal may come first, after which this is asked again
         if failure is None:
             self._current, self._missing_at = (step, self.folder / LAST), -1
             task.last_checkpoint = self.folder / LAST, step
-            self._number(trainer)
+            self._number(trainer, step)
         else:
             self._missing_at = step
             remark(
@@ -156,48 +196,60 @@ class Checkpoints(Evaluation):
         self.measure = name
         if not isfinite(value) or value >= self.best:
             return
+        self.settle(trainer, trainer.lightning_module)
         self.best = value
         step, path = self._current or (-1, self.folder)
-        failure = self._name(trainer, path) if step == trainer.global_step else self._write(trainer, BEST)
+        if step == trainer.global_step:
+            failure = self._name(path)
+        else:
+            self._begin(trainer, BEST, Way(self.way.sharded))
+            failure = self._end()
         if failure is not None:  # the file is still the one before
             self.best, self.measure = before
             remark(f"the best checkpoint could not be written to {self.folder} ({failure}); the one before is whole.")
 
-    def _write(self, trainer: Trainer, name: str) -> str | None:
-        """All ranks take part; what went wrong, on all. Raises ``UserError`` for numbers that are not finite."""
-        trainer.save_checkpoint(self.folder / name, weights_only=False)
+    def _begin(self, trainer: Trainer, name: str, way: Way) -> None:
+        """All ranks take part."""
+        trainer.save_checkpoint(self.folder / name, weights_only=False, storage_options=way if self._file else None)
 
-        def failed() -> str | None:
-            failure = self._file.failure if self._file else None
+    def _end(self) -> str | None:
+        """What went wrong with the file that was begun, on all ranks. Raises ``UserError`` for numbers that are not
+        finite. A signal that came while one was written at once ends the run here; what is written in the background
+        is waited for at moments of its own, and a run that is done by then has come to its end."""
+        with distributed.together(ends=not self.way.asynchronous):
+            failure = None
+            if self._file:
+                self._file.wait()
+                failure = self._file.failure
             if isinstance(failure, UserError):
                 raise failure
-            return None if failure is None else failure.strerror or str(failure)
+        return distributed.from_all(failure and (failure.strerror or str(failure)))[0]
 
-        return distributed.from_first(failed)
-
-    def _name(self, trainer: Trainer, path: Path) -> str | None:
+    def _name(self, path: Path) -> str | None:
         """The file ``path`` is the best, too."""
 
         def linked() -> str | None:
             try:
                 link(path, self.folder / BEST)
+                remove_unnamed(self.folder)
             except OSError as error:
                 return error.strerror or str(error)
             return None
 
         return distributed.from_first(linked) if path.name != BEST else None
 
-    def _number(self, trainer: Trainer) -> None:
+    def _number(self, trainer: Trainer, step: int) -> None:
         """Keep the last of the files by their steps; those of an earlier course of the run are older and go first."""
         if not self.keep_last or not trainer.is_global_zero:
             return
-        new = self.folder / NUMBERED.replace("*", f"{trainer.global_step:08d}")
+        new = self.folder / NUMBERED.replace("*", f"{step:08d}")
         with spared(str(new)):
             link(self.folder / LAST, new)
             files = sorted(self.folder.glob(NUMBERED), key=lambda path: (path.stat().st_mtime_ns, path.name))
             for path in files[: -self.keep_last]:
                 path.unlink(missing_ok=True)
             frozen.remove_unnamed(self.folder)
+            remove_unnamed(self.folder)
 
     def on_save_checkpoint(self, trainer: Trainer, task: Task, checkpoint: dict[str, Any]) -> None:
         """Take the large frozen parts out of ``checkpoint``, after they were written; where they cannot be, they stay
@@ -233,42 +285,3 @@ class Checkpoints(Evaluation):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         state = {**state, **self._outcome}
         self.best, self.measure = state["best"], state.get("measure")
-
-
-class Best(Callback):
-    """The moment at which the best checkpoint is chosen: after what measures."""
-
-    def __init__(self, checkpoints: Checkpoints):
-        self.checkpoints = checkpoints
-
-    def on_train_start(self, trainer: Trainer, task: Task) -> None:
-        self._keep(trainer)
-
-    def on_train_batch_end(self, trainer: Trainer, task: Task, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self._keep(trainer)
-
-    def on_train_end(self, trainer: Trainer, task: Task) -> None:
-        self._keep(trainer)
-
-    def on_fit_end(self, trainer: Trainer, task: Task) -> None:
-        self._keep(trainer)
-
-    def _keep(self, trainer: Trainer) -> None:
-        start = time.perf_counter()
-        self.checkpoints.keep_best(trainer)
-        self.checkpoints.seconds += time.perf_counter() - start
-
-
-def in_order(callbacks: Sequence[Callback]) -> list[Callback]:
-    """``callbacks`` with those that write checkpoints no later than the first one that looks at weights, behind those
-    that change what is written, and with the choice of the best one behind the last one that measures."""
-    rest = [callback for callback in callbacks if not isinstance(callback, Checkpoints)]
-    first = next((i for i, c in enumerate(rest) if isinstance(c, Evaluation) and not c.changes), len(rest))
-    changed = max((i + 1 for i, c in enumerate(rest) if isinstance(c, Evaluation) and c.changes), default=0)
-    measured = max((i + 1 for i, c in enumerate(rest) if isinstance(c, MetricEvaluation)), default=0)
-    checkpoints = [callback for callback in callbacks if isinstance(callback, Checkpoints)]
-    own = min((callbacks.index(callback) for callback in checkpoints), default=0)
-    place = max(changed, min(first, own))
-    end = max(place, measured)
-    chosen = [Best(callback) for callback in checkpoints]
-    return [*rest[:place], *checkpoints, *rest[place:end], *(chosen if measured else []), *rest[end:]]

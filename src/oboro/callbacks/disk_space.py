@@ -10,7 +10,7 @@ from torch import Tensor
 
 from oboro.base.errors import UserError
 from oboro.base.remark import remark
-from oboro.restore import frozen
+from oboro.restore import frozen, sharded
 from oboro.restore.finite import numbers
 from oboro.task import Task
 
@@ -41,7 +41,8 @@ class Room:
         """Say so where ``files`` checkpoints and the one that is being written do not fit into ``folder``, with those
         there replaced. Raises ``UserError`` where not even one does. ``free`` bytes are what the disk has left."""
         free = shutil.disk_usage(folder).free if free is None else free
-        present = {path.stat().st_ino: path.stat().st_size for path in folder.glob("*.ckpt")}
+        there = [*folder.glob("*.ckpt"), *folder.glob(f"{sharded.FOLDER}/*/*.safetensors")]
+        present = {path.stat().st_ino: path.stat().st_size for path in there}
         beside = 0 if any((folder / frozen.FOLDER).glob("*.safetensors")) else self.beside
         if self.file + beside > free:
             raise UserError(

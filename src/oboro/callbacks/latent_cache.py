@@ -8,12 +8,16 @@ from rich.progress import Progress
 
 from oboro.base.errors import UserError
 from oboro.base.ranges import Count
-from oboro.data.latents import cache_latents
+from oboro.conditioner import Image, Unconditional
+from oboro.data.cache import SampleArray
+from oboro.data.latents import Latents, cache_latents
+from oboro.modality import Modality
 from oboro.task import Task
 
 
 class LatentCache(Callback):
     """Before training, the latents of all samples come from the cache, or go there; batches then hold them as "latent".
+    So do those of second pictures of the data, as "hint_latent", where the network reads these (``conditioner.Image``).
 
     With ``data.flip`` those of mirrored samples too. They are what the codec gives in float32, whatever the
     precision of the run. ``chunk`` samples are encoded at once. Raises ``UserError`` where there is no
@@ -31,18 +35,34 @@ class LatentCache(Callback):
             raise UserError("pixels need no cache of latents; leave callbacks.latent_cache out, or choose a codec.")
         shown = trainer.is_global_zero and sys.stderr.isatty()
         with Progress(console=Console(stderr=True), transient=True, disable=not shown) as bar:
+
+            def cached(samples: SampleArray, modality: Modality, name: str, flips: bool) -> Latents:
+                job = bar.add_task(f"latents of {name}", total=len(samples))
+                return cache_latents(
+                    samples,
+                    modality,
+                    codec,
+                    data.cache_dir / "latents",
+                    flips=flips,
+                    device=task.device,
+                    chunk=self.chunk,
+                    done=lambda n: bar.update(job, completed=n),
+                )
+
             for name, part in (("train", data.train), ("validation", data.validation)):
                 if len(part) == 0:
                     continue
-                job = bar.add_task(f"latents of {name} {data.modality.noun}", total=len(part))
-                part.latents = cache_latents(
-                    part.samples,
-                    data.modality,
-                    codec,
-                    data.cache_dir / "latents",
-                    flips=data.flip and name == "train",
-                    device=task.device,
-                    chunk=self.chunk,
-                    done=lambda n, job=job: bar.update(job, completed=n),
-                )
+                flips, noun = data.flip and name == "train", data.modality.noun
+                part.latents = cached(part.samples, data.modality, f"{name} {noun}", flips)
                 part.keeps_samples = "x" in getattr(task, "entries", ())
+                part.hint_latents = {
+                    entry: cached(part.hints[entry], data.hint_modalities[entry], f"{name} {noun}, {entry}", flips)
+                    for entry in encoded_entries(task)
+                    if entry in part.hints and data.hint_modalities[entry].shape == data.modality.shape
+                }
+
+
+def encoded_entries(task: Task) -> list[str]:
+    """The second pictures of which a condition of ``task`` is the latents, by their entry of a batch."""
+    singles = getattr(task, "conditioner", Unconditional()).singles
+    return [s.entry for s in singles if isinstance(s, Image) and s.latent and not s.computed]

@@ -184,6 +184,7 @@ class RunEnd(Callback):
             for callback in trainer.callbacks:
                 if isinstance(callback, Checkpoints):
                     callback.evaluate(trainer, task)
+                    callback.settle(trainer, task)
                     written = callback.folder
         exception.reported = True
         announce(trainer, f"{exception.name}: {ended(trainer, written)}")

@@ -1,6 +1,5 @@
 """How every command ends: a mistake of the user in one line on stderr, a reader that is gone without a word."""
 
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +7,7 @@ from contextlib import contextmanager
 from oboro.base.errors import OwnFault
 from oboro.base.secret import visible
 from oboro.cli.error_messages import explain
+from oboro.cli.mistakes_of_ranks import is_first_process, to_show
 from oboro.cli.streams import Stream, streams
 
 MISTAKE = 1
@@ -36,8 +36,8 @@ def ending(traceback: bool = False) -> Iterator[None]:
             message = explain(error)
             if traceback or message is None:
                 raise
-            shown = is_first_process() or isinstance(error, OwnFault)
-            raise SystemExit(f"error: {sentence(message)}" if shown else MISTAKE) from None
+            shown = message if isinstance(error, OwnFault) else to_show(message)
+            raise SystemExit(MISTAKE if shown is None else f"error: {sentence(shown)}") from None
     if outermost and is_first_process():
         if out.reader_gone or err.reader_gone:
             raise SystemExit(READER_GONE)
@@ -50,8 +50,3 @@ def sentence(message: str) -> str:
     """``message`` in one line with a full stop, as it may be printed."""
     message = visible(" ".join(message.split()))
     return message if message.endswith((".", "?", "!")) else f"{message}."
-
-
-def is_first_process() -> bool:
-    """Ranks started by Lightning repeat the mistakes of the first one; they stay silent."""
-    return os.environ.get("LOCAL_RANK", "0") == "0"

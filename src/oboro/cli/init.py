@@ -1,21 +1,31 @@
 """python train.py init=PATH: what the checkpoint was trained with is what training begins with."""
 
-from hydra.utils import get_class
+from collections.abc import Iterator
+from inspect import signature
+from typing import Any
 
-from oboro.base.grammar import files
+from hydra.utils import get_class
+from omegaconf import OmegaConf
+
+from oboro.base.grammar import files, values
 from oboro.cli.offered import OPTION, offer
+from oboro.cli.options import folders
 from oboro.restore.checkpoint import check_kind, load_checkpoint
 from oboro.restore.start import PLACES, at
 
 FINETUNING = {"/optimizer@_global_.optimizer": "adamw_finetune"}
+ADDING = ("conditioner", "guidance")  # what makes a model of another kind of the one in a checkpoint
+PICTURES = "${condition:image_channels}"
 
 
 def offer_init(arguments: list[str]) -> list[str]:
     """``arguments`` of train.py, with the task and the options of ``init=PATH`` before those that are named.
 
     They are options called ``from_checkpoint``, so ``model.dropout=0`` changes one value of what the checkpoint was
-    trained with, and ``schedule=cosine`` replaces a part. The model's comes with ``optimizer=adamw_finetune``. Raises
-    ``UserError`` where there is no such checkpoint, or where it is of another task than the one that is named.
+    trained with, and ``schedule=cosine`` replaces a part. The model's comes with ``optimizer=adamw_finetune``. Where
+    the conditioner is named, or the experiment's own because it gives the model a picture to read, the channels of that
+    picture are further input of the model (``oboro.restore.start``). Raises ``UserError`` where there is no such
+    checkpoint, or where it is of another task than the one that is named.
     """
     paths = files(arguments, "init")
     if not paths:
@@ -27,8 +37,42 @@ def offer_init(arguments: list[str]) -> list[str]:
         if argument.startswith("task="):
             check_kind(checkpoint, paths[0], argument.removeprefix("task="))
     chosen = {"task": kind}
+    named = {argument.lstrip("+").partition("=")[0] for argument in arguments} | of_experiment(arguments)
     for group, place in PLACES[kind].items():
-        offer(group, at(config, place), paths[0], [FINETUNING] if group == "model" else [])
+        node = at(config, place)
+        if group == "model":
+            offer(group, node, paths[0], [FINETUNING], pictures(node) if "conditioner" in named else {})
+        else:
+            offer(group, node, paths[0])
         chosen[group] = OPTION
-    named = {argument.lstrip("+").partition("=")[0] for argument in arguments}
     return [*(f"{group}={name}" for group, name in chosen.items() if group not in named), *arguments]
+
+
+def pictures(node: dict[str, Any]) -> dict[str, str]:
+    """The settings of the network ``node`` that follow a conditioner other than the checkpoint's."""
+    known = signature(get_class(node["_target_"])).parameters
+    return {"image_channels": PICTURES} if "image_channels" in known else {}
+
+
+def of_experiment(arguments: list[str]) -> set[str]:
+    """The groups in which the experiment's choice counts more than the checkpoint's: the conditioner that gives the
+    model a picture to read, and the guidance with it."""
+    for name in values(arguments, "experiment"):
+        chosen = {group: option for group, option in defaults("experiment", str(name)) if group.startswith("override ")}
+        if reads_picture(chosen.get("override /conditioner", "")):
+            return {group for group in ADDING if f"override /{group}" in chosen}
+    return set()
+
+
+def reads_picture(option: str) -> bool:
+    """Whether ``conditioner=option``, or a part of it, is a picture."""
+    return option == "image" or any(reads_picture(inner) for _, inner in defaults("conditioner", option))
+
+
+def defaults(group: str, option: str) -> Iterator[tuple[str, str]]:
+    """The defaults list of an option: a group, "" for its own, and the option that is chosen there."""
+    file = next((path for folder in folders() if (path := folder / group / f"{option}.yaml").is_file()), None)
+    entries = [] if file is None else OmegaConf.to_container(OmegaConf.load(file)).get("defaults", [])
+    for entry in entries:
+        pairs = entry.items() if isinstance(entry, dict) else [("", entry)]
+        yield from ((key, inner) for key, inner in pairs if isinstance(inner, str) and inner != "_self_")

@@ -4,7 +4,8 @@ Each option is built anew, key by key, of plain values; its defaults list is our
 Hydra: no ``defaults``, no ``hydra``, no package, no interpolation.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -25,14 +26,21 @@ def groups_within(group: str) -> list[str]:
     return sorted({p.name for folder in folders() for p in (folder / group).glob("*") if p.is_dir()})
 
 
-def offer(group: str, node: dict[str, Any], path: object, defaults: Sequence[dict[str, str]] = ()) -> None:
+def offer(
+    group: str,
+    node: dict[str, Any],
+    path: object,
+    defaults: Sequence[dict[str, str]] = (),
+    following: Mapping[str, str] = MappingProxyType({}),
+) -> None:
     """Make ``node`` of the file ``path`` the option ``from_checkpoint`` of ``group``, and its parts those of the groups
-    within it; ``defaults`` are further entries of its defaults list. An empty node offers every group within."""
+    within it; ``defaults`` are further entries of its defaults list, and ``following`` are values of ours that replace
+    those of the file. An empty node offers every group within."""
     within = [part for part in groups_within(group) if not node or isinstance(node.get(part), dict)]
     for part in within:
         store(f"{group}/{part}", [], plain(node.get(part, {}), path))
     rest = plain({key: value for key, value in node.items() if key not in within}, path)
-    store(group, [*({part: OPTION} for part in within), *defaults], rest)
+    store(group, [*({part: OPTION} for part in within), *defaults], rest | dict(following))
 
 
 def store(group: str, defaults: Sequence[Any], node: dict[str, Any], package: str | None = None) -> None:

@@ -1,4 +1,4 @@
-"""oboro pack CHECKPOINT FILE: a checkpoint and the frozen parts beside it as one self-contained file."""
+"""oboro pack CHECKPOINT FILE: a checkpoint, with frozen parts and shards beside it, as one self-contained file."""
 
 import argparse
 from pathlib import Path

@@ -22,6 +22,7 @@ from oboro.base import interrupt
 from oboro.base.errors import OwnFault, UserError
 from oboro.base.secret import visible
 from oboro.cli.error_messages import explain
+from oboro.cli.mistakes_of_ranks import global_rank, of_others
 
 FAILED = 1
 GRACE = 5.0  # seconds in which a rank that met an error, or has seen one of another, ends by itself
@@ -74,6 +75,8 @@ def supervised() -> Iterator[None]:
         failed = failure()
         if failed is not None and _is_of_others(error):
             raise UserError(f"{failed}, and the others cannot go on without it") from error
+        if of_others() and _is_of_others(error):
+            raise SystemExit(f"rank {global_rank()} has lost the others: {str(error).splitlines()[0]}") from None
         raise
     except interrupt.Interrupted:
         for process in _started:  # that may not have met the signal
@@ -134,7 +137,7 @@ def _remove_messages() -> None:
 def _is_of_others(error: Exception) -> bool:
     from oboro.base.distributed import is_collective_error  # with torch, which a command that has ranks has by now
 
-    return bool(_started or is_started_rank()) and is_collective_error(error)
+    return bool(_started or is_started_rank() or of_others()) and is_collective_error(error)
 
 
 def is_started_rank() -> bool:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
+import yaml
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -37,15 +38,18 @@ from oboro.base.yaml_file import check_yaml
 from oboro.cli.arguments import MULTIRUN, for_hydra
 from oboro.cli.checkpoint import offer_checkpoint
 from oboro.cli.claim import FolderKnown, Refused, claimed
-from oboro.cli.ending import ending, is_first_process, sentence
+from oboro.cli.composed_once import composed_once
+from oboro.cli.ending import ending, sentence
 from oboro.cli.folder import AUTO
 from oboro.cli.help import overview
+from oboro.cli.mistakes_of_ranks import is_first_process
 from oboro.cli.options import CONF, VALUES, choosing, without_groups
 from oboro.cli.ranks import kill_ranks, supervised
 from oboro.cli.running import LOCK, release_all
 from oboro.cli.unread import refuse_unknown
 from oboro.restore.trust import trusted_words, trusting
 
+FAST = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 FROM_CHECKPOINT = ("sample", "evaluate")  # what these begin with comes from checkpoint=PATH
 # Resolvers of option files, and the functions that their modules register.
 RESOLVERS = {"stored": "oboro.restore.stored.value_of", "condition": "oboro.conditioner.conditioner.width"}
@@ -81,7 +85,7 @@ def run(name: str) -> None:
         kept = [Path(str(f)) for f in values(sys.argv[1:], "hydra.run.dir") if Path(str(f)).exists()]
         main = hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(job(name, kept))
         try:
-            with trusting(packages), without_groups(VALUES.get(name, ())):
+            with trusting(packages), without_groups(VALUES.get(name, ())), composed_once():
                 # in a context of its own: what resume=auto chose ends with the command
                 copy_context().run(compose_and_run, name, main, not (flags.cfg or flags.info))
         except Refused as refused:
@@ -159,9 +163,12 @@ def job(name: str, kept: Sequence[Path]) -> Callable[[DictConfig], None]:
 def hide_in_files(folder: Path) -> None:
     """Secrets that were typed are not kept in what Hydra saved of the command line and the configuration."""
     for path in folder.rglob("*.yaml") if is_first_process() else ():
-        saved = OmegaConf.to_container(OmegaConf.load(path))
-        if (hidden := without_secrets(saved)) != saved:
-            OmegaConf.save(OmegaConf.create(hidden), path)
+        texts = yaml.load(
+            path.read_text(encoding="utf-8"), FAST
+        )  # its numbers may be texts: of 1e-5 the dot is missing
+        if without_secrets(texts) != texts:
+            saved = OmegaConf.to_container(OmegaConf.load(path))
+            OmegaConf.save(OmegaConf.create(without_secrets(saved)), path)
 
 
 @contextmanager

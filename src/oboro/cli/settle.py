@@ -16,7 +16,7 @@ from oboro.data import DataModule
 from oboro.data.shapes import AUTO
 from oboro.restore.checkpoint import load_checkpoint
 
-LABEL = "oboro.conditioner.Label"
+LABEL, TEXT, TRAINED = "oboro.conditioner.Label", "oboro.conditioner.Text", "oboro.restore.Trained"
 UNCONDITIONAL = {"_target_": "oboro.conditioner.Unconditional"}
 BY_DATA = "label_if_any"  # the conditioner that is none where there are no classes
 
@@ -32,6 +32,7 @@ def settle(config: DictConfig, key: str, model: str | Path | None) -> None:
         return
     if model is not None:
         settle_for(config, load_checkpoint(model).get("modality", {}), key)
+        settle_encoders(config, load_checkpoint(model)["config"]["task"].get("conditioner", {}))
     if missing := sorted(key for key in OmegaConf.missing_keys(config) if key.startswith("data.")):
         raise UserError(f"{missing[0]} has no value; set {missing[0]}=...")
     if AUTO in OmegaConf.to_container(config.data, resolve=True).values():
@@ -76,6 +77,25 @@ def settle_classes(config: DictConfig) -> None:
         f"the model in init knows {counted(known, 'classes')} and the data have {have}, so it is trained without "
         "labels (conditioner=unconditional)"
     )
+
+
+def settle_encoders(config: DictConfig, stored: dict[str, Any]) -> None:
+    """Where the run names another conditioner than the one ``stored`` in a checkpoint, and that one reads texts, its
+    encoder in the place of a trained one whose path is not typed: the model knows texts as it reads them."""
+    theirs = next((part for part in parts_of(stored) if part.get("_target_") == TEXT), None)
+    typed = typed_keys(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+    if theirs is None or any("encoder" in key.split(".") for key in typed):
+        return
+    for part in parts_of(config.get("conditioner", {})):
+        if part.get("_target_") == TEXT and part.encoder.get("_target_") == TRAINED:
+            for key in ("encoder", "text_dim", "pooled_dim"):
+                part[key] = theirs[key]
+            notice("texts are read as by the model in init")
+
+
+def parts_of(conditioner: Any) -> list[Any]:
+    """A conditioner's node and those of its parts."""
+    return [conditioner, *conditioner.get("parts", {}).values()]
 
 
 def settle_for(config: DictConfig, made_for: dict[str, Any], key: str) -> None:

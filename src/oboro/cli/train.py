@@ -20,15 +20,16 @@ from oboro.base.lightning_trainer import seconds_of
 from oboro.base.paths import with_absolute_paths
 from oboro.base.secret import visible, without_secrets
 from oboro.base.signature import located
-from oboro.callbacks.checkpoints import Checkpoints, in_order
+from oboro.callbacks.best import in_order
+from oboro.callbacks.checkpoints import Checkpoints
 from oboro.callbacks.evaluation import MetricEvaluation
 from oboro.callbacks.run_end import RunEnd
 from oboro.cli.device import check_device, check_nodes, resolve_precision
-from oboro.cli.ending import is_first_process
 from oboro.cli.faults import explained
 from oboro.cli.fit import fit
 from oboro.cli.folder import AUTO
 from oboro.cli.launcher import care_for
+from oboro.cli.mistakes_of_ranks import is_first_process
 from oboro.cli.offered import OPTION
 from oboro.cli.resume import check_alone, file_named, wiring
 from oboro.cli.resume_auto import choice
@@ -44,6 +45,7 @@ from oboro.report.table import write_result
 from oboro.restore import State, inlined, load_parts
 from oboro.restore.beside import BESIDE, kept
 from oboro.restore.checkpoint import BUILT, load_checkpoint
+from oboro.restore.frozen import part_of
 from oboro.restore.plain import check_plain
 from oboro.restore.rebuild import check_fits
 from oboro.restore.resume import NothingLeft, go_on
@@ -80,6 +82,8 @@ def train(config: DictConfig) -> None:
     step = None if choice() is None else 0  # a run that begins where one has ended without a checkpoint
     if config.resume:
         check_fits(task, load_checkpoint(config.resume))
+        for name, part in task.frozen.items():  # which are read before Lightning restores what is trained
+            part.load_state_dict(part_of(load_checkpoint(config.resume)["state_dict"], name))
         step = load_checkpoint(config.resume)["global_step"]
     former = Path(config.resume).parent.parent if config.resume else None
     loggers = built(plain["logger"], Path(config.output_dir), data.batch_size, step, former)

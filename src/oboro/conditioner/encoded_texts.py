@@ -14,12 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from oboro.base import distributed
+from oboro.base.checksums import WrittenArray, create_array, open_checked, sealed, unsealed
 from oboro.base.json_text import json_text, parsed
 from oboro.base.memory import Parts
 from oboro.base.remark import remark
-from oboro.data.cache import beside, check_room, empty_array, writing
+from oboro.base.temporary import beside
+from oboro.data.cache import check_room, writing
 from oboro.data.computed import compute_together
 from oboro.data.latents import module_digest
+from oboro.data.mapped import changed
 
 CHUNK = 32  # texts that are encoded at once: a constant, since batch shapes change results by 1e-7
 
@@ -86,15 +89,14 @@ class EncodedTexts:
 
     ``tokens.npy`` holds the tokens of all texts one after the other, without padding, and ``pooled.npy`` their vectors;
     the tokens of text i are those from ``ends[i]`` to ``ends[i + 1]``. Raises ``ValueError``, ``OSError``, ``EOFError``
-    or ``KeyError`` where the files are damaged.
+    or ``KeyError`` where the files are damaged, and ``UserError`` where a row is found to be when it is read
+    (``oboro.base.checksums``).
     """
 
     def __init__(self, folder: Path, texts: Sequence[str], ends: np.ndarray):
-        self._tokens, self._pooled = (
-            np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in ("tokens", "pooled")
-        )
-        self._length = parsed((folder / "meta.json").read_text())["length"]
-        if (len(self._tokens), len(self._pooled)) != (ends[-1], len(texts)):
+        self._tokens, self._pooled = (open_checked(folder / f"{name}.npy") for name in ("tokens", "pooled"))
+        self._length = unsealed(parsed((folder / "meta.json").read_text()))["length"]
+        if (len(self._tokens.array), len(self._pooled.array)) != (ends[-1], len(texts)):
             raise ValueError(f"{folder} holds other texts")
         self._place = {text: i for i, text in enumerate(texts)}
         self._ends = ends
@@ -106,10 +108,14 @@ class EncodedTexts:
     def __getitem__(self, text: str) -> Row:
         i = self._place[text]
         start, end = self._ends[i], self._ends[i + 1]
-        tokens = torch.zeros(self._length, self._tokens.shape[1])
-        tokens[: end - start] = torch.from_numpy(self._tokens[start:end].copy())
+        try:
+            said, pooled = self._tokens.take(np.arange(start, end)), self._pooled.take(np.array([i]))[0]
+        except ValueError as error:
+            raise changed(self.folder, str(error)) from error
+        tokens = torch.zeros(self._length, said.shape[1])
+        tokens[: end - start] = torch.from_numpy(said)
         mask = torch.arange(self._length) < int(end - start)
-        return tokens, mask, torch.from_numpy(self._pooled[i].copy())
+        return tokens, mask, torch.from_numpy(pooled)
 
 
 def cache_texts(
@@ -158,8 +164,8 @@ def create(final: Path, texts: Sequence[str], encoder: nn.Module, ends: np.ndarr
         check_room(final.parent, needed, "encoded texts", "callbacks.text_cache")
         partial.mkdir()
         for name, shape in shapes.items():
-            empty_array(partial / f"{name}.npy", shape)
-        (partial / "meta.json").write_text(json_text({"length": len(mask)}))
+            create_array(partial / f"{name}.npy", shape)
+        (partial / "meta.json").write_text(json_text(sealed({"length": len(mask)})))
     return partial
 
 
@@ -171,13 +177,13 @@ def fill(
     done: Callable[[int], None] | None,
 ) -> None:
     """The chunks of this rank."""
-    tokens, pooled = (np.load(partial / f"{name}.npy", mmap_mode="r+") for name in ("tokens", "pooled"))
+    tokens, pooled = (WrittenArray(partial / f"{name}.npy") for name in ("tokens", "pooled"))
     finished = 0
     for ids in distributed.chunks(len(texts), CHUNK):
         held = [i for i in ids if i >= 0]
         for i, (row, mask, vector) in zip(held, encoded(encoder, [texts[i] for i in held]), strict=True):
             tokens[ends[i] : ends[i + 1]] = row[mask].cpu().numpy()
-            pooled[i] = vector.cpu().numpy()
+            pooled[i : i + 1] = vector.cpu().numpy()
         finished += CHUNK * distributed.world_size()
         if done is not None:
             done(min(finished, len(texts)))

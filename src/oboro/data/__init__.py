@@ -5,6 +5,7 @@ from oboro.data.cifar10 import CIFAR10
 from oboro.data.data_module import DataModule, Settings
 from oboro.data.dreambooth import DreamBooth
 from oboro.data.emoji import Emoji
+from oboro.data.emoji_edits import EmojiEdits
 from oboro.data.fashion_captions import FashionCaptions
 from oboro.data.fashion_mnist import FashionMNIST
 from oboro.data.hugging_face import HuggingFace
@@ -22,6 +23,7 @@ __all__ = [
     "DataModule",
     "DreamBooth",
     "Emoji",
+    "EmojiEdits",
     "FashionCaptions",
     "FashionMNIST",
     "HuggingFace",

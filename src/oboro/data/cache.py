@@ -3,8 +3,11 @@
 A folder of the cache holds ``samples.npy`` (N, C, ...), ``hints.npy`` (N, C', H, W) uint8 (of other entries
 ``hints-<entry>.npy``), ``labels.npy`` (N,) int64, ``groups.npy`` (N,) int64 and ``captions.json`` where the source has
 them, ``meta.json``, and ``decoding.json``: what could not be read. It is written beside its final place and renamed, so
-it is either whole or absent. Changed sizes and shapes are noticed when it is opened and lead to a new decode; flipped
-bits inside of it are not.
+it is either whole or absent.
+
+All files have checksums: of samples and hints one for each (``oboro.base.checksums``); ``meta.json`` has those of the
+other files, and its own. What is found damaged when the folder is opened is decoded anew. An array above 256 MB is not
+read then: a row that is found damaged when it is first read ends the run, and the next run decodes anew.
 """
 
 import contextlib
@@ -12,7 +15,6 @@ import hashlib
 import json
 import os
 import shutil
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,12 +24,16 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
+from oboro.base.checksums import Damaged, GrowingArray, checksum, open_checked, sealed, unsealed
 from oboro.base.errors import UserError
 from oboro.base.json_text import json_text, parsed
+from oboro.base.temporary import beside, clear_abandoned, held
 from oboro.data.left_out import LeftOut
+from oboro.data.mapped import Mapped
 
 LOCK = ".lock"
 DECODING = "decoding.json"
+BESIDE = ("labels.npy", "groups.npy", "captions.json", DECODING)
 SAMPLES, HINTS = "samples", "hints"  # arrays of a folder
 HINT = "hint"  # the entry of a batch that a second picture is, where it has no other name
 FORMER = "images"  # what ``SAMPLES`` was called; folders that are there already stay valid
@@ -94,43 +100,6 @@ class Cached:
     several: int = 0
 
 
-class Mapped:
-    """``mapped()``: the array in the file ``path``, mapped into memory on first use, and not pickled.
-
-    Raises ``UserError`` where the file is gone or damaged, and where it has become shorter since: reading what is
-    mapped and no longer there would end the process without a word (SIGBUS).
-    """
-
-    def __init__(self, path: Path):
-        self.path = path
-        self._array: np.ndarray | None = None
-        self._size = 0
-
-    def __call__(self) -> np.ndarray:
-        try:
-            if self._array is None:
-                self._array = np.asarray(np.load(self.path, mmap_mode="r", allow_pickle=False))
-                self._size = self.path.stat().st_size
-            elif self.path.stat().st_size < self._size:
-                raise ValueError("it has become shorter")
-        except FileNotFoundError as error:
-            if self._array is None:  # else the system keeps what is mapped
-                raise self._lost("it is gone") from error
-        except (OSError, ValueError, EOFError) as error:
-            raise self._lost(str(error)) from error
-        assert self._array is not None
-        return self._array
-
-    def _lost(self, reason: str) -> UserError:
-        return UserError(
-            f"the cache {self.path} was changed while it was read ({reason}); start again with resume=<the run's "
-            "folder>, which makes it anew, and keep others away from data.cache_dir"
-        )
-
-    def __getstate__(self) -> dict:
-        return {"path": self.path, "_array": None, "_size": 0}
-
-
 class SampleArray:
     """Rows of a memory-mapped array: ``array[indices]`` is a fresh tensor of shape (len(indices), C, ...).
 
@@ -142,7 +111,8 @@ class SampleArray:
         self._array = Mapped(array_path(cached.path, SAMPLES if entry is None else hints_name(entry)))
         self._rows = np.ascontiguousarray(rows, dtype=np.int64)
         self.shape = (len(rows), *(cached.shape if entry is None else cached.hint_shapes[entry])[1:])
-        self.fingerprint = hashlib.sha256(cached.fingerprint.encode() + self._rows.tobytes()).hexdigest()
+        of = f"{cached.fingerprint}{'' if entry is None else f' {entry}'}"
+        self.fingerprint = hashlib.sha256(of.encode() + self._rows.tobytes()).hexdigest()
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -154,7 +124,8 @@ class SampleArray:
 
     def __getitem__(self, indices: Tensor | np.ndarray | list[int] | slice | int) -> Tensor:
         rows = self._rows[indices.cpu().numpy() if isinstance(indices, Tensor) else indices]
-        return torch.from_numpy(np.take(self._array(), rows, axis=0))
+        taken = torch.from_numpy(self._array.take(np.atleast_1d(rows)))
+        return taken if rows.ndim else taken[0]
 
 
 def hints_name(entry: str) -> str:
@@ -176,11 +147,6 @@ def folder_of(cache_dir: Path, name: str, source: Source, shape: tuple[int, ...]
     """
     key = hashlib.sha256(repr((FORMAT, source.key, shape)).encode()).hexdigest()
     return cache_dir / "data" / f"{name.lower()}-{key[:32]}"
-
-
-def beside(path: Path) -> Path:
-    """An unused temporary path in the folder of ``path``, from where a rename to ``path`` is atomic."""
-    return path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -207,15 +173,6 @@ def writing(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def empty_array(path: Path, shape: tuple[int, ...]) -> None:
-    """An ``.npy`` file of float32, with its room on the disk taken: of what is mapped, a page that finds none ends the
-    process without a word (SIGBUS). Raises ``OSError``."""
-    np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape).flush()
-    if hasattr(os, "posix_fallocate"):
-        with path.open("r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-
-
 def check_room(folder: Path, needed: int, what: str, callback: str) -> None:
     """Raises ``UserError`` unless ``needed`` bytes are free where ``folder``, which exists, is."""
     free = shutil.disk_usage(folder).free
@@ -229,10 +186,11 @@ def check_room(folder: Path, needed: int, what: str, callback: str) -> None:
 def open_cached(folder: Path) -> Cached | None:
     """The decoded samples in ``folder``, or None where they are missing, damaged or written by another version."""
     try:
-        meta = parsed((folder / "meta.json").read_text())
-        samples = np.load(array_path(folder, SAMPLES), mmap_mode="r", allow_pickle=False)
+        meta = unsealed(parsed((folder / "meta.json").read_text()))
+        check_files(folder, meta.get("checksums", {}))
+        samples = open_checked(array_path(folder, SAMPLES)).array
         entries = [HINT] if meta.get("hints") is True else meta.get("hints") or []
-        hints = {e: np.load(folder / f"{hints_name(e)}.npy", mmap_mode="r", allow_pickle=False) for e in entries}
+        hints = {entry: open_checked(folder / f"{hints_name(entry)}.npy").array for entry in entries}
         labels = np.load(folder / "labels.npy", allow_pickle=False) if meta["labels"] else None
         captions = parsed((folder / "captions.json").read_text(encoding="utf-8")) if meta["captions"] else None
         groups = np.load(folder / "groups.npy", allow_pickle=False) if meta.get("groups") else None
@@ -248,6 +206,13 @@ def open_cached(folder: Path) -> Cached | None:
     return (
         Cached(folder, shape, labels, captions, groups, hint_shapes, fingerprint, *_decoding(folder)) if whole else None
     )
+
+
+def check_files(folder: Path, sums: Mapping[str, int]) -> None:
+    """Raises ``Damaged`` unless each of these files of ``folder`` has its checksum."""
+    for name, right in sums.items():
+        if checksum(folder / name) != right:
+            raise Damaged(f"the checksum of {name} is wrong")
 
 
 def _decoding(folder: Path) -> tuple[list[LeftOut] | None, int, int]:
@@ -267,9 +232,10 @@ def build(folder: Path, blocks: Iterator[Block], shape: tuple[int, ...] | None =
     """
     with writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
+        clear_abandoned(folder.parent)
         temporary = beside(folder)
         temporary.mkdir()
-    try:
+    with held(temporary):
         _write(temporary, blocks, shape)
         # A folder cannot be exchanged for another in one step, so one process at a time looks and exchanges.
         with writing(folder), FileLock(folder.parent / LOCK):
@@ -278,49 +244,16 @@ def build(folder: Path, blocks: Iterator[Block], shape: tuple[int, ...] | None =
                 shutil.rmtree(folder, ignore_errors=True)  # what is damaged
                 os.rename(temporary, folder)
                 cached = open_cached(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     if cached is None:
         raise UserError(f"what was just written to {folder} cannot be read; set data.cache_dir=<another folder>")
     return cached
-
-
-class _Growing:
-    """An ``.npy`` file of samples of one type and shape, one block after the other."""
-
-    def __init__(self, path: Path, dtype: np.dtype, shape: tuple[int, ...]):
-        self._path, self.dtype, self.shape = path, dtype, shape
-        self._file = path.open("wb")
-        self.count = 0
-        self._header()
-
-    def append(self, block: np.ndarray) -> np.ndarray:
-        """The block as it was written."""
-        if block.shape[1:] != self.shape or block.dtype != self.dtype:
-            raise ValueError(f"decoded {block.dtype} {block.shape[1:]}, expected {self.dtype} {self.shape}")
-        block = np.ascontiguousarray(block)
-        with writing(self._path.parent):
-            self._file.write(block)
-        self.count += len(block)
-        return block
-
-    def close(self) -> None:
-        with writing(self._path.parent), self._file:
-            self._file.seek(0)
-            self._header()  # as long as the first one: the format pads for a growing first axis
-            self._file.flush()
-            os.fsync(self._file.fileno())
-
-    def _header(self) -> None:
-        head = {"descr": np.lib.format.dtype_to_descr(self.dtype), "fortran_order": False}
-        np.lib.format.write_array_header_1_0(self._file, {**head, "shape": (self.count, *self.shape)})
 
 
 def _write(folder: Path, blocks: Iterator[Block], shape: tuple[int, ...] | None) -> None:
     labels: list[np.ndarray] = []
     groups: list[np.ndarray] = []
     captions: list[str] = []
-    arrays: dict[str, _Growing] = {}
+    arrays: dict[str, GrowingArray] = {}
     entries: dict[str, None] = {}  # of second pictures
     digests = {}
     left_out: list[LeftOut] = []
@@ -337,16 +270,20 @@ def _write(folder: Path, blocks: Iterator[Block], shape: tuple[int, ...] | None)
             for name, array in {SAMPLES: block.samples, **hints}.items():
                 if name not in arrays:
                     one = array.shape[1:] if shape is None or name in hints else shape
-                    arrays[name] = _Growing(folder / f"{name}.npy", array.dtype, one)
+                    with writing(folder):
+                        arrays[name] = GrowingArray(folder / f"{name}.npy", array.dtype, one)
                     kind = one if array.dtype == np.uint8 else (one, str(array.dtype))
                     digests[name] = hashlib.sha256(repr(kind).encode())
-                digests[name].update(arrays[name].append(array))
+                with writing(folder):
+                    written = arrays[name].append(array)
+                digests[name].update(written)
             labels += [] if block.labels is None else [block.labels]
             groups += [] if block.groups is None else [block.groups]
             captions += block.captions or []
     finally:
-        for array in arrays.values():
-            array.close()
+        with writing(folder):
+            for array in arrays.values():
+                array.close()
     if not arrays:
         raise UserError("the data hold no samples; give a source that has some")
     digest, count = digests[SAMPLES], arrays[SAMPLES].count
@@ -372,5 +309,6 @@ def _write(folder: Path, blocks: Iterator[Block], shape: tuple[int, ...] | None)
             "groups": bool(groups),
             "hints": list(entries) == [HINT] or list(entries),
             "fingerprint": digest.hexdigest(),
+            "checksums": {name: checksum(folder / name) for name in BESIDE if (folder / name).is_file()},
         }
-        (folder / "meta.json").write_text(json_text(meta))
+        (folder / "meta.json").write_text(json_text(sealed(meta)))

@@ -1,13 +1,15 @@
 """Files and folders that all ranks compute together, once."""
 
 import os
-import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 from oboro.base import distributed
+from oboro.base.checksums import unmark
 from oboro.base.errors import UserError
 from oboro.base.remark import remark
+from oboro.base.temporary import clear_abandoned, held
 
 
 def compute_together(
@@ -26,15 +28,18 @@ def compute_together(
             remark(f"{path} is damaged: it is computed anew")
         return good
 
+    def begun() -> Path:
+        if path.parent.is_dir():
+            clear_abandoned(path.parent)
+        return create()
+
     if not distributed.from_first(usable):
-        partial = distributed.from_first(create)
-        try:
+        partial = distributed.from_first(begun)
+        with held(partial) if distributed.rank() == 0 else nullcontext():
             with distributed.together():
                 check_shared(partial)
                 fill(partial)
             distributed.from_first(lambda: put(partial, path))
-        finally:
-            remove(partial)
     with distributed.together():
         check_shared(path)
 
@@ -52,10 +57,4 @@ def put(partial: Path, path: Path) -> None:
     except OSError:
         if not path.is_dir():
             raise
-
-
-def remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+    unmark(path)

@@ -10,7 +10,8 @@ from pathlib import Path
 from rich.progress import Progress
 
 from oboro.base.errors import UserError
-from oboro.data.cache import beside, writing
+from oboro.base.temporary import beside, clear_abandoned, held
+from oboro.data.cache import writing
 
 _TIMEOUT = 30  # seconds without a byte
 _PIECE = 2**18
@@ -42,9 +43,10 @@ def download(urls: Sequence[str], target: Path, *, size: int, sha256: str, remed
         return
     with writing(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
+        clear_abandoned(target.parent)
     temporary = beside(target)
     failures = []
-    try:
+    with held(temporary):
         for url in urls:
             failure = _fetch(url, temporary, size, sha256)
             if failure is None:
@@ -52,8 +54,6 @@ def download(urls: Sequence[str], target: Path, *, size: int, sha256: str, remed
                     os.replace(temporary, target)
                 return
             failures.append(f"{url}: {failure}")
-    finally:
-        temporary.unlink(missing_ok=True)
     raise UserError(f"cannot download {target.name} ({'; '.join(failures)}); {remedy}")
 
 

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Unpack
+from typing import Literal, Unpack
 
 from oboro.base.errors import UserError
 from oboro.base.paths import LocalPath
@@ -49,10 +49,13 @@ TEMPLATES = (
 
 @dataclass(frozen=True)
 class Drawing:
-    """What one picture shows: ``subject`` is the emoji without its skin tone, as a code."""
+    """What one picture shows: ``subject`` is the emoji without its skin tone, as a code, and ``tones`` are those of its
+    skin ("" or codes joined by "-")."""
 
     image: str
     subject: str
+    tones: str
+    vendor: str
     caption: str
 
 
@@ -64,45 +67,74 @@ class Emoji(ImageData):
     caption is made of name, skin tones, kind and vendor, in one of a few forms that is fixed for each picture.
 
     Pictures of one emoji, in all skin tones and of both vendors, and files that are equal (some flags, families)
-    are a group: all of them are held out or none. There are no labels.
+    are a group: all of them are held out or none. With ``labels="vendor"`` label 0 is Twitter and 1 Google; otherwise
+    there are no labels.
     """
 
     def __init__(
         self,
         *,
         root: LocalPath | None = None,
+        labels: Literal["vendor"] | None = None,
         **settings: Unpack[ImageSettings],
     ):
         super().__init__(**settings)
         self.root = Path(root).expanduser() if root else None
+        self.labels = labels
 
     def source(self) -> Source:
-        content = [package.sha256 for package in PACKAGES.values()]
-        wording = hashlib.sha256(repr((TEMPLATES, KINDS, TONES, content)).encode()).hexdigest()
-        notes = not_in(self.root, [package.archive for package in PACKAGES.values()])
-        return Source(wording, 0, self._blocks, notes=notes)
+        names = tuple(PACKAGES) if self.labels else ()
+        key = wording() + (self.labels or "")
+        return Source(key, len(names), self._blocks, names=names, notes=missing_in(self.root))
 
     def _blocks(self) -> Iterator[Block]:
-        drawings, files = [], []
-        for vendor, package in PACKAGES.items():
-            table, pictures = _read(find(package, self.root, self.cache_dir / "downloads" / "emoji"), vendor)
-            listed = list(draw(table, vendor))
-            drawings += listed
-            files += [pictures[drawing.image] for drawing in listed]
-        groups = together([(d.subject, hashlib.sha256(f).hexdigest()) for d, f in zip(drawings, files, strict=True)])
+        drawings, files, groups = read_packages(self.root, self.cache_dir)
+        vendors = list(PACKAGES)
         encoded = (
-            Picture(drawing.image, file, caption=drawing.caption, group=group)
-            for drawing, file, group in zip(drawings, files, groups, strict=True)
+            Picture(d.image, file, vendors.index(d.vendor) if self.labels else None, d.caption, group)
+            for d, file, group in zip(drawings, files, groups, strict=True)
         )
         return decoded(encoded, self.modality.shape, place="the emoji packages", total=len(files))
+
+
+def wording(*more: object) -> str:
+    """A digest of the packages and of all words that captions are made of, ``more`` with them."""
+    content = [package.sha256 for package in PACKAGES.values()]
+    return hashlib.sha256(repr((TEMPLATES, KINDS, TONES, content, *more)).encode()).hexdigest()
+
+
+def missing_in(root: Path | None) -> list[str]:
+    """A line where ``root`` holds none of the tarballs."""
+    return not_in(root, [package.archive for package in PACKAGES.values()])
+
+
+def read_packages(root: Path | None, cache_dir: Path) -> tuple[list[Drawing], list[bytes], list[int]]:
+    """What is drawn, vendor by vendor in the order of their tables, the file of each and the number of its group.
+
+    Raises ``UserError`` where a tarball cannot be had or read.
+    """
+    drawings: list[Drawing] = []
+    files: list[bytes] = []
+    for vendor, package in PACKAGES.items():
+        table, pictures = _read(find(package, root, cache_dir / "downloads" / "emoji"), vendor)
+        listed = list(draw(table, vendor))
+        drawings += listed
+        files += [pictures[drawing.image] for drawing in listed]
+    groups = together([(d.subject, hashlib.sha256(f).hexdigest()) for d, f in zip(drawings, files, strict=True)])
+    return drawings, files, groups
 
 
 def draw(table: list[dict], vendor: str) -> Iterator[Drawing]:
     """What ``emoji.json`` lists, each emoji followed by its skin tones."""
     for entry in sorted(table, key=lambda entry: entry["sort_order"]):
-        yield Drawing(entry["image"], entry["unified"], caption(entry, "", vendor))
+        yield Drawing(entry["image"], entry["unified"], "", vendor, caption(entry, "", vendor))
         for tones, variant in entry.get("skin_variations", {}).items():
-            yield Drawing(variant["image"], entry["unified"], caption(entry, tones, vendor))
+            yield Drawing(variant["image"], entry["unified"], tones, vendor, caption(entry, tones, vendor))
+
+
+def skin(tones: str) -> str:
+    """``tones`` in words: "light", "light and dark", "" for none."""
+    return " and ".join(dict.fromkeys(TONES[tone] for tone in tones.split("-"))) if tones else ""
 
 
 def caption(entry: dict, tones: str, vendor: str) -> str:
@@ -118,8 +150,7 @@ def caption(entry: dict, tones: str, vendor: str) -> str:
         if re.fullmatch(r"[a-z ]{3,}", short) and not set(short.split()) <= known and not short.startswith("flag "):
             added.append(short)
             known |= set(short.split())
-    skin = " and ".join(dict.fromkeys(TONES[tone] for tone in tones.split("-"))) if tones else ""
-    full = ", ".join([name, *added]) + (f" with {skin} skin" if skin else "")
+    full = ", ".join([name, *added]) + (f" with {skin(tones)} skin" if tones else "")
     subcategory = entry["subcategory"]
     kind = KINDS.get(subcategory, subcategory.replace("-", " ").replace("&", "and"))
     template = TEMPLATES[derive_seed(0, f"emoji caption {vendor} {entry['unified']} {tones}") % len(TEMPLATES)]

@@ -10,10 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from oboro.base import distributed
+from oboro.base.checksums import WrittenArray, create_array, open_checked
 from oboro.base.finite import check_finite
 from oboro.base.memory import Parts
-from oboro.data.cache import Mapped, SampleArray, beside, check_room, empty_array, writing
+from oboro.base.temporary import beside
+from oboro.data.cache import SampleArray, check_room, writing
 from oboro.data.computed import compute_together
+from oboro.data.mapped import Mapped
 from oboro.modality import Modality
 
 
@@ -39,12 +42,12 @@ class Latents:
 
     def __init__(self, path: Path):
         self.path = path
-        self._array = Mapped(path)
+        self._array = Mapped(path, axes=2)
 
     def __call__(self, index: Tensor, flip: Tensor | None) -> Tensor:
         """(B, C, ...) of the samples ``index`` (B,), mirrored where ``flip`` (B,) is true."""
         mirrored = np.zeros(len(index), dtype=np.int64) if flip is None else flip.cpu().numpy().astype(np.int64)
-        return torch.from_numpy(self._array()[mirrored, index.cpu().numpy()])
+        return torch.from_numpy(self._array.take(mirrored, index.cpu().numpy()))
 
 
 def cache_latents(
@@ -80,7 +83,8 @@ def cache_latents(
 def whole(path: Path, shape: tuple[int, ...]) -> bool:
     """Whether ``path`` is an array of ``shape``, and not damaged."""
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False).shape == shape
+        array = open_checked(path, axes=2).array
+        return array.shape == shape and array.dtype == np.float32
     except (OSError, ValueError, EOFError):
         return False
 
@@ -91,7 +95,7 @@ def create(path: Path, shape: tuple[int, ...]) -> Path:
     with writing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         check_room(path.parent, 4 * prod(shape), "latents", "callbacks.latent_cache")
-        empty_array(partial, shape)
+        create_array(partial, shape, axes=2)
     return partial
 
 
@@ -106,12 +110,12 @@ def fill(
     done: Callable[[int], None] | None,
 ) -> None:
     """The chunks of this rank."""
-    array = np.load(partial, mmap_mode="r+", allow_pickle=False)
+    array = WrittenArray(partial, axes=2)
     chunk, finished, parts = min(chunk, len(samples)), 0, Parts()
 
     def encode(part: list[int]) -> Tensor:
         x = modality.to_model(samples[torch.tensor(part)].to(device))
-        mirrored = range(len(array))
+        mirrored = range(len(array.array))
         return torch.stack([codec.encode(modality.mirror(x) if m else x).float().cpu() for m in mirrored], 1)
 
     for ids in distributed.chunks(len(samples), chunk):

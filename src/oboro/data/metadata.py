@@ -25,10 +25,13 @@ from oboro.data.optional import library
 NAMES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")  # the first of them in a folder is read
 TEXTS = (".txt", ".caption")  # of a caption beside a picture of the same name
 # Fields, the first that a row has: those of Hugging Face's imagefolder, and what else people call them.
+# The last of each kind are those of edits: the picture before, the instruction and the picture after.
 _FILE = ("file_name", "file_names", "image", "image_file_name", "filename", "file")
-_TEXT = ("text", "caption", "prompt")
+_FILE += ("edited_image", "edited_image_file_name", "target_image", "target_img", "output_image")
+_TEXT = ("text", "caption", "prompt", "edit_prompt", "instruction", "edit")
 _LABEL = ("label",)
 _HINT = ("conditioning_image", "conditioning_image_file_name")
+_HINT += ("original_image", "original_image_file_name", "input_image", "source_image", "source_img")
 ROWS = 1000  # of a parquet file at a time
 _MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -205,7 +208,7 @@ def _entry(row: dict, root: Path, folder: str) -> Entry:
     if file is None or not file.strip():
         raise _Mistake(f"no file_name among {', '.join(map(str, row)) or 'no fields'}")
     if hint is not None and not isinstance(hint, str):
-        raise _Mistake("conditioning_image is not the name of a file")
+        raise _Mistake(f"{_key(row, _HINT)} is not the name of a file")
     if text is not None and not isinstance(text, str):
         raise _Mistake(f"{_key(row, _TEXT)} is not a string")
     for string in (file, text or "", hint or ""):

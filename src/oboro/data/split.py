@@ -27,6 +27,7 @@ class Split(Dataset):
         hints: by entry, further pictures (n, C', H, W), uint8, that belong to each sample.
         latents: of the samples, once they are cached; a batch then holds these instead.
         keeps_samples: whether it holds the samples, too, where latents are cached.
+        hint_latents: by entry, those of further pictures, which a batch holds beside them, as entry + "_latent".
     """
 
     samples: SampleArray
@@ -35,6 +36,7 @@ class Split(Dataset):
     hints: Mapping[str, SampleArray] = field(default_factory=dict)
     latents: Latents | None = None
     keeps_samples: bool = False
+    hint_latents: Mapping[str, Latents] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -49,6 +51,7 @@ class Split(Dataset):
         index = index.clamp(min=0)
         if self.latents is not None:
             batch["latent"] = self.latents(index, flip)
+        batch |= {f"{entry}_latent": latents(index, flip) for entry, latents in self.hint_latents.items()}
         if self.latents is None or self.keeps_samples:
             batch["x"] = self.samples[index]
         batch |= {entry: pictures[index] for entry, pictures in self.hints.items()}

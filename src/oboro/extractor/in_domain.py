@@ -23,8 +23,9 @@ from oboro.base.json_text import parsed
 from oboro.base.paths import LocalPath
 from oboro.base.ranges import Count, Seed, Width
 from oboro.base.remark import notice, remark
+from oboro.base.temporary import beside, clear_abandoned, held
 from oboro.data import DataModule
-from oboro.data.cache import beside, write_whole, writing
+from oboro.data.cache import write_whole, writing
 from oboro.extractor.extractor import Extractor, file_digest
 from oboro.extractor.in_domain_training import InDomainNetwork, Recipe, accuracy, train
 from oboro.modality import Image, Modality
@@ -200,7 +201,8 @@ class InDomain(Extractor):
         origin = {"recipe": asdict(recipe), "images": len(data.train), "result": result}
         report(result, recipe.outputs)
         partial = beside(self.path)
-        with writing(self.path.parent):
+        with writing(self.path.parent), held(partial):
+            clear_abandoned(self.path.parent)
             # One key: safetensors writes several in random order, and the digest is that of the file.
             save_file(network.state_dict(), partial, {"origin": json.dumps(origin, sort_keys=True)})
             partial.replace(self.path)

@@ -206,7 +206,12 @@ def load(folder: str | Path, table: dict[str, Any], text_length: int = 77) -> tu
 
 
 def save(folder: Path, config: Mapping[str, Any], network: LDMUNet, sample_size: int | list[int]) -> None:
-    """``network``, which ``config`` describes in full, as a folder of diffusers."""
+    """``network``, which ``config`` describes in full, as a folder of diffusers.
+
+    Raises ``UserError`` for one that reads pictures: where they are known is an input that diffusers has not.
+    """
+    if config.get("image_channels"):
+        raise UserError("diffusers has no network that reads pictures as ours do; export a model of texts or labels.")
     noise, attention, norm = config["noise"], config["attention"], config["norm"]
     levels, attending = range(len(config["widths"])), "CrossAttn" if config["text_dim"] else "Attn"
 

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import tempfile
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping
@@ -11,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from oboro.base.temporary import beside, clear_abandoned, held
 
 Arrays = dict[str, np.ndarray]
 
@@ -68,11 +69,9 @@ def _read(path: Path, identity: str) -> Arrays:
 
 def _write(path: Path, identity: str, arrays: Arrays) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(dir=path.parent, suffix=".partial")
-    try:
-        with os.fdopen(handle, "wb") as file:
+    clear_abandoned(path.parent)
+    partial = beside(path)
+    with held(partial):
+        with partial.open("wb") as file:
             np.savez(file, identity=np.array(identity), **arrays)
         os.replace(partial, path)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise

@@ -23,6 +23,14 @@ def write_checkpoint(checkpoint: Mapping[str, Any], path: Path) -> None:
         torch.save(dict(checkpoint), file)
 
 
+def read_unchecked(path: Path) -> dict[str, Any]:
+    """What a checkpoint holds, its weights not read yet. Raises whatever a file that is none makes the unpickler raise:
+    for what a run has written itself."""
+    import torch  # as in oboro.restore.checkpoint
+
+    return torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+
+
 @lru_cache(maxsize=256)
 def check_archive(path: Path, modified: int, size: int, name: Path) -> None:
     """Raises ``UserError`` unless every record of the archive ``path`` has its CRC-32.

@@ -21,7 +21,8 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """The checkpoint at ``path``, tensors on the CPU. Raises ``UserError`` if it is missing, not one of ours, damaged
     (by its checksums, ``oboro.restore.archive``), or holds a number that is not finite.
 
-    Frozen parts that lie beside it (``oboro.restore.frozen``) are among its weights; ``UserError`` if one is missing.
+    Frozen parts that lie beside it (``oboro.restore.frozen``) are among its weights, and so is what ranks have written
+    apart (``oboro.restore.sharded``); ``UserError`` if one is missing.
     The file is read once and remembered until another one is read or ``forget_checkpoint`` is called; its checksums are
     looked at once.
     """
@@ -30,11 +31,23 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         raise UserError(f"there is no checkpoint {path}; give the path of a .ckpt file that train.py wrote.")
     from oboro.restore.foreign import refuse_foreign  # with torch: as in _read
 
-    state = path.stat()
-    checkpoint = _read(path.resolve(), state.st_mtime_ns, state.st_size, path)
+    checkpoint = _newest(path)
     named = {**checkpoint["config"], "modality": checkpoint.get("modality", {})}
     refuse_foreign(named, ("modality", *BUILT), path)  # at each call: trust is in packages of the caller's
     return dict(checkpoint)
+
+
+def _newest(path: Path) -> dict[str, Any]:
+    """A run that goes on may replace the file and remove its shards between two looks at them."""
+    from oboro.restore.sharded import Gone  # with torch: as in _read
+
+    while True:
+        state = path.stat()
+        try:
+            return _read(path.resolve(), state.st_mtime_ns, state.st_size, path)
+        except Gone:
+            if path.stat().st_mtime_ns == state.st_mtime_ns:
+                raise
 
 
 @lru_cache(maxsize=1)
@@ -44,12 +57,14 @@ def _read(path: Path, modified: int, size: int, name: Path) -> dict[str, Any]:
     from oboro.restore.finite import not_finite
     from oboro.restore.form import check_form
     from oboro.restore.frozen import join
+    from oboro.restore.sharded import join_shards
 
     check_archive(path, modified, size, name)
     try:
         checkpoint = load(path)
     except Exception as error:  # whatever the unpickler trips over in a file that is not a checkpoint
         raise UserError(f"{name} is damaged or no checkpoint at all; {OTHERS}.") from error
+    checkpoint = join_shards(checkpoint, path)
     check_form(checkpoint, name)
     plain([checkpoint["config"], checkpoint.get("modality")], name)
     if (what := not_finite(checkpoint)) is not None:

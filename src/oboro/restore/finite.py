@@ -35,8 +35,9 @@ def is_below(name: str, names: set[str]) -> bool:
 
 
 def is_finite(weight: Tensor, nan_alone: bool = False) -> bool:
-    """In one pass without a copy: an extreme is NaN or infinite where any value is."""
-    if not weight.numel() or not (weight.is_floating_point() or weight.is_complex()):
+    """In one pass without a copy: an extreme is NaN or infinite where any value is. Of what is on no device, and so has
+    no values, always."""
+    if weight.is_meta or not weight.numel() or not (weight.is_floating_point() or weight.is_complex()):
         return True
     weight = weight.detach()
     values = torch.view_as_real(weight) if weight.is_complex() else weight

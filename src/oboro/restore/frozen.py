@@ -19,7 +19,7 @@ from torch import Tensor
 from oboro.base.errors import UserError
 from oboro.base.tensor_file import save_tensors
 from oboro.base.whole_file import clear_partial
-from oboro.restore.archive import write_checkpoint
+from oboro.restore.archive import read_unchecked, write_checkpoint
 
 FOLDER = "frozen"
 State = Mapping[str, Tensor]
@@ -66,7 +66,7 @@ def remove_unnamed(folder: Path) -> None:
     named: set[str] = set()
     for path in folder.glob("*.ckpt"):
         try:
-            named |= set(torch.load(path, map_location="cpu", mmap=True, weights_only=True).get("frozen", {}).values())
+            named |= set(read_unchecked(path).get("frozen", {}).values())
         except Exception:  # as many kinds as there are kinds of damage
             return
     for file in files:

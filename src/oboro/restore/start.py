@@ -7,11 +7,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from oboro.adapter import plain_state
+from oboro.adapter import low_rank_layers, plain_state
 from oboro.base.errors import UserError
 from oboro.restore.checkpoint import check_kind, load_checkpoint
 from oboro.restore.merge import merged
 from oboro.restore.rebuild import Task, averaged, build_task, name_of_learned
+
+GAIN = "network.image_gain"  # of a network with weights of magnitude 1
 
 # For each task, where the configuration of its checkpoints holds what an option of a group is made of.
 PLACES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
@@ -34,10 +36,12 @@ PLACES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 def start_from(task: Task, config: dict[str, Any], path: str | Path, profile: str | None) -> set[str]:
     """Give ``task`` the weights of a checkpoint of the same kind of task; the names of the parts that got theirs.
 
-    What it learns starts at the average ``profile`` (None is the first), with the adapters of that run merged. Frozen
-    parts take theirs along where they are of the same classes and shapes as in the checkpoint. Nothing else
-    is taken: averages, optimizer, what a loss has learned, and steps start anew. Raises ``UserError`` for a
-    checkpoint of another task or model, naming what differs.
+    What it learns starts at the average ``profile`` (None is the first), with the adapters of that run merged. The
+    layer for pictures, where the checkpoint's network reads none, stays as it is, at zero, so that both are the same
+    function (Brooks et al. 2022, arXiv:2211.09800, sec. 3.2). Frozen parts, or parts of them, take theirs along where
+    they are of the same classes and shapes as in the checkpoint. Nothing else is taken: averages, optimizer, what a
+    loss has learned, and steps start anew. Raises ``UserError`` for a checkpoint of another task or model, naming what
+    differs, and where an adapter would leave a layer at zero.
     """
     checkpoint = merged(load_checkpoint(path))
     kind = type(task).__name__.lower()
@@ -45,11 +49,45 @@ def start_from(task: Task, config: dict[str, Any], path: str | Path, profile: st
     source = build_task(checkpoint)
     learned, stored = name_of_learned(task), checkpoint["config"]["task"]
     state = averaged(source, path, profile).state_dict()
-    load(plain_state(task.learned), state, differences(config, stored, PLACES[kind]))
-    same = {name for name in task.frozen if name in stored and alike(getattr(task, name), getattr(source, name))}
-    for name in same:
-        getattr(task, name).load_state_dict(getattr(source, name).state_dict())
+    new = added(task.learned, source.learned)
+    check_trained(task.learned, new)
+    load(plain_state(task.learned), state, differences(config, stored, PLACES[kind]), new)
+    same = {name for name in task.frozen if name in stored and inherit(getattr(task, name), getattr(source, name))}
     return same | {learned}
+
+
+def added(here: nn.Module, there: nn.Module) -> set[str]:
+    """The weights with which the network of ``here`` reads pictures (``image_channels``), where that of ``there`` reads
+    none: its layer ``image``, if this is zero, or its gain is."""
+    reading, without = (getattr(getattr(learned, "network", learned), "image_channels", 0) for learned in (here, there))
+    if not reading or without:
+        return set()
+    new = {name: w for name, w in plain_state(here).items() if name.startswith(("network.image.", GAIN))}
+    off = GAIN in new and not new[GAIN].any()
+    return {name for name, w in new.items() if off or not w.any()}
+
+
+def check_trained(learned: nn.Module, new: set[str]) -> None:
+    """Raises ``UserError`` where one of the ``new`` weights, which are zero, would never be trained."""
+    adapted = {f"{name}.weight" for name, _ in low_rank_layers(learned)}
+    trained = {name for name, p in learned.named_parameters() if p.requires_grad} | adapted
+    if frozen := sorted(new - trained):
+        layer = frozen[0].rpartition(".")[0]
+        raise UserError(
+            f"{layer}, which the model in init does not have, starts at zero and the adapter would leave it there; add "
+            "it with adapter=full, or choose adapter.targets=[linear,convolution]."
+        )
+
+
+def inherit(here: nn.Module, there: nn.Module) -> bool:
+    """Load into ``here``, or else into each of its children, the weights of a module within ``there`` that is alike;
+    whether all have got some."""
+    match = next((module for module in there.modules() if alike(here, module)), None)
+    if match is not None:
+        here.load_state_dict(match.state_dict())
+        return True
+    own = [*here.parameters(recurse=False), *here.buffers(recurse=False)]
+    return not own and all(inherit(child, there) for child in here.children() if child.state_dict())
 
 
 def alike(a: nn.Module, b: nn.Module) -> bool:
@@ -60,8 +98,9 @@ def alike(a: nn.Module, b: nn.Module) -> bool:
     }
 
 
-def load(here: dict[str, Tensor], stored: dict[str, Tensor], differing: list[str]) -> None:
-    """Copy weights by name; ``differing`` are the settings to name where one does not fit."""
+def load(here: dict[str, Tensor], stored: dict[str, Tensor], differing: list[str], new: set[str]) -> None:
+    """Copy weights by name, but for ``new`` ones; ``differing`` are the settings to name where one does not fit."""
+    here = {name: tensor for name, tensor in here.items() if name not in new}
     for name in [*here, *(k for k in stored if k not in here)]:
         shapes = [tuple(state[name].shape) if name in state else "absent" for state in (stored, here)]
         if shapes[0] != shapes[1]:

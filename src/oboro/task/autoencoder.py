@@ -1,9 +1,9 @@
 """Training of an autoencoder, the codec of latent diffusion."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from oboro.base.compiled import compile_in_place
@@ -65,6 +65,14 @@ class Autoencoder(Task):
             "autoencoder": Learner(self.autoencoder, self.optimizer),
             "discriminator": Learner(self.loss.discriminator, self.discriminator_optimizer),
         }
+
+    @property
+    def sharded(self) -> Sequence[nn.Module]:
+        return [self.autoencoder.encoder, self.autoencoder.decoder]
+
+    @property
+    def whole(self) -> Sequence[nn.Parameter]:
+        return [self.autoencoder.last]  # for the adaptive weight of the loss
 
     @property
     def description(self) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from oboro.base import distributed
 from oboro.base.compiled import compile_in_place
@@ -66,6 +66,10 @@ class CLIP(Task):
     @property
     def learned(self) -> Network:
         return self.clip
+
+    @property
+    def sharded(self) -> Sequence[nn.Module]:
+        return [self.clip.image, self.clip.text]
 
     @property
     def description(self) -> str:

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -137,24 +139,25 @@ class Diffusion(NoiseLevels):
         """The conditions that are pictures."""
         return [single for single in self.conditioner.singles if isinstance(single, Picture)]
 
-    def seen(self, cond: Condition) -> Condition:
+    def seen(self, cond: Condition, batch: Mapping[str, Any] = MappingProxyType({})) -> Condition:
         """``cond`` as the network sees it: pictures with ``latent`` are what the codec makes of them, with the channels
-        that it encodes, and known where all pixels are that became one.
+        that it encodes, and known where all pixels are that became one. Of pictures of the data the ``batch`` that they
+        are from may have the latents (``callbacks.LatentCache``).
 
         Rombach et al. (arXiv:2112.10752, sec. 4.5) shrink the mask by its nearest pixels. InstructPix2Pix
         (arXiv:2211.09800) takes these latents before they are scaled: its weights for them are ours times the scale.
         """
         encoded = {
-            single.name: self._encoded(signal)
+            single.name: self._encoded(signal, None if single.computed else batch.get(f"{single.entry}_latent"))
             for single in self._pictures
             if single.latent and isinstance(signal := cond.signals.get(single.name), Image)
         }
         return replace(cond, signals={**cond.signals, **encoded}) if encoded else cond
 
-    def _encoded(self, image: Image) -> Image:
+    def _encoded(self, image: Image, z: Tensor | None) -> Image:
         channels = image.x.shape[1] if self.modality is None else self.modality.shape[0]
-        z = self.codec.encode(with_channels(image.x, channels))
-        present = image.known.flatten(1).any(1)
+        z = self.codec.encode(with_channels(image.x, channels)) if z is None else z
+        present = image.known.reshape(len(z), -1).any(1)
         known = present
         if image.has_hole:
             known = adaptive_max_pool2d((~image.known).to(z), z.shape[2:]) == 0
@@ -177,11 +180,11 @@ class Diffusion(NoiseLevels):
             remarks.remark_small(relative_update(self.learned))
 
     def objective(self, batch: dict[str, Tensor], x: Tensor, generator: torch.Generator) -> Tensor:
-        loss = self.loss(self.denoiser, x, self.seen(self.conditioner(batch, generator)), generator)
+        loss = self.loss(self.denoiser, x, self.seen(self.conditioner(batch, generator), batch), generator)
         return loss * batch["weight"] if "weight" in batch else loss
 
     def errors(self, batch: dict[str, Tensor], x: Tensor, u: Tensor, eps: Tensor) -> Tensor:
-        return self.loss.at_quantile(self.denoiser, x, self.seen(self.conditioner.keep(batch)), u, eps)[:, None]
+        return self.loss.at_quantile(self.denoiser, x, self.seen(self.conditioner.keep(batch), batch), u, eps)[:, None]
 
     def generate(
         self,

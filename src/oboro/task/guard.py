@@ -90,6 +90,7 @@ class Guard:
     def _meet(self, task: Any, what: str, seen: list[dict[str, Any]] | None = None) -> None:
         step = task.global_step + 1
         listed = self._list(task, step, what, seen if seen is not None else self._everywhere(task, ()))
+        task.finish_checkpoint()
         self.divergence.meet(Event(step, what, listed, task.last_checkpoint, remedies(task)), self.record)
 
     def _list(self, task: Any, step: int, what: str, seen: list[dict[str, Any]]) -> Path | None:

@@ -33,8 +33,8 @@ class NoiseLevels(Task):
         return self.learned.network
 
     @property
-    def sharded(self) -> nn.Module:
-        return self.network
+    def sharded(self) -> Sequence[nn.Module]:
+        return [self.network]
 
     def measure(self, batch: dict[str, Tensor], x: Tensor) -> Tensor:
         index = batch["index"]

@@ -1,7 +1,7 @@
 """What all tasks share: the stream of randomness, averaged weights, validation, checkpoints."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from math import isfinite
 from pathlib import Path
@@ -91,6 +91,7 @@ class Task(lightning.LightningModule, ABC):
         self._noise = TrainingNoise(seed, noise)
         self.guard = Guard(divergence or Raise())
         self.last_checkpoint: tuple[Path, int] | None = None  # of this run, and its step
+        self.finish_checkpoint: Callable[[], None] = lambda: None  # waits for one that is being written; all ranks
         self.config: dict[str, Any] = {}  # the composed run, stored in every checkpoint
         self._other_averages: dict[str, EMA] = {}
         self.modality: Modality | None = None
@@ -131,9 +132,14 @@ class Task(lightning.LightningModule, ABC):
         return self.learned
 
     @property
-    def sharded(self) -> nn.Module | None:
-        """The network of which ranks may hold a part each, since training and sampling call it as a whole."""
-        return None
+    def sharded(self) -> Sequence[nn.Module]:
+        """The networks of which ranks may hold a part each: training and what comes of it call them as a whole."""
+        return ()
+
+    @property
+    def whole(self) -> Sequence[nn.Parameter]:
+        """Of these, weights that something else than their layer reads, so every rank holds all of them."""
+        return ()
 
     @property
     @abstractmethod
@@ -248,8 +254,9 @@ class Task(lightning.LightningModule, ABC):
         The norms say whether the step diverges, clipped or not."""
         active = optimizer.active if isinstance(optimizer, Together) else {next(iter(self.learners)): optimizer}
         parameters = {name: list(self.trainer.precision_plugin.main_params(each)) for name, each in active.items()}
-        for group in parameters.values():
-            shards.average_the_rest(group)
+        if shards.any_shard(self.parameters()):
+            for group in parameters.values():
+                shards.average_the_rest(group)
         norms = {name: norm_of(group) for name, group in parameters.items()}
         self.guard.check(self, norms)
         for name, each in active.items():
