@@ -16,7 +16,6 @@ from oboro.base import distributed
 from oboro.base.counted import counted
 from oboro.base.errors import UserError
 from oboro.base.json_text import json_text
-from oboro.base.remark import remark
 from oboro.base.settings import settings_text
 from oboro.cli.checkpoint import latest_checkpoint
 from oboro.cli.measured import measurement_of
@@ -68,7 +67,6 @@ def evaluate(config: DictConfig) -> None:
     if fabric.is_global_zero and (sentence := difference(task, evaluator.data)):
         print(f"note: {sentence}")
     make_ready(evaluator, evaluator.known(task), config.n)
-    remark_seen(evaluator)
     if config.watch:
         watch(config, evaluator, fabric, measure)
         return
@@ -76,13 +74,6 @@ def evaluate(config: DictConfig) -> None:
     likelihood = measure_likelihood(config, evaluator, task)
     if fabric.is_global_zero:
         write(config, checkpoint, task, evaluator, results, likelihood, fabric)
-
-
-def remark_seen(evaluator: Evaluator) -> None:
-    """That samples are compared with pictures that the model has seen, where they are."""
-    if evaluator.paired and evaluator.after.conditions == "training":
-        names = ", ".join(evaluator.paired.metrics)
-        remark(f"{names}: samples are compared with training images; conditions=held_out compares with held-out ones.")
 
 
 def check_likelihood(config: DictConfig, task: Diffusion, data: DataModule) -> None:

@@ -13,6 +13,7 @@ from oboro.base.errors import UserError
 from oboro.base.finite import check_finite
 from oboro.base.memory import Parts
 from oboro.base.precision import rounded_to_tf32
+from oboro.base.remark import remark
 from oboro.base.settings import settings
 from oboro.data import DataModule, Population
 from oboro.data.latents import module_digest
@@ -82,12 +83,18 @@ class Evaluator:
         self.paired.check(known, self.data.modality)
 
     def known(self, task: Diffusion) -> set[str]:
-        """What is known of samples of ``task`` before they are drawn. Raises ``UserError`` for baselines that there are
-        not, and what ``DrawnAfter.known`` raises."""
+        """What is known of samples of ``task`` before they are drawn; remarks that they are compared with pictures that
+        the model has seen. Raises ``UserError`` for baselines that there are not, and what ``DrawnAfter.known`` raises.
+        """
         known = self.after.known(task.conditioner)
         self.baselines.check(task.conditioner, known)
         if "shuffled" in self.baselines.names and not self.paired:
             raise UserError("baselines=[shuffled] is for paired metrics; leave it out, or add psnr to metrics=[...].")
+        compared = [name for name, metric in self.paired.metrics.items() if "draws" not in metric.needs]
+        if compared and self.after.conditions == "training":
+            remark(
+                f"{', '.join(compared)}: samples are compared with training images; conditions=held_out with others."
+            )
         return known
 
     @property
