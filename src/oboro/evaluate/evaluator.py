@@ -91,7 +91,7 @@ class Evaluator:
         if "shuffled" in self.baselines.names and not self.paired:
             raise UserError("baselines=[shuffled] is for paired metrics; leave it out, or add psnr to metrics=[...].")
         compared = [name for name, metric in self.paired.metrics.items() if "draws" not in metric.needs]
-        if compared and self.after.conditions == "training":
+        if compared and "truth" in known and self.after.conditions == "training":
             remark(
                 f"{', '.join(compared)}: samples are compared with training images; conditions=held_out with others."
             )
