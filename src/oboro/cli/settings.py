@@ -20,11 +20,12 @@ from oboro.cli.options import folders, options
 from oboro.conditioner.control import Interval
 from oboro.data import DataModule
 from oboro.edit import Edit
-from oboro.evaluate.evaluator import Conditions
+from oboro.evaluate.baselines import Baseline
+from oboro.evaluate.drawn_after import Conditions
 from oboro.extractor import Extractor, Joint
 from oboro.guidance import Guidance
 from oboro.measurement import MaskShape, Measurement
-from oboro.metrics import Metric
+from oboro.metrics import Metric, Paired
 from oboro.restore import Stored
 from oboro.sampler import Sampler
 from oboro.schedule import Schedule
@@ -43,7 +44,7 @@ class Training(Command):
     data: DataModule
     task: Task
     extractor: NotRequired[Extractor | Joint]
-    metrics: Mapping[str, Metric] | None
+    metrics: Mapping[str, Metric | Paired] | None
     callbacks: Mapping[str, Callback] | None
     logger: Mapping[str, Logger] | None
     trainer: lightning.Trainer
@@ -116,11 +117,14 @@ class Evaluating(Drawing):
     measurement: Measurement | MaskShape | None
     measurement_noise: NonNegative
     extractor: NotRequired[Extractor | Joint]
-    metrics: Mapping[str, Metric] | None
+    metrics: Mapping[str, Metric | Paired] | None
     images: Name | None
     n: Annotated[int, Ge(2)]
     repeats: Count
     conditions: Conditions
+    draws: Count
+    baselines: Sequence[Baseline]
+    truth: Name | None
     reference: Name | None
     bits_per_dim: BitsPerDim
     watch: Name | None
