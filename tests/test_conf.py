@@ -23,6 +23,7 @@ from conftest import GRIDS, SAMPLERS, SCHEDULES
 from interop import tiny
 from oboro.adapter import Adapter
 from oboro.cli.checkpoint import offer_checkpoint
+from oboro.cli.run import RESOLVERS
 from oboro.data import DataModule
 from oboro.edit import Edit
 from oboro.guidance import Guidance
