@@ -5,6 +5,7 @@ from omegaconf import DictConfig, OmegaConf
 from oboro.base.grammar import files
 from oboro.cli.folder import AUTO
 from oboro.cli.offered import OPTION, offer
+from oboro.cli.resume import split
 from oboro.restore.checkpoint import check_kind, load_checkpoint
 from oboro.restore.start import PLACES, at
 from oboro.restore.wrapped import joined
@@ -33,7 +34,8 @@ def offer_base(arguments: list[str]) -> list[str]:
         else:
             offer(group, node, paths[0])
     named = {argument.lstrip("+").partition("=")[0] for argument in arguments}
-    return [*(f"{group}={OPTION}" for group in TAKEN if group not in named), *arguments]
+    words, flags = split(arguments)
+    return [*flags, *(f"{group}={OPTION}" for group in TAKEN if group not in named), *words]
 
 
 def base_of(config: DictConfig) -> str | None:
