@@ -1,4 +1,4 @@
-"""How the commands of Hydra run: ``oboro train``, ``oboro sample``, ``oboro evaluate``.
+"""How the commands of Hydra run: ``oboro train``, ``oboro sample``, ``oboro edit``, ``oboro evaluate``.
 
 What Hydra does before a job (``--help``, ``--cfg``, flags, composing) needs none of the libraries that compute. So
 nothing that this module imports may import torch, Lightning or matplotlib; those who need them are imported inside of
@@ -51,7 +51,7 @@ from oboro.cli.unread import refuse_unknown
 from oboro.restore.trust import trusted_words, trusting
 
 FAST = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-FROM_CHECKPOINT = ("sample", "evaluate")  # what these begin with comes from checkpoint=PATH
+FROM_CHECKPOINT = ("sample", "edit", "evaluate")  # what these begin with comes from checkpoint=PATH
 # Resolvers of option files, and the functions that their modules register.
 RESOLVERS = {
     "stored": "oboro.restore.stored.value_of",

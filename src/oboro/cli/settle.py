@@ -40,8 +40,8 @@ def settle(config: DictConfig, key: str, model: str | Path | None) -> None:
         settled = data.settled()
         for name, value in settled.items():
             config.data[name] = value
-        found = ", ".join(f"data.{name}={value}" for name, value in settled.items())
-        notice(f"the data: {'; '.join(data.findings())} ({found})")
+        shown = ", ".join(f"data.{name}={value}" for name, value in settled.items())
+        notice(f"the data: {'; '.join(data.findings())} ({shown})")
     if not HydraConfig.initialized():
         return
     hydra = HydraConfig.get()

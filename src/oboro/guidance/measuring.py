@@ -9,7 +9,7 @@ from oboro.condition import Signal
 from oboro.guidance.gradient import linearized
 from oboro.guidance.guidance import Guidance
 from oboro.measurement import Measured
-from oboro.schedule import Schedule
+from oboro.schedule import Schedule, expand_as
 
 
 class Measuring(Guidance):
@@ -85,8 +85,4 @@ def correction(measured: Measured, x0: Tensor, r2: Tensor) -> Tensor:
     variance = measured.noise.to(r2) ** 2
     ratio = torch.where(variance > 0, variance / r2, 0).clamp(max=1e12)
     moved = measured.operator.solve(difference, torch.ones_like(ratio), ratio)
-    return adjoint(torch.where(expand(variance.isfinite(), moved), moved, 0))
-
-
-def expand(rows: Tensor, x: Tensor) -> Tensor:
-    return rows.view(-1, *[1] * (x.ndim - 1))
+    return adjoint(torch.where(expand_as(variance.isfinite(), moved), moved, 0))

@@ -41,7 +41,8 @@ class Diffusion(NoiseLevels):
     """``denoiser`` trained by ``loss`` on ``codec.encode(x)`` under ``conditioner``, averaged by ``ema``.
 
     ``adapter`` says which weights of the network are trained; None stands for all. Samples are a function of
-    (seed, id). ``compile`` compiles the network in place, which keeps the names of its weights.
+    (seed, id). ``compile`` compiles the network in place, which keeps the names of its weights. ``measured`` says
+    whether samples are drawn of a measurement: never in training.
     """
 
     draws = True
@@ -70,6 +71,7 @@ class Diffusion(NoiseLevels):
         self.conditioner = conditioner
         self.guidance = guidance
         self.sampler = sampler
+        self.measured = False
         if compile:
             compile_in_place(self.denoiser.network)
 
@@ -102,7 +104,7 @@ class Diffusion(NoiseLevels):
         else:
             self.check_network(data, [one, two], "unet_tiny")
         self.check_signals(data)
-        contradictions.check(self)
+        contradictions.check(self, self.measured)
         remarks.say(self)
 
     def check_signals(self, data: DataModule) -> None:
