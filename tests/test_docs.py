@@ -161,7 +161,7 @@ def test_imports_go_downwards_in_the_picture_of_the_layout():
     picture = re.search(r"┌.*?┘", (ROOT / "docs/adding.md").read_text(), re.S)[0]
     rows = [re.findall(r"(?<=[│ ]) ?(\w+)(?= {2,})", row) for row in re.split("├─*┤", picture)]
     height = {room: -i for i, row in enumerate(rows) for room in row}
-    top = {f"interop/{name}.py" for name in ("__main__", "onnx", "pipeline")}
+    top = {f"interop/{name}.py" for name in ("__main__", "controlnet", "onnx", "pipeline")}
     source = ROOT / "src/oboro"
     for path in source.rglob("*.py"):
         place = path.relative_to(source)

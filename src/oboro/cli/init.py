@@ -9,8 +9,8 @@ from omegaconf import OmegaConf
 
 from oboro.base.grammar import files, values
 from oboro.cli.offered import OPTION, offer
-from oboro.cli.resume import split
 from oboro.cli.options import folders
+from oboro.cli.resume import split
 from oboro.restore.checkpoint import check_kind, load_checkpoint
 from oboro.restore.start import PLACES, at
 
