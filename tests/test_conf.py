@@ -18,6 +18,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 
+import oboro.restore.wrapped  # noqa: F401 - options ask it for the factor of a codec
 from cases import over
 from conftest import GRIDS, SAMPLERS, SCHEDULES
 from interop import tiny
