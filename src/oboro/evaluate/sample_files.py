@@ -85,6 +85,8 @@ def read_truth(path: str | Path, images: str | Path, modality: Modality) -> Samp
     Raises ``UserError`` where one is missing: a pair less would be another number.
     """
     path, images = Path(path).expanduser(), Path(images).expanduser()
+    if not path.exists():
+        raise UserError(f"there are no {modality.noun} at truth={path}; give a folder of files or an .npz file.")
     if path.is_dir() != images.is_dir():
         raise UserError(f"truth={path} and images={images} are not of one kind; give two folders, or two arrays.")
     if not path.is_dir():
