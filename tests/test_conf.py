@@ -40,6 +40,8 @@ from oboro.sampler import Grid, Sampler
 from oboro.schedule import Schedule
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
+for place in RESOLVERS.values():
+    import_module(place.rpartition(".")[0])
 FAMILIES = {
     "adapter": Adapter,
     "edit": Edit,

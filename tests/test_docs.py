@@ -11,6 +11,7 @@ from hydra import compose, initialize_config_dir
 
 from oboro.cli.arguments import for_hydra
 from oboro.cli.checkpoint import offer_checkpoint
+from oboro.cli.options import VALUES, without_groups
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(ROOT.glob("docs/*.md"))
@@ -95,7 +96,8 @@ def composed(entry: str, *overrides: str):
     offer_checkpoint([])  # the options called from_checkpoint, empty: keys below them cannot be checked here
     known = [o for o in overrides if not o.startswith("hydra.") and not needs_checkpoint(entry, o, overrides)]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return compose(entry, [*known, "output_dir=outputs"])
+        with without_groups(VALUES.get(entry, ())):
+            return compose(entry, [*known, "output_dir=outputs"])
 
 
 def needs_checkpoint(entry: str, override: str, overrides: tuple[str, ...]) -> bool:
