@@ -21,7 +21,7 @@ ALLOWED = {
     "measurement": ("base", "schedule"),
     "hint": ("base", "condition", "measurement"),
     "restore": ("base", "adapter", "modality"),
-    "metrics": ("base", "condition", "data", "extractor", "modality"),
+    "metrics": ("base", "condition", "data", "extractor", "hint", "loss", "modality"),
 }
 
 

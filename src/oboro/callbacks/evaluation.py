@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from lightning import Callback, Trainer
 
-from oboro.base import distributed
+from oboro.base import distributed, interrupt
 from oboro.base.errors import UserError
 from oboro.base.ranges import CountOrNone
 from oboro.base.remark import remark
 from oboro.evaluate.result import Result, protocol_line, values_line
 from oboro.extractor import Extractor, Joint
 from oboro.logger import log_result
-from oboro.metrics import Metric
+from oboro.metrics import Metric, Paired
 from oboro.task import Task
 
 log = logging.getLogger(__name__)
@@ -162,7 +162,7 @@ class MetricEvaluation(Evaluation, ABC):
     A checkpoint is written before its weights are measured. A run that goes on from one that was not (``awaited``)
     measures it at its start, or at its end where no step is left to train."""
 
-    metrics: Mapping[str, Metric] | None = None  # what it measures; of those that have none to choose from None
+    metrics: Mapping[str, Metric | Paired] | None = None  # what it measures; None where there are none to choose from
     awaited: bool = False
     extractor: Extractor | Joint
     images: int  # how many are measured
@@ -190,6 +190,7 @@ class MetricEvaluation(Evaluation, ABC):
     def _catch_up(self, trainer: Trainer, task: Task) -> None:
         awaited, self.awaited = self.awaited, False
         if awaited and self.waits(trainer):
+            interrupt.hold()  # a signal ends all ranks after a chunk, and not one of them within it
             self.evaluated_at = -1
             self.evaluate_once(trainer, task)
 
@@ -199,8 +200,12 @@ class MetricEvaluation(Evaluation, ABC):
 
     def gives(self, name: str) -> bool:
         """Whether it measures a number of this name, as far as that is known before."""
+        metrics = list((self.metrics or {}).values())
+        paired = [short for metric in metrics if isinstance(metric, Paired) for short in metric.names]
+        if any(name.rpartition("/")[2] == f"{short}_{self.images}" for short in paired):
+            return True
         ends = [f"_{part.name}_{self.images}" for part in self.extractor.parts]
-        return bool(self.metrics) and name.endswith(tuple(ends))
+        return any(not isinstance(metric, Paired) for metric in metrics) and name.endswith(tuple(ends))
 
     @property
     def objective(self) -> tuple[str, float] | None:

@@ -20,6 +20,7 @@ from oboro.base.errors import UserError
 from oboro.base.json_text import json_text
 from oboro.base.memory import Parts, rows_of
 from oboro.base.remark import remark
+from oboro.cli.control import control
 from oboro.cli.device import as_trained, check_device, resolve_precision
 from oboro.cli.hints import picture_entries, with_pictures
 from oboro.cli.launcher import care_for
@@ -64,6 +65,7 @@ def open_task(config: DictConfig, path: str | Path, fabric: Fabric) -> tuple[dic
     checkpoint = adapted(config, load_checkpoint(path))
     parts = {key: OmegaConf.to_container(config[key], resolve=True) for key in ("schedule", "sampler", "guidance")}
     task = build_task(checkpoint, **parts)
+    control(config, task)
     task.measured = config.get("measurement") is not None
     contradictions.check(task, task.measured)
     if config.profile is not None and config.profile not in task.ema.profiles:
@@ -155,12 +157,12 @@ def in_turn(choices: list[Any], ids: list[int]) -> list[Any]:
     return [choices[i % len(choices)] for i in ids]
 
 
-def classes(label: Any, count: int) -> list[int]:
+def classes(label: Any, count: int, key: str = "label") -> list[int]:
     """One class or a list of them. Raises ``UserError`` where the model does not have them."""
     several = [label] if isinstance(label, int) else list(label)
     if not several or not all(isinstance(c, int) and 0 <= c < count for c in several):
         has = f"has classes 0 to {count - 1}" if count else "was trained without labels"
-        raise UserError(f"label={label} cannot be drawn: the model {has}; change label=... or leave it out.")
+        raise UserError(f"{key}={label} cannot be drawn: the model {has}; change {key}=... or leave it out.")
     return several
 
 
@@ -225,19 +227,31 @@ def with_known(conditioner: Conditioner, batch: dict[str, Any]) -> Condition:
 
 
 @contextmanager
-def watching(config: DictConfig, task: Diffusion, chunks: int) -> Iterator[Callable[[int], Watch]]:
-    """A progress bar of network evaluations on stderr, and the previews; the block asks for the watch of each chunk."""
-    a_chunk = task.sampler.evaluations(task.denoiser.schedule)
-    page = Path(config.output_dir) / "previews.png"
-    previews = Previews(page, config.previews, task.modality) if config.previews else None
+def progress(what: str, chunks: int, a_chunk: int) -> Iterator[Callable[[int], Watch]]:
+    """A progress bar on stderr of ``chunks`` of ``a_chunk`` evaluations; the block asks for the watch of each chunk."""
     with Progress(console=Console(stderr=True)) as bar:
-        job = bar.add_task("sampling", total=chunks * a_chunk)
+        job = bar.add_task(what, total=chunks * a_chunk)
 
         def watch_of(chunk: int) -> Watch:
             bar.update(job, completed=chunk * a_chunk)  # a sampler may take fewer evaluations than it announces
+            return lambda x0, t: bar.advance(job)
+
+        yield watch_of
+        bar.update(job, completed=chunks * a_chunk)
+
+
+@contextmanager
+def watching(config: DictConfig, task: Diffusion, chunks: int) -> Iterator[Callable[[int], Watch]]:
+    """The progress bar of network evaluations, and the previews."""
+    page = Path(config.output_dir) / "previews.png"
+    previews = Previews(page, config.previews, task.modality) if config.previews else None
+    with progress("sampling", chunks, task.sampler.evaluations(task.denoiser.schedule)) as advance_of:
+
+        def watch_of(chunk: int) -> Watch:
+            advance = advance_of(chunk)
 
             def watch(x0: Tensor, t: Tensor) -> None:
-                bar.advance(job)
+                advance(x0, t)
                 if chunk == 0 and previews is not None and previews.wants(float(t.max())):
                     shown = task.codec.decode(x0[:ROWS]).float()
                     previews.add(task.modality.to_stored(shown), float(t.max()))
@@ -245,7 +259,6 @@ def watching(config: DictConfig, task: Diffusion, chunks: int) -> Iterator[Calla
             return watch
 
         yield watch_of
-        bar.update(job, completed=chunks * a_chunk)
 
 
 def draw(
