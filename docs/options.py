@@ -42,6 +42,7 @@ GROUPS = {
     "sampler": "How noise turns into data ([choosing.md](choosing.md)).",
     "sampler/grid": "Where the steps of a sampler lie.",
     "guidance": "How samples are steered ([choosing.md](choosing.md#guidance)).",
+    "edit": "How pictures are changed, `oboro edit` ([editing.md](editing.md)).",
     "guidance/weight": "How strong guidance is at each noise level.",
     "measurement": "What is known of a sample ([inverse_problems.md](inverse_problems.md)).",
     "codec": "The space in which diffusion works ([latent.md](latent.md)).",

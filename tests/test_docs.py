@@ -15,7 +15,7 @@ from oboro.cli.checkpoint import offer_checkpoint
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(ROOT.glob("docs/*.md"))
 FENCE = re.compile(r"^(```|~~~)[^\n]*\n(.*?)^\1[ \t]*$", re.M | re.S)
-ENTRIES = ("train", "sample", "evaluate")
+ENTRIES = ("train", "sample", "edit", "evaluate")
 
 each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
 
@@ -62,7 +62,8 @@ def commands(text: str) -> list[tuple[str, list[str]]]:
     found = []
     for line in command_lines(text):
         match = re.search(
-            r"(?:(?:python|torchrun)\b[^#|]*?\b(?=\w+\.py\b)|\boboro )(train|sample|evaluate)\b(?:\.py\b)?([^#|>&;]*)",
+            r"(?:(?:python|torchrun)\b[^#|]*?\b(?=\w+\.py\b)|\boboro )(train|sample|edit|evaluate)\b(?:\.py\b)?"
+            r"([^#|>&;]*)",
             line,
         )
         own = r"--(help|cfg|info|config-dir)\b|\btrust="  # options of the reader's own, or none
@@ -99,7 +100,7 @@ def composed(entry: str, *overrides: str):
 
 def needs_checkpoint(entry: str, override: str, overrides: tuple[str, ...]) -> bool:
     """Whether a key lies below a group that only the checkpoint fills."""
-    group = override.lstrip("+~").partition("=")[0].partition(".")
+    group = override.lstrip("+~").partition("=")[0].partition("@")[0].partition(".")
     return entry != "train" and bool(group[1]) and not any(o.startswith(f"{group[0]}=") for o in overrides)
 
 

@@ -80,6 +80,19 @@ def test_overwriting_moves_what_the_command_wrote_and_nothing_else(folder):
     assert files(folder / ASIDE / "1") == moved and (folder / ASIDE / "2" / "train.log").is_file()
 
 
+@pytest.mark.parametrize(
+    "mistake",
+    ["model.channels=-8", "+model.channelz=8", "data=image_folder data.root=/nowhere", "sampler=learned_variance"],
+)
+def test_a_mistake_leaves_what_was_to_be_overwritten_in_its_place(folder, mistake):
+    before = files(folder)
+    run = train(folder, *mistake.split(), "overwrite=true")
+    assert run.status == 1 and "the run has not begun: what" in run.stderr, run.stderr
+    assert run.stderr.splitlines()[-1].startswith("error: ") and not (folder / ASIDE).exists()
+    assert {k: v for k, v in files(folder).items() if k != LOCK} == {k: v for k, v in before.items() if k != LOCK}
+    assert contents(folder, "train").state is State.FINISHED
+
+
 def test_what_a_run_needs_does_not_move_away(folder):
     before = files(folder)
     run = train(folder, f"init={folder}/checkpoints/last.ckpt", "overwrite=true")
@@ -134,6 +147,7 @@ def test_runs_of_one_second_have_folders_of_their_own(tmp_path):
     assert "dir: day/${now:%Y}-2" in (second / ".hydra" / "hydra.yaml").read_text()
 
 
+@pytest.mark.slow  # it imports tensorboard
 def test_every_file_of_a_run_is_known(tmp_path):
     """Else ``overwrite`` would leave some of it behind."""
     everything = "callbacks=[snapshots,sample_metrics,sample_grid,checkpoints,throughput]"

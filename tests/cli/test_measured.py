@@ -91,7 +91,7 @@ def test_noise_and_masks_belong_to_the_picture_and_not_to_how_many_there_are(dra
 
 
 REFUSED = {
-    "no measurement": (("guidance=pigdm",), "set measurement=mask_box"),
+    "no measurement": (("guidance=pigdm",), "name it with measurement=mask_box measured=PICTURE"),
     "nothing reads it": (("measurement=mask_box", "guidance=unguided"), "nothing draws towards the measurement"),
     "several evaluations": (("measurement=mask_box", "guidance=dps", "sampler=heun"), "sampler=ddim_ancestral"),
     "no mask": (("measurement=blur", "sampler=repaint", "guidance=unguided"), "Blur has none"),

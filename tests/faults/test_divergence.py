@@ -96,8 +96,10 @@ def test_steps_that_are_left_out_are_bounded(tmp_path):
 
 def test_a_rollback_is_a_resume_with_a_lower_rate(tmp_path):
     boards = "logger=[jsonl,tensorboard]"
-    run = runs.succeeded(train(tmp_path / "a", "divergence=rollback", boards, fault("nan_batch", step=3)))
+    shown = "callbacks=[checkpoints,summary]"
+    run = runs.succeeded(train(tmp_path / "a", "divergence=rollback", boards, shown, fault("nan_batch", step=3)))
     assert "goes back to step 2" in run.stderr
+    assert "6 steps of 8, 1 step more taken again, 56 images" in run.stdout
     start = runs.succeeded(train(tmp_path / "b", "trainer.max_steps=2"))
     resumed = train(tmp_path / "c", f"resume={start.last}", f"optimizer.lr={HALF}")
     assert runs.equal(state(run.checkpoint())["state_dict"], state(runs.succeeded(resumed).checkpoint())["state_dict"])

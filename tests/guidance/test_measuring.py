@@ -208,7 +208,7 @@ def test_guidance_by_a_condition_is_inside_of_it_and_latents_go_through_the_deco
 
     def log_p(x):
         (alpha, sigma), x0 = schedule(t), exact(x, t, decoded)
-        r2 = (sigma * 0.5) ** 2 / ((alpha * 0.5) ** 2 + sigma**2)
+        r2 = sigma**2 / (alpha**2 + sigma**2)
         difference = given.y - Downsample(2)((2 * x0).tanh())
         return -difference.square().flatten(1).sum(1) / (2 * (r2 / 4 + NOISE**2))
 

@@ -117,6 +117,7 @@ def test_the_unet_reads_it_as_further_channels_of_its_first_convolution(question
     torch.testing.assert_close(seen[0], expected)
 
 
+@pytest.mark.slow
 def test_signals_do_not_break_the_graph_of_a_compiled_network(question, randomise, normal):
     """With every kind at once, and with none."""
     x, c_noise, signals = question("unet")

@@ -10,6 +10,7 @@ import torch
 
 from oboro.base.errors import UserError
 from oboro.base.settings import settings
+from oboro.base.spreadsheet import original
 from oboro.evaluate.protocol import digest
 from oboro.evaluate.result import read_result
 from oboro.metrics import Value
@@ -229,3 +230,23 @@ def test_images_that_were_there_already_are_rows_too(sweep):
         ("a.npz", "1.0", "", ""),
         ("b.npz", "2.0", "", ""),
     ]
+
+
+def test_no_field_is_a_formula_to_a_spreadsheet(sweep):
+    hostile = ["=1+1", "+cmd|' /C calc'!A0", "-2+3", "@SUM(1,2)", "\t=1", "plain", "-0.5", "+1e3", "'=quoted"]
+    for name in hostile:
+        sweep.job(1.0, ema=name)
+    _, rows, found = table(sweep)
+    names = [row["ema"] for row in found["rows"]]
+    assert sorted(names) == sorted(hostile)
+    fields = [field for row in rows for pair in row.items() for field in pair if not is_number(field)]
+    assert "plain" in fields and not any(field.startswith(("=", "+", "-", "@", "\t", "\r")) for field in fields)
+    assert [original(row["ema"]) for row in rows] == names
+
+
+def is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

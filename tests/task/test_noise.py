@@ -18,6 +18,7 @@ CASES = {
         *("parameterization=edm", "schedule=karras", "optimizer=adamw"),
     ),
     "a variance": ("loss=hybrid", "model.learned_variance=true", "sampler=learned_variance", "schedule=vp"),
+    "times that follow the losses": ("loss/time=loss_aware", "loss.time.bins=2", "loss.time.history=3"),
     "classes": (runs.CLASSIFICATION, "model.dropout=0.5"),
     "a codec": (runs.AUTOENCODER, "loss.adversarial=0", "loss.l1=0", "loss.l2=1", "loss/perceptual=zero"),
 }

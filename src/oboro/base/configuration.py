@@ -147,10 +147,10 @@ class Configuration:
         """Where the value at ``place`` is written: interpolations of another key are followed."""
         for _ in range(20):
             match = REFERENCE.fullmatch(value) if isinstance(value := at(self.raw, place), str) else None
-            there = tuple(match.group(1).split(".")) if match else ()
-            if not there or at(self.raw, there, self) is self:
+            source = tuple(match.group(1).split(".")) if match else ()
+            if not source or at(self.raw, source, self) is self:
                 return place
-            place = there
+            place = source
         return place
 
     def misfit(self, place: Path, value: Any, why: str) -> str:
@@ -160,8 +160,8 @@ class Configuration:
         names = sorted({name for name in names if name != place[-1]})
         close = get_close_matches(str(place[-1]), names, 1)
         meant = f" Did you mean {key_of((*place[:-1], close[0]))}?" if close else ""
-        there = f"there {'are' if len(names) > 1 else 'is'} {', '.join(names)}" if names else "there is none"
-        return self.message(f"there is no key {key_of(place)}; {there}", meant)
+        others = f"there {'are' if len(names) > 1 else 'is'} {', '.join(names)}" if names else "there is none"
+        return self.message(f"there is no key {key_of(place)}; {others}", meant)
 
     def instead(self, place: Path, kinds: Sequence[Any]) -> str:
         """What to put in the place of a node that is of none of ``kinds``: for who knows what there is."""

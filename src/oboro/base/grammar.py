@@ -46,13 +46,13 @@ def parsed(word: str) -> Override | None:
 
 def values(arguments: Sequence[str], key: str) -> list[Any]:
     """What ``key=...`` gives among ``arguments``, each value of a sweep."""
-    found: list[Any] = []
+    typed: list[Any] = []
     for word in arguments:
         override = parsed(word) if word.lstrip("+").startswith(f"{key}=") else None
         if override is not None:
             sweep = override.value() if override.is_sweep_override() else None
-            found += list(sweep.list) if isinstance(sweep, ChoiceSweep) else [override.value()]
-    return [plain(value) for value in found]
+            typed += list(sweep.list) if isinstance(sweep, ChoiceSweep) else [override.value()]
+    return [plain(value) for value in typed]
 
 
 def files(arguments: Sequence[str], key: str) -> list[str]:

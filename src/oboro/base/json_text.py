@@ -17,16 +17,16 @@ def json_text(value: Any, **settings: Any) -> str:
     A number that is NaN or infinite becomes null. An object then gets one more entry that says where and what it was,
     ``"not_finite": {"values.fd": "nan"}``. Secrets are hidden (``oboro.base.secret``).
     """
-    found: dict[str, str] = {}
-    plain = _finite(value, "", found)
-    if found and isinstance(plain, dict):
-        plain[NOT_FINITE] = found
+    odd: dict[str, str] = {}
+    plain = _finite(value, "", odd)
+    if odd and isinstance(plain, dict):
+        plain[NOT_FINITE] = odd
     return json.dumps(plain, allow_nan=False, **settings)
 
 
-def _finite(value: Any, place: str, found: dict[str, str]) -> Any:
+def _finite(value: Any, place: str, odd: dict[str, str]) -> Any:
     if isinstance(value, float) and not isfinite(value):
-        found[place] = str(float(value))
+        odd[place] = str(float(value))
         return None
     if isinstance(value, str):
         return hide(value)
@@ -34,11 +34,11 @@ def _finite(value: Any, place: str, found: dict[str, str]) -> Any:
         return {
             key: HIDDEN
             if is_secret(key) and isinstance(child, str) and child
-            else _finite(child, f"{place}.{key}".lstrip("."), found)
+            else _finite(child, f"{place}.{key}".lstrip("."), odd)
             for key, child in value.items()
         }
     if isinstance(value, list | tuple):
-        return [_finite(child, f"{place}.{i}".lstrip("."), found) for i, child in enumerate(value)]
+        return [_finite(child, f"{place}.{i}".lstrip("."), odd) for i, child in enumerate(value)]
     return value
 
 

@@ -117,5 +117,5 @@ def first_hidden(node: Any, place: str = "") -> str | None:
     if isinstance(node, str):
         return place if HIDDEN in node else None
     children = node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, list) else ()
-    found = (first_hidden(child, f"{place}.{key}".lstrip(".")) for key, child in children)
-    return next((name for name in found if name is not None), None)
+    names = (first_hidden(child, f"{place}.{key}".lstrip(".")) for key, child in children)
+    return next((name for name in names if name is not None), None)

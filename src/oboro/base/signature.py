@@ -47,8 +47,8 @@ def signature(called: Callable[..., Any]) -> Signature:
         elif p.kind is not p.VAR_POSITIONAL:
             arguments[p.name] = hint
             required |= {p.name} if p.default is p.empty else set()
-    found = Signature(arguments, frozenset(required), others)
-    return replace(found, arguments=narrowed(arguments)) if _name(called) in TRAINER else found
+    complete = Signature(arguments, frozenset(required), others)
+    return replace(complete, arguments=narrowed(arguments)) if _name(called) in TRAINER else complete
 
 
 def _name(called: Any) -> str:

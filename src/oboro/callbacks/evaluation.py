@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from lightning import Callback, Trainer
 
-from oboro.base import distributed
+from oboro.base import distributed, interrupt
 from oboro.base.errors import UserError
 from oboro.base.ranges import CountOrNone
 from oboro.base.remark import remark
@@ -190,6 +190,7 @@ class MetricEvaluation(Evaluation, ABC):
     def _catch_up(self, trainer: Trainer, task: Task) -> None:
         awaited, self.awaited = self.awaited, False
         if awaited and self.waits(trainer):
+            interrupt.hold()  # a signal ends all ranks after a chunk, and not one of them within it
             self.evaluated_at = -1
             self.evaluate_once(trainer, task)
 

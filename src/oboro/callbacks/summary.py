@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from typing import Any
 
 from lightning import Callback, Trainer
 from rich.console import Console
@@ -23,16 +24,25 @@ class Summary(Callback):
 
     def __init__(self, folder: str):
         self.folder = Path(folder)
+        self._start: float | None = None
+        self._taken = 0  # steps, with those that were taken again
 
     def setup(self, trainer: Trainer, task: Task, stage: str) -> None:
         self._network = type(task.network).__name__  # before torch gives a sharded one a class of its own
 
     def on_train_start(self, trainer: Trainer, task: Task) -> None:
-        self._start, self._first = time.perf_counter(), trainer.global_step
+        if self._start is None:  # else the run has gone back to a checkpoint
+            self._start, self._first = time.perf_counter(), trainer.global_step
+        self._step = trainer.global_step
+
+    def on_train_batch_end(self, trainer: Trainer, task: Task, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self._taken += trainer.global_step - self._step
+        self._step = trainer.global_step
 
     def on_train_end(self, trainer: Trainer, task: Task) -> None:
         if not trainer.is_global_zero:
             return
+        assert self._start is not None
         Console().print(self._table(trainer, task, time.perf_counter() - self._start))
         for callback in trainer.callbacks:
             if isinstance(callback, MetricEvaluation) and callback.latest is not None:
@@ -50,13 +60,14 @@ class Summary(Callback):
         noun = data.modality.noun
         samples, steps = counted(len(data.train), f"training {noun}"), trainer.global_step - self._first
         table.add_row("data", f"{type(data).__name__}, {samples} of {data.modality}")
-        drawn = counted(steps * data.batch_size, noun)
-        table.add_row("training", f"{counted(steps, 'steps')} of {data.batch_size}, {drawn}")
+        drawn = counted(self._taken * data.batch_size, noun)
+        again = f", {counted(self._taken - steps, 'steps')} more taken again" if self._taken > steps else ""
+        table.add_row("training", f"{counted(steps, 'steps')} of {data.batch_size}{again}, {drawn}")
         whole = f"{int(seconds) // 60} min {int(seconds) % 60:02d} s"
         for callback in trainer.callbacks:
             if isinstance(callback, Throughput):
-                training, _ = callback.total()
-                whole += f", {training:.0f} s without evaluation, {steps * data.batch_size / training:.0f} {noun}/s"
+                training, taken = callback.total()
+                whole += f", {training:.0f} s without evaluation, {taken * data.batch_size / training:.0f} {noun}/s"
         table.add_row("time", whole)
         for name in (f"val/{measure}" for measure in task.measures):
             if name in trainer.callback_metrics:

@@ -23,18 +23,25 @@ class Throughput(Callback):
         self._validation = 0.0
         self._step = 0.0
         self._mark = (0.0, 0.0, 0.0, 0)
+        self._before = 0.0, 0  # seconds and steps of training until the run went back to a checkpoint
+        self._first: tuple[float, float, float, int] | None = None
 
     def _now(self, trainer: Trainer) -> tuple[float, float, float, int]:
         evaluation = self._validation + sum(c.seconds for c in trainer.callbacks if isinstance(c, Evaluation))
         return time.perf_counter(), evaluation, self._step, trainer.global_step
 
     def on_train_start(self, trainer: Trainer, task: Task) -> None:
+        if self._first is not None:
+            self._before = self.total()
         self._mark = self._first = self._last = self._now(trainer)
 
     def total(self) -> tuple[float, int]:
-        """Seconds of training without evaluation, and optimizer steps, from the start to the latest batch."""
+        """Seconds of training without evaluation, and optimizer steps, from the start to the latest batch; with those
+        that were taken again after the run went back to a checkpoint."""
+        assert self._first is not None
         wall, evaluation, _, steps = (b - a for a, b in zip(self._first, self._last, strict=True))
-        return max(wall - evaluation, 1e-9), steps
+        seconds, taken = self._before
+        return max(seconds + wall - evaluation, 1e-9), taken + steps
 
     def on_train_end(self, trainer: Trainer, task: Task) -> None:
         for logger in trainer.loggers:

@@ -7,7 +7,7 @@ one; those that another program starts (torchrun, srun) run Hydra each, and must
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from oboro.base.errors import UserError
 from oboro.base.grammar import is_true, quoted
+from oboro.base.temporary import remove
 from oboro.cli.folder import (
     ANOTHER,
     AUTO,
@@ -25,14 +26,17 @@ from oboro.cli.folder import (
     State,
     create,
     entries,
+    has_files,
     moved_aside,
     refuse_used,
     remains,
     sweep_entries,
+    written_entries,
 )
 from oboro.cli.running import mark, owned, release, take
 
 CLOCK = "${now"
+_moved: dict[Path, Path] = {}  # of the folders of runs of this process, where what they held before is
 
 
 class Refused(BaseException):
@@ -107,7 +111,9 @@ def own(folder: Path, command: str, going_on: str | None, overwrite: bool, words
     if overwrite:
         old = entries(folder, command)
         refuse_needed(old, words)
-        show_moved(moved_aside(folder, old))
+        if aside := moved_aside(folder, old):
+            _moved[folder.resolve()] = aside
+            show_moved(aside)
 
 
 def refuse_needed(old: Sequence[Path], words: Sequence[str]) -> None:
@@ -116,6 +122,22 @@ def refuse_needed(old: Sequence[Path], words: Sequence[str]) -> None:
         path = Path(value.strip("\"'")).expanduser().resolve()
         if value and any(path.is_relative_to(entry.resolve()) for entry in old):
             raise UserError(f"{key} names a file that overwrite=true moves away; copy it to another folder first")
+
+
+def give_back(folder: Path, command: str) -> None:
+    """Put what made room back in its place, where a run ends before it has written anything: of a mistake in its
+    configuration, for example."""
+    aside = _moved.pop(folder.resolve(), None)
+    if aside is None or any(has_files(path) for path in written_entries(folder, command)):
+        return
+    with suppress(OSError):
+        for entry in entries(folder, command):
+            remove(entry)
+        for entry in aside.iterdir():
+            entry.rename(folder / entry.name)
+        aside.rmdir()
+        print(f"the run has not begun: what {folder} held is back in it", file=sys.stderr)
+        aside.parent.rmdir()  # unless it has more
 
 
 def show_moved(aside: Path | None) -> None:
@@ -169,7 +191,11 @@ def claimed(command: str, config: DictConfig) -> Iterator[None]:
     try:
         yield
         mark(folder, finished=True)
+    except BaseException:
+        give_back(folder, command)
+        raise
     finally:
+        _moved.pop(folder.resolve(), None)
         release(folder)
 
 
@@ -227,7 +253,7 @@ def started_together() -> int:
 
 def alone(command: str, config: DictConfig) -> bool:
     """Whether a run is one process, so that several that are started at once are several runs."""
-    return command == "sample" or (command == "evaluate" and config.get("devices", 1) == 1)
+    return command in ("sample", "edit") or (command == "evaluate" and config.get("devices", 1) == 1)
 
 
 def follows(command: str, config: DictConfig) -> bool:

@@ -23,6 +23,7 @@ WRITES = {
         *("metrics.jsonl", "metrics.superseded.jsonl", "diverged.jsonl"),
     ),
     "sample": ("images", "series", "measured", "truth", "grid.png", "samples.npz", "previews.png"),
+    "edit": ("images", "series", "grid.png"),
     "evaluate": ("evaluation.json", "result.json", "samples.png", "closest_pairs.png"),
 }
 OF_A_SWEEP = (
@@ -171,7 +172,13 @@ def belongs(checkpoint: str, folder: Path) -> bool:
 def entries(folder: Path, command: str) -> list[Path]:
     """What ``command`` wrote to ``folder``, and its record."""
     logs = [f"{command}.log", f"{command}_ddp_process_*.log"]
-    return [entry for name in (*WRITES[command], RECORD, *logs) for entry in sorted(folder.glob(name))]
+    of_hydra = [entry for name in (RECORD, *logs) for entry in sorted(folder.glob(name))]
+    return [*written_entries(folder, command), *of_hydra]
+
+
+def written_entries(folder: Path, command: str) -> list[Path]:
+    """What the work of ``command`` wrote to ``folder``."""
+    return [entry for name in WRITES[command] for entry in sorted(folder.glob(name))]
 
 
 def moved_aside(folder: Path, entries: list[Path]) -> Path | None:

@@ -121,7 +121,7 @@ def with_pictures(cond: Condition, batch: Mapping[str, Any], task: Diffusion) ->
         if not isinstance(reader, Reader):
             continue
         if (ready := batch.get(READY.format(reader.name))) is not None:
-            signals[reader.name] = whole(ready)
+            signals[reader.name] = reader.of(whole(ready))
         if (known := batch.get(KNOWN.format(reader.name))) is not None:
             signals[reader.name] = reader.around(batch[reader.entry], known)
     return replace(cond, signals=signals)

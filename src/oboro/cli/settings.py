@@ -13,11 +13,13 @@ from oboro.base.annotation import is_class
 from oboro.base.configuration import TARGET, Configuration, Path, is_a, key_of
 from oboro.base.errors import UserError
 from oboro.base.lightning_trainer import Accelerator, Devices, Precision
-from oboro.base.ranges import AverageWidth, Count, CountOrNone, Name, NonNegative, Positive, Seed, Steps, Width
+from oboro.base.ranges import AverageWidth, Count, CountOrNone, Name, NonNegative, Positive, Seed, Share, Steps, Width
 from oboro.base.secret import first_hidden
 from oboro.base.signature import located
 from oboro.cli.options import folders, options
+from oboro.conditioner.control import Interval
 from oboro.data import DataModule
+from oboro.edit import Edit
 from oboro.evaluate.baselines import Baseline
 from oboro.evaluate.drawn_after import Conditions
 from oboro.extractor import Extractor, Joint
@@ -56,12 +58,13 @@ class Drawing(Command):
     schedule: Schedule
     sampler: Sampler
     guidance: Guidance
-    n: Count
     seed: Seed
     profile: Name | None
     ema_std: AverageWidth | None
     adapter_file: Name | None
     adapter_scale: float
+    control_strength: NonNegative | Annotated[Sequence[NonNegative], Len(1)] | None
+    control_interval: Annotated[Sequence[Share], Len(2, 2)] | Annotated[Sequence[Interval], Len(1)] | None
     chunk: Count
     accelerator: Accelerator
     precision: Precision | None
@@ -69,6 +72,7 @@ class Drawing(Command):
 
 class Sampling(Drawing):
     checkpoint: Name
+    n: Count
     measurement: Measurement | MaskShape | None
     measured: Name | None
     measurement_noise: NonNegative
@@ -79,9 +83,26 @@ class Sampling(Drawing):
     hint: Name | Mapping[str, Name] | None
     hint_ready: bool
     mask: Name | None
+    controls: Name | Annotated[Sequence[Name], Len(1)] | None
     negative: str | Sequence[Any] | None
     previews: CountOrNone
     npz: bool
+
+
+class Editing(Drawing):
+    checkpoint: Name
+    edit: Edit
+    image: Name | Annotated[Sequence[Name], Len(1)] | None
+    to: Name | Annotated[Sequence[Name], Len(1)] | None
+    n: Count | None
+    label: int | Annotated[Sequence[int], Len(1)] | None
+    prompt: str | Sequence[Any] | None
+    source_label: int | Annotated[Sequence[int], Len(1)] | None
+    source_prompt: str | Sequence[Any] | None
+    hint: Name | Mapping[str, Name] | None
+    hint_ready: bool
+    mask: Name | None
+    negative: str | Sequence[Any] | None
 
 
 class BitsPerDim(TypedDict):

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Unpack
 
+from oboro.base.checksums import sealed, unsealed
 from oboro.base.counted import counted
 from oboro.base.errors import UserError
 from oboro.base.json_text import parsed
@@ -98,12 +99,12 @@ class ImageFolder(ImageData):
             found = self._pictures()
             file = self.cache_dir / "data" / f"shapes-{self._key(found)[:32]}.json"
             try:
-                self._shapes = Shapes.from_plain(parsed(file.read_text()))
+                self._shapes = Shapes.from_plain(unsealed(parsed(file.read_text())))
             except (OSError, ValueError, KeyError, TypeError):
                 self._shapes = Shapes.of(found.folder / entry.name for entry in found.entries)
                 with cache.writing(file.parent):
                     file.parent.mkdir(parents=True, exist_ok=True)
-                    cache.write_whole(file, json.dumps(self._shapes.plain()))
+                    cache.write_whole(file, json.dumps(sealed(self._shapes.plain())))
         return self._shapes
 
     def natural_size(self) -> str:

@@ -15,6 +15,7 @@ from oboro.base.memory import Parts
 from oboro.base.precision import rounded_to_tf32
 from oboro.base.remark import remark
 from oboro.base.settings import settings
+from oboro.conditioner import Control
 from oboro.data import DataModule, Population
 from oboro.data.latents import module_digest
 from oboro.ema import EMA
@@ -163,6 +164,7 @@ class Evaluator:
             "schedule": settings(task.denoiser.schedule),
             "sampler": settings(task.sampler),
             "guidance": settings(task.guidance),
+            **control_settings(task),
             "evaluations_per_sample": round(evaluations / drawn, 3),
         }
         first = torch.stack(list(shown.values())) if shown else torch.empty(0, *self.data.modality.shape)
@@ -306,6 +308,16 @@ def codec_settings(codec: nn.Module) -> dict[str, dict[str, str]]:
     """``{"codec": {"name": "Autoencoder", "digest": …}}`` of a codec with weights, nothing of pixels as they are."""
     named = {"name": type(codec).__name__, "digest": module_digest(codec)}
     return {"codec": named} if codec.state_dict() else {}
+
+
+def control_settings(task: Diffusion) -> dict[str, dict[str, Any]]:
+    """``{"control": {"control": {"strength": 1.0, "interval": [0, 1]}}}`` of the pictures of ControlNets, by name."""
+    found = {
+        single.name: {"strength": single.strength, "interval": list(single.interval)}
+        for single in task.conditioner.singles
+        if isinstance(single, Control)
+    }
+    return {"control": found} if found else {}
 
 
 def held_out_likelihood(

@@ -49,14 +49,14 @@ def unpacked(folder: Path, mark: str) -> Path:
     place = folder if folder.name == "snapshots" else folder / "snapshots"
     if (folder / mark).is_file() or not place.is_dir():
         return folder
-    found = sorted(path for path in place.iterdir() if path.is_dir())
+    snapshots = sorted(path for path in place.iterdir() if path.is_dir())
     main = place.parent / "refs" / "main"
     name = main.read_bytes()[:100].decode(errors="replace").strip() if main.is_file() else None
-    if (named := next((path for path in found if path.name == name), None)) is not None:
+    if (named := next((path for path in snapshots if path.name == name), None)) is not None:
         return named
-    if len(found) != 1:
-        raise UserError(f"{place} has {len(found)} snapshots; give the path of one of them.")
-    return found[0]
+    if len(snapshots) != 1:
+        raise UserError(f"{place} has {len(snapshots)} snapshots; give the path of one of them.")
+    return snapshots[0]
 
 
 @dataclass(frozen=True)

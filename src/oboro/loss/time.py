@@ -30,6 +30,9 @@ class TimeDistribution(nn.Module, ABC):
     def quantile(self, u: Tensor, schedule: Schedule) -> Tensor:
         """t of the shape of ``u``; may leave [0, 1], ``Level`` clamps it. Differentiable in ``u``."""
 
+    def begin(self, parts: int) -> None:
+        """A step begins, of ``parts`` micro-batches: what is recorded of them counts for the next step."""
+
     def draw(self, u: Tensor) -> Tensor:
         """The quantiles (B,) to train on, made from uniform ``u`` (B,)."""
         return u
@@ -117,9 +120,9 @@ class LossAware(TimeDistribution):
     The quantiles of ``base`` fall into ``bins`` equal bins. A bin is drawn with probability
     p = (1 - uniform) sqrt(mean L²) / sum + uniform / bins, from its last ``history`` losses, and uniformly until every
     bin has had as many; the loss is divided by p bins. Nichol & Dhariwal 2021 (arXiv:2102.09672, sec. 3.3, eq. 18),
-    there over the 1000 steps of DDPM with a history of 10. The losses of all ranks are recorded, in the same order on
-    each; with accumulation those of the micro-batches before. ``quantile`` is that of ``base``, so a validation loss
-    does not move with the state.
+    there over the 1000 steps of DDPM with a history of 10. The losses of all ranks and micro-batches of a step are
+    recorded at its end, in the order of one process. ``quantile`` is that of ``base``, so a validation loss does not
+    move with the state.
 
     Raises ``UserError`` for no bins, no history, or a uniform share outside of (0, 1].
     """
@@ -150,6 +153,11 @@ class LossAware(TimeDistribution):
         self.uniform = uniform
         self.register_buffer("losses", torch.zeros(bins, history))
         self.register_buffer("counts", torch.zeros(bins, dtype=torch.int64))
+        self.begin(1)
+
+    def begin(self, parts: int) -> None:
+        self._parts = parts
+        self._rows: list[Tensor] = []  # bin and loss of each sample, of the micro-batches of this step
 
     def quantile(self, u: Tensor, schedule: Schedule) -> Tensor:
         return self.base.quantile(u, schedule)
@@ -178,12 +186,17 @@ class LossAware(TimeDistribution):
 
     @torch.no_grad()
     def record(self, u: Tensor, loss: Tensor) -> None:
-        """Put ``loss`` of every rank into the rings of their bins; in training mode only."""
+        """Put ``loss`` of every rank into the rings of their bins, with the last micro-batch of a step; in training
+        mode only."""
         if not self.training:
             return
         k = self._bin(u)
         ids = torch.arange(len(k), device=k.device) + distributed.rank() * len(k)  # the order of one process
         _, rows = distributed.gather_rows(ids, torch.stack([k.to(self.losses), loss.to(self.losses)], 1))
+        self._rows.append(rows)
+        if len(self._rows) < self._parts:
+            return
+        rows, self._rows = torch.cat(self._rows), []
         k, order = torch.sort(rows[:, 0].long(), stable=True)
         arrived = torch.bincount(k, minlength=len(self.counts))
         place = torch.arange(len(k), device=k.device) - (arrived.cumsum(0) - arrived)[k]  # in the queue of its bin

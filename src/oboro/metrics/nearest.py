@@ -103,8 +103,8 @@ def nearest(x: Tensor, y: Tensor, k: int, exclude_self: bool = False) -> tuple[T
         raise ValueError(f"exclude_self is for a set and itself, got {len(x)} and {len(y)} rows")
     if not 1 <= k <= len(y) - exclude_self:
         raise ValueError(f"{k} neighbours cannot be found among {len(y) - exclude_self} rows")
-    found = share(partial(_nearest, k=k, exclude_self=exclude_self), rows_of(x), x, y, centre_of(y))
-    distances, indices = zip(*found, strict=True)
+    parts = share(partial(_nearest, k=k, exclude_self=exclude_self), rows_of(x), x, y, centre_of(y))
+    distances, indices = zip(*parts, strict=True)
     return torch.cat(distances), torch.cat(indices)
 
 

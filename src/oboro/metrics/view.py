@@ -114,9 +114,9 @@ def measure(
     """
     values = {}
     for option, metric in metrics.items():
-        found = compute(option, metric, generated, reference)
+        computed = compute(option, metric, generated, reference)
         floor = real_floor(metric, reference, len(generated))
-        for short, value in found.items():
+        for short, value in computed.items():
             name = f"{extractor.published.get(short, short)}_{extractor.name}_{len(generated)}"
             values[name] = replace(value, settings=settings(metric), **floor.get(short, {}))
     return values

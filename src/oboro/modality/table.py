@@ -8,16 +8,18 @@ import numpy as np
 
 from oboro.base.arrays import array_in
 from oboro.base.errors import UserError
+from oboro.base.spreadsheet import as_text, original
 
 SUFFIXES = (".csv", ".npy")
 
 
 def write_table(path: Path, values: np.ndarray, names: Sequence[str] = ()) -> None:
-    """``values`` (T, C), float32, as CSV, so that reading gives the same bits; ``names`` (C,) are the first line."""
+    """``values`` (T, C), float32, as CSV, so that reading gives the same bits; ``names`` (C,) are the first line, which
+    no spreadsheet takes for formulas."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         if names:
-            writer.writerow(names)
+            writer.writerow(map(as_text, names))
         writer.writerows([f"{value:.9g}" for value in row] for row in values.tolist())
 
 
@@ -56,7 +58,7 @@ def read_names(path: Path) -> tuple[str, ...]:
             first = next(csv.reader(file), [])
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path} cannot be read ({error}); give a CSV file in UTF-8.") from error
-    return () if all(map(_is_number, first)) else tuple(name.strip() for name in first)
+    return () if all(map(_is_number, first)) else tuple(original(name.strip()) for name in first)
 
 
 def _from_npy(path: Path) -> tuple[np.ndarray, tuple[str, ...]]:

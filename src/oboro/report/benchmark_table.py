@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from oboro.base.json_text import json_text
+from oboro.base.spreadsheet import as_text
 from oboro.evaluate.protocol import measurement
 from oboro.evaluate.result import protocol_line
 from oboro.report.benchmark import PARTS, Benchmark, Column, Number, Row, Setting, numeric, varying
@@ -219,16 +220,17 @@ def folded(name: str) -> str:
 def write(benchmark: Benchmark, folder: Path) -> None:
     """``benchmark.csv``, one line a job, and ``benchmark.json`` with the measurement of every column and the notes too.
 
-    Numbers are written in full: reading them gives the same bits. An empty field of the CSV is an unknown.
+    Numbers are written in full: reading them gives the same bits. An empty field of the CSV is an unknown, and what a
+    spreadsheet would take for a formula begins with an apostrophe there.
     """
     rows = [row.plain() for row in benchmark.rows]
     names = [name for column in benchmark.columns for name in (column, f"{column}_std")]
     present = dict.fromkeys(name for row in rows for name in row)
     header = [k for k in present if k not in names] + [k for k in names if k in present]
     with (folder / "benchmark.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, header)
-        writer.writeheader()
-        writer.writerows(rows)
+        writer = csv.writer(file)
+        for row in (header, *([row.get(name, "") for name in header] for row in rows)):
+            writer.writerow(map(as_text, row))
     columns = {
         name: {**vars(column), "protocol": measurement(column.protocol)} for name, column in benchmark.columns.items()
     }

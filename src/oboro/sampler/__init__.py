@@ -1,6 +1,7 @@
 """From noise to image: solvers of the reverse process."""
 
 from oboro.sampler.adaptive import Adaptive
+from oboro.sampler.ancestral import Ancestral
 from oboro.sampler.ddim import DDIM
 from oboro.sampler.ddnm_plus import DDNMPlus
 from oboro.sampler.dpm_solver import DPMSolver2, DPMSolverPP, DPMSolverPP2S
@@ -22,6 +23,7 @@ __all__ = [
     "LMS",
     "PNDM",
     "Adaptive",
+    "Ancestral",
     "DDNMPlus",
     "DPMSolver2",
     "DPMSolverPP",

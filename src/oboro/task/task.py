@@ -23,6 +23,7 @@ from oboro.codec import Codec
 from oboro.data import DataModule
 from oboro.divergence import Divergence, LeftOut, Raise
 from oboro.ema import EMA
+from oboro.loss.time import TimeDistribution
 from oboro.modality import Modality
 from oboro.optimizer import Optimizer
 from oboro.restore.frozen import join
@@ -167,6 +168,7 @@ class Task(lightning.LightningModule, ABC):
         self.modality, self.fingerprint = self.trainer.datamodule.modality, self.trainer.datamodule.fingerprint
         for part in self.frozen.values():
             part.requires_grad_(False).eval()
+        self._adaptive = [part for part in self.modules() if isinstance(part, TimeDistribution) and part.adapts]
 
     def configure_model(self) -> None:
         """A strategy that lets each rank hold a part of the weights does so here, before there is an optimizer."""
@@ -203,6 +205,8 @@ class Task(lightning.LightningModule, ABC):
         micro = batch_idx % self.trainer.accumulate_grad_batches
         if micro == 0:
             self.guard.begin(self.own_buffers)
+            for time in self._adaptive:
+                time.begin(self.trainer.accumulate_grad_batches)
         g = self._noise.start(self.trainer, micro, self.device)
         loss = self.guard.mean(self.objective(batch, self.encoded(batch), g), batch.get("index"))
         self.log("train/loss", loss, prog_bar=True)
