@@ -95,9 +95,8 @@ def sweep(override: str) -> list[str]:
 def composed(entry: str, *overrides: str):
     offer_checkpoint([])  # the options called from_checkpoint, empty: keys below them cannot be checked here
     known = [o for o in overrides if not o.startswith("hydra.") and not needs_checkpoint(entry, o, overrides)]
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        with without_groups(VALUES.get(entry, ())):
-            return compose(entry, [*known, "output_dir=outputs"])
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"), without_groups(VALUES.get(entry, ())):
+        return compose(entry, [*known, "output_dir=outputs"])
 
 
 def needs_checkpoint(entry: str, override: str, overrides: tuple[str, ...]) -> bool:
