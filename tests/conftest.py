@@ -53,7 +53,8 @@ PARAMETERIZATIONS = configured("parameterization")
 GRIDS = configured("sampler/grid", without=("sigmas", "times"))  # lists of one's own
 GRIDS |= {"sigmas": Sigmas([80, 1, 0.01]), "times": Times([1.0, 0.4, 0.0])}
 ADAPTIVE = {"adaptive"}  # chooses its steps: no fixed number of evaluations, no order in it
-SAMPLERS = {name: sampler for name, sampler in configured("sampler").items() if name not in ADAPTIVE}
+MEASURING = {"repaint", "ddnm_plus"}  # these draw samples of a measurement
+SAMPLERS = {name: sampler for name, sampler in configured("sampler").items() if name not in ADAPTIVE | MEASURING}
 JUMPS = {"ddim_consistency"}  # takes x̂0 for the end of the flow and not for a mean
 ODE_SAMPLERS = {name: sampler for name, sampler in SAMPLERS.items() if not sampler.stochastic}
 STOCHASTIC = {name for name, sampler in SAMPLERS.items() if sampler.stochastic}

@@ -18,12 +18,15 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 
+import oboro.restore.wrapped  # noqa: F401 - options ask it for the factor of a codec
 from cases import over
 from conftest import GRIDS, SAMPLERS, SCHEDULES
 from interop import tiny
 from oboro.adapter import Adapter
 from oboro.cli.checkpoint import offer_checkpoint
+from oboro.cli.run import RESOLVERS
 from oboro.data import DataModule
+from oboro.edit import Edit
 from oboro.guidance import Guidance
 from oboro.guidance.weight import Weight as GuidanceWeight
 from oboro.loss.coupling import Coupling
@@ -37,8 +40,11 @@ from oboro.sampler import Grid, Sampler
 from oboro.schedule import Schedule
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
+for place in RESOLVERS.values():
+    import_module(place.rpartition(".")[0])
 FAMILIES = {
     "adapter": Adapter,
+    "edit": Edit,
     "schedule": Schedule,
     "parameterization": Parameterization,
     "sampler": Sampler,
@@ -54,7 +60,7 @@ FAMILIES = {
 FOLDER = TemporaryDirectory(prefix="oboro-tests-")
 CLASSLESS = ("experiment", "debug", "hparams_search")  # these change a run; the others configure one class each
 OF_AUTOENCODERS = ("loss/perceptual", "loss/discriminator")  # groups that task=autoencoder has
-OF_SAMPLES = ("measurement",)  # groups that sampling and evaluation alone have
+OF_SAMPLES = ("edit", "measurement")  # groups that sampling, editing and evaluation alone have
 SEVERAL = ("callbacks", "logger", "metrics")  # groups of which a run takes several options
 SEARCH = ("*/*.yaml", "*/*/*.yaml")  # groups, and groups nested in them: loss/time
 PATHS = [path.relative_to(CONF) for pattern in SEARCH for path in CONF.glob(pattern)]
@@ -135,6 +141,7 @@ def choosing(group: str, name: str) -> list[str]:
     needs = {
         "data=image_folder": ["data.root=pictures"],
         "data=hugging_face": ["data.path=pictures"],
+        "data=hugging_face_edits": ["data.path=pictures"],
         "data=dreambooth": ["data.root=pictures", "data.prompt=a zwx bag", "data.prior_root=samples"],
         "data=web_dataset": ["data.shards=pictures/*.tar"],
         "data=series": ["data.path=series.npy", "model=unet_1d"],
@@ -148,12 +155,24 @@ def choosing(group: str, name: str) -> list[str]:
         "sampler/grid=sigmas": ["sampler.grid.sigmas=[80,1,0.01]"],
         "sampler/grid=times": ["sampler.grid.times=[1,0.5,0]"],
     }
-    if f"{group}={name}" in ("codec=trained", "experiment=ldm_fashion_text", "experiment=emoji_text"):
+    if f"{group}={name}" in (
+        "codec=trained",
+        "codec=trained_emoji",
+        "experiment=edit_emoji",
+        "experiment=ldm_fashion_text",
+        "experiment=emoji_text",
+    ):
         needs[f"{group}={name}"] = [f"codec.path={learned_by('autoencoder')}"]
     if f"{group}={name}" in ("conditioner=text", "data=dreambooth", "experiment=ldm_fashion_text"):
         needs.setdefault(f"{group}={name}", []).append(f"conditioner.encoder.path={learned_by('clip')}")
-    if f"{group}={name}" in ("conditioner=joint", "conditioner=joint_text_image"):
+    if f"{group}={name}" in ("model=controlnet", "experiment=control_edges_fashion"):
+        # Of a run the condition comes with the path.
+        needs[f"{group}={name}"] = [f"model.base.path={learned_by('diffusion')}", "conditioner=control"]
+    if f"{group}={name}" in ("conditioner=joint", "conditioner=joint_text_image", "conditioner=joint_edit"):
         needs[f"{group}={name}"] = [f"conditioner.parts.text.encoder.path={learned_by('clip')}"]
+    if f"{group}={name}" == "experiment=edit_emoji":
+        needs["experiment=edit_emoji"] += [f"conditioner.parts.text.encoder.path={learned_by('clip')}"]
+        needs["experiment=edit_emoji"] += [f"extractor.path={learned_by('clip')}", "data.channels=1"]
     if f"{group}={name}" == "experiment=emoji_text":
         # The stand-in of the codec is of one channel.
         needs["experiment=emoji_text"] += [f"extractor.path={learned_by('clip')}", "data.channels=1"]
@@ -284,7 +303,7 @@ def test_every_selected_group_is_used_by_the_wiring(task):
 
 def test_every_folder_is_a_group_that_an_entry_point_selects():
     configs = [composed(), *(composed(f"task={task}") for task in TASKS)]
-    entries = "\n".join((CONF / f"{entry}.yaml").read_text() for entry in ("train", "sample", "evaluate"))
+    entries = "\n".join((CONF / f"{entry}.yaml").read_text() for entry in ("train", "sample", "edit", "evaluate"))
     for group in {group for group, _ in OPTIONS}:
         assert any(part(config, group) is not None for config in configs) or re.search(rf"^  - {group}:", entries, re.M)
 
@@ -395,7 +414,7 @@ def test_a_variant_changes_only_what_it_names():
     }
 
 
-@pytest.mark.parametrize("entry", ["sample", "evaluate"])
+@pytest.mark.parametrize("entry", ["sample", "edit", "evaluate"])
 def test_the_other_entry_points_compose(entry):
     offer_checkpoint([])  # the options called from_checkpoint
     with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -431,10 +450,22 @@ NO_OPTIONS = {
     "adapter": {"AdapterFile", "LowRank"},
     "codec": {"Codec", "Tiled"},
     "data": {"Block", "ImageSettings", "Population", "Settings", "Source", "Split"},
+    "edit": {"Model", "Pictures"},
     "extractor": {"Samples"},
     "loss": {"Loss", "Pairs"},
     "measurement": {"Mask", "Measured"},
-    "metrics": {"Bank", "Extracted", "FeatureStatistics", "Held", "Published", "Value"},
+    "metrics": {
+        "Bank",
+        "Extracted",
+        "FeatureStatistics",
+        "Given",
+        "Groups",
+        "Held",
+        "Observation",
+        "PairedView",
+        "Published",
+        "Value",
+    },
     "model": {"CLIPText", "EmptyText", "T5Text", "Tokenizer"},
     "sampler": {"Node", "Noise", "Posterior"},
     "task": {"Learner"},

@@ -46,6 +46,7 @@ SMALL = {
         "data.batch_size=8",
     ],
     "sample": ["n=2", "accelerator=cpu", "overwrite=true"],
+    "edit": ["n=2", "accelerator=cpu", "overwrite=true"],
     "evaluate": ["n=20", "chunk=10", "accelerator=cpu"],
 }
 CALLBACKS = {
@@ -54,15 +55,17 @@ CALLBACKS = {
     "latent_statistics": ("n=20",),
     "reconstruction_metrics": ("every_n_steps=2",),
 }
+FILES = {"mask.png": 28, "holed.png": 28, "small.png": 7}  # grey pictures, and how large they are
 UNET = ("model.channels=8", "model.channel_mult=[1,2]", "model.blocks=1", "model.attention_levels=[1]")
 
 
 def typed(text: str) -> list[tuple[str, list[str]]]:
-    """(entry, words) of each command of train, sample, evaluate that can run here, one for each set of keys."""
+    """(entry, words) of each command of train, sample, edit, evaluate that can run here, one for each set of keys."""
     commands: dict[tuple, tuple[str, list[str]]] = {}
     for line in command_lines(text):
         match = re.match(
-            r"\s*(?:python|oboro|torchrun\b.*?)\s+(train|sample|evaluate|adapter|pack|export|onnx)(?:\.py)?(?: (.*)|$)",
+            r"\s*(?:python|oboro|torchrun\b.*?)\s+(train|sample|edit|evaluate|adapter|pack|export|onnx)(?:\.py)?"
+            r"(?: (.*)|$)",
             line,
         )
         if (
@@ -92,6 +95,8 @@ def ready(tmp_path_factory) -> Path:
     lora = ("adapter=lora", "callbacks=[checkpoints]")
     runs.train(folder / "lora", *lora, f"init={folder}/first/checkpoints/last.ckpt", "trainer.max_steps=1")
     runs.train(folder / "text", captions, *encoder, "guidance.scale=3", runs.NO_EVALUATION)
+    runs.train(folder / "edges", "hint=edges", runs.NO_EVALUATION)
+    runs.train(folder / "holes", "hint=mask_any", "loss.region=hole", runs.NO_EVALUATION)
     pictures(folder)
     joint = ("conditioner=joint", "~conditioner@conditioner.parts.text", "+conditioner@conditioner.parts.image=image")
     small = ("data.resolution=16", "data.validation=4", "data.num_classes=4")
@@ -107,11 +112,13 @@ def pictures(folder: Path) -> None:
     """Folders of the names that the documents have."""
     g = np.random.default_rng(0)
 
-    def write(path: Path, mode: str = "RGB") -> None:
+    def write(path: Path, mode: str = "RGB", side: int = 28) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        shape = (32, 32, 3) if mode == "RGB" else (28, 28)
+        shape = (32, 32, 3) if mode == "RGB" else (side, side)
         Image.fromarray(g.integers(256, size=shape, dtype=np.uint8)).save(path)
 
+    for name, side in FILES.items():
+        write(folder / name, "L", side)
     for i in range(40):
         write(folder / "photos" / f"{i}.png")
         write(folder / "captioned" / f"{i}.png", "L")  # of the kind that the codec was trained on
@@ -119,8 +126,11 @@ def pictures(folder: Path) -> None:
         write(folder / "edges" / f"{i}.png")
         write(folder / "pictures" / f"{i}.png")
         write(folder / "pictures" / "edges" / f"{i}.png")
+        for name in ("images", "edges", "depth"):
+            write(folder / "bags" / name / f"{i}.png")
         write(folder / "mybag" / f"{i % 5}.png", "L")
         write(folder / "outputs" / "prior" / "images" / f"{i}.png", "L")
+    write(folder / "mask.png", "L")
     row = '{{"file_name": "{i}.png", "text": "picture {i}", "label": {k}, "conditioning_image": "edges/{i}.png"}}\n'
     lines = (row.format(i=i, k=i % 4) for i in range(40))
     (folder / "pictures" / "metadata.jsonl").write_text("".join(lines))
@@ -144,6 +154,7 @@ def provided(words: list[str], number: int, ready: Path, folder: Path) -> list[s
             kind = next((k for place, k in PLACES.items() if re.search(place, value)), "first")
             given = {w.partition("=")[0] for w in words}
             kind = "text" if "prompt" in given else "hint" if "hint" in given else kind
+            kind = "holes" if "mask" in given else "edges" if "hint_ready" in given else kind
             kind = "edit" if {"prompt", "hint"} <= given else kind
             copied(ready / KINDS.get(key, kind), folder / value)
         result.append(key + equals + value)
@@ -191,7 +202,8 @@ def callbacks(words: list[str]) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("document", [d for d in DOCUMENTS if typed(d.read_text())], ids=lambda path: path.stem)
 def test_the_commands_of_a_document_run(document, ready, tmp_path):
-    for name in ("photos", "captioned", "flowers", "edges", "pictures", "mybag", "outputs", "sines.npy"):
+    folders = ("photos", "captioned", "flowers", "edges", "pictures", "mybag", "bags", "outputs")
+    for name in (*dict.fromkeys((*FILES, "mask.png", "sines.npy")), *folders):
         (shutil.copytree if (ready / name).is_dir() else shutil.copy)(ready / name, tmp_path / name)
     for kind in ("autoencoder", "clip"):  # of which the experiments of text-to-image are made
         copied(ready / kind, tmp_path / "outputs" / kind / "checkpoints/last.ckpt")

@@ -30,6 +30,7 @@ from oboro.loss.penalty import Squared
 from oboro.loss.perceptual import Zero
 from oboro.loss.time import Uniform
 from oboro.loss.weighting import MinSNR
+from oboro.measurement import Mask, Measured
 from oboro.parameterization import EDM
 from oboro.sampler import Adaptive, Heun
 from oboro.schedule import VP, expand_as
@@ -63,7 +64,9 @@ def on_cuda(*tensors) -> bool:
 
 
 def labels(cuda) -> Condition:
-    return Condition.of(label=Label(cuda(3, dtype=torch.int64)))
+    """With half of every sample known."""
+    known = Measured(cuda(3, 2, 4, 4), cuda(3), Mask(cuda(3, 1, 4, 4, dtype=torch.bool)))
+    return Condition({"label": Label(cuda(3, dtype=torch.int64))}, sampling={"measured": known})
 
 
 # --- networks
@@ -160,6 +163,7 @@ ONE_LESS = "an evaluation is saved where the weight is 0 for the whole batch"
 WAITING_GUIDANCE = {
     **dict.fromkeys(["autoguidance", *(f"{name} weight" for name in WEIGHTS_OF_GUIDANCE)], ONE_LESS),
     "classifier": f"{ONE_LESS}, and labels that the classifier does not know are refused",
+    "dps": "the step around each time of the batch is sought among the nodes, which are on the host",
     "cfg_pp": "the step around each time of the batch is sought among the nodes, which are on the host",
 }
 WAITING_LOSSES = {

@@ -6,6 +6,7 @@ from pathlib import Path
 import lightning
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import oboro.strategy  # noqa: F401, registers the name
 import runs
@@ -156,7 +157,7 @@ def test_a_run_is_that_of_ddp(pair, case):
     assert ddp["validation"] == pytest.approx(fsdp["validation"], abs=1e-5)
     if ddp["samples"] is not None:
         torch.testing.assert_close(ddp["samples"], fsdp["samples"], atol=1e-4, rtol=0)
-    most = 1e-5 if case != "bf16" else 2e-3  # twice the rate: where a gradient of 8 bits is rounding, so is Adam's sign
+    most = 1e-5 if case != "bf16" else 5e-3  # where a gradient of 8 bits is rounding, so is the sign of Adam's step
     check_near(folder / case / "ddp" / "last.ckpt", folder / case / "fsdp2" / "last.ckpt", most)
     assert first[case, "fsdp2"]["losses"] == pytest.approx(second[case, "fsdp2"]["losses"], nan_ok=True)
 
@@ -173,7 +174,8 @@ def test_what_the_ranks_write_apart_is_what_is_gathered(pair, case):
         files = sorted((path.parent / "shards" / f"{whole['global_step']:08d}").iterdir())
         assert [file.name for file in files] == ["00000.safetensors", "00001.safetensors"][: 1 + (strategy == "fsdp2")]
         if case in ("all", "edm2", "dit"):
-            assert max(file.stat().st_size for file in files) < (1 if strategy == "ddp" else 0.6) * size(whole) * 1.1
+            share = 1 if strategy == "ddp" else 0.65
+            assert max(size(load_file(file)) for file in files) <= share * size(whole)
 
 
 def size(node) -> int:
@@ -228,7 +230,6 @@ def test_what_is_measured_in_training_is_measured_again_on_one_device(tmp_path):
 def test_what_cannot_be_sharded_is_refused(tmp_path):
     for typed, meant in {
         ("trainer.strategy=fsdp2", "optimizer=adamw_8bit"): "choose optimizer=adamw",
-        ("trainer.strategy=fsdp2", "trainer.precision=16-mixed"): "set trainer.precision to",
         ("trainer.strategy=fsdp",): "auto, ddp, fsdp2",
         ("trainer.strategy=deepspeed_stage_2",): "auto, ddp, fsdp2",
     }.items():

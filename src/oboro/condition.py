@@ -3,12 +3,14 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from oboro.base.errors import UserError
+
+ROUNDING = 1e-6  # of times, which may come in single precision
 
 
 @dataclass(frozen=True, eq=False)
@@ -16,11 +18,21 @@ class Signal(ABC):
     """One thing that a network reads, for each sample of a batch: tensors (B, ...) alone.
 
     A kind of one's own is a frozen dataclass (``eq=False``) of tensors that says in ``drop`` what no signal is.
+
+    Attributes:
+        stays: whether guidance away from the condition as a whole keeps it. A network answers without it as the one
+            that it was made of, so training need not drop it for guidance in it alone.
     """
+
+    stays: ClassVar[bool] = False
 
     @abstractmethod
     def drop(self, mask: Tensor) -> Self:
         """The same without the signal of the samples where ``mask`` (B,), bool, is True."""
+
+    def at(self, t: Tensor) -> Self:
+        """What a network sees of it at the times ``t`` (B,)."""
+        return self
 
     def tensors(self) -> dict[str, Tensor]:
         return {f.name: getattr(self, f.name) for f in fields(self)}
@@ -88,14 +100,30 @@ class Image(Signal):
     x: Tensor
     known: Tensor
 
-    def drop(self, mask: Tensor) -> "Image":
+    def drop(self, mask: Tensor) -> Self:
         x = torch.where(mask.view(-1, *[1] * (self.x.ndim - 1)), 0.0, self.x)
-        return Image(x, self.known & ~mask.view(-1, *[1] * (self.known.ndim - 1)))
+        return replace(self, x=x, known=self.known & ~mask.view(-1, *[1] * (self.known.ndim - 1)))
 
     @property
     def has_hole(self) -> bool:
         """Whether ``known`` says it of every pixel."""
         return self.known.ndim > 1
+
+
+@dataclass(frozen=True, eq=False)
+class Control(Image):
+    """A picture that a ControlNet reads, as large as the data, and how much it counts: ``strength`` (B,) at times from
+    ``first`` (B,) to ``last`` (B,), both included, and nothing at others."""
+
+    strength: Tensor
+    first: Tensor
+    last: Tensor
+
+    stays: ClassVar[bool] = True
+
+    def at(self, t: Tensor) -> Self:
+        inside = (t >= self.first - ROUNDING) & (t <= self.last + ROUNDING)
+        return replace(self, strength=torch.where(inside, self.strength, 0.0))
 
 
 Signals = Mapping[str, Signal]  # what a network is called with

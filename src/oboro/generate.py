@@ -16,9 +16,10 @@ from oboro.condition import Condition
 from oboro.denoiser import Denoises
 from oboro.guidance import Guidance, Guided
 from oboro.measurement import NAME, Measured
-from oboro.sampler import Sampler
+from oboro.sampler import Node, Sampler
 
 Watch = Callable[[Tensor, Tensor], None]
+Guides = Callable[[Denoises, Sequence[Node]], Denoises]  # any ``Guidance``, or what is to be like one for one walk
 
 
 class Watched(Guided):
@@ -36,7 +37,7 @@ class Watched(Guided):
 @torch.no_grad()
 def walk(
     denoiser: Denoises,
-    guidance: Guidance,
+    guidance: Guides,
     sampler: Sampler,
     *,
     ids: Sequence[int],

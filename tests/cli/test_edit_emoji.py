@@ -139,6 +139,7 @@ def test_sampling_takes_a_picture_a_text_and_a_scale_for_each(edited, tmp_path):
         (["adapter=lora"], "network.image, which the model in init does not have, starts at zero"),
         (["model.channels=16"], "model.channels is 8 there and 16 here"),
         (["conditioner.parts.image.latent=false"], "conditioner.latent=true"),
+        (["guidance.scales={image: 2, sound: 3}"], "guidance.scales has image|text and nothing else; add others with"),
         (["+guidance.scales.sound=3"], "sound"),
         (["data.channels=1"], "data.channels"),
     ],

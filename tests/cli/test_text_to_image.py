@@ -278,3 +278,36 @@ def test_a_thing_is_taught_beside_the_models_own_pictures(text_to_image, drawn, 
     again = runs.sample(tmp_path / "again", run.last, "n=2", "prompt=a photo of a zwx bag", "adapter_scale=0")
     before = runs.sample(tmp_path / "before", path, "n=2", "prompt=a photo of a zwx bag")
     assert np.array_equal(pixels(again), pixels(before))
+
+
+def test_pictures_are_edited_by_texts(text_to_image, tmp_path):
+    """Latents, guidance and texts: a photograph, and a picture that the model draws."""
+    picture = tmp_path / "bag.png"
+    Image.fromarray(np.random.default_rng(0).integers(256, size=(28, 28), dtype=np.uint8)).save(picture)
+
+    def edit(name, *arguments):
+        where = [f"checkpoint={text_to_image[1]}", "accelerator=cpu", "overwrite=true", "sampler.steps=2"]
+        run = runs.call("edit.py", *runs.outputs(tmp_path / name, *where, f"edit={name}", *arguments), cwd=tmp_path)
+        return run if run.status else {p.name: p.read_bytes() for p in sorted((tmp_path / name / "images").iterdir())}
+
+    words = [f"image={picture}", "source_prompt=a bag", "prompt=a red bag"]
+    for name in ("sdedit", "flow_edit", "ddpm_inversion", "inversion", "prompt_to_prompt"):
+        made = edit(name, *words)
+        assert list(made) == ["bag.png", "metadata.jsonl"] and b"a red bag" in made["metadata.jsonl"]
+    weighted = edit("prompt_to_prompt", *words, "edit.weights={red: 5}")
+    assert weighted["bag.png"] != made["bag.png"]
+    drawn = edit("prompt_to_prompt", *words[1:], "n=2")
+    (tmp_path / "sample").mkdir()
+    same = edit(
+        "prompt_to_prompt", "source_prompt=a bag", "prompt=a bag", "n=2", "edit.self_steps=0", "edit.cross_steps=0"
+    )
+    sampled = runs.sample(
+        tmp_path / "sample", text_to_image[1], "prompt=a bag", "n=2", "sampler=ddim", "sampler.steps=2"
+    )
+    images = [np.asarray(Image.open(sampled.folder / "images" / f"00000{k}.png")).astype(int) for k in range(2)]
+    made = [np.asarray(Image.open(tmp_path / "prompt_to_prompt" / "images" / f"00000{k}.png")) for k in range(2)]
+    assert np.abs(np.stack(images) - np.stack(made)).max() <= 1 and same["000000.png"] != drawn["000000.png"]
+    refused = edit("prompt_to_prompt", *words[1:], "edit.weights={green: 2}")
+    assert refused.status == 1 and "edit.weights names green" in refused.stderr
+    refused = edit("prompt_to_prompt", "prompt=a red bag")
+    assert refused.status == 1 and "set source_prompt" in refused.stderr

@@ -10,12 +10,13 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from oboro.base.errors import UserError
-from oboro.metrics import Bank, FrechetPerClass, Held
+from oboro.metrics import Bank, FrechetPerClass, Held, Metric
 from oboro.metrics.metric import check, compute
 from oboro.metrics.real_floor import real_floor
 
 CONF = Path(__file__).parents[2] / "conf" / "metrics"
-METRICS = {path.stem: instantiate(OmegaConf.load(path)) for path in sorted(CONF.glob("*.yaml"))}
+OPTIONS = {path.stem: instantiate(OmegaConf.load(path)) for path in sorted(CONF.glob("*.yaml"))}
+METRICS = {name: metric for name, metric in OPTIONS.items() if isinstance(metric, Metric)}
 D = 6
 
 

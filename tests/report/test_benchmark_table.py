@@ -1,5 +1,7 @@
 """The printed table: everything that was found, in lines that fit, the best of it marked."""
 
+import json
+
 import pytest
 from rich.console import Console
 
@@ -122,3 +124,21 @@ def test_folding_keeps_the_name():
     for name in ("precision_inception_50000@1a2b3c4d", "fd", "a_very_long_name_of_a_metric@PrecisionRecall(k=5)"):
         assert folded(name).replace("\n", "") == name
     assert folded("fd_fashion_2000@1a2b3c4d") == "fd_fashion_2000\n@1a2b3c4d"
+
+
+def test_baselines_stand_below_the_jobs_each_once(sweep):
+    for k, steps in enumerate((10, 5)):
+        path = sweep.job(1.0 + k, sampler=f"DDIM(steps={steps}, eta=0.0)") / "evaluation.json"
+        result = json.loads(path.read_text())
+        fd = {"value": 7.5, "better": -1, "settings": result["metrics"][FD]["settings"]}
+        result["baselines"] = {"copy": {FD: fd}, "mean": {FD: {**fd, "value": 8.25 + k}}}
+        path.write_text(json.dumps(result))
+    benchmark = collect(sweep.folder)
+    assert [(row.settings["baseline"], row.numbers[FD].value) for row in benchmark.baselines] == [
+        ("copy", 7.5),
+        ("mean", 8.25),
+        ("mean", 9.25),
+    ]
+    rows = [text.split() for text, _ in lines(benchmark)]
+    assert ["copy", "7.500"] in rows and ["mean", "8.250"] in rows and ["mean", "9.250"] in rows
+    assert {row.evaluations for row in benchmark.rows} == {10}, "they are no rows of a Pareto front"

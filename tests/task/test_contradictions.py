@@ -14,7 +14,18 @@ from oboro.classifier import NoisyClassifier
 from oboro.conditioner import Joint, Label, Text, Unconditional
 from oboro.denoiser import Denoiser
 from oboro.denoiser.exact import GaussianDenoiser
-from oboro.guidance import CFGPP, Autoguidance, CFGZeroStar, Classifier, ClassifierFree, PerCondition, Unguided
+from oboro.guidance import (
+    CFGPP,
+    DDNM,
+    DPS,
+    Autoguidance,
+    CFGZeroStar,
+    Classifier,
+    ClassifierFree,
+    PerCondition,
+    PiGDM,
+    Unguided,
+)
 from oboro.loss import Denoising, Hybrid
 from oboro.loss.coupling import Independent, OptimalTransport
 from oboro.loss.penalty import Squared
@@ -23,7 +34,7 @@ from oboro.loss.time import Uniform as UniformTime
 from oboro.loss.weighting import LearnedLogVariance
 from oboro.loss.weighting import Uniform as UniformWeight
 from oboro.parameterization import EDM, Consistency
-from oboro.sampler import DDIM, Adaptive, Heun, LearnedVariance, Restart
+from oboro.sampler import DDIM, Adaptive, Heun, LearnedVariance, RePaint, Restart
 from oboro.sampler.grid import LogSNR, Times, Trailing
 from oboro.schedule import VP, Linear
 from oboro.task import contradictions
@@ -182,7 +193,24 @@ def test_every_sampler_goes_with_the_usual_parts(sampler):
 
 @over(guidance=GUIDANCE)
 def test_every_guidance_goes_with_the_usual_parts(guidance):
-    contradictions.check(parts(guidance=guidance))
+    sampler = DDIM(8, eta=1.0) if guidance.moves_ends else Heun(8)
+    contradictions.check(parts(guidance=guidance, sampler=sampler), measured=guidance.measures)
+
+
+@pytest.mark.parametrize(
+    "given, measured, reason",
+    [
+        ({"guidance": DDNM()}, False, "DDNM draws towards a measurement and there is none"),
+        ({"sampler": RePaint(8)}, False, "RePaint draws towards a measurement and there is none"),
+        ({}, True, "nothing draws towards the measurement with Unguided and Heun"),
+        ({"guidance": DPS()}, True, "moves the end of each step, and Heun makes one of several"),
+        ({"guidance": PiGDM(inside=ClassifierFree(2.0)), "conditioner": Unconditional()}, True, "this model has none"),
+    ],
+    ids=["guidance", "sampler", "nothing", "dps", "inside"],
+)
+def test_a_measurement_and_what_draws_towards_it_go_together(given, measured, reason):
+    with pytest.raises(UserError, match=reason):
+        contradictions.check(parts(**given), measured=measured)
 
 
 def test_a_grid_may_begin_where_the_signal_is_negligible():

@@ -97,6 +97,11 @@ class LoRA(Adapter):
         return self.alpha / self.rank
 
     def __call__(self, network: nn.Module) -> None:
+        if getattr(network, "frozen", None):
+            raise UserError(
+                f"adapter=lora adapts a whole network and {type(network).__name__} trains a part beside one that stays "
+                "as it is; leave adapter out."
+            )
         layers = self.chosen(network)
         if not layers:
             raise UserError(

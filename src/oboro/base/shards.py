@@ -91,22 +91,25 @@ def average_the_rest(parameters: Sequence[nn.Parameter]) -> None:
 
 def shard(network: nn.Module, mesh: Any, kept: Iterable[nn.Parameter] = ()) -> None:
     """Let each rank of ``mesh`` hold a part of every parameter of ``network`` that has axes; one without stays whole,
-    and so do those that are ``kept``.
+    and so do those that are ``kept`` and what came trained (``frozen`` of the network, by name).
 
     What is gathered at a time, for a forward or a backward pass, is one item of the network's lists of modules, or
     another of its children: each has to be called itself (``stage(x)``), as the network has. Names stay.
     """
     if isinstance(network, FSDPModule):  # of a run that went back to a checkpoint
         return
-    whole = {*kept, *(p for p in network.parameters() if p.ndim == 0)}
-    for part in (*units(network), network):
+    frozen = list(getattr(network, "frozen", {}).values())
+    whole = {*kept, *(p for part in frozen for p in part.parameters())}
+    whole |= {p for p in network.parameters() if p.ndim == 0}
+    for part in (*(unit for unit in units(network) if unit not in frozen), network):
         fully_shard(part, mesh=mesh, reshard_after_forward=True, ignored_params=whole)
 
 
 def units(network: nn.Module) -> Iterator[nn.Module]:
-    """The items of lists of modules and the other children, where they have parameters."""
+    """The items of lists of modules and the other children, where they have parameters; of a child that is not called
+    itself (``in_parts``) its own."""
     for child in network.children():
-        if isinstance(child, nn.ModuleList):
+        if isinstance(child, nn.ModuleList) or getattr(child, "in_parts", False):
             yield from units(child)
         elif next(child.parameters(), None) is not None:
             yield child

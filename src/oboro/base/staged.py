@@ -26,10 +26,10 @@ def _like(tensor: Tensor, storages: dict[int, torch.UntypedStorage]) -> Tensor:
     """``tensor`` upon the copy of its storage, which is made where ``storages`` has none."""
     held = tensor.untyped_storage()
     if held._cdata not in storages:
-        whole = torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(held)  # type: ignore[call-overload]
+        whole = torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(held)
         storages[held._cdata] = _on_the_cpu(whole).untyped_storage()
     own = torch.empty(0, dtype=tensor.dtype)
-    return own.set_(storages[held._cdata], tensor.storage_offset(), tensor.shape, tensor.stride())  # type: ignore
+    return own.set_(storages[held._cdata], tensor.storage_offset(), tensor.shape, tensor.stride())
 
 
 def staged_tensors(tensors: Iterable[Tensor]) -> list[Tensor]:

@@ -47,7 +47,8 @@ class Checkpoints(Evaluation):
     measures it first. Must come after ``LatentStatistics`` and before what measures, and ``Best`` after that
     (``oboro.callbacks.best.in_order``).
 
-    Raises ``UserError`` before training where the disk has no room for one file. Where one cannot be written later, it
+    Raises ``UserError`` for both ``sharded`` and ``self_contained``, and before training where the disk has no room for
+    one file. Where one cannot be written later, it
     is said, training goes on, and the one before stays whole; at the end of training ``UserError``.
     """
 
@@ -62,6 +63,11 @@ class Checkpoints(Evaluation):
         asynchronous: bool = False,
     ):
         super().__init__(every_n_steps)
+        if sharded and self_contained:
+            raise UserError(
+                "a checkpoint in shards is several files; leave out callbacks.checkpoints.self_contained, or "
+                "callbacks.checkpoints.sharded."
+            )
         self.folder = Path(folder)
         self.separate_from = separate_from
         self.self_contained = self_contained
@@ -137,12 +143,13 @@ class Checkpoints(Evaluation):
             )
 
     def on_exception(self, trainer: Trainer, task: Task, exception: BaseException) -> None:
-        """What is being written is not lost with what has failed; other ranks may not know of that."""
-        if self._file is None or self._begun is None or isinstance(exception, Interrupted):  # then one more is written
+        """What is being written is not lost with what has failed; other ranks may not know of that. A thread that waits
+        for one of them may not be left to the end of the interpreter, which it would abort."""
+        if self._file is None or isinstance(exception, Interrupted):  # after which one more is written
             return
         step, self._begun = self._begun, None
         with suppress(Exception):  # the one that is raised already counts
-            if self._file.wait(PATIENCE) and self._file.failure is None:
+            if self._file.wait(PATIENCE) and self._file.failure is None and step is not None:
                 self._number(trainer, step)
 
     def evaluate(self, trainer: Trainer, task: Task) -> None:

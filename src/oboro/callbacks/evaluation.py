@@ -19,7 +19,7 @@ from oboro.base.remark import remark
 from oboro.evaluate.result import Result, protocol_line, values_line
 from oboro.extractor import Extractor, Joint
 from oboro.logger import log_result
-from oboro.metrics import Metric
+from oboro.metrics import Metric, Paired
 from oboro.task import Task
 
 log = logging.getLogger(__name__)
@@ -162,7 +162,7 @@ class MetricEvaluation(Evaluation, ABC):
     A checkpoint is written before its weights are measured. A run that goes on from one that was not (``awaited``)
     measures it at its start, or at its end where no step is left to train."""
 
-    metrics: Mapping[str, Metric] | None = None  # what it measures; of those that have none to choose from None
+    metrics: Mapping[str, Metric | Paired] | None = None  # what it measures; None where there are none to choose from
     awaited: bool = False
     extractor: Extractor | Joint
     images: int  # how many are measured
@@ -200,8 +200,12 @@ class MetricEvaluation(Evaluation, ABC):
 
     def gives(self, name: str) -> bool:
         """Whether it measures a number of this name, as far as that is known before."""
+        metrics = list((self.metrics or {}).values())
+        paired = [short for metric in metrics if isinstance(metric, Paired) for short in metric.names]
+        if any(name.rpartition("/")[2] == f"{short}_{self.images}" for short in paired):
+            return True
         ends = [f"_{part.name}_{self.images}" for part in self.extractor.parts]
-        return bool(self.metrics) and name.endswith(tuple(ends))
+        return any(not isinstance(metric, Paired) for metric in metrics) and name.endswith(tuple(ends))
 
     @property
     def objective(self) -> tuple[str, float] | None:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
+import torch
 from lightning import Trainer
 
 from oboro.base.errors import UserError
@@ -11,7 +12,7 @@ from oboro.callbacks.evaluation import CodecEvaluation, MetricEvaluation, check_
 from oboro.evaluate.evaluator import Evaluator, average_settings
 from oboro.evaluate.reconstruction import reconstructions, spread
 from oboro.extractor import Extractor, Joint
-from oboro.metrics import Metric
+from oboro.metrics import Metric, Paired
 from oboro.task import Autoencoder
 
 
@@ -25,7 +26,7 @@ class ReconstructionMetrics(CodecEvaluation, MetricEvaluation):
     def __init__(
         self,
         extractor: Extractor | Joint,
-        metrics: Mapping[str, Metric],
+        metrics: Mapping[str, Metric | Paired],
         every_n_steps: CountOrNone,
         n: Several | None = None,
         chunk: Count = 100,
@@ -47,7 +48,7 @@ class ReconstructionMetrics(CodecEvaluation, MetricEvaluation):
             raise UserError("no images are held out to be reconstructed; set data.validation=1000, or metrics=[].")
         self.images = len(self._rows)
         self._evaluator = Evaluator(self.extractor, self.metrics, data)
-        self._evaluator.check({"label"} if data.num_classes else set(), len(self._rows))
+        self._evaluator.check({"truth"} | ({"label"} if data.num_classes else set()), len(self._rows))
         self._evaluator.prepare()
 
     def evaluate(self, trainer: Trainer, task: Autoencoder) -> None:
@@ -64,6 +65,7 @@ class ReconstructionMetrics(CodecEvaluation, MetricEvaluation):
             "precision": str(trainer.precision),
             "device": task.device.type,
         }
-        result = self._evaluator.evaluate_images(images, labels, origin, task.device)
+        truth = data.validation.samples[torch.tensor(self._rows)]
+        result = self._evaluator.evaluate_images(images, labels, origin, task.device, truth=truth)
         values = {f"reconstruction/{name}": value for name, value in result.values.items()}
         self.log_result(trainer, replace(result, values=values))

@@ -9,10 +9,11 @@ from oboro.base.errors import UserError
 from oboro.base.ranges import Count, CountOrNone, Seed, Several
 from oboro.callbacks.evaluation import MetricEvaluation, SampleEvaluation
 from oboro.callbacks.preflight import advise
-from oboro.evaluate.evaluator import Conditions, Evaluator
+from oboro.evaluate.drawn_after import Conditions
+from oboro.evaluate.evaluator import Evaluator
 from oboro.evaluate.protocol import Protocol
 from oboro.extractor import Extractor, Joint
-from oboro.metrics import Metric
+from oboro.metrics import Metric, Paired
 from oboro.task import Diffusion
 
 
@@ -26,7 +27,7 @@ class SampleMetrics(SampleEvaluation, MetricEvaluation):
     def __init__(
         self,
         extractor: Extractor | Joint,
-        metrics: Mapping[str, Metric],
+        metrics: Mapping[str, Metric | Paired],
         every_n_steps: CountOrNone,
         n: Several = 2000,
         seed: Seed = 0,
@@ -50,7 +51,7 @@ class SampleMetrics(SampleEvaluation, MetricEvaluation):
     def on_fit_start(self, trainer: Trainer, task: Diffusion) -> None:
         """Before any training: what is missing, impossible or out of proportion is reported now."""
         self._evaluator = Evaluator(self.extractor, self.metrics, trainer.datamodule, conditions=self.conditions)
-        self._evaluator.check(task.conditioner.known(self._evaluator.population), self.protocol.n)
+        self._evaluator.check(self._evaluator.known(task), self.protocol.n)
         modality = trainer.datamodule.modality
         check_fits_memory(
             "callbacks.sample_metrics.n", self.protocol.n, modality.shape, modality.dtype.itemsize, modality.noun

@@ -18,13 +18,13 @@ from hydra._internal.utils import get_args_parser
 from oboro.base.errors import UserError
 from oboro.base.grammar import parsed, quoted
 
-SENTENCES = ("prompt", "negative", "data.prompt", "data.prior_prompt")
+SENTENCES = ("prompt", "source_prompt", "negative", "data.prompt", "data.prior_prompt")
 # The last part of keys that hold a path. tests/cli/test_arguments.py compares them with the signatures of all options.
 PATH = re.compile(
-    r"(.*_)?(root|path|folder|dir|file)|checkpoint|init|resume|images|watch|hints?|mask|measured|reference|shards|"
-    r"rerun_failed"
+    r"(.*_)?(root|path|folder|dir|file)|checkpoint|init|resume|images?|to|truth|watch|hints?|controls|mask|measured|"
+    r"reference|shards|rerun_failed"
 )
-READ = ("checkpoint", "init", "resume", "images", "watch")  # paths of what has to be there
+READ = ("checkpoint", "init", "resume", "images", "image", "to", "truth", "watch")  # paths of what has to be there
 MULTIRUN = ("-m", "--multirun", "hydra.mode=MULTIRUN")
 
 

@@ -30,7 +30,7 @@ from oboro.evaluate.evaluator import Evaluator, held_out_likelihood
 from oboro.evaluate.held_out import HeldOut
 from oboro.evaluate.protocol import Protocol
 from oboro.evaluate.result import Result
-from oboro.evaluate.sample_files import read_samples
+from oboro.evaluate.sample_files import read_samples, read_truth
 from oboro.metrics import Value
 from oboro.report.pictures import pairs_picture
 from oboro.report.table import interval, number, print_results, spread, write_result
@@ -39,7 +39,7 @@ from oboro.task.contradictions import check_measured
 
 # What measuring of samples that exist reads of the configuration.
 READ_WITH_IMAGES = (
-    *("images", "checkpoint", "data", "extractor", "metrics", "reference", "seed", "devices", "accelerator"),
+    *("images", "truth", "checkpoint", "data", "extractor", "metrics", "reference", "seed", "devices", "accelerator"),
     *("trust", "traceback", "overwrite", "output_dir", "hydra"),
 )
 PAIRS = 10  # closest pairs in the picture of the memorisation audit
@@ -66,7 +66,7 @@ def evaluate(config: DictConfig) -> None:
     check_amounts(config.n, config.chunk, evaluator.data.modality)
     if fabric.is_global_zero and (sentence := difference(task, evaluator.data)):
         print(f"note: {sentence}")
-    make_ready(evaluator, known(config, task, evaluator), config.n)
+    make_ready(evaluator, evaluator.known(task), config.n)
     if config.watch:
         watch(config, evaluator, fabric, measure)
         return
@@ -74,14 +74,6 @@ def evaluate(config: DictConfig) -> None:
     likelihood = measure_likelihood(config, evaluator, task)
     if fabric.is_global_zero:
         write(config, checkpoint, task, evaluator, results, likelihood, fabric)
-
-
-def known(config: DictConfig, task: Diffusion, evaluator: Evaluator) -> set[str]:
-    """What is known of samples before they are drawn. Raises ``UserError`` for held-out conditions of a model without
-    any."""
-    if config.conditions == "held_out" and not task.conditioner.gives:
-        raise UserError("conditions=held_out: the model has no condition; leave it out.")
-    return task.conditioner.known(evaluator.population)
 
 
 def check_likelihood(config: DictConfig, task: Diffusion, data: DataModule) -> None:
@@ -146,6 +138,8 @@ def check(config: DictConfig) -> None:
             "nothing is named to be measured; set checkpoint=<a .ckpt file>, images=<a folder> for samples that exist, "
             "or watch=<the folder of a run>."
         )
+    if config.truth and not config.images:
+        raise UserError("truth=... belongs to images=...; leave it out: samples have what they were drawn after.")
     if config.images:
         refuse_unread(f"images={config.images}, whose samples are all measured as they are", READ_WITH_IMAGES)
     elif config.watch:
@@ -160,6 +154,8 @@ def check(config: DictConfig) -> None:
     check_settings(config, Evaluating)
     if config.watch and (config.devices != 1 or config.repeats != 1):
         raise UserError("watch=... works on one device with one range of samples; leave devices and repeats at 1.")
+    if not config.images and config.n % config.draws:
+        raise UserError(f"draws={config.draws} of each condition do not make n={config.n}; set n to a multiple of it.")
     if not config.data or not config.extractor:
         raise UserError("what images are compared with is not known; name data=... (and extractor=..., metrics=[...]).")
     if not config.metrics:
@@ -174,12 +170,21 @@ def build_evaluator(config: DictConfig) -> Evaluator:
     )
     remark_unread_data(data)
     problem = problem_of(config, data)
-    return Evaluator(extractor, metrics, data, config.reference, problem=problem, conditions=config.conditions)
+    return Evaluator(
+        extractor,
+        metrics,
+        data,
+        config.reference,
+        problem=problem,
+        conditions=config.conditions,
+        draws=config.draws,
+        baselines=list(config.baselines),
+    )
 
 
 def problem_of(config: DictConfig, data: DataModule) -> HeldOut | None:
     """The inverse problem that samples solve, if there is one."""
-    if config.measurement is None:
+    if config.get("measurement") is None:
         if config.measurement_noise:
             raise UserError("measurement_noise is of a measurement; name it with measurement=... too.")
         return None
@@ -217,15 +222,21 @@ def evaluate_images(config: DictConfig, evaluator: Evaluator) -> None:
                 f"{len(found.samples)}; measure more, or leave {name} out of metrics=[...]."
             )
     images, path = found.samples, Path(str(config.images)).expanduser().absolute()
+    truth = None if config.truth is None else read_truth(str(config.truth), str(config.images), data.modality)
     if fabric.is_global_zero:
         print(f"{counted(len(images), data.modality.noun)} of {path}; labels: {found.labels_from}")
         if found.passed_over:
             other = counted(len(found.passed_over), "other files")
             print(f"note: {other} passed over: {shortened(found.passed_over)}")
-    make_ready(evaluator, set() if found.labels is None else {"label"}, len(images))
+    known = set() if found.labels is None else {"label"}
+    make_ready(evaluator, known if truth is None else known | {"truth"}, len(images))
     origin = {"images": str(path), "images_fingerprint": found.fingerprint, "images_labels": found.labels_from}
+    if truth is not None:
+        origin |= {"truth": str(Path(str(config.truth)).expanduser().absolute())}
+        origin |= {"truth_fingerprint": truth.fingerprint}
     with progress(fabric, len(images)) as done:
-        result = evaluator.evaluate_images(images, found.labels, origin, fabric.device, done)
+        pictures = None if truth is None else truth.samples
+        result = evaluator.evaluate_images(images, found.labels, origin, fabric.device, done, pictures)
     if fabric.is_global_zero:
         folder = Path(config.output_dir)
         (folder / "evaluation.json").write_text(json_text(result.plain(), indent=2) + "\n")

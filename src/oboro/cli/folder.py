@@ -22,7 +22,8 @@ WRITES = {
         *("checkpoints", "snapshots", "samples", "reconstructions", "tensorboard", "result.json"),
         *("metrics.jsonl", "metrics.superseded.jsonl", "diverged.jsonl"),
     ),
-    "sample": ("images", "series", "grid.png", "samples.npz", "previews.png"),
+    "sample": ("images", "series", "measured", "truth", "grid.png", "samples.npz", "previews.png"),
+    "edit": ("images", "series", "grid.png"),
     "evaluate": ("evaluation.json", "result.json", "samples.png", "closest_pairs.png"),
 }
 OF_A_SWEEP = (

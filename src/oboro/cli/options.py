@@ -50,11 +50,11 @@ def without_groups(names: Collection[str]) -> Iterator[None]:
     def group_exists(self: ConfigRepository, config_path: str) -> bool:
         return config_path not in names and before(self, config_path)
 
-    ConfigRepository.group_exists = group_exists  # type: ignore[method-assign]
+    ConfigRepository.group_exists = group_exists
     try:
         yield
     finally:
-        ConfigRepository.group_exists = before  # type: ignore[method-assign]
+        ConfigRepository.group_exists = before
 
 
 def choice(word: str) -> list[str]:

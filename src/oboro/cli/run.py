@@ -1,9 +1,10 @@
-"""How the commands of Hydra run: ``oboro train``, ``oboro sample``, ``oboro evaluate``.
+"""How the commands of Hydra run: ``oboro train``, ``oboro sample``, ``oboro edit``, ``oboro evaluate``.
 
 What Hydra does before a job (``--help``, ``--cfg``, flags, composing) needs none of the libraries that compute. So
 nothing that this module imports may import torch, Lightning or matplotlib; those who need them are imported inside of
 functions here and where checkpoints are read (``oboro.restore.checkpoint``): the module of the command when its job
-starts, ``oboro.cli.init`` for ``init=PATH``, ``oboro.cli.benchmark`` when a sweep is over.
+starts, ``oboro.cli.init`` for ``init=PATH``, ``oboro.cli.base`` for ``model.base.path=PATH``,
+``oboro.cli.benchmark`` when a sweep is over.
 """
 
 import inspect
@@ -50,9 +51,13 @@ from oboro.cli.unread import refuse_unknown
 from oboro.restore.trust import trusted_words, trusting
 
 FAST = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-FROM_CHECKPOINT = ("sample", "evaluate")  # what these begin with comes from checkpoint=PATH
+FROM_CHECKPOINT = ("sample", "edit", "evaluate")  # what these begin with comes from checkpoint=PATH
 # Resolvers of option files, and the functions that their modules register.
-RESOLVERS = {"stored": "oboro.restore.stored.value_of", "condition": "oboro.conditioner.conditioner.width"}
+RESOLVERS = {
+    "stored": "oboro.restore.stored.value_of",
+    "condition": "oboro.conditioner.conditioner.width",
+    "hint_factor": "oboro.restore.wrapped.hint_factor",
+}
 
 
 def run(name: str) -> None:
@@ -121,14 +126,15 @@ def offer(name: str, runs: bool) -> None:
     """Make the options ``from_checkpoint`` of the checkpoint that the command line names."""
     if name in FROM_CHECKPOINT:
         offer_checkpoint(sys.argv[1:])
-    elif any(argument.startswith(("init=", "resume=")) for argument in sys.argv[1:]):
+    elif any(argument.startswith(("init=", "resume=", "model.base.path=")) for argument in sys.argv[1:]):
+        from oboro.cli.base import offer_base
         from oboro.cli.init import offer_init
         from oboro.cli.resume import offer_resume
         from oboro.cli.resume_auto import settle_auto
 
         if not any(argument in MULTIRUN for argument in sys.argv[1:]):  # the jobs of a sweep have folders of their own
             sys.argv[1:] = settle_auto(sys.argv[1:], runs)
-        sys.argv[1:] = offer_init(offer_resume(sys.argv[1:]))
+        sys.argv[1:] = offer_base(offer_init(offer_resume(sys.argv[1:])))
 
 
 def job(name: str, kept: Sequence[Path]) -> Callable[[DictConfig], None]:

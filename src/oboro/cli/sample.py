@@ -20,6 +20,7 @@ from oboro.base.errors import UserError
 from oboro.base.json_text import json_text
 from oboro.base.memory import Parts, rows_of
 from oboro.base.remark import remark
+from oboro.cli.control import control
 from oboro.cli.device import as_trained, check_device, resolve_precision
 from oboro.cli.hints import picture_entries, with_pictures
 from oboro.cli.launcher import care_for
@@ -64,7 +65,9 @@ def open_task(config: DictConfig, path: str | Path, fabric: Fabric) -> tuple[dic
     checkpoint = adapted(config, load_checkpoint(path))
     parts = {key: OmegaConf.to_container(config[key], resolve=True) for key in ("schedule", "sampler", "guidance")}
     task = build_task(checkpoint, **parts)
-    contradictions.check(task, measured=config.get("measurement") is not None)
+    control(config, task)
+    task.measured = config.get("measurement") is not None
+    contradictions.check(task, task.measured)
     if config.profile is not None and config.profile not in task.ema.profiles:
         raise UserError(f"there is no average {config.profile}; choose profile={'|'.join(task.ema.profiles)}.")
     if config.profile is not None and config.ema_std is not None:
@@ -103,44 +106,47 @@ def trained_precision(path: str | Path) -> str:
     return load_checkpoint(path)["config"]["trainer"]["precision"]
 
 
-def sample_batch(config: DictConfig, task: Diffusion, ids: list[int]) -> dict[str, Any]:
+def sample_batch(
+    config: DictConfig, task: Diffusion, ids: list[int], pictures: Pictures | None = None
+) -> dict[str, Any]:
     """The batch that the conditions of samples ``ids`` are made of: the given classes, texts and pictures in turn, and
-    of the others what the conditioner shows in pictures."""
+    of the others what the conditioner shows in pictures. Of measured ``pictures`` these are not known."""
     conditioner, given = task.conditioner, {}
-    if config.measured is not None:
-        given["id"] = ids
     label, prompt, negative = (plain(config[key]) for key in ("label", "prompt", "negative"))
     if label is not None:
         given["label"] = torch.tensor(in_turn(classes(label, conditioner.num_classes), ids))
     if prompt is not None:
         given["caption"] = in_turn(texts(prompt, "prompt", task), ids)
-    elif "caption" in conditioner.entries and not conditioner.prompts:
+    elif pictures is None and "caption" in conditioner.entries and not conditioner.prompts:
         raise UserError('the model draws what a text says and was given none; set prompt="a red apple" or the like.')
     if negative is not None:
         given["negative"] = in_turn(texts(negative, "negative", task), ids)
         check_negative(task)
     given |= picture_entries(config, task, ids)
     lacking = [single for single in conditioner.singles if single.entry not in given]
-    if config.measured is not None:
-        lacking = known_of_measured(lacking, conditioner.dropped)
+    if pictures is not None:
+        check_known(lacking, conditioner, pictures)
+        return given | {"id": ids}
     for single in lacking:
         given |= single.sample_batch(ids, None)
     return given
 
 
-def known_of_measured(lacking: list[Single], dropped: set[str]) -> list[Single]:
-    """Those conditions of pictures that are measured which have to be shown in turn: none, as what the pictures show
-    is not known. Raises ``UserError`` where the model cannot do without."""
+def check_known(lacking: list[Single], conditioner: Conditioner, pictures: Pictures) -> None:
+    """Says of which conditions samples of measured pictures are drawn without: a hole is made of the measurement, and
+    what else the pictures show is not known. Raises ``UserError`` where the model cannot do without."""
     keys = {"label": "label", "caption": "prompt"}
+    made = with_measured(Condition(), pictures.rows([0]), conditioner).signals
     for single in lacking:
+        if single.name in made:
+            continue
         key = keys.get(single.entry, "hint")
-        if single.name not in dropped:
+        if single.name not in conditioner.dropped:
             raise UserError(
                 f"the model draws under the condition {single.name}, which nobody knows of the pictures in "
                 f"measured=..., and was not trained without; set {key}=..."
             )
         remark(f"no {key} is given, so the samples are drawn without the condition {single.name}.")
-    return []
 
 
 def plain(value: Any) -> Any:
@@ -151,12 +157,12 @@ def in_turn(choices: list[Any], ids: list[int]) -> list[Any]:
     return [choices[i % len(choices)] for i in ids]
 
 
-def classes(label: Any, count: int) -> list[int]:
+def classes(label: Any, count: int, key: str = "label") -> list[int]:
     """One class or a list of them. Raises ``UserError`` where the model does not have them."""
     several = [label] if isinstance(label, int) else list(label)
     if not several or not all(isinstance(c, int) and 0 <= c < count for c in several):
         has = f"has classes 0 to {count - 1}" if count else "was trained without labels"
-        raise UserError(f"label={label} cannot be drawn: the model {has}; change label=... or leave it out.")
+        raise UserError(f"{key}={label} cannot be drawn: the model {has}; change {key}=... or leave it out.")
     return several
 
 
@@ -221,19 +227,31 @@ def with_known(conditioner: Conditioner, batch: dict[str, Any]) -> Condition:
 
 
 @contextmanager
-def watching(config: DictConfig, task: Diffusion, chunks: int) -> Iterator[Callable[[int], Watch]]:
-    """A progress bar of network evaluations on stderr, and the previews; the block asks for the watch of each chunk."""
-    a_chunk = task.sampler.evaluations(task.denoiser.schedule)
-    page = Path(config.output_dir) / "previews.png"
-    previews = Previews(page, config.previews, task.modality) if config.previews else None
+def progress(what: str, chunks: int, a_chunk: int) -> Iterator[Callable[[int], Watch]]:
+    """A progress bar on stderr of ``chunks`` of ``a_chunk`` evaluations; the block asks for the watch of each chunk."""
     with Progress(console=Console(stderr=True)) as bar:
-        job = bar.add_task("sampling", total=chunks * a_chunk)
+        job = bar.add_task(what, total=chunks * a_chunk)
 
         def watch_of(chunk: int) -> Watch:
             bar.update(job, completed=chunk * a_chunk)  # a sampler may take fewer evaluations than it announces
+            return lambda x0, t: bar.advance(job)
+
+        yield watch_of
+        bar.update(job, completed=chunks * a_chunk)
+
+
+@contextmanager
+def watching(config: DictConfig, task: Diffusion, chunks: int) -> Iterator[Callable[[int], Watch]]:
+    """The progress bar of network evaluations, and the previews."""
+    page = Path(config.output_dir) / "previews.png"
+    previews = Previews(page, config.previews, task.modality) if config.previews else None
+    with progress("sampling", chunks, task.sampler.evaluations(task.denoiser.schedule)) as advance_of:
+
+        def watch_of(chunk: int) -> Watch:
+            advance = advance_of(chunk)
 
             def watch(x0: Tensor, t: Tensor) -> None:
-                bar.advance(job)
+                advance(x0, t)
                 if chunk == 0 and previews is not None and previews.wants(float(t.max())):
                     shown = task.codec.decode(x0[:ROWS]).float()
                     previews.add(task.modality.to_stored(shown), float(t.max()))
@@ -241,7 +259,6 @@ def watching(config: DictConfig, task: Diffusion, chunks: int) -> Iterator[Calla
             return watch
 
         yield watch_of
-        bar.update(job, completed=chunks * a_chunk)
 
 
 def draw(
@@ -283,7 +300,7 @@ def check_amounts(n: int, chunk: int, modality: Modality) -> None:
 
 def sample(config: DictConfig) -> None:
     """Write ``images/000000.png`` … (or files of another modality), ``grid.png`` and, if asked, ``samples.npz`` and
-    ``previews.png``."""
+    ``previews.png``; of measured pictures ``truth`` and ``measured``, too."""
     check_settings(config, Sampling)
     fabric = start(config, 1, trained_precision(config.checkpoint))
     _, task = open_task(config, config.checkpoint, fabric)
@@ -293,7 +310,7 @@ def sample(config: DictConfig) -> None:
     files = folder / modality.noun
     check_amounts(config.n, config.chunk, modality)
     pictures = read_measured(config, task)
-    batch = sample_batch(config, task, list(range(config.n)))
+    batch = sample_batch(config, task, list(range(config.n)), pictures)
     remarks.say(task, batch["label"].tolist() if "label" in batch else ())
     files.mkdir(parents=True, exist_ok=True)
     samples = draw(config, task, fabric, batch, files, pictures)

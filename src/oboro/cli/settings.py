@@ -13,16 +13,19 @@ from oboro.base.annotation import is_class
 from oboro.base.configuration import TARGET, Configuration, Path, is_a, key_of
 from oboro.base.errors import UserError
 from oboro.base.lightning_trainer import Accelerator, Devices, Precision
-from oboro.base.ranges import AverageWidth, Count, CountOrNone, Name, NonNegative, Positive, Seed, Steps, Width
+from oboro.base.ranges import AverageWidth, Count, CountOrNone, Name, NonNegative, Positive, Seed, Share, Steps, Width
 from oboro.base.secret import first_hidden
 from oboro.base.signature import located
 from oboro.cli.options import folders, options
+from oboro.conditioner.control import Interval
 from oboro.data import DataModule
-from oboro.evaluate.evaluator import Conditions
+from oboro.edit import Edit
+from oboro.evaluate.baselines import Baseline
+from oboro.evaluate.drawn_after import Conditions
 from oboro.extractor import Extractor, Joint
 from oboro.guidance import Guidance
 from oboro.measurement import MaskShape, Measurement
-from oboro.metrics import Metric
+from oboro.metrics import Metric, Paired
 from oboro.restore import Stored
 from oboro.sampler import Sampler
 from oboro.schedule import Schedule
@@ -41,7 +44,7 @@ class Training(Command):
     data: DataModule
     task: Task
     extractor: NotRequired[Extractor | Joint]
-    metrics: Mapping[str, Metric] | None
+    metrics: Mapping[str, Metric | Paired] | None
     callbacks: Mapping[str, Callback] | None
     logger: Mapping[str, Logger] | None
     trainer: lightning.Trainer
@@ -55,12 +58,13 @@ class Drawing(Command):
     schedule: Schedule
     sampler: Sampler
     guidance: Guidance
-    n: Count
     seed: Seed
     profile: Name | None
     ema_std: AverageWidth | None
     adapter_file: Name | None
     adapter_scale: float
+    control_strength: NonNegative | Annotated[Sequence[NonNegative], Len(1)] | None
+    control_interval: Annotated[Sequence[Share], Len(2, 2)] | Annotated[Sequence[Interval], Len(1)] | None
     chunk: Count
     accelerator: Accelerator
     precision: Precision | None
@@ -68,7 +72,8 @@ class Drawing(Command):
 
 class Sampling(Drawing):
     checkpoint: Name
-    measurement: Measurement | MaskShape | None
+    n: Count
+    measurement: NotRequired[Measurement | MaskShape | None]
     measured: Name | None
     measurement_noise: NonNegative
     degraded: bool
@@ -78,9 +83,27 @@ class Sampling(Drawing):
     hint: Name | Mapping[str, Name] | None
     hint_ready: bool
     mask: Name | None
+    controls: Name | Annotated[Sequence[Name], Len(1)] | None
     negative: str | Sequence[Any] | None
     previews: CountOrNone
     npz: bool
+
+
+class Editing(Drawing):
+    checkpoint: Name
+    edit: Edit
+    image: Name | Annotated[Sequence[Name], Len(1)] | None
+    to: Name | Annotated[Sequence[Name], Len(1)] | None
+    n: Count | None
+    label: int | Annotated[Sequence[int], Len(1)] | None
+    prompt: str | Sequence[Any] | None
+    source_label: int | Annotated[Sequence[int], Len(1)] | None
+    source_prompt: str | Sequence[Any] | None
+    hint: Name | Mapping[str, Name] | None
+    hint_ready: bool
+    mask: Name | None
+    controls: Name | Annotated[Sequence[Name], Len(1)] | None
+    negative: str | Sequence[Any] | None
 
 
 class BitsPerDim(TypedDict):
@@ -92,14 +115,17 @@ class BitsPerDim(TypedDict):
 class Evaluating(Drawing):
     checkpoint: NotRequired[Name | None]  # images= and watch= do without
     data: DataModule
-    measurement: Measurement | MaskShape | None
+    measurement: NotRequired[Measurement | MaskShape | None]
     measurement_noise: NonNegative
     extractor: NotRequired[Extractor | Joint]
-    metrics: Mapping[str, Metric] | None
+    metrics: Mapping[str, Metric | Paired] | None
     images: Name | None
     n: Annotated[int, Ge(2)]
     repeats: Count
     conditions: Conditions
+    draws: Count
+    baselines: Sequence[Baseline]
+    truth: Name | None
     reference: Name | None
     bits_per_dim: BitsPerDim
     watch: Name | None

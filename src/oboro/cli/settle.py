@@ -5,7 +5,7 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from oboro.base.counted import counted
 from oboro.base.errors import UserError
@@ -46,8 +46,8 @@ def settle(config: DictConfig, key: str, model: str | Path | None) -> None:
         return
     hydra = HydraConfig.get()
     chosen = [name for group, name in hydra.runtime.choices.items() if group.split("@")[0] == "conditioner"]
-    if OPTION in chosen and config.get("init"):
-        settle_classes(config)
+    if OPTION in chosen and model is not None:
+        settle_classes(config, key)
     if BY_DATA in chosen and not config.data.num_classes:
         if typed := [o for o in hydra.overrides.task if o.lstrip("+").startswith("conditioner.")]:
             raise UserError(f"{typed[0]} is for labels and the data have no classes; leave it out")
@@ -65,17 +65,25 @@ def remark_unread_data(data: DataModule) -> None:
             )
 
 
-def settle_classes(config: DictConfig) -> None:
-    """Without labels, where those of the data are none or not as many as the classes that the model in ``init`` knows:
-    class 3 of one set is not class 3 of another."""
-    known, present = config.conditioner.get("num_classes"), config.data.get("num_classes")
-    if config.conditioner.get("_target_") != LABEL or known == present or AUTO in (known, present):
+def settle_classes(config: DictConfig, key: str) -> None:
+    """Without labels, where those of the data are none or not as many as the classes that the model in ``key=PATH``
+    knows: class 3 of one set is not class 3 of another."""
+    parts = config.conditioner.get("parts", {})
+    name, node = next(
+        ((n, part) for n, part in parts.items() if part.get("_target_") == LABEL), ("", config.conditioner)
+    )
+    known, present = node.get("num_classes"), config.data.get("num_classes")
+    if node.get("_target_") != LABEL or known == present or AUTO in (known, present):
         return
-    config.conditioner = UNCONDITIONAL
+    if name and len(parts) > 1:
+        with open_dict(parts):
+            del parts[name]
+    else:
+        config.conditioner = UNCONDITIONAL
     have = counted(present, "others") if present else "none"
     remark(
-        f"the model in init knows {counted(known, 'classes')} and the data have {have}, so it is trained without "
-        "labels (conditioner=unconditional)"
+        f"the model in {key} knows {counted(known, 'classes')} and the data have {have}, so it is trained without "
+        f"labels{'' if name else ' (conditioner=unconditional)'}"
     )
 
 

@@ -28,6 +28,7 @@ class Command:
 COMMANDS = {
     "train": Command("oboro.cli.train", "train what conf/train.yaml composes; writes checkpoints and metrics", True),
     "sample": Command("oboro.cli.sample", "draw from a checkpoint", True),
+    "edit": Command("oboro.cli.edit", "change pictures by a checkpoint, without training", True),
     "evaluate": Command("oboro.cli.evaluate", "measure samples of a checkpoint, or pictures", True),
     "pack": Command("oboro.cli.pack", "a checkpoint and the parts that lie beside it become one file"),
     "adapter": Command("oboro.cli.adapter", "write a LoRA as a file, or merge one into a checkpoint"),

@@ -24,6 +24,8 @@ from oboro.callbacks.best import in_order
 from oboro.callbacks.checkpoints import Checkpoints
 from oboro.callbacks.evaluation import MetricEvaluation
 from oboro.callbacks.run_end import RunEnd
+from oboro.cli.base import KEY as BASE
+from oboro.cli.base import base_of, check_base
 from oboro.cli.device import check_device, check_nodes, resolve_precision
 from oboro.cli.faults import explained
 from oboro.cli.fit import fit
@@ -51,6 +53,7 @@ from oboro.restore.rebuild import check_fits
 from oboro.restore.resume import NothingLeft, go_on
 from oboro.restore.start import start_from
 from oboro.restore.trust import check_storable, targets
+from oboro.restore.wrapped import take_parts
 from oboro.task import Task
 
 log = logging.getLogger(__name__)
@@ -72,6 +75,8 @@ def train(config: DictConfig) -> None:
     task: Task = instantiate(plain["task"], _convert_="all")
     started = set() if config.init is None else start_from(task, plain["task"], config.init, config.init_profile)
     load_parts(task, parts)
+    if (base := base_of(config)) is not None:
+        started |= take_parts(task, base, list(parts))
     learned = started | {place.partition(".")[0] for place in parts} | (set(task.frozen) if config.resume else set())
     check_frozen(task, learned)
     task.config = stored
@@ -107,12 +112,13 @@ def resolved(config: DictConfig) -> tuple[dict[str, Any], dict[str, State], dict
     written = OmegaConf.to_container(config)
     named = targets(written, [group for group in written if group not in BESIDE])
     check_storable(target for target in named if "${" not in str(target))
+    check_base(config)
     check_settings(config, Training, resolve=False)
     check_device(config.trainer.accelerator, config.trainer.devices, "trainer.")
     config.trainer.precision = resolve_precision(
         str(config.trainer.precision), str(config.trainer.accelerator), "trainer.precision"
     )
-    settle(config, "init", config.init)
+    settle(config, *(("init", config.init) if config.init is not None else (BASE, base_of(config))))
     refuse_unread_hint(config)
     check_settings(config, Training)
     check_nodes(config.trainer.get("num_nodes", 1))
@@ -175,9 +181,10 @@ def check_frozen(task: Task, learned: set[str]) -> None:
     ways = {
         "codec": "codec=trained codec.path=<a checkpoint of task=autoencoder>",
         "conditioner": "conditioner=text conditioner.encoder.path=<a checkpoint of task=clip>",
+        "denoiser.network.base": "model.base.path=<a checkpoint of task=diffusion>",
     }
     for name, part in task.frozen.items():
-        if name not in learned and any(True for _ in part.parameters()):
+        if not learned & {name, name.partition(".")[0]} and any(True for _ in part.parameters()):
             way = ways.get(name, f"a stored part for task.{name}, such as oboro.restore.Trained")
             raise UserError(f"the {name} {type(part).__name__} has learned nothing yet; choose {way}.")
 

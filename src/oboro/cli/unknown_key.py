@@ -41,6 +41,8 @@ def explain_key(key: str) -> str:
     rest = "".join(f".{part}" for part in parts[depth + 1 :])
     keys = [str(k) for k in node if k not in ("_target_", "hydra")]
     if name in keys:
+        if not rest and isinstance(mapping := node_at(config, parts), DictConfig):
+            return f"{key} has {'|'.join(map(str, mapping))} and nothing else; add others with '+{key}.NAME=...'."
         return f"there is no key {key}; {key.removesuffix(rest)} is one value."
     if place in SEVERAL and name in options(place):
         return f"there is no key {key}, since {place} has no {name}; add {name} to {place}=[...], or leave {key} out."

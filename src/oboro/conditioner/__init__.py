@@ -1,6 +1,7 @@
 """Conditioners: batch ↦ condition."""
 
 from oboro.conditioner.conditioner import Batch, Conditioner, Single
+from oboro.conditioner.control import Control
 from oboro.conditioner.image import Image
 from oboro.conditioner.joint import Joint
 from oboro.conditioner.label import Label
@@ -11,6 +12,7 @@ from oboro.conditioner.unconditional import Unconditional
 __all__ = [
     "Batch",
     "Conditioner",
+    "Control",
     "Image",
     "Joint",
     "Label",

@@ -63,13 +63,17 @@ class Image(Single):
     def signal(self, batch: Batch) -> condition.Image:
         x = batch[self.entry]
         index = batch.get("index", torch.arange(len(x)))
-        return self.hint(x, self._generators("hint", index))
+        return self.of(self.hint(x, self._generators("hint", index)))
 
     def drawn(self, batch: Batch, generator: torch.Generator) -> condition.Image:
         if not self.hint.random:
             return self.signal(batch)
         x = batch[self.entry]
-        return self.hint(x, self._generators("training hint", (rand((len(x),), generator) * DRAWS).long()))
+        return self.of(self.hint(x, self._generators("training hint", (rand((len(x),), generator) * DRAWS).long())))
+
+    def of(self, image: condition.Image) -> condition.Image:
+        """The signal of a picture."""
+        return image
 
     def _generators(self, what: str, numbers: Tensor) -> list[torch.Generator]:
         if not self.hint.random:
@@ -121,7 +125,7 @@ class Image(Single):
 
     def around(self, x: Tensor, known: Tensor) -> condition.Image:
         """What it is of pictures x (B, C, H, W) that are ``known`` (B, 1, H, W), bool, where that is given."""
-        return condition.Image(torch.where(known, with_channels(x, self.hint.channels), 0.0), known)
+        return self.of(condition.Image(torch.where(known, with_channels(x, self.hint.channels), 0.0), known))
 
 
 def with_measured(cond: condition.Condition, given: Measured, conditioner: Conditioner) -> condition.Condition:

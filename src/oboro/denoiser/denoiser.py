@@ -81,7 +81,8 @@ class Denoiser(nn.Module):
         """x̂0, and the channels of the output that it did not take."""
         c = self.parameterization(*self.schedule(t))
         check_read(cond.signals, self.network)
-        output = self.network(expand_as(c.c_in, x_t) * x_t, c.c_noise, cond.signals).to(x_t.dtype)
+        signals = {name: signal.at(t) for name, signal in cond.signals.items()}
+        output = self.network(expand_as(c.c_in, x_t) * x_t, c.c_noise, signals).to(x_t.dtype)
         channels = x_t.shape[1]
         x0 = expand_as(c.c_skip, x_t) * x_t + expand_as(c.c_out, x_t) * output[:, :channels]
         return x0, output[:, channels:]

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,49 +13,57 @@ from oboro.base.errors import UserError
 from oboro.base.finite import check_finite
 from oboro.base.memory import Parts
 from oboro.base.precision import rounded_to_tf32
+from oboro.base.remark import remark
 from oboro.base.settings import settings
+from oboro.conditioner import Control
 from oboro.data import DataModule, Population
 from oboro.data.latents import module_digest
 from oboro.ema import EMA
+from oboro.evaluate.baselines import Baseline, Baselines
+from oboro.evaluate.drawn_after import Conditions, DrawnAfter
 from oboro.evaluate.held_out import HeldOut
 from oboro.evaluate.likelihood import bits_per_dim
 from oboro.evaluate.protocol import Protocol
 from oboro.evaluate.result import Result
 from oboro.extractor import Extractor, Joint
-from oboro.metrics import Metric, Value
+from oboro.metrics import Given, Groups, Metric, Paired, PairedView, Value
 from oboro.metrics.bank import CHUNK
 from oboro.metrics.metric import unserved
 from oboro.metrics.view import View
 from oboro.task import Diffusion
 
-Conditions = Literal["training", "held_out"]
 SHOWN = 10  # samples that are kept to be shown
 
 
 class Evaluator:
-    """``metrics`` of samples against the training images of ``data``, or against the moments of the file ``published``.
+    """``metrics`` of samples against the training images of ``data``, or against the moments of the file ``published``,
+    and, of those that are ``Paired``, against what each sample was drawn after (``DrawnAfter``): with ``conditions`` =
+    held_out classes, texts and pictures of the images that are held out, with a ``problem`` held-out images that were
+    measured; ``draws`` samples of each.
 
-    Samples are drawn under the classes, texts and pictures of the training images, or with ``conditions`` = held_out of
-    those that are held out. With a ``problem``, they are drawn of held-out images that were measured, under the
-    conditions of these.
-
-    Nothing is read or computed before ``prepare`` and ``evaluate``.
+    The same is measured of ``baselines`` in place of samples. Nothing is read or computed before ``prepare`` and
+    ``evaluate``.
     """
 
     def __init__(
         self,
         extractor: Extractor | Joint,
-        metrics: Mapping[str, Metric],
+        metrics: Mapping[str, Metric | Paired],
         data: DataModule,
         published: str | None = None,
         problem: HeldOut | None = None,
         conditions: Conditions = "training",
+        draws: int = 1,
+        baselines: Sequence[Baseline] = (),
     ):
         self.problem = problem
         self.data = data
-        self.conditions = conditions
+        self.after = DrawnAfter(data, conditions, draws, problem)
+        self.baselines = Baselines(baselines, self.after, data)
         self.metrics = dict(metrics)
-        self.views = [View(part, metrics, data, published) for part in extractor.parts] if metrics else []
+        self.paired = PairedView({name: metric for name, metric in metrics.items() if isinstance(metric, Paired)})
+        others = {name: metric for name, metric in metrics.items() if not isinstance(metric, Paired)}
+        self.views = [View(part, others, data, published) for part in extractor.parts] if others else []
 
     def prepare(self) -> None:
         """Find or fetch the weights of extractors, on rank 0 first; raises ``UserError`` with the remedy."""
@@ -65,21 +73,35 @@ class Evaluator:
                     view.extractor.prepare()
 
     def check(self, known: set[str], n: int) -> None:
-        """Raises ``UserError`` for a metric that ``n`` samples, these data or these extractors cannot give."""
+        """Raises ``UserError`` for a metric that ``n`` samples, these data or these extractors cannot give.
+
+        ``known`` as ``DrawnAfter.known`` gives it."""
         for name, metric in self.metrics.items():
-            if not any(name in view.metrics for view in self.views):
+            if not isinstance(metric, Paired) and not any(name in view.metrics for view in self.views):
                 raise unserved(name, metric, [view.extractor for view in self.views])
         for view in self.views:
             view.check(known, n)
+        self.paired.check(known, self.data.modality)
+
+    def known(self, task: Diffusion) -> set[str]:
+        """What is known of samples of ``task`` before they are drawn; remarks that they are compared with pictures that
+        the model has seen. Raises ``UserError`` for baselines that there are not, and what ``DrawnAfter.known`` raises.
+        """
+        known = self.after.known(task.conditioner)
+        self.baselines.check(task.conditioner, known)
+        if "shuffled" in self.baselines.names and not self.paired:
+            raise UserError("baselines=[shuffled] is for paired metrics; leave it out, or add psnr to metrics=[...].")
+        compared = [name for name, metric in self.paired.metrics.items() if "draws" not in metric.needs]
+        if compared and "truth" in known and self.after.conditions == "training":
+            remark(
+                f"{', '.join(compared)}: samples are compared with training images; conditions=held_out with others."
+            )
+        return known
 
     @property
     def population(self) -> Population:
         """What samples are drawn under. Raises ``UserError`` where nothing is held out."""
-        if self.conditions == "training":
-            return self.data.population
-        if not len(self.data.validation):
-            raise UserError("conditions=held_out and data.validation=0 holds nothing out; leave conditions=training.")
-        return self.data.population_of(self.data.validation)
+        return self.after.population
 
     def evaluate(
         self,
@@ -106,7 +128,7 @@ class Evaluator:
             nonlocal drawn, evaluations
             before = count()
             images = self._images(task, ids, protocol, autocast)
-            rows = self._rows(images)
+            rows = torch.cat([self._rows(images), *self._compared(task, images, ids)], 1)
             drawn, evaluations = drawn + len(ids), evaluations + count() - before  # not what memory had no room for
             for i, image in zip(ids, images, strict=True):
                 if i < protocol.first + min(SHOWN, protocol.chunk):
@@ -117,18 +139,15 @@ class Evaluator:
             rows = distributed.map_samples(
                 protocol.n, protocol.chunk, draw, task.device, done, protocol.first, everywhere=False
             )
-        if broken := distributed.from_first(lambda: int((~rows.isfinite().all(1)).sum())):
+        features, *compared = self._parted(rows, self._comparisons)
+        if broken := distributed.from_first(lambda: int((~features.isfinite().all(1)).sum())):
             raise UserError(
                 f"the features of {broken} of {protocol.n} samples hold NaN or infinity, so the model has diverged; "
                 "train it with a smaller optimizer.lr or with trainer.precision=32-true."
             )
         seconds = time.perf_counter() - start
         ids = range(protocol.first, protocol.first + protocol.n)
-        if self.problem is None:
-            metadata = task.conditioner.metadata(ids, self.population)
-        else:
-            metadata = self.problem.metadata(ids)
-            record["problem"] = self.problem.settings
+        metadata, groups = self.after.metadata(task.conditioner, ids), self.after.groups(task.conditioner, ids)
         record |= {
             "quantisation": self.data.modality.quantisation,
             "samples": protocol.n,
@@ -139,16 +158,21 @@ class Evaluator:
             "device": task.device.type,
             **arithmetic(task.device, drawn=True),
             "data": {"fingerprint": self.data.fingerprint, "trained_on": task.fingerprint},
-            **({} if self.conditions == "training" else {"conditions": self.conditions}),
+            **self.after.protocol(),
             "ema": average_settings(task.ema, protocol.ema, protocol.ema_std),
             **codec_settings(task.codec),
             "schedule": settings(task.denoiser.schedule),
             "sampler": settings(task.sampler),
             "guidance": settings(task.guidance),
+            **control_settings(task),
             "evaluations_per_sample": round(evaluations / drawn, 3),
         }
         first = torch.stack(list(shown.values())) if shown else torch.empty(0, *self.data.modality.shape)
-        return Result(self._values(rows, metadata, task.device), record, seconds, first.to(self.data.modality.dtype))
+        values = self._values(features, metadata, task.device)
+        if self.paired:
+            values |= distributed.from_first(lambda: self.paired.values(compared[0], groups))
+        baselines = self._baselines(task, protocol, metadata, groups, compared)
+        return Result(values, record, seconds, first.to(self.data.modality.dtype), baselines)
 
     def evaluate_images(
         self,
@@ -157,22 +181,30 @@ class Evaluator:
         origin: Mapping[str, Any],
         device: torch.device,
         done: Callable[[int], None] | None = None,
+        truth: Tensor | None = None,
     ) -> Result:
-        """The same metrics of stored ``images`` (n, C, ...) that exist already; ``origin`` says where from."""
+        """The same metrics of stored ``images`` (n, C, ...) that exist already; ``origin`` says where from. ``truth``
+        (n, C, ...) are the stored pictures that each belongs to, for paired metrics."""
         record = self._load(device)
         start = time.perf_counter()
 
         def features_of(ids: list[int]) -> Tensor:
-            return self._rows(images[torch.tensor(ids)])
+            chosen, rows = images[torch.tensor(ids)], []
+            if self.paired and truth is not None:
+                given = Given(self.data.modality.to_model(truth[torch.tensor(ids)]))
+                rows = [self.paired.rows(chosen.to(device), given, self.data.modality)]
+            return torch.cat([self._rows(chosen).to(device), *rows], 1)
 
         size = min(CHUNK, len(images))
         rows = distributed.map_samples(len(images), size, features_of, device, done, everywhere=False)
         seconds = time.perf_counter() - start
         record |= {"quantisation": self.data.modality.quantisation, "samples": len(images)}
         record |= {**arithmetic(device, drawn=False), **origin}
-        return Result(
-            self._values(rows, {} if labels is None else {"label": labels}, device), record, seconds, images[:SHOWN]
-        )
+        features, *compared = self._parted(rows)
+        values = self._values(features, {} if labels is None else {"label": labels}, device)
+        if self.paired:
+            values |= distributed.from_first(lambda: self.paired.values(compared[0], Groups.apart(len(images))))
+        return Result(values, record, seconds, images[:SHOWN])
 
     def redraw(self, task: Diffusion, ids: list[int], protocol: Protocol, autocast: Callable = nullcontext) -> Tensor:
         """Single stored samples once more, (len(ids), C, ...), the same to the last bit; ids at most one chunk."""
@@ -181,16 +213,62 @@ class Evaluator:
             return Parts().rows(lambda part: self._images(task, part, protocol, autocast), padded)[: len(ids)]
 
     def _images(self, task: Diffusion, ids: list[int], protocol: Protocol, autocast: Callable) -> Tensor:
-        if self.problem is None:
-            cond = task.conditioner.for_samples(ids, self.population)
-        else:
-            cond = self.problem.condition(task.conditioner, ids)
+        cond = self.after.condition(task.conditioner, ids)
         with autocast():
             x = task.generate(ids, protocol.seed, cond, self.data.modality.shape)
         return (task.modality or self.data.modality).to_stored(x)
 
     def _rows(self, images: Tensor) -> Tensor:
+        if not self.views:
+            return torch.empty(len(images), 0, device=images.device)
         return torch.cat([view.rows(images) for view in self.views], 1)
+
+    @property
+    def _width(self) -> int:
+        return sum(view.width for view in self.views)
+
+    def _parted(self, rows: Tensor, comparisons: int = 1) -> Sequence[Tensor]:
+        """What views remember, and of the paired metrics what they make of each comparison."""
+        return rows.split([self._width, *[self.paired.width] * comparisons * bool(self.paired)], 1)
+
+    @property
+    def _comparisons(self) -> int:
+        """How often samples are compared: with what they were drawn after, and with what the next one was."""
+        return 1 + ("shuffled" in self.baselines.names)
+
+    def _compared(self, task: Diffusion, images: Tensor, ids: list[int]) -> list[Tensor]:
+        """Rows of the paired metrics, one tensor for each comparison."""
+        if not self.paired:
+            return []
+        given = (self.after.given(task.conditioner, ids, later) for later in range(self._comparisons))
+        return [self.paired.rows(images, one, self.data.modality) for one in given]
+
+    def _baselines(
+        self, task: Diffusion, protocol: Protocol, metadata: Mapping[str, Any], groups: Groups, compared: list[Tensor]
+    ) -> dict[str, dict[str, Value]]:
+        """By baseline, its values; of paired ones ``detail["gain"]``, what the samples' mean is above it."""
+        found: dict[str, dict[str, Value]] = {}
+        for name in self.baselines.names:
+            features, own = None, compared[1:]
+            if name != "shuffled":
+
+                def rows_of(ids: list[int], name: Baseline = name) -> Tensor:
+                    images = self.baselines.images(name, task.conditioner, ids).to(task.device)
+                    rows = [self._rows(images)]
+                    if self.paired:
+                        given = self.after.given(task.conditioner, ids)
+                        rows.append(self.paired.rows(images, given, self.data.modality))
+                    return torch.cat(rows, 1)
+
+                rows = distributed.map_samples(
+                    protocol.n, protocol.chunk, rows_of, task.device, None, protocol.first, everywhere=False
+                )
+                features, *own = self._parted(rows)
+            values = {} if features is None else self._values(features, metadata, task.device, lenient=True)
+            if own:
+                values |= distributed.from_first(lambda own=own: self.paired.values_beside(own[0], compared[0], groups))
+            found[name] = values
+        return found
 
     def _load(self, device: torch.device) -> dict[str, Any]:
         """What every view compares with, in plain values; those of several extractors are joined by a plus."""
@@ -203,10 +281,12 @@ class Evaluator:
             )
         }
 
-    def _values(self, rows: Tensor, metadata: Mapping[str, Any], device: torch.device) -> dict[str, Value]:
+    def _values(
+        self, rows: Tensor, metadata: Mapping[str, Any], device: torch.device, lenient: bool = False
+    ) -> dict[str, Value]:
         values: dict[str, Value] = {}
         for view, part in zip(self.views, rows.split([view.width for view in self.views], 1), strict=True):
-            values |= view.values(part, metadata, device)
+            values |= view.values(part, metadata, device, lenient)
         return values
 
 
@@ -228,6 +308,16 @@ def codec_settings(codec: nn.Module) -> dict[str, dict[str, str]]:
     """``{"codec": {"name": "Autoencoder", "digest": …}}`` of a codec with weights, nothing of pixels as they are."""
     named = {"name": type(codec).__name__, "digest": module_digest(codec)}
     return {"codec": named} if codec.state_dict() else {}
+
+
+def control_settings(task: Diffusion) -> dict[str, dict[str, Any]]:
+    """``{"control": {"control": {"strength": 1.0, "interval": [0, 1]}}}`` of the pictures of ControlNets, by name."""
+    found = {
+        single.name: {"strength": single.strength, "interval": list(single.interval)}
+        for single in task.conditioner.singles
+        if isinstance(single, Control)
+    }
+    return {"control": found} if found else {}
 
 
 def held_out_likelihood(

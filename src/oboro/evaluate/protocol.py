@@ -8,7 +8,7 @@ from typing import Any
 
 # What a benchmark compares: entries of a protocol in which numbers of one column may differ.
 COMPARED = (
-    *("ema", "codec", "schedule", "sampler", "guidance", "evaluations_per_sample"),
+    *("ema", "codec", "schedule", "sampler", "guidance", "control", "evaluations_per_sample"),
     *("data", "images", "images_fingerprint", "images_labels"),
 )
 

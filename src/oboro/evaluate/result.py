@@ -1,7 +1,7 @@
 """What an evaluation gives: values, their protocol, the line that says them, and the file that keeps them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import floor, log10
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ VERSION = 2  # of evaluation.json
 
 @dataclass(frozen=True)
 class Result:
-    """Values by name, the protocol they were measured by, the seconds it took, and the first few samples (on rank 0).
+    """Values by name, the protocol they were measured by, the seconds it took, the first few samples (on rank 0), and
+    by name the values of baselines.
 
     Settings in the protocol are structured: ``{"sampler": {"name": "DDIM", "steps": 5, "eta": 0.0}, …}``.
     """
@@ -28,19 +29,23 @@ class Result:
     protocol: Mapping[str, Any]
     seconds: float
     samples: Tensor
+    baselines: Mapping[str, Mapping[str, Value]] = field(default_factory=dict)
 
     @property
     def numbers(self) -> dict[str, float]:
         return {name: value.value for name, value in self.values.items()}
 
     def plain(self) -> dict[str, Any]:
-        """For JSON: ``values`` (numbers alone), ``metrics`` (all that is known of each), ``protocol``, ``seconds``."""
+        """For JSON: ``values`` (numbers alone), ``metrics`` (all that is known of each), ``protocol``, ``seconds``, and
+        where there are any ``baselines`` with what is known of each of their values."""
+        baselines = {name: {k: v.plain() for k, v in values.items()} for name, values in self.baselines.items()}
         return {
             "version": VERSION,
             "values": self.numbers,
             "metrics": {name: value.plain() for name, value in self.values.items()},
             "protocol": {**self.protocol, "digest": digest(self.protocol)},
             "seconds": round(self.seconds, 3),
+            **({"baselines": baselines} if baselines else {}),
         }
 
 
@@ -57,25 +62,44 @@ def read_result(path: Path) -> dict[str, Any]:
 
 def protocol_line(protocol: Mapping[str, Any], shown: Mapping[str, str] | None = None) -> str:
     """A protocol in one line; ``shown`` has the words to use for single entries instead of their settings."""
-    n, real = protocol["samples"], protocol["reference_samples"]
-    against = f"{real:,} " if real else ""
+    n = protocol["samples"]
     text = {**_texts(protocol), **(shown or {})}
     if "images" in protocol:
         samples, drawn = f"{n:,} samples of {text['images']}", ""
+        if "truth" in protocol:
+            drawn = f", paired with {protocol['truth']}@{protocol['truth_fingerprint'][:6]}"
     else:
         first = protocol["first"]
-        samples = f"{n:,} samples (ids {first}-{first + n - 1}, seed {protocol['seed']})"
+        samples = f"{n:,} samples (ids {first}-{first + n - 1}, seed {protocol['seed']}){_after(protocol)}"
         schedule = f" on {text['schedule']}" if "schedule" in text else ""  # the first files do not have it
         latent = f", decoded by {text['codec']}" if "codec" in text else ""
         drawn = (
             f", {text['sampler']}{schedule}, {text['guidance']}{latent}, EMA {text['ema']}, "
             f"{protocol['precision']} on {protocol['device']}"
         )
+    if "extractor" not in protocol:  # paired metrics alone
+        return f"{protocol['quantisation']}, {samples}{drawn}"
+    real = protocol["reference_samples"]
+    against = f"{real:,} " if real else ""
     return (
         f"{protocol['extractor']}@{protocol['extractor_digest'][:6]}{_learned(protocol)}, {protocol['quantisation']}, "
         f"{samples} against "
         f"{against}{protocol['reference_split']}@{protocol['reference_fingerprint'][:6]}{drawn}"
     )
+
+
+def _after(protocol: Mapping[str, Any]) -> str:
+    """`` after held_out conditions, 4 of each condition``: what samples are drawn after, where that is unusual."""
+    texts = []
+    if "conditions" in protocol:
+        texts.append(f"{protocol['conditions']} conditions")
+    if "draws" in protocol:
+        texts.append(f"{protocol['draws']} of each condition")
+    if "problem" in protocol:
+        problem = protocol["problem"]
+        noise = f" with noise {problem['noise']:g}" if problem["noise"] else ""
+        texts.append(f"{settings_text(problem['measurement'])}{noise} of {problem['held_out']:,} held-out images")
+    return f" after {', '.join(texts)}" if texts else ""
 
 
 def _learned(protocol: Mapping[str, Any]) -> str:
@@ -125,6 +149,8 @@ def warnings(result: Result) -> list[str]:
     for name, value in result.values.items():
         score = None if value.real is None else with_spread(value.real, value.real_std, digits=3)
         real = "" if score is None else f"; {value.real_n:,} real data score {score}"
+        if left_out := value.detail.get("left_out"):
+            sentences.append(f"{name}: {left_out} of {result.protocol['samples']} samples have no such number.")
         if value.warning:
             sentences.append(f"{name}: {value.warning}{real}. {remedy}")
         elif value.better < 0 and value.real is not None and value.real > 0.5 * value.value > 0:

@@ -78,6 +78,38 @@ def read_samples(path: str | Path, modality: Modality, num_classes: int, labelle
     return SampleFiles(samples, labels, _fingerprint(samples, labels), source, folder.passed_over)
 
 
+def read_truth(path: str | Path, images: str | Path, modality: Modality) -> SampleFiles:
+    """The samples at ``path`` that those at ``images`` belong to, in their order: of folders the files of the same
+    names, whatever their kinds, and of arrays the rows.
+
+    Raises ``UserError`` where one is missing: a pair less would be another number.
+    """
+    path, images = Path(path).expanduser(), Path(images).expanduser()
+    if not path.exists():
+        raise UserError(f"there are no {modality.noun} at truth={path}; give a folder of files or an .npz file.")
+    if path.is_dir() != images.is_dir():
+        raise UserError(f"truth={path} and images={images} are not of one kind; give two folders, or two arrays.")
+    if not path.is_dir():
+        samples, _, _ = _from_file(path, modality, 0, "truth")
+        count = len(read_samples(images, modality, 0).samples)
+        if count != len(samples):
+            raise UserError(f"truth={path} has {len(samples)} {modality.noun} and images={images} {count}; give pairs.")
+        return SampleFiles(samples, None, _fingerprint(samples, None), "")
+    places = [file.relative_to(images).with_suffix("") for file, _ in list_samples(images, modality).files]
+    files: dict[Path, Path] = {}
+    for file, _ in list_samples(path, modality, "truth").files:
+        other = files.setdefault(file.relative_to(path).with_suffix(""), file)
+        if other != file:
+            raise UserError(f"{other} and {file} have one name; take one of them out of truth={path}.")
+    if missing := [place for place in places if place not in files]:
+        lacks = f"{missing[0].as_posix()}{modality.suffixes[0]}, one of {counted(len(missing), 'files')}"
+        raise UserError(
+            f"truth={path} has no {lacks} of images={images} that it lacks; give each its picture, of the same name."
+        )
+    samples = torch.stack([modality.read(files[place]) for place in places])
+    return SampleFiles(samples, None, _fingerprint(samples, None), "")
+
+
 def _labels_wanted(num_classes: int) -> str:
     if not num_classes:
         return "data with classes, data.num_classes=..."
@@ -102,25 +134,25 @@ def classes_of(folder: Folder, num_classes: int) -> tuple[Tensor | None, str]:
     return torch.tensor(classes), f"{counted(count, 'class folders')}, {folder.names[0]} to {folder.names[-1]}"
 
 
-def list_samples(path: Path, modality: Modality) -> Folder:
-    """The files below ``path``, without hidden ones. Raises ``UserError`` where there is none, and for what may be a
-    sample and is not read."""
+def list_samples(path: Path, modality: Modality, key: str = "images") -> Folder:
+    """The files below ``path``, the value of ``key``, without hidden ones. Raises ``UserError`` where there is none,
+    and for what may be a sample and is not read."""
     found = sorted(_below(path, modality.suffixes), key=lambda file: _order(file.relative_to(path)))
     files = [file for file in found if file.suffix.lower() in modality.suffixes]
     others = [file for file in found if file.suffix.lower() not in modality.suffixes]
     for file in files:
         if not file.is_file():
             what = "a folder" if file.is_dir() else "a broken link" if file.is_symlink() else "no file"
-            raise UserError(f"{file} is {what} and not one of the {modality.noun}; take it out of images={path}.")
+            raise UserError(f"{file} is {what} and not one of the {modality.noun}; take it out of {key}={path}.")
     kinds = PIL.Image.registered_extensions()
     if unread := next((file for file in others if file.suffix.lower() in kinds), None):
         raise UserError(
             f"{unread} is not read, since {modality.noun} are {', '.join(modality.suffixes)} files; convert it, or "
-            f"take it out of images={path}."
+            f"take it out of {key}={path}."
         )
     if not files:
         kinds_read = ", ".join(modality.suffixes)
-        raise UserError(f"images={path} holds no {kinds_read} files; give a folder of {modality.noun}.")
+        raise UserError(f"{key}={path} holds no {kinds_read} files; give a folder of {modality.noun}.")
     places = [file.relative_to(path).parts for file in files]
     names = list(dict.fromkeys(parts[0] for parts in places if len(parts) > 1))
     numbers = {name: i for i, name in enumerate(names)}
@@ -148,7 +180,9 @@ def _order(place: Path) -> tuple:
     return bool(first), first, natural(place.as_posix())
 
 
-def _from_file(path: Path, modality: Modality, num_classes: int) -> tuple[Tensor, Tensor | None, str]:
+def _from_file(
+    path: Path, modality: Modality, num_classes: int, key: str = "images"
+) -> tuple[Tensor, Tensor | None, str]:
     remedy = f"write it with numpy.savez({modality.noun}=...)"
     if not path.exists():
         raise UserError(f"there are no {modality.noun} at {path}; give a folder of files or an .npz file.")
@@ -168,10 +202,10 @@ def _from_file(path: Path, modality: Modality, num_classes: int) -> tuple[Tensor
             source = "labels of the file are not used, since the data have no classes"
         return stored, known, source
     if path.suffix.lower() in modality.suffixes:
-        raise UserError(f"images={path} is a single file; give the folder that holds all {modality.noun}.")
+        raise UserError(f"{key}={path} is a single file; give the folder that holds all {modality.noun}.")
     if zipfile.is_zipfile(path) or tarfile.is_tarfile(path):
-        raise UserError(f"images={path} is an archive; unpack it and give the folder.")
-    raise UserError(f"images={path} is no folder and no .npz file; give one of them.")
+        raise UserError(f"{key}={path} is an archive; unpack it and give the folder.")
+    raise UserError(f"{key}={path} is no folder and no .npz file; give one of them.")
 
 
 def _samples(path: Path, array: FileArray, modality: Modality) -> Tensor:

@@ -81,10 +81,12 @@ class Opposite(DenoiserWrapper):
 
 
 def opposite(cond: Condition, negative: Mapping[str, int] | None = None) -> Condition:
-    """The condition to go away from: the class ``negative`` for every sample, ``cond.away``, or none."""
+    """The condition to go away from: the class ``negative`` for every sample, ``cond.away``, or none. Signals that stay
+    (``Signal.stays``) are in both."""
     labels = {name: cond.signals[name].index for name in negative or {}}  # type: ignore[attr-defined]
     classes = {name: Label(torch.full_like(index, (negative or {})[name])) for name, index in labels.items()}
-    return replace(cond, away={**cond.away, **classes}).without(*cond.signals)
+    left = [name for name, signal in cond.signals.items() if not signal.stays]
+    return replace(cond, away={**cond.away, **classes}).without(*left)
 
 
 class CFGPP(Guidance):

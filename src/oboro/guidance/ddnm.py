@@ -28,7 +28,7 @@ class DDNM(Measuring):
     lacks what the measured numbers say of the rest, which only the following steps bring.
     """
 
-    def __init__(self, std: Positive = 0.5, inside: Guidance = UNGUIDED):
+    def __init__(self, std: Positive = 1.0, inside: Guidance = UNGUIDED):
         super().__init__(inside)
         self.std = std
 

@@ -27,11 +27,11 @@ class PiGDM(Measuring):
     inverse-guided diffusion models", eq. 7 and 8), there with std = 1. Where alpha < e^-10 sigma, so at pure noise,
     sigma² / alpha Jᵀ is 0/0 and its limit r² is taken.
 
-    ``std`` is that of the data, 0.5 or so of pictures in [-1, 1] and 1 of standardised latents. A smaller one draws
-    harder towards y while there is much noise.
+    ``std`` is that of the data. Below it, x is drawn too hard towards y while there is much noise, and leaves the data:
+    1, as in the paper, is safe for pictures in [-1, 1] and right for standardised latents.
     """
 
-    def __init__(self, std: Positive = 0.5, scale: float = 1.0, weight: Weight = CONSTANT, inside: Guidance = UNGUIDED):
+    def __init__(self, std: Positive = 1.0, scale: float = 1.0, weight: Weight = CONSTANT, inside: Guidance = UNGUIDED):
         super().__init__(inside)
         self.std = std
         self.scale = scale

@@ -10,7 +10,7 @@ from oboro.base.ranges import Count, PositiveShare, Share, Width
 from oboro.condition import Image
 from oboro.hint.hint import Hint
 from oboro.hint.measured import operator_of
-from oboro.measurement import MaskShape
+from oboro.measurement import Mask, MaskShape
 from oboro.measurement.mask_shape import Side
 
 
@@ -30,6 +30,7 @@ class Masked(Hint):
 
     def picture(self, x: Tensor, generators: Sequence[torch.Generator]) -> Image:
         a = operator_of(self.shape, x.shape[1:], generators)
+        assert isinstance(a, Mask)
         return Image(a(x), a.mask.to(x.device))
 
 

@@ -15,7 +15,8 @@ from torch.export import Dim
 
 from oboro.base.errors import UserError
 from oboro.base.json_text import json_text
-from oboro.condition import Signal, Signals
+from oboro.condition import Control, Signal, Signals
+from oboro.condition import Image as Picture
 from oboro.conditioner import Image
 from oboro.denoiser import Denoiser
 from oboro.restore.checkpoint import check_kind, load_checkpoint
@@ -136,7 +137,19 @@ def export(checkpoint: str | Path, folder: str | Path, profile: str | None = Non
     check_kind(content, checkpoint, "diffusion")
     task = build_task(content)
     averaged(task, checkpoint, profile)
+    if any(issubclass(kind, Control) for kind in task.get_submodule("conditioner").gives.values()):
+        raise UserError(
+            f"{checkpoint} has a ControlNet, whose picture counts at times that an ONNX file does not know; "
+            "export the checkpoint of its base."
+        )
     export_task(task, Path(folder).expanduser())
+
+
+def picture(single: Image, count: int, shape: tuple[int, ...]) -> Signal:
+    """The signal of a picture, as the network sees it beside samples of ``shape`` (C, ...)."""
+    channels = shape[0] if single.latent else single.image_channels
+    known = torch.ones(count, *[1, *shape[1:]] * single.hint.has_hole, dtype=torch.bool)
+    return Picture(torch.zeros(count, channels, *shape[1:]), known)
 
 
 def export_task(task: Diffusion, folder: Path) -> None:
@@ -145,10 +158,12 @@ def export_task(task: Diffusion, folder: Path) -> None:
     count = 2  # an axis of length 1 would be taken for a constant
     x, level = torch.zeros(count, *shape), torch.full((count,), 0.5)
     batch = {"caption": [""] * count, "label": torch.zeros(count, dtype=torch.int64)}
-    for single in task.conditioner.singles:
-        if isinstance(single, Image):
-            batch[single.entry] = torch.zeros(count, single.image_channels, *shape[1:])
-    cond = inputs(task.conditioner.keep(batch).signals)
+    cond = inputs(
+        {
+            s.name: picture(s, count, shape) if isinstance(s, Image) else s.signal(batch)
+            for s in task.conditioner.singles
+        }
+    )
     module = AtLevel(task.denoiser, task.conditioner.gives)
     names = ["x_t", "alpha", "sigma"]
     for file, given in {DENOISER: cond, "denoiser_unconditional.onnx": {}}.items():

@@ -206,7 +206,13 @@ def load(folder: str | Path, table: dict[str, Any], text_length: int = 77) -> tu
 
 
 def save(folder: Path, config: Mapping[str, Any], network: LDMUNet, sample_size: int | list[int]) -> None:
-    """``network``, which ``config`` describes in full, as a folder of diffusers.
+    """``network``, which ``config`` describes in full, as a folder of diffusers."""
+    write_json(folder / "config.json", their_config(config, sample_size))
+    write_weights(folder / f"{STEM}.safetensors", theirs(network.state_dict(), names_of(config["blocks"])))
+
+
+def their_config(config: Mapping[str, Any], sample_size: int | list[int]) -> dict[str, Any]:
+    """The settings of diffusers of an ``LDMUNet`` that ``config`` describes in full.
 
     Raises ``UserError`` for one that reads pictures: where they are known is an input that diffusers has not.
     """
@@ -236,8 +242,7 @@ def save(folder: Path, config: Mapping[str, Any], network: LDMUNet, sample_size:
         "resnet_time_scale_shift": "scale_shift" if config["scale_shift"] else "default",
         "num_class_embeds": config["num_classes"] or None,
     }
-    write_json(folder / "config.json", shape | (text_shape(config) if config["text_dim"] else pixel_shape(config)))
-    write_weights(folder / f"{STEM}.safetensors", theirs(network.state_dict(), names_of(config["blocks"])))
+    return shape | (text_shape(config) if config["text_dim"] else pixel_shape(config))
 
 
 def text_shape(config: Mapping[str, Any]) -> dict[str, Any]:

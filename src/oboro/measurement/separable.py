@@ -27,7 +27,7 @@ class Separable(Spectral):
     """y = L x Rᵀ for each channel, (B, C, m_h, m_w): ``L`` for the rows, R for the columns, of one law for any length.
 
     Singular values below ``cutoff`` times the largest count as 0, in A too: what is hardly measured is not measured,
-    and A A⁺ A = A holds. Computed from decompositions in float64, never in half precision.
+    and A A⁺ A = A holds. Decomposed in float64 and computed in the type of x, whatever autocast says.
     """
 
     cutoff: float

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from oboro.measurement.measurement import Measurement
+from oboro.schedule import expand_as
 
 Filter = Callable[[Tensor], Tensor]
 
@@ -27,8 +28,7 @@ class Spectral(Measurement):
 
     def solve(self, y: Tensor, a: Tensor, b: Tensor) -> Tensor:
         def factor(s: Tensor) -> Tensor:
-            one = (-1, *(1,) * (s.ndim - 1))
-            return inverse(a.to(s).view(one) * s**2 + b.to(s).view(one))
+            return inverse(expand_as(a.to(s), s) * s**2 + expand_as(b.to(s), s))
 
         return self.filter(y, factor)
 

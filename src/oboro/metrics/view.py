@@ -73,18 +73,25 @@ class View:
     def width(self) -> int:
         return sum(self.extractor.outputs[output] for output in self.outputs)
 
-    def values(self, rows: Tensor, metadata: Mapping[str, Any], device: torch.device) -> dict[str, Value]:
+    def values(
+        self, rows: Tensor, metadata: Mapping[str, Any], device: torch.device, lenient: bool = False
+    ) -> dict[str, Value]:
         """Every metric, by rank 0, one after the other, and sent to the other ranks, which help with what is long.
 
         ``rows`` are of the samples on rank 0, and none on the others.
-        ``metadata`` has the "label" (n,) and the "caption" of each image, where they are known.
+        ``metadata`` has the "label" (n,) and the "caption" of each image, where they are known. ``lenient`` leaves out
+        what is undefined.
         """
         reference, texts = self.load(device), self._embedded(metadata.get("caption"))
         bank = Bank(self.extractor.split(rows, self.outputs), metadata.get("label"), texts)
         values: dict[str, Value] = {}
         for name, metric in self.metrics.items():
             one = {name: metric}
-            values |= distributed.from_first(lambda one=one: measure(one, self.extractor, bank, reference), device)
+            try:
+                values |= distributed.from_first(lambda one=one: measure(one, self.extractor, bank, reference), device)
+            except UserError:  # on all ranks
+                if not lenient:
+                    raise
         return values
 
     def _embedded(self, captions: list[str] | None) -> Tensor | None:

@@ -70,6 +70,10 @@ class Modality(ABC):
         Raises ``UserError`` for a file that is damaged or holds another shape.
         """
 
+    def read_fitted(self, path: Path) -> Tensor:
+        """One stored sample (C, ...) from a file, made to fit as data are. Raises ``UserError`` where it cannot be."""
+        return self.read(path)
+
     @abstractmethod
     def to_array(self, stored: Tensor) -> np.ndarray:
         """Stored samples (N, C, ...) as they stand in an ``.npz`` file under the name ``noun``."""

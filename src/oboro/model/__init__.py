@@ -7,6 +7,7 @@ images without noise, and texts.
 
 from oboro.model.clip import CLIP, TextTower
 from oboro.model.clip_text import CLIPText
+from oboro.model.controlnet import ControlNet
 from oboro.model.dit import DiT
 from oboro.model.edm2_unet import EDM2UNet
 from oboro.model.ldm_unet import EmptyText, GroupNormSettings, LDMAttention, LDMUNet, StepIndex
@@ -20,6 +21,7 @@ from oboro.model.vision import ConvTower, VisionTransformer
 __all__ = [
     "CLIP",
     "CLIPText",
+    "ControlNet",
     "ConvTower",
     "DiT",
     "EDM2UNet",

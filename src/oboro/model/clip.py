@@ -60,6 +60,10 @@ class TextTower(nn.Module):
         """The end of each text that the tokenizer has no room for; "" where all of it is read."""
         return self.tokenizer.unread(texts)
 
+    def spans(self, texts: Sequence[str]) -> list[list[tuple[int, int]]]:
+        """The characters [start, end) of each token of each text; (0, 0) for marks and padding."""
+        return self.tokenizer.spans(texts)
+
     def encode_tokens(self, texts: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens (n, L, dim), their mask (n, L) and the vectors (n, embedding) of n texts, for a denoiser."""
         ids, mask = self.tokenizer(texts)

@@ -1,6 +1,8 @@
 """The diffusion transformer, DiT."""
 
-from typing import Annotated
+from collections.abc import Sequence
+from copy import deepcopy
+from typing import Annotated, Self
 
 import torch
 import torch.nn.functional as F
@@ -181,6 +183,13 @@ class DiT(nn.Module):
         wide = width(image_channels) * patch**dims
         self.image = zero(nn.Linear(wide, dim, bias=False)) if wide else None
 
+    def placed(self, h: Tensor, positions: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Tokens h (B, N, dim) with their places added, or as they are and the angles (N, head channels / 2)."""
+        positions = positions.to(torch.promote_types(h.dtype, torch.float32))
+        if self.rotary:
+            return h, rotary_angles(positions, self.head_channels)
+        return h + sincos(positions, h.shape[2]).to(h.dtype), None
+
     def core(
         self,
         h: Tensor,
@@ -188,15 +197,14 @@ class DiT(nn.Module):
         embedding: Tensor,
         text: Tensor | None = None,
         mask: Tensor | None = None,
+        residuals: Sequence[Tensor] = (),
     ) -> Tensor:
-        """Tokens h (B, N, dim) at positions (N, dims) ↦ (B, N, dim), before the last layer."""
-        positions = positions.to(torch.promote_types(h.dtype, torch.float32))
-        if self.rotary:
-            angle = rotary_angles(positions, self.head_channels)
-        else:
-            angle, h = None, h + sincos(positions, h.shape[2]).to(h.dtype)
-        for block in self.blocks:
+        """Tokens h (B, N, dim) at positions (N, dims) ↦ (B, N, dim), before the last layer; ``residuals[i]`` is added
+        to what block i answers."""
+        h, angle = self.placed(h, positions)
+        for i, block in enumerate(self.blocks):
             h = run(block, h, embedding, angle, text, mask, recompute=self.checkpointing)
+            h = h + residuals[i] if i < len(residuals) else h
         return modulate(h, *self.modulation(F.silu(embedding)).chunk(2, 1))
 
     def tokens(self, x: Tensor) -> Tensor:
@@ -214,17 +222,31 @@ class DiT(nn.Module):
         text, mask, pooled = self.text(signals.get("text"), len(c_noise))
         return embedding + pooled, text, mask
 
-    def forward(self, x: Tensor, c_noise: Tensor, signals: Signals) -> Tensor:
-        """Raises ``ValueError`` for a sample of other ``dims``."""
-        check_size(x, self.min_size, self.dims)
-        embedding, text, mask = self.embed(c_noise, signals)
-        size = x.shape[2:]
-        grid = [-(-n // self.patch) for n in size]
+    def enter(self, x: Tensor, signals: Signals) -> tuple[Tensor, Tensor]:
+        """The tokens of a sample and of what is beside it, (B, N, dim), and their positions (N, dims)."""
         h = self.first(self.tokens(x))
         seen = pictures(signals, x, self.image_channels)
         if seen is not None:
             h = h + self.image(self.tokens(seen))
-        positions = grid_positions(grid, self.extent, x.device)
-        h = self.last(self.core(h, positions, embedding, text, mask))
-        h = from_patches(h.transpose(1, 2).unflatten(2, grid), self.patch)
-        return h[(..., *(slice(n) for n in size))]
+        return h, grid_positions(self.grid(x), self.extent, x.device)
+
+    def grid(self, x: Tensor) -> list[int]:
+        """How many patches there are along each axis."""
+        return [-(-n // self.patch) for n in x.shape[2:]]
+
+    def forward(self, x: Tensor, c_noise: Tensor, signals: Signals, residuals: Sequence[Tensor] = ()) -> Tensor:
+        """``residuals[i]`` (B, N, dim) is added to what block i answers. Raises ``ValueError`` for a sample of other
+        ``dims``."""
+        check_size(x, self.min_size, self.dims)
+        embedding, text, mask = self.embed(c_noise, signals)
+        h, positions = self.enter(x, signals)
+        h = self.last(self.core(h, positions, embedding, text, mask, residuals))
+        h = from_patches(h.transpose(1, 2).unflatten(2, self.grid(x)), self.patch)
+        return h[(..., *(slice(n) for n in x.shape[2:]))]
+
+    def encoder(self) -> Self:
+        """A copy of all up to the first half of the blocks, upwards where their number is odd."""
+        half = deepcopy(self)
+        half.blocks = half.blocks[: (len(half.blocks) + 1) // 2]
+        del half.modulation, half.last
+        return half

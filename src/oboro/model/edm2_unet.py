@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -209,3 +210,8 @@ class EDM2UNet(UNetSkeleton):
 
     def leave(self, h: Tensor) -> Tensor:
         return self.last(h, self.gain)
+
+    def encoder(self) -> Self:
+        half = super().encoder()
+        del half.gain
+        return half

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from oboro.base.ranges import Bytes, CountOrNone, Depth, Entries, Positive, Width
 from oboro.model.clip_text import open_tokenizer
-from oboro.model.tokenizer import left_out
+from oboro.model.tokenizer import left_out, spans_of
 
 
 def position_buckets(distance: Tensor, buckets: int, max_distance: int) -> Tensor:
@@ -113,6 +113,10 @@ class T5Text(nn.Module):
     def unread(self, texts: Sequence[str]) -> list[str]:
         """The end of each text that is beyond ``length``; "" where all of it is read."""
         return [left_out(*pair) for pair in zip(self._encode(list(texts)), texts, strict=True)]
+
+    def spans(self, texts: Sequence[str]) -> list[list[tuple[int, int]]]:
+        """The characters [start, end) of each token of each text; (0, 0) for marks and padding."""
+        return [spans_of(row) for row in self._encode(list(texts))]
 
     def _encode(self, texts: list[str]) -> list[Encoding]:
         if self._encoder is None:

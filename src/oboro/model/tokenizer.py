@@ -89,6 +89,12 @@ class Tokenizer(nn.Module):
         room = self.length - 2
         return [text[offsets[room][0] :] if len(offsets) > room else "" for text, offsets in rows]
 
+    def spans(self, texts: Sequence[str]) -> list[list[tuple[int, int]]]:
+        """The characters [start, end) of each of the ``length`` tokens of each text; (0, 0) for marks and padding."""
+        room = self.length - 2
+        rows = (self.encoder.encode(text.lower()).offsets[:room] for text in texts)
+        return [[(0, 0), *row, *[(0, 0)] * (room + 1 - len(row))] for row in rows]
+
     def decode(self, ids: Tensor) -> list[str]:
         """The texts of ``ids`` (B, length), lower case. A character that was cut in its middle becomes U+FFFD."""
         return [self.encoder.decode([i for i in row if i >= len(SPECIAL)]) for row in ids.tolist()]
@@ -129,6 +135,12 @@ def left_out(row: Encoding, text: str) -> str:
     rest = row.overflowing[0]
     marked = zip(rest.offsets, rest.special_tokens_mask, strict=True)
     return text[next((start for (start, _), special in marked if not special), len(text)) :]
+
+
+def spans_of(row: Encoding) -> list[tuple[int, int]]:
+    """The characters [start, end) of each token of ``row``; (0, 0) for marks and padding."""
+    marked = zip(row.offsets, row.special_tokens_mask, strict=True)
+    return [(0, 0) if special else span for span, special in marked]
 
 
 def byte_level() -> pre_tokenizers.ByteLevel:

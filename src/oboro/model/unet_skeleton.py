@@ -2,6 +2,8 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -182,8 +184,18 @@ class UNetSkeleton(EncoderHalf):
                 h = run(stage, h, *arguments, recompute=self.checkpointing)
         return self.leave(h)
 
-    def forward(self, x: Tensor, c_noise: Tensor, signals: Signals) -> Tensor:
-        """Raises ``ValueError`` for a size that cannot be halved."""
+    def forward(self, x: Tensor, c_noise: Tensor, signals: Signals, residuals: Sequence[Tensor] = ()) -> Tensor:
+        """``residuals``, if any, are added to what the way up sees: one for each skip, first to last, and one for the
+        middle (a ControlNet's, arXiv:2302.05543, sec. 3.2). Raises ``ValueError`` for a size that cannot be halved."""
         check_size(x, self.min_size, self.dims)
         arguments = self.embed(c_noise, signals)
-        return self.decode(*self.encode(x, arguments, self.beside(x, signals)), arguments)
+        h, skips = self.encode(x, arguments, self.beside(x, signals))
+        if residuals:
+            *skips, h = (a + b for a, b in zip([*skips, h], residuals, strict=True))
+        return self.decode(h, skips, arguments)
+
+    def encoder(self) -> Self:
+        """A copy of the first half: of it ``embed``, ``beside`` and ``encode`` can be called."""
+        half = deepcopy(self)
+        del half.up, half.last
+        return half

@@ -86,11 +86,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """``rows``, those of fewest evaluations first; ``columns`` by name; ``notes``, sentences that belong to them."""
+    """``rows``, those of fewest evaluations first; ``columns`` by name; ``notes``, sentences that belong to them; and
+    ``baselines``, what was measured beside samples, with the setting ``baseline`` alone, each once."""
 
     rows: Sequence[Row]
     columns: Mapping[str, Column]
     notes: Sequence[str]
+    baselines: Sequence[Row] = ()
 
     def column(self, name: str | None = None) -> Column:
         """By name, else the first; raises ``UserError`` for a name that no column has."""

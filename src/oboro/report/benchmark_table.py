@@ -23,26 +23,28 @@ WIDEST = 28  # characters of a setting
 
 
 class Cells(NamedTuple):
-    """One column of text: its heading, a cell for each row, one for real images, and which rows are the best."""
+    """One column of text: its heading, a cell for each row, one for real images, which rows are the best, and a cell
+    for each baseline."""
 
     heading: str
     texts: list[str]
     real: str = ""
     best: frozenset[int] = frozenset()
     right: bool = True
+    beside: Sequence[str] = ()
 
     @property
     def width(self) -> int:
         """Characters with the gap of two after it."""
-        lines = (line for text in (self.heading, self.real, *self.texts) for line in text.split("\n"))
+        lines = (line for text in (self.heading, self.real, *self.texts, *self.beside) for line in text.split("\n"))
         return 2 + min(max(map(len, lines)), WIDEST)
 
 
 def benchmark_table(benchmark: Benchmark, quality: str | None = None, width: int = WIDTH) -> Group:
     """One line a job, those of fewest evaluations first; numbers that do not fit into ``width`` go into a second table.
 
-    The best of each column is bold. A star marks the Pareto front of evaluations and ``quality``, by default the first
-    column. What all rows share stands once above, the protocol below.
+    Baselines stand below the jobs. The best of each column is bold. A star marks the Pareto front of evaluations and
+    ``quality``, by default the first column. What all rows share stands once above, the protocol below.
     """
     column = benchmark.column(quality)
     ending = shared_ending(list(benchmark.columns.values()))
@@ -70,6 +72,8 @@ def one_table(columns: Sequence[Cells], rows: int) -> Table:
         )
     for i in range(rows):
         table.add_row(*(Text(cells.texts[i], style="bold" * (i in cells.best)) for cells in columns))
+    for i in range(max(len(cells.beside) for cells in columns)):
+        table.add_row(*(Text(cells.beside[i] if cells.beside else "") for cells in columns))
     if any(cells.real for cells in columns[1:]):
         table.add_row(*(Text(cells.real, style="dim") for cells in columns))
     return table
@@ -158,7 +162,8 @@ def left_cells(benchmark: Benchmark, column: Column) -> list[Cells]:
     front = front_rows(benchmark, column)
     stars = [Cells("", ["*" if row in front else "" for row in benchmark.rows])] if front else []
     real = "real" * any(one.real is not None for one in benchmark.columns.values())
-    jobs = Cells("job", [row.folder.name for row in benchmark.rows], real)
+    beside = [row.settings["baseline"] for row in benchmark.baselines]
+    jobs = Cells("job", [row.folder.name for row in benchmark.rows], real, beside=beside)
     digits = decimals([row.seconds for row in benchmark.rows])
     seconds = Cells("s/sample", [f"{row.seconds:.{digits}f}" for row in benchmark.rows])
     return [*stars, jobs, *setting_cells(benchmark.rows), seconds]
@@ -175,7 +180,11 @@ def number_cells(benchmark: Benchmark, column: Column, head: str) -> Cells:
     bold = frozenset(i for i, row in enumerate(benchmark.rows) if row in best and len(benchmark.rows) > 1)
     digits = decimals([one.value for one in numbers if one is not None])
     real = "" if column.real is None else f"{column.real:,.{digits}f}"
-    return Cells(head, ["" if one is None else with_spread(one, digits) for one in numbers], real, bold)
+    texts, beside = (
+        ["" if one is None else with_spread(one, digits) for one in ones]
+        for ones in (numbers, [row.numbers.get(column.name) for row in benchmark.baselines])
+    )
+    return Cells(head, texts, real, bold, beside=beside)
 
 
 def decimals(values: Sequence[float]) -> int:
@@ -191,7 +200,8 @@ def with_spread(result: Number, digits: int) -> str:
 
 def shared_ending(columns: Sequence[Column]) -> str:
     """``_fashion_2000`` of several metrics of one extractor and number of images, for headings to do without it."""
-    endings = dict.fromkeys(f"_{one.protocol['extractor']}_{one.protocol['samples']}" for one in columns)
+    protocols = [one.protocol for one in columns if "extractor" in one.protocol]  # paired metrics do without
+    endings = dict.fromkeys(f"_{one['extractor']}_{one['samples']}" for one in protocols)
     metrics = dict.fromkeys(one.metric for one in columns)
     common = [ending for ending in endings if sum(metric.endswith(ending) for metric in metrics) > 1]
     return common[0] if len(common) == 1 else ""
@@ -225,4 +235,6 @@ def write(benchmark: Benchmark, folder: Path) -> None:
         name: {**vars(column), "protocol": measurement(column.protocol)} for name, column in benchmark.columns.items()
     }
     content = {"columns": columns, "rows": rows, "notes": list(benchmark.notes)}
+    if benchmark.baselines:
+        content["baselines"] = [row.plain() for row in benchmark.baselines]
     (folder / "benchmark.json").write_text(json_text(content, indent=2) + "\n")

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -66,13 +66,16 @@ def collect(sweep_dir: Path) -> Benchmark:
     columns, notes = columns_of(jobs)
     runs = distinct([Path(job.checkpoint).parent.parts for job in jobs])
     rows = [row_of(job, run, columns) for job, run in zip(jobs, runs, strict=True)]
+    baselines = [row for job, run in zip(jobs, runs, strict=True) for row in baseline_rows(job, run, columns)]
+    distinct_ones = {(row.settings["baseline"], tuple(row.numbers.items())): row for row in reversed(baselines)}
     ended = {job.folder for job in jobs}
     failed = [folder.name for folder in folders if folder.name.isdigit() and folder not in ended]
     if failed:
         total = len(failed) + len(jobs)
         notes.insert(0, f"{len(failed)} of {total} jobs ended without an evaluation.json: {', '.join(failed)}.")
     rows.sort(key=lambda row: (row.evaluations, *map(natural, row.settings.values()), natural(row.folder.name)))
-    return Benchmark(rows, {column.name: column for column in columns.values()}, notes)
+    beside = list(reversed(distinct_ones.values()))
+    return Benchmark(rows, {column.name: column for column in columns.values()}, notes, beside)
 
 
 def read_job(folder: Path) -> Job | None:
@@ -92,10 +95,12 @@ def check_job(job: Job) -> None:
     """Raises whatever comes of a result that no row, column or line can be made of."""
     columns, _ = columns_of([job])
     row = row_of(job, "", columns)
+    others = baseline_rows(job, "", columns)
     reals = [column.real for column in columns.values()]
     spreads = [number.std for number in row.numbers.values()]
     numbers = [row.evaluations, row.samples, row.total_seconds, *(x for x in reals + spreads if x is not None)]
-    if not all(isfinite(x) for x in numbers) or not all(isinstance(n.value, int | float) for n in row.numbers.values()):
+    values = [number.value for one in (row, *others) for number in one.numbers.values()]
+    if not all(isfinite(x) for x in numbers) or not all(isinstance(value, int | float) for value in values):
         raise ValueError("no numbers")
     if any(column.better not in (-1, 0, 1) for column in columns.values()) or row.samples < 1:
         raise ValueError("no metric")
@@ -134,6 +139,15 @@ def row_of(job: Job, run: str, columns: Mapping[Key, Column]) -> Row:
     evaluations = protocol.get("evaluations_per_sample", 0)
     samples, seconds = protocol["samples"], job.result["seconds"]
     return Row(job.folder, job.checkpoint, settings, evaluations, samples, seconds, digest(protocol), numbers)
+
+
+def baseline_rows(job: Job, run: str, columns: Mapping[Key, Column]) -> list[Row]:
+    """What was measured beside the samples of a job: rows without a sampler, which cost no evaluation."""
+    row, rows = row_of(job, run, columns), []
+    for name, metrics in job.result.get("baselines", {}).items():
+        numbers = {columns[job.key(k)].name: Number(known["value"]) for k, known in metrics.items()}
+        rows.append(replace(row, settings={"baseline": name}, evaluations=0, total_seconds=0.0, numbers=numbers))
+    return rows
 
 
 def flat(name: str, settings: Settings) -> dict[str, Setting]:

@@ -64,6 +64,19 @@ def columns_for(n: int, num_classes: int) -> int:
     return num_classes * max(1, COLUMNS // num_classes) if 1 < num_classes <= MANY else round(n**0.5)
 
 
-def pairs_picture(modality: Modality, generated: Tensor, training: Tensor) -> Image.Image:
-    """Two rows: generated samples above, and below each the training sample that belongs to it."""
-    return modality.picture(cat([generated, training]), len(generated))
+def edits_picture(modality: Modality, sources: Tensor, edited: Tensor, frames: int = 1) -> Image.Image:
+    """A row of sources (N, C, ...) above a row of what became of them (N, C, ...), and so on; with several ``frames``
+    (N frames, C, ...) a row for each source, which stands to the left of its own."""
+    if frames > 1:
+        rows = cat([sources[:, None], edited.unflatten(0, (-1, frames))], 1)
+        return modality.picture(rows.flatten(0, 1), frames + 1)
+    rows = [pairs_picture(modality, *row) for row in zip(*(s.split(COLUMNS) for s in (sources, edited)), strict=True)]
+    page = Image.new("RGB", (max(row.width for row in rows), sum(row.height for row in rows)), "white")
+    for i, row in enumerate(rows):
+        page.paste(row.convert("RGB"), (0, sum(other.height for other in rows[:i])))
+    return page
+
+
+def pairs_picture(modality: Modality, above: Tensor, below: Tensor) -> Image.Image:
+    """Two rows: below each sample the one that belongs to it."""
+    return modality.picture(cat([above, below]), len(above))

@@ -35,11 +35,16 @@ def merged(checkpoint: dict[str, Any], scale: float = 1.0) -> dict[str, Any]:
 
 def with_adapter(checkpoint: dict[str, Any], path: str | Path, scale: float = 1.0) -> dict[str, Any]:
     """A checkpoint of ``task=diffusion`` with the adapter file ``path`` merged at ``scale`` into its weights and
-    averages. Raises ``UserError`` where they do not belong together."""
+    averages; one for the base of a ControlNet, of which there are no averages, into the base. Raises ``UserError``
+    where they do not belong together."""
     adapter, checkpoint = read_adapter(path), merged(checkpoint)
     check_kind(checkpoint, path, "diffusion")
-    averages = {k: adapter.added(v, "network.", scale) for k, v in checkpoint["ema"]["averages"].items()}
-    return plain(checkpoint, adapter.added(checkpoint["state_dict"], "denoiser.network.", scale), averages)
+    averages, place = checkpoint["ema"]["averages"], "denoiser.network."
+    if "base" in checkpoint["config"]["task"]["denoiser"]["network"]:
+        place += "base."
+    else:
+        averages = {k: adapter.added(v, "network.", scale) for k, v in averages.items()}
+    return plain(checkpoint, adapter.added(checkpoint["state_dict"], place, scale), averages)
 
 
 def plain(

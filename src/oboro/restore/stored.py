@@ -50,9 +50,15 @@ def inlined(node: Any, place: str = "") -> tuple[Any, dict[str, State]]:
 
 
 def load_parts(module: nn.Module, parts: dict[str, State]) -> None:
-    """Load the weights that ``inlined`` gave into ``module``, which was built from its configuration."""
+    """Load the weights that ``inlined`` gave into ``module``, which was built from its configuration.
+
+    A module that begins as one of its parts is (a ControlNet's copy as its base) is told so: ``begin()``.
+    """
     for place, state in parts.items():
         module.get_submodule(place).load_state_dict(state)
+        whole = module.get_submodule(place.rpartition(".")[0])
+        if hasattr(whole, "begin"):
+            whole.begin()
 
 
 def value_of(place: str, *keys: str, _parent_: DictConfig) -> Any:

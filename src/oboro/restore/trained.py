@@ -10,6 +10,7 @@ from torch import nn
 from oboro.base.paths import LocalPath
 from oboro.base.ranges import Width
 from oboro.restore.checkpoint import check_kind, load_checkpoint
+from oboro.restore.merge import merged
 from oboro.restore.rebuild import averaged, build_task, name_of_learned
 from oboro.restore.stored import State, Stored
 
@@ -18,7 +19,8 @@ class Trained(Stored):
     """What a checkpoint of ``task=<task>`` learned, frozen, with the average ``profile`` of its weights; None is the
     first.
 
-    ``part`` is a submodule of it, for those who need no more: the text tower of a CLIP. The file is read when it is
+    ``part`` is a submodule of it, for those who need no more: the text tower of a CLIP, the network of a denoiser. What
+    is loaded into a run has the adapters of its own run merged. The file is read when it is
     first needed, which raises ``UserError`` if there is no such checkpoint or average, or if it is of another task.
     ``channels`` are those of a codec's latents, for nodes of a configuration that interpolate them; it changes nothing.
     """
@@ -68,6 +70,6 @@ def restored(model: Any) -> Any:
 
 @lru_cache(maxsize=2)
 def _load(path: Path, modified: int, task: str, profile: str | None) -> tuple[dict[str, Any], State]:
-    source = Trained(path, task, profile)
-    built = build_task(source.checkpoint)
-    return source.checkpoint["config"]["task"][name_of_learned(built)], averaged(built, path, profile).state_dict()
+    checkpoint = merged(Trained(path, task, profile).checkpoint)
+    built = build_task(checkpoint)
+    return checkpoint["config"]["task"][name_of_learned(built)], averaged(built, path, profile).state_dict()

@@ -1,7 +1,9 @@
 """From noise to image: solvers of the reverse process."""
 
 from oboro.sampler.adaptive import Adaptive
+from oboro.sampler.ancestral import Ancestral
 from oboro.sampler.ddim import DDIM
+from oboro.sampler.ddnm_plus import DDNMPlus
 from oboro.sampler.dpm_solver import DPMSolver2, DPMSolverPP, DPMSolverPP2S
 from oboro.sampler.edm import Euler, Heun
 from oboro.sampler.learned_variance import LearnedVariance
@@ -21,6 +23,8 @@ __all__ = [
     "LMS",
     "PNDM",
     "Adaptive",
+    "Ancestral",
+    "DDNMPlus",
     "DPMSolver2",
     "DPMSolverPP",
     "DPMSolverPP2S",

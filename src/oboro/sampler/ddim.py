@@ -1,7 +1,5 @@
 """DDIM and DDPM: first-order steps, with as much fresh noise as wanted."""
 
-from collections.abc import Sequence
-from itertools import pairwise
 from math import inf, sqrt
 
 from torch import Tensor
@@ -9,11 +7,12 @@ from torch import Tensor
 from oboro.base.ranges import NonNegativeOrInfinite, Steps
 from oboro.condition import Condition
 from oboro.denoiser import Denoises
+from oboro.sampler.ancestral import Ancestral
 from oboro.sampler.node import Node, ddim_step
-from oboro.sampler.sampler import UNIFORM, Grid, Noise, Sampler, denoise
+from oboro.sampler.sampler import UNIFORM, Grid, Noise, denoise
 
 
-class DDIM(Sampler):
+class DDIM(Ancestral):
     """x_s = alpha_s x̂0 + sigma_s (sqrt(1 - tau) (x_t - alpha_t x̂0) / sigma_t + sqrt(tau) z).
 
     tau = min(eta² (1 - (alpha_t sigma_s / (alpha_s sigma_t))²), 1). Song et al. 2021 (arXiv:2010.02502, eq. 12, 16).
@@ -43,16 +42,22 @@ class DDIM(Sampler):
     def names_ends(self) -> bool:
         return True
 
-    def solve(self, denoiser: Denoises, x: Tensor, grid: Sequence[Node], cond: Condition, noise: Noise) -> Tensor:
-        for t, s in pairwise(grid):
-            x = ddim_eta_step(denoiser, x, t, s, self.eta, cond, noise)
-        return x
+    def gaussian(
+        self, denoiser: Denoises, x: Tensor, t: Node, s: Node, cond: Condition
+    ) -> tuple[Tensor, Tensor | float]:
+        return gaussian_step(denoiser, x, t, s, self.eta, cond)
+
+
+def gaussian_step(denoiser: Denoises, x: Tensor, t: Node, s: Node, eta: float, cond: Condition) -> tuple[Tensor, float]:
+    """Mean of x_s given x_t, with one evaluation, and the std of its noise, as ``DDIM`` has them."""
+    tau = min(eta**2 * (1 - (t.alpha * s.sigma / (s.alpha * t.sigma)) ** 2), 1.0)
+    fresh = tau > 0 and s.sigma > 0
+    end = s._replace(sigma=s.sigma * sqrt(1 - tau)) if fresh else s
+    x0 = denoise(denoiser, x, t.t, cond, end)
+    return ddim_step(x, x0, t, end), s.sigma * sqrt(tau) if fresh else 0.0
 
 
 def ddim_eta_step(denoiser: Denoises, x: Tensor, t: Node, s: Node, eta: float, cond: Condition, noise: Noise) -> Tensor:
     """x_s from x_t, with one evaluation, as ``DDIM`` has it."""
-    tau = min(eta**2 * (1 - (t.alpha * s.sigma / (s.alpha * t.sigma)) ** 2), 1.0)
-    fresh = tau > 0 and s.sigma > 0
-    end = s._replace(sigma=s.sigma * sqrt(1 - tau)) if fresh else s
-    x = ddim_step(x, denoise(denoiser, x, t.t, cond, end), t, end)
-    return x + s.sigma * sqrt(tau) * noise(x) if fresh else x
+    x, std = gaussian_step(denoiser, x, t, s, eta, cond)
+    return x + std * noise(x) if std > 0 else x

@@ -130,8 +130,12 @@ def likeness(made: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return _likeness(made.float(), x.float())
 
 
+def psnr(made: Tensor, x: Tensor) -> Tensor:
+    """10 log10(4 / MSE) (B,), in dB, of images (B, C, ...) in [-1, 1]; MSE at least 1e-10."""
+    return 10 * (4 / (made - x).flatten(1).square().mean(1).clamp(min=1e-10)).log10()
+
+
 def _likeness(made: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     error = (made - x).flatten(1)
-    psnr = 10 * (4 / error.square().mean(1).clamp(min=1e-10)).log10()
     ssim = structural_similarity_index_measure(made, x, data_range=2.0, reduction="none")
-    return psnr, ssim.view(len(x)), error.abs().mean(1)
+    return psnr(made, x), ssim.view(len(x)), error.abs().mean(1)

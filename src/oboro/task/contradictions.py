@@ -47,7 +47,7 @@ def check(parts: Parts, measured: bool = False) -> None:
 
 def contradictions(parts: Parts) -> Iterator[str]:
     """Sentences with the reason and the remedy."""
-    yield from conditions(parts)
+    yield from conditions(parts.guidance, parts.conditioner)
     yield from coupled(parts)
     yield from steps(parts)
     yield from holes(parts)
@@ -58,12 +58,13 @@ def contradictions(parts: Parts) -> Iterator[str]:
         )
 
 
-def conditions(parts: Parts) -> Iterator[str]:
+def conditions(guidance: Guidance, conditioner: Conditioner) -> Iterator[str]:
     """Whether the model knows what guidance is going to ask."""
-    guidance, conditioner = parts.guidance, parts.conditioner
     given = conditioner.gives
-    undropped = guidance.leaves_out(given) & set(given) - conditioner.dropped
-    if guidance.drops and not given:
+    droppable = {key for key, kind in given.items() if not kind.stays}
+    left_out = guidance.leaves_out(droppable)
+    undropped = left_out & droppable - conditioner.dropped
+    if guidance.drops and not (given and left_out):
         yield (
             f"{name(guidance)} compares the model with and without its condition, and this model has none; choose "
             "guidance=unguided or guidance=autoguidance, or train with conditioner=label or text."

@@ -17,7 +17,7 @@ from oboro.base.errors import UserError
 from oboro.base.ranges import Seed
 from oboro.base.remark import remark
 from oboro.codec import Codec, Identity
-from oboro.condition import Condition, Image, kinds_read
+from oboro.condition import Condition, Control, Image, kinds_read
 from oboro.conditioner import Conditioner
 from oboro.conditioner import Image as Picture
 from oboro.data import DataModule
@@ -41,7 +41,8 @@ class Diffusion(NoiseLevels):
     """``denoiser`` trained by ``loss`` on ``codec.encode(x)`` under ``conditioner``, averaged by ``ema``.
 
     ``adapter`` says which weights of the network are trained; None stands for all. Samples are a function of
-    (seed, id). ``compile`` compiles the network in place, which keeps the names of its weights.
+    (seed, id). ``compile`` compiles the network in place, which keeps the names of its weights. ``measured`` says
+    whether samples are drawn of a measurement: never in training.
     """
 
     draws = True
@@ -70,6 +71,7 @@ class Diffusion(NoiseLevels):
         self.conditioner = conditioner
         self.guidance = guidance
         self.sampler = sampler
+        self.measured = False
         if compile:
             compile_in_place(self.denoiser.network)
 
@@ -79,7 +81,9 @@ class Diffusion(NoiseLevels):
 
     @property
     def frozen(self) -> Mapping[str, nn.Module]:
-        return {**super().frozen, "conditioner": self.conditioner}
+        of_network = getattr(self.denoiser.network, "frozen", {})
+        inner = {f"denoiser.network.{name}": part for name, part in of_network.items()}
+        return {**super().frozen, "conditioner": self.conditioner, **inner}
 
     @property
     def entries(self) -> set[str]:
@@ -100,7 +104,7 @@ class Diffusion(NoiseLevels):
         else:
             self.check_network(data, [one, two], "unet_tiny")
         self.check_signals(data)
-        contradictions.check(self)
+        contradictions.check(self, self.measured)
         remarks.say(self)
 
     def check_signals(self, data: DataModule) -> None:
@@ -117,6 +121,12 @@ class Diffusion(NoiseLevels):
                 raise UserError(
                     f"{type(network).__name__} reads no {name}; choose model=unet or model=dit or one of "
                     "their sizes, or another conditioner."
+                )
+        for name, kind in kinds_read(network).items():
+            if issubclass(kind, Control) and name not in self.conditioner.gives:
+                raise UserError(
+                    f"{type(network).__name__} learns to follow the picture {name} and no condition gives it; name "
+                    "model.base.path on the command line, with which one comes, or choose conditioner=control."
                 )
         read = by_name(getattr(network, "image_channels", 0))
         encodes = self.codec.latent_shape(data.modality.shape) != data.modality.shape
