@@ -24,6 +24,7 @@ PATH = re.compile(
     r"(.*_)?(root|path|folder|dir|file)|checkpoint|init|resume|images?|to|truth|watch|hints?|controls|mask|measured|"
     r"reference|shards|rerun_failed"
 )
+BY_SIGNAL = (["scales"], ["image_channels"], ["hint_channels"])  # numbers by names of signals, image among them
 READ = ("checkpoint", "init", "resume", "images", "image", "to", "truth", "watch")  # paths of what has to be there
 MULTIRUN = ("-m", "--multirun", "hydra.mode=MULTIRUN")
 
@@ -62,7 +63,7 @@ def readable(word: str, several: bool) -> str:
     if equals and value:
         if name in SENTENCES:
             value = sentence(name, value)
-        elif PATH.fullmatch(name.rpartition(".")[2]):
+        elif PATH.fullmatch(name.rpartition(".")[2]) and name.split(".")[-2:-1] not in BY_SIGNAL:
             value = path(name, value, several)
         else:
             value = plain(name, value, several)
