@@ -18,7 +18,7 @@ ALLOWED = {
     "denoiser": ("base", "condition", "parameterization", "schedule"),
     "model": ("base", "condition", "denoiser", "schedule"),
     "modality": ("base",),
-    "measurement": ("base", "schedule"),
+    "measurement": ("base", "condition", "modality", "schedule"),
     "hint": ("base", "condition", "measurement"),
     "restore": ("base", "adapter", "modality"),
     "metrics": ("base", "condition", "data", "extractor", "hint", "loss", "modality"),

@@ -52,8 +52,9 @@ def beside(data, name, measurement, conditioner=LABEL, noise=0.0):
 
 
 def test_a_copy_is_what_was_measured_as_a_picture(data):
-    images, truth, measured = beside(data, "copy", Downsample(4))
-    assert torch.equal(images, to_uint8(interpolate(avg_pool2d(truth, 4), scale_factor=4)))
+    images, truth, _ = beside(data, "copy", Downsample(4))
+    blocks = to_uint8(interpolate(avg_pool2d(truth, 4), scale_factor=4))
+    assert (images.int() - blocks.int()).abs().max() <= 1  # a mean of sixteen levels may lie between two
     images, truth, measured = beside(data, "copy", MaskBox())
     assert torch.equal(images, to_uint8(torch.where(measured.operator.mask, truth, 0.0)))
 

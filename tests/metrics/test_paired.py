@@ -122,7 +122,7 @@ def test_the_score_of_edges_falls_with_the_distance(rng):
     scores = [EdgeF1().rows(x.roll(k, 3), Given(x)).mean().item() for k in range(5)]
     assert scores[0] == 1 and scores[1] > 0.95 and scores[1] > scores[2] > scores[3] > scores[4]
     colour = x.expand(-1, 3, -1, -1)
-    assert torch.allclose(EdgeF1().rows(colour.roll(2, 3), Given(colour)).mean(), torch.tensor(scores[2]).double())
+    assert EdgeF1().rows(colour.roll(2, 3), Given(colour)).mean().item() == pytest.approx(scores[2], abs=1e-3)
 
 
 def test_consistency_is_the_error_of_what_was_measured(pair, rng):
@@ -139,7 +139,7 @@ def test_consistency_is_the_error_of_what_was_measured(pair, rng):
     rows = Consistency().rows(torch.where(given.known, x, noise), Given(None, given.known, [mask]))
     assert torch.allclose(rows, PSNR(["outside"]).rows(x, given))
     brought = Observation(y, a, y, entry="hint")  # of another picture than the sample
-    assert torch.equal(Consistency().rows(x, Given(None, None, [brought, mask])), PSNR(["outside"]).rows(x, given))
+    assert torch.allclose(Consistency().rows(x, Given(None, None, [brought, mask])), PSNR(["outside"]).rows(x, given))
 
 
 def test_perceptual_distances_see_the_region_alone(rng):

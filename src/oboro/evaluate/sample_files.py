@@ -85,6 +85,8 @@ def read_truth(path: str | Path, images: str | Path, modality: Modality) -> Samp
     Raises ``UserError`` where one is missing: a pair less would be another number.
     """
     path, images = Path(path).expanduser(), Path(images).expanduser()
+    if not path.exists():
+        raise UserError(f"there are no {modality.noun} at truth={path}; give a folder of files or an .npz file.")
     if path.is_dir() != images.is_dir():
         raise UserError(f"truth={path} and images={images} are not of one kind; give two folders, or two arrays.")
     if not path.is_dir():
@@ -94,7 +96,11 @@ def read_truth(path: str | Path, images: str | Path, modality: Modality) -> Samp
             raise UserError(f"truth={path} has {len(samples)} {modality.noun} and images={images} {count}; give pairs.")
         return SampleFiles(samples, None, _fingerprint(samples, None), "")
     places = [file.relative_to(images).with_suffix("") for file, _ in list_samples(images, modality).files]
-    files = {file.relative_to(path).with_suffix(""): file for file, _ in list_samples(path, modality, "truth").files}
+    files: dict[Path, Path] = {}
+    for file, _ in list_samples(path, modality, "truth").files:
+        other = files.setdefault(file.relative_to(path).with_suffix(""), file)
+        if other != file:
+            raise UserError(f"{other} and {file} have one name; take one of them out of truth={path}.")
     if missing := [place for place in places if place not in files]:
         lacks = f"{missing[0].as_posix()}{modality.suffixes[0]}, one of {counted(len(missing), 'files')}"
         raise UserError(

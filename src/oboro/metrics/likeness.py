@@ -41,7 +41,7 @@ class SSIM(Regional):
         super().check(modality)
         if isinstance(modality, Image) and min(modality.shape[1:]) <= REACH:
             raise UserError(
-                f"ssim looks at windows and a side of {modality} is too short; leave it out of metrics=[...]."
+                f"ssim looks at windows, and {modality} is too small for one; leave it out of metrics=[...]."
             )
 
     def score(self, x: Tensor, truth: Tensor, where: Tensor) -> Tensor:

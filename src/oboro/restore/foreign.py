@@ -25,7 +25,7 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "task": ("oboro.task.Task",),
     "data": ("oboro.data.DataModule",),
     "extractor": ("oboro.extractor.Extractor", "oboro.extractor.Joint"),
-    "metrics": ("oboro.metrics.Metric",),
+    "metrics": ("oboro.metrics.Metric", "oboro.metrics.Paired"),
     "sampler": ("oboro.sampler.Sampler",),
     "guidance": ("oboro.guidance.Guidance",),
     "schedule": ("oboro.schedule.Schedule",),
