@@ -8,12 +8,13 @@ from oboro.base.errors import UserError
 from oboro.base.seeding import SampleNoise
 from oboro.codec import Identity
 from oboro.condition import Condition, Label
-from oboro.denoiser import Denoiser
+from oboro.denoiser import Denoiser, GaussianDenoiser
 from oboro.generate import generate, walk
-from oboro.guidance import ClassifierFree, Unguided
+from oboro.guidance import ClassifierFree, PiGDM, Unguided
+from oboro.measurement import Downsample, Mask, Measured
 from oboro.parameterization import EDM
 from oboro.sampler import DDIM
-from oboro.schedule import Karras, expand_as
+from oboro.schedule import VP, Karras, expand_as
 
 pytestmark = pytest.mark.usefixtures("global_generator_unread")
 
@@ -189,3 +190,31 @@ def test_walks_say_what_they_begin_with(walking):
             walking(**wrong)
     with pytest.raises(UserError, match=r"x of shape \(2, 1, 4, 4\) is not one latent for each id"):
         walking(x=torch.zeros(2, 1, 4, 4), start=0.5)
+
+
+class Blocks(nn.Module):
+    """A codec whose latent is every block of 2 × 2 pixels, at half of its brightness."""
+
+    channels = 1
+
+    def decode(self, z):
+        return 2 * z.repeat_interleave(2, -1).repeat_interleave(2, -2)
+
+
+def test_a_measurement_of_pixels_guides_latents_and_stays_in_the_pixels():
+    """Through the decoder; without noise pixels of a mask are those that were measured, whatever guidance there is."""
+    y = torch.linspace(-1, 1, 12).view(3, 1, 2, 2)
+    given = Measured(y, torch.zeros(3), Downsample(4))
+    arguments = {"ids": [0, 1, 2], "seed": 0, "latent_shape": (1, 4, 4), "device": torch.device("cpu")}
+
+    def drawn(guidance, given):
+        cond = Condition(sampling={"measured": given})
+        exact = GaussianDenoiser(0.0, 0.5, VP())
+        return generate(exact, guidance, DDIM(50), Blocks(), cond=cond, **arguments)
+
+    off = [(Downsample(4)(drawn(guidance, given)) - y).abs().mean() for guidance in (Unguided(), PiGDM(0.5))]
+    assert off[1] < 0.02 * off[0]
+    pixels, known = torch.linspace(-1, 1, 192).view(3, 1, 8, 8), (torch.arange(192) % 3 == 0).view(3, 1, 8, 8)
+    samples = drawn(Unguided(), Measured(pixels, torch.tensor([0.0, 0.0, 0.2]), Mask(known)))
+    same = samples == pixels
+    assert same[:2][known[:2]].all() and not same[:2][~known[:2]].any() and not same[2].any()

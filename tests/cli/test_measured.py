@@ -118,3 +118,18 @@ def test_what_cannot_be_is_one_line(case, checkpoint, pictures, tmp_path):
     assert run.status == 1 and "Traceback" not in run.stderr
     assert message in " ".join(run.stderr.split())
     assert not (tmp_path / "out" / "images").exists()
+
+
+@pytest.mark.slow
+def test_a_model_that_was_trained_to_fill_holes_reads_the_measurement(pictures, tmp_path):
+    """As if the picture and its hole had been named as its condition: the same samples."""
+    trained = runs.train(tmp_path / "run", "conditioner=image", "hint=mask_box", runs.NO_EVALUATION, "metrics=[]")
+    mask = np.zeros((28, 28), np.uint8)
+    mask[5:20, 9:25] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    usual = ("n=2", "chunk=2", "sampler.steps=2")
+    named = runs.sample(tmp_path / "named", trained.last, *usual, f"hint={pictures}", f"mask={tmp_path / 'mask.png'}")
+    path = ("measurement=mask_file", f"measurement.path={tmp_path / 'mask.png'}", "guidance=unguided")
+    measured = runs.sample(tmp_path / "measured", trained.last, *usual, f"measured={pictures}", *path)
+    assert measured.images == named.images
+    assert "without the condition" not in measured.stderr

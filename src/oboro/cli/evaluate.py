@@ -184,7 +184,7 @@ def build_evaluator(config: DictConfig) -> Evaluator:
 
 def problem_of(config: DictConfig, data: DataModule) -> HeldOut | None:
     """The inverse problem that samples solve, if there is one."""
-    if config.measurement is None:
+    if config.get("measurement") is None:
         if config.measurement_noise:
             raise UserError("measurement_noise is of a measurement; name it with measurement=... too.")
         return None

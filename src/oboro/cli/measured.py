@@ -64,12 +64,13 @@ class Pictures:
 
 def read_measured(config: DictConfig, task: Diffusion) -> Pictures | None:
     """The pictures that ``config`` names, or None. Raises ``UserError`` for those that cannot be measured so."""
-    if config.measurement is None and config.measured is None:
+    chosen = config.get("measurement")
+    if chosen is None and config.measured is None:
         if config.measurement_noise or config.degraded:
             raise UserError("measurement_noise and degraded are of a measurement; name it with measurement=... too.")
         return None
-    if config.measurement is None or config.measured is None:
-        lacking = "measurement=mask_box" if config.measurement is None else "measured=PICTURE"
+    if chosen is None or config.measured is None:
+        lacking = "measurement=mask_box" if chosen is None else "measured=PICTURE"
         raise UserError(f"a measurement is what is measured and the pictures of which it is; set {lacking} as well.")
     kind = task.modality
     if not isinstance(kind, Image):

@@ -73,7 +73,7 @@ class Drawing(Command):
 class Sampling(Drawing):
     checkpoint: Name
     n: Count
-    measurement: Measurement | MaskShape | None
+    measurement: NotRequired[Measurement | MaskShape | None]
     measured: Name | None
     measurement_noise: NonNegative
     degraded: bool
@@ -114,7 +114,7 @@ class BitsPerDim(TypedDict):
 class Evaluating(Drawing):
     checkpoint: NotRequired[Name | None]  # images= and watch= do without
     data: DataModule
-    measurement: Measurement | MaskShape | None
+    measurement: NotRequired[Measurement | MaskShape | None]
     measurement_noise: NonNegative
     extractor: NotRequired[Extractor | Joint]
     metrics: Mapping[str, Metric | Paired] | None

@@ -11,7 +11,7 @@ from oboro.denoiser import Denoises
 from oboro.guidance.ddnm import UNGUIDED
 from oboro.guidance.gradient import GradientGuided, Pullback
 from oboro.guidance.guidance import Guidance
-from oboro.guidance.measuring import Measuring, residual
+from oboro.guidance.measuring import Measuring, predicted
 from oboro.measurement import measured
 from oboro.sampler import Node
 from oboro.schedule import expand_as
@@ -61,7 +61,8 @@ class DPSDenoiser(GradientGuided):
 
     def steer(self, conditional: Tensor, pullback: Pullback, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
         given = measured(cond)
-        difference, adjoint = residual(given, conditional)
+        here, adjoint = predicted(given, conditional)
+        difference = given.y - here
         norm = difference.flatten(1).norm(dim=1)
         known = (norm > 0) & given.noise.isfinite()
         direction = expand_as(torch.where(known, 1 / torch.where(known, norm, 1), 0), difference) * difference

@@ -11,6 +11,8 @@ from oboro.guidance.guidance import Guidance
 from oboro.measurement import Measured
 from oboro.schedule import Schedule, expand_as
 
+NEAR = 1e-2  # share of the length of x̂0 by which it is moved for a difference quotient
+
 
 class Measuring(Guidance):
     """Guidance by ``Condition.sampling["measured"]`` of the denoiser that the guidance ``inside`` makes.
@@ -67,22 +69,34 @@ def spread(t: Tensor, schedule: Schedule, std: float) -> Tensor:
     return (sigma * std) ** 2 / ((alpha * std) ** 2 + sigma**2)
 
 
-def residual(measured: Measured, x0: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """y - A x̂0, and Aᵀ; for latents of A(decode(x̂0)) the adjoint of its derivative."""
+def predicted(measured: Measured, x0: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """A x̂0, and Aᵀ; of latents A(decode(x̂0)), and the adjoint of its derivative."""
     if measured.decode is None:
-        return measured.y - measured.operator(x0), measured.operator.adjoint
+        return measured.operator(x0), measured.operator.adjoint
     decode = measured.decode
-    predicted, pullback = linearized(lambda z: measured.operator(decode(z)), x0)
-    return measured.y - predicted, pullback
+    return linearized(lambda z: measured.operator(decode(z)), x0)
 
 
 def correction(measured: Measured, x0: Tensor, r2: Tensor) -> Tensor:
     """Aᵀ (A Aᵀ + (sigma_y² / r²) I)⁻¹ (y - A x̂0): by what the mean moves if x is N(x̂0, r² I) and y is measured.
 
-    A⁺ (y - A x̂0) without noise. Latents have A's own A Aᵀ, as if the decoder kept lengths.
+    A⁺ (y - A x̂0) without noise. For latents A is A times the Jacobian of the decoder, and one step of conjugate
+    gradients towards that is made: exact where A Aᵀ then is a multiple of I.
     """
-    difference, adjoint = residual(measured, x0)
     variance = measured.noise.to(r2) ** 2
     ratio = torch.where(variance > 0, variance / r2, 0).clamp(max=1e12)
-    moved = measured.operator.solve(difference, torch.ones_like(ratio), ratio)
-    return adjoint(torch.where(expand_as(variance.isfinite(), moved), moved, 0))
+    here, adjoint = predicted(measured, x0)
+    difference = torch.where(expand_as(variance.isfinite(), here), measured.y - here, 0)
+    if measured.decode is None:
+        return adjoint(measured.operator.solve(difference, torch.ones_like(ratio), ratio))
+    gradient = adjoint(difference)
+    square = _square(gradient)
+    small = NEAR * (_square(x0) / torch.where(square > 0, square, 1)).sqrt()  # of a length at which A(decode) is linear
+    there = measured.operator(measured.decode(x0 + expand_as(small, x0) * gradient))
+    slope = _square(there - here) / torch.where(small > 0, small, 1) ** 2
+    curvature = slope + ratio * square
+    return expand_as(torch.where(curvature > 0, square / torch.where(curvature > 0, curvature, 1), 0), x0) * gradient
+
+
+def _square(x: Tensor) -> Tensor:
+    return x.flatten(1).square().sum(1)
