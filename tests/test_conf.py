@@ -18,11 +18,13 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 
+import oboro.restore.wrapped  # noqa: F401 - options ask it for the factor of a codec
 from cases import over
 from conftest import GRIDS, SAMPLERS, SCHEDULES
 from interop import tiny
 from oboro.adapter import Adapter
 from oboro.cli.checkpoint import offer_checkpoint
+from oboro.cli.run import RESOLVERS
 from oboro.data import DataModule
 from oboro.edit import Edit
 from oboro.guidance import Guidance
@@ -38,6 +40,8 @@ from oboro.sampler import Grid, Sampler
 from oboro.schedule import Schedule
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
+for place in RESOLVERS.values():
+    import_module(place.rpartition(".")[0])
 FAMILIES = {
     "adapter": Adapter,
     "edit": Edit,

@@ -11,6 +11,7 @@ from hydra import compose, initialize_config_dir
 
 from oboro.cli.arguments import for_hydra
 from oboro.cli.checkpoint import offer_checkpoint
+from oboro.cli.options import VALUES, without_groups
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(ROOT.glob("docs/*.md"))
@@ -94,7 +95,7 @@ def sweep(override: str) -> list[str]:
 def composed(entry: str, *overrides: str):
     offer_checkpoint([])  # the options called from_checkpoint, empty: keys below them cannot be checked here
     known = [o for o in overrides if not o.startswith("hydra.") and not needs_checkpoint(entry, o, overrides)]
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"), without_groups(VALUES.get(entry, ())):
         return compose(entry, [*known, "output_dir=outputs"])
 
 
@@ -161,7 +162,7 @@ def test_imports_go_downwards_in_the_picture_of_the_layout():
     picture = re.search(r"┌.*?┘", (ROOT / "docs/adding.md").read_text(), re.S)[0]
     rows = [re.findall(r"(?<=[│ ]) ?(\w+)(?= {2,})", row) for row in re.split("├─*┤", picture)]
     height = {room: -i for i, row in enumerate(rows) for room in row}
-    top = {f"interop/{name}.py" for name in ("__main__", "onnx", "pipeline")}
+    top = {f"interop/{name}.py" for name in ("__main__", "controlnet", "onnx", "pipeline")}
     source = ROOT / "src/oboro"
     for path in source.rglob("*.py"):
         place = path.relative_to(source)

@@ -169,7 +169,7 @@ def test_what_cannot_be_trained_is_said(control, base, pictures, tmp_path):
     """Before anything is trained, in one line with the remedy."""
     on_base = ["model=controlnet", f"model.base.path={base}"]
     cases = [
-        (["model=controlnet"], "model.base.path"),
+        (["model=controlnet"], "model.base.path has no value; set model.base.path=<"),
         (["model=controlnet", "model.base.path=nowhere.ckpt"], "there is no checkpoint nowhere.ckpt"),
         (["model=controlnet", f"model.base.path={control.last}"], "cannot control a ControlNet"),
         ([*on_base, "parameterization=eps", "schedule=vp"], "predicts V and this run takes it for Eps"),

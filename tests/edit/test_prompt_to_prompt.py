@@ -191,6 +191,9 @@ def test_words_that_two_texts_share_correspond(tokenizer):
     swapped = pairs(tokenizer, "a bag", "a zq")  # of two tokens
     assert swapped == [("a", "a", 1), ("bag", "z", 0.5), ("bag", "q", 0.5)]
     assert pairs(tokenizer, "", "a bag") == []
+    long = "a red bag " * 3 + "zq"  # whose end is not read, on either side
+    assert ("bag", "bag", 1) in pairs(tokenizer, long, long) and pairs(tokenizer, "zq", long) == []
+    assert pairs(tokenizer, long, "zq") == []
 
 
 def test_start_end_and_padding_correspond_in_their_order(tokenizer):

@@ -7,6 +7,7 @@ from hydra.utils import instantiate
 from interop.tiny import LENGTH, TOWER, WHOLE, WORDS, clip, in_open_clip, open_clip, scramble, tokenizer, transformers
 from oboro.base.errors import UserError
 from oboro.conditioner import PublishedCLIP, PublishedOpenCLIP
+from oboro.edit.words import read_words
 from oboro.interop import clip_text
 
 TEXTS = ["", "A Dog", "a b c d e f g h i", "dog"]
@@ -121,3 +122,9 @@ def test_a_folder_without_tokenizer_says_which_one_fits(tmp_path):
     tokenizer(folder)
     with pytest.raises(UserError, match="no model_cfg with a text_cfg"):
         PublishedOpenCLIP(str(folder)).load()
+
+
+def test_tokens_know_their_words(tmp_path):
+    encoder = made(PublishedOpenCLIP(str(open_clip(tmp_path)), 0))
+    for text, words in (("A Dog", [-1, 0, 1, 1, -1, -1]), ("", [-1] * 6), ("a b c d e f g", [-1, 0, 1, 2, 3, -1])):
+        assert [*read_words(text, encoder.spans([text])[0]).of_token] == words

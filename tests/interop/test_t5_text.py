@@ -11,6 +11,7 @@ from hydra.utils import instantiate
 from interop.tiny import t5, t5_tokenizer, transformers
 from oboro.base.errors import UserError
 from oboro.conditioner import PublishedEmptyText, PublishedT5
+from oboro.edit.words import read_words
 from oboro.interop.weights import read_tensors
 
 TEXTS = ["a dog", "", "two cats, the dog and a cat", "the"]
@@ -221,3 +222,11 @@ def test_a_text_without_tokens_and_a_folder_without_tokenizer_are_refused(tmp_pa
     (tmp_path / "tokenizer.json").unlink()
     with pytest.raises(UserError, match=r"no tokenizer\.json and no spiece\.model"):
         PublishedT5(str(tmp_path)).load()
+
+
+def test_tokens_know_their_words(tmp_path):
+    save(tmp_path, t5())
+    encoder, text = read(tmp_path), "the  Cat, a dog"
+    row = read_words(text, encoder.spans([text])[0])
+    assert row.words == ("the", "cat", ",", "a", "dog") and len(row.of_token) == 9
+    assert [*dict.fromkeys(row.of_token)] == [0, 1, 2, 3, 4, -1] and row.of_token[-1] == -1

@@ -17,7 +17,7 @@ from oboro.base.errors import UserError
 from oboro.base.tensor_file import TensorFile, write_tensors
 from oboro.callbacks import Checkpoints
 from oboro.cli.pack import pack
-from oboro.restore import lightning_file, sharded
+from oboro.restore import lightning_file, shard_writer, sharded
 from oboro.restore.archive import read_unchecked, write_checkpoint
 from oboro.restore.checkpoint import forget_checkpoint, load_checkpoint
 from oboro.restore.finite import numbers
@@ -168,6 +168,19 @@ def test_a_disk_that_is_full_leaves_the_one_before_and_nothing_else(content, pat
             save({**content, "global_step": 8}, path, way)
         assert path.read_bytes() == before and folders(path) == ["00000007"]
     assert load_checkpoint(path)["global_step"] == 7
+
+
+def test_what_fails_after_a_checkpoint_is_named_takes_nothing_back(content, path, monkeypatch):
+    """As where another rank is gone before it has heard of it."""
+
+    def gone(folder):
+        raise RuntimeError("connection closed by peer")
+
+    monkeypatch.setattr(shard_writer, "remove_unnamed", gone)
+    with pytest.raises(RuntimeError):
+        save({**content, "global_step": 8}, path)
+    forget_checkpoint()
+    assert load_checkpoint(path)["global_step"] == 8
 
 
 def test_shards_are_no_single_file(tmp_path):

@@ -30,7 +30,7 @@ class Damaged(ValueError):
 def sums(rows: np.ndarray, axes: int = 1) -> np.ndarray:
     """The CRC-32 of the bytes of each row, (n,) uint32."""
     flat = np.ascontiguousarray(rows).reshape(prod(rows.shape[:axes]), -1)
-    return np.fromiter((zlib.crc32(row) for row in flat.view(np.uint8)), SUM, len(flat))
+    return np.fromiter((zlib.crc32(row.data) for row in flat.view(np.uint8)), SUM, len(flat))
 
 
 def checksum(path: Path) -> int:
@@ -71,7 +71,7 @@ class GrowingArray:
         if block.shape[1:] != self.shape or block.dtype != self.dtype:
             raise ValueError(f"decoded {block.dtype} {block.shape[1:]}, expected {self.dtype} {self.shape}")
         block = np.ascontiguousarray(block)
-        self._file.write(block)
+        self._file.write(block.data)
         self._sums.append(sums(block))
         self.count += len(block)
         return block
@@ -79,11 +79,11 @@ class GrowingArray:
     def close(self) -> None:
         with self._file:
             for rows in self._sums:
-                self._file.write(rows)
+                self._file.write(rows.data)
             self._file.seek(0)
             header = self._header()  # as long as the first one: the format pads for a growing first axis
             self._file.seek(0, os.SEEK_END)
-            self._file.write(np.array(zlib.crc32(header), SUM))
+            self._file.write(np.array(zlib.crc32(header), SUM).tobytes())
             self._file.flush()
             os.fsync(self._file.fileno())
 
@@ -102,7 +102,7 @@ def header_of(dtype: np.dtype, shape: Sequence[int]) -> bytes:
 
     kept = Kept()
     head = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": tuple(shape)}
-    np.lib.format.write_array_header_1_0(kept, head)  # type: ignore[arg-type]
+    np.lib.format.write_array_header_1_0(kept, head)
     return kept.content
 
 
@@ -116,7 +116,7 @@ def create_array(path: Path, shape: Sequence[int], axes: int = 1) -> None:
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(file.fileno(), 0, size)
         file.seek(size - SUM.itemsize)
-        file.write(np.array(zlib.crc32(header), SUM))
+        file.write(np.array(zlib.crc32(header), SUM).tobytes())
 
 
 class WrittenArray:

@@ -25,7 +25,8 @@ class Parts:
     """``parts(f, items)``: what ``f`` makes of ``items``, all at once or, once memory has run out, in parts: of half as
     many, again and again, down to one.
 
-    Each process halves for itself: nothing in ``f`` may wait for other ranks. Later calls keep to the size that fitted;
+    Each process halves for itself: nothing in ``f`` may wait for other ranks, so weights in shards have to be
+    ``oboro.base.shards.together``. Later calls keep to the size that fitted;
     a line says it. ``most`` is that size, None as long as nothing had to be halved. Raises ``UserError`` where there is
     no memory for one.
     """

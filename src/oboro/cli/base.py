@@ -2,9 +2,12 @@
 
 from omegaconf import DictConfig, OmegaConf
 
+from oboro.base.errors import UserError
 from oboro.base.grammar import files
 from oboro.cli.folder import AUTO
 from oboro.cli.offered import OPTION, offer
+from oboro.cli.resume import split
+from oboro.conditioner.conditioner import width
 from oboro.restore.checkpoint import check_kind, load_checkpoint
 from oboro.restore.start import PLACES, at
 from oboro.restore.wrapped import joined
@@ -33,7 +36,23 @@ def offer_base(arguments: list[str]) -> list[str]:
         else:
             offer(group, node, paths[0])
     named = {argument.lstrip("+").partition("=")[0] for argument in arguments}
-    return [*(f"{group}={OPTION}" for group in TAKEN if group not in named), *arguments]
+    words, flags = split(arguments)
+    return [*flags, *(f"{group}={OPTION}" for group in TAKEN if group not in named), *words]
+
+
+def check_base(config: DictConfig) -> None:
+    """Raises ``UserError`` where a network is to be wrapped and none is named, or where no condition gives what it is
+    controlled by: by a path that is written in a file of options nothing else comes along."""
+    base = config.model.get("base") if "model" in config else None
+    if base is None or "path" not in base:
+        return
+    if OmegaConf.is_missing(base, "path"):
+        raise UserError(f"{KEY} has no value; set {KEY}=<a checkpoint of task=diffusion>.")
+    if not width("image_channels", "control", _root_=config):
+        raise UserError(
+            f"the network in {KEY} learns to follow the picture control and no condition gives it; name {KEY} on the "
+            "command line, with which one comes, or choose conditioner=control."
+        )
 
 
 def base_of(config: DictConfig) -> str | None:

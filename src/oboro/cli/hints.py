@@ -31,18 +31,18 @@ def picture_entries(config: DictConfig, task: Diffusion, ids: Sequence[int]) -> 
     hint = OmegaConf.to_container(config.hint) if OmegaConf.is_config(config.hint) else config.hint
     if hint is None:
         for key in ("mask", "hint_ready"):
-            if config[key]:
-                given = str(config[key]).lower() if config[key] is True else config[key]
+            if config.get(key):
+                given = "true" if config[key] is True else config[key]
                 raise UserError(f"{key}={given} is about a picture and none is given; set hint=<a file or folder>.")
         return {}
     places = named(hint, [single for single in task.conditioner.singles if isinstance(single, Reader)])
-    if config.hint_ready and not any(reader.computed for reader, _ in places):
+    if config.get("hint_ready") and not any(reader.computed for reader, _ in places):
         raise UserError(
             "hint_ready=true is for hints that the model computes, and it takes all as they are; leave it out."
         )
     given = {"index": torch.tensor(list(ids))}
     for reader, path in places:
-        ready = config.hint_ready and reader.computed
+        ready = config.get("hint_ready") and reader.computed
         if ready and reader.hint.has_hole:
             raise UserError(
                 "hint_ready=true is for hints without a hole, and the model fills holes; give the picture with hint "
@@ -54,7 +54,7 @@ def picture_entries(config: DictConfig, task: Diffusion, ids: Sequence[int]) -> 
         given[READY.format(reader.name) if ready else reader.entry] = pictures
         if ready:
             given.setdefault(reader.entry, torch.zeros(len(pictures), *task.modality.shape))
-    if config.mask is not None:
+    if config.get("mask") is not None:
         given |= holes(config.mask, places, task.modality, ids)
     return given
 

@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 from oboro.base.grammar import files, values
 from oboro.cli.offered import OPTION, offer
 from oboro.cli.options import folders
+from oboro.cli.resume import split
 from oboro.restore.checkpoint import check_kind, load_checkpoint
 from oboro.restore.start import PLACES, at
 
@@ -45,7 +46,8 @@ def offer_init(arguments: list[str]) -> list[str]:
         else:
             offer(group, node, paths[0])
         chosen[group] = OPTION
-    return [*(f"{group}={name}" for group, name in chosen.items() if group not in named), *arguments]
+    words, flags = split(arguments)
+    return [*flags, *(f"{group}={name}" for group, name in chosen.items() if group not in named), *words]
 
 
 def pictures(node: dict[str, Any]) -> dict[str, str]:

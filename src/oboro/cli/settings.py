@@ -102,6 +102,7 @@ class Editing(Drawing):
     hint: Name | Mapping[str, Name] | None
     hint_ready: bool
     mask: Name | None
+    controls: Name | Annotated[Sequence[Name], Len(1)] | None
     negative: str | Sequence[Any] | None
 
 

@@ -25,7 +25,7 @@ from oboro.callbacks.checkpoints import Checkpoints
 from oboro.callbacks.evaluation import MetricEvaluation
 from oboro.callbacks.run_end import RunEnd
 from oboro.cli.base import KEY as BASE
-from oboro.cli.base import base_of
+from oboro.cli.base import base_of, check_base
 from oboro.cli.device import check_device, check_nodes, resolve_precision
 from oboro.cli.faults import explained
 from oboro.cli.fit import fit
@@ -112,6 +112,7 @@ def resolved(config: DictConfig) -> tuple[dict[str, Any], dict[str, State], dict
     written = OmegaConf.to_container(config)
     named = targets(written, [group for group in written if group not in BESIDE])
     check_storable(target for target in named if "${" not in str(target))
+    check_base(config)
     check_settings(config, Training, resolve=False)
     check_device(config.trainer.accelerator, config.trainer.devices, "trainer.")
     config.trainer.precision = resolve_precision(

@@ -127,8 +127,7 @@ class BetweenDenoiser(DenoiserWrapper):
 def slerp(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
     """sin((1 - w) θ) / sin θ a + sin(w θ) / sin θ b of samples (B, ...), w = ``share`` (B,) and θ the angle between
     them (Shoemake 1985); a straight line where they point the same way, or opposite ways."""
-    flat = [v.flatten(1).double() for v in (a, b)]
-    cosine = F.cosine_similarity(*flat, dim=1)
+    cosine = F.cosine_similarity(a.flatten(1).double(), b.flatten(1).double(), dim=1)
     angle = torch.arccos(cosine.clamp(-1, 1))
     w = share.double()
     straight = angle.sin() < 1e-4

@@ -1,6 +1,6 @@
 """Inversion and sampling that are pulled to where they shall end."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
@@ -41,27 +41,25 @@ class RFInversion(Inverting):
 
     def __call__(self, model: Model, pictures: Pictures) -> Tensor:
         eps = SampleNoise(pictures.seed, pictures.ids)(pictures.x)
-        up = Pulled(self.source_guidance, self.to_noise, eps=eps)
+        up = Pulled(self.source_guidance, self.to_noise, lambda x_t, alpha, sigma: (x_t - sigma * eps) / alpha)
         x_t = walked(model, pictures, pictures.source, up, x=pictures.x, start=0, stop=self.strength)
-        down = Pulled(model.guidance, self.to_picture, x=pictures.x, until=self.pull_until)
+        down = Pulled(model.guidance, self.to_picture, lambda x_t, alpha, sigma: pictures.x, self.pull_until)
         return walked(model, pictures, pictures.target, down, x_t=x_t, start=self.strength)
 
 
 class Pulled:
-    """The x̂0 of a guidance, (1 - ``share``) of it, and ``share`` of ``x``, or of the x̂0 whose noise is ``eps``."""
+    """(1 - ``share``) of the x̂0 of a guidance and ``share`` of ``to``(x_t, alpha_t, sigma_t), while t > ``until``."""
 
     def __init__(
         self,
         guidance: Guidance,
         share: float,
-        x: Tensor | None = None,
-        eps: Tensor | None = None,
+        to: Callable[[Tensor, Tensor, Tensor], Tensor],
         until: float = 0.0,
     ):
         self.guidance = guidance
         self.share = share
-        self.x = x
-        self.eps = eps
+        self.to = to
         self.until = until
 
     def __call__(self, denoiser: Denoises, grid: Sequence[Node]) -> Denoises:
@@ -77,6 +75,5 @@ class PulledDenoiser(Guided):
 
     def steer(self, conditional: Tensor, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
         alpha, sigma = self.schedule(expand_as(t, x_t))
-        to = self.pull.x if self.pull.x is not None else (x_t - sigma * self.pull.eps) / alpha
         share = expand_as((t > self.pull.until).to(x_t) * self.pull.share, x_t)
-        return conditional + share * (to - conditional)
+        return conditional + share * (self.pull.to(x_t, alpha, sigma) - conditional)

@@ -76,10 +76,11 @@ def correspondence(source: Words, target: Words, swapped: bool) -> Tensor:
 
 
 def join(made: Tensor, source: Sequence[int], target: Sequence[int]) -> None:
+    """Nothing where one of them lies beyond what is read of its text."""
     if len(source) == len(target):
         for i, j in zip(source, target, strict=True):
             made[i, j] = 1
-    else:
+    elif target:
         for i in source:
             made[i, list(target)] = 1 / len(target)
 

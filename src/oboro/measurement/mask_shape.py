@@ -32,7 +32,8 @@ class MaskShape(ABC):
 
         Raises ``UserError`` where the shape does not fit into such samples.
         """
-        return Mask(torch.stack([self(*shape[1:], g) for g in generators]))
+        _, height, width = shape
+        return Mask(torch.stack([self(height, width, g) for g in generators]))
 
     def picture_size(self, height: int, width: int) -> tuple[int, int]:
         """The size of the pictures that samples of ``height`` × ``width`` are made after."""

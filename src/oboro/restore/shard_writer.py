@@ -144,6 +144,7 @@ class _Files(StorageWriter):
                 sync(folder)
         files = dict(result.storage_data for written in results for result in written)
         write_checkpoint({**self.plain, KEY: {"folder": self.made.name, "files": files}}, self.path)
+        self.made = None  # a checkpoint names it: what fails from here on, as a rank that is gone, takes nothing back
         remove_unnamed(self.path.parent)
 
     def undo(self) -> None:

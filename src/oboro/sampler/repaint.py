@@ -72,7 +72,9 @@ class RePaint(Sampler):
     def solve(self, denoiser: Denoises, x: Tensor, grid: Sequence[Node], cond: Condition, noise: Noise) -> Tensor:
         given = measured(cond)
         self.check_measured(given)
-        known = given.operator.known & expand_as(given.noise == 0, given.y)
+        pixels = given.operator.known
+        assert pixels is not None  # as was checked
+        known = pixels & expand_as(given.noise == 0, given.y)
         for t, s in self._way(grid):
             if s.t > t.t:
                 x = (s.alpha / t.alpha) * x + sqrt(s.sigma**2 - (s.alpha / t.alpha * t.sigma) ** 2) * noise(x)
