@@ -67,15 +67,16 @@ def collect(sweep_dir: Path) -> Benchmark:
     runs = distinct([Path(job.checkpoint).parent.parts for job in jobs])
     rows = [row_of(job, run, columns) for job, run in zip(jobs, runs, strict=True)]
     baselines = [row for job, run in zip(jobs, runs, strict=True) for row in baseline_rows(job, run, columns)]
-    distinct_ones = {(row.settings["baseline"], tuple(row.numbers.items())): row for row in reversed(baselines)}
+    beside: dict[Any, Row] = {}
+    for row in baselines:
+        beside.setdefault((row.settings["baseline"], tuple(row.numbers.items())), row)
     ended = {job.folder for job in jobs}
     failed = [folder.name for folder in folders if folder.name.isdigit() and folder not in ended]
     if failed:
         total = len(failed) + len(jobs)
         notes.insert(0, f"{len(failed)} of {total} jobs ended without an evaluation.json: {', '.join(failed)}.")
     rows.sort(key=lambda row: (row.evaluations, *map(natural, row.settings.values()), natural(row.folder.name)))
-    beside = list(reversed(distinct_ones.values()))
-    return Benchmark(rows, {column.name: column for column in columns.values()}, notes, beside)
+    return Benchmark(rows, {column.name: column for column in columns.values()}, notes, list(beside.values()))
 
 
 def read_job(folder: Path) -> Job | None:
