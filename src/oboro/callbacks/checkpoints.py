@@ -78,6 +78,7 @@ class Checkpoints(Evaluation):
         self._compared_at = -1
         self._current: tuple[int, Path] | None = None  # the step of a file that holds the weights of that step
         self._begun: int | None = None  # the step of a last.ckpt whose end is not known yet
+        self._file: Any = None  # what writes, known from ``setup`` on
         self._missing_at = -1  # the step of a checkpoint that could not be written
         self._evaluated = True  # what is due at the step of the file that is being written
         self._outcomes: Outcomes = {}
