@@ -210,12 +210,13 @@ def evaluate_images(config: DictConfig, evaluator: Evaluator) -> None:
     fabric = start(config, config.devices, "32-true")
     data = evaluator.data
     read_data(data)
-    for name, metric in evaluator.metrics.items():
+    by_features = {k: metric for k, metric in evaluator.metrics.items() if k not in evaluator.paired.metrics}
+    for name, metric in by_features.items():
         if metric.captioned:
             raise UserError(f"{name} needs the text of every sample, which images=... has not; leave {name} out.")
-    labelled = [name for name, metric in evaluator.metrics.items() if metric.labelled]
+    labelled = [name for name, metric in by_features.items() if metric.labelled]
     found = read_samples(str(config.images), data.modality, data.num_classes, labelled)
-    for name, metric in evaluator.metrics.items():
+    for name, metric in by_features.items():
         if len(found.samples) < metric.least:
             raise UserError(
                 f"{name} is undefined below {metric.least} samples and images={config.images} holds "
