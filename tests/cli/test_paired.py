@@ -68,7 +68,7 @@ def test_pictures_are_compared_with_those_of_their_names(checkpoint, tmp_path):
     truth.mkdir()
     for i, path in enumerate(sorted(images.iterdir())):
         with Image.open(path) as picture:
-            picture.save(truth / f"{path.stem}.{'bmp' if i % 2 else 'png'}")
+            picture.save(truth / f"{path.stem}.{'webp' if i % 2 else 'png'}", lossless=True)
     given = [f"images={images}", f"truth={truth}", f"checkpoint={checkpoint}", "metrics=[psnr,edge_f1]"]
     runs.succeeded(runs.call("evaluate.py", *runs.outputs(tmp_path / "same", *given, "accelerator=cpu"), cwd=tmp_path))
     found = runs.evaluation(tmp_path / "same")
