@@ -46,7 +46,7 @@ def drawn(here, run, *arguments):
 
 def test_a_run_with_random_holes_goes_on_as_if_it_had_not_stopped(inpainting, tmp_path):
     half = runs.train(tmp_path / "half", *INPAINTING, "trainer.max_steps=2")
-    runs.train(tmp_path / "rest", f"resume={half.last}", "trainer.max_steps=4")
+    runs.train(tmp_path / "rest", *INPAINTING, f"resume={half.last}", "trainer.max_steps=4")
     rest = torch.load(tmp_path / "rest/checkpoints/last.ckpt", weights_only=True)
     assert runs.equal(rest["state_dict"], inpainting.checkpoint()["state_dict"])
 

@@ -68,14 +68,14 @@ def test_pictures_are_compared_with_those_of_their_names(checkpoint, tmp_path):
     truth.mkdir()
     for i, path in enumerate(sorted(images.iterdir())):
         with Image.open(path) as picture:
-            picture.save(truth / f"{path.stem}.{'bmp' if i % 2 else 'png'}")
+            picture.save(truth / f"{path.stem}.{'webp' if i % 2 else 'png'}", lossless=True)
     given = [f"images={images}", f"truth={truth}", f"checkpoint={checkpoint}", "metrics=[psnr,edge_f1]"]
     runs.succeeded(runs.call("evaluate.py", *runs.outputs(tmp_path / "same", *given, "accelerator=cpu"), cwd=tmp_path))
     found = runs.evaluation(tmp_path / "same")
     assert found["values"] == {"psnr_4": pytest.approx(106.02, abs=0.01), "edge_f1_4": 1}
     assert found["protocol"]["truth"] == str(truth) and found["protocol"]["truth_fingerprint"]
     assert "psnr needs the picture" in refusal(tmp_path, *(word for word in given if "truth=" not in word))
-    (truth / "000001.bmp").rename(truth / "1.bmp")
+    (truth / "000001.webp").rename(truth / "1.webp")
     assert "has no 000001.png, one of 1 file of images=" in refusal(tmp_path, *given)
     shutil.rmtree(truth)
     assert "truth" in refusal(tmp_path, *given)
