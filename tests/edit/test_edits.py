@@ -85,7 +85,9 @@ def test_inversion_leads_to_the_noise_of_the_picture_and_down_the_flow_of_the_ta
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES[:3], ids=lambda s: type(s).__name__)
-@pytest.mark.parametrize("sampler", [DDIM(12, eta=1), DDIM(12, eta=0.5), LearnedVariance(12)], ids=["ancestral", "half", "learned variance"])
+@pytest.mark.parametrize(
+    "sampler", [DDIM(12, eta=1), DDIM(12, eta=0.5), LearnedVariance(12)], ids=["ancestral", "half", "learned variance"]
+)
 def test_ddpm_inversion_gives_the_picture_back_under_equal_conditions_and_scales(sampler, schedule):
     for scale, strength in ((1.0, 1.0), (4.0, 0.64)):
         m, p = model(sampler, schedule, ClassifierFree(scale)), pictures(0, 0)
