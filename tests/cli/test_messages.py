@@ -20,7 +20,7 @@ SCHEDULES = (
 )
 DATA = "part|root|channels|resolution|num_classes|batch_size|num_workers|flip|validation|seed|cache_dir"
 LDM_UNET = (
-    "in_channels|noise|num_classes|text_dim|widths|blocks|attention|norm|dropout|scale_shift|checkpointing|"
+    "in_channels|noise|num_classes|text_dim|image_channels|widths|blocks|attention|norm|dropout|scale_shift|checkpointing|"
     "learned_variance"
 )
 # what is typed after python train.py, what is said
@@ -67,8 +67,9 @@ LINES = {
     "hydra.run.dri=x": "there is no key hydra.run.dri; hydra.run has dir. Did you mean hydra.run.dir?",
     "+sampler.steps=3": "there is sampler.steps already; leave out the plus.",
     "metrics=[fid]": (
-        "metrics=fid does not exist; choose metrics=[...] of accuracy|clip_score|cmmd|density_coverage|frechet|"
-        "frechet_per_class|frechet_spatial|inception_score|kernel|memorization|precision_recall|sliced_wasserstein."
+        "metrics=fid does not exist; choose metrics=[...] of accuracy|clip_score|cmmd|consistency|density_coverage|"
+        "diversity|edge_f1|frechet|frechet_per_class|frechet_spatial|inception_score|kernel|known_kept|lpips|"
+        "memorization|perceptual_fashion|precision_recall|psnr|sliced_wasserstein|ssim."
     ),
     "logger=wandb": "logger=wandb does not exist; choose logger=[...] of jsonl|tensorboard.",
     "ema=em": "ema=em does not exist; choose ema=ema|ema_constant. Did you mean ema=ema?",

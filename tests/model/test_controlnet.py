@@ -1,6 +1,7 @@
 """ControlNet: at first its base bit for bit, and then what the formula says, for every network that it wraps."""
 
 from copy import deepcopy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -182,13 +183,6 @@ def test_control_counts_at_the_times_of_its_interval(unet, normal, randomise):
     assert torch.equal(during, torch.cat([never[:1], always[1:]]))
 
 
-class Parts:
-    """What contradictions are looked for in."""
-
-    def __init__(self, guidance, gives, dropped):
-        self.guidance, self.conditioner = guidance, type("", (), {"gives": gives, "dropped": dropped, "num_classes": 3})
-
-
 @pytest.mark.parametrize(
     ("guidance", "gives", "dropped", "said"),
     [
@@ -201,7 +195,8 @@ class Parts:
     ],
 )
 def test_guidance_asks_for_dropping_of_what_it_leaves_out_alone(guidance, gives, dropped, said):
-    (reason,) = [*conditions(Parts(guidance, gives, dropped)), None][:1]
+    conditioner = SimpleNamespace(gives=gives, dropped=dropped, num_classes=3)
+    (reason,) = [*conditions(guidance, conditioner), None][:1]
     assert reason is None if said is None else said in reason
 
 
