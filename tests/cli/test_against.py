@@ -171,7 +171,7 @@ def test_what_a_model_draws_after_has_to_be_in_the_data(tmp_path):
     with pytest.raises(UserError, match=r"of 1 channel and those of the data have 3; set data.hint_channels=1"):
         check_data(task, data(grey, hint_channels=3))
     plain = data(pictures(tmp_path / "plain", 2, 10, 8))
-    with pytest.raises(UserError, match="draws after second pictures and the data have none"):
+    with pytest.raises(UserError, match=r"needs a second picture \(hint\) of each image and these data have none"):
         check_data(task, plain)
     task.conditioner = Text(nn.Linear(1, 1), 4, 4)
     with pytest.raises(UserError, match="draws after captions and the data have none"):

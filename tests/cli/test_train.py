@@ -41,7 +41,7 @@ def captioned(tmp_path) -> list[str]:
     return ["data=image_folder", f"data.root={folder}", "data.validation=4"]
 
 
-@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if not name.endswith(("cifar10", "text"))])
+@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if name.startswith(("autoencoder", "clip"))])
 def test_every_experiment_of_a_part_trains_at_toy_size(name, tmp_path, captioned):
     """Text to image, which needs their checkpoints, is trained in ``test_text_to_image``."""
     task = {"autoencoder": runs.AUTOENCODER, "clip": runs.CLIP}[name.partition("_")[0]]
@@ -49,6 +49,20 @@ def test_every_experiment_of_a_part_trains_at_toy_size(name, tmp_path, captioned
     asked[-1] = asked[-1] if task == runs.AUTOENCODER else runs.NO_EVALUATION
     run = runs.train(tmp_path / "run", *asked, "metrics=[]", *(captioned if name.endswith("emoji") else []))
     assert math.isfinite(run.logged("train/loss")[2]) and run.checkpoint()["global_step"] == 2
+
+
+AFTER_PICTURES = ["colorization_emoji", "concat_edges_fashion", "inpainting_fashion", "regression_fashion"]
+
+
+@pytest.mark.parametrize("name", [*AFTER_PICTURES, "super_resolution_fashion"])
+def test_every_experiment_with_pictures_trains_at_toy_size(name, tmp_path, captioned):
+    """``control_edges_fashion`` and ``edit_emoji``, which need checkpoints, are trained in tests of their own."""
+    colours = [*captioned, "data.resolution=16", "extractor=raw"] if name.endswith("emoji") else []
+    often = ("trainer.val_check_interval=2", "callbacks.sample_grid.every_n_steps=2", "metrics=[]")
+    run = runs.train(tmp_path / "run", f"experiment={name}", *often, *colours)
+    assert math.isfinite(run.logged("train/loss")[2]) and run.checkpoint()["global_step"] == 2
+    with Image.open(run.folder / "samples/step-00000002.png") as picture:
+        assert len(picture.getcolors(1 << 20)) > 10
 
 
 def test_a_run_leaves_its_files_in_one_folder(trained):
