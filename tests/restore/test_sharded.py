@@ -143,7 +143,7 @@ def test_what_is_written_in_the_background_is_of_the_moment_and_the_same_bits(co
         assert a.header == b.header and a.seal == b.seal and runs.equal(*({n: f[n] for n in f.shapes} for f in (a, b)))
 
 
-def test_one_is_written_at_a_time_and_what_fails_is_known_later(content, gate, path):
+def test_one_is_written_at_a_time_and_what_fails_is_known_later(content, path, gate):
     file, before = CheckpointFile(), path.read_bytes()
     bad = {**content, "state_dict": {**content["state_dict"], "tied.a": LARGE / 0}}
     file.save_checkpoint({**bad, "global_step": 8}, path, Way(True, True))
