@@ -21,7 +21,7 @@ from oboro.base import precision
 from oboro.base.seeding import SampleNoise
 from oboro.classifier import NoisyClassifier
 from oboro.codec import Autoencoder
-from oboro.condition import Condition, Label, Text, kinds_read
+from oboro.condition import Condition, Control, Label, Text, kinds_read
 from oboro.denoiser import Denoiser
 from oboro.guidance import Autoguidance, Classifier, ClassifierFree, PerCondition, Unguided
 from oboro.loss import Contrastive, CrossEntropy, Denoising, Hybrid, Reconstruction, SigLIP
@@ -31,6 +31,7 @@ from oboro.loss.perceptual import Zero
 from oboro.loss.time import Uniform
 from oboro.loss.weighting import MinSNR
 from oboro.measurement import Mask, Measured
+from oboro.model import ControlNet
 from oboro.parameterization import EDM
 from oboro.sampler import Adaptive, Heun
 from oboro.schedule import VP, expand_as
@@ -90,7 +91,10 @@ NETWORKS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
 
 
 def network(group: str, name: str) -> nn.Module:
-    """The option, without memory; in training mode."""
+    """The option, without memory; in training mode. Of a ControlNet that on a small network."""
+    if name == "controlnet":
+        with torch.device("meta"):
+            return ControlNet(network(group, "unet_tiny"), READ["data.channels"])
     values = [f"+{key}={value}" for key, value in READ.items() if not key.startswith(f"{group}.")]
     with initialize_config_dir(str(CONF), version_base="1.3"), torch.device("meta"):
         return instantiate(compose(overrides=[f"+{group}={name}", *values, *OWN.get(name, [])])[group], _convert_="all")
@@ -110,6 +114,7 @@ def test_networks_stay_on_the_device(name, cuda):
             signals = {
                 "label": Label(cuda(2, dtype=torch.int64)),
                 "text": Text(cuda(2, 5, READ["conditioner.text_dim"]), cuda(2, 5, dtype=torch.bool), cuda(2, 8)),
+                "control": Control(cuda(2, 3, 32, 32), cuda(2, dtype=torch.bool), *(cuda(2) for _ in range(3))),
             }
             cond = {name: signals[name] for name in kinds_read(made)}
             x = cuda(2, 3, *(32,) * getattr(made, "dims", 2))
