@@ -31,9 +31,11 @@ NOT_HERE = {
     r"--config-dir|mine": "is that of docs/own_code.md, which another test runs as a whole",
     r"rerun_failed|<": "is a form and no command",
     r"^export ": "writes networks of diffusers' layers alone, as another test does",
+    r"controls=": "needs a second ControlNet, as another test does",
     r"ema_std": "reads snapshots of a longer run, as another test does",
 }
 KINDS = {"codec.path": "autoencoder", "conditioner.encoder.path": "clip", "guidance.classifier.path": "classifier"}
+KINDS |= {"model.base.path": "first"}
 PLACES = {r"outputs/lora/": "lora", r"outputs/(text|zwx|emoji_text|text_to_image)/": "text", r"outputs/clip/": "clip"}
 INSTEAD = {"data=fashion_mnist": "data=fashion_mnist_10k"}  # without a download
 SMALL = {
@@ -97,6 +99,10 @@ def ready(tmp_path_factory) -> Path:
     runs.train(folder / "text", captions, *encoder, "guidance.scale=3", runs.NO_EVALUATION)
     runs.train(folder / "edges", "hint=edges", runs.NO_EVALUATION)
     runs.train(folder / "holes", "hint=mask_any", "loss.region=hole", runs.NO_EVALUATION)
+    base = f"model.base.path={folder}/first/checkpoints/last.ckpt"
+    control = (*runs.TOY, "model=controlnet", base, "hint=edges", runs.NO_EVALUATION)
+    (folder / "control").mkdir()
+    runs.succeeded(runs.call("train.py", *runs.outputs(folder / "control", *control), cwd=folder))
     pictures(folder)
     joint = ("conditioner=joint", "~conditioner@conditioner.parts.text", "+conditioner@conditioner.parts.image=image")
     small = ("data.resolution=16", "data.validation=4", "data.num_classes=4")
@@ -156,6 +162,7 @@ def provided(words: list[str], number: int, ready: Path, folder: Path) -> list[s
             kind = "text" if "prompt" in given else "hint" if "hint" in given else kind
             kind = "holes" if "mask" in given else "edges" if "hint_ready" in given else kind
             kind = "edit" if {"prompt", "hint"} <= given else kind
+            kind = "control" if "outputs/control/" in value else kind
             copied(ready / KINDS.get(key, kind), folder / value)
         result.append(key + equals + value)
     return result
@@ -177,7 +184,7 @@ def shortened(entry: str, words: list[str]) -> list[str]:
             pass
         elif "autoencoder" in line:
             small += runs.CODEC
-        elif not re.search(r"model=(unet_1d|ldm|dit|song|edm2)|experiment=", line):
+        elif not re.search(r"model=(unet_1d|ldm|dit|song|edm2|controlnet)|experiment=", line):
             small += UNET
     if entry == "train":
         small += [f"++callbacks.{name}.{value}" for name in callbacks(words) for value in CALLBACKS[name]]
