@@ -44,10 +44,12 @@ def check_base(config: DictConfig) -> None:
     """Raises ``UserError`` where a network is to be wrapped and none is named, or where no condition gives what it is
     controlled by: by a path that is written in a file of options nothing else comes along."""
     base = config.model.get("base") if "model" in config else None
-    if base is None or "path" not in base:
+    if base is None:
         return
-    if OmegaConf.is_missing(base, "path"):
+    if OmegaConf.is_missing(base, "path"):  # first, as "in" is false for what is missing
         raise UserError(f"{KEY} has no value; set {KEY}=<a checkpoint of task=diffusion>.")
+    if "path" not in base:
+        return
     if not width("image_channels", "control", _root_=config):
         raise UserError(
             f"the network in {KEY} learns to follow the picture control and no condition gives it; name {KEY} on the "
