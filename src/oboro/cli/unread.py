@@ -50,7 +50,8 @@ def refuse_unread_hint(config: DictConfig) -> None:
     """Raises ``UserError`` for ``hint=...`` where no condition is a picture."""
     conditioner = config.get("conditioner") or {}
     parts = (conditioner, *(conditioner.get("parts") or {}).values())
-    typed = next((word for word in HydraConfig.get().overrides.task if word.lstrip("+").startswith("hint=")), None)
+    words = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    typed = next((word for word in words if word.lstrip("+").startswith("hint=")), None)
     if typed and not any("hint" in part for part in parts):
         raise UserError(
             f"{typed} makes a picture that no condition reads; choose conditioner=image, joint_label_image or "
