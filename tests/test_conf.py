@@ -301,6 +301,7 @@ def test_every_selected_group_is_used_by_the_wiring(task):
     assert set(groups) - {"data", "hint"} <= set(re.findall(r"\$\{(\w+)[.}]", text))
 
 
+@pytest.mark.slow
 def test_every_folder_is_a_group_that_an_entry_point_selects():
     configs = [composed(), *(composed(f"task={task}") for task in TASKS)]
     entries = "\n".join((CONF / f"{entry}.yaml").read_text() for entry in ("train", "sample", "edit", "evaluate"))
@@ -317,6 +318,7 @@ def test_the_task_is_wired_to_every_argument_of_its_constructor(task):
 # --- third law: every shipped experiment builds
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for group, name in OPTIONS if group == "experiment"])
 def test_experiments_build(name):
     config = plain(composed(*choosing("experiment", name)))
@@ -332,6 +334,7 @@ def test_experiments_build(name):
 BUILT = at_once(option for option in OPTIONS if option[0] != "experiment")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", BUILT.values(), ids=BUILT)
 def test_options_build_with_arguments_that_exist(options):
     """A misspelt key fails: YAML repeats the signature, and everything but the data, which is on disk, is built."""

@@ -132,6 +132,7 @@ def test_every_promise_has_a_test():
             assert not function or f"\ndef {function}(" in source, f"{file} has no {function}"
 
 
+@pytest.mark.slow
 @each_document
 def test_commands_compose(document):
     for entry, overrides in commands(document.read_text()):
@@ -142,6 +143,7 @@ def test_commands_compose(document):
             raise
 
 
+@pytest.mark.slow
 def test_the_example_in_python_runs(monkeypatch, tmp_path):
     """That of the README, with two steps of training in the place of five hundred."""
     (code,) = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.M | re.S)

@@ -53,6 +53,7 @@ def test_ddpm():
     assert task.conditioner.num_classes == 0
 
 
+@pytest.mark.slow
 def test_edm():
     """Karras et al. 2022, table 1 and appendix F; the network has their parameters, less those for augmentation."""
     config, task = published("edm_cifar10")

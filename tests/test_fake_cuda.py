@@ -122,6 +122,7 @@ def test_networks_stay_on_the_device(name, cuda):
     assert on_cuda(*out) and mode.on_host == []
 
 
+@pytest.mark.slow
 @over(name=[p.stem for p in (CONF / "codec").glob("*.yaml") if p.stem not in ("trained", "trained_emoji", "diffusers")])
 def test_codecs_stay_on_the_device(name, cuda):
     made = network("codec", name)
@@ -143,6 +144,7 @@ def test_schedules_stay_on_the_device(schedule, cuda):
         assert on_cuda(*(f(t) for f in maps), schedule.add_noise(x, x, t), schedule.prior(x))
 
 
+@pytest.mark.slow
 @over(schedule=SCHEDULES, parameterization=PARAMETERIZATIONS, where=defined)
 def test_denoisers_stay_on_the_device(schedule, parameterization, cuda):
     denoiser = Denoiser(Network(), schedule, parameterization)
@@ -192,6 +194,7 @@ def sampled(sampler, guidance, cuda, answer=None) -> None:
         assert on_cuda(sampler(guided, cuda(3, 2, 4, 4), labels(cuda), SampleNoise(0, [0, 1, 2])))
 
 
+@pytest.mark.slow
 @over(name=SOLVERS.keys())
 def test_samplers_stay_on_the_device(name, cuda):
     sampler = SOLVERS[name] if name in ADAPTIVE else of_steps(SOLVERS[name], 4)
@@ -225,6 +228,7 @@ def test_schedules_need_no_float64_of_the_device(schedule, single):
     assert on_cuda(*out) and {v.dtype for v in out} == {torch.float32}
 
 
+@pytest.mark.slow
 @over(name=sorted({"ldm_unet", "ldm_unet_text", "unet_tiny", "unet_1d", "dit", "edm2_unet_tiny"} & set(NETWORKS)))
 def test_networks_need_no_float64_of_the_device(name, single):
     made = network("model", name)

@@ -54,6 +54,7 @@ def test_every_option_is_right_as_it_is(options):
     assert OmegaConf.to_container(config, resolve=True) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", CHOSEN.values(), ids=CHOSEN)
 def test_no_value_of_an_option_escapes(options):
     """Each is replaced by values of another type, and the message names the key and the value."""

@@ -58,6 +58,7 @@ def test_samples_do_not_depend_on_where_the_codec_lies(whole, apart, tmp_path):
     assert first.images == second.images and len(first.images) == 2
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_both_as_if_it_had_not_stopped(settings, whole, apart, tmp_path):
     """Also where the codec's own checkpoint has changed meanwhile: the run's is what counts."""
     more = ("trainer.max_steps=6", "optimizer.decay._target_=oboro.optimizer.Constant")

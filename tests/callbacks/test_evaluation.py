@@ -41,6 +41,7 @@ def test_evaluation_comes_at_multiples_and_at_the_end_once(accumulate):
     }
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_is_the_one_with_the_lowest_value(tmp_path):
     """Steps without a value leave the best as it is."""
     scores = iter([{}, {"fd": 3.0}, {"fd": 2.0}, {"fd": 2.5}, {"fd": 1.5}, {"fd": 9.0}])
@@ -93,6 +94,7 @@ def fit(*callbacks, steps):
         trainer.fit(task, data)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("metrics", "checkpoints"), [(2, 3), (1, 0), (3, 1), (2, 2)])
 def test_the_best_checkpoint_holds_the_weights_that_were_measured(tmp_path, metrics, checkpoints):
     """However often the last one is written; step 6 is the last, so both happen there."""

@@ -57,6 +57,7 @@ def test_an_evaluation_longer_than_its_training_is_announced(n, said, caplog):
     assert [r.levelname for r in caplog.records if "as many operations" in r.message] == ["WARNING"] * said
 
 
+@pytest.mark.slow
 def test_what_cannot_be_measured_ends_the_run_before_its_first_step(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(torch.hub, "_hub_dir", None)

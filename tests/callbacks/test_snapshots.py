@@ -40,6 +40,7 @@ def vector(weights):
     return torch.cat([w.detach().double().flatten() for w in weights])
 
 
+@pytest.mark.slow
 def test_an_average_made_afterwards_is_the_one_tracked_in_the_run(tmp_path):
     """As near as a hundredth of its distance from the last weights, and it can be put into the task."""
     tracker = Tracker(0.15)

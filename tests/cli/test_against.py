@@ -49,6 +49,7 @@ def answers(tmp_path, table):
     return wrong
 
 
+@pytest.mark.slow
 def test_data_that_a_model_does_not_draw_end_in_one_line(checkpoint, tmp_path):
     given = [f"checkpoint={checkpoint}", *SMALL]
     ten, twelve = pictures(tmp_path / "ten"), pictures(tmp_path / "twelve", 12)
@@ -70,6 +71,7 @@ def test_data_that_a_model_does_not_draw_end_in_one_line(checkpoint, tmp_path):
     assert answers(tmp_path, [([*given, *arguments], words) for arguments, words in table]) == []
 
 
+@pytest.mark.slow
 def test_a_folder_that_says_nothing_of_itself_fits_what_the_model_draws(checkpoint, tmp_path):
     """``auto`` of data=image_folder is a number in evaluate.py, too: of the model where there is one, else of the
     folder."""

@@ -58,6 +58,7 @@ def test_the_best_checkpoint_is_that_of_the_best_reconstructions(trained):
     assert outcomes[step]["best"] == trained.logged("reconstruction/fd_fashion_24")[step] and step == 40
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codec", ["autoencoder_fashion", "vq_autoencoder_fashion"])
 def test_a_run_that_was_cut_off_ends_as_if_it_had_not_been(codec, tmp_path):
     """Cut off in step 5, after the checkpoint of step 3 which is the first with the discriminator."""
@@ -105,6 +106,7 @@ def test_what_cannot_be_trained_ends_in_one_line(typed, mentions, tmp_path):
     assert all(mention in errors[0] for mention in mentions), run.stderr
 
 
+@pytest.mark.slow
 def test_metrics_that_need_classes_see_those_of_the_held_out_images(tmp_path):
     chosen = "callbacks=[latent_statistics,reconstruction_metrics,checkpoints]"
     run = runs.train(tmp_path, runs.AUTOENCODER, chosen, "metrics=[accuracy]")

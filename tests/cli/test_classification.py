@@ -38,6 +38,7 @@ def test_a_run_tells_loss_and_accuracy_of_every_noise_level(classifier):
     assert "classifier of noisy images" in " ".join(classifier.stdout.replace("│", " ").split())
 
 
+@pytest.mark.slow
 def test_a_run_that_was_cut_off_ends_as_if_it_had_not_been(tmp_path):
     """Cut off in step 5, after the checkpoint of step 3; bit for bit, as ``Diffusion`` is."""
     quiet = (*SIX, runs.NO_EVALUATION)
@@ -53,6 +54,7 @@ def test_a_run_that_was_cut_off_ends_as_if_it_had_not_been(tmp_path):
     assert int(first["state_dict"]["loss.time.counts"].sum()) == 6 * 8
 
 
+@pytest.mark.slow
 def test_guidance_draws_what_the_classifier_takes_for_the_label(classifier, checkpoint, tmp_path):
     judge = Trained(classifier.last, "classification").module
     size = (f"guidance.classifier.path={classifier.last}", "n=10", "chunk=10")
@@ -93,6 +95,7 @@ def mistakes(classifier, checkpoint):
     ]
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_the_task_ends_in_one_line(mistakes, tmp_path):
     for script, typed, mentions in mistakes:
         arguments = runs.toy(*typed) if script == "train.py" else ["accelerator=cpu", *typed]

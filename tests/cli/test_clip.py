@@ -81,6 +81,7 @@ def test_an_extractor_wants_a_checkpoint_of_this_task(tmp_path):
         TrainedCLIP(str(tmp_path / "none.ckpt")).prepare()
 
 
+@pytest.mark.slow
 def test_a_run_that_was_cut_off_ends_as_if_it_had_not_been(tmp_path):
     """Bit for bit, with the merges of its checkpoint."""
     quiet = (*SIX, *SIGLIP, runs.NO_EVALUATION)

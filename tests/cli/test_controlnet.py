@@ -101,6 +101,7 @@ def drawn(folder: Path, checkpoint: Path, *overrides: str) -> list[bytes]:
     return runs.sample(folder, checkpoint, "n=2", "sampler.steps=3", *overrides).images
 
 
+@pytest.mark.slow
 def test_control_counts_as_often_and_when_it_is_asked_to(control, base, tmp_path):
     """Not at all is the base with its averaged weights, to the last bit of every picture."""
     hint, alone = f"hint={hint_of(tmp_path, 0)}", drawn(tmp_path / "base", base)
@@ -114,6 +115,7 @@ def test_control_counts_as_often_and_when_it_is_asked_to(control, base, tmp_path
         assert drawn(tmp_path / "a", control.last, hint, less) not in (alone, controlled)
 
 
+@pytest.mark.slow
 def test_several_are_added_up(control, tmp_path):
     """One twice at half the strength is the one, and each has a picture and a strength of its own."""
     one, other = (hint_of(tmp_path, i) for i in range(2))
@@ -132,6 +134,7 @@ def test_several_are_added_up(control, tmp_path):
     assert abs(both - once).max() > 10
 
 
+@pytest.mark.slow
 def test_what_control_cannot_do_is_said(control, base, tmp_path, pictures):
     hint = f"hint={hint_of(tmp_path, 0)}"
     cases = [

@@ -34,6 +34,7 @@ def edited(folder, checkpoint, *arguments) -> dict[str, np.ndarray]:
     return {path.stem: np.asarray(Image.open(path)) for path in sorted((folder / "images").glob("*.png"))}
 
 
+@pytest.mark.slow
 def test_every_edit_writes_its_pictures_beside_their_sources(checkpoint, pictures, tmp_path):
     source = np.asarray(Image.open(pictures / "a.png"))
     one = (f"image={pictures / 'a.png'}", "source_label=2", "label=4")
@@ -49,6 +50,7 @@ def test_every_edit_writes_its_pictures_beside_their_sources(checkpoint, picture
     assert list(drawn) == ["000000", "000001"]
 
 
+@pytest.mark.slow
 def test_what_is_promised_of_an_edit_that_changes_nothing(checkpoint, pictures, tmp_path):
     source = np.asarray(Image.open(pictures / "a.png"))
     same = (f"image={pictures / 'a.png'}", "label=4", "source_label=4")
@@ -58,6 +60,7 @@ def test_what_is_promised_of_an_edit_that_changes_nothing(checkpoint, pictures, 
         assert (np.asarray(Image.open(tmp_path / "images" / "a.png")) == source).all()
 
 
+@pytest.mark.slow
 def test_a_picture_is_edited_alone_in_chunks_of_any_company(checkpoint, pictures, tmp_path):
     common = ("edit=flow_edit", "source_label=1", "label=[3,5]", f"image={pictures}")
     whole = edited(tmp_path / "whole", checkpoint, *common, "chunk=2")
@@ -69,6 +72,7 @@ def test_a_picture_is_edited_alone_in_chunks_of_any_company(checkpoint, pictures
     assert (more["a-000"] == whole["a"]).all() and (more["a-001"] != whole["a"]).any()
 
 
+@pytest.mark.slow
 def test_full_strength_draws_what_sample_draws(checkpoint, pictures, tmp_path):
     made = edited(tmp_path / "edit", checkpoint, f"image={pictures / 'a.png'}", "edit.strength=1", "label=4", "n=2")
     runs.sample(tmp_path / "sample", checkpoint, "n=2", "label=4", "sampler.steps=3")
@@ -113,6 +117,7 @@ def test_what_cannot_be_edited_ends_in_one_line(case, checkpoint, pictures, tmp_
     assert all(text in run.stderr for text in mentions), run.stderr
 
 
+@pytest.mark.slow
 def test_a_condition_that_training_never_dropped_has_to_be_named(altered, pictures, tmp_path):
     def undropped(content):
         content["config"]["task"]["conditioner"]["dropout"] = 0.0

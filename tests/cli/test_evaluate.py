@@ -32,6 +32,7 @@ def test_every_value_carries_its_protocol_and_what_real_images_score(checkpoint,
         assert row.width == 6 * 86 + 2 and pairs.height > row.height  # the first chunk; two rows
 
 
+@pytest.mark.slow
 def test_the_picture_of_closest_pairs_shows_the_samples_and_training_images_it_names(checkpoint, tmp_path):
     """The first pair: the generated one is what sample.py draws for that id, and labels are those of evaluation."""
     from oboro.modality import to_uint8
@@ -64,6 +65,7 @@ def test_repeats_are_disjoint_ranges_and_each_is_what_it_is_alone(checkpoint, tm
     assert one["values"]["fd_fashion_12"] == values[0]
 
 
+@pytest.mark.slow
 def test_published_moments_replace_the_data(checkpoint, tmp_path):
     """Moments of the training images themselves give the same distance; another split has another protocol."""
     from oboro.extractor import Fashion
@@ -103,6 +105,7 @@ def test_pictures_of_another_program_get_the_same_numbers_as_our_own(checkpoint,
     assert run.status == 1 and "name data=..." in run.stderr
 
 
+@pytest.mark.slow
 def test_watching_a_run_adds_what_evaluate_says_to_its_metrics(tmp_path):
     """A run that trained unmeasured; its checkpoint is of the last step, so watching ends."""
     run = runs.train(tmp_path / "run", "callbacks=[checkpoints]", "logger=[jsonl,tensorboard]")
@@ -134,6 +137,7 @@ def test_an_average_of_any_length_is_measured_from_snapshots(tmp_path):
     assert other["protocol"]["digest"] == tracked["protocol"]["digest"]
 
 
+@pytest.mark.slow
 def test_the_likelihood_of_held_out_images_is_reported(checkpoint, tmp_path):
     small = [*SMALL, "metrics=[frechet]", "bits_per_dim.n=4", "bits_per_dim.steps=4"]
     found = runs.evaluate(tmp_path, checkpoint, *small)["likelihood"]["bits_per_dim_4"]
@@ -142,6 +146,7 @@ def test_the_likelihood_of_held_out_images_is_reported(checkpoint, tmp_path):
     assert again["value"] == pytest.approx(found["value"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_impossible_wishes_end_in_one_line(checkpoint, tmp_path):
     given = f"checkpoint={checkpoint}"
     cases = {

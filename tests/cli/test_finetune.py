@@ -107,6 +107,7 @@ def test_a_run_with_an_adapter_changes_nothing_else(lora, checkpoint):
     assert f"{count:,} of them trained" in " ".join(lora.stdout.replace("│", " ").split())
 
 
+@pytest.mark.slow
 def test_an_adapter_run_resumes_exactly(lora, checkpoint, tmp_path):
     loud = ("trainer.max_steps=2", "optimizer.lr=0.3", "optimizer.warmup_steps=1")
     arguments = [*SHORT, f"init={checkpoint}", *LORA, *loud]
@@ -121,6 +122,7 @@ def test_an_adapter_run_resumes_exactly(lora, checkpoint, tmp_path):
         assert runs.equal(resumed.checkpoint()[key], lora.checkpoint()[key])
 
 
+@pytest.mark.slow
 def test_the_adapter_can_be_a_file_or_part_of_the_weights(lora, checkpoint, tmp_path, capsys):
     """The run's checkpoint, a merged one, and the base with the file draw the same images; scale 0 draws the base's."""
     file, merged = tmp_path / "new/adapter.safetensors", tmp_path / "other/merged.ckpt"
@@ -141,6 +143,7 @@ def test_the_adapter_can_be_a_file_or_part_of_the_weights(lora, checkpoint, tmp_
     assert runs.sample(tmp_path / "f", checkpoint, "n=4", f"adapter_file={file}", "adapter_scale=0").images == base
 
 
+@pytest.mark.slow
 def test_a_run_can_start_from_one_with_an_adapter(lora, tmp_path):
     """Its adapter is merged: the next run starts at what was drawn."""
     merged = tmp_path / "merged.ckpt"

@@ -127,6 +127,7 @@ def test_labels_that_are_wanted_and_not_there_are_a_mistake(tmp_path, typed, mes
     assert run.status == 1 and run.stderr.splitlines()[-1].endswith(message)
 
 
+@pytest.mark.slow
 def test_pictures_fit_the_model_that_training_starts_from(tmp_path):
     first = runs.train(tmp_path / "first", "conditioner=unconditional", runs.NO_EVALUATION, "metrics=[]")
     root = paint(tmp_path / "pictures", ["."], side=(32, 40), mode="RGB", count=60)

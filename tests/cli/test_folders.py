@@ -67,6 +67,7 @@ def test_another_command_does_not_share_the_folder_of_a_run(folder):
     assert files(folder) == before
 
 
+@pytest.mark.slow
 def test_overwriting_moves_what_the_command_wrote_and_nothing_else(folder):
     (folder / "notes.txt").write_text("mine")
     before = files(folder)
@@ -80,6 +81,7 @@ def test_overwriting_moves_what_the_command_wrote_and_nothing_else(folder):
     assert files(folder / ASIDE / "1") == moved and (folder / ASIDE / "2" / "train.log").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "mistake",
     ["model.channels=-8", "+model.channelz=8", "data=image_folder data.root=/nowhere", "sampler=learned_variance"],
@@ -100,6 +102,7 @@ def test_what_a_run_needs_does_not_move_away(folder):
     assert {k: v for k, v in files(folder).items() if k != LOCK} == {k: v for k, v in before.items() if k != LOCK}
 
 
+@pytest.mark.slow
 def test_a_folder_with_files_of_others_is_no_used_one(tmp_path):
     folder = tmp_path / "mine"
     (folder / "checkpoints").mkdir(parents=True)
@@ -110,6 +113,7 @@ def test_a_folder_with_files_of_others_is_no_used_one(tmp_path):
     assert contents(folder, "train").state is State.FINISHED
 
 
+@pytest.mark.slow
 def test_a_start_that_failed_leaves_no_used_folder(tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
@@ -117,6 +121,7 @@ def test_a_start_that_failed_leaves_no_used_folder(tmp_path):
     runs.succeeded(train(folder))
 
 
+@pytest.mark.slow
 def test_old_samples_are_never_among_new_ones(finished, tmp_path):
     typed = [f"checkpoint={finished.last}", "accelerator=cpu", "sampler.steps=1"]
 
@@ -133,6 +138,7 @@ def test_old_samples_are_never_among_new_ones(finished, tmp_path):
     assert len(list((tmp_path / "out" / ASIDE / "1" / "images").iterdir())) == 4
 
 
+@pytest.mark.slow
 def test_runs_of_one_second_have_folders_of_their_own(tmp_path):
     """By the clock; each is made by the run that gets it."""
     assert [create(tmp_path / "day" / "a").name for _ in range(3)] == ["a", "a-2", "a-3"]

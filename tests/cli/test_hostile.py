@@ -84,6 +84,7 @@ QUICK = ("a defaults list", "a factory", "a logger of a run that goes on", "a fo
 KINDS = [kind if kind in QUICK else pytest.param(kind, marks=pytest.mark.slow) for kind in payloads("proof")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_stored_key_is_a_word_to_hydra(trained, tmp_path, kind):
     proof, path = tmp_path / "proof", tmp_path / "hostile.ckpt"

@@ -36,6 +36,7 @@ def test_the_run_says_what_it_does_and_the_protocol_has_the_digest(measured, cac
     assert set(measured.logged("fd_in_domain_20")) == {2} and set(measured.logged("accuracy_in_domain_20")) == {2}
 
 
+@pytest.mark.slow
 def test_evaluate_and_a_second_run_use_the_same_weights(measured, cache, tmp_path):
     """In evaluate.py the number of the run comes out again, to the last bit."""
     path, written = weights(cache), weights(cache).stat().st_mtime_ns

@@ -48,6 +48,7 @@ def masks(ids):
     return MaskBox().operator((1, 28, 28), [generator(0, "measurement", k) for k in ids]).mask[:, 0].numpy()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_known_pixels_are_kept_to_the_last_bit(way, draw, pictures):
     """Sample i is of picture i mod k, with the mask of that picture; the rest is drawn, and drawn anew each time."""
@@ -60,6 +61,7 @@ def test_known_pixels_are_kept_to_the_last_bit(way, draw, pictures):
         assert grid.width > 9 * grid.height // 2
 
 
+@pytest.mark.slow
 def test_a_picture_that_was_measured_before_is_the_same_as_one_that_is_measured(draw, pictures, tmp_path):
     """What lies in the hole does not matter; and without noise a smaller picture is met up to its rounding."""
     holed = tmp_path / "holed"
@@ -83,6 +85,7 @@ def test_outpainting_keeps_the_picture_in_a_larger_sample(draw, pictures):
     assert made.shape == (5, 28, 56) and (made[:2, :, 14:42] == images(pictures)).all()
 
 
+@pytest.mark.slow
 def test_noise_and_masks_belong_to_the_picture_and_not_to_how_many_there_are(draw):
     noisy = ("measurement=mask_random", "measurement_noise=0.1", *WAYS["pigdm"])
     five = draw(*noisy).images
@@ -110,6 +113,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_cannot_be_is_one_line(case, checkpoint, pictures, tmp_path):
     overrides, message = REFUSED[case]

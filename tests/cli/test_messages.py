@@ -129,6 +129,7 @@ LINES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("typed", LINES)
 def test_a_word_that_is_wrong_is_answered_to_the_letter(typed, tmp_path):
     run = runs.call("train.py", *typed.replace("{here}", str(tmp_path)).split(), cwd=tmp_path)
@@ -325,6 +326,7 @@ BEFORE_WORK = {
 }
 
 
+@pytest.mark.slow
 def test_what_would_end_a_run_late_ends_it_early(tmp_path):
     file, wrong = tmp_path / "file", []
     file.touch()

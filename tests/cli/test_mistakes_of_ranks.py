@@ -32,17 +32,20 @@ def shown(request, tmp_path, monkeypatch):
     return shown
 
 
+@pytest.mark.slow
 def test_what_all_ranks_meet_the_first_one_shows(shown):
     assert shown(0).startswith("error: there is no group") or "trainr" in shown(0)
     assert shown(1) == shown(2) == ""
 
 
+@pytest.mark.slow
 def test_what_other_ranks_meet_alone_one_of_them_shows(shown):
     assert shown(2).startswith("error: rank 2: ") and shown(1) == ""
     assert shown(1, "nonsense=3").startswith("error: rank 1: ")  # another mistake
     assert shown(0).startswith("error: ") and "rank" not in shown(0)  # it does not wait for others
 
 
+@pytest.mark.slow
 def test_runs_do_not_take_each_others_mistakes_for_their_own(shown, monkeypatch):
     assert shown(1) != ""
     monkeypatch.setattr(os, "getppid", lambda: 1)

@@ -17,6 +17,7 @@ def refusal(folder, *arguments: str) -> str:
     return run.stderr
 
 
+@pytest.mark.slow
 def test_wishes_that_the_model_cannot_fulfil_end_in_one_line(checkpoint, tmp_path):
     given = f"checkpoint={checkpoint}"
     cases = {
@@ -61,6 +62,7 @@ def test_a_model_of_hints_is_measured_on_held_out_pictures(tmp_path):
     assert "edge_f1: samples are compared with training images" in other.stderr
 
 
+@pytest.mark.slow
 def test_pictures_are_compared_with_those_of_their_names(checkpoint, tmp_path):
     """Whatever their order and their kind of file; a picture without one would make it another number."""
     runs.sample(tmp_path / "samples", checkpoint, "n=4", "chunk=4")

@@ -48,6 +48,7 @@ def straight(tmp_path_factory):
     return straight
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "batches"),
     [
@@ -133,6 +134,7 @@ MEASURED = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("accumulate", "batches", "every"), [pytest.param(1, 0, 3, marks=pytest.mark.slow), (2, 1, 2)])
 def test_the_log_of_a_run_that_was_cut_off_is_that_of_one_that_was_not(tmp_path, accumulate, batches, every):
     """The same rows in the same order in one file: no evaluation is repeated, none is left out."""
@@ -158,6 +160,7 @@ def test_workers_do_not_change_what_is_learned(straight):
     assert runs.equal(learned(straight("data.num_workers=1")), learned(straight()))
 
 
+@pytest.mark.slow
 def test_evaluation_does_not_change_what_is_learned(straight, tmp_path):
     """Samples, metrics, pictures, checkpoints and validation after every step against none of them."""
     watched = runs.train(tmp_path, *SIX, *EVERY_STEP)
@@ -167,6 +170,7 @@ def test_evaluation_does_not_change_what_is_learned(straight, tmp_path):
     assert watched.logged("train/loss") == straight().logged("train/loss")
 
 
+@pytest.mark.slow
 def test_dropout_does_not_read_what_evaluation_or_data_left_behind(straight, tmp_path):
     dropout = ("model.dropout=0.5", "trainer.accumulate_grad_batches=2")
     watched = runs.train(tmp_path, *SIX, *EVERY_STEP, *dropout)

@@ -109,6 +109,7 @@ def test_what_may_differ_is_applied_and_shown(run, words):
     assert APPLIED[words] in settings if APPLIED[words] else not settings
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", REFUSED)
 def test_what_may_not_differ_is_refused_with_the_reason(run, words):
     with pytest.raises(UserError) as refusal:
@@ -125,6 +126,7 @@ def go_on(folder, *typed: str) -> runs.Run:
     return runs.Run(done.status, done.stdout, done.stderr, folder)
 
 
+@pytest.mark.slow
 def test_what_differs_is_what_is_trained_with_and_recorded(run, tmp_path):
     """The rate of the next step is the new one's, lr (1 - 4/8) of a decay over 8 steps; stderr and train.log say so."""
     typed = (f"resume={run.folder}", "trainer.max_steps=8", "optimizer.lr=1e-4", "optimizer.betas=[0.5,0.6]")
@@ -232,6 +234,7 @@ def test_a_checkpoint_that_names_no_data_is_not_compared_and_this_is_said(run, t
     assert list(resumed.logged("train/loss")) == [5]
 
 
+@pytest.mark.slow
 def test_the_command_line_of_an_experiment_goes_on(tmp_path):
     """Its groups, its values, what was typed over them, added and left out; nothing is shown but the end."""
     typed = runs.toy(
@@ -249,6 +252,7 @@ def test_the_command_line_of_an_experiment_goes_on(tmp_path):
     assert runs.equal(short.checkpoint()["state_dict"], again.checkpoint()["state_dict"])
 
 
+@pytest.mark.slow
 def test_a_folder_elsewhere_that_a_callback_writes_to_is_named_again(tmp_path):
     """A file from somebody else may not choose where this machine is written to."""
     typed = f"callbacks.checkpoints.folder={tmp_path / 'elsewhere'}"

@@ -45,6 +45,7 @@ def folder(cut_off, tmp_path) -> Path:
     return Path(shutil.copytree(cut_off, tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_the_same_command_begins_goes_on_and_is_done(folder, whole):
     """As if it had not been cut off, to the last bit; and a finished run ends well without another step."""
     began = (folder / ".hydra" / "config.yaml").read_bytes()
@@ -110,6 +111,7 @@ def test_a_run_that_began_from_weights_goes_on_from_its_own(whole, tmp_path):
     assert "goes on from" in run.stderr and runs.equal(learned(run), learned(straight))
 
 
+@pytest.mark.slow
 def test_the_folder_may_follow_from_the_configuration(tmp_path):
     named = "hydra.run.dir=" + str(tmp_path / "runs" / "${seed}")
     cut = runs.call("train.py", named, *runs.toy(*SIX, AUTO, CUT, "seed=3"), cwd=tmp_path)
@@ -118,6 +120,7 @@ def test_the_folder_may_follow_from_the_configuration(tmp_path):
     assert f"goes on from {tmp_path}/runs/3/checkpoints/last.ckpt, step 4" in run.stderr
 
 
+@pytest.mark.slow
 def test_a_file_of_options_may_say_it(whole, tmp_path):
     """With the weights that the run begins from, which it is without once it goes on."""
     (tmp_path / "mine" / "experiment").mkdir(parents=True)
@@ -137,6 +140,7 @@ def test_a_folder_by_the_clock_has_nothing_to_go_on_with(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_an_early_end_is_an_end(tmp_path):
     """A requeued job does not train on after a stop that was planned, unless its end is moved."""
     stop, folder = "+callbacks.stop={_target_: recorder.Stop, step: 4}", tmp_path / "run"

@@ -48,6 +48,7 @@ def test_training_draws_and_measures_or_says_in_one_line_why_not(overrides, line
         assert not (tmp_path / "checkpoints").exists()
 
 
+@pytest.mark.slow
 def test_samples_are_drawn_measured_and_shown(trained, data, tmp_path):
     drawn = runs.sample(tmp_path / "drawn", trained.last, "n=3", "npz=true")
     with Image.open(tmp_path / "drawn" / "images" / "000000.png") as image:

@@ -90,6 +90,7 @@ MISTAKES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_ends_in_one_line(mistake, place, checkpoint, tmp_path):
     script, typed, mentions = MISTAKES[mistake]

@@ -63,6 +63,7 @@ def test_less_than_a_chunk_changes_the_last_bits_at_most(drawn, draw):
     assert np.abs(few - many).max() <= 1
 
 
+@pytest.mark.slow
 def test_sampler_and_guidance_are_those_of_the_checkpoint_unless_named(drawn, draw):
     assert draw("sampler=heun", "sampler.steps=2", "guidance=unguided") == drawn.images
     for other in (["sampler.steps=3"], ["sampler=ddim_ancestral", "sampler.steps=2"], ["guidance.scale=2"]):
@@ -121,6 +122,7 @@ def test_previews_show_the_first_samples_from_noise_to_image(drawn, checkpoint, 
         assert errors == sorted(errors, reverse=True) and errors[0] > 2 * errors[-1]
 
 
+@pytest.mark.slow
 def test_another_schedule_draws_with_other_times(drawn, draw):
     """The straight path of training, sampled at the noise levels of EDM: the same as to name these as its grid."""
     assert draw("schedule=linear") == drawn.images

@@ -48,6 +48,7 @@ def environment(monkeypatch):
         monkeypatch.setenv(name, value)
 
 
+@pytest.mark.slow
 def test_no_file_of_a_run_has_a_secret(tmp_path, environment):
     run = runs.train(tmp_path / "run", *ARGUMENTS)
     secrets = [*SECRETS.values(), TYPED, PASSWORD, NESTED]

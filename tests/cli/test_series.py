@@ -57,6 +57,7 @@ def test_samples_are_files_in_the_units_of_the_data(trained, record, tmp_path):
     assert mean == pytest.approx(20, abs=0.1) and std == pytest.approx(5 / 2**0.5, abs=0.05)
 
 
+@pytest.mark.slow
 def test_what_is_drawn_and_what_its_files_hold_measure_the_same(trained, tmp_path):
     drawn = runs.evaluate(tmp_path / "drawn", trained.last, "n=20", "chunk=20", "metrics=[frechet,memorization]")
     assert (tmp_path / "drawn" / "closest_pairs.png").is_file() and (tmp_path / "drawn" / "samples.png").is_file()
@@ -68,6 +69,7 @@ def test_what_is_drawn_and_what_its_files_hold_measure_the_same(trained, tmp_pat
         assert np.isfinite(found["values"]["fd_raw_20"])
 
 
+@pytest.mark.slow
 def test_a_run_that_was_cut_off_ends_as_if_it_had_not_been(settings, tmp_path):
     six = (*settings, "trainer.max_steps=6", "callbacks.checkpoints.every_n_steps=3", runs.NO_EVALUATION)
     straight = runs.train(tmp_path / "straight", *six)

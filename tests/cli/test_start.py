@@ -77,6 +77,7 @@ def own(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flag", [["--config-dir", "own"], ["--config-dir=own"], ["-cd", "own"]])
 def test_a_folder_of_ones_own_adds_options(own, flag):
     run = runs.call("oboro", "train", *flag, "sampler=twice", "--cfg", "job", "--package", "sampler", cwd=own)
@@ -91,6 +92,7 @@ def test_a_folder_that_is_missing_is_named(tmp_path):
     assert run.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_checkpoint_alone_imports_nothing_from_the_folder_it_lies_in(checkpoint, tmp_path):
     """``trust`` has it search there, too."""
     (tmp_path / "stray.py").write_text("open('stray was imported', 'w').close()")

@@ -35,6 +35,7 @@ AT_ONCE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("typed", AT_ONCE.values(), ids=AT_ONCE)
 def test_nothing_slow_is_imported_before_there_is_work(typed, tmp_path):
     script, *arguments = typed
@@ -47,6 +48,7 @@ def test_nothing_slow_is_imported_before_there_is_work(typed, tmp_path):
     assert run.stderr.splitlines()[-1] == "imported []", run.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "typed",
     [

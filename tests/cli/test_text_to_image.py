@@ -104,6 +104,7 @@ def test_a_text_needs_no_quotes_of_its_own(text_to_image, tmp_path, text):
     assert json.loads((run.folder / "images/metadata.jsonl").read_text(encoding="utf-8"))["text"] == text
 
 
+@pytest.mark.slow
 def test_the_text_and_the_negative_text_decide_the_image(drawn, text_to_image, tmp_path):
     """Away from the text itself is the model without guidance."""
     _, path = text_to_image
@@ -125,6 +126,7 @@ def test_negative_texts_are_taken_in_turn(text_to_image, tmp_path):
     assert both.images[1] == second.images[1] and both.images[0] != second.images[0]
 
 
+@pytest.mark.slow
 def test_the_end_of_a_text_that_is_not_read_is_named(text_to_image, tmp_path):
     """Two texts that differ there draw one picture, and so it is remarked; texts that fit are not."""
     start = "a shoe and " * 30
@@ -146,12 +148,14 @@ def test_cached_latents_and_texts_train_the_same_model(parts, text_to_image, tmp
         torch.testing.assert_close(cached[name], encoded[name], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_samples_are_measured_by_the_class_of_their_caption(text_to_image, tmp_path):
     found = runs.evaluate(tmp_path, text_to_image[1], "n=20", "chunk=10", "metrics=[frechet,accuracy]")
     assert {"fd_fashion_20", "accuracy_fashion_20"} <= set(found["values"])
     assert found["protocol"]["codec"]["name"] == "Autoencoder"
 
 
+@pytest.mark.slow
 def test_clip_score_is_the_mean_over_samples_and_the_captions_they_were_drawn_for(parts, text_to_image, tmp_path):
     """By hand, from the same samples; real images and their captions stand beside it."""
     asked = ("n=20", "chunk=10", "metrics=[clip_score]", "extractor=trained_clip", f"extractor.path={parts['clip']}")
@@ -180,6 +184,7 @@ def test_data_without_captions_do_not_measure_a_model_of_texts(text_to_image, tm
     assert run.status == 1 and "the data have none; choose data=... with captions" in run.stderr.replace("\n", " ")
 
 
+@pytest.mark.slow
 def test_callbacks_that_are_left_out_take_their_settings_along(parts, tmp_path):
     """The experiment sets values of callbacks that the command line does not choose."""
     experiment = ("experiment=ldm_fashion_text", *overrides(parts), "callbacks=[checkpoints]")
@@ -192,6 +197,7 @@ def test_clip_score_without_texts_is_refused(parts, checkpoint, tmp_path):
     assert run.status == 1 and "clip_score needs the text of every image" in run.stderr.replace("\n", " ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -212,6 +218,7 @@ def test_what_cannot_be_drawn_is_said(text_to_image, tmp_path, arguments, said):
     assert run.status == 1 and said in run.stderr.replace("\n", " ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -228,6 +235,7 @@ def test_what_cannot_be_trained_is_said(parts, tmp_path, change, said):
     assert run.status == 1 and said in run.stderr.replace("\n", " ")
 
 
+@pytest.mark.slow
 def test_a_text_encoder_that_has_learned_nothing_is_refused(text_to_image, tmp_path):
     """``init`` brings one along, but not into another shape."""
     arguments = [f"init={text_to_image[1]}", CAPTIONS, "conditioner.encoder.depth=3"]
@@ -252,6 +260,7 @@ def test_a_model_without_text_says_so(parts, checkpoint, tmp_path):
     assert run.status == 1 and "the model reads no text" in run.stderr.replace("\n", " ")
 
 
+@pytest.mark.slow
 def test_the_folder_of_samples_is_a_data_set(drawn, parts, tmp_path):
     shutil.copytree(drawn.folder / "images", tmp_path / "images")
     changed = ["data=image_folder", f"data.root={tmp_path / 'images'}", "data.channels=1", "data.resolution=28"]
@@ -259,6 +268,7 @@ def test_the_folder_of_samples_is_a_data_set(drawn, parts, tmp_path):
     assert run.checkpoint()["global_step"] == 2
 
 
+@pytest.mark.slow
 def test_a_thing_is_taught_beside_the_models_own_pictures(text_to_image, drawn, parts, tmp_path):
     """train.py init=… data=dreambooth adapter=lora, told by paths alone: codec and text encoder come along."""
     _, path = text_to_image
@@ -280,6 +290,7 @@ def test_a_thing_is_taught_beside_the_models_own_pictures(text_to_image, drawn, 
     assert np.array_equal(pixels(again), pixels(before))
 
 
+@pytest.mark.slow
 def test_pictures_are_edited_by_texts(text_to_image, tmp_path):
     """Latents, guidance and texts: a photograph, and a picture that the model draws."""
     picture = tmp_path / "bag.png"

@@ -41,6 +41,7 @@ def captioned(tmp_path) -> list[str]:
     return ["data=image_folder", f"data.root={folder}", "data.validation=4"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in EXPERIMENTS if name.startswith(("autoencoder", "clip"))])
 def test_every_experiment_of_a_part_trains_at_toy_size(name, tmp_path, captioned):
     """Text to image, which needs their checkpoints, is trained in ``test_text_to_image``."""

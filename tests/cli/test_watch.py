@@ -66,6 +66,7 @@ def test_a_run_of_which_nothing_is_known_is_left_after_a_while(tmp_path):
     assert found == ["1", "2"] and 60 < clock.now() < 90
 
 
+@pytest.mark.slow
 def test_a_run_that_died_is_measured_once_even_if_its_file_is_replaced_meanwhile(tmp_path, monkeypatch):
     run = runs.train(tmp_path / "run", runs.NO_EVALUATION)
     assert is_running(run.folder) is False

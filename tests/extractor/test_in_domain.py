@@ -75,6 +75,7 @@ def test_it_has_learned(judge):
         assert described["extractor_task"] == "rotations" and dict(judge.outputs) == {"features": 128}
 
 
+@pytest.mark.slow
 def test_distances_grow_with_every_kind_of_damage(judge, fashion_images, fashion_labels):
     """Of pictures that it has not learned from: noise, blur, shifts, fewer classes, unequal shares, fewer originals."""
     fresh, of_fresh = fashion_images[4000:5000], fashion_labels[4000:5000]
@@ -102,6 +103,7 @@ def test_distances_grow_with_every_kind_of_damage(judge, fashion_images, fashion
         assert distances[-1] > 2 * distances[0], f"{name}: {distances}"
 
 
+@pytest.mark.slow
 def test_weights_are_a_function_of_data_and_settings(clothes, tmp_path, fashion_images, fashion_labels):
     """The same bits from another folder and on another number of threads, and the run's own draws are as they were."""
     first = learned(clothes)
@@ -130,6 +132,7 @@ def test_weights_are_a_function_of_data_and_settings(clothes, tmp_path, fashion_
     assert len({again.path, *(other.path for other in others)}) == 1 + len(others)
 
 
+@pytest.mark.slow
 def test_it_is_trained_once_and_anew_where_the_file_is_damaged(clothes, capsys):
     def trained_now(**settings):
         capsys.readouterr()
@@ -154,6 +157,7 @@ def test_it_is_trained_once_and_anew_where_the_file_is_damaged(clothes, capsys):
         learned(clothes, weights_path=str(copied))
 
 
+@pytest.mark.slow
 def test_held_out_images_are_not_learned_from(clothes, tmp_path, fashion_images, fashion_labels):
     """Other held-out pictures, the same training pictures: the same weights, another accuracy."""
     rows = clothes.validation.samples.rows
@@ -249,6 +253,7 @@ def test_settings_that_learn_nothing_are_refused():
             InDomain(**settings)
 
 
+@pytest.mark.slow
 def test_the_protocol_and_the_cache_of_a_reference_have_its_digest(clothes, fashion_images):
     identities = []
     for settings in ({"seed": 0}, {"seed": 1}):

@@ -57,6 +57,7 @@ def relative(a, b):
     return ((a - b).norm() / b.norm()).item()
 
 
+@pytest.mark.slow
 def test_features_are_those_of_torch_fidelity(weights, images):
     network = theirs.FeatureExtractorInceptionV3("x", ["2048"], feature_extractor_weights_path=str(weights))
     found = Inception(str(weights))(images)["features"]
@@ -65,6 +66,7 @@ def test_features_are_those_of_torch_fidelity(weights, images):
     assert relative(found[:2], found[2:]) > 1e-2, "the images differ by far more than the rounding"
 
 
+@pytest.mark.slow
 def test_features_are_those_of_torchmetrics_without_antialiasing(weights, images):
     from torchmetrics.image.fid import NoTrainInceptionV3
 
@@ -75,12 +77,14 @@ def test_features_are_those_of_torchmetrics_without_antialiasing(weights, images
     assert relative(network(images), found) > 1e-3, "the bite: the default of torchmetrics is another metric"
 
 
+@pytest.mark.slow
 def test_logits_are_those_of_torch_fidelity(weights, images):
     network = theirs.FeatureExtractorInceptionV3("x", ["logits_unbiased"], feature_extractor_weights_path=str(weights))
     found = Inception(str(weights))(images, ["logits"])["logits"]
     assert found.shape == (4, 1008) and relative(found, network(images)[0]) < 1e-5
 
 
+@pytest.mark.slow
 def test_spatial_features_are_seven_channels_of_the_one_by_one_branch(weights, images):
     """Channel c, row i, column j of the map, as a convolution of the block's input computes it, at 289 c + 17 i + j."""
     extractor = Inception(str(weights))

@@ -65,6 +65,7 @@ def test_a_run_whose_last_checkpoint_cannot_be_written_fails_and_keeps_the_one_b
     assert [path.name for path in run.last.parent.iterdir()] == ["last.ckpt"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [pytest.param(4, marks=pytest.mark.slow), 2])
 def test_a_metric_that_fails_costs_no_step_and_is_measured_when_the_run_goes_on(warm, tmp_path, steps):
     """In the middle, and at the last step, after which nothing is left to train."""

@@ -63,6 +63,7 @@ def test_training_ends_before_the_step_and_names_the_reason(does, reason, tmp_pa
     assert run.checkpoint()["global_step"] == 2
 
 
+@pytest.mark.slow
 def test_the_samples_are_those_of_the_step_in_all_its_micro_batches(tmp_path):
     whole = train(tmp_path / "whole", fault("infinite_gradient", step=3))
     parts = train(tmp_path / "parts", "trainer.accumulate_grad_batches=2", fault("infinite_gradient", step=3))
@@ -79,6 +80,7 @@ def test_a_step_that_is_left_out_changes_nothing(plain, tmp_path):
     assert run.logged("skipped_steps") == {4: 1.0} and "the step is left out" in run.stderr
 
 
+@pytest.mark.slow
 def test_what_a_loss_remembers_stays_as_it_was(tmp_path):
     """Of a step that is left out it would remember NaN."""
     aware = ("loss/time=loss_aware", "divergence=skip")
@@ -94,6 +96,7 @@ def test_steps_that_are_left_out_are_bounded(tmp_path):
     assert [event["step"] for event in listed(tmp_path)] == [2, 3, 4]
 
 
+@pytest.mark.slow
 def test_a_rollback_is_a_resume_with_a_lower_rate(tmp_path):
     boards = "logger=[jsonl,tensorboard]"
     shown = "callbacks=[checkpoints,summary]"
@@ -125,6 +128,7 @@ def test_weights_that_the_optimizer_makes_no_numbers_are_rolled_back(tmp_path):
     assert all(w.isfinite().all() for w in run.checkpoint()["state_dict"].values())
 
 
+@pytest.mark.slow
 def test_a_spike_of_the_gradient_is_left_out(tmp_path):
     steps = ("trainer.max_steps=24", "divergence=skip", "divergence.spike=1e3")
     run = runs.succeeded(train(tmp_path, *steps, fault("large_gradient", step=22)))
@@ -148,6 +152,7 @@ def scaled(does: str, *overrides: str) -> tuple[lightning.Trainer, object]:
     return trainer, task
 
 
+@pytest.mark.slow
 def test_an_overflow_of_16_bits_is_left_to_the_scaler(tmp_path, monkeypatch):
     """The scaler halves its factor; no average counts the step."""
     monkeypatch.chdir(tmp_path)

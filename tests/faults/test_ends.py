@@ -60,6 +60,7 @@ def straight(tmp_path_factory):
     return runs.train(tmp_path_factory.mktemp("straight"), *SIX)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("does", "when", "step", "saved"),
     [
@@ -118,6 +119,7 @@ def test_a_last_measuring_that_is_cut_twice_is_done(tmp_path):
     assert list(run.logged("fd_fashion_20")) == [6] and run.checkpoint("best")["global_step"] == 6
 
 
+@pytest.mark.slow
 def test_a_codec_that_is_measured_when_the_run_goes_on_has_the_statistics_of_its_weights(tmp_path):
     """A signal in the statistics, after which the checkpoint is written and the codec is measured."""
     usual = (
@@ -168,6 +170,7 @@ def test_the_time_of_training_is_limited_over_all_that_a_run_goes_on_from(tmp_pa
     assert longer.status == 0 and longer.checkpoint()["global_step"] == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
@@ -248,6 +251,7 @@ def early(monitor: str, **settings) -> str:
     return f"+callbacks.early={{{kind}, monitor: {monitor}{values}}}"
 
 
+@pytest.mark.slow
 def test_early_stopping_ends_a_run_as_its_last_step_does(tmp_path):
     """A threshold that every value is below, of a number that validation gives; then of a metric."""
     usual = (
@@ -313,6 +317,7 @@ def test_a_sweep_that_is_ended_has_its_jobs_save_and_runs_them_again(tmp_path):
     assert "0 of 2 jobs done; run the rest with" in run.stderr
 
 
+@pytest.mark.slow
 def test_a_signal_after_the_last_step_of_a_job_ends_those_after_it(tmp_path):
     """Of a sweep within one process. The job itself is finished."""
     job = [*runs.toy("callbacks=[checkpoints]", "seed=1,2"), fault("sigterm", step=2)]

@@ -74,6 +74,7 @@ def check(kind: fuzz.Kind, folder: Path, examples: int) -> None:
     reads_or_refuses()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", fuzz.KINDS)
 def test_a_spoiled_file_is_read_or_refused_in_one_line(kind, tmp_path, capfd):
@@ -143,6 +144,7 @@ def test_archives_and_tensors_that_claim_more_than_they_hold(tmp_path):
         assert words in bounded(lambda n=name: load_checkpoint(tmp_path / f"{n}.ckpt"), 200)
 
 
+@pytest.mark.slow
 def test_a_setting_of_others_is_a_value_and_never_a_class(tmp_path):
     """F21, in the folders of other programs: ``instantiate`` would call what a dictionary names."""
     proof = tmp_path / "proof"

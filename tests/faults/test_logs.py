@@ -88,6 +88,7 @@ def test_rows_that_the_disk_does_not_take_are_written_later(tmp_path, capsys):
     assert read_rows(path)[2]["loss"] != read_rows(path)[2]["loss"]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_repeats_no_step_in_any_file_and_its_seconds_go_on(tmp_path):
     settings = "save_dir: '${output_dir}', name: csv, version: '', flush_logs_every_n_steps: 1"
     table = f"+logger.csv={{_target_: lightning.pytorch.loggers.CSVLogger, {settings}}}"

@@ -36,6 +36,7 @@ class Room:
         return torch.tensor(items).square()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", ERRORS, ids=lambda e: type(e).__name__)
 def test_parts_give_the_rows_of_the_whole_in_their_order(error):
     room, parts = Room(3, error), Parts()
@@ -82,6 +83,7 @@ def test_a_run_measures_and_validates_the_same_with_little_memory(tmp_path):
     assert "memory ran out with 8 at once, so 2 at a time" in little.stderr
 
 
+@pytest.mark.slow
 def test_sampling_draws_the_same_with_little_memory(tmp_path, monkeypatch):
     run = runs.train(tmp_path / "run", runs.NO_EVALUATION)
     whole = runs.sample(tmp_path / "whole", run.last, "n=5", "chunk=4")

@@ -171,6 +171,7 @@ def test_samples_of_a_mixture_are_near_its_posterior(guidance):
     assert abs(float(cov[~torch.eye(4, dtype=torch.bool)].mean()) - covariance) < 0.06 * variance
 
 
+@pytest.mark.slow
 def test_dps_is_biased_whatever_the_noise_of_the_measurement_is():
     """Of Gaussian data with y = 1 the mean of four numbers is N(0.95, 0.10²) for noise 0.1 and N(0.70, 0.23²) for 0.3.
     DPS has N(1.00, 0.05²) for both with zeta = 0.3, and N(0.70, 0.28²) with 0.1; PiGDM what is right."""

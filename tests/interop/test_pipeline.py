@@ -165,6 +165,7 @@ def test_what_comes_in_goes_out_and_draws_the_same_image(which, request, tmp_pat
         torch.testing.assert_close(again.state_dict()[key], value, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_what_a_run_learns_on_published_parts_draws_the_same_image_in_diffusers(stable_diffusion, tmp_path):
     """codec=diffusers, conditioner=text_clip, model=ldm_unet_text and adapter=lora, built as train.py builds them."""
     sizes = [

@@ -182,6 +182,7 @@ CHANGES = {
 }
 
 
+@pytest.mark.slow
 @each_weight
 def test_the_posterior_mean_has_the_lowest_loss(name, schedule, normal):
     """Paired on the same draws: each change of the exact denoiser costs more than five standard errors."""

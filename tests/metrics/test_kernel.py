@@ -114,6 +114,7 @@ def copies(rng, n, m, d, likeness, share=1.0):
     return x[torch.randperm(n, generator=rng)], y
 
 
+@pytest.mark.slow
 def test_the_interval_of_copies_covers_the_true_value(rng):
     """Equal distributions, distance 0: 95 % of the intervals or more hold 0, whatever the samples have in common."""
     sizes = ((60, 60), (40, 120), (120, 40))

@@ -37,6 +37,7 @@ def read(path):
         raise UserError("damaged") from error
 
 
+@pytest.mark.slow
 def test_a_bit_that_is_flipped_anywhere_is_refused_or_changes_nothing(tmp_path):
     """What it can hit without a change are dates and padding of the archive."""
     path, whole = tmp_path / "last.ckpt", {"w": torch.randn(40), "n": 7, "s": "text", "half": torch.ones(3).half()}

@@ -161,6 +161,7 @@ def test_one_is_written_at_a_time_and_what_fails_is_known_later(content, path, g
     assert file.failure is None and load_checkpoint(path)["global_step"] == 10 and folders(path) == ["00000010"]
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_leaves_the_one_before_and_nothing_else(content, path):
     before = path.read_bytes()
     for way in (SHARDED, Way(True, True)):

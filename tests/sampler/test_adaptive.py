@@ -39,6 +39,7 @@ def test_a_smaller_tolerance_is_more_exact_and_dearer(schedule):
     assert all(a < b < 2.2 * a for a, b in pairwise(costs))
 
 
+@pytest.mark.slow
 def test_adaptive_steps_do_not_depend_on_companions(schedule):
     """They arrive after different numbers of steps, and some need trials that others do not."""
     weights, means = torch.tensor([[0.3, 0.7], [-0.6, 0.5]])

@@ -92,6 +92,7 @@ def well_begun(schedule, steps):
     return nodes(schedule, [*times, *rest.tolist()])
 
 
+@pytest.mark.slow
 @over(data={"gaussian": 0, "mixture": 1}, schedule={"linear": Linear(), "vp": VP(), "karras": Karras()})
 def test_order_of_convergence_is_as_declared(ode_sampler, schedule, data):
     """Between t = 0.95 and 0.05, against the exact probability flow."""
@@ -122,6 +123,7 @@ def narrowed(schedule, steps):
     return 1 - 1 / float(1 + (schedule.sigma(t) / schedule.alpha(t) / STD) ** 2) ** 0.5
 
 
+@pytest.mark.slow
 @each_schedule
 def test_a_whole_run_converges_to_the_exact_flow(ode_sampler, schedule, with_steps):
     """With the declared order where the noise ends above zero. Elsewhere the last step into data may cost some."""
@@ -138,6 +140,7 @@ def test_a_whole_run_converges_to_the_exact_flow(ode_sampler, schedule, with_ste
     assert fine < (0.04 if order == 1 else 8e-3) + last
 
 
+@pytest.mark.slow
 @over(sampler=ODE_SAMPLERS, where=lambda sampler: not isinstance(sampler, PNDM))
 def test_only_the_ratio_of_noise_to_signal_matters(sampler, schedules, normal):
     """Nodes of equal log-SNR give equal x / alpha on every schedule. Only PNDM puts nodes of its own halfway in t."""
@@ -243,6 +246,7 @@ def test_noise_is_drawn_where_it_is_announced(sampler, normal, noise, with_steps
     assert bool(calls) == sampler.stochastic
 
 
+@pytest.mark.slow
 @over(schedule={"linear": Linear(), "vp": VP(), "ve": VE()})
 def test_moments_converge_with_the_declared_order(sde_sampler, schedule, with_steps):
     """Mean and variance of x̂0, known without a draw for Gaussian data."""

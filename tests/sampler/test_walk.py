@@ -127,6 +127,7 @@ def test_two_parts_of_a_walk_are_the_whole(sampler, schedule, split):
     assert torch.equal(sampler(denoiser, x_t, Condition(), noise, middle, 0.0), whole)
 
 
+@pytest.mark.slow
 @each_kind
 def test_a_part_converges_to_the_flow_between_its_ends(ode_sampler, schedule, with_steps):
     """From x_t at a time that is on no grid. Solvers with a memory begin with low orders: errors of h² in all."""
@@ -196,6 +197,7 @@ def test_adaptive_steps_end_in_data_from_a_start_next_to_it():
 # --- up
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule, end", [(Linear(), 0.8), (VP(), 0.5)], ids=["linear", "vp"])
 def test_order_of_convergence_upwards_is_as_declared(ode_sampler, schedule, end):
     """From t = 0.05, against the exact probability flow of a mixture; first steps as in ``well_begun``."""
@@ -213,6 +215,7 @@ def test_order_of_convergence_upwards_is_as_declared(ode_sampler, schedule, end)
     assert log2(coarse / fine) > ode_sampler.order - 0.55  # more where two errors cancel
 
 
+@pytest.mark.slow
 @over(schedule={"linear": Linear(), "cosine": Cosine(), "vp": VP(), "karras": Karras()})
 def test_data_go_up_to_their_noise(ode_sampler, schedule, with_steps):
     """From exact data, where eps̃ is 0/0, to t = 0.9; the flow begins at sigma_0, or at a time next to 0."""
@@ -228,6 +231,7 @@ def test_data_go_up_to_their_noise(ode_sampler, schedule, with_steps):
     assert many < 0.02 and many < few / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "schedule, grid",
     [(Linear(), Uniform()), (Cosine(), KarrasGrid()), (VP(), Leading()), (Karras(), Uniform())],

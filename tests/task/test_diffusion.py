@@ -118,6 +118,7 @@ def test_averages_are_put_in_place_once_and_checkpoints_hold_the_raw_weights(par
     assert runs.equal(*trained)
 
 
+@pytest.mark.slow
 def test_batch_size_counts_a_step_with_accumulation_as_one(tmp_path):
     """Two micro-batches of four teach almost what one batch of eight does: noise differs, images do not."""
     record = f"+callbacks.recorder={{_target_: recorder.Recorder, folder: {tmp_path}}}"

@@ -184,6 +184,7 @@ def test_validation_sees_the_averages_of_all_that_have_some():
     assert not torch.equal(raw[0], inside[0]) and not torch.equal(raw[1], inside[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cut", [5, 7], ids=["before an update of both", "between updates"])
 def test_a_game_that_was_cut_off_ends_as_if_it_had_not_been(tmp_path, cut):
     settings = {"gradient_clip_val": CLIP, "accumulate_grad_batches": 2}

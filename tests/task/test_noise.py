@@ -36,6 +36,7 @@ def trained(*overrides: str, accumulate: int = 1) -> torch.Tensor:
     return torch.cat([p.detach().flatten().double() for p in task.parameters()])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_a_batch_in_parts_is_trained_on_as_one(case):
     """The weights differ by rounding, those that saw other noise a thousand times as much."""
