@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 from scipy.ndimage import gaussian_filter
+from scipy.optimize import linear_sum_assignment
 from torch.nn.functional import avg_pool2d
 
 from oboro.base.errors import UserError
+from oboro.hint.edges import sobel
 from oboro.measurement import Downsample
 from oboro.metrics import (
     LPIPS,
@@ -23,7 +25,7 @@ from oboro.metrics import (
     PerceptualFashion,
 )
 from oboro.metrics.clustered import clustered_mean
-from oboro.metrics.edge_f1 import edge_f1
+from oboro.metrics.edge_f1 import edge_f1, thin_edges
 from oboro.modality import Image, Series
 
 MOST = 106.0206  # dB: 10 log10(4 / 1e-10)
@@ -107,22 +109,42 @@ def test_edges_match_within_a_pixel():
     line = stroke(5)
     assert [edge_f1(line, stroke(5 + k)).item() for k in (0, 1, 2)] == [1, 1, 0]
     assert edge_f1(line, stroke(7), tolerance=2).item() == 1
-    wide = stroke(5, 6)  # two of its six columns are near the line, and all of the line is near it
-    precision, recall = 2 / 6, 1.0
-    expected = 2 * precision * recall / (precision + recall)
-    assert edge_f1(wide, line).item() == edge_f1(line, wide).item() == pytest.approx(expected)
     none = torch.zeros_like(line)
     assert edge_f1(none, none).item() == 1 and edge_f1(none, line).item() == edge_f1(line, none).item() == 0
+
+
+def test_each_edge_pixel_matches_one_other(rng):
+    """A wide edge is not near a line six times over, and the matching is the largest one: as many as the assignment of
+    least cost has, where those near each other cost nothing."""
+    line, wide = stroke(5), stroke(5, 6)
+    assert edge_f1(wide, line).item() == edge_f1(line, wide).item() == pytest.approx(2 * 1 / (1 + 6))
+    a, b = (torch.rand(4, 1, 9, 9, generator=rng) < share for share in (0.3, 0.4))
+    for first, second, f1 in zip(a, b, edge_f1(a, b).tolist(), strict=True):
+        pixels, others = first[0].nonzero(), second[0].nonzero()
+        far = (pixels[:, None] - others).abs().amax(-1) > 1
+        matched = (~far.numpy())[linear_sum_assignment(far.numpy())].sum()
+        assert f1 == pytest.approx(2 * matched / (len(pixels) + len(others)))
+
+
+def test_edges_are_thin_in_every_direction():
+    """Of a half plane one pixel in each row across the edge, of a disk about its circumference."""
+    row, column = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
+    for step in (column - 15.5, row - 15.5, 15.5 - column):
+        edges = thin_edges((step > 0).float()[None, None], 0.5)[0, 0]
+        assert edges.sum() == 32 and (edges.any(0).sum(), edges.any(1).sum()) in [(1, 32), (32, 1)]
+    disk = ((row - 15.5).hypot(column - 15.5) < 10).float()[None, None]
+    wide, thin = (sobel(disk) >= 0.3).sum().item(), thin_edges(disk, 0.3).sum().item()
+    assert thin == pytest.approx(2 * torch.pi * 10, rel=0.3) and wide > 1.6 * thin
 
 
 def test_the_score_of_edges_falls_with_the_distance(rng):
     """Blobs against themselves, moved: a pixel is forgiven."""
     blobs = avg_pool2d(torch.rand(8, 1, 72, 72, generator=rng), 9, 1)[..., :64, :64]
     x = (4 * (blobs - blobs.mean()) / blobs.std()).clamp(-1, 1)
-    scores = [EdgeF1().rows(x.roll(k, 3), Given(x)).mean().item() for k in range(5)]
+    scores = [EdgeF1(0.2).rows(x.roll(k, 3), Given(x)).mean().item() for k in range(5)]
     assert scores[0] == 1 and scores[1] > 0.95 and scores[1] > scores[2] > scores[3] > scores[4]
     colour = x.expand(-1, 3, -1, -1)
-    assert EdgeF1().rows(colour.roll(2, 3), Given(colour)).mean().item() == pytest.approx(scores[2], abs=1e-3)
+    assert EdgeF1(0.2).rows(colour.roll(2, 3), Given(colour)).mean().item() == pytest.approx(scores[2], abs=1e-3)
 
 
 def test_consistency_is_the_error_of_what_was_measured(pair, rng):

@@ -12,17 +12,25 @@ from oboro.condition import Image
 from oboro.hint.hint import Hint, whole
 
 
-def sobel(x: Tensor) -> Tensor:
-    """min(|∇x| / 4, 1) in [0, 1] of x (B, C, H, W) in [0, 1], |∇x|² = (S_h * x)² + (S_v * x)² with Sobel's kernels S.
+def sobel_gradient(x: Tensor) -> Tensor:
+    """S_h * x and S_v * x (B, C, 2, H, W), along the columns and the rows, of x (B, C, H, W), with Sobel's kernels S.
 
-    A straight line between 0 and 1 along an axis has 1 on both sides. Beyond the border lies the last pixel once more.
+    Beyond the border lies the last pixel once more.
     """
     kernel = torch.tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]], dtype=x.dtype, device=x.device)
     channels = x.shape[1]
     both = torch.stack([kernel, kernel.T])[:, None].repeat(channels, 1, 1, 1)
     with torch.autocast(x.device.type, enabled=False), full_float32():
         gradient = F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), both, groups=channels)
-    return (gradient.unflatten(1, (channels, 2)).square().sum(2).sqrt() / 4).clamp(max=1)
+    return gradient.unflatten(1, (channels, 2))
+
+
+def sobel(x: Tensor) -> Tensor:
+    """min(|∇x| / 4, 1) in [0, 1] of x (B, C, H, W) in [0, 1], |∇x|² = (S_h * x)² + (S_v * x)² (``sobel_gradient``).
+
+    A straight line between 0 and 1 along an axis has 1 on both sides.
+    """
+    return (sobel_gradient(x).square().sum(2).sqrt() / 4).clamp(max=1)
 
 
 class Edges(Hint):
