@@ -18,7 +18,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 from oboro.extractor import Fashion
-from oboro.loss.perceptual import Fashion as Distance
+from oboro.metrics import PerceptualFashion
 from oboro.modality import Image
 from oboro.task.autoencoder import psnr
 
@@ -79,8 +79,11 @@ def numbers(made: Path, images: Path, target: int) -> tuple[float, float, float]
     fashion = Fashion()
     logits = fashion.forward(fashion.build().eval(), x, ["logits"])["logits"]
     a, b = modality.to_model(x), modality.to_model(source)
+    distance = PerceptualFashion()
+    distance.check(modality)
+    far = distance.score(a, b, torch.ones_like(a, dtype=torch.bool))
     flips = (logits.argmax(1) == target).double().mean()
-    return flips.item(), Distance()(a, b).mean().item(), psnr(a, b).mean().item()
+    return flips.item(), far.mean().item(), psnr(a, b).mean().item()
 
 
 def main(checkpoint: str, folder: Path, picture: Path | None) -> None:
