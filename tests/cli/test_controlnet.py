@@ -203,3 +203,14 @@ def test_it_goes_with_other_data_goes_on_as_a_start_and_is_measured(control, bas
     asked = ["n=4", "chunk=4", "sampler.steps=2", "metrics=[precision_recall]", "metrics.precision_recall.k=1"]
     found = runs.evaluate(tmp_path / "c", control.last, *asked, "control_strength=0.5")
     assert found["protocol"]["control"] == {"control": {"strength": 0.5, "interval": [0.0, 1.0]}}
+
+
+@pytest.mark.slow
+def test_several_are_measured_together(base, pictures, tmp_path):
+    """One of strength 0 changes no number, and the protocol says which it was."""
+    edges = train(tmp_path / "a", *pictures, "model=controlnet", f"model.base.path={base}", "hint=edges")
+    last = runs.succeeded(edges).last
+    asked = ["n=4", "chunk=4", "sampler.steps=2", "metrics=[psnr]"]
+    alone = runs.evaluate(tmp_path / "b", last, *asked, "control_strength=0.5")
+    added = runs.evaluate(tmp_path / "c", last, *asked, f"controls={last}", "control_strength=[0.5,0]")
+    assert added["values"] == alone["values"] and len(added["protocol"]["control"]["control_1"]["digest"]) == 64

@@ -22,7 +22,7 @@ def control(config: DictConfig, task: Diffusion) -> None:
 
     Raises ``UserError`` for a checkpoint of another base, and where there is nothing to set.
     """
-    for path in as_list(config.get("controls")):
+    for path in as_list(config.controls):
         add(task, path, config.profile)
     singles = [single for single in task.conditioner.singles if isinstance(single, Control)]
     for key in ("control_strength", "control_interval"):

@@ -63,6 +63,7 @@ class Drawing(Command):
     ema_std: AverageWidth | None
     adapter_file: Name | None
     adapter_scale: float
+    controls: Name | Annotated[Sequence[Name], Len(1)] | None
     control_strength: NonNegative | Annotated[Sequence[NonNegative], Len(1)] | None
     control_interval: Annotated[Sequence[Share], Len(2, 2)] | Annotated[Sequence[Interval], Len(1)] | None
     chunk: Count
@@ -83,7 +84,6 @@ class Sampling(Drawing):
     hint: Name | Mapping[str, Name] | None
     hint_ready: bool
     mask: Name | None
-    controls: Name | Annotated[Sequence[Name], Len(1)] | None
     negative: str | Sequence[Any] | None
     previews: CountOrNone
     npz: bool
@@ -102,7 +102,6 @@ class Editing(Drawing):
     hint: Name | Mapping[str, Name] | None
     hint_ready: bool
     mask: Name | None
-    controls: Name | Annotated[Sequence[Name], Len(1)] | None
     negative: str | Sequence[Any] | None
 
 

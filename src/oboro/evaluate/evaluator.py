@@ -311,13 +311,16 @@ def codec_settings(codec: nn.Module) -> dict[str, dict[str, str]]:
 
 
 def control_settings(task: Diffusion) -> dict[str, dict[str, Any]]:
-    """``{"control": {"control": {"strength": 1.0, "interval": [0, 1]}}}`` of the pictures of ControlNets, by name."""
-    found = {
+    """``{"control": {"control": {"strength": 1.0, "interval": [0, 1]}}}`` of the pictures of ControlNets, by name; of
+    those that were added to the checkpoint's own with the digest of their weights."""
+    controls = {
         single.name: {"strength": single.strength, "interval": list(single.interval)}
         for single in task.conditioner.singles
         if isinstance(single, Control)
     }
-    return {"control": found} if found else {}
+    for branch in getattr(task.denoiser.network, "branches", [])[1:]:
+        controls[branch.signal]["digest"] = module_digest(branch)
+    return {"control": controls} if controls else {}
 
 
 def held_out_likelihood(
