@@ -57,7 +57,7 @@ def write_originals(folder: Path) -> dict[str, Path]:
         places[name] = folder / "originals" / name.split()[0]
         places[name].mkdir(parents=True, exist_ok=True)
         for row in (held_out.labels == source).nonzero().flatten().tolist():
-            data.modality.write(held_out.samples[row], places[name] / f"{row:04d}.png")
+            data.modality.write(held_out.samples[row], places[name] / f"{row:04d}")
     return places
 
 
