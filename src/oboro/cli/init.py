@@ -11,7 +11,7 @@ from oboro.base.grammar import files, values
 from oboro.cli.offered import OPTION, offer
 from oboro.cli.options import folders
 from oboro.cli.resume import split
-from oboro.restore.checkpoint import check_kind, load_checkpoint
+from oboro.restore.checkpoint import ALSO, check_kind, kind_of, load_checkpoint
 from oboro.restore.start import PLACES, at
 
 FINETUNING = {"/optimizer@_global_.optimizer": "adamw_finetune"}
@@ -34,10 +34,11 @@ def offer_init(arguments: list[str]) -> list[str]:
         return arguments
     checkpoint = load_checkpoint(paths[0])
     config = checkpoint["config"]["task"]
-    kind = get_class(config["_target_"]).__name__.lower()
+    kind = kind_of(checkpoint)
     for argument in arguments:
         if argument.startswith("task="):
-            check_kind(checkpoint, paths[0], argument.removeprefix("task="))
+            kind = argument.removeprefix("task=")
+            check_kind(checkpoint, paths[0], ALSO.get(kind, kind))
     chosen = {"task": kind}
     named = {argument.lstrip("+").partition("=")[0] for argument in arguments}
     named |= of_experiment(arguments) | of_loss(arguments)

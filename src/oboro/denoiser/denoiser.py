@@ -87,6 +87,13 @@ class Denoiser(nn.Module):
         x0 = expand_as(c.c_skip, x_t) * x_t + expand_as(c.c_out, x_t) * output[:, :channels]
         return x0, output[:, channels:]
 
+    def bottleneck(self, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
+        """The activation in the middle of a network that has one, (B, network.bottleneck_channels, ...)."""
+        c = self.parameterization(*self.schedule(t))
+        check_read(cond.signals, self.network)
+        signals = {name: signal.at(t) for name, signal in cond.signals.items()}
+        return self.network.bottleneck(expand_as(c.c_in, x_t) * x_t, c.c_noise, signals)
+
     def reschedule(self, schedule: Schedule) -> "Denoiser":
         """The same network on another schedule: D depends on x_t / alpha_t and the log-SNR alone."""
         return Denoiser(self.network, schedule, self.parameterization)

@@ -4,29 +4,39 @@
 autoencoder: (codec, x, step, generator), of the parts ``perceptual`` and ``discriminator``. ``Contrastive`` and
 ``SigLIP`` are those of CLIP, of the embeddings of images and texts.
 
+``DMD2``, ``SiD`` and ``ADD`` are those of ``task=distillation``, of a student and its opponents.
+
 The parts of ``Denoising`` are in ``time``, ``weighting``, ``penalty`` and ``coupling``; each is a config group.
 """
 
-from oboro.loss import coupling, discriminator, penalty, perceptual, time, weighting
+from oboro.loss import coupling, discriminator, features, penalty, perceptual, time, weighting
+from oboro.loss.adversarial_diffusion import ADD
 from oboro.loss.contrastive import Contrastive, PairLoss, Pairs, SigLIP
 from oboro.loss.cross_entropy import CrossEntropy
 from oboro.loss.denoising import Denoising
+from oboro.loss.distilling import Distilling
+from oboro.loss.distribution_matching import DMD2, SiD
 from oboro.loss.hybrid import Hybrid
 from oboro.loss.loss import Loss
 from oboro.loss.reconstruction import Reconstruction
 
 __all__ = [
+    "ADD",
+    "DMD2",
     "Contrastive",
     "CrossEntropy",
     "Denoising",
+    "Distilling",
     "Hybrid",
     "Loss",
     "PairLoss",
     "Pairs",
     "Reconstruction",
+    "SiD",
     "SigLIP",
     "coupling",
     "discriminator",
+    "features",
     "penalty",
     "perceptual",
     "time",

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from oboro.base import distributed
 from oboro.base.errors import UserError
-from oboro.base.ranges import Positive, PositiveShare, Steps
+from oboro.base.ranges import Positive, PositiveShare, Share, Steps
 from oboro.parameterization import Coefficients, Parameterization
 from oboro.schedule import Schedule
 
@@ -84,10 +84,17 @@ class Level:
 
 
 class Uniform(TimeDistribution):
-    """t ~ U(0, 1)."""
+    """t ~ U(low, high). Raises ``UserError`` unless low < high."""
+
+    def __init__(self, low: Share = 0.0, high: Share = 1.0):
+        super().__init__()
+        if low >= high:
+            raise UserError(f"times are drawn between low and high and these are {low:g} and {high:g}; set low < high.")
+        self.low = low
+        self.high = high
 
     def quantile(self, u: Tensor, schedule: Schedule) -> Tensor:
-        return u
+        return self.low + (self.high - self.low) * u
 
 
 class LogNormal(TimeDistribution):

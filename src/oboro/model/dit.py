@@ -244,6 +244,19 @@ class DiT(nn.Module):
         h = from_patches(h.transpose(1, 2).unflatten(2, self.grid(x)), self.patch)
         return h[(..., *(slice(n) for n in x.shape[2:]))]
 
+    @property
+    def bottleneck_channels(self) -> int:
+        return self.first.out_features
+
+    def bottleneck(self, x: Tensor, c_noise: Tensor, signals: Signals) -> Tensor:
+        """The tokens after the first half of the blocks, upwards where their number is odd, in their places: (B,
+        bottleneck_channels, ...). What a discriminator looks at."""
+        arguments = self.embed(c_noise, signals)
+        h, angle = self.placed(*self.enter(x, signals))
+        for block in self.blocks[: (len(self.blocks) + 1) // 2]:
+            h = run(block, h, arguments[0], angle, *arguments[1:], recompute=self.checkpointing)
+        return h.transpose(1, 2).unflatten(2, self.grid(x))
+
     def encoder(self) -> Self:
         """A copy of all up to the first half of the blocks, upwards where their number is odd."""
         half = deepcopy(self)

@@ -194,6 +194,14 @@ class UNetSkeleton(EncoderHalf):
             *skips, h = (a + b for a, b in zip([*skips, h], residuals, strict=True))
         return self.decode(h, skips, arguments)
 
+    @property
+    def bottleneck_channels(self) -> int:
+        return self.skip_channels[-1]
+
+    def bottleneck(self, x: Tensor, c_noise: Tensor, signals: Signals) -> Tensor:
+        """The activation after the middle, (B, bottleneck_channels, ...): what a discriminator looks at."""
+        return self.encode(x, self.embed(c_noise, signals), self.beside(x, signals))[0]
+
     def encoder(self) -> Self:
         """A copy of the first half: of it ``embed``, ``beside`` and ``encode`` can be called."""
         half = deepcopy(self)

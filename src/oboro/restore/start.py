@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from oboro.adapter import low_rank_layers, plain_state
 from oboro.base.errors import UserError
-from oboro.restore.checkpoint import check_kind, load_checkpoint
+from oboro.restore.checkpoint import ALSO, check_kind, load_checkpoint
 from oboro.restore.merge import merged
 from oboro.restore.rebuild import Task, averaged, build_task, name_of_learned
 
@@ -27,6 +27,13 @@ PLACES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "guidance": ("guidance",),
         "sampler": ("sampler",),
     },
+    "distillation": {
+        "codec": ("codec",),
+        "conditioner": ("conditioner",),
+        "model": ("denoiser", "network"),
+        "schedule": ("denoiser", "schedule"),
+        "parameterization": ("denoiser", "parameterization"),
+    },
     "classification": {"codec": ("codec",), "model": ("classifier", "network"), "schedule": ("classifier", "schedule")},
     "autoencoder": {"codec": ("autoencoder",), "loss": ("loss",)},
     "clip": {"codec": ("codec",), "model": ("clip",), "loss": ("loss",)},
@@ -34,7 +41,8 @@ PLACES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 
 
 def start_from(task: Task, config: dict[str, Any], path: str | Path, profile: str | None) -> set[str]:
-    """Give ``task`` the weights of a checkpoint of the same kind of task; the names of the parts that got theirs.
+    """Give ``task`` the weights of a checkpoint of the same kind of task, or a student those of a model; the names of
+    the parts that got theirs.
 
     What it learns starts at the average ``profile`` (None is the first), with the adapters of that run merged. The
     layer for pictures, where the checkpoint's network reads none, stays as it is, at zero, so that both are the same
@@ -45,7 +53,7 @@ def start_from(task: Task, config: dict[str, Any], path: str | Path, profile: st
     """
     checkpoint = merged(load_checkpoint(path))
     kind = type(task).__name__.lower()
-    check_kind(checkpoint, path, kind)
+    check_kind(checkpoint, path, ALSO.get(kind, kind))
     source = build_task(checkpoint)
     learned, stored = name_of_learned(task), checkpoint["config"]["task"]
     state = averaged(source, path, profile).state_dict()

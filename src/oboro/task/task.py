@@ -335,8 +335,8 @@ class Task(lightning.LightningModule, ABC):
         for name, p in self.named_parameters():
             if p.requires_grad and id(p) not in trained:
                 raise ValueError(f"{name} requires a gradient and none of {', '.join(self.learners)} trains it")
-        for learner in self.learners.values():
-            remark_warmup(learner.optimizer, self.trainer.max_steps)
+        for optimizer in dict.fromkeys(learner.optimizer for learner in self.learners.values()):
+            remark_warmup(optimizer, self.trainer.max_steps)
         optimizer, schedule = optimizers(self.learners, self.trainer.max_steps, self.due)
         self._chosen = settings(optimizer)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
