@@ -77,6 +77,7 @@ class Hybrid(nn.Module):
 
     teaches_variance = True
     teaches_jumps = False
+    needs_end = False
 
     def __init__(self, weighting: Weight, penalty: Penalty, steps: Steps = 1000, vlb_weight: NonNegative = 0.001):
         super().__init__()
