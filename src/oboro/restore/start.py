@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from oboro.adapter import low_rank_layers, plain_state
 from oboro.base.errors import UserError
-from oboro.condition import kinds_read
 from oboro.restore.checkpoint import check_kind, load_checkpoint
 from oboro.restore.merge import merged
 from oboro.restore.rebuild import Task, averaged, build_task, name_of_learned
@@ -63,7 +62,7 @@ def added(here: nn.Module, there: nn.Module) -> set[str]:
     ``there`` reads none: its layer ``image``, if this is zero, or its gain is."""
     networks = [getattr(learned, "network", learned) for learned in (here, there)]
     state = plain_state(here)
-    read, known = ("end" in kinds_read(network) for network in networks)
+    read, known = ("end" in getattr(network, "reads", {}) for network in networks)
     ends = {name for name in state if name.startswith(END)} if read and not known else set()
     reading, without = (getattr(network, "image_channels", 0) for network in networks)
     if not reading or without:
