@@ -27,7 +27,8 @@ def offer_init(arguments: list[str]) -> list[str]:
     trained with, and ``schedule=cosine`` replaces a part. The model's comes with ``optimizer=adamw_finetune``. Where
     the conditioner is named, or the experiment's own because it gives the model a picture to read, the channels of that
     picture are further input of the model (``oboro.restore.start``). So is the end of a jump where the loss needs one.
-    Raises ``UserError`` where there is no such checkpoint, or where it is of another task than the one that is named.
+    A loss that is named brings the sampler and the guidance that it chooses. Raises ``UserError`` where there is no
+    such checkpoint, or where it is of another task than the one that is named.
     """
     paths = files(arguments, "init")
     if not paths:
@@ -39,7 +40,8 @@ def offer_init(arguments: list[str]) -> list[str]:
         if argument.startswith("task="):
             check_kind(checkpoint, paths[0], argument.removeprefix("task="))
     chosen = {"task": kind}
-    named = {argument.lstrip("+").partition("=")[0] for argument in arguments} | of_experiment(arguments)
+    named = {argument.lstrip("+").partition("=")[0] for argument in arguments}
+    named |= of_experiment(arguments) | of_loss(arguments)
     for group, place in PLACES[kind].items():
         node = at(config, place)
         if group == "model":
@@ -67,6 +69,22 @@ def of_experiment(arguments: list[str]) -> set[str]:
         if reads_picture(chosen.get("override /conditioner", "")):
             return {group for group in ADDING if f"override /{group}" in chosen}
     return set()
+
+
+def of_loss(arguments: list[str]) -> set[str]:
+    """The groups in which the choice of a typed loss counts more than the checkpoint's: what it teaches may ask for
+    another sampler than the model in the checkpoint."""
+    return {group for name in values(arguments, "loss") for group in chosen_by("loss", str(name))}
+
+
+def chosen_by(group: str, option: str) -> Iterator[str]:
+    """The groups of the run for which an option, or one that it extends, chooses: ``override
+    /sampler@_global_.sampler``."""
+    for key, inner in defaults(group, option):
+        if not key:
+            yield from chosen_by(group, inner)
+        elif (place := key.partition("@_global_."))[1]:
+            yield place[2]
 
 
 def reads_picture(option: str) -> bool:

@@ -55,6 +55,7 @@ from oboro.restore.start import start_from
 from oboro.restore.trust import check_storable, targets
 from oboro.restore.wrapped import take_parts
 from oboro.task import Task
+from oboro.teacher import pinned
 
 log = logging.getLogger(__name__)
 
@@ -130,6 +131,7 @@ def resolved(config: DictConfig) -> tuple[dict[str, Any], dict[str, State], dict
     plain: dict[str, Any] = with_absolute_paths(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
     check_storable(targets(plain, BUILT))
     plain["task"], parts = inlined(plain["task"])
+    plain["task"] = pinned(plain["task"])
     stored = without_secrets(kept({key: plain[key] for key in STORED if key in plain}), from_environment(config))
     check_plain(stored)
     return plain, parts, stored

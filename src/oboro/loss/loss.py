@@ -10,6 +10,7 @@ from torch import Tensor
 from oboro.condition import Condition
 from oboro.denoiser import Denoiser
 from oboro.loss.coupling import Coupling
+from oboro.teacher import Teacher
 
 
 class Loss(Protocol):
@@ -17,16 +18,21 @@ class Loss(Protocol):
 
     ``teaches_variance``: the network has twice the channels of a sample. ``teaches_jumps``: to the end of the flow.
     ``needs_end``: the network reads the end of a jump.
+    ``teacher``: the trained model that it learns from, if there is one.
     """
 
     teaches_variance: bool
     teaches_jumps: bool
     needs_end: bool
+    teacher: Teacher | None
 
     @property
     def coupling(self) -> Coupling: ...
 
-    def __call__(self, denoiser: Denoiser, x: Tensor, cond: Condition, generator: torch.Generator) -> Tensor: ...
+    def __call__(
+        self, denoiser: Denoiser, x: Tensor, cond: Condition, generator: torch.Generator, step: int = 0
+    ) -> Tensor:
+        """``step`` is that of the run, counted from 0: all that changes over a run is a function of it."""
 
     def at_quantile(self, denoiser: Denoiser, x: Tensor, cond: Condition, u: Tensor, eps: Tensor) -> Tensor:
         """The same functional at given quantiles of p(t) and noise: the loss of validation."""

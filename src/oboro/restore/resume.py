@@ -31,6 +31,7 @@ CARRIED_OUT = ("divergence",)  # what follows a step that fails
 STREAM = ("use_distributed_sampler", "limit_train_batches", "overfit_batches", "reload_dataloaders_every_n_epochs")
 # Of any part: memory against time, and what pictures during training show.
 HOW_IT_RUNS = ("checkpointing", "prompts", "compile")
+TEACHER = ".teacher.path"  # where it lies; which it is, is told by its digest
 NOISE = "task.noise"  # on how many devices a run has which noise: as the number of devices itself
 FUNCTION = "it changes the function that is being learned"
 OF_DATA = "it changes the data that a step sees"
@@ -65,6 +66,8 @@ class Difference:
         root, _, rest = self.key.partition(".")
         name = self.key.rpartition(".")[2]
         if self.key == NOISE or root in (*LOOKED_AT, *CARRIED_OUT):
+            return None
+        if self.key.endswith(TEACHER):
             return None
         if root not in ("data", "trainer", "seed", "ema") and name in HOW_IT_RUNS:
             return None

@@ -105,6 +105,8 @@ class Diffusion(NoiseLevels):
             self.check_network(data, [one, two], "unet_tiny")
         self.check_signals(data)
         contradictions.check(self, self.measured)
+        if self.loss.teacher is not None:
+            self.loss.teacher.check(data.modality.shape, self.codec)
         remarks.say(self)
 
     def check_signals(self, data: DataModule) -> None:
@@ -190,7 +192,8 @@ class Diffusion(NoiseLevels):
             remarks.remark_small(relative_update(self.learned))
 
     def objective(self, batch: dict[str, Tensor], x: Tensor, generator: torch.Generator) -> Tensor:
-        loss = self.loss(self.denoiser, x, self.seen(self.conditioner(batch, generator), batch), generator)
+        cond = self.seen(self.conditioner(batch, generator), batch)
+        loss = self.loss(self.denoiser, x, cond, generator, self.global_step)
         return loss * batch["weight"] if "weight" in batch else loss
 
     def errors(self, batch: dict[str, Tensor], x: Tensor, u: Tensor, eps: Tensor) -> Tensor:
