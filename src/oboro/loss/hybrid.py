@@ -78,6 +78,7 @@ class Hybrid(nn.Module):
 
     teaches_variance = True
     teaches_jumps = False
+    needs_end = False
     teacher: Teacher | None = None
 
     def __init__(self, weighting: Weight, penalty: Penalty, steps: Steps = 1000, vlb_weight: NonNegative = 0.001):
