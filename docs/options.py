@@ -39,6 +39,7 @@ GROUPS = {
     "loss/coupling": "Which noise meets which data.",
     "loss/perceptual": "A distance of images for `task=autoencoder`.",
     "loss/discriminator": "The opponent of an autoencoder.",
+    "loss/features": "What the discriminator of `loss=add` looks at ([few_steps.md](few_steps.md)).",
     "teacher": "A trained model that a loss learns from, as `loss.teacher` ([few_steps.md](few_steps.md)).",
     "sampler": "How noise turns into data ([choosing.md](choosing.md)).",
     "sampler/grid": "Where the steps of a sampler lie.",

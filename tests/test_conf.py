@@ -30,6 +30,7 @@ from oboro.edit import Edit
 from oboro.guidance import Guidance
 from oboro.guidance.weight import Weight as GuidanceWeight
 from oboro.loss.coupling import Coupling
+from oboro.loss.features import Features
 from oboro.loss.penalty import Penalty
 from oboro.loss.perceptual import Perceptual
 from oboro.loss.time import TimeDistribution
@@ -56,11 +57,14 @@ FAMILIES = {
     "loss/penalty": Penalty,
     "loss/coupling": Coupling,
     "loss/perceptual": Perceptual,
+    "loss/features": Features,
 }
 FOLDER = TemporaryDirectory(prefix="oboro-tests-")
 CLASSLESS = ("experiment", "debug", "hparams_search")  # these change a run; the others configure one class each
 OF_AUTOENCODERS = ("loss/perceptual", "loss/discriminator")  # groups that task=autoencoder has
 OF_SAMPLES = ("edit", "measurement")  # groups that sampling, editing and evaluation alone have
+DISTILLED = ("task=distillation", "loss=dmd2", "loss=sid", "loss=add")  # options that have a teacher, and their task
+DISTILLED += ("experiment=dmd2_cifar10", "experiment=dmd2_fashion")
 SEVERAL = ("callbacks", "logger", "metrics")  # groups of which a run takes several options
 SEARCH = ("*/*.yaml", "*/*/*.yaml")  # groups, and groups nested in them: loss/time
 PATHS = [path.relative_to(CONF) for pattern in SEARCH for path in CONF.glob(pattern)]
@@ -136,6 +140,15 @@ def published() -> str:
     return str(folder)
 
 
+def distilled(option: str) -> list[str]:
+    """The overrides that choose an option of ``task=distillation``, with a teacher, and a classifier for loss=add."""
+    chosen = ["task=distillation", *(["loss=add"] * option.startswith("loss/features")), option]
+    needs = [f"loss.teacher.path={learned_by('diffusion')}"]
+    if option in ("loss=add", "loss/features=classifier"):
+        needs.append(f"loss.features.classifier.path={learned_by('classification')}")
+    return [*dict.fromkeys(chosen), *needs]
+
+
 def choosing(group: str, name: str) -> list[str]:
     """The overrides that choose an option, with what it cannot do without."""
     needs = {
@@ -184,6 +197,8 @@ def choosing(group: str, name: str) -> list[str]:
     if f"{group}={name}" in ("conditioner=text_clip", "model=ldm_unet_text"):
         read = ["conditioner=text_clip", f"conditioner.encoder.path={published()}"]
         needs[f"{group}={name}"] = read if group == "model" else read[1:]
+    if group == "loss/features" or f"{group}={name}" in DISTILLED:
+        return distilled(f"{group}={name}")
     if group in OF_AUTOENCODERS or f"{group}={name}".startswith("loss=reconstruction"):
         return ["task=autoencoder", f"{group}={name}"]
     added = "+" * (group in OF_SAMPLES)  # training has none
@@ -303,7 +318,7 @@ def test_every_selected_group_is_used_by_the_wiring(task):
 
 @pytest.mark.slow
 def test_every_folder_is_a_group_that_an_entry_point_selects():
-    configs = [composed(), *(composed(f"task={task}") for task in TASKS)]
+    configs = [composed(), *(composed(f"task={task}") for task in TASKS), composed("task=distillation", "loss=add")]
     entries = "\n".join((CONF / f"{entry}.yaml").read_text() for entry in ("train", "sample", "edit", "evaluate"))
     for group in {group for group, _ in OPTIONS}:
         assert any(part(config, group) is not None for config in configs) or re.search(rf"^  - {group}:", entries, re.M)
@@ -378,7 +393,7 @@ def test_a_misspelt_argument_fails():
 @each_task
 def test_the_network_is_built_once(task):
     """``${model}`` twice would make two networks: the task has the parameters of one, and of what its loss learns."""
-    config = plain(composed(f"task={task}"))
+    config = plain(composed(*choosing("task", task)))
     built, network = build(config["task"]), build(config["model" if "model" in config else "codec"])
     size = sum(p.numel() for p in network.parameters())
     assert size > 0 and sum(p.numel() for p in built.learned.parameters()) == size

@@ -7,15 +7,24 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 import runs
+from oboro.restore import inlined
+from test_conf import learned_by
 
 EXPERIMENTS = sorted(path.stem for path in (runs.ROOT / "conf/experiment").glob("*.yaml"))
 
 
+DISTILLED = ("dmd2_cifar10",)
+
+
 def published(name: str) -> tuple[dict, torch.nn.Module]:
     """The configuration as shipped and its task, on the meta device."""
+    chosen = [f"experiment={name}", "output_dir=outputs"]
+    if name in DISTILLED:
+        chosen += ["task=distillation", f"loss.teacher.path={learned_by('diffusion')}"]
     with initialize_config_dir(str(runs.ROOT / "conf"), version_base="1.3"):
-        config = compose("train", [f"experiment={name}", "output_dir=outputs"])
+        config = compose("train", chosen)
     config = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    config["task"], _ = inlined(config["task"])
     with torch.device("meta"):
         return config, instantiate(config["task"], _convert_="all")
 
@@ -31,7 +40,7 @@ def test_what_every_recipe_shares(name):
     assert config["callbacks"]["sample_metrics"]["n"] == 50_000
     assert config["extractor"]["_target_"] == "oboro.extractor.Inception"
     assert config["data"]["flip"] is True
-    assert type(task.optimizer).__name__ == "Adam"
+    assert type(task.optimizer).__name__ == ("AdamW" if name in DISTILLED else "Adam")
 
 
 def test_ddpm():
@@ -82,3 +91,19 @@ def test_flow_matching():
     assert config["model"]["channel_mult"] == [1, 2, 2, 2] and config["model"]["blocks"] == 2
     assert type(task.denoiser.parameterization).__name__ == "Velocity"
     assert {m.p for m in task.modules() if isinstance(m, torch.nn.Dropout)} == {0.0}
+
+
+@pytest.mark.slow
+def test_dmd2():
+    """The configuration of NVIDIA's FastGen, and the paper where that has another discriminator."""
+    config, task = published("dmd2_cifar10")
+    assert (config["data"]["batch_size"], config["trainer"]["max_steps"]) == (2048, 100_000)
+    optimizer = task.optimizer
+    assert (optimizer.lr, optimizer.betas, optimizer.weight_decay) == (1e-4, (0.9, 0.999), 0.01)
+    assert optimizer.factor(0, 100_000) == 1.0
+    assert task.learners["student"].every == 5 and task.learners["fake"].every == 1
+    assert (task.loss.adversarial, task.loss.discriminator_weight) == (1e-3, 1e-2)
+    assert (task.loss.time.low, task.loss.time.high, task.loss.weight) == (0.0, 1.0, "normalized")
+    grid = task.sampler.nodes(task.denoiser.schedule)
+    assert len(grid) == 2 and grid[0].sigma == pytest.approx(80.0)
+    assert task.conditioner.num_classes == 10 and [p.decay for p in task.ema.profiles.values()] == [0.9999]

@@ -34,7 +34,7 @@ from oboro.evaluate.sample_files import read_samples, read_truth
 from oboro.metrics import Value
 from oboro.report.pictures import pairs_picture
 from oboro.report.table import interval, number, print_results, spread, write_result
-from oboro.task import Diffusion
+from oboro.task import Generation
 from oboro.task.contradictions import check_measured
 
 # What measuring of samples that exist reads of the configuration.
@@ -76,7 +76,7 @@ def evaluate(config: DictConfig) -> None:
         write(config, checkpoint, task, evaluator, results, likelihood, fabric)
 
 
-def check_likelihood(config: DictConfig, task: Diffusion, data: DataModule) -> None:
+def check_likelihood(config: DictConfig, task: Generation, data: DataModule) -> None:
     """Raises ``UserError`` where bits per dimension are wanted that cannot be had."""
     modality, n = data.modality, config.bits_per_dim.n
     if n > len(data.validation):
@@ -95,7 +95,7 @@ def check_likelihood(config: DictConfig, task: Diffusion, data: DataModule) -> N
 def write(
     config: DictConfig,
     checkpoint: dict[str, Any],
-    task: Diffusion,
+    task: Generation,
     evaluator: Evaluator,
     results: list[Result],
     likelihood: dict[str, Value],
@@ -270,7 +270,7 @@ def protocol_of(config: DictConfig, repeat: int) -> Protocol:
     )
 
 
-def measure(config: DictConfig, evaluator: Evaluator, task: Diffusion, fabric: Fabric) -> list[Result]:
+def measure(config: DictConfig, evaluator: Evaluator, task: Generation, fabric: Fabric) -> list[Result]:
     """One evaluation for each of ``repeats`` disjoint ranges of samples."""
     with progress(fabric, config.n * config.repeats) as done:
         return [
@@ -285,7 +285,7 @@ def measure(config: DictConfig, evaluator: Evaluator, task: Diffusion, fabric: F
         ]
 
 
-def measure_likelihood(config: DictConfig, evaluator: Evaluator, task: Diffusion) -> dict[str, Value]:
+def measure_likelihood(config: DictConfig, evaluator: Evaluator, task: Generation) -> dict[str, Value]:
     """Bits per dimension of held-out images, if ``bits_per_dim.n`` asks for any."""
     wanted = config.bits_per_dim
     if not wanted.n:

@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 from math import pi
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from oboro.base.errors import UserError
-from oboro.condition import Condition, End, check_read, kinds_read
+from oboro.condition import Condition, End, Signals, check_read, kinds_read
 from oboro.parameterization import Parameterization
 from oboro.schedule import Schedule, expand_as
 
@@ -106,8 +106,17 @@ class Denoiser(nn.Module):
         output = self._output(x_t, t, cond, end)[:, : x_t.shape[1]]
         return expand_as(c_x, x_t) * x_t + expand_as(c_f, x_t) * output
 
+    def bottleneck(self, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
+        """The activation in the middle of a network that has one, (B, network.bottleneck_channels, ...)."""
+        network: Any = self.network
+        return network.bottleneck(*self._inputs(x_t, t, cond, None))
+
     def _output(self, x_t: Tensor, t: Tensor, cond: Condition, end: Ends | None) -> Tensor:
         """All channels of the network."""
+        return self.network(*self._inputs(x_t, t, cond, end)).to(x_t.dtype)
+
+    def _inputs(self, x_t: Tensor, t: Tensor, cond: Condition, end: Ends | None) -> tuple[Tensor, Tensor, Signals]:
+        """What the network is called with."""
         alpha, sigma = self.schedule(t)
         c = self.parameterization(alpha, sigma)
         check_read(cond.signals, self.network)
@@ -115,7 +124,7 @@ class Denoiser(nn.Module):
         if self.reads_end:
             a, b = (torch.as_tensor(e, dtype=t.dtype, device=t.device).expand_as(t) for e in end or (alpha, sigma))
             signals["end"] = End(torch.atan2(b, a) * (2 / pi))
-        return self.network(expand_as(c.c_in, x_t) * x_t, c.c_noise, signals).to(x_t.dtype)
+        return expand_as(c.c_in, x_t) * x_t, c.c_noise, signals
 
     def _evaluated(self, x_t: Tensor, t: Tensor, cond: Condition, end: Ends | None = None) -> tuple[Tensor, Tensor]:
         """x̂0, and the channels of the output that it did not take."""
@@ -124,13 +133,6 @@ class Denoiser(nn.Module):
         channels = x_t.shape[1]
         x0 = expand_as(c.c_skip, x_t) * x_t + expand_as(c.c_out, x_t) * output[:, :channels]
         return x0, output[:, channels:]
-
-    def bottleneck(self, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
-        """The activation in the middle of a network that has one, (B, network.bottleneck_channels, ...)."""
-        c = self.parameterization(*self.schedule(t))
-        check_read(cond.signals, self.network)
-        signals = {name: signal.at(t) for name, signal in cond.signals.items()}
-        return self.network.bottleneck(expand_as(c.c_in, x_t) * x_t, c.c_noise, signals)
 
     def reschedule(self, schedule: Schedule) -> "Denoiser":
         """The same network on another schedule: D depends on x_t / alpha_t and the log-SNR alone."""

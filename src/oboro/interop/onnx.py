@@ -23,7 +23,7 @@ from oboro.restore.checkpoint import check_kind, load_checkpoint
 from oboro.restore.merge import merged
 from oboro.restore.rebuild import averaged, build_task
 from oboro.schedule import expand_as
-from oboro.task import Diffusion
+from oboro.task import Generation
 
 NEEDED = ("onnx", "onnxscript")
 DENOISER, DECODER, SETTINGS = "denoiser.onnx", "decoder.onnx", "settings.json"
@@ -152,7 +152,7 @@ def picture(single: Image, count: int, shape: tuple[int, ...]) -> Signal:
     return Picture(torch.zeros(count, channels, *shape[1:]), known)
 
 
-def export_task(task: Diffusion, folder: Path) -> None:
+def export_task(task: Generation, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     shape = task.codec.latent_shape(task.modality.shape)
     count = 2  # an axis of length 1 would be taken for a constant

@@ -20,7 +20,7 @@ from oboro.restore.foreign import refuse_foreign
 from oboro.restore.merge import merged
 from oboro.restore.modality import modality_of
 from oboro.restore.rebuild import averaged, build_task
-from oboro.task import Diffusion
+from oboro.task import Diffusion, Generation
 
 PIXELS = ("DDPMPipeline", "DDIMPipeline", "PNDMPipeline")
 TEXTS = ("StableDiffusionPipeline",)
@@ -182,7 +182,7 @@ def build(published: Published) -> Diffusion:
     return task.eval().requires_grad_(False)
 
 
-def save_checkpoint(task: Diffusion, path: str | Path) -> None:
+def save_checkpoint(task: Generation, path: str | Path) -> None:
     """What sample.py, evaluate.py, ``init=`` and ``guidance=autoguidance`` read."""
     checkpoint = {"state_dict": task.state_dict(), "global_step": 0}
     task.on_save_checkpoint(checkpoint)
@@ -215,7 +215,7 @@ def export(checkpoint: str | Path, folder: str | Path, profile: str | None = Non
     export_task(task, content["config"], Path(folder).expanduser())
 
 
-def export_task(task: Diffusion, config: Mapping[str, Any], folder: Path) -> None:
+def export_task(task: Generation, config: Mapping[str, Any], folder: Path) -> None:
     parts, data = config["task"], config["data"]
     network, codec, conditioner = (parts["denoiser"]["network"], parts["codec"], parts["conditioner"])
     text = check_exportable(network, codec, conditioner)
@@ -266,7 +266,7 @@ def check_exportable(network: Mapping[str, Any], codec: Mapping[str, Any], condi
     )
 
 
-def check_empty_text(task: Diffusion) -> None:
+def check_empty_text(task: Generation) -> None:
     """Raises ``UserError`` where no text is something else than the empty text, which diffusers takes for it."""
     with torch.no_grad():
         empty = task.conditioner.encoder.encode_tokens([""])[0][0]

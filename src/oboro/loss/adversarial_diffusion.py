@@ -87,7 +87,7 @@ class ADD(Distilling):
         terms = {"discriminator": (1.0, (F.relu(1 - logits) + F.relu(1 + self.heads(false))).sum(1))}
         if self.r1 > 0:
             slopes = torch.autograd.grad(logits.sum(), real, create_graph=True)
-            terms["r1"] = self.r1, sum(slope.square().flatten(1).sum(1) for slope in slopes)
+            terms["r1"] = self.r1, torch.stack([slope.square().flatten(1).sum(1) for slope in slopes]).sum(0)
         return terms
 
     def of_student(self, x: Tensor, made: Tensor, cond: Condition, generator: torch.Generator) -> Weighted:

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -62,7 +62,7 @@ class DistributionMatching(Distilling, ABC):
         self.discriminator_weight = discriminator_weight
         self.head: Head | None = None
         if adversarial > 0:
-            network = fake.network
+            network: Any = fake.network
             if not hasattr(network, "bottleneck_channels"):
                 raise UserError(
                     f"{type(network).__name__} has no bottleneck for a discriminator to look at; set "
@@ -168,7 +168,7 @@ class SiD(DistributionMatching):
     """mean((D_real - D_fake) (D_real - x_g - alpha (D_real - D_fake))) / mean|x_g - D_real|, with gradients through
     both denoisers to x_t, and none through the divisor.
 
-    Zhou et al. 2024 (arXiv:2404.04057, eq. 23 and algorithm 1). Without the divisor its expectation for an exact D_fake
+    Zhou et al. 2024 (arXiv:2404.04057, sec. 4 and algorithm 1). Without the divisor its expectation for an exact D_fake
     is (1 - alpha) times the mean squared difference of the denoisers. Other than in the algorithm ``fake`` and student
     are updated at once, from the same samples.
     """

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from oboro.base.errors import UserError
 from oboro.classifier import NoisyClassifier
 from oboro.loss.perceptual import LPIPS, Fashion
+from oboro.model import UNetEncoder
 from oboro.parameterization import network_input
 from oboro.schedule import expand_as
 
@@ -53,11 +54,16 @@ class Classifier(Features):
     def __init__(self, classifier: NoisyClassifier):
         super().__init__()
         self.classifier = classifier
-        network = classifier.network
+        network = self._network
         self.channels = (*(network.skip_channels[i] for i in network.level_ends), network.skip_channels[-1])
 
+    @property
+    def _network(self) -> UNetEncoder:
+        assert isinstance(self.classifier.network, UNetEncoder)  # the only network that tells classes
+        return self.classifier.network
+
     def check(self, channels: int) -> None:
-        own = self.classifier.network.first.in_channels
+        own = self._network.in_channels
         if own != channels:
             raise UserError(
                 f"the classifier of loss.features sees images of {own} channels and the data have {channels}; name one "
@@ -65,8 +71,8 @@ class Classifier(Features):
             )
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        network = self.classifier.network
+        network = self._network
         alpha, sigma = x.new_ones(len(x)), x.new_zeros(len(x))
         c_in, c_noise = network_input(alpha, sigma, self.classifier.sigma_data)
-        h, skips = network.encode(expand_as(c_in, x) * x, network.embed(c_noise, {}))
+        h, skips = network.encode(expand_as(c_in, x) * x, network.arguments(c_noise, {}))
         return [*(skips[i] for i in network.level_ends), h]

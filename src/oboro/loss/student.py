@@ -23,7 +23,7 @@ def student_samples(
 
     Where it is asked at node k depends on ``start``. ``samples``: what sampling has made of noise by then, without
     gradients; the backward simulation of DMD2 (Yin et al. 2024, arXiv:2405.14867, sec. 4.5). ``data``: alpha_k x +
-    sigma_k z for data ``x`` (B, ...), as ADD (Sauer et al. 2023, arXiv:2311.17042, sec. 3.2). The first node has noise
+    sigma_k z for data ``x`` (B, ...), as ADD (Sauer et al. 2023, arXiv:2311.17042, sec. 3.1). The first node has noise
     alone, as where sampling begins.
     """
     *grid, end = sampler.nodes(student.schedule)

@@ -254,10 +254,10 @@ class DiT(EndReader):
     def bottleneck(self, x: Tensor, c_noise: Tensor, signals: Signals) -> Tensor:
         """The tokens after the first half of the blocks, upwards where their number is odd, in their places: (B,
         bottleneck_channels, ...). What a discriminator looks at."""
-        arguments = self.embed(c_noise, signals)
+        embedding, *text = self.arguments(c_noise, signals)
         h, angle = self.placed(*self.enter(x, signals))
         for block in self.blocks[: (len(self.blocks) + 1) // 2]:
-            h = run(block, h, arguments[0], angle, *arguments[1:], recompute=self.checkpointing)
+            h = run(block, h, embedding, angle, *text, recompute=self.checkpointing)
         return h.transpose(1, 2).unflatten(2, self.grid(x))
 
     def encoder(self) -> Self:

@@ -54,6 +54,7 @@ class UNetEncoder(EncoderHalf):
         self.dims = dims
         self.min_size = stages.min_size
         self.blocks = blocks
+        self.in_channels = in_channels
         self.num_classes = num_classes
         self.checkpointing = checkpointing
         self.noise = NoiseEmbedding(channels, stages.embedding)

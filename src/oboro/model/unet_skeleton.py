@@ -197,7 +197,7 @@ class UNetSkeleton(EncoderHalf):
 
     def bottleneck(self, x: Tensor, c_noise: Tensor, signals: Signals) -> Tensor:
         """The activation after the middle, (B, bottleneck_channels, ...): what a discriminator looks at."""
-        return self.encode(x, self.embed(c_noise, signals), self.beside(x, signals))[0]
+        return self.encode(x, self.arguments(c_noise, signals), self.beside(x, signals))[0]
 
     def encoder(self) -> Self:
         """A copy of the first half: of it ``arguments``, ``beside`` and ``encode`` can be called."""

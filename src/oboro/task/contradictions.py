@@ -25,7 +25,7 @@ NEGLIGIBLE = 0.1
 
 
 class Parts(Protocol):
-    """What a run is made of: a ``Diffusion`` task has it all."""
+    """What a run is made of: a ``Generation`` task has it all."""
 
     denoiser: Denoiser
     conditioner: Conditioner
