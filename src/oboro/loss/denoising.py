@@ -39,6 +39,7 @@ class Denoising(nn.Module):
     teaches_variance = False  # of the reverse steps
     teaches_jumps = False  # to the end of the flow, in place of the mean
     teacher: Teacher | None = None
+    evaluations = 1
 
     def __init__(
         self,
