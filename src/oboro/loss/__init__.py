@@ -4,13 +4,17 @@
 autoencoder: (codec, x, step, generator), of the parts ``perceptual`` and ``discriminator``. ``Contrastive`` and
 ``SigLIP`` are those of CLIP, of the embeddings of images and texts.
 
-``DMD2``, ``SiD`` and ``ADD`` are those of ``task=distillation``, of a student and its opponents.
+``Consistency`` teaches a denoiser to jump to the end of the flow, from data or from a teacher, and
+``TruncatedConsistency`` goes on from there; ``Progressive`` halves the steps of a teacher, ``Reflow`` straightens its
+paths. ``DMD2``, ``SiD`` and ``ADD`` are those of ``task=distillation``, of a student and its opponents.
 
-The parts of ``Denoising`` are in ``time``, ``weighting``, ``penalty`` and ``coupling``; each is a config group.
+The parts of ``Denoising`` are in ``time``, ``weighting``, ``penalty`` and ``coupling``; each is a config group, and so
+is ``curriculum``, of ``Consistency``.
 """
 
-from oboro.loss import coupling, discriminator, features, penalty, perceptual, time, weighting
+from oboro.loss import coupling, curriculum, discriminator, features, penalty, perceptual, time, weighting
 from oboro.loss.adversarial_diffusion import ADD
+from oboro.loss.consistency import Consistency
 from oboro.loss.contrastive import Contrastive, PairLoss, Pairs, SigLIP
 from oboro.loss.cross_entropy import CrossEntropy
 from oboro.loss.denoising import Denoising
@@ -18,11 +22,15 @@ from oboro.loss.distilling import Distilling
 from oboro.loss.distribution_matching import DMD2, SiD
 from oboro.loss.hybrid import Hybrid
 from oboro.loss.loss import Loss
+from oboro.loss.progressive import Progressive
 from oboro.loss.reconstruction import Reconstruction
+from oboro.loss.reflow import Reflow
+from oboro.loss.truncated import TruncatedConsistency
 
 __all__ = [
     "ADD",
     "DMD2",
+    "Consistency",
     "Contrastive",
     "CrossEntropy",
     "Denoising",
@@ -31,10 +39,14 @@ __all__ = [
     "Loss",
     "PairLoss",
     "Pairs",
+    "Progressive",
     "Reconstruction",
+    "Reflow",
     "SiD",
     "SigLIP",
+    "TruncatedConsistency",
     "coupling",
+    "curriculum",
     "discriminator",
     "features",
     "penalty",
