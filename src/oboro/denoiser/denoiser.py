@@ -165,3 +165,12 @@ class FlowMap:
 
     def towards(self, alpha: float | Tensor, sigma: float | Tensor) -> "FlowMap":
         return FlowMap(self.denoiser, (alpha, sigma))
+
+
+def combined(denoiser: Denoises, x_t: Tensor, t: Tensor, cond: Condition, p: Tensor, q: Tensor) -> Tensor:
+    """p x̂0 + q eps̃ (B, ...) for ``p``, ``q`` (B,), as ``Denoiser.combined``; of others than a network's, from x̂0."""
+    if isinstance(denoiser, Denoiser | FlowMap):
+        return denoiser.combined(x_t, t, cond, p, q)
+    alpha, sigma = denoiser.schedule(expand_as(t, x_t))
+    x0 = denoiser(x_t, t, cond)
+    return expand_as(p, x_t) * x0 + expand_as(q, x_t) * (x_t - alpha * x0) / sigma

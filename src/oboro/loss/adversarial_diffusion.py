@@ -79,6 +79,10 @@ class ADD(Distilling):
             raise UserError("loss=add looks at features of images and this run has none; choose loss=dmd2 or loss=sid.")
         self.features.check(data.modality.shape[0])
 
+    @property
+    def costs(self) -> tuple[int, int]:
+        return 0, self.teacher.evaluations
+
     def of_opponents(self, x: Tensor, made: Tensor, cond: Condition, generator: torch.Generator) -> Weighted:
         with torch.no_grad():
             real, false = self.features(x), self.features(made)

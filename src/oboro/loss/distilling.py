@@ -34,11 +34,12 @@ class Distilling(nn.Module, ABC):
     learn from sees its samples as constants. The student is updated every ``every`` steps (``due``); in others its
     samples have no gradient and its terms are not computed. Noise levels of ``teacher`` and opponents are of ``time``.
 
-    Raises ``UserError`` for a p(t) that follows losses, and in ``check`` for a teacher that is itself a few-step model.
+    Raises ``UserError`` for a p(t) that follows losses.
     """
 
     teaches_variance = False
     teaches_jumps = True
+    needs_end = False
     coupling: ClassVar[Coupling] = Independent()
 
     def __init__(self, teacher: Teacher, time: TimeDistribution, every: Count, start: Start):
@@ -64,11 +65,20 @@ class Distilling(nn.Module, ABC):
         return {}
 
     def check(self, data: DataModule, codec: Codec) -> None:
-        if self.teacher.teaches_jumps:
-            raise UserError(
-                f"the teacher {self.teacher.path} is a few-step model itself and knows no score; name the model that "
-                "it was distilled from with loss.teacher.path=<a checkpoint of task=diffusion>."
-            )
+        """Raises ``UserError`` for data that it cannot learn from, or latents."""
+        return None
+
+    def evaluations(self, steps: int) -> float:
+        """How often networks are evaluated for a sample and a step of training, in the mean, where the sampler has
+        ``steps``; the passes back apart. Half a network counts as one."""
+        always, of_student = self.costs
+        return (steps if self.start == "samples" else 1) + always + of_student / self.every
+
+    @property
+    @abstractmethod
+    def costs(self) -> tuple[int, int]:
+        """How often teacher and opponents are evaluated for a sample: in each step, and in one that updates the
+        student."""
 
     def forward(
         self, student: Denoiser, sampler: Ancestral, x: Tensor, cond: Condition, generator: torch.Generator, due: bool

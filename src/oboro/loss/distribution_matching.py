@@ -83,6 +83,11 @@ class DistributionMatching(Distilling, ABC):
                 "out, it comes with loss.teacher.path."
             )
 
+    @property
+    def costs(self) -> tuple[int, int]:
+        judged = self.head is not None
+        return 1 + 2 * judged, self.teacher.evaluations + 1 + judged
+
     def of_opponents(self, x: Tensor, made: Tensor, cond: Condition, generator: torch.Generator) -> Weighted:
         cond = self._seen(cond)
         terms = {"fake": (1.0, self.denoising(self.fake, made, cond, generator))}

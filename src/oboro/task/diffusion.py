@@ -22,4 +22,7 @@ class Diffusion(Generation):
         super().check(data)
 
     def learn(self, x: Tensor, cond: Condition, generator: torch.Generator) -> Tensor:
-        return self.loss(self.denoiser, x, cond, generator, self.global_step)
+        loss = self.loss(self.denoiser, x, cond, generator, self.global_step)
+        for name, value in getattr(self.loss, "watched", {}).items():
+            self.log(f"train/{name}", value)
+        return loss

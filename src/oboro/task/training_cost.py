@@ -4,6 +4,8 @@ from typing import Any
 
 from hydra.utils import instantiate
 
+from oboro.loss import Distilling
+
 BEFORE = "evaluations_before"  # of a stored configuration: what the model in init had cost
 
 
@@ -16,9 +18,11 @@ def training_evaluations(checkpoint: dict[str, Any]) -> int | None:
         return None
     loss = instantiate(config["task"]["loss"], _convert_="all")
     each, before = getattr(loss, "evaluations", None), config.get(BEFORE, 0)
+    if isinstance(loss, Distilling):
+        each = loss.evaluations(config["task"]["sampler"]["steps"])
     if each is None or before is None or "batch_size" not in config.get("data", {}):
         return None
-    return before + each * int(config["data"]["batch_size"]) * int(checkpoint["global_step"])
+    return before + round(each * int(config["data"]["batch_size"]) * int(checkpoint["global_step"]))
 
 
 def evaluations_before(init: dict[str, Any] | None, resumed: dict[str, Any] | None) -> int | None:
