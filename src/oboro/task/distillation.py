@@ -75,13 +75,8 @@ class Distillation(Generation):
         return {**super().frozen, **{f"loss.{name}": part for name, part in self.loss.frozen.items()}}
 
     def check(self, data: DataModule) -> None:
-        """Raises ``UserError`` also for a loss of one network, a sampler whose steps are not Gaussian, an optimizer of
-        nothing, and for features by which samples are measured, too."""
-        if not isinstance(self.loss, Distilling):
-            raise UserError(
-                f"{type(self.loss).__name__} trains one network; choose loss=dmd2, loss=sid or loss=add, or leave out "
-                "task=distillation."
-            )
+        """Raises ``UserError`` also for a sampler whose steps are not Gaussian, an optimizer of nothing, and for
+        features by which samples are measured, too."""
         super().check(data)
         if not isinstance(self.sampler, Ancestral):
             raise UserError(
