@@ -17,6 +17,7 @@ from oboro.restore.start import PLACES, at
 FINETUNING = {"/optimizer@_global_.optimizer": "adamw_finetune"}
 ADDING = ("conditioner", "guidance")  # what makes a model of another kind of the one in a checkpoint
 PICTURES = "${condition:image_channels}"
+END = "${loss:needs_end}"
 
 
 def offer_init(arguments: list[str]) -> list[str]:
@@ -25,9 +26,9 @@ def offer_init(arguments: list[str]) -> list[str]:
     They are options called ``from_checkpoint``, so ``model.dropout=0`` changes one value of what the checkpoint was
     trained with, and ``schedule=cosine`` replaces a part. The model's comes with ``optimizer=adamw_finetune``. Where
     the conditioner is named, or the experiment's own because it gives the model a picture to read, the channels of that
-    picture are further input of the model (``oboro.restore.start``). A loss that is named brings the sampler and the
-    guidance that it chooses. Raises ``UserError`` where there is no such checkpoint, or where it is of another task
-    than the one that is named.
+    picture are further input of the model (``oboro.restore.start``). So is the end of a jump where the loss needs one.
+    A loss that is named brings the sampler and the guidance that it chooses. Raises ``UserError`` where there is no
+    such checkpoint, or where it is of another task than the one that is named.
     """
     paths = files(arguments, "init")
     if not paths:
@@ -44,7 +45,7 @@ def offer_init(arguments: list[str]) -> list[str]:
     for group, place in PLACES[kind].items():
         node = at(config, place)
         if group == "model":
-            offer(group, node, paths[0], [FINETUNING], pictures(node) if "conditioner" in named else {})
+            offer(group, node, paths[0], [FINETUNING], following(node, "conditioner" in named))
         else:
             offer(group, node, paths[0])
         chosen[group] = OPTION
@@ -52,10 +53,12 @@ def offer_init(arguments: list[str]) -> list[str]:
     return [*flags, *(f"{group}={name}" for group, name in chosen.items() if group not in named), *words]
 
 
-def pictures(node: dict[str, Any]) -> dict[str, str]:
-    """The settings of the network ``node`` that follow a conditioner other than the checkpoint's."""
+def following(node: dict[str, Any], other_conditioner: bool) -> dict[str, str]:
+    """The settings of the network ``node`` that follow a loss that needs an end, and a conditioner other than the
+    checkpoint's. A network that reads an end goes on doing so."""
     known = signature(get_class(node["_target_"])).parameters
-    return {"image_channels": PICTURES} if "image_channels" in known else {}
+    ends = {"reads_end": END} if "reads_end" in known and not node.get("reads_end") else {}
+    return ends | ({"image_channels": PICTURES} if other_conditioner and "image_channels" in known else {})
 
 
 def of_experiment(arguments: list[str]) -> set[str]:

@@ -78,6 +78,7 @@ class Hybrid(nn.Module):
 
     teaches_variance = True
     teaches_jumps = False
+    needs_end = False
     teacher: Teacher | None = None
     evaluations = 1
 

@@ -70,5 +70,5 @@ class UNetEncoder(EncoderHalf):
     def forward(self, x: Tensor, c_noise: Tensor, signals: Signals) -> Tensor:
         """Raises ``ValueError`` for a size that it cannot halve."""
         check_size(x, self.min_size, self.dims)
-        h, _ = self.encode(x, self.embed(c_noise, signals))
+        h, _ = self.encode(x, self.arguments(c_noise, signals))
         return self.last(h)

@@ -52,6 +52,7 @@ def contradictions(parts: Parts) -> Iterator[str]:
     yield from coupled(parts)
     yield from steps(parts)
     yield from holes(parts)
+    yield from ends(parts)
     yield from jumps(parts)
     if parts.sampler.asks_variance and not parts.loss.teaches_variance:
         yield (
@@ -93,6 +94,15 @@ def conditions(guidance: Guidance, conditioner: Conditioner) -> Iterator[str]:
             f"{name(guidance)} needs the condition {', '.join(missing)}, and the model has "
             f"{', '.join(sorted(given)) or 'none'}; choose another guidance, or change what it names with "
             "guidance.label, guidance.negative or guidance.scales."
+        )
+
+
+def ends(parts: Parts) -> Iterator[str]:
+    """Whether the network sees where it is taught to jump to."""
+    if parts.loss.needs_end and not parts.denoiser.reads_end:
+        yield (
+            f"{name(parts.loss)} teaches jumps to any end and {name(parts.denoiser.network)} reads none; set "
+            "model.reads_end=true, or choose loss=continuous_consistency, whose jumps all end in data."
         )
 
 

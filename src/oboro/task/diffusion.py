@@ -195,6 +195,8 @@ class Diffusion(NoiseLevels):
     def objective(self, batch: dict[str, Tensor], x: Tensor, generator: torch.Generator) -> Tensor:
         cond = self.seen(self.conditioner(batch, generator), batch)
         loss = self.loss(self.denoiser, x, cond, generator, self.global_step)
+        for name, value in getattr(self.loss, "watched", {}).items():
+            self.log(f"train/{name}", value)
         return loss * batch["weight"] if "weight" in batch else loss
 
     def errors(self, batch: dict[str, Tensor], x: Tensor, u: Tensor, eps: Tensor) -> Tensor:
