@@ -63,12 +63,16 @@ def following(node: dict[str, Any], other_conditioner: bool) -> dict[str, str]:
 
 def of_experiment(arguments: list[str]) -> set[str]:
     """The groups in which the experiment's choice counts more than the checkpoint's: the conditioner that gives the
-    model a picture to read, and the guidance with it."""
+    model a picture to read, and the guidance with it; the loss that makes a student of the model, and the sampler and
+    the guidance that it chooses."""
+    found: set[str] = set()
     for name in values(arguments, "experiment"):
         chosen = {group: option for group, option in defaults("experiment", str(name)) if group.startswith("override ")}
         if reads_picture(chosen.get("override /conditioner", "")):
-            return {group for group in ADDING if f"override /{group}" in chosen}
-    return set()
+            found |= {group for group in ADDING if f"override /{group}" in chosen}
+        if groups := set(chosen_by("loss", chosen.get("override /loss", ""))):
+            found |= groups | {"loss"}
+    return found
 
 
 def of_loss(arguments: list[str]) -> set[str]:
