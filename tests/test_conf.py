@@ -110,6 +110,13 @@ def composed(*overrides: str):
     return config
 
 
+DISTILLING = (  # what needs a teacher
+    "experiment=scd_cifar10",
+    "loss=continuous_consistency_distillation",
+    "loss=mean_flow_distillation",
+)
+
+
 @cache
 def learned_by(task: str) -> str:
     """The path of a checkpoint of ``task=<task>``, its weights those of the start."""
@@ -176,6 +183,8 @@ def choosing(group: str, name: str) -> list[str]:
     if f"{group}={name}" == "experiment=emoji_text":
         # The stand-in of the codec is of one channel.
         needs["experiment=emoji_text"] += [f"extractor.path={learned_by('clip')}", "data.channels=1"]
+    if f"{group}={name}" in DISTILLING:
+        needs[f"{group}={name}"] = [f"loss.teacher.path={learned_by('diffusion')}"]
     if f"{group}={name}" == "codec=diffusers":
         needs["codec=diffusers"] = [f"codec.path={published()}/vae"]
     for kind in ("t5", "open_clip"):

@@ -75,10 +75,25 @@ class Teacher:
         return denoiser
 
     @property
+    def evaluations(self) -> int:
+        """Of networks, each time that it is asked."""
+        return 2 if self.guidance.drops or self.guidance.networks else 1
+
+    @property
     def teaches_jumps(self) -> bool:
         """Whether it was trained to jump to the end of the flow, as consistency models are."""
-        loss = load_checkpoint(self.path)["config"]["task"]["loss"]
-        return bool(getattr(get_class(loss["_target_"]), "teaches_jumps", False))
+        return bool(getattr(get_class(self._config["loss"]["_target_"]), "teaches_jumps", False))
+
+    @property
+    def knows_no_condition(self) -> bool:
+        """Whether conditions were dropped in its training, as guidance by them asks."""
+        return drops(self._config["conditioner"])
+
+    @property
+    def _config(self) -> dict[str, Any]:
+        """Of its task."""
+        config: dict[str, Any] = load_checkpoint(self.path)["config"]["task"]
+        return config
 
     @property
     def found(self) -> str:
@@ -122,6 +137,13 @@ class Asked(DenoiserWrapper):
 
     def with_variance(self, x_t: Tensor, t: Tensor, cond: Condition) -> tuple[Tensor, Tensor]:
         return self.denoiser.with_variance(x_t, t, cond.only(*kinds_read(self.denoiser.network)))
+
+
+def drops(conditioner: Any) -> bool:
+    """Whether the configuration of a conditioner, or of a part of it, has a dropout above 0."""
+    if not isinstance(conditioner, dict):
+        return False
+    return bool(conditioner.get("dropout")) or any(map(drops, conditioner.values()))
 
 
 @lru_cache(maxsize=2)

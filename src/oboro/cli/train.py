@@ -55,6 +55,7 @@ from oboro.restore.start import start_from
 from oboro.restore.trust import check_storable, targets
 from oboro.restore.wrapped import take_parts
 from oboro.task import Task
+from oboro.task.training_cost import BEFORE, evaluations_before
 from oboro.teacher import pinned
 
 log = logging.getLogger(__name__)
@@ -69,6 +70,8 @@ def train(config: DictConfig) -> None:
     plain, parts, stored = resolved(config)
     if is_over(config, stored):
         return
+    init, former_run = (load_checkpoint(path) if path else None for path in (config.init, config.resume))
+    stored[BEFORE] = evaluations_before(init, former_run)
     remark_callbacks(plain)
     lightning.seed_everything(config.seed, verbose=False)  # initial weights, the same on every rank
     data: DataModule = instantiate(plain["data"], _convert_="all")

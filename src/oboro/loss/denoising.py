@@ -40,6 +40,7 @@ class Denoising(nn.Module):
     teaches_jumps = False  # to the end of the flow, in place of the mean
     needs_end = False  # of a jump
     teacher: Teacher | None = None
+    evaluations = 1
 
     def __init__(
         self,

@@ -80,6 +80,7 @@ class Hybrid(nn.Module):
     teaches_jumps = False
     needs_end = False
     teacher: Teacher | None = None
+    evaluations = 1
 
     def __init__(self, weighting: Weight, penalty: Penalty, steps: Steps = 1000, vlb_weight: NonNegative = 0.001):
         super().__init__()

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from functools import cached_property
+from math import sinh
 
 import torch
 from torch import Tensor, nn
@@ -112,6 +113,21 @@ class LogitNormal(TimeDistribution):
 
     def quantile(self, u: Tensor, schedule: Schedule) -> Tensor:
         return torch.sigmoid(self.loc + self.scale * torch.special.ndtri(u))
+
+
+class UShaped(TimeDistribution):
+    """p(t) ∝ exp(a t) + exp(a (1 - t)): more of both ends, for straight paths.
+
+    Lee et al. 2024 (arXiv:2405.20320, sec. 3; a = 4). Its distribution function is
+    1/2 + sinh(a (t - 1/2)) / (2 sinh(a / 2)).
+    """
+
+    def __init__(self, a: Positive = 4.0):
+        super().__init__()
+        self.a = a
+
+    def quantile(self, u: Tensor, schedule: Schedule) -> Tensor:
+        return 0.5 + torch.asinh((2 * u - 1) * sinh(self.a / 2)) / self.a
 
 
 class LossAware(TimeDistribution):

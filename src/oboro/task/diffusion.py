@@ -104,9 +104,10 @@ class Diffusion(NoiseLevels):
         else:
             self.check_network(data, [one, two], "unet_tiny")
         self.check_signals(data)
-        contradictions.check(self, self.measured)
         if self.loss.teacher is not None:
             self.loss.teacher.check(data.modality.shape, self.codec)
+            contradictions.check_teacher(self)
+        contradictions.check(self, self.measured)
         remarks.say(self)
 
     def check_signals(self, data: DataModule) -> None:
