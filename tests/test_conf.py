@@ -30,6 +30,7 @@ from oboro.edit import Edit
 from oboro.guidance import Guidance
 from oboro.guidance.weight import Weight as GuidanceWeight
 from oboro.loss.coupling import Coupling
+from oboro.loss.curriculum import Curriculum
 from oboro.loss.penalty import Penalty
 from oboro.loss.perceptual import Perceptual
 from oboro.loss.time import TimeDistribution
@@ -55,6 +56,7 @@ FAMILIES = {
     "loss/weighting": Weight,
     "loss/penalty": Penalty,
     "loss/coupling": Coupling,
+    "loss/curriculum": Curriculum,
     "loss/perceptual": Perceptual,
 }
 FOLDER = TemporaryDirectory(prefix="oboro-tests-")
@@ -108,6 +110,13 @@ def composed(*overrides: str):
     values = [override for override in overrides if not chooses(override)]
     ConfigLoaderImpl._apply_overrides_to_config(OverridesParser.create().parse_overrides(values), config)
     return config
+
+
+DISTILLING = (  # what needs a teacher
+    "experiment=scd_cifar10",
+    "loss=continuous_consistency_distillation",
+    "loss=mean_flow_distillation",
+)
 
 
 @cache
@@ -176,6 +185,8 @@ def choosing(group: str, name: str) -> list[str]:
     if f"{group}={name}" == "experiment=emoji_text":
         # The stand-in of the codec is of one channel.
         needs["experiment=emoji_text"] += [f"extractor.path={learned_by('clip')}", "data.channels=1"]
+    if f"{group}={name}" in DISTILLING:
+        needs[f"{group}={name}"] = [f"loss.teacher.path={learned_by('diffusion')}"]
     if f"{group}={name}" == "codec=diffusers":
         needs["codec=diffusers"] = [f"codec.path={published()}/vae"]
     for kind in ("t5", "open_clip"):

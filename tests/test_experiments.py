@@ -10,11 +10,14 @@ import runs
 
 EXPERIMENTS = sorted(path.stem for path in (runs.ROOT / "conf/experiment").glob("*.yaml"))
 
+TEACHERS = {"scd_cifar10": "edm.ckpt"}  # that an experiment learns from; not read here
+
 
 def published(name: str) -> tuple[dict, torch.nn.Module]:
     """The configuration as shipped and its task, on the meta device."""
     with initialize_config_dir(str(runs.ROOT / "conf"), version_base="1.3"):
-        config = compose("train", [f"experiment={name}", "output_dir=outputs"])
+        teacher = [f"loss.teacher.path={TEACHERS[name]}"] if name in TEACHERS else []
+        config = compose("train", [f"experiment={name}", "output_dir=outputs", *teacher])
     config = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     with torch.device("meta"):
         return config, instantiate(config["task"], _convert_="all")
@@ -100,3 +103,28 @@ def test_ect():
     assert [p.decay for p in task.ema.profiles.values()] == [0.9999]
     levels = [node.sigma / node.alpha for node in task.sampler.nodes(task.denoiser.schedule)]
     assert levels == pytest.approx([80, 0.821, 0.0]) and task.sampler.jumps
+
+
+def test_mean_flow():
+    """Geng et al. 2025 (arXiv:2505.13447), section 5.2 and appendix A."""
+    config, task = published("mean_flow_cifar10")
+    assert (config["data"]["batch_size"], config["trainer"]["max_steps"]) == (1024, 800_000)
+    assert (task.optimizer.lr, task.optimizer.warmup_steps) == (6e-4, 10_000)
+    assert [(p.loc, p.scale) for p in (task.loss.time, task.loss.end_time)] == [(-2.0, 2.0)] * 2
+    assert (task.loss.share, task.loss.order, task.loss.penalty.power) == (0.75, "sorted", 0.75)
+    assert [p.decay for p in task.ema.profiles.values()] == [0.99995]
+    assert {m.p for m in task.modules() if isinstance(m, torch.nn.Dropout)} == {0.2}
+    assert task.sampler.evaluations(task.denoiser.schedule) == 1 and task.sampler.names_ends
+    assert task.denoiser.reads_end and type(task.denoiser.parameterization).__name__ == "Velocity"
+    assert task.conditioner.num_classes == 0
+
+
+def test_continuous_consistency_distillation():
+    """Lu & Song 2024 (arXiv:2410.11081), algorithm 1."""
+    _, task = published("scd_cifar10")
+    loss = task.loss
+    assert (loss.time.mean, loss.time.std, loss.sigma_data) == (-1.0, 1.4, 0.5)
+    assert (loss.warmup_steps, loss.normalisation) == (10_000, 0.1) and loss.teacher is not None
+    assert type(loss.weighting).__name__ == "LearnedLogVariance" and type(loss.weighting.base).__name__ == "TrigFlow"
+    assert {m.p for m in task.modules() if isinstance(m, torch.nn.Dropout)} == {0.2}
+    assert task.sampler.evaluations(task.denoiser.schedule) == 1 and task.sampler.jumps

@@ -105,7 +105,6 @@ def test_a_named_loss_brings_its_sampler_and_its_guidance():
     assert of_loss(["loss=consistency_latent", "init=x"]) == {"sampler", "guidance"}
     assert of_loss(["loss=denoising_edm", "init=x"]) == of_loss(["init=x"]) == set()
     assert of_experiment(["experiment=ect_cifar10", "init=x"]) == {"loss", "sampler", "guidance"}
-    assert of_experiment(["experiment=edm_cifar10", "init=x"]) == set()
 
 
 @pytest.mark.slow

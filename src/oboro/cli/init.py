@@ -63,16 +63,15 @@ def following(node: dict[str, Any], other_conditioner: bool) -> dict[str, str]:
 
 def of_experiment(arguments: list[str]) -> set[str]:
     """The groups in which the experiment's choice counts more than the checkpoint's: the conditioner that gives the
-    model a picture to read, and the guidance with it; the loss that makes a student of the model, and the sampler and
-    the guidance that it chooses."""
-    found: set[str] = set()
+    model a picture to read, and the guidance with it; the loss, and what it chooses (``of_loss``)."""
+    groups: set[str] = set()
     for name in values(arguments, "experiment"):
         chosen = {group: option for group, option in defaults("experiment", str(name)) if group.startswith("override ")}
         if reads_picture(chosen.get("override /conditioner", "")):
-            found |= {group for group in ADDING if f"override /{group}" in chosen}
-        if groups := set(chosen_by("loss", chosen.get("override /loss", ""))):
-            found |= groups | {"loss"}
-    return found
+            groups |= {group for group in ADDING if f"override /{group}" in chosen}
+        if loss := chosen.get("override /loss"):
+            groups |= {"loss", *chosen_by("loss", loss)}
+    return groups
 
 
 def of_loss(arguments: list[str]) -> set[str]:

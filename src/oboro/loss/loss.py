@@ -18,9 +18,9 @@ class Loss(Protocol):
 
     ``teaches_variance``: the network has twice the channels of a sample. ``teaches_jumps``: to the end of the flow.
     ``needs_end``: the network reads the end of a jump. One that has ``watched``, a mapping, puts there what of its last
-    call is worth a line in the log. ``teacher``: the trained model that it learns from, if there is one.
-    ``evaluations``: how many times networks are evaluated for a sample of training, the passes back apart; None where
-    that is not known.
+    call is worth a line in the log.
+    ``teacher``: the trained model that it learns from, if there is one. ``evaluations``: how many times networks are
+    evaluated for a sample of training, the passes back apart; None where that is not known.
     """
 
     teaches_variance: bool

@@ -190,7 +190,7 @@ def coupled(parts: Parts) -> Iterator[str]:
 def jumps(parts: Parts) -> Iterator[str]:
     """Whether the sampler goes where the model learned to go."""
     loss, sampler = parts.loss, parts.sampler
-    if loss.teaches_jumps and not getattr(loss, "needs_end", False) and not sampler.jumps:
+    if loss.teaches_jumps and not sampler.jumps:
         yield (
             f"{name(sampler)} takes x̂0 for a mean and {name(loss)} teaches the end of the flow; choose "
             "sampler=ddim_consistency, or sampler.steps=1."
