@@ -30,6 +30,7 @@ from oboro.edit import Edit
 from oboro.guidance import Guidance
 from oboro.guidance.weight import Weight as GuidanceWeight
 from oboro.loss.coupling import Coupling
+from oboro.loss.curriculum import Curriculum
 from oboro.loss.features import Features
 from oboro.loss.penalty import Penalty
 from oboro.loss.perceptual import Perceptual
@@ -56,6 +57,7 @@ FAMILIES = {
     "loss/weighting": Weight,
     "loss/penalty": Penalty,
     "loss/coupling": Coupling,
+    "loss/curriculum": Curriculum,
     "loss/perceptual": Perceptual,
     "loss/features": Features,
 }
@@ -112,6 +114,18 @@ def composed(*overrides: str):
     values = [override for override in overrides if not chooses(override)]
     ConfigLoaderImpl._apply_overrides_to_config(OverridesParser.create().parse_overrides(values), config)
     return config
+
+
+DISTILLING = (  # what needs a teacher
+    "experiment=scd_cifar10",
+    "loss=consistency_distillation",
+    "loss=consistency_latent",
+    "loss=continuous_consistency_distillation",
+    "loss=mean_flow_distillation",
+    "loss=progressive",
+    "loss=reflow",
+    "loss=truncated_consistency",
+)
 
 
 @cache
@@ -189,6 +203,8 @@ def choosing(group: str, name: str) -> list[str]:
     if f"{group}={name}" == "experiment=emoji_text":
         # The stand-in of the codec is of one channel.
         needs["experiment=emoji_text"] += [f"extractor.path={learned_by('clip')}", "data.channels=1"]
+    if f"{group}={name}" in DISTILLING:
+        needs[f"{group}={name}"] = [f"loss.teacher.path={learned_by('diffusion')}"]
     if f"{group}={name}" == "codec=diffusers":
         needs["codec=diffusers"] = [f"codec.path={published()}/vae"]
     for kind in ("t5", "open_clip"):
@@ -199,6 +215,10 @@ def choosing(group: str, name: str) -> list[str]:
         needs[f"{group}={name}"] = read if group == "model" else read[1:]
     if group == "loss/features" or f"{group}={name}" in DISTILLED:
         return distilled(f"{group}={name}")
+    if group == "loss/curriculum":
+        return ["loss=consistency", f"{group}={name}"]
+    if group == "teacher":
+        return [f"+{group}={name}", f"teacher.path={learned_by('diffusion')}"]
     if group in OF_AUTOENCODERS or f"{group}={name}".startswith("loss=reconstruction"):
         return ["task=autoencoder", f"{group}={name}"]
     added = "+" * (group in OF_SAMPLES)  # training has none
@@ -318,10 +338,13 @@ def test_every_selected_group_is_used_by_the_wiring(task):
 
 @pytest.mark.slow
 def test_every_folder_is_a_group_that_an_entry_point_selects():
-    configs = [composed(), *(composed(f"task={task}") for task in TASKS), composed("task=distillation", "loss=add")]
+    configs = [composed(), composed("loss=consistency"), composed("task=distillation", "loss=add")]
+    configs += [*(composed(f"task={task}") for task in TASKS)]
+    inside = set(re.findall(r"/(\w+)@\w+: ", wiring("diffusion")))  # of another option: the teacher of a loss
     entries = "\n".join((CONF / f"{entry}.yaml").read_text() for entry in ("train", "sample", "edit", "evaluate"))
     for group in {group for group, _ in OPTIONS}:
-        assert any(part(config, group) is not None for config in configs) or re.search(rf"^  - {group}:", entries, re.M)
+        chosen = any(part(config, group) is not None for config in configs)
+        assert chosen or group in inside or re.search(rf"^  - {group}:", entries, re.M), group
 
 
 @each_task

@@ -5,8 +5,8 @@ autoencoder: (codec, x, step, generator), of the parts ``perceptual`` and ``disc
 ``SigLIP`` are those of CLIP, of the embeddings of images and texts.
 
 ``Consistency`` teaches a denoiser to jump to the end of the flow, from data or from a teacher, and
-``TruncatedConsistency`` goes on from there; ``Progressive`` halves the steps of a teacher, ``Reflow`` straightens its
-paths. ``MeanFlow``, ``Shortcut`` and ``ContinuousConsistency`` teach it to jump, from data or from a teacher.
+``TruncatedConsistency`` goes on from there; ``ContinuousConsistency`` is their limit. ``MeanFlow`` and ``Shortcut``
+teach jumps to any end. ``Progressive`` halves the steps of a teacher, ``Reflow`` straightens its paths.
 ``DMD2``, ``SiD`` and ``ADD`` are those of ``task=distillation``, of a student and its opponents.
 
 The parts of ``Denoising`` are in ``time``, ``weighting``, ``penalty`` and ``coupling``; each is a config group, and so

@@ -55,8 +55,7 @@ class ContinuousConsistency(nn.Module):
 
     ``weighting`` is w on the error of D, here as everywhere; ``LearnedLogVariance`` of ``TrigFlow`` is the paper's.
     In validation rho is 1 and g is not normalised: how far from a consistency model the denoiser is. Parameters and
-    buffers are those of ``weighting``. Raises ``UserError`` for a p(t) that follows the losses, and for a teacher that
-    jumps.
+    buffers are those of ``weighting``. Raises ``UserError`` for a p(t) that follows the losses.
     """
 
     teaches_variance = False
@@ -89,6 +88,11 @@ class ContinuousConsistency(nn.Module):
         self.derivative = derivative
         self.teacher = teacher
         self.watched: dict[str, Tensor | float] = {}
+
+    @property
+    def evaluations(self) -> int:
+        """An exact derivative counts twice, as its arithmetic does."""
+        return 3 + (0 if self.teacher is None else self.teacher.evaluations)
 
     def forward(
         self, denoiser: Denoiser, x: Tensor, cond: Condition, generator: torch.Generator, step: int = 0
@@ -134,7 +138,7 @@ class ContinuousConsistency(nn.Module):
             cos, sin = alpha, sigma / self.sigma_data
             speed = cos * self.sigma_data * eps - sin * x
             if self.teacher is not None:
-                speed = self.sigma_data * self._f(self._teacher(schedule, y), y, t, cond)
+                speed = self.sigma_data * self._f(self.teacher.on(schedule, y), y, t, cond)
             # The direction is cos sin (dy, dtheta): log-SNR moves by 2, and without it infinitely much at both ends.
             slope = along(
                 lambda y, t: self._f(jump, y, t, cond),
@@ -149,12 +153,3 @@ class ContinuousConsistency(nn.Module):
         """F = -sin(theta) / sigma_data x̂0 + cos(theta) eps̃."""
         alpha, sigma = denoiser.schedule(t)
         return combined(denoiser, y, t, cond, -sigma / self.sigma_data**2, alpha)
-
-    def _teacher(self, schedule: Schedule, like: Tensor) -> Denoises:
-        assert self.teacher is not None
-        if self.teacher.teaches_jumps:
-            raise UserError(
-                f"{self.teacher.path} jumps to the end of the flow, and a teacher has to answer with the mean; name "
-                "the model that it was made of with loss.teacher.path=<a checkpoint>."
-            )
-        return self.teacher.on(schedule, like)

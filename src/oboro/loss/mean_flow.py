@@ -108,6 +108,14 @@ class MeanFlow(nn.Module):
         self.teacher = teacher
         self.watched: dict[str, Tensor | float] = {}
 
+    @property
+    def evaluations(self) -> int | None:
+        """An exact derivative counts twice, as its arithmetic does; None while alpha is annealed, which needs none."""
+        if self.alpha is not None:
+            return None
+        taught = 0 if self.teacher is None else self.teacher.evaluations
+        return 3 + self.improved + 2 * (self.guidance_scale > 1) + taught
+
     def forward(
         self, denoiser: Denoiser, x: Tensor, cond: Condition, generator: torch.Generator, step: int = 0
     ) -> Tensor:

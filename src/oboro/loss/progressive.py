@@ -29,6 +29,7 @@ class Progressive(nn.Module):
 
     teaches_variance = False
     teaches_jumps = False
+    needs_end = False
 
     def __init__(self, penalty: Penalty, coupling: Coupling, teacher: Teacher, steps: Steps = 8):
         super().__init__()

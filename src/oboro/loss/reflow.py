@@ -38,6 +38,7 @@ class Reflow(nn.Module):
 
     teaches_variance = False
     teaches_jumps = False
+    needs_end = False
 
     def __init__(self, time: TimeDistribution, weighting: Weight, penalty: Penalty, teacher: Teacher, sampler: Sampler):
         super().__init__()

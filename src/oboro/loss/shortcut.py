@@ -61,6 +61,11 @@ class Shortcut(nn.Module):
         self.steps = steps
         self.clip = clip
 
+    @property
+    def evaluations(self) -> int:
+        """Of every sample the target of a jump is computed."""
+        return 3
+
     def forward(
         self, denoiser: Denoiser, x: Tensor, cond: Condition, generator: torch.Generator, step: int = 0
     ) -> Tensor:

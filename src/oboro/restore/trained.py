@@ -22,8 +22,8 @@ class Trained(Stored):
 
     ``part`` is a submodule of it, for those who need no more: the text tower of a CLIP, the network of a denoiser. What
     is loaded into a run has the adapters of its own run merged. The file is read when it is
-    first needed, which raises ``UserError`` if there is no such checkpoint or average, or if it is of another task. No path
-    is a ``UserError``, too.
+    first needed, which raises ``UserError`` if there is no such checkpoint or average, or if it is of another task. No
+    path is a ``UserError``, too.
     ``channels`` are those of a codec's latents, for nodes of a configuration that interpolate them; it changes nothing.
     """
 

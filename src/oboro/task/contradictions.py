@@ -52,8 +52,8 @@ def contradictions(parts: Parts) -> Iterator[str]:
     yield from coupled(parts)
     yield from steps(parts)
     yield from holes(parts)
-    yield from jumps(parts)
     yield from ends(parts)
+    yield from jumps(parts)
     if parts.sampler.asks_variance and not parts.loss.teaches_variance:
         yield (
             f"{name(parts.sampler)} draws with a variance that {name(parts.loss)} does not teach; train with "
@@ -190,7 +190,7 @@ def coupled(parts: Parts) -> Iterator[str]:
 def jumps(parts: Parts) -> Iterator[str]:
     """Whether the sampler goes where the model learned to go."""
     loss, sampler = parts.loss, parts.sampler
-    if loss.teaches_jumps and not getattr(loss, "needs_end", False) and not sampler.jumps:
+    if loss.teaches_jumps and not sampler.jumps:
         yield (
             f"{name(sampler)} takes x̂0 for a mean and {name(loss)} teaches the end of the flow; choose "
             "sampler=ddim_consistency, or sampler.steps=1."
