@@ -2,8 +2,8 @@
 
 python benchmarks/few_steps_plot.py SWEEP [SWEEP ...] curve.png
 
-A SWEEP is the folder of a sweep of `evaluate.py -m` over steps, or over samplers and steps. Of each model the best value
-at each number of evaluations goes to stdout, too.
+A SWEEP is the folder of a sweep of `evaluate.py -m` over steps, or over samplers and steps. Of each model the best
+value at each number of evaluations goes to stdout, too.
 """
 
 import sys
