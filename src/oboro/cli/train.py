@@ -85,6 +85,7 @@ def train(config: DictConfig) -> None:
     check_frozen(task, learned)
     task.config = stored
     task.check(data)
+    task.check_training(data)
     if task.needs_start and not (config.init or config.resume):
         raise UserError("an adapter trains beside weights that are trained already; give init=<a checkpoint>.")
     callbacks = in_order(list(instantiate(chosen_callbacks(plain), _convert_="all").values()))

@@ -74,10 +74,10 @@ class Distillation(Generation):
     def frozen(self) -> Mapping[str, nn.Module]:
         return {**super().frozen, **{f"loss.{name}": part for name, part in self.loss.frozen.items()}}
 
-    def check(self, data: DataModule) -> None:
+    def check_training(self, data: DataModule) -> None:
         """Raises ``UserError`` also for a sampler whose steps are not Gaussian, an optimizer of nothing, and for
         features by which samples are measured, too."""
-        super().check(data)
+        super().check_training(data)
         if not isinstance(self.sampler, Ancestral):
             raise UserError(
                 f"a student learns the steps of its sampler, each of one evaluation, and {type(self.sampler).__name__} "

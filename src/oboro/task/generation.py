@@ -106,11 +106,14 @@ class Generation(NoiseLevels):
         else:
             self.check_network(data, [one, two], "unet_tiny")
         self.check_signals(data)
+        contradictions.check(self, self.measured)
+        remarks.say(self)
+
+    def check_training(self, data: DataModule) -> None:
+        """Raises ``UserError`` for a teacher of other samples, or that does not know what the loss asks it."""
         if self.loss.teacher is not None:
             self.loss.teacher.check(data.modality.shape, self.codec)
             contradictions.check_teacher(self)
-        contradictions.check(self, self.measured)
-        remarks.say(self)
 
     def check_signals(self, data: DataModule) -> None:
         """Raises ``UserError`` where the network does not read what the conditioner gives, or the data have not what

@@ -151,6 +151,11 @@ class Task(lightning.LightningModule, ABC):
     def check(self, data: DataModule) -> None:
         """Raises ``UserError`` where network, labels and ``data`` do not fit together."""
 
+    def check_training(self, data: DataModule) -> None:
+        """Raises ``UserError`` where what training alone needs is missing or does not fit: a teacher, say. Whatever
+        draws and measures does without."""
+        return None
+
     @abstractmethod
     def objective(self, batch: dict[str, Tensor], x: Tensor, generator: torch.Generator) -> Tensor:
         """What training lowers (B,) for the encoded images ``x`` (B, ...) of ``batch``; draws are ``generator``'s."""
