@@ -37,6 +37,7 @@ GROUPS = {
     "loss/weighting": "How much each noise level counts.",
     "loss/penalty": "The distance between prediction and target.",
     "loss/coupling": "Which noise meets which data.",
+    "loss/curriculum": "How near each other the two times of a consistency loss lie ([few_steps.md](few_steps.md)).",
     "loss/perceptual": "A distance of images for `task=autoencoder`.",
     "loss/discriminator": "The opponent of an autoencoder.",
     "teacher": "A trained model that a loss learns from, as `loss.teacher` ([few_steps.md](few_steps.md)).",

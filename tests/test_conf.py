@@ -30,6 +30,7 @@ from oboro.edit import Edit
 from oboro.guidance import Guidance
 from oboro.guidance.weight import Weight as GuidanceWeight
 from oboro.loss.coupling import Coupling
+from oboro.loss.curriculum import Curriculum
 from oboro.loss.penalty import Penalty
 from oboro.loss.perceptual import Perceptual
 from oboro.loss.time import TimeDistribution
@@ -55,6 +56,7 @@ FAMILIES = {
     "loss/weighting": Weight,
     "loss/penalty": Penalty,
     "loss/coupling": Coupling,
+    "loss/curriculum": Curriculum,
     "loss/perceptual": Perceptual,
 }
 FOLDER = TemporaryDirectory(prefix="oboro-tests-")
@@ -112,8 +114,13 @@ def composed(*overrides: str):
 
 DISTILLING = (  # what needs a teacher
     "experiment=scd_cifar10",
+    "loss=consistency_distillation",
+    "loss=consistency_latent",
     "loss=continuous_consistency_distillation",
     "loss=mean_flow_distillation",
+    "loss=progressive",
+    "loss=reflow",
+    "loss=truncated_consistency",
 )
 
 
@@ -193,6 +200,10 @@ def choosing(group: str, name: str) -> list[str]:
     if f"{group}={name}" in ("conditioner=text_clip", "model=ldm_unet_text"):
         read = ["conditioner=text_clip", f"conditioner.encoder.path={published()}"]
         needs[f"{group}={name}"] = read if group == "model" else read[1:]
+    if group == "loss/curriculum":
+        return ["loss=consistency", f"{group}={name}"]
+    if group == "teacher":
+        return [f"+{group}={name}", f"teacher.path={learned_by('diffusion')}"]
     if group in OF_AUTOENCODERS or f"{group}={name}".startswith("loss=reconstruction"):
         return ["task=autoencoder", f"{group}={name}"]
     added = "+" * (group in OF_SAMPLES)  # training has none
@@ -312,10 +323,12 @@ def test_every_selected_group_is_used_by_the_wiring(task):
 
 @pytest.mark.slow
 def test_every_folder_is_a_group_that_an_entry_point_selects():
-    configs = [composed(), *(composed(f"task={task}") for task in TASKS)]
+    configs = [composed(), composed("loss=consistency"), *(composed(f"task={task}") for task in TASKS)]
+    inside = set(re.findall(r"/(\w+)@\w+: ", wiring("diffusion")))  # of another option: the teacher of a loss
     entries = "\n".join((CONF / f"{entry}.yaml").read_text() for entry in ("train", "sample", "edit", "evaluate"))
     for group in {group for group, _ in OPTIONS}:
-        assert any(part(config, group) is not None for config in configs) or re.search(rf"^  - {group}:", entries, re.M)
+        chosen = any(part(config, group) is not None for config in configs)
+        assert chosen or group in inside or re.search(rf"^  - {group}:", entries, re.M), group
 
 
 @each_task

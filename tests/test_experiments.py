@@ -34,7 +34,7 @@ def test_what_every_recipe_shares(name):
     assert config["callbacks"]["sample_metrics"]["n"] == 50_000
     assert config["extractor"]["_target_"] == "oboro.extractor.Inception"
     assert config["data"]["flip"] is True
-    assert type(task.optimizer).__name__ == "Adam"
+    assert type(task.optimizer).__name__ in ("Adam", "RAdam")
 
 
 def test_ddpm():
@@ -85,6 +85,24 @@ def test_flow_matching():
     assert config["model"]["channel_mult"] == [1, 2, 2, 2] and config["model"]["blocks"] == 2
     assert type(task.denoiser.parameterization).__name__ == "Velocity"
     assert {m.p for m in task.modules() if isinstance(m, torch.nn.Dropout)} == {0.0}
+
+
+@pytest.mark.slow
+def test_ect():
+    """Geng et al. 2024, section 4: what a model of EDM is tuned with."""
+    config, task = published("ect_cifar10")
+    assert type(task.denoiser.network).__name__ == "SongUNet" and task.conditioner.num_classes == 0
+    assert (config["data"]["batch_size"], config["trainer"]["max_steps"]) == (128, 200_000)
+    curriculum = task.loss.curriculum
+    assert (curriculum.q, curriculum.k, curriculum.b) == (2.0, 8.0, 1.0)
+    assert curriculum.stage(199_999) == 7 and curriculum.stage(24_999) == 0
+    assert (task.loss.time.mean, task.loss.time.std, task.loss.weighting) == (-1.1, 2.0, "gap")
+    assert task.loss.teacher is None and task.loss.penalty.scale < 1e-6
+    assert (task.optimizer.lr, task.optimizer.factor(0, 200_000), type(task.optimizer).__name__) == (1e-4, 1.0, "RAdam")
+    assert {m.p for m in task.modules() if isinstance(m, torch.nn.Dropout)} == {0.2}
+    assert [p.decay for p in task.ema.profiles.values()] == [0.9999]
+    levels = [node.sigma / node.alpha for node in task.sampler.nodes(task.denoiser.schedule)]
+    assert levels == pytest.approx([80, 0.821, 0.0]) and task.sampler.jumps
 
 
 def test_mean_flow():

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import runs
-from oboro.cli.init import of_loss
+from oboro.cli.init import of_experiment, of_loss
 from oboro.restore.checkpoint import load_checkpoint
 from oboro.restore.frozen import digest
 from oboro.restore.rebuild import averaged, build_task
@@ -104,6 +104,7 @@ def test_what_cannot_be_learned_is_said_before_training(overrides, said, teacher
 def test_a_named_loss_brings_its_sampler_and_its_guidance():
     assert of_loss(["loss=consistency_latent", "init=x"]) == {"sampler", "guidance"}
     assert of_loss(["loss=denoising_edm", "init=x"]) == of_loss(["init=x"]) == set()
+    assert of_experiment(["experiment=ect_cifar10", "init=x"]) == {"loss", "sampler", "guidance"}
 
 
 @pytest.mark.slow

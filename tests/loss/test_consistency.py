@@ -68,6 +68,9 @@ def test_the_residual_vanishes_for_a_mixture_too(normal):
         def __init__(self):
             self.schedule = schedule
 
+        def towards(self, alpha, sigma):
+            return self
+
         def __call__(self, x_t, t, cond):
             return mixture.flow(x_t, t, torch.zeros_like(t))
 
@@ -147,6 +150,9 @@ class Straight:
 
     def __init__(self, network):
         self.network = network
+
+    def towards(self, alpha, sigma):
+        return self
 
     def __call__(self, x_t, t, cond):
         return self.network(x_t, t, {})

@@ -25,6 +25,9 @@ class Asked:
     def __init__(self, denoiser, shift=0.0):
         self.denoiser, self.schedule, self.shift, self.t = denoiser, denoiser.schedule, shift, []
 
+    def towards(self, alpha, sigma):
+        return self
+
     def __call__(self, x_t, t, cond):
         self.t.append(t)
         return self.denoiser(x_t, t, cond) + self.shift

@@ -20,6 +20,10 @@ CASES = {
     ),
     "a variance": ("loss=hybrid", "model.learned_variance=true", "sampler=learned_variance", "schedule=vp"),
     "times that follow the losses": ("loss/time=loss_aware", "loss.time.bins=2", "loss.time.history=3"),
+    "consistency": (
+        *("loss=consistency", "loss.curriculum.first=2", "loss.curriculum.last=4", "model.dropout=0.5"),
+        "sampler=ddim_consistency",
+    ),
     "mean velocities": ("loss=mean_flow_improved", "model.dropout=0.5", "sampler=heun"),
     "shortcuts": ("loss=shortcut", "loss.share=0.5", "model.dropout=0.5", "sampler=heun"),
     "consistency in continuous time": (
@@ -52,22 +56,39 @@ def test_a_batch_in_parts_is_trained_on_as_one(case):
     assert (whole - other).norm() > 1e3 * (whole - parts).norm()
 
 
-JUMPS = [name for name in CASES if name in ("mean velocities", "shortcuts", "consistency in continuous time")]
+SHARED = ("consistency", "mean velocities", "shortcuts", "consistency in continuous time")
+# Losses with a teacher, whose path is added.
+TAUGHT = {
+    "consistency distillation": (
+        *("loss=consistency_distillation", "loss.curriculum.first=2", "loss.curriculum.last=4"),
+        "sampler=ddim_consistency",
+    ),
+    "a guided teacher": ("loss=consistency_latent", "sampler=ddim_consistency"),
+    "progressive distillation": ("loss=progressive", "loss.steps=2", "sampler=ddim", "sampler.steps=2"),
+    "reflow": ("loss=reflow", "loss.sampler.steps=2", "sampler=euler"),
+}
 
 
-def train_all(rank: int, folder) -> None:
-    weights = {name: trained(*CASES[name], devices=2, strategy="ddp") for name in JUMPS}
+def students(teacher) -> dict[str, tuple[str, ...]]:
+    taught = {name: (*words, "model.dropout=0.5", f"loss.teacher.path={teacher}") for name, words in TAUGHT.items()}
+    return {**{name: CASES[name] for name in SHARED}, **taught}
+
+
+def train_all(rank: int, teacher, folder) -> None:
+    weights = {name: trained(*words, devices=2, strategy="ddp") for name, words in students(teacher).items()}
     torch.save(weights, folder / f"{rank}.pt")
 
 
 @pytest.mark.slow
-def test_two_processes_share_the_gradients_of_losses_with_derivatives(tmp_path):
-    """A forward derivative of the network that ranks wrap must not lead past the exchange of its gradients: the ranks
-    have the same weights after some steps, and those of one process to within rounding."""
-    on_ranks(2, train_all, tmp_path)
+def test_two_processes_share_the_gradients_of_students(tmp_path):
+    """Neither a forward derivative of the network that ranks wrap nor its passes without a gradient must lead past the
+    exchange of its gradients: the ranks have the same weights after some steps, and those of one process to within
+    rounding."""
+    teacher = runs.train(tmp_path / "teacher", runs.NO_EVALUATION).last
+    on_ranks(2, train_all, teacher, tmp_path)
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
-    for name in JUMPS:
-        whole = trained(*CASES[name])
+    for name, words in students(teacher).items():
+        whole = trained(*words)
         assert torch.equal(first[name], second[name]), name
         assert (whole - first[name]).norm() < 1e-6 * whole.norm(), name
 

@@ -220,7 +220,10 @@ def export_task(task: Diffusion, config: Mapping[str, Any], folder: Path) -> Non
     network, codec, conditioner = (parts["denoiser"]["network"], parts["codec"], parts["conditioner"])
     text = check_exportable(network, codec, conditioner)
     scheduler = schedule.their_scheduler(
-        parts["denoiser"]["schedule"], parts["denoiser"]["parameterization"], 1 if text else 0
+        parts["denoiser"]["schedule"],
+        parts["denoiser"]["parameterization"],
+        1 if text else 0,
+        task.loss.teaches_jumps,
     )
     if parts["denoiser"]["schedule"] != network["noise"]["table"]:
         raise UserError(
@@ -239,12 +242,13 @@ def export_task(task: Diffusion, config: Mapping[str, Any], folder: Path) -> Non
     unet.save(folder / "unet", in_full(network), task.denoiser.network, side)
     write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
     kind = "UNet2DConditionModel" if text else "UNet2DModel"
-    index = {"scheduler": ["diffusers", "DDIMScheduler"], "unet": ["diffusers", kind]}
+    index = {"scheduler": ["diffusers", scheduler["_class_name"]], "unet": ["diffusers", kind]}
     if text:
         index |= {"vae": ["diffusers", "AutoencoderKL"], "text_encoder": ["transformers", "CLIPTextModel"]}
         index |= {"tokenizer": ["transformers", "CLIPTokenizer"], "requires_safety_checker": False}
         index |= {key: [None, None] for key in ("safety_checker", "feature_extractor", "image_encoder")}
-    name = "StableDiffusionPipeline" if text else "DDIMPipeline"
+    by_scheduler = "DDPMPipeline" if task.loss.teaches_jumps else "DDIMPipeline"  # which takes any, and DDIM's alone
+    name = "StableDiffusionPipeline" if text else by_scheduler
     write_json(folder / "model_index.json", {"_class_name": name, "_diffusers_version": VERSION, **index})
 
 

@@ -104,10 +104,11 @@ class Consistency(nn.Module):
         t, r = (times_at(v, schedule) for v in self.curriculum(time_at(u, self.time, schedule)[1], schedule, step))
         x_t = noised(x, eps, t)
         x_r = noised(x, eps, r) if self.teacher is None else self._followed(x_t, t, r, cond, schedule)
+        jump = denoiser.towards(1.0, 0.0)
         with replayed(x.device):
-            online = denoiser(x_t, t.t, cond)
+            online = jump(x_t, t.t, cond)
         with torch.no_grad():
-            target = torch.where(expand_as(r.data, x), x_r, denoiser(x_r, r.t, cond))
+            target = torch.where(expand_as(r.data, x), x_r, jump(x_r, r.t, cond))
         return WEIGHTS[self.weighting](t, r) * self.penalty(online - target)
 
     @torch.no_grad()

@@ -89,11 +89,12 @@ class TruncatedConsistency(nn.Module):
         above = time_at(first + (1 - first) * u, self.time, schedule)[1].clamp(min=at)
         t, r = (times_at(v, schedule) for v in self.curriculum(above, schedule, step))
         x_t, x_r = noised(x, eps, t), noised(x, eps, r)
+        jump = denoiser.towards(1.0, 0.0)
         with replayed(x.device):
-            online = denoiser(x_t, t.t, cond)
+            online = jump(x_t, t.t, cond)
         with torch.no_grad():
-            below = self.teacher.on(schedule, x_r)(x_r, r.t, cond)
-            target = torch.where(expand_as(r.t < at, x), below, denoiser(x_r, r.t, cond))
+            below = self.teacher.on(schedule, x_r).towards(1.0, 0.0)(x_r, r.t, cond)
+            target = torch.where(expand_as(r.t < at, x), below, jump(x_r, r.t, cond))
             target = torch.where(expand_as(r.data, x), x_r, target)
         return WEIGHTS[self.weighting](t, r) * self.penalty(online - target)
 
