@@ -30,6 +30,8 @@ from oboro.edit import Edit
 from oboro.guidance import Guidance
 from oboro.guidance.weight import Weight as GuidanceWeight
 from oboro.loss.coupling import Coupling
+from oboro.loss.curriculum import Curriculum
+from oboro.loss.features import Features
 from oboro.loss.penalty import Penalty
 from oboro.loss.perceptual import Perceptual
 from oboro.loss.time import TimeDistribution
@@ -55,12 +57,16 @@ FAMILIES = {
     "loss/weighting": Weight,
     "loss/penalty": Penalty,
     "loss/coupling": Coupling,
+    "loss/curriculum": Curriculum,
     "loss/perceptual": Perceptual,
+    "loss/features": Features,
 }
 FOLDER = TemporaryDirectory(prefix="oboro-tests-")
 CLASSLESS = ("experiment", "debug", "hparams_search")  # these change a run; the others configure one class each
 OF_AUTOENCODERS = ("loss/perceptual", "loss/discriminator")  # groups that task=autoencoder has
 OF_SAMPLES = ("edit", "measurement")  # groups that sampling, editing and evaluation alone have
+DISTILLED = ("task=distillation", "loss=dmd2", "loss=sid", "loss=add")  # options that have a teacher, and their task
+DISTILLED += ("experiment=dmd2_cifar10", "experiment=dmd2_fashion")
 SEVERAL = ("callbacks", "logger", "metrics")  # groups of which a run takes several options
 SEARCH = ("*/*.yaml", "*/*/*.yaml")  # groups, and groups nested in them: loss/time
 PATHS = [path.relative_to(CONF) for pattern in SEARCH for path in CONF.glob(pattern)]
@@ -110,6 +116,20 @@ def composed(*overrides: str):
     return config
 
 
+DISTILLING = (  # what needs a teacher
+    "experiment=mean_flow_fashion",
+    "experiment=scd_cifar10",
+    "experiment=scd_fashion",
+    "loss=consistency_distillation",
+    "loss=consistency_latent",
+    "loss=continuous_consistency_distillation",
+    "loss=mean_flow_distillation",
+    "loss=progressive",
+    "loss=reflow",
+    "loss=truncated_consistency",
+)
+
+
 @cache
 def learned_by(task: str) -> str:
     """The path of a checkpoint of ``task=<task>``, its weights those of the start."""
@@ -134,6 +154,15 @@ def published() -> str:
     tiny.t5_tokenizer(folder / "t5")
     tiny.open_clip(folder / "open_clip")
     return str(folder)
+
+
+def distilled(option: str) -> list[str]:
+    """The overrides that choose an option of ``task=distillation``, with a teacher, and a classifier for loss=add."""
+    chosen = ["task=distillation", *(["loss=add"] * option.startswith("loss/features")), option]
+    needs = [f"loss.teacher.path={learned_by('diffusion')}"]
+    if option in ("loss=add", "loss/features=classifier"):
+        needs.append(f"loss.features.classifier.path={learned_by('classification')}")
+    return [*dict.fromkeys(chosen), *needs]
 
 
 def choosing(group: str, name: str) -> list[str]:
@@ -176,6 +205,8 @@ def choosing(group: str, name: str) -> list[str]:
     if f"{group}={name}" == "experiment=emoji_text":
         # The stand-in of the codec is of one channel.
         needs["experiment=emoji_text"] += [f"extractor.path={learned_by('clip')}", "data.channels=1"]
+    if f"{group}={name}" in DISTILLING:
+        needs[f"{group}={name}"] = [f"loss.teacher.path={learned_by('diffusion')}"]
     if f"{group}={name}" == "codec=diffusers":
         needs["codec=diffusers"] = [f"codec.path={published()}/vae"]
     for kind in ("t5", "open_clip"):
@@ -184,6 +215,12 @@ def choosing(group: str, name: str) -> list[str]:
     if f"{group}={name}" in ("conditioner=text_clip", "model=ldm_unet_text"):
         read = ["conditioner=text_clip", f"conditioner.encoder.path={published()}"]
         needs[f"{group}={name}"] = read if group == "model" else read[1:]
+    if group == "loss/features" or f"{group}={name}" in DISTILLED:
+        return distilled(f"{group}={name}")
+    if group == "loss/curriculum":
+        return ["loss=consistency", f"{group}={name}"]
+    if group == "teacher":
+        return [f"+{group}={name}", f"teacher.path={learned_by('diffusion')}"]
     if group in OF_AUTOENCODERS or f"{group}={name}".startswith("loss=reconstruction"):
         return ["task=autoencoder", f"{group}={name}"]
     added = "+" * (group in OF_SAMPLES)  # training has none
@@ -303,10 +340,13 @@ def test_every_selected_group_is_used_by_the_wiring(task):
 
 @pytest.mark.slow
 def test_every_folder_is_a_group_that_an_entry_point_selects():
-    configs = [composed(), *(composed(f"task={task}") for task in TASKS)]
+    configs = [composed(), composed("loss=consistency"), composed("task=distillation", "loss=add")]
+    configs += [*(composed(f"task={task}") for task in TASKS)]
+    inside = set(re.findall(r"/(\w+)@\w+: ", wiring("diffusion")))  # of another option: the teacher of a loss
     entries = "\n".join((CONF / f"{entry}.yaml").read_text() for entry in ("train", "sample", "edit", "evaluate"))
     for group in {group for group, _ in OPTIONS}:
-        assert any(part(config, group) is not None for config in configs) or re.search(rf"^  - {group}:", entries, re.M)
+        chosen = any(part(config, group) is not None for config in configs)
+        assert chosen or group in inside or re.search(rf"^  - {group}:", entries, re.M), group
 
 
 @each_task
@@ -378,7 +418,7 @@ def test_a_misspelt_argument_fails():
 @each_task
 def test_the_network_is_built_once(task):
     """``${model}`` twice would make two networks: the task has the parameters of one, and of what its loss learns."""
-    config = plain(composed(f"task={task}"))
+    config = plain(composed(*choosing("task", task)))
     built, network = build(config["task"]), build(config["model" if "model" in config else "codec"])
     size = sum(p.numel() for p in network.parameters())
     assert size > 0 and sum(p.numel() for p in built.learned.parameters()) == size

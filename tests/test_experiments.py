@@ -7,15 +7,27 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 import runs
+from oboro.restore import inlined
+from test_conf import learned_by
 
 EXPERIMENTS = sorted(path.stem for path in (runs.ROOT / "conf/experiment").glob("*.yaml"))
+
+TEACHERS = {"scd_cifar10": "edm.ckpt"}  # that an experiment learns from; not read here
+
+
+DISTILLED = ("dmd2_cifar10",)
 
 
 def published(name: str) -> tuple[dict, torch.nn.Module]:
     """The configuration as shipped and its task, on the meta device."""
+    chosen = [f"experiment={name}", "output_dir=outputs"]
+    if name in DISTILLED:
+        chosen += ["task=distillation", f"loss.teacher.path={learned_by('diffusion')}"]
     with initialize_config_dir(str(runs.ROOT / "conf"), version_base="1.3"):
-        config = compose("train", [f"experiment={name}", "output_dir=outputs"])
+        teacher = [f"loss.teacher.path={TEACHERS[name]}"] if name in TEACHERS else []
+        config = compose("train", [*chosen, *teacher])
     config = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    config["task"], _ = inlined(config["task"])
     with torch.device("meta"):
         return config, instantiate(config["task"], _convert_="all")
 
@@ -31,7 +43,7 @@ def test_what_every_recipe_shares(name):
     assert config["callbacks"]["sample_metrics"]["n"] == 50_000
     assert config["extractor"]["_target_"] == "oboro.extractor.Inception"
     assert config["data"]["flip"] is True
-    assert type(task.optimizer).__name__ == "Adam"
+    assert type(task.optimizer).__name__ in (("AdamW",) if name in DISTILLED else ("Adam", "RAdam"))
 
 
 def test_ddpm():
@@ -82,3 +94,62 @@ def test_flow_matching():
     assert config["model"]["channel_mult"] == [1, 2, 2, 2] and config["model"]["blocks"] == 2
     assert type(task.denoiser.parameterization).__name__ == "Velocity"
     assert {m.p for m in task.modules() if isinstance(m, torch.nn.Dropout)} == {0.0}
+
+
+@pytest.mark.slow
+def test_dmd2():
+    """The configuration of NVIDIA's FastGen, and the paper where that has another discriminator."""
+    config, task = published("dmd2_cifar10")
+    assert (config["data"]["batch_size"], config["trainer"]["max_steps"]) == (2048, 100_000)
+    optimizer = task.optimizer
+    assert (optimizer.lr, optimizer.betas, optimizer.weight_decay) == (1e-4, (0.9, 0.999), 0.01)
+    assert optimizer.factor(0, 100_000) == 1.0
+    assert task.learners["student"].every == 5 and task.learners["fake"].every == 1
+    assert (task.loss.adversarial, task.loss.discriminator_weight) == (1e-3, 1e-2)
+    assert (task.loss.time.low, task.loss.time.high, task.loss.weight) == (0.0, 1.0, "normalized")
+    grid = task.sampler.nodes(task.denoiser.schedule)
+    assert len(grid) == 2 and grid[0].sigma == pytest.approx(80.0)
+    assert task.conditioner.num_classes == 10 and [p.decay for p in task.ema.profiles.values()] == [0.9999]
+
+
+@pytest.mark.slow
+def test_ect():
+    """Geng et al. 2024, section 4: what a model of EDM is tuned with."""
+    config, task = published("ect_cifar10")
+    assert type(task.denoiser.network).__name__ == "SongUNet" and task.conditioner.num_classes == 0
+    assert (config["data"]["batch_size"], config["trainer"]["max_steps"]) == (128, 200_000)
+    curriculum = task.loss.curriculum
+    assert (curriculum.q, curriculum.k, curriculum.b) == (2.0, 8.0, 1.0)
+    assert curriculum.stage(199_999) == 7 and curriculum.stage(24_999) == 0
+    assert (task.loss.time.mean, task.loss.time.std, task.loss.weighting) == (-1.1, 2.0, "gap")
+    assert task.loss.teacher is None and task.loss.penalty.scale < 1e-6
+    assert (task.optimizer.lr, task.optimizer.factor(0, 200_000), type(task.optimizer).__name__) == (1e-4, 1.0, "RAdam")
+    assert {m.p for m in task.modules() if isinstance(m, torch.nn.Dropout)} == {0.2}
+    assert [p.decay for p in task.ema.profiles.values()] == [0.9999]
+    levels = [node.sigma / node.alpha for node in task.sampler.nodes(task.denoiser.schedule)]
+    assert levels == pytest.approx([80, 0.821, 0.0]) and task.sampler.jumps
+
+
+def test_mean_flow():
+    """Geng et al. 2025 (arXiv:2505.13447), section 5.2 and appendix A."""
+    config, task = published("mean_flow_cifar10")
+    assert (config["data"]["batch_size"], config["trainer"]["max_steps"]) == (1024, 800_000)
+    assert (task.optimizer.lr, task.optimizer.warmup_steps) == (6e-4, 10_000)
+    assert [(p.loc, p.scale) for p in (task.loss.time, task.loss.end_time)] == [(-2.0, 2.0)] * 2
+    assert (task.loss.share, task.loss.order, task.loss.penalty.power) == (0.75, "sorted", 0.75)
+    assert [p.decay for p in task.ema.profiles.values()] == [0.99995]
+    assert {m.p for m in task.modules() if isinstance(m, torch.nn.Dropout)} == {0.2}
+    assert task.sampler.evaluations(task.denoiser.schedule) == 1 and task.sampler.names_ends
+    assert task.denoiser.reads_end and type(task.denoiser.parameterization).__name__ == "Velocity"
+    assert task.conditioner.num_classes == 0
+
+
+def test_continuous_consistency_distillation():
+    """Lu & Song 2024 (arXiv:2410.11081), algorithm 1."""
+    _, task = published("scd_cifar10")
+    loss = task.loss
+    assert (loss.time.mean, loss.time.std, loss.sigma_data) == (-1.0, 1.4, 0.5)
+    assert (loss.warmup_steps, loss.normalisation) == (10_000, 0.1) and loss.teacher is not None
+    assert type(loss.weighting).__name__ == "LearnedLogVariance" and type(loss.weighting.base).__name__ == "TrigFlow"
+    assert {m.p for m in task.modules() if isinstance(m, torch.nn.Dropout)} == {0.2}
+    assert task.sampler.evaluations(task.denoiser.schedule) == 1 and task.sampler.jumps

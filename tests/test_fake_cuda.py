@@ -15,7 +15,8 @@ from torch import nn
 from cases import over, pairs
 from conftest import ADAPTIVE, CONF, PARAMETERIZATIONS, SAMPLERS, SCHEDULES, configured, defined, of_steps
 from fake_cuda import FakeCUDA, Waits, WithoutFloat64, derivative
-from loss.toys import TIMES, WEIGHTS
+from loss.opponents import Teaches
+from loss.toys import TIMES, WEIGHTS, loss_of
 from oboro import conditioner  # noqa: F401 - networks ask it for the widths of conditions
 from oboro.base import precision
 from oboro.base.seeding import SampleNoise
@@ -24,16 +25,16 @@ from oboro.codec import Autoencoder
 from oboro.condition import Condition, Control, Label, Text, kinds_read
 from oboro.denoiser import Denoiser
 from oboro.guidance import Autoguidance, Classifier, ClassifierFree, PerCondition, Unguided
-from oboro.loss import Contrastive, CrossEntropy, Denoising, Hybrid, Reconstruction, SigLIP
+from oboro.loss import ADD, DMD2, Contrastive, CrossEntropy, Denoising, Hybrid, Reconstruction, SiD, SigLIP, features
 from oboro.loss.discriminator import Patch
 from oboro.loss.penalty import Squared
-from oboro.loss.perceptual import Zero
+from oboro.loss.perceptual import Fashion, Zero
 from oboro.loss.time import Uniform
 from oboro.loss.weighting import MinSNR
 from oboro.measurement import Mask, Measured
 from oboro.model import ControlNet
 from oboro.parameterization import EDM
-from oboro.sampler import Adaptive, Heun
+from oboro.sampler import DDIM, Adaptive, Heun
 from oboro.schedule import VP, expand_as
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # of torch, about CUDA that is not there
@@ -293,6 +294,19 @@ def test_a_loss_of_images_stays_on_the_device(cuda):
         codec.to_empty(device="cuda")
         terms = loss.to("cuda")(codec, cuda(2, 3, 16, 16), 5, torch.Generator().manual_seed(0))
     assert on_cuda(terms.objective, *terms.numbers.values())
+
+
+def test_the_losses_of_students_stay_on_the_device(cuda):
+    """Samples of two steps, the objective of a student and its opponents, and the loss of validation."""
+    beside = Teaches(DENOISER), DENOISER, Uniform(), loss_of()
+    losses = [kind(*beside, adversarial=0.0) for kind in (DMD2, SiD)]
+    losses.append(ADD(Teaches(DENOISER), features.Perceptual(Fashion()), Uniform()))
+    for loss in losses:
+        with FakeCUDA():
+            x, cond, g = cuda(3, 1, 28, 28), labels(cuda), torch.Generator().manual_seed(0)
+            terms = loss.to("cuda")(DENOISER, DDIM(2, float("inf")), x, cond, g, True)
+            out = [terms.objective, loss.at_quantile(DENOISER, x, cond, cuda(3), x)]
+        assert on_cuda(*out, *terms.numbers.values())
 
 
 # --- and the checks bite

@@ -126,6 +126,21 @@ class Control(Image):
         return replace(self, strength=torch.where(inside, self.strength, 0.0))
 
 
+@dataclass(frozen=True, eq=False)
+class End(Signal):
+    """Where on the flow a flow map lands: ``angle`` (B,), 2/pi arctan(sigma / alpha), from 0 for data to 1 for noise.
+
+    The denoiser gives it (``oboro.denoiser.Denoiser.towards``), and no conditioner.
+    """
+
+    angle: Tensor
+
+    stays: ClassVar[bool] = True
+
+    def drop(self, mask: Tensor) -> Self:
+        return self
+
+
 Signals = Mapping[str, Signal]  # what a network is called with
 
 

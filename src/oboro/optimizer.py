@@ -92,6 +92,13 @@ class Adam(Optimizer):
         return torch.optim.Adam(parameters, lr=self.lr, betas=self.betas, eps=self.eps)
 
 
+class RAdam(Adam):
+    """Adam without second moments until enough steps have made them reliable: Liu et al. 2020 (arXiv:1908.03265)."""
+
+    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        return torch.optim.RAdam(parameters, lr=self.lr, betas=self.betas, eps=self.eps)
+
+
 class AdamW(Optimizer):
     """Adam with decoupled weight decay (Loshchilov & Hutter 2019, arXiv:1711.05101)."""
 

@@ -87,6 +87,10 @@ OTHER = {
         *("trainer.accumulate_grad_batches=2", "data.flip=true", "trainer.gradient_clip_val=0.1"),
     ),
     "two optimizers": (runs.AUTOENCODER, "loss.warmup=2", "trainer.gradient_clip_val=0.1"),
+    "a tangent that is warmed up": (
+        *("loss=continuous_consistency", "loss.warmup_steps=5", "sampler=ddim_consistency", "model.dropout=0.5"),
+    ),
+    "alpha-Flow": ("loss=mean_flow_alpha", "loss.alpha.last=6", "loss.alpha.gamma=3", "sampler=ddim_flow_map"),
     "a variance": ("loss=hybrid", "model.learned_variance=true", "sampler=learned_variance", "schedule=vp"),
 }
 

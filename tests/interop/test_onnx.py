@@ -10,8 +10,11 @@ from hydra.utils import instantiate
 from interop.tiny import draw, scramble
 from oboro.condition import Condition, Label
 from oboro.interop.__main__ import main
-from oboro.interop.onnx import AtLevel, inputs, write
+from oboro.interop.onnx import AtLevel, export_task, inputs, write
 from oboro.interop.pipeline import Published, build, denoiser, save_checkpoint, without_text
+from oboro.loss import Consistency, curriculum, penalty, time
+from oboro.loss.coupling import Independent
+from oboro.sampler import DDIM
 
 pytest.importorskip("onnxscript")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -33,10 +36,11 @@ NETWORKS = {
 }
 
 
-def task_of(network):
+def task_of(network, **settings):
     """A task on latents of a small autoencoder, with classes."""
     aim = {"_target_": "oboro.parameterization.V", "sigma_data": 1.0}
-    config = denoiser({**NETWORKS[network], "noise": {"table": TABLE}}, aim) | {"network": NETWORKS[network]}
+    node = {**NETWORKS[network], **settings}
+    config = denoiser({**node, "noise": {"table": TABLE}}, aim) | {"network": node}
     codec = {"_target_": "oboro.codec.Autoencoder", "in_channels": 1, "channels": 3, "width": 8, "channel_mult": [1, 2]}
     sampler = {"_target_": "oboro.sampler.DDIM", "steps": 4}
     task = build(Published(config, codec, *without_text(4), sampler, {}, 1, 16))
@@ -82,3 +86,20 @@ def test_other_networks_become_files_too(network, tmp_path):
     write(module, asked, ["x_t", "alpha", "sigma", "label"], "x0", tmp_path / "denoiser.onnx")
     answer = run(tmp_path / "denoiser.onnx", x_t=x, alpha=alpha, sigma=sigma, **inputs(cond.signals))
     close(answer, denoiser(x, t, cond))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("reads_end", [False, True], ids=["consistency model", "flow map"])
+def test_a_student_becomes_a_file_of_one_step(reads_end, tmp_path):
+    """Noise to data as the sampler of one step does it; the denoiser of a flow map lands where it is asked to."""
+    task, (x, t, cond) = task_of("unet", reads_end=reads_end), QUESTION
+    task.loss = Consistency(time.Uniform(), curriculum.Easy(), penalty.Squared(), Independent())
+    export_task(task, tmp_path)
+    drawn = DDIM(1)(task.denoiser, task.denoiser.schedule.prior(x), cond, None)
+    close(run(tmp_path / "one_step.onnx", noise=x, **inputs(cond.signals)), drawn)
+    assert json.loads((tmp_path / "settings.json").read_text())["one_step"] == "one_step.onnx"
+    if reads_end:
+        (a, b), ends = task.denoiser.schedule(t), (torch.tensor([1.0, 0.9, 0.5]), torch.tensor([0.0, 0.3, 0.6]))
+        levels = {"x_t": x, "alpha": a, "sigma": b, "end_alpha": ends[0], "end_sigma": ends[1]}
+        answer = run(tmp_path / "denoiser.onnx", **levels, **inputs(cond.signals))
+        close(answer, task.denoiser.towards(*ends)(x, t, cond))

@@ -18,11 +18,18 @@ from oboro.base.seeding import SampleNoise
 from oboro.condition import Condition
 from oboro.interop import autoencoder as published_autoencoder
 from oboro.interop import clip_text, ldm
-from oboro.interop.pipeline import export, load_pipeline, save_checkpoint
+from oboro.interop.pipeline import export, export_task, load_pipeline, save_checkpoint
+from oboro.loss import Consistency
+from oboro.loss.coupling import Independent
+from oboro.loss.curriculum import Easy
+from oboro.loss.penalty import Squared
+from oboro.loss.time import Uniform
 from oboro.restore import inlined, load_parts
 from oboro.restore.checkpoint import load_checkpoint
 from oboro.restore.rebuild import build_task
+from oboro.sampler import DDIM as DDIMSampler
 from oboro.sampler import nodes
+from oboro.sampler.grid import Times
 from oboro.task import contradictions
 
 transformers = pytest.importorskip("transformers")
@@ -200,6 +207,29 @@ def test_what_a_run_learns_on_published_parts_draws_the_same_image_in_diffusers(
     with pytest.raises(UserError, match="something else for no text"):
         export(tmp_path / "run.ckpt", tmp_path / "other")
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_a_consistency_model_draws_the_same_image_with_lcms_scheduler(ddpm, steps, tmp_path):
+    """A jump to the data and fresh noise, at the indices that diffusers takes; the last jump is x̂0 itself."""
+    task = load_pipeline(ddpm)
+    task.loss = Consistency(Uniform(), Easy(), Squared(), Independent())
+    export_task(task, task.config, tmp_path / "out")
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(tmp_path / "out")
+    assert type(pipeline).__name__ == "DDPMPipeline" and type(pipeline.scheduler).__name__ == "LCMScheduler"
+    pipeline.scheduler.set_timesteps(steps)
+    times = [(i + 1) / 1000 for i in pipeline.scheduler.timesteps.tolist()]
+    task.sampler = DDIMSampler(steps, float("inf"), Times([*times, 0.0]))
+    x = SampleNoise(3, [0])(torch.empty(1, 3, 8, 8)) * nodes(task.denoiser.schedule, times[:1])[0].sigma
+    g = torch.Generator().manual_seed(0)
+    ours = task.sampler(task.denoiser, x, Condition(), lambda like: torch.randn(like.shape, generator=g))
+    g, theirs = torch.Generator().manual_seed(0), x
+    with torch.no_grad():
+        for i in pipeline.scheduler.timesteps:
+            theirs = pipeline.scheduler.step(pipeline.unet(theirs, i).sample, i, theirs, generator=g).prev_sample
+    torch.testing.assert_close(theirs, ours, rtol=1e-3, atol=1e-3)
+    again = load_pipeline(tmp_path / "out").sampler
+    assert again.jumps and again.eta == float("inf")
 
 
 def test_a_model_without_a_twin_is_not_exported(ddpm, tmp_path):

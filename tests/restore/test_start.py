@@ -46,6 +46,22 @@ def test_it_is_the_same_function_of_any_picture(name, question, randomise):
         assert answer.std() > 0.1
 
 
+@each_network
+def test_a_flow_map_starts_as_the_denoiser_that_it_comes_from(name, normal, randomise):
+    """To the last bit, whatever the end, and a flow map as the flow map."""
+    x_t, t = normal(3, 1, 8, 8), torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
+    there, here, third = randomise(build(name)), build(name, seed=1, reads_end=True), build(name, reads_end=True)
+    with torch.no_grad():
+        assert start(here, there) and all(key.startswith("network.end.") for key in added(here, there))
+        answer = there(x_t, t, Condition())
+        for ended in (here, here.towards(1.0, 0.0), here.towards(*here.schedule(t / 2))):
+            assert torch.equal(ended(x_t, t, Condition()), answer)
+        randomise(here)
+        assert start(third, here) == set()
+        jump = here.towards(1.0, 0.0)(x_t, t, Condition())
+        assert torch.equal(third.towards(1.0, 0.0)(x_t, t, Condition()), jump) and not torch.equal(jump, answer)
+
+
 @pytest.mark.parametrize("name", ["unet", "dit"])
 def test_only_new_inputs_that_are_zero_are_left_as_they_are(name, randomise):
     there = randomise(build(name))

@@ -1,6 +1,7 @@
 """Which combinations are refused, with what remedy, and that the remedy helps."""
 
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from conditioner.spelling import Spelling
 from conftest import ADAPTIVE, PARAMETERIZATIONS, SAMPLERS, configured
 from oboro.base.errors import UserError
 from oboro.classifier import NoisyClassifier
+from oboro.condition import End
 from oboro.conditioner import Joint, Label, Text, Unconditional
 from oboro.denoiser import Denoiser
 from oboro.denoiser.exact import GaussianDenoiser
@@ -26,7 +28,7 @@ from oboro.guidance import (
     PiGDM,
     Unguided,
 )
-from oboro.loss import Denoising, Hybrid
+from oboro.loss import Denoising, Hybrid, Shortcut
 from oboro.loss.coupling import Independent, OptimalTransport
 from oboro.loss.penalty import Squared
 from oboro.loss.time import LossAware
@@ -54,7 +56,7 @@ def loss(time=None, weighting=None, coupling=None):
 def parts(schedule=None, parameterization=None, **given):
     denoiser = Denoiser(nn.Identity(), schedule or Linear(), parameterization or EDM())
     usual = {"conditioner": Label(3), "loss": loss(), "guidance": Unguided(), "sampler": Heun(8)}
-    return SimpleNamespace(denoiser=denoiser, **{**usual, **given})
+    return SimpleNamespace(**{"denoiser": denoiser, **usual, **given})
 
 
 def jumps():
@@ -73,11 +75,26 @@ def reading(text=0.1):
     return Joint({"label": Label(3), "text": Text(Spelling(), 3, 3, text)})
 
 
+class Reading(nn.Identity):
+    """A network that reads an end."""
+
+    reads: ClassVar = {"end": End}
+
+
+def shortcut():
+    return Shortcut(UniformTime(), Squared(), Independent())
+
+
 EARLY = Times([0.7, 0.3])
 JUDGE = NoisyClassifier(nn.Identity(), VP())
 WEAK = Autoguidance(Weak(0.0, 1.0, VP()))
 # what is refused, a word of the reason, and a remedy that the sentence names
 REFUSED = {
+    "jumps to an end that is not read": (
+        {"loss": shortcut()},
+        "Shortcut teaches jumps to any end and Identity reads none; set model.reads_end=true",
+        {"loss": shortcut(), "denoiser": Denoiser(Reading(), Linear(), EDM())},
+    ),
     "guidance without dropout": (
         {"conditioner": Label(3, dropout=0), "guidance": ClassifierFree(2.0)},
         "ClassifierFree asks .* conditioner.dropout=0 never trains",

@@ -6,6 +6,7 @@ import torch
 import runs
 from oboro.base.seeding import derive_seed, generator
 from oboro.model.dropout import Dropout, dropouts
+from ranks import on_ranks
 
 DRAWS = (  # everything that a step of diffusion draws
     *("loss.stratified=true", "loss.offset_noise=0.1", "loss.input_perturbation=0.1", "conditioner.dropout=0.4"),
@@ -19,15 +20,24 @@ CASES = {
     ),
     "a variance": ("loss=hybrid", "model.learned_variance=true", "sampler=learned_variance", "schedule=vp"),
     "times that follow the losses": ("loss/time=loss_aware", "loss.time.bins=2", "loss.time.history=3"),
+    "consistency": (
+        *("loss=consistency", "loss.curriculum.first=2", "loss.curriculum.last=4", "model.dropout=0.5"),
+        "sampler=ddim_consistency",
+    ),
+    "mean velocities": ("loss=mean_flow_improved", "model.dropout=0.5", "sampler=heun"),
+    "shortcuts": ("loss=shortcut", "loss.share=0.5", "model.dropout=0.5", "sampler=heun"),
+    "consistency in continuous time": (
+        *("loss=continuous_consistency", "loss.warmup_steps=2", "model.dropout=0.5", "sampler=ddim_consistency"),
+    ),
     "classes": (runs.CLASSIFICATION, "model.dropout=0.5"),
     "a codec": (runs.AUTOENCODER, "loss.adversarial=0", "loss.l1=0", "loss.l2=1", "loss/perceptual=zero"),
 }
 STEPS = 3
 
 
-def trained(*overrides: str, accumulate: int = 1) -> torch.Tensor:
+def trained(*overrides: str, accumulate: int = 1, **trainer_settings) -> torch.Tensor:
     """The weights after a few steps."""
-    settings = {"max_steps": STEPS, "accumulate_grad_batches": accumulate, "limit_val_batches": 0}
+    settings = {"max_steps": STEPS, "accumulate_grad_batches": accumulate, "limit_val_batches": 0, **trainer_settings}
     trainer, task, data = runs.built(*overrides, accelerator="cpu", **settings)
     data.setup()
     task.check(data)  # reads the weights of a perceptual loss
@@ -44,6 +54,43 @@ def test_a_batch_in_parts_is_trained_on_as_one(case):
     assert (whole - parts).norm() < 1e-6 * whole.norm()
     other = trained(*CASES[case], "task.noise=per_rank", accumulate=4)
     assert (whole - other).norm() > 1e3 * (whole - parts).norm()
+
+
+SHARED = ("consistency", "mean velocities", "shortcuts", "consistency in continuous time")
+# Losses with a teacher, whose path is added.
+TAUGHT = {
+    "consistency distillation": (
+        *("loss=consistency_distillation", "loss.curriculum.first=2", "loss.curriculum.last=4"),
+        "sampler=ddim_consistency",
+    ),
+    "a guided teacher": ("loss=consistency_latent", "sampler=ddim_consistency"),
+    "progressive distillation": ("loss=progressive", "loss.steps=2", "sampler=ddim", "sampler.steps=2"),
+    "reflow": ("loss=reflow", "loss.sampler.steps=2", "sampler=euler"),
+}
+
+
+def students(teacher) -> dict[str, tuple[str, ...]]:
+    taught = {name: (*words, "model.dropout=0.5", f"loss.teacher.path={teacher}") for name, words in TAUGHT.items()}
+    return {**{name: CASES[name] for name in SHARED}, **taught}
+
+
+def train_all(rank: int, teacher, folder) -> None:
+    weights = {name: trained(*words, devices=2, strategy="ddp") for name, words in students(teacher).items()}
+    torch.save(weights, folder / f"{rank}.pt")
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_gradients_of_students(tmp_path):
+    """Neither a forward derivative of the network that ranks wrap nor its passes without a gradient must lead past the
+    exchange of its gradients: the ranks have the same weights after some steps, and those of one process to within
+    rounding."""
+    teacher = runs.train(tmp_path / "teacher", runs.NO_EVALUATION).last
+    on_ranks(2, train_all, teacher, tmp_path)
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    for name, words in students(teacher).items():
+        whole = trained(*words)
+        assert torch.equal(first[name], second[name]), name
+        assert (whole - first[name]).norm() < 1e-6 * whole.norm(), name
 
 
 def test_noise_of_one_process_is_that_of_its_key(monkeypatch):

@@ -1,6 +1,7 @@
 """Draws for the rows of a batch that one micro-batch of one rank has: together they are those of one process."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Literal, Self
 
 import torch
@@ -67,3 +68,15 @@ def check_rows(n: int, rows: Tensor) -> None:
             f"{n} samples are drawn for, and the data module says that {len(rows)} of the batch are in this "
             "micro-batch; correct its rows(), or set task.noise=per_rank."
         )
+
+
+@contextmanager
+def replayed(device: torch.device) -> Iterator[None]:
+    """After the block torch's global generators, of the CPU and of ``device``, are as they were before it: what follows
+    draws the same dropout masks."""
+    apple = torch.mps.get_rng_state() if device.type == "mps" else None  # which torch's own context does not know
+    devices = [] if device.type in ("cpu", "mps") else [device]
+    with torch.random.fork_rng(devices, device_type=device.type if devices else "cuda"):
+        yield
+    if apple is not None:
+        torch.mps.set_rng_state(apple)

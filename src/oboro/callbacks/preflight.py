@@ -14,13 +14,13 @@ from oboro.data import DataModule
 from oboro.denoiser import Denoises
 from oboro.evaluate.protocol import Protocol
 from oboro.extractor import Extractor, Joint
-from oboro.task import Diffusion
+from oboro.task import Generation
 
 log = logging.getLogger(__name__)
 
 
 def advise(
-    trainer: Trainer, task: Diffusion, data: DataModule, extractor: Extractor | Joint, protocol: Protocol, every: int
+    trainer: Trainer, task: Generation, data: DataModule, extractor: Extractor | Joint, protocol: Protocol, every: int
 ) -> None:
     """Say, before training starts, if measuring costs more operations than the training between two measurements. All
     ranks: the weights may lie in shards."""
@@ -58,12 +58,12 @@ def untouched(module: nn.Module) -> Iterator[None]:
             value.data.copy_(kept)
 
 
-def train_flops(task: Diffusion, data: DataModule) -> int:
+def train_flops(task: Generation, data: DataModule) -> int:
     """Operations of one training sample: a forward pass, and a backward pass of twice as many."""
     return 3 * max(1, _flops(lambda: _denoise(task, data, task.denoiser)))
 
 
-def sample_flops(task: Diffusion, data: DataModule, extractor: Extractor | Joint) -> int:
+def sample_flops(task: Generation, data: DataModule, extractor: Extractor | Joint) -> int:
     """Operations of drawing one sample with the task's sampler and guidance, and of looking at it."""
     grid = task.sampler.nodes(task.denoiser.schedule)
     guided = _flops(lambda: _denoise(task, data, task.guidance(task.denoiser, grid)))
@@ -72,7 +72,7 @@ def sample_flops(task: Diffusion, data: DataModule, extractor: Extractor | Joint
     return task.sampler.evaluations(task.denoiser.schedule) * guided + features
 
 
-def _denoise(task: Diffusion, data: DataModule, denoiser: Denoises) -> None:
+def _denoise(task: Generation, data: DataModule, denoiser: Denoises) -> None:
     shape = task.codec.latent_shape(data.modality.shape)
     cond = task.seen(task.conditioner.for_samples([0], data.population).to(task.device))
     denoiser(torch.zeros(1, *shape, device=task.device), torch.full((1,), 0.5, device=task.device), cond)

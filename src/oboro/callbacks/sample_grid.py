@@ -12,7 +12,7 @@ from oboro.base.ranges import Count, CountOrNone, Seed
 from oboro.callbacks.evaluation import SampleEvaluation, spared
 from oboro.logger import log_picture
 from oboro.report.pictures import hints_shown, samples_picture
-from oboro.task import Diffusion
+from oboro.task import Generation
 
 
 class SampleGrid(SampleEvaluation):
@@ -40,7 +40,7 @@ class SampleGrid(SampleEvaluation):
         self.seed = seed
         self.chunk = min(chunk, n)
 
-    def evaluate(self, trainer: Trainer, task: Diffusion) -> None:
+    def evaluate(self, trainer: Trainer, task: Generation) -> None:
         modality = trainer.datamodule.modality
 
         def draw(ids: list[int]) -> Tensor:

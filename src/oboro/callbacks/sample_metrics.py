@@ -14,7 +14,7 @@ from oboro.evaluate.evaluator import Evaluator
 from oboro.evaluate.protocol import Protocol
 from oboro.extractor import Extractor, Joint
 from oboro.metrics import Metric, Paired
-from oboro.task import Diffusion
+from oboro.task import Generation
 
 
 class SampleMetrics(SampleEvaluation, MetricEvaluation):
@@ -48,7 +48,7 @@ class SampleMetrics(SampleEvaluation, MetricEvaluation):
         self.conditions = conditions
         self.protocol = Protocol(n=n, seed=seed, chunk=min(chunk, n))
 
-    def on_fit_start(self, trainer: Trainer, task: Diffusion) -> None:
+    def on_fit_start(self, trainer: Trainer, task: Generation) -> None:
         """Before any training: what is missing, impossible or out of proportion is reported now."""
         self._evaluator = Evaluator(self.extractor, self.metrics, trainer.datamodule, conditions=self.conditions)
         self._evaluator.check(self._evaluator.known(task), self.protocol.n)
@@ -60,7 +60,7 @@ class SampleMetrics(SampleEvaluation, MetricEvaluation):
         if self.metrics:
             advise(trainer, task, trainer.datamodule, self.extractor, self.protocol, self.every_n_steps)
 
-    def evaluate(self, trainer: Trainer, task: Diffusion) -> None:
+    def evaluate(self, trainer: Trainer, task: Generation) -> None:
         if not self.metrics:
             return
         result = self._evaluator.evaluate(

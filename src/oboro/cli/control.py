@@ -13,10 +13,10 @@ from oboro.conditioner.control import times
 from oboro.model import ControlNet
 from oboro.restore.checkpoint import check_kind, load_checkpoint
 from oboro.restore.rebuild import averaged, build_task
-from oboro.task import Diffusion
+from oboro.task import Generation
 
 
-def control(config: DictConfig, task: Diffusion) -> None:
+def control(config: DictConfig, task: Generation) -> None:
     """Add the ControlNets of the checkpoints ``controls`` to that of ``task``, and set ``control_strength`` and
     ``control_interval``: one for all, or one for each, that of ``task`` first.
 
@@ -54,7 +54,7 @@ def for_each(values: list[Any], key: str, count: int) -> list[Any]:
     return values * count if len(values) == 1 else values or [None] * count
 
 
-def add(task: Diffusion, path: str, profile: str | None) -> None:
+def add(task: Generation, path: str, profile: str | None) -> None:
     """The ControlNet of the checkpoint ``path``, with averaged weights, beside that of ``task``."""
     checkpoint = load_checkpoint(path)
     check_kind(checkpoint, path, "diffusion")

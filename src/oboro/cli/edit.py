@@ -37,7 +37,7 @@ from oboro.edit import Edit, Model, Pictures
 from oboro.generate import Watch, check_samples
 from oboro.modality import Image, Modality
 from oboro.report.pictures import edits_picture
-from oboro.task import Diffusion, contradictions, remarks
+from oboro.task import Generation, contradictions, remarks
 from oboro.task.autoencoder import psnr
 
 Batch = dict[str, Any]
@@ -125,7 +125,7 @@ def read(files: Sequence[Path], modality: Modality) -> Tensor | None:
     return torch.stack([modality.read_fitted(file) for file in files]) if files else None
 
 
-def check(config: DictConfig, task: Diffusion, changing: Edit) -> None:
+def check(config: DictConfig, task: Generation, changing: Edit) -> None:
     """Raises ``UserError`` where the edit cannot be made of what is given, before anything is read."""
     option, drawn = type(changing).__name__, config.image is None
     if drawn and not changing.draws:
@@ -139,7 +139,7 @@ def check(config: DictConfig, task: Diffusion, changing: Edit) -> None:
     changing.check(Model(task.denoiser, task.guidance, task.sampler), drawn)
 
 
-def batches(config: DictConfig, task: Diffusion, changing: Edit, ids: list[int]) -> tuple[Batch, Batch]:
+def batches(config: DictConfig, task: Generation, changing: Edit, ids: list[int]) -> tuple[Batch, Batch]:
     """What the conditions of source and target are made of. What the target does not name is that of the source, and
     what neither names is left out. Raises ``UserError`` where the model was not trained without it."""
     source = {**picture_entries(config, task, ids), **named(config, task, ids, "source_")}
@@ -161,7 +161,7 @@ def batches(config: DictConfig, task: Diffusion, changing: Edit, ids: list[int])
     return source, target
 
 
-def named(config: DictConfig, task: Diffusion, ids: list[int], prefix: str) -> Batch:
+def named(config: DictConfig, task: Generation, ids: list[int], prefix: str) -> Batch:
     """The classes and texts under the keys that begin with ``prefix``, in turn."""
     given: Batch = {}
     label, prompt = (plain(config[prefix + key]) for key in ("label", "prompt"))
@@ -177,7 +177,7 @@ class Work:
     """The edits of a command."""
 
     config: DictConfig
-    task: Diffusion
+    task: Generation
     edit: Edit
     fabric: Fabric
     originals: Originals

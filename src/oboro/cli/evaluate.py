@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from oboro.cli.watch import watch
 from oboro.data import DataModule
 from oboro.evaluate.data_check import check_data, difference
 from oboro.evaluate.evaluator import Evaluator, held_out_likelihood
+from oboro.evaluate.few_steps import tuned_times
 from oboro.evaluate.held_out import HeldOut
 from oboro.evaluate.protocol import Protocol
 from oboro.evaluate.result import Result
@@ -34,8 +36,10 @@ from oboro.evaluate.sample_files import read_samples, read_truth
 from oboro.metrics import Value
 from oboro.report.pictures import pairs_picture
 from oboro.report.table import interval, number, print_results, spread, write_result
-from oboro.task import Diffusion
+from oboro.sampler.grid import Times
+from oboro.task import Generation
 from oboro.task.contradictions import check_measured
+from oboro.task.training_cost import training_evaluations
 
 # What measuring of samples that exist reads of the configuration.
 READ_WITH_IMAGES = (
@@ -70,13 +74,15 @@ def evaluate(config: DictConfig) -> None:
     if config.watch:
         watch(config, evaluator, fabric, measure)
         return
+    if config.tune_times:
+        tune_times(config, task, fabric)
     results = measure(config, evaluator, task, fabric)
     likelihood = measure_likelihood(config, evaluator, task)
     if fabric.is_global_zero:
         write(config, checkpoint, task, evaluator, results, likelihood, fabric)
 
 
-def check_likelihood(config: DictConfig, task: Diffusion, data: DataModule) -> None:
+def check_likelihood(config: DictConfig, task: Generation, data: DataModule) -> None:
     """Raises ``UserError`` where bits per dimension are wanted that cannot be had."""
     modality, n = data.modality, config.bits_per_dim.n
     if n > len(data.validation):
@@ -95,7 +101,7 @@ def check_likelihood(config: DictConfig, task: Diffusion, data: DataModule) -> N
 def write(
     config: DictConfig,
     checkpoint: dict[str, Any],
-    task: Diffusion,
+    task: Generation,
     evaluator: Evaluator,
     results: list[Result],
     likelihood: dict[str, Value],
@@ -108,6 +114,7 @@ def write(
         **first.plain(),
         "checkpoint": str(Path(config.checkpoint).expanduser().resolve()),
         "step": checkpoint["global_step"],
+        "training_evaluations": training_evaluations(checkpoint),
         "adapter_file": config.adapter_file,
         "adapter_scale": config.adapter_scale,
         "likelihood": {name: value.plain() for name, value in likelihood.items()},
@@ -143,7 +150,7 @@ def check(config: DictConfig) -> None:
     if config.images:
         refuse_unread(f"images={config.images}, whose samples are all measured as they are", READ_WITH_IMAGES)
     elif config.watch:
-        refuse_unread("watch=...", set(config) - {"checkpoint", "bits_per_dim"} | {"hydra"})
+        refuse_unread("watch=...", set(config) - {"checkpoint", "bits_per_dim", "tune_times"} | {"hydra"})
     else:
         refuse_unread("checkpoint=...", set(config) - {"idle"} | {"hydra"})
     check_settings(config, Evaluating, resolve=False)
@@ -270,7 +277,7 @@ def protocol_of(config: DictConfig, repeat: int) -> Protocol:
     )
 
 
-def measure(config: DictConfig, evaluator: Evaluator, task: Diffusion, fabric: Fabric) -> list[Result]:
+def measure(config: DictConfig, evaluator: Evaluator, task: Generation, fabric: Fabric) -> list[Result]:
     """One evaluation for each of ``repeats`` disjoint ranges of samples."""
     with progress(fabric, config.n * config.repeats) as done:
         return [
@@ -285,7 +292,48 @@ def measure(config: DictConfig, evaluator: Evaluator, task: Diffusion, fabric: F
         ]
 
 
-def measure_likelihood(config: DictConfig, evaluator: Evaluator, task: Diffusion) -> dict[str, Value]:
+def tune_times(config: DictConfig, task: Generation, fabric: Fabric) -> None:
+    """Give the sampler of ``task`` the times, as many as it has steps, that score best by the first metric, of samples
+    of another seed than those that are measured afterwards.
+
+    Raises ``UserError`` for a sampler that chooses its steps, and a metric without a better and a worse.
+    """
+    sampler, schedule = task.sampler, task.denoiser.schedule
+    if not sampler.walks_grid:
+        raise UserError(
+            f"{type(sampler).__name__} chooses its own times; leave tune_times out, or choose sampler=ddim_consistency."
+        )
+    one = config.copy()
+    first = next(iter(config.metrics))
+    one.metrics = {first: config.metrics[first]}
+    evaluator = build_evaluator(one)
+    read_data(evaluator.data)
+    make_ready(evaluator, evaluator.known(task), config.n)
+    protocol = replace(protocol_of(config, 0), seed=(config.seed + 1) % 2**32)
+    name = ""
+
+    def score(times: list[float]) -> float:
+        nonlocal name
+        sampler.grid = Times(times)
+        precision = str(fabric._precision.precision)
+        result = evaluator.evaluate(task, protocol, precision=precision, autocast=fabric.autocast)
+        name, value = next(iter(result.values.items()))
+        if not value.better:
+            raise UserError(f"{name} has no better and no worse; name metrics=[frechet] first.")
+        return -value.better * value.value
+
+    start = [node.t for node in sampler.nodes(schedule)]
+    times, best, before = tuned_times(start, schedule, score, config.tune_times)
+    sampler.grid = Times(times)
+    if fabric.is_global_zero:
+        print(f"times: sampler/grid=times sampler.grid.times=[{','.join(f'{t:.6g}' for t in times)}]")
+        print(
+            f"{name} {abs(best):.4g} with these and {abs(before):.4g} with the times before, of samples of the seed "
+            f"{protocol.seed}, by which they were chosen; of others:"
+        )
+
+
+def measure_likelihood(config: DictConfig, evaluator: Evaluator, task: Generation) -> dict[str, Value]:
     """Bits per dimension of held-out images, if ``bits_per_dim.n`` asks for any."""
     wanted = config.bits_per_dim
     if not wanted.n:

@@ -28,7 +28,7 @@ WRITES = {
 }
 OF_A_SWEEP = (
     *("jobs.json", "multirun.yaml", "optimization_results.yaml"),
-    *("benchmark.csv", "benchmark.json", "pareto.png", "strip.png"),
+    *("benchmark.csv", "benchmark.json", "pareto.png", "strip.png", "curve.png"),
 )
 AUTO = "auto"  # resume=auto: the run of the folder
 RECORD = ".hydra"  # the configuration of the run, which Hydra writes

@@ -16,13 +16,13 @@ from oboro.data.decode_or_skip import check_alike
 from oboro.hint.hint import whole
 from oboro.modality import Image, Modality
 from oboro.modality.decode_image import load_image
-from oboro.task import Diffusion
+from oboro.task import Generation
 
 READY, KNOWN = "ready {}", "known {}"  # entries of a batch: of the picture of that name what is given ready-made
 Places = list[tuple[Reader, str]]  # of each picture that a model reads the file or folder
 
 
-def picture_entries(config: DictConfig, task: Diffusion, ids: Sequence[int]) -> dict[str, Any]:
+def picture_entries(config: DictConfig, task: Generation, ids: Sequence[int]) -> dict[str, Any]:
     """What the conditions that are pictures are made of for samples ``ids``, of the given files in turn.
 
     Of a hint that is computed the picture that it is computed of, unless ``hint_ready`` says that the files are hints.
@@ -114,7 +114,7 @@ def fitted(files: Sequence[Path], channels: int, modality: Modality, ids: Sequen
     return pictures[[i % len(files) for i in ids]]
 
 
-def with_pictures(cond: Condition, batch: Mapping[str, Any], task: Diffusion) -> Condition:
+def with_pictures(cond: Condition, batch: Mapping[str, Any], task: Generation) -> Condition:
     """``cond`` with the pictures that are given ready-made, and the holes that are given."""
     signals = dict(cond.signals)
     for reader in task.conditioner.singles:

@@ -16,7 +16,7 @@ from oboro.measurement import MaskShape, Measured, Measurement, measure
 from oboro.modality import Image
 from oboro.modality.decode_image import load_image
 from oboro.modality.image import KINDS
-from oboro.task import Diffusion
+from oboro.task import Generation
 from oboro.task.contradictions import check_measured
 
 WIDEST = 12  # tiles in a row of the grid
@@ -62,7 +62,7 @@ class Pictures:
         return kind.picture(torch.cat(tiles), width * max(1, WIDEST // width))
 
 
-def read_measured(config: DictConfig, task: Diffusion) -> Pictures | None:
+def read_measured(config: DictConfig, task: Generation) -> Pictures | None:
     """The pictures that ``config`` names, or None. Raises ``UserError`` for those that cannot be measured so."""
     chosen = config.get("measurement")
     if chosen is None and config.measured is None:

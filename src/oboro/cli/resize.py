@@ -7,11 +7,11 @@ from torch import nn
 from oboro.base.errors import UserError
 from oboro.modality import Image
 from oboro.modality.modality import sizes
-from oboro.task import Diffusion
+from oboro.task import Generation
 from oboro.task.noise_levels import answer_shape
 
 
-def resize(task: Diffusion, size: Sequence[int]) -> None:
+def resize(task: Generation, size: Sequence[int]) -> None:
     """Samples of ``size`` (height, width) from here on. Raises ``UserError`` where the network does not take them."""
     if not isinstance(task.modality, Image):
         noun = "samples" if task.modality is None else task.modality.noun

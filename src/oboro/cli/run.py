@@ -56,6 +56,7 @@ FROM_CHECKPOINT = ("sample", "edit", "evaluate")  # what these begin with comes 
 RESOLVERS = {
     "stored": "oboro.restore.stored.value_of",
     "condition": "oboro.conditioner.conditioner.width",
+    "loss": "oboro.loss.loss.declared",
     "hint_factor": "oboro.restore.wrapped.hint_factor",
 }
 

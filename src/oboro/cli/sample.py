@@ -42,7 +42,7 @@ from oboro.report.previews import ROWS, Previews
 from oboro.restore.checkpoint import forget_checkpoint, load_checkpoint
 from oboro.restore.merge import merged, with_adapter
 from oboro.restore.rebuild import build_task
-from oboro.task import Diffusion, contradictions, remarks
+from oboro.task import Generation, contradictions, remarks
 
 
 def start(config: DictConfig, devices: int, precision: str) -> Fabric:
@@ -59,7 +59,7 @@ def start(config: DictConfig, devices: int, precision: str) -> Fabric:
     return fabric
 
 
-def open_task(config: DictConfig, path: str | Path, fabric: Fabric) -> tuple[dict[str, Any], Diffusion]:
+def open_task(config: DictConfig, path: str | Path, fabric: Fabric) -> tuple[dict[str, Any], Generation]:
     """The checkpoint without its weights, and its task with the schedule, sampler and guidance of ``config``, on the
     device."""
     checkpoint = adapted(config, load_checkpoint(path))
@@ -107,7 +107,7 @@ def trained_precision(path: str | Path) -> str:
 
 
 def sample_batch(
-    config: DictConfig, task: Diffusion, ids: list[int], pictures: Pictures | None = None
+    config: DictConfig, task: Generation, ids: list[int], pictures: Pictures | None = None
 ) -> dict[str, Any]:
     """The batch that the conditions of samples ``ids`` are made of: the given classes, texts and pictures in turn, and
     of the others what the conditioner shows in pictures. Of measured ``pictures`` these are not known."""
@@ -166,7 +166,7 @@ def classes(label: Any, count: int, key: str = "label") -> list[int]:
     return several
 
 
-def texts(value: Any, key: str, task: Diffusion) -> list[str]:
+def texts(value: Any, key: str, task: Generation) -> list[str]:
     """One text or a list of them. Raises ``UserError`` where the model reads none."""
     if "caption" not in task.conditioner.entries:
         raise UserError(
@@ -189,7 +189,7 @@ def texts(value: Any, key: str, task: Diffusion) -> list[str]:
     return several
 
 
-def check_negative(task: Diffusion) -> None:
+def check_negative(task: Generation) -> None:
     """Raises ``UserError`` where guidance goes away from no text."""
     if not task.guidance.leaves_out(task.conditioner.gives) & {single.name for single in text_readers(task)}:
         raise UserError(
@@ -198,11 +198,11 @@ def check_negative(task: Diffusion) -> None:
         )
 
 
-def text_readers(task: Diffusion) -> list[Single]:
+def text_readers(task: Generation) -> list[Single]:
     return [single for single in task.conditioner.singles if single.entry == "caption"]
 
 
-def condition(task: Diffusion, batch: dict[str, Any], pictures: Pictures | None = None) -> Condition:
+def condition(task: Generation, batch: dict[str, Any], pictures: Pictures | None = None) -> Condition:
     """The condition of the samples of ``batch``, with the texts that guidance goes away from and the measurements."""
     known = all(single.entry in batch for single in task.conditioner.singles)
     cond = task.conditioner.keep(batch) if known else with_known(task.conditioner, batch)
@@ -214,7 +214,7 @@ def condition(task: Diffusion, batch: dict[str, Any], pictures: Pictures | None 
     return replace(cond, away={s.name: s.signal({"caption": batch["negative"]}) for s in text_readers(task)})
 
 
-def pictures_of(task: Diffusion, batch: dict[str, Any]) -> Condition:
+def pictures_of(task: Generation, batch: dict[str, Any]) -> Condition:
     """The part of the condition of ``batch`` that is pictures."""
     readers = [single for single in task.conditioner.singles if isinstance(single, ImageConditioner)]
     signals = {reader.name: reader.signal(batch) for reader in readers if reader.entry in batch}
@@ -241,7 +241,7 @@ def progress(what: str, chunks: int, a_chunk: int) -> Iterator[Callable[[int], W
 
 
 @contextmanager
-def watching(config: DictConfig, task: Diffusion, chunks: int) -> Iterator[Callable[[int], Watch]]:
+def watching(config: DictConfig, task: Generation, chunks: int) -> Iterator[Callable[[int], Watch]]:
     """The progress bar of network evaluations, and the previews."""
     page = Path(config.output_dir) / "previews.png"
     previews = Previews(page, config.previews, task.modality) if config.previews else None
@@ -263,7 +263,7 @@ def watching(config: DictConfig, task: Diffusion, chunks: int) -> Iterator[Calla
 
 def draw(
     config: DictConfig,
-    task: Diffusion,
+    task: Generation,
     fabric: Fabric,
     batch: dict[str, Any],
     folder: Path,

@@ -127,6 +127,7 @@ class Evaluating(Drawing):
     truth: Name | None
     reference: Name | None
     bits_per_dim: BitsPerDim
+    tune_times: CountOrNone
     watch: Name | None
     idle: NonNegative
     devices: Devices

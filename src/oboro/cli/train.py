@@ -55,6 +55,8 @@ from oboro.restore.start import start_from
 from oboro.restore.trust import check_storable, targets
 from oboro.restore.wrapped import take_parts
 from oboro.task import Task
+from oboro.task.training_cost import BEFORE, evaluations_before
+from oboro.teacher import pinned
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +70,8 @@ def train(config: DictConfig) -> None:
     plain, parts, stored = resolved(config)
     if is_over(config, stored):
         return
+    init, former_run = (load_checkpoint(path) if path else None for path in (config.init, config.resume))
+    stored[BEFORE] = evaluations_before(init, former_run)
     remark_callbacks(plain)
     lightning.seed_everything(config.seed, verbose=False)  # initial weights, the same on every rank
     data: DataModule = instantiate(plain["data"], _convert_="all")
@@ -81,6 +85,7 @@ def train(config: DictConfig) -> None:
     check_frozen(task, learned)
     task.config = stored
     task.check(data)
+    task.check_training(data)
     if task.needs_start and not (config.init or config.resume):
         raise UserError("an adapter trains beside weights that are trained already; give init=<a checkpoint>.")
     callbacks = in_order(list(instantiate(chosen_callbacks(plain), _convert_="all").values()))
@@ -130,6 +135,7 @@ def resolved(config: DictConfig) -> tuple[dict[str, Any], dict[str, State], dict
     plain: dict[str, Any] = with_absolute_paths(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
     check_storable(targets(plain, BUILT))
     plain["task"], parts = inlined(plain["task"])
+    plain["task"] = pinned(plain["task"])
     stored = without_secrets(kept({key: plain[key] for key in STORED if key in plain}), from_environment(config))
     check_plain(stored)
     return plain, parts, stored

@@ -15,9 +15,9 @@ from oboro.evaluate.evaluator import Evaluator
 from oboro.evaluate.result import Result
 from oboro.logger import JSONL, log_result
 from oboro.report.table import number
-from oboro.task import Diffusion
+from oboro.task import Generation
 
-Measure = Callable[[DictConfig, Evaluator, Diffusion, Fabric], list[Result]]
+Measure = Callable[[DictConfig, Evaluator, Generation, Fabric], list[Result]]
 
 
 def watch(config: DictConfig, evaluator: Evaluator, fabric: Fabric, measure: Measure) -> None:

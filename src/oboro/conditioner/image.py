@@ -32,7 +32,7 @@ class Image(Single):
     of the step, so from (seed, position), and elsewhere from the index of a held-out or generated sample: it is the
     same whatever the batch, the rank and the device. Pictures during training show pictures of the data.
 
-    ``latent``: the network reads what the codec makes of the picture (``oboro.task.Diffusion.seen``).
+    ``latent``: the network reads what the codec makes of the picture (``oboro.task.Generation.seen``).
     """
 
     kind = condition.Image

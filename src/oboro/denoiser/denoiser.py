@@ -1,12 +1,14 @@
 """The learned reverse process: D(x_t, t, cond) = E[x | x_t, cond], the only thing that losses and samplers call."""
 
-from typing import Protocol
+from dataclasses import dataclass
+from math import pi
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from oboro.base.errors import UserError
-from oboro.condition import Condition, check_read
+from oboro.condition import Condition, End, Signals, check_read, kinds_read
 from oboro.parameterization import Parameterization
 from oboro.schedule import Schedule, expand_as
 
@@ -40,10 +42,16 @@ class Denoises(Protocol):
         return self
 
 
+Ends = tuple[float | Tensor, float | Tensor]  # (alpha, sigma), each a number or (B,)
+
+
 class Denoiser(nn.Module):
     """x̂0 = c_skip x_t + c_out F(c_in x_t, c_noise, cond.signals), with the coefficients at (alpha_t, sigma_t).
 
     F is the first C channels of the network's output, for x_t of C channels. A network with 2 C gives a variance, too.
+
+    A network that reads ``end`` makes it a flow map (``Denoises.towards``), whose end without a word is x_t itself: the
+    mean. With ``Velocity`` on ``Linear`` F is then the mean velocity u(x_t, s, t) of MeanFlow.
 
     Raises ``UserError`` where the parameterization is undefined at an end of the schedule (eps without signal), and,
     when it is called, for a signal that the network does not read.
@@ -57,16 +65,16 @@ class Denoiser(nn.Module):
         end = schedule(torch.ones(1, dtype=torch.float64, device="cpu"))
         parameterization.require_defined(*end, f"t = 1 of {type(schedule).__name__}")
 
-    def forward(self, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
-        return self._evaluated(x_t, t, cond)[0]
+    def forward(self, x_t: Tensor, t: Tensor, cond: Condition, end: Ends | None = None) -> Tensor:
+        return self._evaluated(x_t, t, cond, end)[0]
 
-    def with_variance(self, x_t: Tensor, t: Tensor, cond: Condition) -> tuple[Tensor, Tensor]:
+    def with_variance(self, x_t: Tensor, t: Tensor, cond: Condition, end: Ends | None = None) -> tuple[Tensor, Tensor]:
         """x̂0 and v = (output + 1) / 2 of the other C channels, both (B, C, ...).
 
         Nichol & Dhariwal 2021 (arXiv:2102.09672, eq. 15). v is not held in [0, 1]. Raises ``UserError`` for a network
         that has C channels alone.
         """
-        x0, others = self._evaluated(x_t, t, cond)
+        x0, others = self._evaluated(x_t, t, cond, end)
         if others.shape != x_t.shape:
             raise UserError(
                 f"{type(self.network).__name__} predicts no variance; train it with model.learned_variance=true and "
@@ -74,15 +82,54 @@ class Denoiser(nn.Module):
             )
         return x0, (others + 1) / 2
 
-    def towards(self, alpha: float | Tensor, sigma: float | Tensor) -> "Denoiser":
-        return self
+    @property
+    def reads_end(self) -> bool:
+        """Whether it is a flow map."""
+        return "end" in kinds_read(self.network)
 
-    def _evaluated(self, x_t: Tensor, t: Tensor, cond: Condition) -> tuple[Tensor, Tensor]:
-        """x̂0, and the channels of the output that it did not take."""
-        c = self.parameterization(*self.schedule(t))
+    def towards(self, alpha: float | Tensor, sigma: float | Tensor) -> "Denoiser | FlowMap":
+        return FlowMap(self, (alpha, sigma)) if self.reads_end else self
+
+    def combined(
+        self, x_t: Tensor, t: Tensor, cond: Condition, p: Tensor, q: Tensor, end: Ends | None = None
+    ) -> Tensor:
+        """p x̂0 + q eps̃ (B, ...) for ``p``, ``q`` (B,), eps̃ = (x_t - alpha x̂0) / sigma: the answer in another
+        parameterization, (-1, 1) the velocity.
+
+        With the network's own (p', q'): ((p q' - q p') x_t + (q alpha - p sigma) F) / (q' alpha - p' sigma), which
+        divides by no sigma.
+        """
+        alpha, sigma = self.schedule(t)
+        own_p, own_q = self.parameterization.target_weights(alpha, sigma)
+        determinant = own_q * alpha - own_p * sigma
+        c_x, c_f = (p * own_q - q * own_p) / determinant, (q * alpha - p * sigma) / determinant
+        output = self._output(x_t, t, cond, end)[:, : x_t.shape[1]]
+        return expand_as(c_x, x_t) * x_t + expand_as(c_f, x_t) * output
+
+    def bottleneck(self, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
+        """The activation in the middle of a network that has one, (B, network.bottleneck_channels, ...)."""
+        network: Any = self.network
+        return network.bottleneck(*self._inputs(x_t, t, cond, None))
+
+    def _output(self, x_t: Tensor, t: Tensor, cond: Condition, end: Ends | None) -> Tensor:
+        """All channels of the network."""
+        return self.network(*self._inputs(x_t, t, cond, end)).to(x_t.dtype)
+
+    def _inputs(self, x_t: Tensor, t: Tensor, cond: Condition, end: Ends | None) -> tuple[Tensor, Tensor, Signals]:
+        """What the network is called with."""
+        alpha, sigma = self.schedule(t)
+        c = self.parameterization(alpha, sigma)
         check_read(cond.signals, self.network)
         signals = {name: signal.at(t) for name, signal in cond.signals.items()}
-        output = self.network(expand_as(c.c_in, x_t) * x_t, c.c_noise, signals).to(x_t.dtype)
+        if self.reads_end:
+            a, b = (torch.as_tensor(e, dtype=t.dtype, device=t.device).expand_as(t) for e in end or (alpha, sigma))
+            signals["end"] = End(torch.atan2(b, a) * (2 / pi))
+        return expand_as(c.c_in, x_t) * x_t, c.c_noise, signals
+
+    def _evaluated(self, x_t: Tensor, t: Tensor, cond: Condition, end: Ends | None = None) -> tuple[Tensor, Tensor]:
+        """x̂0, and the channels of the output that it did not take."""
+        c = self.parameterization(*self.schedule(t))
+        output = self._output(x_t, t, cond, end)
         channels = x_t.shape[1]
         x0 = expand_as(c.c_skip, x_t) * x_t + expand_as(c.c_out, x_t) * output[:, :channels]
         return x0, output[:, channels:]
@@ -90,3 +137,40 @@ class Denoiser(nn.Module):
     def reschedule(self, schedule: Schedule) -> "Denoiser":
         """The same network on another schedule: D depends on x_t / alpha_t and the log-SNR alone."""
         return Denoiser(self.network, schedule, self.parameterization)
+
+
+@dataclass(frozen=True, eq=False)
+class FlowMap:
+    """``denoiser``, whose network reads an end, towards ``end``."""
+
+    denoiser: Denoiser
+    end: Ends
+
+    @property
+    def schedule(self) -> Schedule:
+        return self.denoiser.schedule
+
+    @property
+    def parameterization(self) -> Parameterization:
+        return self.denoiser.parameterization
+
+    def __call__(self, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
+        return self.denoiser(x_t, t, cond, self.end)
+
+    def with_variance(self, x_t: Tensor, t: Tensor, cond: Condition) -> tuple[Tensor, Tensor]:
+        return self.denoiser.with_variance(x_t, t, cond, self.end)
+
+    def combined(self, x_t: Tensor, t: Tensor, cond: Condition, p: Tensor, q: Tensor) -> Tensor:
+        return self.denoiser.combined(x_t, t, cond, p, q, self.end)
+
+    def towards(self, alpha: float | Tensor, sigma: float | Tensor) -> "FlowMap":
+        return FlowMap(self.denoiser, (alpha, sigma))
+
+
+def combined(denoiser: Denoises, x_t: Tensor, t: Tensor, cond: Condition, p: Tensor, q: Tensor) -> Tensor:
+    """p x̂0 + q eps̃ (B, ...) for ``p``, ``q`` (B,), as ``Denoiser.combined``; of others than a network's, from x̂0."""
+    if isinstance(denoiser, Denoiser | FlowMap):
+        return denoiser.combined(x_t, t, cond, p, q)
+    alpha, sigma = denoiser.schedule(expand_as(t, x_t))
+    x0 = denoiser(x_t, t, cond)
+    return expand_as(p, x_t) * x0 + expand_as(q, x_t) * (x_t - alpha * x0) / sigma

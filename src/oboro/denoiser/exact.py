@@ -35,6 +35,9 @@ class GaussianDenoiser(nn.Module):
     def towards(self, alpha: float | Tensor, sigma: float | Tensor) -> "GaussianDenoiser":
         return self
 
+    def reschedule(self, schedule: Schedule) -> "GaussianDenoiser":
+        return GaussianDenoiser(self.mean, self.std, schedule)
+
     def flow(self, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
         """The exact probability-flow map from time ``t`` (B,) to ``s`` (B,).
 
@@ -62,6 +65,9 @@ class GaussianFlowMap(nn.Module):
 
     def towards(self, alpha: float | Tensor, sigma: float | Tensor) -> "GaussianFlowMap":
         return GaussianFlowMap(self.exact, (alpha, sigma))
+
+    def reschedule(self, schedule: Schedule) -> "GaussianFlowMap":
+        return GaussianFlowMap(self.exact.reschedule(schedule), self.end)
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
         mean, std = self.exact.mean, self.exact.std
@@ -105,6 +111,9 @@ class MixtureDenoiser(nn.Module):
 
     def towards(self, alpha: float | Tensor, sigma: float | Tensor) -> "MixtureDenoiser":
         return self
+
+    def reschedule(self, schedule: Schedule) -> "MixtureDenoiser":
+        return MixtureDenoiser(self.weights, self.means, self.std, schedule)
 
     def _posterior(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """r_k and the mean of x given x_t and k, (B, ..., K)."""

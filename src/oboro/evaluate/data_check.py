@@ -5,12 +5,12 @@ from oboro.base.errors import UserError
 from oboro.conditioner import Image as ImageConditioner
 from oboro.data import DataModule
 from oboro.modality import Modality, Series
-from oboro.task import Diffusion
+from oboro.task import Generation
 
 ENTRIES = {"label": "classes", "caption": "captions"}  # of a batch, in words
 
 
-def check_data(task: Diffusion, data: DataModule) -> None:
+def check_data(task: Generation, data: DataModule) -> None:
     """Raises ``UserError`` where the model of ``task`` draws other samples than ``data`` has, or where the data lack
     what it draws after. ``data`` has been set up."""
     check_modality(task.modality or data.modality, data.modality)
@@ -66,7 +66,7 @@ def check_modality(drawn: Modality, modality: Modality) -> None:
         )
 
 
-def difference(task: Diffusion, data: DataModule) -> str | None:
+def difference(task: Generation, data: DataModule) -> str | None:
     """A sentence where the data are not those that the model was trained on; None where they are, or nobody knows."""
     if task.fingerprint in (None, data.fingerprint):
         return None

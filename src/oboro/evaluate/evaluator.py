@@ -30,7 +30,7 @@ from oboro.metrics import Given, Groups, Metric, Paired, PairedView, Value
 from oboro.metrics.bank import CHUNK
 from oboro.metrics.metric import unserved
 from oboro.metrics.view import View
-from oboro.task import Diffusion
+from oboro.task import Generation
 
 SHOWN = 10  # samples that are kept to be shown
 
@@ -83,7 +83,7 @@ class Evaluator:
             view.check(known, n)
         self.paired.check(known, self.data.modality)
 
-    def known(self, task: Diffusion) -> set[str]:
+    def known(self, task: Generation) -> set[str]:
         """What is known of samples of ``task`` before they are drawn; remarks that they are compared with pictures that
         the model has seen. Raises ``UserError`` for baselines that there are not, and what ``DrawnAfter.known`` raises.
         """
@@ -105,7 +105,7 @@ class Evaluator:
 
     def evaluate(
         self,
-        task: Diffusion,
+        task: Generation,
         protocol: Protocol,
         *,
         precision: str,
@@ -206,13 +206,13 @@ class Evaluator:
             values |= distributed.from_first(lambda: self.paired.values(compared[0], Groups.apart(len(images))))
         return Result(values, record, seconds, images[:SHOWN])
 
-    def redraw(self, task: Diffusion, ids: list[int], protocol: Protocol, autocast: Callable = nullcontext) -> Tensor:
+    def redraw(self, task: Generation, ids: list[int], protocol: Protocol, autocast: Callable = nullcontext) -> Tensor:
         """Single stored samples once more, (len(ids), C, ...), the same to the last bit; ids at most one chunk."""
         padded = [*ids, *[ids[-1]] * (protocol.chunk - len(ids))]
         with task.averaged(protocol.ema):
             return Parts().rows(lambda part: self._images(task, part, protocol, autocast), padded)[: len(ids)]
 
-    def _images(self, task: Diffusion, ids: list[int], protocol: Protocol, autocast: Callable) -> Tensor:
+    def _images(self, task: Generation, ids: list[int], protocol: Protocol, autocast: Callable) -> Tensor:
         cond = self.after.condition(task.conditioner, ids)
         with autocast():
             x = task.generate(ids, protocol.seed, cond, self.data.modality.shape)
@@ -236,7 +236,7 @@ class Evaluator:
         """How often samples are compared: with what they were drawn after, and with what the next one was."""
         return 1 + ("shuffled" in self.baselines.names)
 
-    def _compared(self, task: Diffusion, images: Tensor, ids: list[int]) -> list[Tensor]:
+    def _compared(self, task: Generation, images: Tensor, ids: list[int]) -> list[Tensor]:
         """Rows of the paired metrics, one tensor for each comparison."""
         if not self.paired:
             return []
@@ -244,7 +244,7 @@ class Evaluator:
         return [self.paired.rows(images, one, self.data.modality) for one in given]
 
     def _baselines(
-        self, task: Diffusion, protocol: Protocol, metadata: Mapping[str, Any], groups: Groups, compared: list[Tensor]
+        self, task: Generation, protocol: Protocol, metadata: Mapping[str, Any], groups: Groups, compared: list[Tensor]
     ) -> dict[str, dict[str, Value]]:
         """By baseline, its values; of paired ones ``detail["gain"]``, what the samples' mean is above it."""
         found: dict[str, dict[str, Value]] = {}
@@ -310,7 +310,7 @@ def codec_settings(codec: nn.Module) -> dict[str, dict[str, str]]:
     return {"codec": named} if codec.state_dict() else {}
 
 
-def control_settings(task: Diffusion) -> dict[str, dict[str, Any]]:
+def control_settings(task: Generation) -> dict[str, dict[str, Any]]:
     """``{"control": {"control": {"strength": 1.0, "interval": [0, 1]}}}`` of the pictures of ControlNets, by name; of
     those that were added to the checkpoint's own with the digest of their weights."""
     controls = {
@@ -324,7 +324,7 @@ def control_settings(task: Diffusion) -> dict[str, dict[str, Any]]:
 
 
 def held_out_likelihood(
-    task: Diffusion, data: DataModule, protocol: Protocol, *, n: int, steps: int, probes: int
+    task: Generation, data: DataModule, protocol: Protocol, *, n: int, steps: int, probes: int
 ) -> dict[str, Value]:
     """``{"bits_per_dim_<n>": value}``: mean over the first n held-out images, with its 95 % interval over images.
 

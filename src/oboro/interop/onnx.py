@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import fields
 from importlib.util import find_spec
+from math import pi
 from pathlib import Path
 from typing import Any
 
@@ -15,39 +16,66 @@ from torch.export import Dim
 
 from oboro.base.errors import UserError
 from oboro.base.json_text import json_text
-from oboro.condition import Control, Signal, Signals
+from oboro.condition import Control, End, Signal, Signals
 from oboro.condition import Image as Picture
 from oboro.conditioner import Image
 from oboro.denoiser import Denoiser
 from oboro.restore.checkpoint import check_kind, load_checkpoint
 from oboro.restore.merge import merged
 from oboro.restore.rebuild import averaged, build_task
+from oboro.sampler import Node
 from oboro.schedule import expand_as
-from oboro.task import Diffusion
+from oboro.task import Generation
 
 NEEDED = ("onnx", "onnxscript")
-DENOISER, DECODER, SETTINGS = "denoiser.onnx", "decoder.onnx", "settings.json"
+DENOISER, DECODER, ONE_STEP, SETTINGS = "denoiser.onnx", "decoder.onnx", "one_step.onnx", "settings.json"
 
 
 class AtLevel(nn.Module):
     """x̂0 = D(x_t, alpha, sigma, cond) of a denoiser, (B, ...) and (B,): without its schedule, so that whoever runs
-    the file chooses the noise levels. ``cond`` are the ``inputs`` of signals of ``kinds``."""
+    the file chooses the noise levels. ``cond`` are the ``inputs`` of signals of ``kinds``; a flow map also has
+    ``end_alpha`` and ``end_sigma`` (B,), the noise level where it lands."""
 
     def __init__(self, denoiser: Denoiser, kinds: Mapping[str, type[Signal]]):
         super().__init__()
         self.network = denoiser.network
         self.parameterization = denoiser.parameterization
         self.kinds = dict(kinds)
+        self.reads_end = denoiser.reads_end
 
-    def forward(self, x_t: Tensor, alpha: Tensor, sigma: Tensor, cond: dict[str, Tensor]) -> Tensor:
+    def forward(
+        self,
+        x_t: Tensor,
+        alpha: Tensor,
+        sigma: Tensor,
+        cond: dict[str, Tensor],
+        end_alpha: Tensor | None = None,
+        end_sigma: Tensor | None = None,
+    ) -> Tensor:
         c = self.parameterization(alpha, sigma)
         signals = {
             name: kind(**{field: cond[key] for field, key in keys(name, kind).items()})
             for name, kind in self.kinds.items()
             if cond
         }
+        if end_alpha is not None and end_sigma is not None:
+            signals["end"] = End(torch.atan2(end_sigma, end_alpha) * (2 / pi))
         output = self.network(expand_as(c.c_in, x_t) * x_t, c.c_noise, signals)[:, : x_t.shape[1]]
         return expand_as(c.c_skip, x_t) * x_t + expand_as(c.c_out, x_t) * output
+
+
+class OneStep(nn.Module):
+    """Standard normal noise (B, ...) ↦ the data to which a model jumps from ``start``; ``cond`` as of ``AtLevel``."""
+
+    def __init__(self, at: AtLevel, start: Node):
+        super().__init__()
+        self.at = at
+        self.start = start
+
+    def forward(self, noise: Tensor, cond: dict[str, Tensor]) -> Tensor:
+        one = torch.ones_like(noise.flatten(1)[:, 0])
+        end = (one, 0 * one) if self.at.reads_end else (None, None)
+        return self.at(self.start.sigma * noise, self.start.alpha * one, self.start.sigma * one, cond, *end)
 
 
 def keys(name: str, kind: type[Signal]) -> dict[str, str]:
@@ -125,11 +153,13 @@ def write(module: nn.Module, arguments: dict[str, Any], names: list[str], output
 
 
 def export(checkpoint: str | Path, folder: str | Path, profile: str | None = None) -> None:
-    """Write ``denoiser.onnx``, with a learned codec ``decoder.onnx``, and ``settings.json`` from a checkpoint.
+    """Write ``denoiser.onnx``, with a learned codec ``decoder.onnx``, of a model that jumps ``one_step.onnx``, and
+    ``settings.json`` from a checkpoint.
 
     Sizes are those of training and batches of any length. The denoiser has the inputs x_t (B, C, H, W), alpha and sigma
     (B,), and the tensors of the condition (``keys``); without a condition it is another file,
-    ``denoiser_unconditional.onnx``. Raises ``UserError`` where the exporter's libraries are missing.
+    ``denoiser_unconditional.onnx``. ``one_step.onnx`` makes samples of standard normal ``noise`` (B, C, H, W). Raises
+    ``UserError`` where the exporter's libraries are missing.
     """
     if missing := [name for name in NEEDED if find_spec(name) is None]:
         raise UserError(f'ONNX files need the library {missing[0]}; pip install "oboro[onnx]".')
@@ -152,7 +182,7 @@ def picture(single: Image, count: int, shape: tuple[int, ...]) -> Signal:
     return Picture(torch.zeros(count, channels, *shape[1:]), known)
 
 
-def export_task(task: Diffusion, folder: Path) -> None:
+def export_task(task: Generation, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     shape = task.codec.latent_shape(task.modality.shape)
     count = 2  # an axis of length 1 would be taken for a constant
@@ -166,23 +196,28 @@ def export_task(task: Diffusion, folder: Path) -> None:
     )
     module = AtLevel(task.denoiser, task.conditioner.gives)
     names = ["x_t", "alpha", "sigma"]
+    ends = {"end_alpha": level.clone(), "end_sigma": level.clone()} if module.reads_end else {}
     for file, given in {DENOISER: cond, "denoiser_unconditional.onnx": {}}.items():
         if file == DENOISER or cond:
             write(
                 module,
-                {"x_t": x, "alpha": level, "sigma": level.clone(), "cond": given},
-                [*names, *given],
+                {"x_t": x, "alpha": level, "sigma": level.clone(), "cond": given, **ends},
+                [*names, *given, *ends],
                 "x0",
                 folder / file,
             )
+    nodes = task.sampler.nodes(task.denoiser.schedule)
+    jumps = task.loss.teaches_jumps or module.reads_end
+    if jumps:
+        write(OneStep(module, nodes[0]), {"noise": x, "cond": cond}, ["noise", *cond], "x0", folder / ONE_STEP)
     learned = sum(p.numel() for p in task.codec.parameters()) > 0
     if learned:
         write(Decoding(task.codec), {"z": x}, ["z"], "image", folder / DECODER)
-    nodes = task.sampler.nodes(task.denoiser.schedule)
     settings = {
         "latent_shape": list(shape),
         "inputs": {key: {"shape": list(v.shape[1:]), "type": str(v.dtype)} for key, v in cond.items()},
         "decoder": DECODER if learned else None,
+        "one_step": ONE_STEP if jumps else None,
         "grid": [{"t": n.t, "alpha": n.alpha, "sigma": n.sigma} for n in nodes],
     }
     (folder / SETTINGS).write_text(json_text(settings, indent=2) + "\n", encoding="utf-8")

@@ -20,7 +20,7 @@ from oboro.restore.foreign import refuse_foreign
 from oboro.restore.merge import merged
 from oboro.restore.modality import modality_of
 from oboro.restore.rebuild import averaged, build_task
-from oboro.task import Diffusion
+from oboro.task import Diffusion, Generation
 
 PIXELS = ("DDPMPipeline", "DDIMPipeline", "PNDMPipeline")
 TEXTS = ("StableDiffusionPipeline",)
@@ -182,7 +182,7 @@ def build(published: Published) -> Diffusion:
     return task.eval().requires_grad_(False)
 
 
-def save_checkpoint(task: Diffusion, path: str | Path) -> None:
+def save_checkpoint(task: Generation, path: str | Path) -> None:
     """What sample.py, evaluate.py, ``init=`` and ``guidance=autoguidance`` read."""
     checkpoint = {"state_dict": task.state_dict(), "global_step": 0}
     task.on_save_checkpoint(checkpoint)
@@ -215,12 +215,15 @@ def export(checkpoint: str | Path, folder: str | Path, profile: str | None = Non
     export_task(task, content["config"], Path(folder).expanduser())
 
 
-def export_task(task: Diffusion, config: Mapping[str, Any], folder: Path) -> None:
+def export_task(task: Generation, config: Mapping[str, Any], folder: Path) -> None:
     parts, data = config["task"], config["data"]
     network, codec, conditioner = (parts["denoiser"]["network"], parts["codec"], parts["conditioner"])
     text = check_exportable(network, codec, conditioner)
     scheduler = schedule.their_scheduler(
-        parts["denoiser"]["schedule"], parts["denoiser"]["parameterization"], 1 if text else 0
+        parts["denoiser"]["schedule"],
+        parts["denoiser"]["parameterization"],
+        1 if text else 0,
+        task.loss.teaches_jumps,
     )
     if parts["denoiser"]["schedule"] != network["noise"]["table"]:
         raise UserError(
@@ -239,12 +242,13 @@ def export_task(task: Diffusion, config: Mapping[str, Any], folder: Path) -> Non
     unet.save(folder / "unet", in_full(network), task.denoiser.network, side)
     write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
     kind = "UNet2DConditionModel" if text else "UNet2DModel"
-    index = {"scheduler": ["diffusers", "DDIMScheduler"], "unet": ["diffusers", kind]}
+    index = {"scheduler": ["diffusers", scheduler["_class_name"]], "unet": ["diffusers", kind]}
     if text:
         index |= {"vae": ["diffusers", "AutoencoderKL"], "text_encoder": ["transformers", "CLIPTextModel"]}
         index |= {"tokenizer": ["transformers", "CLIPTokenizer"], "requires_safety_checker": False}
         index |= {key: [None, None] for key in ("safety_checker", "feature_extractor", "image_encoder")}
-    name = "StableDiffusionPipeline" if text else "DDIMPipeline"
+    by_scheduler = "DDPMPipeline" if task.loss.teaches_jumps else "DDIMPipeline"  # which takes any, and DDIM's alone
+    name = "StableDiffusionPipeline" if text else by_scheduler
     write_json(folder / "model_index.json", {"_class_name": name, "_diffusers_version": VERSION, **index})
 
 
@@ -266,7 +270,7 @@ def check_exportable(network: Mapping[str, Any], codec: Mapping[str, Any], condi
     )
 
 
-def check_empty_text(task: Diffusion) -> None:
+def check_empty_text(task: Generation) -> None:
     """Raises ``UserError`` where no text is something else than the empty text, which diffusers takes for it."""
     with torch.no_grad():
         empty = task.conditioner.encoder.encode_tokens([""])[0][0]

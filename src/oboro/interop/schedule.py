@@ -1,6 +1,7 @@
 """diffusers' schedulers ↔ our schedules and parameterizations: tables of betas, and what the network predicts."""
 
 from collections.abc import Mapping
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -45,14 +46,22 @@ def our_parameterization(config: Mapping[str, Any], where: Path | str) -> dict[s
 
 
 def our_sampler(config: Mapping[str, Any], steps: int) -> dict[str, Any]:
-    """DDIM on the times at which diffusers would look: leading ones, with ``steps_offset``."""
+    """DDIM on the times at which diffusers would look: leading ones, with ``steps_offset``. Of an ``LCMScheduler`` four
+    jumps with fresh noise."""
+    if config.get("_class_name") == "LCMScheduler":
+        trailing = {"_target_": "oboro.sampler.grid.Trailing", "count": config.get("num_train_timesteps", 1000)}
+        return {"_target_": "oboro.sampler.DDIM", "steps": 4, "eta": inf, "grid": trailing}
     grid = {"_target_": "oboro.sampler.grid.Leading", "count": config.get("num_train_timesteps", 1000)}
     grid["offset"] = config.get("steps_offset", 0)
     return {"_target_": "oboro.sampler.DDIM", "steps": steps, "eta": 0.0, "grid": grid}
 
 
-def their_scheduler(schedule: Mapping[str, Any], parameterization: Mapping[str, Any], offset: int) -> dict[str, Any]:
-    """The configuration of a ``DDIMScheduler``. Raises ``UserError`` for what diffusers has no table for.
+def their_scheduler(
+    schedule: Mapping[str, Any], parameterization: Mapping[str, Any], offset: int, jumps: bool = False
+) -> dict[str, Any]:
+    """The configuration of a ``DDIMScheduler``, or for a model that ``jumps`` of an ``LCMScheduler``, whose boundary
+    (c_skip = 0.25 / ((10 i)² + 0.25) at index i, c_out near 1) is felt in the last few indices alone. Raises
+    ``UserError`` for what diffusers has no table for.
 
     Clipping is off, and the last step ends in x̂0 (``set_alpha_to_one``), as in our samplers.
     """
@@ -72,16 +81,17 @@ def their_scheduler(schedule: Mapping[str, Any], parameterization: Mapping[str, 
     betas = {key: getattr(made, key) for key in TABLES[kinds[schedule["_target_"]]][1]}
     if schedule.get("s", 0.008) != 0.008:
         raise UserError("diffusers' cosine table has s=0.008 alone; train with schedule.s=0.008.")
+    own = {"_class_name": "DDIMScheduler", "steps_offset": offset, "timestep_spacing": "leading"}
+    if jumps:
+        own = {"_class_name": "LCMScheduler", "original_inference_steps": 50, "timestep_scaling": 10.0}
     return {
-        "_class_name": "DDIMScheduler",
+        **own,
         "beta_schedule": kinds[schedule["_target_"]],
         **betas,
         "num_train_timesteps": made.steps,
         "prediction_type": predictions[parameterization["_target_"]],
         "clip_sample": False,
         "set_alpha_to_one": True,
-        "steps_offset": offset,
-        "timestep_spacing": "leading",
         "thresholding": False,
     }
 

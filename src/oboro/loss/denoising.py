@@ -14,6 +14,7 @@ from oboro.loss.penalty import Penalty
 from oboro.loss.time import Level, TimeDistribution
 from oboro.loss.weighting import Weight
 from oboro.schedule import expand_as
+from oboro.teacher import Teacher
 
 
 class Denoising(nn.Module):
@@ -37,6 +38,9 @@ class Denoising(nn.Module):
 
     teaches_variance = False  # of the reverse steps
     teaches_jumps = False  # to the end of the flow, in place of the mean
+    needs_end = False  # of a jump
+    teacher: Teacher | None = None
+    evaluations = 1
 
     def __init__(
         self,
@@ -59,7 +63,9 @@ class Denoising(nn.Module):
         self.input_perturbation = input_perturbation
         self.region = region
 
-    def forward(self, denoiser: Denoiser, x: Tensor, cond: Condition, generator: torch.Generator) -> Tensor:
+    def forward(
+        self, denoiser: Denoiser, x: Tensor, cond: Condition, generator: torch.Generator, step: int = 0
+    ) -> Tensor:
         """Objective (B,) of ``x`` (B, ...), for training; every draw is from ``generator``, on its own device.
 
         In training mode ``time`` takes note of the losses.

@@ -1,4 +1,4 @@
-"""Networks that tell reconstructions from images, trained together with what they judge."""
+"""Networks that tell what is made from data, trained together with what they judge."""
 
 from typing import Annotated
 
@@ -6,8 +6,10 @@ import torch.nn.functional as F
 from annotated_types import Interval
 from torch import Tensor, nn
 
-from oboro.base.ranges import Width
-from oboro.model.layers import group_norm
+from oboro.base.ranges import Axes, Width
+from oboro.condition import Condition
+from oboro.denoiser import Denoiser
+from oboro.model.layers import conv, group_norm
 
 
 class Patch(nn.Module):
@@ -37,6 +39,36 @@ class Patch(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = F.leaky_relu(self.first(x), 0.2)
-        for conv, norm in zip(self.convs, self.norms, strict=True):
-            h = F.leaky_relu(norm(conv(h)), 0.2)
+        for layer, norm in zip(self.convs, self.norms, strict=True):
+            h = F.leaky_relu(norm(layer(h)), 0.2)
         return self.logit(h)
+
+
+class Head(nn.Module):
+    """A logit (B,) of features (B, C, ...) of any size: two strided 3×3 convolutions, each with GroupNorm and SiLU, and
+    the mean over places of a linear map to one number.
+
+    The classification branch of DMD2 (arXiv:2405.14867, sec. 4.3), whose convolutions are 4×4 and made for one size.
+    """
+
+    def __init__(self, channels: Width, dims: Axes = 2):
+        super().__init__()
+        layers: list[nn.Module] = []
+        for _ in range(2):
+            layers += [conv(dims, channels, channels, stride=2), group_norm(channels), nn.SiLU()]
+        self.layers = nn.Sequential(*layers, conv(dims, channels, 1, 1))
+
+    def forward(self, h: Tensor) -> Tensor:
+        return self.layers(h).flatten(1).mean(1)
+
+
+class NoisyDiscriminator(nn.Module):
+    """(x_t, t, cond) ↦ a logit (B,): ``head`` on the bottleneck of the network of ``denoiser``."""
+
+    def __init__(self, denoiser: Denoiser, head: Head):
+        super().__init__()
+        self.denoiser = denoiser
+        self.head = head
+
+    def forward(self, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
+        return self.head(self.denoiser.bottleneck(x_t, t, cond)).to(x_t.dtype)

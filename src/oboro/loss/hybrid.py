@@ -18,6 +18,7 @@ from oboro.loss.weighting import Weight
 from oboro.sampler import Posterior, posteriors
 from oboro.sampler.grid import Uniform as UniformGrid
 from oboro.schedule import Schedule, expand_as
+from oboro.teacher import Teacher
 
 
 def gaussian_kl(shift: Tensor, log_var: Tensor, log_var_of: Tensor) -> Tensor:
@@ -77,6 +78,9 @@ class Hybrid(nn.Module):
 
     teaches_variance = True
     teaches_jumps = False
+    needs_end = False
+    teacher: Teacher | None = None
+    evaluations = 1
 
     def __init__(self, weighting: Weight, penalty: Penalty, steps: Steps = 1000, vlb_weight: NonNegative = 0.001):
         super().__init__()
@@ -99,7 +103,9 @@ class Hybrid(nn.Module):
     def coupling(self) -> Coupling:
         return self.simple.coupling
 
-    def forward(self, denoiser: Denoiser, x: Tensor, cond: Condition, generator: torch.Generator) -> Tensor:
+    def forward(
+        self, denoiser: Denoiser, x: Tensor, cond: Condition, generator: torch.Generator, step: int = 0
+    ) -> Tensor:
         """Objective (B,) of ``x`` (B, ...), for training; every draw is from ``generator``, on its own device."""
         u = rand(x.shape[:1], generator)
         eps = randn(x.shape, generator).to(x)

@@ -5,7 +5,7 @@ from math import sqrt
 
 from torch import Tensor
 
-from oboro.base.ranges import Positive
+from oboro.base.ranges import Positive, Share
 
 
 class Penalty(ABC):
@@ -37,3 +37,21 @@ class PseudoHuber(Penalty):
         c = self.scale * sqrt(square.shape[1])
         total = square.sum(1)
         return total / ((total + c**2).sqrt() + c)  # the same, without the difference of two nearly equal numbers
+
+
+class Adaptive(Penalty):
+    """S / sg(S + c)^power of S = |r|², the sum of squares, or with ``mean`` their mean; no gradient through sg.
+
+    Geng et al. 2025 (arXiv:2505.13447, eq. 22 and app. B.2): each sample counts as its error to the power
+    1 - 2 ``power``, whatever its size, so that the few with an enormous target move the weights no more than others.
+    """
+
+    def __init__(self, power: Share = 1.0, c: Positive = 1e-3, mean: bool = False):
+        self.power = power
+        self.c = c
+        self.mean = mean
+
+    def __call__(self, r: Tensor) -> Tensor:
+        square = r.square().flatten(1)
+        size = square.mean(1) if self.mean else square.sum(1)
+        return size / (size.detach() + self.c) ** self.power

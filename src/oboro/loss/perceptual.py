@@ -62,11 +62,16 @@ class Fashion(Perceptual):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
-            features = [self.features(fashion.standardise((image.float() + 1) * 127.5)) for image in (x, y)]
+            features = [self.features(image.float()) for image in (x, y)]
             return sum(squared(a, b).mean((1, 2, 3)) * a.shape[1] for a, b in zip(*features, strict=True)).to(x)
 
-    def features(self, h: Tensor) -> list[Tensor]:
-        features = []
+    @property
+    def channels(self) -> tuple[int, ...]:
+        return tuple(len(getattr(self, f"conv{layer}_bias")) for layer in range(1, 5))
+
+    def features(self, x: Tensor) -> list[Tensor]:
+        """Of images in [-1, 1], float32: (B, C_k, h, w) after each convolution."""
+        h, features = fashion.standardise((x + 1) * 127.5), []
         for layer, stride in ((1, 2), (2, 2), (3, 1), (4, 2)):
             weight, bias = (getattr(self, f"conv{layer}_{what}") for what in ("weight", "bias"))
             h = F.relu(F.conv2d(h, weight, bias, stride=stride, padding=1))
@@ -123,7 +128,12 @@ class LPIPS(Perceptual):
                 total = total + F.conv2d(squared(a, b), getattr(self, f"lin{k}_model_1_weight")).mean((1, 2, 3))
             return total.to(x)
 
+    @property
+    def channels(self) -> tuple[int, ...]:
+        return tuple(len(getattr(self, f"features_{index}_bias")) for index, is_feature in self._convs if is_feature)
+
     def features(self, x: Tensor) -> list[Tensor]:
+        """Of images in [-1, 1], float32: (B, C_k, h, w) at the end of each size."""
         h, features = (x.expand(-1, 3, -1, -1) - self.shift) / self.scale, []
         for index, is_feature in self._convs:
             weight, bias = (getattr(self, f"features_{index}_{what}") for what in ("weight", "bias"))

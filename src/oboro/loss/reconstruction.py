@@ -1,7 +1,5 @@
 """The objective of an autoencoder: pixels, features, a bottleneck, and a discriminator that it plays against."""
 
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,16 +10,10 @@ from oboro.base.ranges import CountOrNone, NonNegative
 from oboro.codec import Learned
 from oboro.loss.discriminator import Patch
 from oboro.loss.perceptual import Perceptual
+from oboro.loss.terms import Terms
 
 LARGEST = 1e4  # of the adaptive weight, as VQGAN's
 SCALE = 2.0**12  # of these gradients while they are on their way: float16 has nothing below 6e-8
-
-
-class Terms(NamedTuple):
-    """The objective (B,) and what it is made of, as numbers to be logged."""
-
-    objective: Tensor
-    numbers: dict[str, Tensor]
 
 
 class Reconstruction(nn.Module):

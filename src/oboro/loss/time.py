@@ -2,13 +2,14 @@
 
 from abc import ABC, abstractmethod
 from functools import cached_property
+from math import sinh
 
 import torch
 from torch import Tensor, nn
 
 from oboro.base import distributed
 from oboro.base.errors import UserError
-from oboro.base.ranges import Positive, PositiveShare, Steps
+from oboro.base.ranges import Positive, PositiveShare, Share, Steps
 from oboro.parameterization import Coefficients, Parameterization
 from oboro.schedule import Schedule
 
@@ -84,10 +85,17 @@ class Level:
 
 
 class Uniform(TimeDistribution):
-    """t ~ U(0, 1)."""
+    """t ~ U(low, high). Raises ``UserError`` unless low < high."""
+
+    def __init__(self, low: Share = 0.0, high: Share = 1.0):
+        super().__init__()
+        if low >= high:
+            raise UserError(f"times are drawn between low and high and these are {low:g} and {high:g}; set low < high.")
+        self.low = low
+        self.high = high
 
     def quantile(self, u: Tensor, schedule: Schedule) -> Tensor:
-        return u
+        return self.low + (self.high - self.low) * u
 
 
 class LogNormal(TimeDistribution):
@@ -112,6 +120,21 @@ class LogitNormal(TimeDistribution):
 
     def quantile(self, u: Tensor, schedule: Schedule) -> Tensor:
         return torch.sigmoid(self.loc + self.scale * torch.special.ndtri(u))
+
+
+class UShaped(TimeDistribution):
+    """p(t) ∝ exp(a t) + exp(a (1 - t)): more of both ends, for straight paths.
+
+    Lee et al. 2024 (arXiv:2405.20320, sec. 3; a = 4). Its distribution function is
+    1/2 + sinh(a (t - 1/2)) / (2 sinh(a / 2)).
+    """
+
+    def __init__(self, a: Positive = 4.0):
+        super().__init__()
+        self.a = a
+
+    def quantile(self, u: Tensor, schedule: Schedule) -> Tensor:
+        return 0.5 + torch.asinh((2 * u - 1) * sinh(self.a / 2)) / self.a
 
 
 class LossAware(TimeDistribution):

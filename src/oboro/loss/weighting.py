@@ -93,6 +93,20 @@ class EDM(Weight):
         return torch.exp(level.log_snr) + self.sigma_data**-2
 
 
+class TrigFlow(Weight):
+    """w = (sigma̅² + sigma_data²) / (sigma̅³ sigma_data²) with sigma̅ = sigma / alpha: that of ``EDM`` over sigma̅.
+
+    On the F of TrigFlow it is the prior weight 1 / sigma̅ of Lu & Song 2024 (arXiv:2410.11081, sec. 4.2).
+    """
+
+    def __init__(self, sigma_data: Positive = 0.5):
+        super().__init__()
+        self.sigma_data = sigma_data
+
+    def forward(self, level: Level) -> Tensor:
+        return torch.exp(level.log_snr / 2) * (torch.exp(level.log_snr) + self.sigma_data**-2)
+
+
 class ELBO(Weight):
     """w = SNR / (2 p(log_snr)): the expected loss is the diffusion part of the bound on -log p(x), in nats a dimension.
 

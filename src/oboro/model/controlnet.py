@@ -103,7 +103,7 @@ class UNetBranch(Branch):
         self.zeros = nn.ModuleList(zero(conv(dims, c, c, 1)) for c in (*channels, channels[-1]))
 
     def residuals(self, x: Tensor, c_noise: Tensor, signals: Signals, picture: Tensor) -> list[Tensor]:
-        arguments = self.copy.embed(c_noise, signals)
+        arguments = self.copy.arguments(c_noise, signals)
         embedded = self.enter(self.hint(picture))
         check_as_large(embedded, x, picture)
         added = dict(self.copy.beside(x, signals))
@@ -126,7 +126,7 @@ class DiTBranch(Branch):
 
     def residuals(self, x: Tensor, c_noise: Tensor, signals: Signals, picture: Tensor) -> list[Tensor]:
         copy = self.copy
-        embedding, text, mask = copy.embed(c_noise, signals)
+        embedding, text, mask = copy.arguments(c_noise, signals)
         features = self.hint(picture)
         check_as_large(features, x, picture)
         h, positions = copy.enter(x, signals)

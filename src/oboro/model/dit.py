@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from oboro.base.errors import UserError
 from oboro.base.ranges import Axes, Classes, Depth, Width, WidthOrNone
 from oboro.condition import Signals
+from oboro.model.end import EndEmbedding, EndReader
 from oboro.model.layers import (
     LabelEmbedding,
     NoiseEmbedding,
@@ -112,7 +113,7 @@ class Block(nn.Module):
         return h + gate2[:, None] * self.mlp(modulate(h, shift2, scale2))
 
 
-class DiT(nn.Module):
+class DiT(EndReader):
     """F(x (B, C, H, W), c_noise (B,), signals) ↦ (B, C, H, W) for any H and W: a transformer over patches of pixels.
 
     Patches of ``patch`` × ``patch`` pixels become tokens of ``dim`` channels and pass ``depth`` adaLN-zero blocks
@@ -126,7 +127,7 @@ class DiT(nn.Module):
     trained on 32×32 sees 64×64 as the same picture in finer steps.
 
     ``num_classes`` > 0 adds a class embedding for the signal ``label``, ``text_dim`` > 0 lets tokens attend to ``text``
-    and ``image_channels`` > 0 reads ``image`` as further channels of the patches, as in ``UNet``.
+    and ``image_channels`` > 0 reads ``image`` as further channels of the patches, as in ``UNet``; so is ``reads_end``.
     ``checkpointing`` recomputes each block in the backward pass: less memory for about a third more
     time. With ``learned_variance``, as in the paper, 2 C channels come out; other than in the paper, the noise level is
     c_noise instead of a step from 0 to 999. The last layer starts at zero.
@@ -154,6 +155,7 @@ class DiT(nn.Module):
         pooled_dim: WidthOrNone = 0,
         dims: Axes = 2,
         image_channels: ImageChannels = 0,
+        reads_end: bool = False,
     ):
         super().__init__()
         check_dims(dims)
@@ -164,7 +166,7 @@ class DiT(nn.Module):
             )
         self.dims = dims
         self.patch = patch
-        self.reads = reads(num_classes, text_dim, image_channels)
+        self.reads = reads(num_classes, text_dim, image_channels, reads_end)
         self.image_channels = image_channels
         self.checkpointing = checkpointing
         self.extent = reference_size / patch
@@ -182,6 +184,7 @@ class DiT(nn.Module):
         self.last = zero(nn.Linear(dim, channels_out(in_channels, learned_variance) * patch**dims))
         wide = width(image_channels) * patch**dims
         self.image = zero(nn.Linear(wide, dim, bias=False)) if wide else None
+        self.end = EndEmbedding(dim) if reads_end else None
 
     def placed(self, h: Tensor, positions: Tensor) -> tuple[Tensor, Tensor | None]:
         """Tokens h (B, N, dim) with their places added, or as they are and the angles (N, head channels / 2)."""
@@ -238,11 +241,24 @@ class DiT(nn.Module):
         """``residuals[i]`` (B, N, dim) is added to what block i answers. Raises ``ValueError`` for a sample of other
         ``dims``."""
         check_size(x, self.min_size, self.dims)
-        embedding, text, mask = self.embed(c_noise, signals)
+        embedding, text, mask = self.arguments(c_noise, signals)
         h, positions = self.enter(x, signals)
         h = self.last(self.core(h, positions, embedding, text, mask, residuals))
         h = from_patches(h.transpose(1, 2).unflatten(2, self.grid(x)), self.patch)
         return h[(..., *(slice(n) for n in x.shape[2:]))]
+
+    @property
+    def bottleneck_channels(self) -> int:
+        return self.first.out_features
+
+    def bottleneck(self, x: Tensor, c_noise: Tensor, signals: Signals) -> Tensor:
+        """The tokens after the first half of the blocks, upwards where their number is odd, in their places: (B,
+        bottleneck_channels, ...). What a discriminator looks at."""
+        embedding, *text = self.arguments(c_noise, signals)
+        h, angle = self.placed(*self.enter(x, signals))
+        for block in self.blocks[: (len(self.blocks) + 1) // 2]:
+            h = run(block, h, embedding, angle, *text, recompute=self.checkpointing)
+        return h.transpose(1, 2).unflatten(2, self.grid(x))
 
     def encoder(self) -> Self:
         """A copy of all up to the first half of the blocks, upwards where their number is odd."""

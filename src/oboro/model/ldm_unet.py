@@ -15,6 +15,7 @@ from oboro.base.precision import double
 from oboro.base.ranges import BelowOne, Classes, Depth, Levels, Positive, Width, WidthOrNone, Widths
 from oboro.condition import Signals
 from oboro.model.autoencoder import PaddedDownsample
+from oboro.model.end import EndEmbedding
 from oboro.model.layers import (
     Downsample,
     ResidualBlock,
@@ -230,7 +231,7 @@ class LDMUNet(UNetSkeleton):
     ``text_dim``, ``text``. No text is ``empty_text``, (L, text_dim) of it. The vector of the whole text is not read.
 
     ``padded_downsample`` pads halving convolutions on the right and below alone. ``scale_shift``, ``checkpointing``,
-    ``learned_variance`` and ``image_channels`` are as in ``UNet``.
+    ``learned_variance``, ``image_channels`` and ``reads_end`` are as in ``UNet``.
     """
 
     dims = 2
@@ -252,13 +253,14 @@ class LDMUNet(UNetSkeleton):
         checkpointing: bool = False,
         learned_variance: bool = False,
         image_channels: ImageChannels = 0,
+        reads_end: bool = False,
     ):
         super().__init__()
         block = (dropout, scale_shift, text_dim, padded_downsample)
         stages = LDMStages(widths, blocks, attention, norm, *block)
         self.min_size = stages.min_size
         self.blocks = blocks
-        self.reads = reads(num_classes, text_dim, image_channels)
+        self.reads = reads(num_classes, text_dim, image_channels, reads_end)
         self.image_channels = image_channels
         self.text_dim = text_dim
         self.checkpointing = checkpointing
@@ -273,6 +275,7 @@ class LDMUNet(UNetSkeleton):
         self.last = nn.Sequential(stages.group_norm(widths[0]), nn.SiLU(), zero(last))
         wide = width(image_channels)
         self.image = zero(nn.Conv2d(wide, widths[0], 3, padding=1, bias=False)) if wide else None
+        self.end = EndEmbedding(stages.embedding) if reads_end else None
 
     def embed(self, c_noise: Tensor, signals: Signals) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """The embedding of noise level and label; tokens of a text and their mask, where the network reads one."""

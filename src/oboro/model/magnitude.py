@@ -125,6 +125,19 @@ class MPLabel(nn.Module):
         return F.embedding(label, unit_rows(self.weight).T * sqrt(self.weight.shape[1]))
 
 
+class MPEnd(nn.Module):
+    """angle (B,) in [0, 1] ↦ gain MPLinear(MPFourier(4 angle)) (B, dim) with a learned ``gain`` that starts at 0."""
+
+    def __init__(self, n: int, dim: int):
+        super().__init__()
+        self.fourier = MPFourier(n)
+        self.linear = MPLinear(n, dim)
+        self.gain = nn.Parameter(torch.zeros(()))
+
+    def forward(self, angle: Tensor) -> Tensor:
+        return self.linear(self.fourier(4 * angle), self.gain)
+
+
 class CosineAttention(nn.Module):
     """mp_sum(x, proj(softmax(q kᵀ / sqrt(d)) v), balance) over all pixels, with q, k and v of magnitude 1.
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from oboro.base.ranges import Width, WidthOrNone
-from oboro.condition import Image, Label, Signal, Signals, Text
+from oboro.condition import End, Image, Label, Signal, Signals, Text
 from oboro.schedule import expand_as
 
 # Of a picture that a network reads, the signal ``image``, or of several by the names of their signals; 0 for none.
@@ -19,9 +19,11 @@ def by_name(image_channels: ImageChannels) -> dict[str, int]:
     return {name: channels for name, channels in several.items() if channels}
 
 
-def reads(num_classes: int = 0, text_dim: int = 0, image_channels: ImageChannels = 0) -> dict[str, type[Signal]]:
-    """The signals of a network with these settings, 0 for none: ``label``, ``text`` and pictures."""
-    kinds = {"label": (Label, num_classes), "text": (Text, text_dim)}
+def reads(
+    num_classes: int = 0, text_dim: int = 0, image_channels: ImageChannels = 0, end: bool = False
+) -> dict[str, type[Signal]]:
+    """The signals of a network with these settings, 0 for none: ``label``, ``text``, ``end`` and pictures."""
+    kinds = {"label": (Label, num_classes), "text": (Text, text_dim), "end": (End, end)}
     read: dict[str, type[Signal]] = {name: kind for name, (kind, width) in kinds.items() if width}
     return read | dict.fromkeys(by_name(image_channels), Image)
 

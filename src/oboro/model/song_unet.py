@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from oboro.base.ranges import Axes, BelowOne, Classes, Depth, Levels, Multiples, Width
 from oboro.condition import Signals
+from oboro.model.end import EndEmbedding
 from oboro.model.layers import (
     ResidualBlock,
     SelfAttention,
@@ -187,8 +188,8 @@ class SongUNet(UNetSkeleton):
     4, and the row and column too many are cut off on the way up. ``attention_levels`` are levels, not pixel sizes.
     ``num_classes`` > 0 adds a class embedding for the signal ``label``. ``checkpointing`` recomputes each stage in the
     backward pass: less memory for about a third more time. Convolutions that end a residual branch, and the last one,
-    start at zero, where theirs start near it. With ``learned_variance`` 2 C channels come out. ``dims`` and
-    ``image_channels`` as in ``UNet``.
+    start at zero, where theirs start near it. With ``learned_variance`` 2 C channels come out. ``dims``,
+    ``image_channels`` and ``reads_end`` as in ``UNet``.
     """
 
     def __init__(
@@ -208,13 +209,14 @@ class SongUNet(UNetSkeleton):
         learned_variance: bool = False,
         dims: Axes = 2,
         image_channels: ImageChannels = 0,
+        reads_end: bool = False,
     ):
         super().__init__()
         stages = SongStages(channels, channel_mult, blocks, attention_levels, dropout, taps, dims)
         self.dims = dims
         self.min_size = stages.min_size
         self.blocks = blocks
-        self.reads = reads(num_classes, image_channels=image_channels)
+        self.reads = reads(num_classes, image_channels=image_channels, end=reads_end)
         self.image_channels = image_channels
         self.checkpointing = checkpointing
         self.embedding = Embedding(noise_channels, stages.embedding, num_classes, fourier)
@@ -230,6 +232,7 @@ class SongUNet(UNetSkeleton):
         self._initialise()
         wide = width(image_channels)
         self.image = zero(conv(dims, wide, channels, bias=False)) if wide else None
+        self.end = EndEmbedding(stages.embedding) if reads_end else None
 
     def _initialise(self) -> None:
         """Glorot-uniform weights and no biases; zero stays what ends a branch."""

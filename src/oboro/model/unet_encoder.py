@@ -54,11 +54,13 @@ class UNetEncoder(EncoderHalf):
         self.dims = dims
         self.min_size = stages.min_size
         self.blocks = blocks
+        self.in_channels = in_channels
         self.num_classes = num_classes
         self.checkpointing = checkpointing
         self.noise = NoiseEmbedding(channels, stages.embedding)
         self.first = conv(dims, in_channels, channels)
-        self.down, (*_, c) = way_down(stages, channels)
+        self.down, self.skip_channels = way_down(stages, channels)
+        c = self.skip_channels[-1]
         self.middle = stages.middle(c)
         pool = AttentionPool(c, head_channels) if attention_pool else MeanPool()
         self.last = nn.Sequential(group_norm(c), nn.SiLU(), pool, zero(nn.Linear(c, num_classes)))
@@ -67,8 +69,13 @@ class UNetEncoder(EncoderHalf):
         """The embedding of the noise level."""
         return (self.noise(c_noise),)
 
+    @property
+    def level_ends(self) -> list[int]:
+        """Which of the skips is the last of its level."""
+        return list(range(self.blocks, len(self.skip_channels), self.blocks + 1))
+
     def forward(self, x: Tensor, c_noise: Tensor, signals: Signals) -> Tensor:
         """Raises ``ValueError`` for a size that it cannot halve."""
         check_size(x, self.min_size, self.dims)
-        h, _ = self.encode(x, self.embed(c_noise, signals))
+        h, _ = self.encode(x, self.arguments(c_noise, signals))
         return self.last(h)

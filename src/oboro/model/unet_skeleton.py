@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from oboro.condition import Signals
+from oboro.model.end import EndReader
 from oboro.model.layers import check_size, run
 from oboro.model.signals import ImageChannels, pictures
 
@@ -99,7 +100,7 @@ def cropped(h: Tensor, like: Tensor) -> Tensor:
     return h[(..., *(slice(n) for n in like.shape[2:]))]
 
 
-class EncoderHalf(nn.Module, ABC):
+class EncoderHalf(EndReader):
     """The first half of a U-Net: embedding, first layer, way down and middle.
 
     A subclass has the modules ``first``, ``down`` and ``middle`` (``way_down`` makes ``down``) and says what stages
@@ -117,10 +118,6 @@ class EncoderHalf(nn.Module, ABC):
     dims: int
     image_channels: ImageChannels = 0
     image: nn.Module | None
-
-    @abstractmethod
-    def embed(self, c_noise: Tensor, signals: Signals) -> Arguments:
-        """What stages read: the noise level (B,) and the condition. Every pass begins here."""
 
     def beside(self, x: Tensor, signals: Signals) -> Mapping[int, Tensor]:
         """What signals as large as the sample add to the skips (``added`` of ``encode``): pictures to the first."""
@@ -158,7 +155,7 @@ class EncoderHalf(nn.Module, ABC):
 
 
 class UNetSkeleton(EncoderHalf):
-    """A U-Net: F(x (B, C, ...), c_noise (B,), signals) ↦ (B, C, ...) = decode(*encode(x, embed(c_noise, signals)), …).
+    """A U-Net: F(x (B, C, ...), c_noise (B,), signals) ↦ (B, C, ...) = decode(*encode(x, arguments(…)), …).
 
     A subclass also has the modules ``up`` (``way_up`` makes it) and ``last``, and may change how the way up meets a
     skip (``join``) and how the answer leaves (``leave``). ``skip_channels`` are those of the skips, first to last; the
@@ -188,14 +185,22 @@ class UNetSkeleton(EncoderHalf):
         """``residuals``, if any, are added to what the way up sees: one for each skip, first to last, and one for the
         middle (a ControlNet's, arXiv:2302.05543, sec. 3.2). Raises ``ValueError`` for a size that cannot be halved."""
         check_size(x, self.min_size, self.dims)
-        arguments = self.embed(c_noise, signals)
+        arguments = self.arguments(c_noise, signals)
         h, skips = self.encode(x, arguments, self.beside(x, signals))
         if residuals:
             *skips, h = (a + b for a, b in zip([*skips, h], residuals, strict=True))
         return self.decode(h, skips, arguments)
 
+    @property
+    def bottleneck_channels(self) -> int:
+        return self.skip_channels[-1]
+
+    def bottleneck(self, x: Tensor, c_noise: Tensor, signals: Signals) -> Tensor:
+        """The activation after the middle, (B, bottleneck_channels, ...): what a discriminator looks at."""
+        return self.encode(x, self.arguments(c_noise, signals), self.beside(x, signals))[0]
+
     def encoder(self) -> Self:
-        """A copy of the first half: of it ``embed``, ``beside`` and ``encode`` can be called."""
+        """A copy of the first half: of it ``arguments``, ``beside`` and ``encode`` can be called."""
         half = deepcopy(self)
         del half.up, half.last
         return half

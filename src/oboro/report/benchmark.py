@@ -49,7 +49,8 @@ class Column:
 
 @dataclass(frozen=True)
 class Row:
-    """One job: ``settings`` by name (``sampler.steps``), network evaluations and seconds of a sample, numbers."""
+    """One job: ``settings`` by name (``sampler.steps``), network evaluations and seconds of a sample, numbers; and the
+    network evaluations of all training until its checkpoint, None where that is not known."""
 
     folder: Path
     checkpoint: str
@@ -59,6 +60,7 @@ class Row:
     total_seconds: float
     digest: str
     numbers: Mapping[str, Number]
+    training_evaluations: int | None = None
 
     @property
     def seconds(self) -> float:
@@ -76,6 +78,7 @@ class Row:
             "checkpoint": self.checkpoint,
             **{k: v for k, v in self.settings.items() if k not in ("run", "file")},
             "evaluations_per_sample": self.evaluations,
+            "training_evaluations": self.training_evaluations,
             "samples": self.samples,
             "seconds": self.total_seconds,
             "seconds_per_sample": self.seconds,

@@ -46,9 +46,9 @@ class Job:
         return name, digest(self.protocol), json.dumps(self.metrics[name].get("settings", {}), sort_keys=True)
 
 
-def collect(sweep_dir: Path) -> Benchmark:
+def collect(*sweep_dirs: Path) -> Benchmark:
     """The jobs ``<sweep_dir>/<job>/evaluation.json``; those without one, or with one that is damaged or something else,
-    failed, and a note counts them.
+    failed, and a note counts them. Of several sweeps the jobs are those of one.
 
     ``<job>.attempt<k>``, what an earlier attempt at a job left behind, is passed over.
 
@@ -56,12 +56,13 @@ def collect(sweep_dir: Path) -> Benchmark:
     their metric are the same. Where one name was measured in several ways, the names of the columns say which, and a
     note says what differs. Raises ``UserError`` where no job ended well.
     """
-    folders = [p for p in sweep_dir.glob("*") if p.is_dir() and not re.search(r"\.attempt\d+$", p.name)]
+    folders = [p for d in sweep_dirs for p in d.glob("*") if p.is_dir() and not re.search(r"\.attempt\d+$", p.name)]
     folders.sort(key=lambda p: natural(p.name))
     jobs = [job for folder in folders if (job := read_job(folder)) is not None]
     if not jobs:
         raise UserError(
-            f"no job in {sweep_dir} left an evaluation.json; see the log files there, or name another folder."
+            f"no job in {', '.join(map(str, sweep_dirs))} left an evaluation.json; see the log files there, or name "
+            "another folder."
         )
     columns, notes = columns_of(jobs)
     runs = distinct([Path(job.checkpoint).parent.parts for job in jobs])
@@ -99,7 +100,8 @@ def check_job(job: Job) -> None:
     others = baseline_rows(job, "", columns)
     reals = [column.real for column in columns.values()]
     spreads = [number.std for number in row.numbers.values()]
-    numbers = [row.evaluations, row.samples, row.total_seconds, *(x for x in reals + spreads if x is not None)]
+    known = [x for x in (*reals, *spreads, row.training_evaluations) if x is not None]
+    numbers = [row.evaluations, row.samples, row.total_seconds, *known]
     values = [number.value for one in (row, *others) for number in one.numbers.values()]
     if not all(isfinite(x) for x in numbers) or not all(isinstance(value, int | float) for value in values):
         raise ValueError("no numbers")
@@ -139,7 +141,8 @@ def row_of(job: Job, run: str, columns: Mapping[Key, Column]) -> Row:
     }
     evaluations = protocol.get("evaluations_per_sample", 0)
     samples, seconds = protocol["samples"], job.result["seconds"]
-    return Row(job.folder, job.checkpoint, settings, evaluations, samples, seconds, digest(protocol), numbers)
+    trained = job.result.get("training_evaluations")
+    return Row(job.folder, job.checkpoint, settings, evaluations, samples, seconds, digest(protocol), numbers, trained)
 
 
 def baseline_rows(job: Job, run: str, columns: Mapping[Key, Column]) -> list[Row]:

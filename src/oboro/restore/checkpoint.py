@@ -86,9 +86,13 @@ def kind_of(checkpoint: dict[str, Any]) -> str:
     return get_class(checkpoint["config"]["task"]["_target_"]).__name__.lower()
 
 
+# What a checkpoint of a task is beside: what a student has learned is a denoiser that draws samples.
+ALSO = {"distillation": "diffusion"}
+
+
 def check_kind(checkpoint: dict[str, Any], path: str | Path, kind: str) -> None:
-    """Raises ``UserError`` where the checkpoint is not one of ``task=<kind>``."""
-    if kind_of(checkpoint) != kind:
+    """Raises ``UserError`` where the checkpoint is not one of ``task=<kind>``, nor ``ALSO`` one."""
+    if kind not in (kind_of(checkpoint), ALSO.get(kind_of(checkpoint))):
         raise UserError(
             f"{path} is a checkpoint of task={kind_of(checkpoint)}; give one that train.py wrote with task={kind}."
         )

@@ -6,7 +6,7 @@ but its class may change: its state fits every learning rate.
 """
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,20 +25,22 @@ COMPARED = ("seed", "task", "data", "extractor", "metrics", *BESIDE)
 ABSENT = "absent"
 # Where data lie: another place is no other data where the fingerprint is the same.
 PLACES_OF_DATA = ("root", "path", "shards", "prior_root", "hints", "cache_dir", "num_workers")
+LEARNED = {"distillation": ("sampler",)}  # of a task: what is looked at in others, and what it learns
 LOOKED_AT = ("sampler", "guidance", "extractor", "metrics", "callbacks", "logger")
+OPTIMIZERS = ("optimizer", "fake_optimizer", "discriminator_optimizer")
 CARRIED_OUT = ("divergence",)  # what follows a step that fails
 # Of the trainer: what changes which samples a step sees.
 STREAM = ("use_distributed_sampler", "limit_train_batches", "overfit_batches", "reload_dataloaders_every_n_epochs")
 # Of any part: memory against time, and what pictures during training show.
 HOW_IT_RUNS = ("checkpointing", "prompts", "compile")
+TEACHER = ".teacher.path"  # where it lies; which it is, is told by its digest
 NOISE = "task.noise"  # on how many devices a run has which noise: as the number of devices itself
 FUNCTION = "it changes the function that is being learned"
 OF_DATA = "it changes the data that a step sees"
 REASONS = {
     "seed": "the order of the data and the noise follow from it",
     "ema": "the averages that are kept cannot become others",
-    "optimizer": "its state is of another optimizer",
-    "discriminator_optimizer": "its state is of another optimizer",
+    **dict.fromkeys(OPTIMIZERS, "its state is of another optimizer"),
     "data": OF_DATA,
     "trainer": OF_DATA,
 }
@@ -66,13 +68,15 @@ class Difference:
         name = self.key.rpartition(".")[2]
         if self.key == NOISE or root in (*LOOKED_AT, *CARRIED_OUT):
             return None
+        if self.key.endswith(TEACHER):
+            return None
         if root not in ("data", "trainer", "seed", "ema") and name in HOW_IT_RUNS:
             return None
         if root == "trainer" and rest not in STREAM:
             return None
         if root == "data" and rest.partition(".")[0] in PLACES_OF_DATA:
             return None
-        if root in ("optimizer", "discriminator_optimizer") and rest not in ("", "_target_"):
+        if root in OPTIMIZERS and rest not in ("", "_target_"):
             return None
         if root == "data" and rest == "seed":
             return REASONS["seed"]
@@ -95,7 +99,7 @@ def go_on(
     without = with_absolute_paths({group: node for group, node in config.items() if group not in BESIDE})
     before = {**without, **here, LEFT_OUT: left_out}
     found = differences(before, now, wiring(kind))
-    refuse(found, path)
+    refuse(found, path, LEARNED.get(kind, ()))
     step, last = checkpoint["global_step"], now["trainer"]["max_steps"]
     if step != last or (is_evaluated(checkpoint, Path(path)) and not unfinished(checkpoint)):
         check_steps(step, last, path)
@@ -196,9 +200,11 @@ def follows(difference: Difference, others: list[Difference]) -> bool:
     return same.get(source) == (difference.before, difference.now)
 
 
-def refuse(found: list[Difference], path: str | Path) -> None:
-    """Raises ``UserError`` where training cannot go on from the checkpoint with one of these differences."""
-    refused = [(d, reason) for d in found if (reason := d.refusal)]
+def refuse(found: list[Difference], path: str | Path, learned: Sequence[str] = ()) -> None:
+    """Raises ``UserError`` where training cannot go on from the checkpoint with one of these differences; those of the
+    groups ``learned`` change what is learned."""
+    reasons = [FUNCTION if d.key.partition(".")[0] in learned else d.refusal for d in found]
+    refused = [(d, reason) for d, reason in zip(found, reasons, strict=True) if reason]
     if not refused:
         return
     first, reason = refused[0]
@@ -225,7 +231,7 @@ def rates(before: dict[str, Any], now: dict[str, Any], step: int) -> list[str]:
     """What the learning rate of each optimizer does at ``step`` where the decay of a run has got another end."""
     ends = [config.get("trainer", {}).get("max_steps", -1) for config in (before, now)]
     lines = []
-    for name in ("optimizer", "discriminator_optimizer"):
+    for name in OPTIMIZERS:
         nodes = [config["task"].get(name) for config in (before, now)]
         if ends[0] == ends[1] or not all(nodes):
             continue

@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 from oboro.adapter import low_rank_layers, plain_state
 from oboro.base.errors import UserError
-from oboro.restore.checkpoint import check_kind, load_checkpoint
+from oboro.restore.checkpoint import ALSO, check_kind, load_checkpoint
 from oboro.restore.merge import merged
 from oboro.restore.rebuild import Task, averaged, build_task, name_of_learned
 
 GAIN = "network.image_gain"  # of a network with weights of magnitude 1
+END = "network.end."
 
 # For each task, where the configuration of its checkpoints holds what an option of a group is made of.
 PLACES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
@@ -27,6 +28,13 @@ PLACES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "guidance": ("guidance",),
         "sampler": ("sampler",),
     },
+    "distillation": {
+        "codec": ("codec",),
+        "conditioner": ("conditioner",),
+        "model": ("denoiser", "network"),
+        "schedule": ("denoiser", "schedule"),
+        "parameterization": ("denoiser", "parameterization"),
+    },
     "classification": {"codec": ("codec",), "model": ("classifier", "network"), "schedule": ("classifier", "schedule")},
     "autoencoder": {"codec": ("autoencoder",), "loss": ("loss",)},
     "clip": {"codec": ("codec",), "model": ("clip",), "loss": ("loss",)},
@@ -34,18 +42,19 @@ PLACES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 
 
 def start_from(task: Task, config: dict[str, Any], path: str | Path, profile: str | None) -> set[str]:
-    """Give ``task`` the weights of a checkpoint of the same kind of task; the names of the parts that got theirs.
+    """Give ``task`` the weights of a checkpoint of the same kind of task, or a student those of a model; the names of
+    the parts that got theirs.
 
     What it learns starts at the average ``profile`` (None is the first), with the adapters of that run merged. The
-    layer for pictures, where the checkpoint's network reads none, stays as it is, at zero, so that both are the same
-    function (Brooks et al. 2022, arXiv:2211.09800, sec. 3.2). Frozen parts, or parts of them, take theirs along where
-    they are of the same classes and shapes as in the checkpoint. Nothing else is taken: averages, optimizer, what a
-    loss has learned, and steps start anew. Raises ``UserError`` for a checkpoint of another task or model, naming what
-    differs, and where an adapter would leave a layer at zero.
+    layers for pictures and for the end of a jump, where the checkpoint's network reads none, stay as they are, at zero,
+    so that both are the same function (Brooks et al. 2022, arXiv:2211.09800, sec. 3.2). Frozen parts, or parts of them,
+    take theirs along where they are of the same classes and shapes as in the checkpoint. Nothing else is taken:
+    averages, optimizer, what a loss has learned, and steps start anew. Raises ``UserError`` for a checkpoint of another
+    task or model, naming what differs, and where an adapter would leave a layer at zero.
     """
     checkpoint = merged(load_checkpoint(path))
     kind = type(task).__name__.lower()
-    check_kind(checkpoint, path, kind)
+    check_kind(checkpoint, path, ALSO.get(kind, kind))
     source = build_task(checkpoint)
     learned, stored = name_of_learned(task), checkpoint["config"]["task"]
     state = averaged(source, path, profile).state_dict()
@@ -57,21 +66,26 @@ def start_from(task: Task, config: dict[str, Any], path: str | Path, profile: st
 
 
 def added(here: nn.Module, there: nn.Module) -> set[str]:
-    """The weights with which the network of ``here`` reads pictures (``image_channels``), where that of ``there`` reads
-    none: its layer ``image``, if this is zero, or its gain is."""
-    reading, without = (getattr(getattr(learned, "network", learned), "image_channels", 0) for learned in (here, there))
+    """The weights with which the network of ``here`` reads an end, or pictures (``image_channels``), where that of
+    ``there`` reads none: its layer ``image``, if this is zero, or its gain is."""
+    networks = [getattr(learned, "network", learned) for learned in (here, there)]
+    state = plain_state(here)
+    read, known = ("end" in getattr(network, "reads", {}) for network in networks)
+    ends = {name for name in state if name.startswith(END)} if read and not known else set()
+    reading, without = (getattr(network, "image_channels", 0) for network in networks)
     if not reading or without:
-        return set()
-    new = {name: w for name, w in plain_state(here).items() if name.startswith(("network.image.", GAIN))}
+        return ends
+    new = {name: w for name, w in state.items() if name.startswith(("network.image.", GAIN))}
     off = GAIN in new and not new[GAIN].any()
-    return {name for name, w in new.items() if off or not w.any()}
+    return ends | {name for name, w in new.items() if off or not w.any()}
 
 
 def check_trained(learned: nn.Module, new: set[str]) -> None:
     """Raises ``UserError`` where one of the ``new`` weights, which are zero, would never be trained."""
     adapted = {f"{name}.weight" for name, _ in low_rank_layers(learned)}
     trained = {name for name, p in learned.named_parameters() if p.requires_grad} | adapted
-    if frozen := sorted(new - trained):
+    drawn = {name for name, _ in learned.named_buffers()}
+    if frozen := sorted(name for name in new - trained - drawn if not name.endswith("bias")):
         layer = frozen[0].rpartition(".")[0]
         raise UserError(
             f"{layer}, which the model in init does not have, starts at zero and the adapter would leave it there; add "

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from oboro.base.errors import UserError
 from oboro.base.paths import LocalPath
 from oboro.base.ranges import Width
 from oboro.restore.checkpoint import check_kind, load_checkpoint
@@ -21,18 +22,24 @@ class Trained(Stored):
 
     ``part`` is a submodule of it, for those who need no more: the text tower of a CLIP, the network of a denoiser. What
     is loaded into a run has the adapters of its own run merged. The file is read when it is
-    first needed, which raises ``UserError`` if there is no such checkpoint or average, or if it is of another task.
+    first needed, which raises ``UserError`` if there is no such checkpoint or average, or if it is of another task. No
+    path is a ``UserError``, too.
     ``channels`` are those of a codec's latents, for nodes of a configuration that interpolate them; it changes nothing.
     """
 
     def __init__(
         self,
-        path: LocalPath | Path,
+        path: LocalPath | Path | None,
         task: str,
         profile: str | None = None,
         part: str | None = None,
         channels: Width | None = None,
     ):
+        if path is None:
+            raise UserError(
+                f"this run begins with what task={task} has learned and no checkpoint is named; start with "
+                "init=<a checkpoint>, or set the path of each part that is trained already."
+            )
         self.path = Path(path).expanduser()
         self.task = task
         self.profile = profile

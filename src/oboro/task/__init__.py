@@ -4,8 +4,20 @@ from oboro.task.autoencoder import Autoencoder
 from oboro.task.classification import Classification
 from oboro.task.clip import CLIP
 from oboro.task.diffusion import Diffusion
+from oboro.task.distillation import Distillation
+from oboro.task.generation import Generation
 from oboro.task.learner import Learner
 from oboro.task.noise_levels import NoiseLevels
 from oboro.task.task import Task
 
-__all__ = ["CLIP", "Autoencoder", "Classification", "Diffusion", "Learner", "NoiseLevels", "Task"]
+__all__ = [
+    "CLIP",
+    "Autoencoder",
+    "Classification",
+    "Diffusion",
+    "Distillation",
+    "Generation",
+    "Learner",
+    "NoiseLevels",
+    "Task",
+]

@@ -19,13 +19,14 @@ from oboro.guidance import Guidance
 from oboro.loss import Loss
 from oboro.measurement import Measured
 from oboro.sampler import Sampler, nodes
+from oboro.sampler.grid import Uniform as UniformGrid
 
 # alpha / sigma at the first node. Samplers begin there with noise alone; more would be missed in the mean of an image.
 NEGLIGIBLE = 0.1
 
 
 class Parts(Protocol):
-    """What a run is made of: a ``Diffusion`` task has it all."""
+    """What a run is made of: a ``Generation`` task has it all."""
 
     denoiser: Denoiser
     conditioner: Conditioner
@@ -51,6 +52,8 @@ def contradictions(parts: Parts) -> Iterator[str]:
     yield from coupled(parts)
     yield from steps(parts)
     yield from holes(parts)
+    yield from ends(parts)
+    yield from jumps(parts)
     if parts.sampler.asks_variance and not parts.loss.teaches_variance:
         yield (
             f"{name(parts.sampler)} draws with a variance that {name(parts.loss)} does not teach; train with "
@@ -91,6 +94,15 @@ def conditions(guidance: Guidance, conditioner: Conditioner) -> Iterator[str]:
             f"{name(guidance)} needs the condition {', '.join(missing)}, and the model has "
             f"{', '.join(sorted(given)) or 'none'}; choose another guidance, or change what it names with "
             "guidance.label, guidance.negative or guidance.scales."
+        )
+
+
+def ends(parts: Parts) -> Iterator[str]:
+    """Whether the network sees where it is taught to jump to."""
+    if parts.loss.needs_end and not parts.denoiser.reads_end:
+        yield (
+            f"{name(parts.loss)} teaches jumps to any end and {name(parts.denoiser.network)} reads none; set "
+            "model.reads_end=true, or choose loss=continuous_consistency, whose jumps all end in data."
         )
 
 
@@ -172,6 +184,52 @@ def coupled(parts: Parts) -> Iterator[str]:
         yield (
             f"{name(parts.sampler)} takes x̂0 for a mean and {name(parameterization)} holds it for the end of the flow; "
             "choose sampler=ddim_consistency, or parameterization=edm for samplers that solve the flow."
+        )
+
+
+def jumps(parts: Parts) -> Iterator[str]:
+    """Whether the sampler goes where the model learned to go."""
+    loss, sampler = parts.loss, parts.sampler
+    if loss.teaches_jumps and not sampler.jumps:
+        yield (
+            f"{name(sampler)} takes x̂0 for a mean and {name(loss)} teaches the end of the flow; choose "
+            "sampler=ddim_consistency, or sampler.steps=1."
+        )
+    made = getattr(loss, "teaches_steps", None)
+    plain = sampler.names_ends and not sampler.stochastic and isinstance(sampler.grid, UniformGrid)
+    if made is not None and not (plain and sampler.steps == made):
+        yield (
+            f"{name(loss)} teaches {counted(made, 'steps')} of the uniform grid and nothing between them; choose "
+            f"sampler=ddim sampler.steps={made}."
+        )
+
+
+def check_teacher(parts: Parts) -> None:
+    """Raises ``UserError`` where the teacher does not know what the loss asks it. For training: to draw from a student
+    nothing of its teacher is read."""
+    for reason in taught(parts):
+        raise UserError(reason)
+
+
+def taught(parts: Parts) -> Iterator[str]:
+    """Sentences with the reason and the remedy."""
+    loss, teacher = parts.loss, parts.loss.teacher
+    if teacher is None:
+        return
+    if teacher.teaches_jumps and not getattr(loss, "learns_from_jumps", False):
+        yield (
+            f"the teacher {teacher.path} jumps to the end of the flow, and {name(loss)} asks it for means; name the "
+            "model that it was made of with loss.teacher.path=<a checkpoint>."
+        )
+    if not teacher.teaches_jumps and getattr(loss, "learns_from_jumps", False):
+        yield (
+            f"the teacher {teacher.path} is a denoiser, and {name(loss)} goes on from a consistency model; train one "
+            "with loss=consistency_easy and start from it with init=<its checkpoint>."
+        )
+    if teacher.guidance.drops and not teacher.knows_no_condition:
+        yield (
+            f"{name(teacher.guidance)} asks the teacher {teacher.path} without its condition, which it was never "
+            "trained on; choose guidance@loss.teacher.guidance=unguided."
         )
 
 

@@ -151,6 +151,11 @@ class Task(lightning.LightningModule, ABC):
     def check(self, data: DataModule) -> None:
         """Raises ``UserError`` where network, labels and ``data`` do not fit together."""
 
+    def check_training(self, data: DataModule) -> None:
+        """Raises ``UserError`` where what training alone needs is missing or does not fit: a teacher, say. Whatever
+        draws and measures does without."""
+        return None
+
     @abstractmethod
     def objective(self, batch: dict[str, Tensor], x: Tensor, generator: torch.Generator) -> Tensor:
         """What training lowers (B,) for the encoded images ``x`` (B, ...) of ``batch``; draws are ``generator``'s."""
@@ -335,8 +340,8 @@ class Task(lightning.LightningModule, ABC):
         for name, p in self.named_parameters():
             if p.requires_grad and id(p) not in trained:
                 raise ValueError(f"{name} requires a gradient and none of {', '.join(self.learners)} trains it")
-        for learner in self.learners.values():
-            remark_warmup(learner.optimizer, self.trainer.max_steps)
+        for optimizer in dict.fromkeys(learner.optimizer for learner in self.learners.values()):
+            remark_warmup(optimizer, self.trainer.max_steps)
         optimizer, schedule = optimizers(self.learners, self.trainer.max_steps, self.due)
         self._chosen = settings(optimizer)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
