@@ -113,7 +113,9 @@ def composed(*overrides: str):
 
 
 DISTILLING = (  # what needs a teacher
+    "experiment=mean_flow_fashion",
     "experiment=scd_cifar10",
+    "experiment=scd_fashion",
     "loss=consistency_distillation",
     "loss=consistency_latent",
     "loss=continuous_consistency_distillation",

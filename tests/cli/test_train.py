@@ -15,7 +15,7 @@ EXPERIMENTS = sorted(path.stem for path in (runs.ROOT / "conf/experiment").glob(
 
 
 # Experiments that start from a checkpoint, and how that is made.
-STARTED_FROM = {"scd_cifar10": ["experiment=edm_cifar10", "conditioner=unconditional"]}
+STARTED_FROM = {"scd_cifar10": ["experiment=edm_cifar10", "conditioner=unconditional", "~conditioner.dropout"]}
 
 
 @pytest.mark.parametrize("name", [name for name in EXPERIMENTS if name.endswith("cifar10")])

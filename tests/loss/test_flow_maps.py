@@ -7,6 +7,7 @@ import torch
 from torch.func import jvp
 
 from cases import over
+from conftest import each_denoiser
 from model.test_networks import UNET, make
 from oboro.base.draws import replayed
 from oboro.condition import Condition, End, Label
@@ -25,7 +26,6 @@ from oboro.parameterization import EDM, V, Velocity
 from oboro.schedule import VP, Karras, Linear, expand_as
 
 SCHEDULES = {"linear": Linear(), "vp": VP(), "karras": Karras()}
-each_schedule = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
 NONE = Condition()
 
 
@@ -333,6 +333,24 @@ KINDS = {
     "shortcut": shortcut(time=LogitNormal(), share=0.5),
     "sCT": consistency(weighting=SNR()),
 }
+
+
+@each_denoiser
+def test_the_mean_velocity_is_that_of_every_denoiser(schedule, parameterization, randomise, normal):
+    """(z - x̂0) / t at z = x_t / (alpha + sigma), for what predicts eps where no signal is left, too."""
+    denoiser = Denoiser(network_of(randomise, num_classes=0), schedule, parameterization)
+    t = torch.tensor([0.2, 0.5, 0.9], dtype=torch.float64)
+    alpha, sigma = (expand_as(c, normal(3, 1, 8, 8)) for c in schedule(t))
+    x_t = normal(3, 1, 8, 8)
+    end = torch.tensor([0.0, 0.1, 0.05], dtype=torch.float64)
+    x0 = denoiser.towards(1 - end, end)(x_t, t, NONE)
+    time = (sigma / (alpha + sigma)).flatten()
+    straight = Straight(denoiser)
+    u = straight.u(x_t / (alpha + sigma), time, end, NONE)
+    expected = (x_t / (alpha + sigma) - x0) / expand_as(time, x_t)
+    torch.testing.assert_close(u, expected, rtol=1e-6, atol=1e-6)
+    top = torch.ones(3, dtype=torch.float64)
+    assert straight.u(x_t, straight.within(top), end, NONE).isfinite().all()
 
 
 @pytest.mark.parametrize("kind", KINDS)

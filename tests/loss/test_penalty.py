@@ -1,6 +1,6 @@
 import torch
 
-from oboro.loss.penalty import PseudoHuber, Squared
+from oboro.loss.penalty import Adaptive, PseudoHuber, Squared
 
 
 def test_squared_is_the_mean_of_squares(normal):
@@ -30,3 +30,14 @@ def test_pseudo_huber_keeps_small_errors_in_single_precision(normal):
     smooth = torch.zeros(2, 3, dtype=torch.float64, requires_grad=True)
     PseudoHuber()(smooth).sum().backward()
     assert (smooth.grad == 0).all()
+
+
+def test_adaptive_written_out(normal):
+    """S / sg(S + c)^p (arXiv:2505.13447, eq. 22), gradient 2 r / (S + c)^p; S is the sum or the mean of squares."""
+    r = normal(5, 3, 4, 4).requires_grad_()
+    for mean, size in ((False, 1), (True, 48)):
+        s = r.detach().square().sum((1, 2, 3), keepdim=True) / size
+        value = Adaptive(0.75, 0.01, mean)(r)
+        torch.testing.assert_close(value.detach(), (s / (s + 0.01) ** 0.75).flatten(), rtol=1e-12, atol=0)
+        (gradient,) = torch.autograd.grad(value.sum(), r)
+        torch.testing.assert_close(gradient, 2 * r.detach() / size / (s + 0.01) ** 0.75, rtol=1e-12, atol=0)

@@ -73,6 +73,13 @@ def test_edm_weight_written_out():
     torch.testing.assert_close(weighting.EDM(0.5)(level(Karras())), expected, rtol=1e-12, atol=0)
 
 
+def test_trig_flow_weight_on_the_target_of_trig_flow():
+    """1 / sigma̅ on F, whose error is that of D over sigma_data sin(theta), tan(theta) = sigma̅ / sigma_data."""
+    sigma = Karras().sigma(U)
+    of_f = weighting.TrigFlow(0.5)(level(Karras())) * (0.5 * torch.sin(torch.atan(sigma / 0.5))) ** 2
+    torch.testing.assert_close(of_f, 1 / sigma, rtol=1e-10, atol=0)
+
+
 def test_min_snr_weight_is_the_smaller_of_snr_and_gamma(schedule):
     weight = weighting.MinSNR(5.0)(level(schedule))
     torch.testing.assert_close(weight, snr(schedule).clamp(max=5), rtol=1e-10, atol=0)

@@ -154,7 +154,8 @@ class MeanFlow(nn.Module):
             target, weight = self._discrete(straight, at, alpha), torch.where(at.apart, alpha, 1.0)
         else:
             target = self._continuous(straight, at, at.v if own is None else own.detach())
-        self.watched["alpha"] = alpha
+        if self.alpha is not None:
+            self.watched["alpha"] = alpha
         if self.clip is not None:
             target = target.clamp(-self.clip, self.clip)
         loss = weight * self.penalty(mean - target)

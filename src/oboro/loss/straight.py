@@ -6,9 +6,31 @@ from torch import Tensor
 from oboro.condition import Condition
 from oboro.denoiser import Denoiser, Denoises, combined
 from oboro.loss.time import T_MIN, TimeDistribution
-from oboro.schedule import Linear, expand_as
+from oboro.schedule import Linear, Schedule, expand_as
 
-STRAIGHT = Linear()
+LAST = 1 - 2**-24  # the last time in single precision at which some signal is left
+
+
+class Open(Schedule):
+    """``schedule`` without its end: from ``LAST`` on the noise level stays, so that eps is defined at all times."""
+
+    def __init__(self, schedule: Schedule):
+        self.schedule = schedule
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return self.schedule.alpha(t.clamp(max=LAST))
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return self.schedule.sigma(t.clamp(max=LAST))
+
+    def log_snr(self, t: Tensor) -> Tensor:
+        return self.schedule.log_snr(t.clamp(max=LAST))
+
+    def t_from_log_snr(self, log_snr: Tensor) -> Tensor:
+        return self.schedule.t_from_log_snr(log_snr)
+
+
+STRAIGHT = Open(Linear())
 
 
 def velocity(denoiser: Denoises, z: Tensor, t: Tensor, cond: Condition) -> Tensor:
@@ -29,7 +51,7 @@ class Straight:
         ends = torch.tensor([0.0, 1.0], dtype=torch.float64, device="cpu")
         alpha, sigma = denoiser.schedule(ends)
         first, last = (sigma / (alpha + sigma)).tolist()
-        self.first, self.last = max(first, T_MIN), min(last, 1 - 2**-24)
+        self.first, self.last = max(first, T_MIN), min(last, LAST)
 
     def times(self, u: Tensor, time: TimeDistribution) -> Tensor:
         """The times (B,) at the quantiles ``u`` (B,) of p(t) on the linear schedule."""
