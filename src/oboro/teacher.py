@@ -76,8 +76,8 @@ class Teacher:
 
     @property
     def evaluations(self) -> int:
-        """Of networks, each time that it is asked."""
-        return 2 if self.guidance.drops or self.guidance.networks else 1
+        """Of networks, each time that it is asked: guidance takes a second one."""
+        return 1 if isinstance(self.guidance, Unguided) or getattr(self.guidance, "scale", 2) == 1 else 2
 
     @property
     def teaches_jumps(self) -> bool:

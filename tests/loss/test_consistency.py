@@ -108,7 +108,7 @@ def test_a_step_is_that_of_the_sampler(solver, sampler, schedule, normal):
     pairs = [(0.9, 0.6), (0.5, 0.2), (1.0, 0.7), (0.3, 0.0)]
     x = normal(4, 3)
     times = [times_at(torch.tensor(column, dtype=torch.float64), schedule) for column in zip(*pairs, strict=True)]
-    ours, _ = ode_step(mean, x, *times, Condition(), solver)
+    ours = ode_step(mean, x, *times, Condition(), solver)
     for row, (t, r) in enumerate(pairs):
         grid = nodes(schedule, [t, r]) if r else [*nodes(schedule, [t]), nodes(Linear(), [0.0])[0]]
         theirs = sampler.solve(mean, x[row : row + 1], grid, Condition(), None)

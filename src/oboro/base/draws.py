@@ -74,6 +74,9 @@ def check_rows(n: int, rows: Tensor) -> None:
 def replayed(device: torch.device) -> Iterator[None]:
     """After the block torch's global generators, of the CPU and of ``device``, are as they were before it: what follows
     draws the same dropout masks."""
-    devices = [] if device.type == "cpu" else [device]
+    apple = torch.mps.get_rng_state() if device.type == "mps" else None  # which torch's own context does not know
+    devices = [] if device.type in ("cpu", "mps") else [device]
     with torch.random.fork_rng(devices, device_type=device.type if devices else "cuda"):
         yield
+    if apple is not None:
+        torch.mps.set_rng_state(apple)

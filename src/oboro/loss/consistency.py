@@ -115,4 +115,4 @@ class Consistency(nn.Module):
     def _followed(self, x_t: Tensor, t: Times, r: Times, cond: Condition, schedule: Schedule) -> Tensor:
         """x_r by the teacher's flow."""
         assert self.teacher is not None
-        return ode_step(self.teacher.on(schedule, x_t), x_t, t, r, cond, self.solver)[0]
+        return ode_step(self.teacher.on(schedule, x_t), x_t, t, r, cond, self.solver)

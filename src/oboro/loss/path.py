@@ -39,11 +39,8 @@ def noised(x: Tensor, eps: Tensor, at: Times) -> Tensor:
     return expand_as(at.alpha, x) * x + expand_as(at.sigma, x) * eps
 
 
-def ode_step(
-    denoiser: Denoises, x_t: Tensor, t: Times, r: Times, cond: Condition, solver: Solver
-) -> tuple[Tensor, Tensor]:
-    """x_r of the flow of ``denoiser`` from ``x_t`` (B, ...), by one step for each sample of its own length, and
-    D(x_t, t).
+def ode_step(denoiser: Denoises, x_t: Tensor, t: Times, r: Times, cond: Condition, solver: Solver) -> Tensor:
+    """x_r of the flow of ``denoiser`` from ``x_t`` (B, ...), by one step for each sample of its own length.
 
     ``ddim`` is the step of ``oboro.sampler.DDIM``, ``heun`` that of ``oboro.sampler.Heun``: a step into data, or out of
     noise without signal, is DDIM's.
@@ -53,9 +50,9 @@ def ode_step(
     ratio = sigma_r / sigma_t
     x_r = (b - a * ratio) * x0 + ratio * x_t
     if solver == "ddim":
-        return x_r, x0
+        return x_r
     eps, at_r = (x_t - a * x0) / sigma_t, denoiser(x_r, r.t, cond)
     single = (sigma_r == 0) | (a == 0)
     eps_r = (x_r - b * at_r) / torch.where(single, 1.0, sigma_r)
     change = (sigma_r - sigma_t * b / torch.where(single, 1.0, a)) / 2 * (eps_r - eps)
-    return torch.where(single, x_r, x_r + change), x0
+    return torch.where(single, x_r, x_r + change)

@@ -68,7 +68,7 @@ class Progressive(nn.Module):
     def _target(self, x_t: Tensor, t: Times, middle: Times, s: Times, cond: Condition, schedule: Schedule) -> Tensor:
         """x̃ (B, ...)."""
         teacher = self.teacher.on(schedule, x_t)
-        x_m, _ = ode_step(teacher, x_t, t, middle, cond, "ddim")
-        x_s, _ = ode_step(teacher, x_m, middle, s, cond, "ddim")
+        x_m = ode_step(teacher, x_t, t, middle, cond, "ddim")
+        x_s = ode_step(teacher, x_m, middle, s, cond, "ddim")
         rho = s.sigma / t.sigma
         return (x_s - expand_as(rho, x_t) * x_t) / expand_as(s.alpha - rho * t.alpha, x_t)
