@@ -18,7 +18,7 @@ from oboro.base.errors import UserError
 from oboro.base.paths import with_absolute_paths
 from oboro.restore.beside import BESIDE, LEFT_OUT, moved, output_folder, restored
 from oboro.restore.checkpoint import check_kind
-from oboro.restore.evaluated import is_evaluated
+from oboro.restore.evaluated import unfinished
 
 Place = tuple[str, ...]
 COMPARED = ("seed", "task", "data", "extractor", "metrics", *BESIDE)
@@ -97,7 +97,7 @@ def go_on(
     found = differences(before, now, wiring(kind))
     refuse(found, path)
     step, last = checkpoint["global_step"], now["trainer"]["max_steps"]
-    if step != last or (is_evaluated(checkpoint, Path(path)) and not unfinished(checkpoint)):
+    if step != last or not unfinished(checkpoint, Path(path)):
         check_steps(step, last, path)
     absent = [name for name in left_out if not at_name(now, name)]
     return [
@@ -207,12 +207,6 @@ def refuse(found: list[Difference], path: str | Path) -> None:
         f"training cannot go on from {path} with {first}{others}: {reason}; leave it out, or start anew from its "
         f"weights with init={path}."
     )
-
-
-def unfinished(checkpoint: dict[str, Any]) -> list[str]:
-    """What was cut by a signal at the step of ``checkpoint``, which ``oboro.callbacks.run_end`` keeps."""
-    state = (checkpoint.get("callbacks") or {}).get("RunEnd") or {}
-    return state.get("unfinished", [])
 
 
 def check_steps(step: int, max_steps: int, path: str | Path) -> None:
