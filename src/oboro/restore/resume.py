@@ -94,14 +94,14 @@ def go_on(
     here = {group: moved(node, output_folder(config), now["output_dir"]) for group, node in beside.items()}
     without = with_absolute_paths({group: node for group, node in config.items() if group not in BESIDE})
     before = {**without, **here, LEFT_OUT: left_out}
-    found = differences(before, now, wiring(kind))
-    refuse(found, path)
+    differing = differences(before, now, wiring(kind))
+    refuse(differing, path)
     step, last = checkpoint["global_step"], now["trainer"]["max_steps"]
     if step != last or not unfinished(checkpoint, Path(path)):
         check_steps(step, last, path)
     absent = [name for name in left_out if not at_name(now, name)]
     return [
-        *(str(d) for d in found),
+        *(str(d) for d in differing),
         *(
             f"{name} is not taken from a checkpoint; name it again, or trust its package, if it shall go on"
             for name in absent
@@ -133,13 +133,13 @@ def differences(before: dict[str, Any], now: dict[str, Any], names: Mapping[str,
 
     ``names`` are the options that the task is made of, by their place in it: {"model": ("denoiser", "network")}.
     """
-    found = []
+    differing = []
     for group in COMPARED:
         if group in before and group in now:
-            found += list(walk(before[group], now[group], (group,)))
+            differing += list(walk(before[group], now[group], (group,)))
     lost = {name for config in (before, now) for name in config.get(LEFT_OUT, [])}
     renamed: list[Difference] = []
-    for d in found:
+    for d in differing:
         difference = Difference(named(d.key.split("."), names), d.before, d.now)
         if not under(d.key, lost) and difference not in renamed:  # the seed is the task's, too
             renamed.append(difference)
@@ -196,9 +196,9 @@ def follows(difference: Difference, others: list[Difference]) -> bool:
     return same.get(source) == (difference.before, difference.now)
 
 
-def refuse(found: list[Difference], path: str | Path) -> None:
+def refuse(differing: list[Difference], path: str | Path) -> None:
     """Raises ``UserError`` where training cannot go on from the checkpoint with one of these differences."""
-    refused = [(d, reason) for d in found if (reason := d.refusal)]
+    refused = [(d, reason) for d in differing if (reason := d.refusal)]
     if not refused:
         return
     first, reason = refused[0]
