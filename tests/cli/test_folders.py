@@ -252,6 +252,7 @@ def test_a_sweep_has_a_folder_of_its_own(checkpoint, tmp_path):
     assert one.status == 1 and "one/x has a run" in one.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mistake", ["hydra.sweep.subdir=x", "hydra.launcher.parallel=0", "model.channelz=8"])
 def test_a_mistake_in_a_sweep_leaves_what_was_to_be_overwritten_in_its_place(tmp_path, mistake):
     """One that it meets before it has started a job."""

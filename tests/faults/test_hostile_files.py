@@ -234,7 +234,10 @@ def test_shards_hold_files_of_a_size_and_nothing_else(tmp_path):
     (folder / "lies.tar").unlink()
     with tarfile.open(folder / "bomb.tar.gz", "w:gz") as tar:  # a thousand times its size
         tar.addfile(member("0.png", size=LARGEST), io.BytesIO(bytes(LARGEST)))
-    assert "of no known format" in bounded(lambda: read("*.tar.gz"))
+    assert (
+        bounded(lambda: [len(block.left_out) for block in read("*.tar.gz")] == [1] or pytest.fail("it was read"))
+        == "read"
+    )
     picture = io.BytesIO()
     Image.new("RGB", (8, 8)).save(picture, "png")
     for names, answer in ((["../a.png", "/b.png"], "read"), (["a.png", "a.png"], "duplicate")):

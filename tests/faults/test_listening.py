@@ -5,6 +5,7 @@ import socket
 from pathlib import Path
 
 import lightning
+import pytest
 
 import runs
 
@@ -34,6 +35,7 @@ class Doors(lightning.Callback):
     on_train_end = on_train_batch_end
 
 
+@pytest.mark.slow
 def test_no_run_of_one_device_and_none_of_its_loggers_listens(tmp_path):
     before = listening()
     with socket.create_server(("127.0.0.1", 0)):

@@ -92,9 +92,10 @@ class Unfinished:
         """Now, where the run ends before Lightning comes to it."""
         trainer._logger_connector.update_train_step_metrics()
         self._logged_at = trainer.global_step
+        self.row_was_logged(trainer)
 
     def row_was_logged(self, trainer: Trainer) -> None:
-        """Lightning has logged the row of this step."""
+        """To be noted where a checkpoint of this step was written before."""
         if self._row_due_at == trainer.global_step:
             self._row_due_at = -1
             note(trainer, ROW, {})
