@@ -116,6 +116,17 @@ def test_a_rollback_is_a_resume_with_a_lower_rate(tmp_path):
     assert [event.step for event in board.Scalars("train/loss")] == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.slow
+def test_a_rollback_to_the_start_is_a_run_with_a_lower_rate(tmp_path):
+    """It validates where that does, and not before its first step."""
+    usual = ("trainer.val_check_interval=2", "trainer.max_steps=4")
+    run = runs.succeeded(train(tmp_path / "a", "divergence=rollback", fault("nan_batch", step=1), *usual))
+    plain = runs.succeeded(train(tmp_path / "b", f"optimizer.lr={HALF}", *usual))
+    assert "goes back to step 0" in run.stderr
+    assert runs.equal(run.checkpoint()["state_dict"], plain.checkpoint()["state_dict"])
+    assert run.logged("val/loss") == plain.logged("val/loss") and list(run.logged("val/loss")) == [2, 4]
+
+
 def scores(*values: float) -> str:
     """Of the steps, in the order in which they are taken."""
     return f"+callbacks.scores={{_target_: injection.Scores, scores: {list(values)}}}"

@@ -130,7 +130,8 @@ def validates(trainer: Trainer) -> bool:
     """Whether validation follows the step that was taken, as far as the number of steps decides it."""
     if not trainer.enable_validation or not isinstance(trainer.val_check_batch, int):
         return False
-    return trainer.global_step * trainer.accumulate_grad_batches % trainer.val_check_batch == 0
+    batches = trainer.global_step * trainer.accumulate_grad_batches
+    return batches > 0 and batches % trainer.val_check_batch == 0
 
 
 def measured(trainer: Trainer) -> dict[str, float]:
