@@ -146,17 +146,23 @@ class Fault(Callback):
     ``when`` is ``step`` (after the optimizer step ``step``), ``batch`` (before the batch after it), ``validation``,
     ``saving`` (a checkpoint is about to be written), ``writing`` (some of it is on the disk), ``evaluation`` (sampling
     for metrics begins), ``grid`` or ``statistics``. The last six count from the first of their kind at step ``step`` or
-    later.
+    later, behind ``others`` of them.
     """
 
-    def __init__(self, does: str, when: str = "step", step: int = 1, rank: int | None = 0, times: int = 1):
+    def __init__(
+        self, does: str, when: str = "step", step: int = 1, rank: int | None = 0, times: int = 1, others: int = 0
+    ):
         self.does, self.when, self.step, self.rank, self.times = does, when, step, rank, times
+        self.others = others
         self.done = False
 
     def _meet(self, when: str, trainer: Trainer, task: Task, exactly: bool = False) -> None:
         step = trainer.global_step
         due = step == self.step if exactly else step >= self.step
         if self.done or when != self.when or not due:
+            return
+        self.others -= 1
+        if self.others >= 0:
             return
         self.done = True
         if self.rank in (None, trainer.global_rank):
@@ -201,6 +207,21 @@ class Fault(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, task: Task, checkpoint: dict[str, Any]) -> None:
         self._meet("saving", trainer, task)
+
+
+class Scores(MetricEvaluation):
+    """Measures ``scores``, one after the other, after each step."""
+
+    def __init__(self, scores: list[float]):
+        super().__init__(1)
+        self.scores = iter(scores)
+
+    @property
+    def objective(self) -> tuple[str, float]:
+        return "score", self.score
+
+    def evaluate(self, trainer: Trainer, task: Task) -> None:
+        self.score, self.measured_at = next(self.scores), trainer.global_step
 
 
 class NoLoss(Callback):

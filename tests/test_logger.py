@@ -46,3 +46,15 @@ def test_rows_after_the_checkpoint_move_aside_before_the_first_new_one(tmp_path)
     elsewhere.go_on_from(4)
     elsewhere.log_metrics({"loss": 5}, 5)
     assert [json.loads(line)["step"] for line in before.path.open()] == [1, 2, 3, 4, 5]
+
+
+def test_a_row_of_the_step_that_a_run_goes_on_from_is_written_once(tmp_path):
+    """Whatever its clock says; of another value, or of another step, it is another row."""
+    before = JSONL(str(tmp_path), images_per_step=1)
+    before.log_metrics({"loss": 2.0, "evaluation_seconds": 1.5}, 2)
+    resumed = JSONL(str(tmp_path), images_per_step=1)
+    resumed.go_on_from(2)
+    for step, loss in ((2, 2.0), (2, 2.5), (3, 2.0), (3, 2.0)):
+        resumed.log_metrics({"loss": loss, "evaluation_seconds": 2.5}, step)
+    rows = [json.loads(line) for line in before.path.open()]
+    assert [(row["step"], row["loss"]) for row in rows] == [(2, 2.0), (2, 2.5), (3, 2.0), (3, 2.0)]

@@ -1,11 +1,13 @@
 """Gradients of compiled networks are those of the networks as they are written, however often they are asked for."""
 
 from copy import deepcopy
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
+import runs
 from oboro.base.compiled import compile_in_place
 from oboro.condition import Condition
 from oboro.denoiser import Denoiser
@@ -67,3 +69,29 @@ def test_guidance_by_gradients_and_around_it_is_that_of_the_network(pair, normal
                 pulled.append([y, pullback(w), pullback(2 * w)])
         for written, compiled in zip(*pulled, strict=True):
             torch.testing.assert_close(compiled, written, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_weights_of_compiled_and_of_plain_runs_have_the_same_names_and_each_goes_on_from_the_other(
+    tmp_path, monkeypatch
+):
+    """F45: with their averages and the state of their optimizer; traced, without the wait for a compiler."""
+    monkeypatch.setattr("oboro.task.diffusion.compile_in_place", partial(compile_in_place, backend="eager"))
+    ways = {"plain": (), "compiled": ("task.compile=true",)}
+    first = {way: runs.train(tmp_path / way, runs.NO_EVALUATION, *words) for way, words in ways.items()}
+    names = [
+        {
+            "weights": list(run.checkpoint()["state_dict"]),
+            "averages": {profile: list(state) for profile, state in run.checkpoint()["ema"]["averages"].items()},
+        }
+        for run in first.values()
+    ]
+    assert names[0] == names[1] and not any("_orig_mod" in name for name in names[1]["weights"])
+    for way, other in (("plain", "compiled"), ("compiled", "plain")):
+        resume = (f"resume={first[way].last}", "trainer.max_steps=3", *ways[other])
+        run = runs.train(tmp_path / f"{other} after {way}", runs.NO_EVALUATION, *resume)
+        assert run.checkpoint()["global_step"] == 3
+        assert list(run.checkpoint()["state_dict"]) == names[0]["weights"]
+        assert runs.sample(tmp_path / f"{other} images", run.last, "n=2", "sampler.steps=2").images
+    torch._dynamo.reset()

@@ -112,7 +112,7 @@ def test_values_of_another_metric_are_no_rivals(tmp_path):
     checkpoints.load_state_dict({"best": 0.5, "measure": "kd"})
     fit(Scored(1, [7.0, 9.0]), checkpoints, steps=2)
     assert torch.load(tmp_path / "best.ckpt", weights_only=True)["global_step"] == 1
-    assert checkpoints.state_dict() == {"best": 7.0, "measure": "fd", "evaluated": True}
+    assert checkpoints.state_dict() == {"best": 7.0, "measure": "fd"}
     checkpoints.load_state_dict({"best": 0.5})  # of an earlier version
     assert checkpoints.best == 0.5
 

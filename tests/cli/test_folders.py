@@ -244,10 +244,30 @@ def test_a_sweep_has_a_folder_of_its_own(checkpoint, tmp_path):
     for number, seed in enumerate((2, 3)):  # each job keeps the configuration that it began with
         assert f"seed: {seed}" in (tmp_path / "out" / str(number) / ".hydra" / "config.yaml").read_text()
         assert not (tmp_path / "out" / str(number) / ASIDE).exists()
+    runs.succeeded(runs.call("sample.py", "-m", *typed, "seed=4", "overwrite=true", cwd=tmp_path))
+    assert files(tmp_path / "out" / ASIDE / "1") == old and (tmp_path / "out" / ASIDE / "2" / "1" / "images").is_dir()
     one = runs.call(
         "sample.py", "-m", *typed[:-1], "hydra.sweep.dir=one", "hydra.sweep.subdir=x", "seed=0,1", cwd=tmp_path
     )
     assert one.status == 1 and "one/x has a run" in one.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mistake", ["hydra.sweep.subdir=x", "hydra.launcher.parallel=0", "model.channelz=8"])
+def test_a_mistake_in_a_sweep_leaves_what_was_to_be_overwritten_in_its_place(tmp_path, mistake):
+    """One that it meets before it has started a job."""
+    folder = tmp_path / "out"
+    (folder / "0" / ".hydra").mkdir(parents=True)
+    for name in ("jobs.json", "multirun.yaml", "0/result.json", "0/.hydra/config.yaml", "notes.txt"):
+        (folder / name).write_text(name)
+    before = files(folder)
+    typed = (f"hydra.sweep.dir={folder}", *runs.toy("seed=1,2"), "overwrite=true", mistake)
+    for _ in range(2):  # the second time with what the first has left
+        run = runs.call("train.py", "-m", *typed, cwd=tmp_path)
+        assert run.status == 1 and run.stderr.splitlines()[-1].startswith("error: "), run.stderr
+        assert {k: v for k, v in files(folder).items() if k not in (LOCK, ".lock")} == before
+        assert not (folder / ASIDE).exists()
+        assert "the sweep has not begun" in run.stderr or "what the folder held" not in run.stderr
 
 
 def test_an_export_has_a_folder_of_its_own(checkpoint, tmp_path):

@@ -52,6 +52,18 @@ def test_runs_do_not_take_each_others_mistakes_for_their_own(shown, monkeypatch)
     assert shown(1) != ""
 
 
+@pytest.mark.slow
+def test_the_last_rank_that_meets_a_mistake_removes_what_they_know_each_other_by(shown, tmp_path, monkeypatch):
+    """What one alone has met goes with the next mistake, once the program that started it is gone."""
+    left = lambda: [path.name for path in tmp_path.glob("oboro-mistake-*")]  # noqa: E731
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    assert shown(0) != "" and shown(2) == "" and len(left()) == 1
+    assert shown(1) == "" and left() == []
+    assert shown(2, "nonsense=3") != "" and len(left()) == 1
+    (tmp_path / left()[0]).rename(tmp_path / f"oboro-mistake-{os.getppid()}-0-gone")
+    assert shown(0) != "" and left() != [f"oboro-mistake-{os.getppid()}-0-gone"] and len(left()) == 1
+
+
 def test_errors_of_a_collective_are_known_by_type_place_or_backend(tmp_path):
     store = dist.FileStore(str(tmp_path / "store"), 1)
     dist.init_process_group("gloo", store=store, rank=0, world_size=1)

@@ -58,6 +58,19 @@ def run(script: str, *arguments: str, folder: Path, limit: float = LIMIT, env: d
     return Ended(status, out, err, folder, seconds, after, orphans)
 
 
+def forked(work: Callable[[], runs.Run]) -> int:
+    """The status of a process that does ``work`` with the modules that are imported here, which takes no time, and so
+    may be killed; less than 0: by which signal."""
+    child = os.fork()
+    if not child:
+        status = 70
+        try:
+            status = work().status
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
 @contextlib.contextmanager
 def started(
     script: str, *arguments: str, folder: Path, env: dict[str, str] | None = None

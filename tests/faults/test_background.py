@@ -66,7 +66,11 @@ def test_a_full_disk_is_said_at_the_next_checkpoint(warm, any_size, tmp_path):  
     run = runs.train(tmp_path, *settings, *faults)
     said = [line for line in run.stderr.splitlines() if "could not be written" in line]
     assert ["of step 2" in said[0], "of step 3" in said[1], len(said)] == [True, True, 2]
-    assert names(run) == ["last.ckpt", "step-00000001.ckpt", "step-00000004.ckpt"]
+    assert [name for name in names(run) if name.endswith(".ckpt")] == [
+        "last.ckpt",
+        "step-00000001.ckpt",
+        "step-00000004.ckpt",
+    ]
 
 
 @pytest.mark.slow

@@ -11,6 +11,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import runs
 from oboro.base.json_text import read_json
+from oboro.cli.resume_auto import newest
+from oboro.restore.evaluated import read_outcomes
 
 CHECKPOINTS = ("callbacks=[checkpoints]", "callbacks.checkpoints.every_n_steps=2")
 HALF = "1e-4"  # of optimizer.lr
@@ -112,6 +114,53 @@ def test_a_rollback_is_a_resume_with_a_lower_rate(tmp_path):
     board = EventAccumulator(str(run.folder / "tensorboard"))
     board.Reload()
     assert [event.step for event in board.Scalars("train/loss")] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.slow
+def test_a_rollback_to_the_start_is_a_run_with_a_lower_rate(tmp_path):
+    """It validates where that does, and not before its first step."""
+    usual = ("trainer.val_check_interval=2", "trainer.max_steps=4")
+    run = runs.succeeded(train(tmp_path / "a", "divergence=rollback", fault("nan_batch", step=1), *usual))
+    plain = runs.succeeded(train(tmp_path / "b", f"optimizer.lr={HALF}", *usual))
+    assert "goes back to step 0" in run.stderr
+    assert runs.equal(run.checkpoint()["state_dict"], plain.checkpoint()["state_dict"])
+    assert run.logged("val/loss") == plain.logged("val/loss") and list(run.logged("val/loss")) == [2, 4]
+
+
+def scores(*values: float) -> str:
+    """Of the steps, in the order in which they are taken."""
+    return f"+callbacks.scores={{_target_: injection.Scores, scores: {list(values)}}}"
+
+
+@pytest.mark.slow
+def test_the_best_checkpoint_stays_where_a_rollback_goes_behind_its_step(tmp_path):
+    """That of step 3, which no other file has, is the best that was measured; of step 3 as it is taken again, and of
+    those after it, none is better until the last. What is noted is the value of the file."""
+    usual = ("divergence=rollback", fault("nan_batch", step=3))
+    values = (5.0, 5.5, 3.0, 4.0, 4.5, 6.0)
+    plain = runs.succeeded(train(tmp_path / "plain", "trainer.max_steps=3"))
+    run = runs.succeeded(train(tmp_path / "a", *usual, scores(*values, 7.0)))
+    assert "goes back to step 2" in run.stderr
+    best = run.checkpoint("best")
+    assert best["global_step"] == 3 and runs.equal(state(best), state(plain.checkpoint()))
+    outcomes = read_outcomes(run.last.parent)
+    assert {step: outcome["best"] for step, outcome in outcomes.items()} == {1: 5.0, **dict.fromkeys(range(2, 7), 3.0)}
+    run = runs.succeeded(train(tmp_path / "b", *usual, scores(*values, 2.0)))
+    assert run.checkpoint("best")["global_step"] == 6 and read_outcomes(run.last.parent)[6]["best"] == 2.0
+
+
+@pytest.mark.slow
+def test_a_run_does_not_go_on_from_the_best_of_steps_that_a_rollback_has_left(tmp_path):
+    """It ends before it has come by that step again: a second time NaN, and no more ways back."""
+    typed = ("divergence=rollback", "divergence.most=1", fault("nan_batches", step=3), scores(5.0, 4.0, 3.0))
+    run = train(tmp_path, *typed)
+    assert run.status == 1 and "has gone back 1 times already" in run.stderr, run.stderr
+    assert [run.checkpoint(name)["global_step"] for name in ("last", "best")] == [2, 3]
+    again = train(tmp_path, scores(*[6.0] * 4), "resume=auto")
+    assert again.status == 0 and "last.ckpt, step 2" in again.stderr, again.stderr
+    assert again.checkpoint("best")["global_step"] == 3
+    run.last.write_bytes(b"")
+    assert newest(tmp_path)[0] == run.last.with_name("best.ckpt")  # where there is no other
 
 
 def test_rollbacks_are_bounded_and_begin_at_the_start(tmp_path):

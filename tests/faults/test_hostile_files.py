@@ -1,5 +1,6 @@
 """Files of others, spoiled in every way: they are read, or one line says why not, within bounds of memory."""
 
+import io
 import json
 import os
 import resource
@@ -16,7 +17,7 @@ import fuzz
 import runs
 from oboro.base.errors import UserError
 from oboro.base.torch_file import load
-from oboro.data.web_dataset import WebDataset
+from oboro.data.web_dataset import LARGEST, WebDataset
 from oboro.interop import clip_text, unet
 from oboro.interop.weights import read_yaml
 from oboro.modality import Image as Pictures
@@ -199,7 +200,7 @@ def shards(path: Path, *members: tarfile.TarInfo, mode: str = "w") -> None:
 
 
 def test_shards_hold_files_of_a_size_and_nothing_else(tmp_path):
-    """F27."""
+    """F27: links, devices, lies about sizes, a bomb, names that lead outside, one name twice."""
     outside = tmp_path / "outside.txt"
     outside.write_text("secret")
     folder = tmp_path / "shards"
@@ -211,8 +212,8 @@ def test_shards_hold_files_of_a_size_and_nothing_else(tmp_path):
             setattr(made, key, value)
         return made
 
-    def read() -> list:
-        data = WebDataset(shards=str(folder / "*.tar"), resolution=8, cache_dir=str(tmp_path / "cache"))
+    def read(pattern: str = "*.tar") -> list:
+        data = WebDataset(shards=str(folder / pattern), resolution=8, cache_dir=str(tmp_path / "cache"))
         return list(data.source().blocks())
 
     links = [
@@ -230,6 +231,20 @@ def test_shards_hold_files_of_a_size_and_nothing_else(tmp_path):
     head = member("0.png", size=2**33).tobuf()
     (folder / "lies.tar").write_bytes(head + bytes(2**16))
     assert "too many for one part of a sample" in bounded(read)
+    (folder / "lies.tar").unlink()
+    with tarfile.open(folder / "bomb.tar.gz", "w:gz") as tar:  # a thousand times its size
+        tar.addfile(member("0.png", size=LARGEST), io.BytesIO(bytes(LARGEST)))
+    assert (
+        bounded(lambda: [len(block.left_out) for block in read("*.tar.gz")] == [1] or pytest.fail("it was read"))
+        == "read"
+    )
+    picture = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(picture, "png")
+    for names, answer in ((["../a.png", "/b.png"], "read"), (["a.png", "a.png"], "duplicate")):
+        with tarfile.open(folder / "names.tar", "w") as tar:
+            for name in names:
+                tar.addfile(member(name, size=picture.tell()), io.BytesIO(picture.getvalue()))
+        assert answer in bounded(lambda: len(read()) == 1 or pytest.fail("too much was read"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["outside.txt", "shards"]
 
 

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -127,3 +129,20 @@ def test_a_disk_that_fills_under_tensorboard_costs_a_line_each(tmp_path, caplog,
         caplog.text.count("TensorBoardLogger fails") == 1 and caplog.text.count("metrics.jsonl cannot be written") == 1
     )
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.slow
+def test_a_clock_that_jumps_back_loses_no_row_and_no_checkpoint(whole, tmp_path, monkeypatch):
+    """F41: an hour at every look at it, after a start tomorrow."""
+    kept = (*SHORT, "callbacks.checkpoints.every_n_steps=1", "callbacks.checkpoints.keep_last=2")
+    run = runs.train(tmp_path, *kept, "trainer.max_steps=2")
+    tomorrow = time.time() + 86400
+    for path in [p for p in tmp_path.rglob("*") if p.is_file()]:
+        os.utime(path, (tomorrow, tomorrow))
+    looks = iter(range(10**9))
+    monkeypatch.setattr(time, "time", lambda: tomorrow - 3600 * next(looks))
+    run = runs.train(tmp_path, *kept, "resume=auto")
+    assert sorted(p.name for p in run.last.parent.glob("step-*")) == ["step-00000003.ckpt", "step-00000004.ckpt"]
+    assert numbers(tmp_path) == whole
+    seconds = [row["seconds"] for row in run.rows]
+    assert seconds == sorted(seconds) and seconds[-1] < 3600

@@ -109,3 +109,14 @@ def test_a_killed_rank_of_an_evaluation_is_named(tmp_path):
         assert process.wait(processes.LIMIT) == 1
         assert not processes.left_after(process.pid, processes.ORPHANS)
     assert "error: rank 1 was ended by SIGKILL" in processes.texts(folder)[1]
+
+
+@pytest.mark.slow
+def test_a_rank_that_measures_for_longer_than_a_silent_one_may_is_waited_for(tmp_path):
+    """F30: a process that is stopped gives no sign of life, one that only takes long does."""
+    usual = ("callbacks=[sample_metrics]", "trainer.max_steps=2")
+    slow = "+callbacks.fault={_target_: injection.Fault, does: sleep, when: evaluation, rank: 0, times: 5}"
+    run = processes.train(tmp_path / "two", *usual, "trainer.devices=2", "rank_timeout=2", slow)
+    assert run.status == 0 and not run.orphans and run.seconds_after_fault > 5, run.stderr
+    alone = runs.train(tmp_path / "one", *usual)
+    assert run.logged("fd_fashion_20") == pytest.approx(alone.logged("fd_fashion_20"), rel=1e-3)

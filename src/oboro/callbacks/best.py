@@ -17,16 +17,10 @@ class Best(Callback):
     def __init__(self, checkpoints: Checkpoints):
         self.checkpoints = checkpoints
 
-    def on_train_start(self, trainer: Trainer, task: Task) -> None:
-        self._keep(trainer)
-
     def on_train_batch_end(self, trainer: Trainer, task: Task, outputs: Any, batch: Any, batch_idx: int) -> None:
         self._keep(trainer)
 
     def on_train_end(self, trainer: Trainer, task: Task) -> None:
-        self._keep(trainer)
-
-    def on_fit_end(self, trainer: Trainer, task: Task) -> None:
         self._keep(trainer)
 
     def _keep(self, trainer: Trainer) -> None:

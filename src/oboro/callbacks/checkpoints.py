@@ -15,9 +15,9 @@ from oboro.base.ranges import CountOrNone, NonNegative
 from oboro.base.remark import remark
 from oboro.base.whole_file import clear_partial, link
 from oboro.callbacks.disk_space import Room
-from oboro.callbacks.evaluation import Evaluation, MetricEvaluation, spared
+from oboro.callbacks.evaluation import Evaluation, MetricEvaluation, evaluations, spared
 from oboro.restore import frozen
-from oboro.restore.evaluated import FILE, Outcomes, is_evaluated, read_outcomes, write_outcomes
+from oboro.restore.evaluated import FILE, Outcomes, going_on_from, read_outcomes, write_outcomes
 from oboro.restore.lightning_file import Way, use_checkpoint_file
 from oboro.restore.sharded import remove_unnamed
 from oboro.task import Task
@@ -42,10 +42,9 @@ class Checkpoints(Evaluation):
     a run, waits for it, and the next one does. What could not be written is said then.
 
     A new file takes the place of the old one in one rename, after it has reached the disk. ``last.ckpt`` of a step is
-    written before that step is measured, so that a metric that fails costs nothing; what was measured stands in
-    ``folder/evaluated.json``, and a run that goes on from a checkpoint whose step was to be measured and is not there
-    measures it first. Must come after ``LatentStatistics`` and before what measures, and ``Best`` after that
-    (``oboro.callbacks.best.in_order``).
+    written before that step is measured, so that a metric that fails costs nothing; what is done after it stands in
+    ``folder/evaluated.json`` (``oboro.restore.evaluated``), and a run that goes on makes up the rest. Must come after
+    ``LatentStatistics`` and before what measures, and ``Best`` after that (``oboro.callbacks.best.in_order``).
 
     Raises ``UserError`` for both ``sharded`` and ``self_contained``, and before training where the disk has no room for
     one file. Where one cannot be written later, it
@@ -80,9 +79,10 @@ class Checkpoints(Evaluation):
         self._begun: int | None = None  # the step of a last.ckpt whose end is not known yet
         self._file: Any = None  # what writes, known from ``setup`` on
         self._missing_at = -1  # the step of a checkpoint that could not be written
-        self._evaluated = True  # what is due at the step of the file that is being written
+        self._file_at = -1  # the last step of which a run could go on from a file here
         self._outcomes: Outcomes = {}
-        self._outcome: dict[str, Any] = {}  # what was measured of the checkpoint that the run goes on from
+        self._outcome: dict[str, Any] = {}  # of the checkpoint that the run goes on from
+        self._unwritten = False  # whether the outcomes hold more than their file
         self._digests: dict[str, tuple[tuple, str]] = {}
 
     def setup(self, trainer: Trainer, task: Task, stage: str) -> None:
@@ -102,17 +102,14 @@ class Checkpoints(Evaluation):
             remove_unnamed(self.folder)
 
     def on_load_checkpoint(self, trainer: Trainer, task: Task, checkpoint: dict[str, Any]) -> None:
-        """What was due at its step is done before training goes on, unless it was."""
         path, step = Path(trainer.ckpt_path), checkpoint["global_step"]
-        outcomes = read_outcomes(path.parent)
-        self._outcome = outcomes.get(step, {}) if self.state_key in checkpoint["callbacks"] else {}
+        outcomes = distributed.from_all(read_outcomes(path.parent))[0]
         if path.parent.absolute() == self.folder.absolute():
-            self._current = (step, path)
-            self._outcomes = {k: outcome for k, outcome in outcomes.items() if k <= step}
-        awaited = not is_evaluated(checkpoint, path)
-        for callback in trainer.callbacks:
-            if isinstance(callback, MetricEvaluation):
-                callback.awaited = awaited
+            self._current, self._file_at = (step, path), step
+            self._outcomes = distributed.from_all(going_on_from(self.folder, step, outcomes))[0]
+        else:
+            self._outcomes = {step: outcomes[step]} if step in outcomes else {}
+        self._outcome = self._outcomes.get(step, {})
 
     def on_train_start(self, trainer: Trainer, task: Task) -> None:
         super().on_train_start(trainer, task)
@@ -122,6 +119,8 @@ class Checkpoints(Evaluation):
                 room = Room.of(trainer, task, float("inf") if self.self_contained else self.separate_from)
                 measures = any(isinstance(c, MetricEvaluation) for c in trainer.callbacks)
                 room.check(self.folder, files=max(1, self.keep_last) + measures)
+                if read_outcomes(self.folder).keys() - self._outcomes.keys():  # of a course that the run has left
+                    self._write_outcomes()
         if task.guard.divergence.goes_back and task.last_checkpoint is None:
             self.evaluate(trainer, task)  # the first is that of the start where a run may have to go back to it
 
@@ -155,13 +154,8 @@ class Checkpoints(Evaluation):
 
     def evaluate(self, trainer: Trainer, task: Task) -> None:
         self.settle(trainer, task)
-        step = trainer.global_step
-        measuring = [c for c in trainer.callbacks if isinstance(c, MetricEvaluation)]
-        self._evaluated = step == self._compared_at or not any(
-            c.waits(trainer) or c.measured_at == step for c in measuring
-        )
         self._begin(trainer, LAST, self.way)
-        self._begun, self._evaluated = step, True
+        self._begun = trainer.global_step
         if not self.way.asynchronous:
             self.settle(trainer, task)
 
@@ -175,6 +169,8 @@ class Checkpoints(Evaluation):
             self._current, self._missing_at = (step, self.folder / LAST), -1
             task.last_checkpoint = self.folder / LAST, step
             self._number(trainer, step)
+            if self._unwritten and trainer.is_global_zero:
+                self._write_outcomes()
         else:
             self._missing_at = step
             remark(
@@ -182,20 +178,38 @@ class Checkpoints(Evaluation):
                 "whole, training goes on and tries again at the next; make room meanwhile."
             )
 
+    def noted(self, trainer: Trainer, name: str, outcome: dict[str, Any]) -> None:
+        step, known = trainer.global_step, trainer.global_step == self._file_at
+        if isinstance(evaluations(trainer).get(name), Checkpoints) or not (known or "numbers" in outcome):
+            return  # nothing goes on from a step without a file
+        self._outcomes.setdefault(step, {}).setdefault("done", {})[name] = outcome
+        self._unwritten = True
+        if known and trainer.is_global_zero:
+            self._write_outcomes()
+
+    def numbers(self, trainer: Trainer, name: str) -> dict[str, float]:
+        """What ``name`` has measured at this step, also before the run went on from there."""
+        return self._outcomes.get(trainer.global_step, {}).get("done", {}).get(name, {}).get("numbers", {})
+
     def keep_best(self, trainer: Trainer) -> None:
         """Compare what was measured at this step, once."""
         step = trainer.global_step
-        measures = [c for c in trainer.callbacks if isinstance(c, MetricEvaluation) and c.measured_at == step]
-        if not measures or step == self._compared_at:
+        done = self._outcomes.get(step, {}).get("done", {})
+        measured = [done[name] for name in evaluations(trainer) if "numbers" in done.get(name, {})]
+        if not measured or step == self._compared_at:
             return
         self._compared_at = step
-        objective = next((c.objective for c in measures if c.objective), None)
+        objective = next((outcome["objective"] for outcome in measured if outcome.get("objective")), None)
         if objective is not None:
             self._compare(trainer, *objective)
-        self._outcomes[step] = {"best": self.best, "measure": self.measure}
+        self._outcomes[step] |= {"best": self.best, "measure": self.measure}
         if trainer.is_global_zero:
-            with spared(str(self.folder / FILE)):
-                write_outcomes(self.folder, self._outcomes)
+            self._write_outcomes()
+
+    def _write_outcomes(self) -> None:
+        with spared(str(self.folder / FILE)):
+            write_outcomes(self.folder, self._outcomes)
+            self._unwritten = False
 
     def _compare(self, trainer: Trainer, name: str, value: float) -> None:
         before = self.best, self.measure
@@ -218,6 +232,7 @@ class Checkpoints(Evaluation):
 
     def _begin(self, trainer: Trainer, name: str, way: Way) -> None:
         """All ranks take part."""
+        self._file_at = trainer.global_step
         trainer.save_checkpoint(self.folder / name, weights_only=False, storage_options=way if self._file else None)
 
     def _end(self) -> str | None:
@@ -247,13 +262,14 @@ class Checkpoints(Evaluation):
         return distributed.from_first(linked) if path.name != BEST else None
 
     def _number(self, trainer: Trainer, step: int) -> None:
-        """Keep the last of the files by their steps; those of an earlier course of the run are older and go first."""
+        """Keep the last of the files by their steps; later ones are of a course that the run has left and go first."""
         if not self.keep_last or not trainer.is_global_zero:
             return
         new = self.folder / NUMBERED.replace("*", f"{step:08d}")
         with spared(str(new)):
             link(self.folder / LAST, new)
-            files = sorted(self.folder.glob(NUMBERED), key=lambda path: (path.stat().st_mtime_ns, path.name))
+            steps = {p: int(p.stem[5:]) for p in self.folder.glob(NUMBERED) if p.stem[5:].isdecimal()}
+            files = sorted(steps, key=lambda path: (steps[path] <= step, steps[path]))
             for path in files[: -self.keep_last]:
                 path.unlink(missing_ok=True)
             frozen.remove_unnamed(self.folder)
@@ -287,8 +303,7 @@ class Checkpoints(Evaluation):
         return self._digests[place][1]
 
     def state_dict(self) -> dict[str, Any]:
-        """``evaluated``: whether ``best`` has seen what was due at the step; else ``folder/evaluated.json`` has it."""
-        return {"best": self.best, "measure": self.measure, "evaluated": self._evaluated}
+        return {"best": self.best, "measure": self.measure}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         state = {**state, **self._outcome}

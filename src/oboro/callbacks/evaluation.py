@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from lightning import Callback, Trainer
 
-from oboro.base import distributed, interrupt
+from oboro.base import distributed
 from oboro.base.errors import UserError
 from oboro.base.ranges import CountOrNone
 from oboro.base.remark import remark
@@ -37,7 +37,7 @@ class Evaluation(Callback, ABC):
     stop_on_error: bool = True
 
     folder: Path | None = None  # where files are written to, of those that write
-    changes: bool = False  # whether it changes what a checkpoint of the step holds
+    changes: bool = False  # whether it changes what a checkpoint of the step holds, which then is the record of it
 
     def __init__(self, every_n_steps: CountOrNone):
         self.every_n_steps = every_n_steps
@@ -94,15 +94,25 @@ class Evaluation(Callback, ABC):
         """Unless it was done at this step; with gradient accumulation a step has several batches."""
         if trainer.global_step != self.evaluated_at:
             start = time.perf_counter()
-            self.attempt(trainer, task)
+            done = self.attempt(trainer, task)
             self.evaluated_at = trainer.global_step
+            if done and not self.changes:
+                note(trainer, name_of(trainer, self), self.outcome(trainer))
             self.seconds += time.perf_counter() - start
 
-    def attempt(self, trainer: Trainer, task: Task) -> None:
-        """``evaluate``, on all ranks or on none."""
+    def outcome(self, trainer: Trainer) -> dict[str, Any]:
+        """What is kept of it where it was done."""
+        return {}
+
+    def noted(self, trainer: Trainer, name: str, outcome: dict[str, Any]) -> None:
+        """``name`` of what is due after this step was done; for those that keep a record of it."""
+
+    def attempt(self, trainer: Trainer, task: Task) -> bool:
+        """``evaluate``, on all ranks or on none; whether it was done."""
         try:
             with distributed.together():
                 self.evaluate(trainer, task)
+            return True
         except Exception as error:
             if self.stop_on_error:
                 raise
@@ -111,9 +121,30 @@ class Evaluation(Callback, ABC):
             reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
             step = trainer.global_step
             remark(f"{type(self).__name__} failed after step {step} and training goes on without it: {reason}")
+            return False
 
     def fail(self) -> None:
         """What is left of an evaluation that failed."""
+
+
+def evaluations(trainer: Trainer) -> dict[str, Evaluation]:
+    """The callbacks that evaluate, by name: several of a kind are numbered."""
+    named: dict[str, Evaluation] = {}
+    for callback in trainer.callbacks:
+        if isinstance(callback, Evaluation):
+            kind = type(callback).__name__
+            named[f"{kind} {1 + sum(type(c) is type(callback) for c in named.values())}"] = callback
+    return named
+
+
+def name_of(trainer: Trainer, callback: Evaluation) -> str:
+    return next(name for name, other in evaluations(trainer).items() if other is callback)
+
+
+def note(trainer: Trainer, name: str, outcome: dict[str, Any]) -> None:
+    """``name`` of what is due after this step was done, with this ``outcome``."""
+    for callback in evaluations(trainer).values():
+        callback.noted(trainer, name, outcome)
 
 
 class SampleEvaluation(Evaluation, ABC):
@@ -157,13 +188,9 @@ def check_images(callback: Evaluation, n: int | None, chunk: int) -> None:
 
 class MetricEvaluation(Evaluation, ABC):
     """An evaluation that measures: ``latest`` is the last result, at the step ``measured_at``; its first number decides
-    which checkpoint is best.
-
-    A checkpoint is written before its weights are measured. A run that goes on from one that was not (``awaited``)
-    measures it at its start, or at its end where no step is left to train."""
+    which checkpoint is best."""
 
     metrics: Mapping[str, Metric | Paired] | None = None  # what it measures; None where there are none to choose from
-    awaited: bool = False
     extractor: Extractor | Joint
     images: int  # how many are measured
 
@@ -172,27 +199,15 @@ class MetricEvaluation(Evaluation, ABC):
         self.latest: Result | None = None
         self.measured_at = -1  # the step of ``latest``
 
-    def waits(self, trainer: Trainer) -> bool:
-        """Whether it will measure at this step, and has not yet."""
-        measures = self.metrics is None or bool(self.metrics)
-        return measures and self.due(trainer) and self.measured_at != trainer.global_step
-
     def on_train_start(self, trainer: Trainer, task: Task) -> None:
         super().on_train_start(trainer, task)
         self.measured_at = -1  # a run that has gone back comes by its steps again
-        self._catch_up(trainer, task)
 
-    def on_fit_end(self, trainer: Trainer, task: Task) -> None:
-        if self.awaited:
-            task.to(trainer.strategy.root_device)  # from where Lightning has taken it
-            self._catch_up(trainer, task)
-
-    def _catch_up(self, trainer: Trainer, task: Task) -> None:
-        awaited, self.awaited = self.awaited, False
-        if awaited and self.waits(trainer):
-            interrupt.hold()  # a signal ends all ranks after a chunk, and not one of them within it
-            self.evaluated_at = -1
-            self.evaluate_once(trainer, task)
+    def outcome(self, trainer: Trainer) -> dict[str, Any]:
+        if self.measured_at != trainer.global_step:
+            return {}
+        numbers = {} if self.latest is None else self.latest.numbers
+        return {"numbers": numbers, "objective": self.objective and list(self.objective)}
 
     def fail(self) -> None:
         """An older result is none of the weights that a run ends with."""

@@ -16,8 +16,7 @@ from oboro.base.command import as_typed
 from oboro.base.errors import UserError
 from oboro.callbacks.checkpoints import Checkpoints
 from oboro.callbacks.early_stopping import check_early_stopping
-from oboro.callbacks.evaluation import Evaluation, MetricEvaluation
-from oboro.restore.resume import unfinished
+from oboro.callbacks.unfinished import Unfinished
 from oboro.task import Task
 from oboro.task.loop_state import after_step
 
@@ -30,9 +29,9 @@ class RunEnd(Callback):
     step ``min_steps``, or for a signal.
 
     The first two end as the last step does: everything is measured and saved. A signal leaves ``last.ckpt`` at the step
-    that was taken, or, where that step was being looked at, cuts this short; what was cut is done where the run goes
-    on. Ranks agree in the background, so with several of them the end comes a step later. Must be the last of the
-    callbacks. Raises ``UserError`` where ``max_time`` is used up before training.
+    that was taken, or, where that step was being looked at, cuts this short; what was cut is done where the run goes on
+    (``Unfinished``), as it is after a kill. Ranks agree in the background, so with several of them the end comes a step
+    later. Must be the last of the callbacks. Raises ``UserError`` where ``max_time`` is used up before training.
 
     In place of Lightning's own ways: its handler of SIGTERM waits for other ranks inside of the handler, where a signal
     to one of them alone is never answered, and saves nothing; its ``Timer`` waits for the device at every step; and its
@@ -48,11 +47,8 @@ class RunEnd(Callback):
         self._wanted = False
         self._number = 0  # the signal that all ranks know of
         self._between_steps = True
-        self._step = self._validated_at = -1
-        self._unfinished: list[str] = []  # evaluations of the last step that a signal cut
-        self._measured: dict[str, bool] = {}  # of these, whether a run that went on before has measured them
-        self.measured: dict[str, float] = {}  # at that step, before
-        self._last: int | None = None
+        self._step = -1
+        self._unfinished = Unfinished()
 
     def setup(self, trainer: Trainer, task: Task, stage: str) -> None:
         """Lightning's own handlers of signals are left out, and its broadcast of SIGTERM at every step."""
@@ -60,22 +56,14 @@ class RunEnd(Callback):
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
 
     def on_load_checkpoint(self, trainer: Trainer, task: Task, checkpoint: dict[str, Any]) -> None:
-        """What was cut is done here in the order of the callbacks, so that no metric catches up before it."""
-        cut, self._measured = unfinished(checkpoint), {}
-        if cut and checkpoint["global_step"] == trainer.max_steps:
-            self._last = trainer.max_steps
-        for name, callback in evaluations(trainer).items():
-            if name in cut and isinstance(callback, MetricEvaluation):
-                self._measured[name] = not callback.awaited
-                callback.awaited = False
+        self._unfinished.load(trainer, checkpoint)
 
     def on_fit_start(self, trainer: Trainer, task: Task) -> None:
         """Raises ``UserError`` for an ``EarlyStopping`` that would never stop."""
         for callback in trainer.callbacks:
             if isinstance(callback, EarlyStopping):
                 check_early_stopping(callback, trainer, task)
-        if self._last is not None:  # else Lightning starts nothing, and what was cut at the last step could not be done
-            trainer.fit_loop.epoch_loop.max_steps = -1
+        self._unfinished.at_fit_start(trainer)
 
     def on_train_start(self, trainer: Trainer, task: Task) -> None:
         interrupt.hold()
@@ -86,40 +74,12 @@ class RunEnd(Callback):
             raise UserError(
                 f"the {self._seconds:,.0f} s of training before used up trainer.max_time; set a longer one, or null."
             )
-        self._validated_at = -1 if VALIDATION in self._unfinished else trainer.global_step
-        if self._unfinished:
-            self._finish(trainer, task)
-        self._unfinished = []
-
-    def _finish(self, trainer: Trainer, task: Task) -> None:
-        """The evaluations that were cut, and the checkpoint that was written without what one of them changes."""
-        last = self._last
-        self._end_again(trainer)
-        known = evaluations(trainer)
-        cut = {n for n in known if n in self._unfinished and (last is not None or not self._measured.get(n))}
-        saving = {name: callback for name, callback in known.items() if isinstance(callback, Checkpoints)}
-        if any(known[name].changes for name in cut):
-            cut |= set(saving)
-        for name in cut:
-            known[name].evaluated_at = -1  # all of them, since a signal may cut one again
-        for name in [name for name in known if name in cut]:
-            known[name].evaluate_once(trainer, task)
-        for callback in saving.values():
-            callback.keep_best(trainer)
-            if last is not None:
-                callback.evaluated_at = -1
-        if last is not None and VALIDATION in self._unfinished:
-            self._last, trainer.fit_loop.epoch_loop.max_steps = last, -1
-        elif last is not None:
-            trainer.should_stop = True
-
-    def _end_again(self, trainer: Trainer) -> None:
-        if self._last is not None:
-            trainer.fit_loop.epoch_loop.max_steps, self._last = self._last, None
+        self._unfinished.make_up(trainer, task)
 
     def on_train_batch_start(self, trainer: Trainer, task: Task, batch: Any, batch_idx: int) -> None:
         if self._between_steps:
             self._between_steps = False
+            self._unfinished.row_was_logged(trainer)
             number = self._number if trainer.world_size > 1 else interrupt.held()
             if number:
                 interrupt.end(number)
@@ -146,6 +106,10 @@ class RunEnd(Callback):
     def _stop(self, trainer: Trainer, stop: bool) -> None:
         trainer.should_stop = stop and trainer.global_step >= self.min_steps
 
+    def on_validation_start(self, trainer: Trainer, task: Task) -> None:
+        if not trainer.sanity_checking:
+            self._unfinished.row_was_logged(trainer)
+
     def on_validation_batch_start(self, trainer: Trainer, task: Task, *_: Any) -> None:
         if not trainer.sanity_checking:
             (number,) = self._agreement.now(interrupt.held())
@@ -155,14 +119,14 @@ class RunEnd(Callback):
     def on_validation_end(self, trainer: Trainer, task: Task) -> None:
         if trainer.sanity_checking:
             return
-        self._validated_at = trainer.global_step
-        self._end_again(trainer)
+        self._unfinished.validated(trainer)
         (stop,) = self._agreement.now(int(self._wanted or trainer.should_stop))
         self._wanted = bool(stop)
         self._stop(trainer, self._wanted)
 
     def on_train_end(self, trainer: Trainer, task: Task) -> None:
         self._agreement.close()
+        self._unfinished.row_was_logged(trainer)
         if self._out_of_time and trainer.global_step < trainer.max_steps:
             announce(trainer, f"trainer.max_time is over at step {trainer.global_step:,} of {trainer.max_steps:,}.")
 
@@ -171,16 +135,13 @@ class RunEnd(Callback):
         training = self._start is not None
         if training:
             self._agreement.close()
-            self._end_again(trainer)
+            self._unfinished.end_again(trainer)
         if not isinstance(exception, interrupt.Interrupted):
             return
         written = None
         if training and trainer.global_step > 0:
-            if trainer.global_step != self._step:  # Lightning logs a step when all callbacks have seen it
-                trainer._logger_connector.update_train_step_metrics()
-            self._unfinished = self._cut(trainer)
-            measures = (c for c in trainer.callbacks if isinstance(c, MetricEvaluation))
-            self.measured = next((c.latest.numbers for c in measures if c.measured_at == trainer.global_step), {})
+            if trainer.global_step != self._step:
+                self._unfinished.log_row(trainer)
             for callback in trainer.callbacks:
                 if isinstance(callback, Checkpoints):
                     callback.evaluate(trainer, task)
@@ -196,50 +157,16 @@ class RunEnd(Callback):
             self._agreement.now(0)  # no rank ends before the first one expects it
         trainer.training = True  # of validation alone Lightning would leave the loader of training, whose workers wait
 
-    def _cut(self, trainer: Trainer) -> list[str]:
-        """What was to be done at this step, and was not."""
-        step = trainer.global_step
-        cut = [
-            name
-            for name, callback in evaluations(trainer).items()
-            if (callback.due(trainer) or name in self._unfinished)
-            and callback.evaluated_at != step
-            and not isinstance(callback, Checkpoints)
-        ]
-        return [*cut, *([VALIDATION] if validates(trainer) and self._validated_at != step else [])]
-
     def state_dict(self) -> dict[str, Any]:
-        spent = {} if self.max_time is None else {"seconds": self.seconds}
-        cut = {"unfinished": self._unfinished, "measured": self.measured} if self._unfinished else {}
-        return {**spent, **cut}
+        return {} if self.max_time is None else {"seconds": self.seconds}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._seconds = max(self.seconds, state.get("seconds", 0.0))
-        self._unfinished, self.measured = state.get("unfinished", []), state.get("measured", {})
 
     def on_save_checkpoint(self, trainer: Trainer, task: Task, checkpoint: dict[str, Any]) -> None:
         endless = trainer.num_training_batches == float("inf")
-        after_step(checkpoint["loops"]["fit_loop"], trainer.global_step, endless, VALIDATION in self._unfinished)
-
-
-VALIDATION = "validation"
-
-
-def evaluations(trainer: Trainer) -> dict[str, Evaluation]:
-    """The callbacks that evaluate, by name: several of a kind are numbered."""
-    named: dict[str, Evaluation] = {}
-    for callback in trainer.callbacks:
-        if isinstance(callback, Evaluation):
-            kind = type(callback).__name__
-            named[f"{kind} {sum(isinstance(c, type(callback)) for c in named.values())}"] = callback
-    return named
-
-
-def validates(trainer: Trainer) -> bool:
-    """Whether validation follows the step that was taken, as far as the number of steps decides it."""
-    if not trainer.enable_validation or not isinstance(trainer.val_check_batch, int):
-        return False
-    return trainer.global_step * trainer.accumulate_grad_batches % trainer.val_check_batch == 0
+        after_step(checkpoint["loops"]["fit_loop"], trainer.global_step, endless)
+        self._unfinished.save(trainer, checkpoint, ending=self._between_steps and trainer.should_stop)
 
 
 def ended(trainer: Trainer, folder: Path | None) -> str:

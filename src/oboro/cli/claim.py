@@ -34,9 +34,11 @@ from oboro.cli.folder import (
     written_entries,
 )
 from oboro.cli.running import mark, owned, release, take
+from oboro.sweep.sweep import LOG
 
 CLOCK = "${now"
 _moved: dict[Path, Path] = {}  # of the folders of runs of this process, where what they held before is
+_moved_sweep: dict[Path, Path] = {}  # the same of sweeps
 
 
 class Refused(BaseException):
@@ -130,19 +132,32 @@ def give_back(folder: Path, command: str) -> None:
     aside = _moved.pop(folder.resolve(), None)
     if aside is None or any(has_files(path) for path in written_entries(folder, command)):
         return
+    put_back(folder, aside, entries(folder, command), "run")
+
+
+def give_sweep_back() -> None:
+    """The same for a sweep that ends before it has started a job."""
+    for folder, aside in _moved_sweep.items():
+        own = list(sweep_entries(folder))
+        if all(entry.is_file() for entry in own) and not any(folder.glob(f"[!.]*/**/{LOG}")):
+            put_back(folder, aside, own, "sweep")
+    _moved_sweep.clear()
+
+
+def put_back(folder: Path, aside: Path, instead: Sequence[Path], what: str) -> None:
+    """The files in ``aside`` are in ``folder`` again, and those that were written ``instead`` are gone."""
     with suppress(OSError):
-        for entry in entries(folder, command):
+        for entry in instead:
             remove(entry)
         for entry in aside.iterdir():
             entry.rename(folder / entry.name)
         aside.rmdir()
-        print(f"the run has not begun: what {folder} held is back in it", file=sys.stderr)
+        print(f"the {what} has not begun: what {folder} held is back in it", file=sys.stderr)
         aside.parent.rmdir()  # unless it has more
 
 
-def show_moved(aside: Path | None) -> None:
-    if aside is not None:
-        print(f"what the folder held is in {aside} now", file=sys.stderr)
+def show_moved(aside: Path) -> None:
+    print(f"what the folder held is in {aside} now", file=sys.stderr)
 
 
 def claim_sweep(config: DictConfig, command: str) -> None:
@@ -171,8 +186,9 @@ def claim_sweep(config: DictConfig, command: str) -> None:
             )
 
     take(folder, command, check)
-    if overwrite:
-        show_moved(moved_aside(folder, list(sweep_entries(folder))))
+    if overwrite and (aside := moved_aside(folder, list(sweep_entries(folder)))):
+        _moved_sweep[folder] = aside
+        show_moved(aside)
 
 
 @contextmanager

@@ -202,5 +202,5 @@ def sweep_entries(folder: Path) -> Iterator[Path]:
         if (folder / name).exists():
             yield folder / name
     for path in sorted(folder.glob("*")):
-        if path.is_dir() and any(RECORD in folders for _, folders, _ in os.walk(path)):
+        if path.name != ASIDE and path.is_dir() and any(RECORD in folders for _, folders, _ in os.walk(path)):
             yield path

@@ -1,8 +1,9 @@
 """Mistakes that ranks meet which another program has started (torchrun, srun): each is shown once, whoever meets it.
 
 Most are met by all of them, and the first process of each machine shows it. Another one waits for a moment whether it
-does; a mistake that it alone meets, it shows itself. They know of each other by empty files, named after the program
-that has started them and after what is shown.
+does; a mistake that it alone meets, it shows itself. They know of each other by small files, named after the program
+that has started them and after what is shown. The last one that meets a mistake removes its file; those that not all
+have met go with the next mistake, once that program is gone.
 """
 
 import hashlib
@@ -14,6 +15,7 @@ from pathlib import Path
 
 WAIT = 3.0  # seconds in which the first process would meet it, too
 POLL = 0.1
+NAME = "oboro-mistake-"
 
 
 def is_first_process() -> bool:
@@ -41,29 +43,54 @@ def to_show(message: str) -> str | None:
     if not of_others():
         return message if is_first_process() else None  # of ranks that the first one started, it names the mistake
     mark = _mark(message)
+    _clear_left()
     if is_first_process():
-        with suppress(OSError):
-            mark.touch()
+        _meet(mark)
         return message
     end = time.monotonic() + WAIT
     while time.monotonic() < end:
         if mark.exists():
+            _meet(mark)
             return None
         time.sleep(POLL)
     try:
         mark.touch(exist_ok=False)
     except FileExistsError:
+        _meet(mark)
         return None
     except OSError:  # better twice than not at all
         pass
+    _meet(mark)
     return f"rank {global_rank()}: {message}"
 
 
 def _mark(message: str) -> Path:
     parent = os.getppid()
-    started = ""
-    with suppress(OSError, IndexError):  # numbers of processes come again
-        started = Path(f"/proc/{parent}/stat").read_text().rpartition(")")[2].split()[19]
     again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    name = hashlib.sha256(repr((parent, started, again, message)).encode()).hexdigest()[:32]
-    return Path(tempfile.gettempdir()) / f"oboro-mistake-{name}"
+    name = hashlib.sha256(repr((again, message)).encode()).hexdigest()[:32]
+    return Path(tempfile.gettempdir()) / f"{NAME}{parent}-{_start_of(parent)}-{name}"
+
+
+def _start_of(process: int | str) -> str:
+    """When it was started: numbers of processes come again. Empty where it is gone, or no system says so."""
+    with suppress(OSError, IndexError):
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
+    return ""
+
+
+def _meet(mark: Path) -> None:
+    """This process has met the mistake. The last one of its machine removes the file."""
+    with suppress(OSError, ValueError):
+        with mark.open("ab") as file:
+            file.write(b".")
+        if 0 < int(os.environ.get("LOCAL_WORLD_SIZE", "0")) <= mark.stat().st_size:
+            mark.unlink()
+
+
+def _clear_left() -> None:
+    """Remove the files of programs that are gone."""
+    for path in Path(tempfile.gettempdir()).glob(f"{NAME}*-*-*") if Path("/proc/self/stat").exists() else ():
+        process, started = path.name.removeprefix(NAME).split("-")[:2]
+        if _start_of(process) != started:
+            with suppress(OSError):  # of another user
+                path.unlink()

@@ -6,6 +6,7 @@ The same command starts a run, goes on with it after any end, and does nothing o
 from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from oboro.cli.folder import AUTO
 from oboro.cli.resume import key_of, split
 from oboro.cli.running import read_record
 from oboro.restore.checkpoint import load_checkpoint
+from oboro.restore.evaluated import FILE, read_outcomes
 from oboro.restore.rebuild import check_trainable
 
 BEGIN = ("init", "init_profile")  # what a run began with, and is without once it goes on
@@ -97,9 +99,18 @@ def newest(folder: Path) -> tuple[Path | None, list[str]]:
     return None, damaged
 
 
-def rank(path: Path) -> tuple[float, bool, int]:
-    """Later is greater. A file whose step cannot be read comes first, for its damage to be seen."""
-    return peeked_step(path), path.name == "last.ckpt", path.stat().st_mtime_ns
+def rank(path: Path) -> tuple[bool, float, bool, int]:
+    """Later is greater. A file whose step cannot be read comes first, for its damage to be seen, and one of a course
+    that the run has left last."""
+    step = peeked_step(path)
+    return not is_left(path, step), step, path.name == "last.ckpt", path.stat().st_mtime_ns
+
+
+def is_left(path: Path, step: float) -> bool:
+    """Whether ``best.ckpt`` is of a step that the run has gone back from: the outcomes do not have it."""
+    if path.name != "best.ckpt" or not isfinite(step) or not (path.parent / FILE).is_file():
+        return False
+    return step not in read_outcomes(path.parent)
 
 
 def peeked_step(path: Path) -> float:

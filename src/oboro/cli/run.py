@@ -38,7 +38,7 @@ from oboro.base.secret import register, without_secrets
 from oboro.base.yaml_file import check_yaml
 from oboro.cli.arguments import MULTIRUN, for_hydra
 from oboro.cli.checkpoint import offer_checkpoint
-from oboro.cli.claim import FolderKnown, Refused, claimed
+from oboro.cli.claim import FolderKnown, Refused, claimed, give_sweep_back
 from oboro.cli.composed_once import composed_once
 from oboro.cli.ending import ending, sentence
 from oboro.cli.folder import AUTO
@@ -97,6 +97,7 @@ def run(name: str) -> None:
         except Refused as refused:
             raise refused.error from None
         finally:
+            give_sweep_back()
             release_all()
 
 

@@ -22,8 +22,8 @@ from oboro.base.secret import visible, without_secrets
 from oboro.base.signature import located
 from oboro.callbacks.best import in_order
 from oboro.callbacks.checkpoints import Checkpoints
-from oboro.callbacks.evaluation import MetricEvaluation
 from oboro.callbacks.run_end import RunEnd
+from oboro.callbacks.unfinished import measured
 from oboro.cli.base import KEY as BASE
 from oboro.cli.base import base_of, check_base
 from oboro.cli.device import check_device, check_nodes, resolve_precision
@@ -106,8 +106,7 @@ def train(config: DictConfig) -> None:
     mark(Path(config.output_dir), finished=False)
     with explained(trainer, data):
         fit(trainer, task, data, config.resume)
-    measured = [c.latest.numbers for c in callbacks if isinstance(c, MetricEvaluation) and c.latest is not None]
-    if trainer.is_global_zero and (numbers := [*measured, end.measured][0]):
+    if trainer.is_global_zero and (numbers := measured(trainer)):
         write_result(Path(config.output_dir), numbers)
 
 

@@ -25,7 +25,8 @@ class JSONL(Logger):
 
     ``seconds`` counts from the start of the logger, and goes on where a resumed run left off; ``clock=False`` leaves it
     out, for numbers that another process adds. Values logged at the same step may come in several lines. A line that a
-    kill left unfinished stays one of its own. Rows that the disk does not take are held, and written once it does.
+    kill left unfinished stays one of its own. Rows that the disk does not take are held, and written once it does. A
+    row that a run has written before it was killed, and writes again when it goes on, is there once.
     """
 
     def __init__(self, folder: str, images_per_step: Count, clock: bool = True):
@@ -37,6 +38,7 @@ class JSONL(Logger):
         self._before = 0.0  # seconds of the run before this process
         self._goes_on_from: int | None = None
         self._held: list[bytes] = []
+        self._before_going_on: set[str] = set()  # rows of the step that the run goes on from
         self._failed = False
 
     @property
@@ -63,6 +65,7 @@ class JSONL(Logger):
         row that stays, or, in a new folder, from that of the run in the folder ``former``."""
         self._goes_on_from, self._start = step, time.perf_counter()
         self._held = [row for row in self._held if step_of(row) <= step]
+        self._before_going_on = {without_clock(row) for row in read_rows(self.path) if row.get("step") == step}
         self._before = last_seconds(self.path, step) or last_seconds((former or self.path.parent) / NAME, step)
 
     def _rewind(self, step: int) -> None:
@@ -82,6 +85,8 @@ class JSONL(Logger):
         """One line; ``values`` may hold any plain values."""
         seconds = {"seconds": round(self._before + time.perf_counter() - self._start, 3)} if self.clock else {}
         row = {"step": step, "images": step * self.images_per_step, **seconds, **values}
+        if self._before_going_on and without_clock(row) in self._before_going_on:
+            return
         self._held.append(json_text(row).encode() + b"\n")
         del self._held[:-MOST_HELD]
         self._append()
@@ -139,6 +144,11 @@ def _row(line: bytes) -> dict[str, Any] | None:
     except ValueError:
         return None
     return row if isinstance(row, dict) else None
+
+
+def without_clock(row: Mapping[str, Any]) -> str:
+    """What a row says, whenever it was written."""
+    return json_text({key: value for key, value in row.items() if not key.endswith("seconds")}, sort_keys=True)
 
 
 def step_of(line: bytes) -> float:

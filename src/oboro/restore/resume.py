@@ -18,7 +18,7 @@ from oboro.base.errors import UserError
 from oboro.base.paths import with_absolute_paths
 from oboro.restore.beside import BESIDE, LEFT_OUT, moved, output_folder, restored
 from oboro.restore.checkpoint import check_kind
-from oboro.restore.evaluated import is_evaluated
+from oboro.restore.evaluated import unfinished
 
 Place = tuple[str, ...]
 COMPARED = ("seed", "task", "data", "extractor", "metrics", *BESIDE)
@@ -98,14 +98,14 @@ def go_on(
     here = {group: moved(node, output_folder(config), now["output_dir"]) for group, node in beside.items()}
     without = with_absolute_paths({group: node for group, node in config.items() if group not in BESIDE})
     before = {**without, **here, LEFT_OUT: left_out}
-    found = differences(before, now, wiring(kind))
-    refuse(found, path, LEARNED.get(kind, ()))
+    differing = differences(before, now, wiring(kind))
+    refuse(differing, path, LEARNED.get(kind, ()))
     step, last = checkpoint["global_step"], now["trainer"]["max_steps"]
-    if step != last or (is_evaluated(checkpoint, Path(path)) and not unfinished(checkpoint)):
+    if step != last or not unfinished(checkpoint, Path(path)):
         check_steps(step, last, path)
     absent = [name for name in left_out if not at_name(now, name)]
     return [
-        *(str(d) for d in found),
+        *(str(d) for d in differing),
         *(
             f"{name} is not taken from a checkpoint; name it again, or trust its package, if it shall go on"
             for name in absent
@@ -137,13 +137,13 @@ def differences(before: dict[str, Any], now: dict[str, Any], names: Mapping[str,
 
     ``names`` are the options that the task is made of, by their place in it: {"model": ("denoiser", "network")}.
     """
-    found = []
+    differing = []
     for group in COMPARED:
         if group in before and group in now:
-            found += list(walk(before[group], now[group], (group,)))
+            differing += list(walk(before[group], now[group], (group,)))
     lost = {name for config in (before, now) for name in config.get(LEFT_OUT, [])}
     renamed: list[Difference] = []
-    for d in found:
+    for d in differing:
         difference = Difference(named(d.key.split("."), names), d.before, d.now)
         if not under(d.key, lost) and difference not in renamed:  # the seed is the task's, too
             renamed.append(difference)
@@ -200,11 +200,11 @@ def follows(difference: Difference, others: list[Difference]) -> bool:
     return same.get(source) == (difference.before, difference.now)
 
 
-def refuse(found: list[Difference], path: str | Path, learned: Sequence[str] = ()) -> None:
+def refuse(differing: list[Difference], path: str | Path, learned: Sequence[str] = ()) -> None:
     """Raises ``UserError`` where training cannot go on from the checkpoint with one of these differences; those of the
     groups ``learned`` change what is learned."""
-    reasons = [FUNCTION if d.key.partition(".")[0] in learned else d.refusal for d in found]
-    refused = [(d, reason) for d, reason in zip(found, reasons, strict=True) if reason]
+    reasons = [FUNCTION if d.key.partition(".")[0] in learned else d.refusal for d in differing]
+    refused = [(d, reason) for d, reason in zip(differing, reasons, strict=True) if reason]
     if not refused:
         return
     first, reason = refused[0]
@@ -213,12 +213,6 @@ def refuse(found: list[Difference], path: str | Path, learned: Sequence[str] = (
         f"training cannot go on from {path} with {first}{others}: {reason}; leave it out, or start anew from its "
         f"weights with init={path}."
     )
-
-
-def unfinished(checkpoint: dict[str, Any]) -> list[str]:
-    """What was cut by a signal at the step of ``checkpoint``, which ``oboro.callbacks.run_end`` keeps."""
-    state = (checkpoint.get("callbacks") or {}).get("RunEnd") or {}
-    return state.get("unfinished", [])
 
 
 def check_steps(step: int, max_steps: int, path: str | Path) -> None:

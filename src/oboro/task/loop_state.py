@@ -3,11 +3,11 @@
 from typing import Any
 
 
-def after_step(fit_loop: dict[str, Any], step: int, endless: bool, validate: bool) -> None:
+def after_step(fit_loop: dict[str, Any], step: int, endless: bool) -> None:
     """Restate the counters of a checkpoint as if it had been written right after the optimizer step ``step``, where
     checkpoints usually are: a run that goes on from it takes the next step, whatever was being done.
 
-    With ``validate`` it validates first. ``endless``: the stream has one epoch.
+    ``endless``: the stream has one epoch.
     """
     batches = fit_loop["epoch_loop.batch_progress"]
     for count in (batches["current"], batches["total"]):
@@ -17,12 +17,15 @@ def after_step(fit_loop: dict[str, Any], step: int, endless: bool, validate: boo
     if endless:
         for count in fit_loop["epoch_progress"].values():
             count.update(ready=1, started=1, processed=0, completed=0)
-    if validate:
-        held_out = fit_loop["epoch_loop.val_loop.batch_progress"]
-        for count in (held_out["current"], held_out["total"]):
-            count.update(ready=1, started=1, processed=0, completed=0)
-        held_out["is_last_batch"] = False
-        fit_loop["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1  # which Lightning counts after validation
+
+
+def validate_first(fit_loop: dict[str, Any], step: int) -> None:
+    """Restate the counters of a checkpoint of ``step`` so that a run that goes on from it validates before anything."""
+    held_out = fit_loop["epoch_loop.val_loop.batch_progress"]
+    for count in (held_out["current"], held_out["total"]):
+        count.update(ready=1, started=1, processed=0, completed=0)
+    held_out["is_last_batch"] = False
+    fit_loop["epoch_loop.state_dict"]["_batches_that_stepped"] = step - 2  # which Lightning counts after validation
 
 
 def align_batches(checkpoint: dict[str, Any], accumulate: int) -> None:
