@@ -1,5 +1,6 @@
 """A small network learns to jump: samples of one step have the moments of the data."""
 
+from itertools import pairwise
 from typing import ClassVar
 
 import pytest
@@ -23,7 +24,7 @@ class Network(nn.Module):
     def __init__(self, width=128):
         super().__init__()
         widths = [2 + 6, width, width, width]
-        layers = [[nn.Linear(a, b), nn.SiLU()] for a, b in zip(widths, widths[1:], strict=False)]
+        layers = [[nn.Linear(a, b), nn.SiLU()] for a, b in pairwise(widths)]
         self.layers = nn.Sequential(*[layer for pair in layers for layer in pair], nn.Linear(width, 2))
 
     def forward(self, x, c_noise, signals):
