@@ -10,11 +10,11 @@ from hydra.utils import instantiate
 from interop.tiny import draw, scramble
 from oboro.condition import Condition, Label
 from oboro.interop.__main__ import main
-from oboro.interop.onnx import AtLevel, export_task, inputs, write
+from oboro.interop.onnx import AtLevel, OneStep, export_task, inputs, write
 from oboro.interop.pipeline import Published, build, denoiser, save_checkpoint, without_text
 from oboro.loss import Consistency, curriculum, penalty, time
 from oboro.loss.coupling import Independent
-from oboro.sampler import DDIM
+from oboro.sampler import DDIM, nodes
 
 pytest.importorskip("onnxscript")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -88,18 +88,34 @@ def test_other_networks_become_files_too(network, tmp_path):
     close(answer, denoiser(x, t, cond))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("reads_end", [False, True], ids=["consistency model", "flow map"])
-def test_a_student_becomes_a_file_of_one_step(reads_end, tmp_path):
-    """Noise to data as the sampler of one step does it; the denoiser of a flow map lands where it is asked to."""
-    task, (x, t, cond) = task_of("unet", reads_end=reads_end), QUESTION
+def student(**settings):
+    task = task_of("unet", **settings)
     task.loss = Consistency(time.Uniform(), curriculum.Easy(), penalty.Squared(), Independent())
+    return task
+
+
+@pytest.mark.slow
+def test_a_student_becomes_a_file_of_one_step(tmp_path):
+    """Noise to data as the sampler of one step does it."""
+    task, (x, _, cond) = student(), QUESTION
     export_task(task, tmp_path)
     drawn = DDIM(1)(task.denoiser, task.denoiser.schedule.prior(x), cond, None)
     close(run(tmp_path / "one_step.onnx", noise=x, **inputs(cond.signals)), drawn)
     assert json.loads((tmp_path / "settings.json").read_text())["one_step"] == "one_step.onnx"
-    if reads_end:
-        (a, b), ends = task.denoiser.schedule(t), (torch.tensor([1.0, 0.9, 0.5]), torch.tensor([0.0, 0.3, 0.6]))
-        levels = {"x_t": x, "alpha": a, "sigma": b, "end_alpha": ends[0], "end_sigma": ends[1]}
-        answer = run(tmp_path / "denoiser.onnx", **levels, **inputs(cond.signals))
-        close(answer, task.denoiser.towards(*ends)(x, t, cond))
+
+
+@pytest.mark.slow
+def test_a_flow_map_lands_where_the_file_is_asked_to(tmp_path):
+    """And in data with one step."""
+    task, (x, t, cond) = student(reads_end=True), QUESTION
+    (a, b), ends = task.denoiser.schedule(t), (torch.tensor([1.0, 0.9, 0.5]), torch.tensor([0.0, 0.3, 0.6]))
+    levels = {"x_t": x, "alpha": a, "sigma": b}
+    landing = {"end_alpha": ends[0], "end_sigma": ends[1]}
+    module, given = AtLevel(task.denoiser, {"label": Label}), inputs(cond.signals)
+    names = [*levels, *given, *landing]
+    write(module, {**levels, "cond": given, **landing}, names, "x0", tmp_path / "denoiser.onnx")
+    answer = run(tmp_path / "denoiser.onnx", **levels, **landing, **given)
+    close(answer, task.denoiser.towards(*ends)(x, t, cond))
+    (start,) = nodes(task.denoiser.schedule, [1.0])
+    drawn = DDIM(1)(task.denoiser, task.denoiser.schedule.prior(x), cond, None)
+    close(OneStep(module, start)(x, given), drawn)
