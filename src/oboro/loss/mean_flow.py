@@ -134,6 +134,7 @@ class MeanFlow(nn.Module):
         t, r = straight.times(u[0], self.time), straight.times(u[1], self.end_time)
         if self.order == "sorted":
             t, r = torch.maximum(t, r), torch.minimum(t, r)
+        t = straight.within(t)  # an end may lie below the schedule's: nothing is evaluated there
         return t, torch.where(u[2] < self.share, torch.minimum(t, r), t)
 
     def _loss(

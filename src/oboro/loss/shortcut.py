@@ -88,7 +88,7 @@ class Shortcut(nn.Module):
         straight = Straight(denoiser)
         jumps = u[2] < self.share
         start, d = self.jumps(u)
-        t = torch.where(jumps, straight.within(start), straight.times(u[0], self.time))
+        t = torch.where(jumps, straight.within(start), straight.within(straight.times(u[0], self.time)))
         r = torch.where(jumps, (start - d).clamp(min=0), t)
         z = straight_path(x, eps, t)
         with replayed(x.device):

@@ -55,7 +55,7 @@ class Straight:
 
     def times(self, u: Tensor, time: TimeDistribution) -> Tensor:
         """The times (B,) at the quantiles ``u`` (B,) of p(t) on the linear schedule."""
-        return self.within(time.quantile(u.clamp(2**-25, 1 - 2**-24), STRAIGHT))
+        return time.quantile(u.clamp(2**-25, 1 - 2**-24), STRAIGHT).clamp(0, LAST)
 
     def within(self, t: Tensor) -> Tensor:
         """``t`` between the ends of the schedule."""
