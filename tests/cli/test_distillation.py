@@ -8,8 +8,9 @@ import torch
 from hydra.utils import instantiate
 
 import runs
+from oboro.interop.onnx import AtLevel
 from oboro.restore.checkpoint import load_checkpoint
-from oboro.restore.rebuild import build_task
+from oboro.restore.rebuild import averaged, build_task
 
 STEPS = ("sampler=ddim_consistency", "sampler.steps=4")
 LOSSES = {
@@ -84,17 +85,12 @@ def test_a_student_becomes_onnx_files(student, tmp_path):
     pytest.importorskip("onnxscript")
     onnxruntime = pytest.importorskip("onnxruntime")
     runs.succeeded(runs.call("oboro", "onnx", str(student.last), str(tmp_path / "onnx"), cwd=tmp_path))
-    task = build_task(load_checkpoint(student.last))
-    parameters = task.ema.averaged(task.denoiser).values()
-    for p, average in zip(parameters, task.ema.averages["std005"], strict=True):
-        p.data.copy_(average)
-    x = torch.randn(3, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    denoiser = averaged(build_task(load_checkpoint(student.last)), student.last, None)
+    x, alpha, sigma = torch.randn(3, 1, 28, 28, generator=torch.Generator().manual_seed(0)), 1e-3, 1.0
     session = onnxruntime.InferenceSession(tmp_path / "onnx/denoiser_unconditional.onnx")
-    one, zero = torch.full((3,), 1e-3), torch.ones(3)
-    (given,) = session.run(None, {"x_t": x.numpy(), "alpha": one.numpy(), "sigma": zero.numpy()})
-    from oboro.interop.onnx import AtLevel
-
-    expected = AtLevel(task.denoiser, {})(x, one, zero, {})
+    asked = {"x_t": x, "alpha": torch.full((3,), alpha), "sigma": torch.full((3,), sigma)}
+    (given,) = session.run(None, {name: value.numpy() for name, value in asked.items()})
+    expected = AtLevel(denoiser, {})(*asked.values(), {})
     torch.testing.assert_close(torch.from_numpy(given), expected, rtol=1e-4, atol=1e-4)
 
 
