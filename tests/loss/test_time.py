@@ -1,4 +1,4 @@
-from math import pi
+from math import pi, sinh
 
 import pytest
 import torch
@@ -20,6 +20,8 @@ CDF = {
     "uniform": lambda t, schedule: t,
     "logit_normal": lambda t, schedule: torch.special.ndtr(torch.logit(t)),
     "log_normal": lambda t, schedule: torch.special.ndtr((-schedule.log_snr(t) / 2 + 1.2) / 1.2),
+    "log_normal_wide": lambda t, schedule: torch.special.ndtr((-schedule.log_snr(t) / 2 + 1.1) / 2.0),
+    "u_shaped": lambda t, schedule: 0.5 + torch.sinh(4 * (t - 0.5)) / (2 * sinh(2)),
     "loss_aware": lambda t, schedule: t,  # of its base
 }
 
