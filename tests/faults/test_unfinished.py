@@ -126,8 +126,9 @@ def test_the_end_of_a_run_that_ends_early_is_made_up(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # four runs of two ranks each
 def test_ranks_make_up_what_was_cut_and_end_together_within_it(straight_on_two, tmp_path):  # noqa: F811
-    """SIGKILL of one rank in validation; when both go on, a signal to one in the metric that is made up."""
+    """SIGKILL of one rank in a metric; when both go on, a signal to one in the metric that is made up."""
     often = (*SIX, *TWO, "callbacks.checkpoints.every_n_steps=2")
     run = processes.train(tmp_path, *often, fault("sigkill", "evaluation", step=4, rank=1))
     assert run.status == 1 and not run.orphans and "SampleMetrics 1" in left(tmp_path), run.stderr
