@@ -4,6 +4,7 @@ python docs/reliability.py            # all of them: about half an hour on two c
 python docs/reliability.py F7 F30     # the rows of these faults
 python docs/reliability.py ends       # the rows whose tests have this word in their names
 python docs/reliability.py missing    # the rows of which nothing is known
+python docs/reliability.py run.xml    # all of them, from what `pytest --junitxml=run.xml` has reported; several files
 
 A row is `| F | fault | promise | test | result |`. F is the number of the fault among the 45 that this project has set
 itself to meet, or empty. The result is written here and nowhere else; CI runs the same tests after every change, so
@@ -19,6 +20,7 @@ from dataclasses import dataclass, field
 from datetime import date
 from os import cpu_count
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -127,6 +129,28 @@ class Recorder:
                 outcome.left_out.append(str(report.longrepr[2] if isinstance(report.longrepr, tuple) else "skipped"))
 
 
+def reported(files: Iterable[str]) -> dict[str, Outcome]:
+    """The same from reports of pytest in the format of JUnit."""
+    outcomes: dict[str, Outcome] = defaultdict(Outcome)
+    for file in files:
+        for case in ElementTree.parse(file).iter("testcase"):
+            name = case.attrib["name"].partition("[")[0]
+            module = case.attrib["classname"].removeprefix("tests.").replace(".", "/") + ".py"
+            bad = [name for kind in ("failure", "error") if case.find(kind) is not None]
+            skipped = [skip.attrib.get("message", "skipped") for skip in case.findall("skipped")]
+            outcome = Outcome(int(not skipped), float(case.attrib["time"]), bad, skipped)
+            for place in (module, f"{module}::{name}"):
+                outcomes[place] += outcome
+    return outcomes
+
+
+def run(tests: Iterable[str]) -> tuple[dict[str, Outcome], int]:
+    """What came of ``tests``, and pytest's status."""
+    recorder = Recorder()
+    status = pytest.main(["-q", "-W", "ignore", *(f"{ROOT / 'tests' / test}" for test in tests)], plugins=[recorder])
+    return recorder.outcomes, int(status)
+
+
 def chosen(all_rows: Iterable[Row], words: list[str]) -> list[Row]:
     def fits(row: Row, word: str) -> bool:
         if re.fullmatch(r"F\d+", word):
@@ -137,19 +161,19 @@ def chosen(all_rows: Iterable[Row], words: list[str]) -> list[Row]:
 
 
 def main(words: list[str]) -> int:
-    picked = chosen(rows(PAGE.read_text()), words)
+    reports = [word for word in words if word.endswith(".xml")]
+    picked = chosen(rows(PAGE.read_text()), [word for word in words if word not in reports])
     tests = list(dict.fromkeys(test for row in picked for test in row.tests))
-    recorder = Recorder()
-    status = pytest.main(["-q", "-W", "ignore", *(f"{ROOT / 'tests' / test}" for test in tests)], plugins=[recorder])
+    outcomes, status = (reported(reports), 0) if reports else run(tests)
     page = PAGE.read_text()
     for row in picked:
-        results = [recorder.outcomes[test] for test in row.tests]
+        results = [outcomes[test] for test in row.tests]
         result = str(sum(results, Outcome())) if all(r.cases or r.failed or r.left_out for r in results) else UNKNOWN
         page = page.replace(str(row), str(row.with_result(result)))
     versions = f"Python {platform.python_version()}, torch {torch.__version__}, {cpu_count()} cores"
     page = SUMMARY.sub(lambda _: f"{summary(page)} The last of these runs: {date.today()}, {versions}.", page)
     PAGE.write_text(page)
-    return int(status)
+    return status
 
 
 if __name__ == "__main__":
