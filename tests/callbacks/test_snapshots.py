@@ -79,7 +79,7 @@ def test_a_file_has_the_averages_of_its_step(tmp_path):
 def steps_written(task, folder, max_steps, every=None, first=True):
     """The steps of a run whose trainer only counts."""
     snapshots = Snapshots(str(folder), every)
-    trainer = SimpleNamespace(max_steps=max_steps, is_global_zero=first)
+    trainer = SimpleNamespace(max_steps=max_steps, is_global_zero=first, callbacks=[snapshots])
     snapshots.setup(trainer, task, "fit")
     for step in range(1, max_steps + 1):
         trainer.global_step = step

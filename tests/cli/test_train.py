@@ -15,7 +15,10 @@ EXPERIMENTS = sorted(path.stem for path in (runs.ROOT / "conf/experiment").glob(
 
 
 # Experiments that start from a checkpoint, and how that is made.
-STARTED_FROM = {"scd_cifar10": ["experiment=edm_cifar10", "conditioner=unconditional", "~conditioner.dropout"]}
+STARTED_FROM = {
+    "scd_cifar10": ["experiment=edm_cifar10", "conditioner=unconditional", "~conditioner.dropout"],
+    "ect_cifar10": ["experiment=edm_cifar10"],
+}
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,8 @@ CDF = {
     "log_normal": lambda t, schedule: torch.special.ndtr((-schedule.log_snr(t) / 2 + 1.2) / 1.2),
     "log_normal_wide": lambda t, schedule: torch.special.ndtr((-schedule.log_snr(t) / 2 + 1.1) / 2.0),
     "u_shaped": lambda t, schedule: 0.5 + torch.sinh(4 * (t - 0.5)) / (2 * sinh(2)),
+    "uniform_early": lambda t, schedule: t / 0.8,
+    "uniform_inside": lambda t, schedule: (t - 0.02) / 0.96,
     "loss_aware": lambda t, schedule: t,  # of its base
 }
 
@@ -97,10 +99,11 @@ def test_density_of_log_snr_of_uniform_times_on_the_linear_schedule():
 
 @each_time
 def test_density_integrates_to_the_range_of_log_snr(name):
-    """E[1 / p] over uniform u, of a p that covers the schedule: the whole length of its log-SNR."""
+    """E[1 / p] over uniform u: the whole length of log-SNR between the times that p covers, here the schedule's."""
     u = midpoints(200_000)
     wide = {"log_normal": LogNormal(1.0, 2.5), "logit_normal": LogitNormal(0.0, 2.0)}.get(name, TIMES[name])
-    ends = Karras().log_snr(torch.tensor([T_MIN, 1.0], dtype=torch.float64))
+    covered = {"uniform_early": [T_MIN, 0.8], "uniform_inside": [0.02, 0.98]}.get(name, [T_MIN, 1.0])
+    ends = Karras().log_snr(torch.tensor(covered, dtype=torch.float64))
     total = level(Karras(), p_t=wide, u=u).inverse_density.mean()
     assert float(total) == pytest.approx(float(ends[0] - ends[1]), rel=2e-3)
 

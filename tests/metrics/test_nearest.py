@@ -43,7 +43,7 @@ def test_equal_distances_come_in_the_order_of_indices():
     y = torch.tensor([[1.0, 1], [9, 9], [-1, 1], [1, -1], [-1, -1]])
     distances, indices = nearest(torch.zeros(1, 2), y, 4)
     assert indices.tolist() == [[0, 2, 3, 4]]
-    assert distances[0].tolist() == [2**0.5] * 4
+    assert distances[0].tolist() == pytest.approx([2**0.5] * 4, rel=1e-15)
 
 
 def test_the_nearest_is_found_where_all_float32_digits_are_used(rng):
