@@ -20,7 +20,7 @@ SCHEDULES = (
 )
 DATA = "part|root|channels|resolution|num_classes|batch_size|num_workers|flip|validation|seed|cache_dir"
 LDM_UNET = (
-    "in_channels|noise|num_classes|text_dim|image_channels|widths|blocks|attention|norm|dropout|scale_shift|checkpointing|"
+    "in_channels|noise|num_classes|text_dim|image_channels|reads_end|widths|blocks|attention|norm|dropout|scale_shift|checkpointing|"
     "learned_variance"
 )
 # what is typed after python train.py, what is said
@@ -95,8 +95,11 @@ LINES = {
         "override_dirname. Did you mean name?"
     ),
     "loss=reconstruction": (
-        "loss is a Reconstruction and must be a Loss (a node with _target_). Choose "
-        "loss=denoising|denoising_edm|denoising_logit_normal|denoising_min_snr|denoising_snr|hybrid."
+        "loss is a Reconstruction and must be a Loss (a node with _target_) or a Distilling (a node with _target_). "
+        "Choose loss=add|consistency|consistency_distillation|consistency_easy|consistency_latent|"
+        "continuous_consistency|continuous_consistency_distillation|denoising|denoising_edm|denoising_logit_normal|"
+        "denoising_min_snr|denoising_snr|dmd2|hybrid|mean_flow|mean_flow_alpha|mean_flow_distillation|"
+        "mean_flow_improved|progressive|reflow|shortcut|sid|truncated_consistency."
     ),
     "+trainer.num_nodes=2 hydra.run.dir={here}/outputs": (
         "trainer.num_nodes=2 waits for 1 other machine and nothing has started this run there; start it with torchrun "
