@@ -37,6 +37,7 @@ NOT_HERE = {
 KINDS = {"codec.path": "autoencoder", "conditioner.encoder.path": "clip", "guidance.classifier.path": "classifier"}
 KINDS |= {"model.base.path": "first"}
 PLACES = {r"outputs/lora/": "lora", r"outputs/(text|zwx|emoji_text|text_to_image)/": "text", r"outputs/clip/": "clip"}
+PLACES |= {r"outputs/super_resolution/": "smaller"}
 INSTEAD = {"data=fashion_mnist": "data=fashion_mnist_10k"}  # without a download
 SMALL = {
     "train": [
@@ -98,6 +99,7 @@ def ready(tmp_path_factory) -> Path:
     runs.train(folder / "lora", *lora, f"init={folder}/first/checkpoints/last.ckpt", "trainer.max_steps=1")
     runs.train(folder / "text", captions, *encoder, "guidance.scale=3", runs.NO_EVALUATION)
     runs.train(folder / "edges", "hint=edges", runs.NO_EVALUATION)
+    runs.train(folder / "smaller", "hint=downsample", runs.NO_EVALUATION)
     runs.train(folder / "holes", "hint=mask_any", "loss.region=hole", runs.NO_EVALUATION)
     base = f"model.base.path={folder}/first/checkpoints/last.ckpt"
     control = (*runs.TOY, "model=controlnet", base, "hint=edges", runs.NO_EVALUATION)
