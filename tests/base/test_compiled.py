@@ -77,7 +77,7 @@ def test_weights_of_compiled_and_of_plain_runs_have_the_same_names_and_each_goes
     tmp_path, monkeypatch
 ):
     """F45: with their averages and the state of their optimizer; traced, without the wait for a compiler."""
-    monkeypatch.setattr("oboro.task.diffusion.compile_in_place", partial(compile_in_place, backend="eager"))
+    monkeypatch.setattr("oboro.task.generation.compile_in_place", partial(compile_in_place, backend="eager"))
     ways = {"plain": (), "compiled": ("task.compile=true",)}
     first = {way: runs.train(tmp_path / way, runs.NO_EVALUATION, *words) for way, words in ways.items()}
     names = [
