@@ -65,11 +65,11 @@ class Teacher:
                 f"the teacher {self.path} is not there, and training goes on from what it answers; put it back, or say "
                 "where it is with loss.teacher.path=<a checkpoint>."
             )
-        denoiser, found = _restored(self.path, self.path.stat().st_mtime_ns, self.profile)
-        if self.sha256 not in (None, found):
+        denoiser, read = _restored(self.path, self.path.stat().st_mtime_ns, self.profile)
+        if self.sha256 not in (None, read):
             raise UserError(
                 f"the teacher {self.path} is not the one that this run has learned from: its weights have the digest "
-                f"{found[:12]}… in place of {str(self.sha256)[:12]}…; name the old one with loss.teacher.path=..., or "
+                f"{read[:12]}… in place of {str(self.sha256)[:12]}…; name the old one with loss.teacher.path=..., or "
                 "start anew from the student with init=<its checkpoint> loss.teacher.sha256=null."
             )
         return denoiser
@@ -96,7 +96,7 @@ class Teacher:
         return config
 
     @property
-    def found(self) -> str:
+    def digest(self) -> str:
         """The digest of the weights that were read."""
         return digest(self.denoiser.state_dict())
 
@@ -162,5 +162,5 @@ def pinned(node: Any) -> Any:
     if not isinstance(node, dict):
         return node
     if node.get("_target_") == TARGET:
-        return {**node, "sha256": instantiate(node, _convert_="all").found}
+        return {**node, "sha256": instantiate(node, _convert_="all").digest}
     return {key: pinned(child) for key, child in node.items()}

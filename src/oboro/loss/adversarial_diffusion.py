@@ -14,8 +14,9 @@ from oboro.condition import Condition
 from oboro.data import DataModule
 from oboro.denoiser import Denoiser
 from oboro.loss.discriminator import Head
-from oboro.loss.distilling import Distilling, Weighted, noised
+from oboro.loss.distilling import Distilling, Weighted
 from oboro.loss.features import Features
+from oboro.loss.path import noised
 from oboro.loss.student import Start
 from oboro.loss.time import Level, TimeDistribution
 from oboro.modality import Image
@@ -111,4 +112,4 @@ class ADD(Distilling):
         teacher = self.teacher.denoiser
         made = student.towards(1.0, 0.0)(student.schedule.prior(eps), u.new_ones(len(u)), cond)
         level = Level(u, self.time, teacher.schedule, teacher.parameterization)
-        return self.distance(made, noised(made, level, eps.flatten(1).flip(1).view_as(eps)), level, cond)
+        return self.distance(made, noised(made, eps.flatten(1).flip(1).view_as(eps), level), level, cond)

@@ -10,6 +10,7 @@ from oboro.base.ranges import NonNegative
 from oboro.condition import Condition, Image
 from oboro.denoiser import Denoiser
 from oboro.loss.coupling import Coupling
+from oboro.loss.path import noised
 from oboro.loss.penalty import Penalty
 from oboro.loss.time import Level, TimeDistribution
 from oboro.loss.weighting import Weight
@@ -108,7 +109,7 @@ class Denoising(nn.Module):
         self, denoiser: Denoiser, x: Tensor, cond: Condition, level: Level, eps: Tensor, target: Tensor
     ) -> Tensor:
         """w penalty(D(alpha x + sigma eps) - target)."""
-        x_t = expand_as(level.alpha, x) * x + expand_as(level.sigma, x) * eps
+        x_t = noised(x, eps, level)
         r = denoiser(x_t, level.t, cond) - target
         return self.weighting(level) * self.penalty(in_hole(r, cond) if self.region == "hole" else r)
 

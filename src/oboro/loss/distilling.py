@@ -16,11 +16,11 @@ from oboro.condition import Condition
 from oboro.data import DataModule
 from oboro.denoiser import Denoiser
 from oboro.loss.coupling import Coupling, Independent
+from oboro.loss.path import noised
 from oboro.loss.student import Start, student_samples
 from oboro.loss.terms import Terms
 from oboro.loss.time import Level, TimeDistribution
 from oboro.sampler.ancestral import Ancestral
-from oboro.schedule import expand_as
 from oboro.teacher import Teacher
 
 Weighted = Mapping[str, tuple[float, Tensor]]  # terms (B,) by name, each with its weight in the objective
@@ -107,11 +107,7 @@ class Distilling(nn.Module, ABC):
     def drawn_level(self, of: Denoiser, x: Tensor, generator: torch.Generator) -> tuple[Tensor, Level]:
         """``x`` with noise of a level of p(t), on the schedule of ``of``."""
         level = Level(rand(x.shape[:1], generator).to(x), self.time, of.schedule, of.parameterization)
-        return noised(x, level, randn(x.shape, generator).to(x)), level
-
-
-def noised(x: Tensor, level: Level, eps: Tensor) -> Tensor:
-    return expand_as(level.alpha, x) * x + expand_as(level.sigma, x) * eps
+        return noised(x, randn(x.shape, generator).to(x), level), level
 
 
 @contextmanager

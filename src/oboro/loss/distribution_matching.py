@@ -17,7 +17,8 @@ from oboro.data import DataModule
 from oboro.denoiser import Denoiser
 from oboro.loss.denoising import Denoising
 from oboro.loss.discriminator import Head, NoisyDiscriminator
-from oboro.loss.distilling import Distilling, Weighted, evaluating, noised
+from oboro.loss.distilling import Distilling, Weighted, evaluating
+from oboro.loss.path import noised
 from oboro.loss.student import Start
 from oboro.loss.time import Level, TimeDistribution
 from oboro.schedule import expand_as
@@ -92,9 +93,9 @@ class DistributionMatching(Distilling, ABC):
         cond = self._seen(cond)
         terms = {"fake": (1.0, self.denoising(self.fake, made, cond, generator))}
         if self.head is not None:
-            told = NoisyDiscriminator(self.fake, self.head)
+            judge = NoisyDiscriminator(self.fake, self.head)
             with evaluating(self.fake):
-                real, false = (self._judged(told, image, cond, generator) for image in (x, made))
+                real, false = (self._judged(judge, image, cond, generator) for image in (x, made))
             terms["discriminator"] = self.discriminator_weight, F.softplus(-real) + F.softplus(false)
         return terms
 
@@ -103,10 +104,10 @@ class DistributionMatching(Distilling, ABC):
         with evaluating(self.fake):
             terms = {"distribution_matching": (1.0, self.matching(made, x_t, level, cond))}
             if self.head is not None:
-                told = constant(NoisyDiscriminator(self.fake, self.head))
+                judge = constant(NoisyDiscriminator(self.fake, self.head))
                 terms["generator"] = (
                     self.adversarial,
-                    F.softplus(-self._judged(told, made, self._seen(cond), generator)),
+                    F.softplus(-self._judged(judge, made, self._seen(cond), generator)),
                 )
         return terms
 
@@ -116,7 +117,7 @@ class DistributionMatching(Distilling, ABC):
 
     def at_quantile(self, student: Denoiser, x: Tensor, cond: Condition, u: Tensor, eps: Tensor) -> Tensor:
         level = Level(u, self.time, self.fake.schedule, self.fake.parameterization)
-        real, fake = self.denoised(noised(x, level, eps), level, cond)
+        real, fake = self.denoised(noised(x, eps, level), level, cond)
         return (fake - real).square().flatten(1).mean(1) * level.coefficients.c_out**-2
 
     def denoised(self, x_t: Tensor, level: Level, cond: Condition) -> tuple[Tensor, Tensor]:
@@ -129,11 +130,11 @@ class DistributionMatching(Distilling, ABC):
         return cond.only(*kinds_read(self.fake.network))
 
     def _judged(
-        self, told: Callable[..., Tensor], image: Tensor, cond: Condition, generator: torch.Generator
+        self, judge: Callable[..., Tensor], image: Tensor, cond: Condition, generator: torch.Generator
     ) -> Tensor:
-        """The logits (B,) that ``told`` gives noised images."""
+        """The logits (B,) that ``judge`` gives noised images."""
         x_t, level = self.drawn_level(self.fake, image, generator)
-        return told(x_t, level.t, cond)
+        return judge(x_t, level.t, cond)
 
 
 class DMD2(DistributionMatching):

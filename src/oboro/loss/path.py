@@ -7,7 +7,7 @@ from torch import Tensor
 
 from oboro.condition import Condition
 from oboro.denoiser import Denoises
-from oboro.loss.time import T_MIN
+from oboro.loss.time import T_MIN, Level
 from oboro.schedule import Schedule, expand_as
 
 Solver = Literal["heun", "ddim"]
@@ -34,7 +34,7 @@ def times_at(t: Tensor, schedule: Schedule) -> Times:
     return Times(t, torch.where(data, 1.0, alpha), torch.where(data, 0.0, sigma))
 
 
-def noised(x: Tensor, eps: Tensor, at: Times) -> Tensor:
+def noised(x: Tensor, eps: Tensor, at: Times | Level) -> Tensor:
     """alpha x + sigma eps, (B, ...)."""
     return expand_as(at.alpha, x) * x + expand_as(at.sigma, x) * eps
 
