@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,14 +50,14 @@ def stored(config: dict[str, Any], group: str) -> dict[str, Any]:
     return owner.get(group, {})
 
 
-def drawing(path: str) -> dict[str, Any]:
-    """The configuration of a checkpoint that can draw. Raises ``UserError`` if there is none, or another task's."""
+def configuration(path: str, kinds: Sequence[str]) -> dict[str, Any]:
+    """That of a checkpoint of one of the tasks ``kinds``. Raises ``UserError`` if there is none, or another task's."""
     checkpoint = load_checkpoint(path)
-    check_kind(checkpoint, path, "diffusion")
+    check_kind(checkpoint, path, *kinds)
     return checkpoint["config"]
 
 
-def offer_checkpoint(arguments: list[str]) -> None:
+def offer_checkpoint(arguments: list[str], kinds: Sequence[str] = ("diffusion",)) -> None:
     """Make what ``checkpoint=PATH`` or ``watch=RUN`` was trained with the options called ``from_checkpoint``.
 
     So that ``sample.py checkpoint=PATH sampler.steps=10`` changes one value of what the checkpoint was trained with.
@@ -67,7 +67,7 @@ def offer_checkpoint(arguments: list[str]) -> None:
     paths = files(arguments, "checkpoint")
     idle = next((v for v in values(arguments, "idle") if isinstance(v, int | float)), IDLE)
     paths += [str(latest_checkpoint(Path(run).expanduser(), idle)) for run in files(arguments, "watch")]
-    configs = [drawing(path) for path in paths]
+    configs = [configuration(path, kinds) for path in paths]
     for group in FROM_CHECKPOINT:
         nodes = [stored(c, group) for c in configs]
         named = any(argument.startswith(f"{group}=") for argument in arguments)

@@ -269,7 +269,7 @@ def started_together() -> int:
 
 def alone(command: str, config: DictConfig) -> bool:
     """Whether a run is one process, so that several that are started at once are several runs."""
-    return command in ("sample", "edit") or (command == "evaluate" and config.get("devices", 1) == 1)
+    return command in ("sample", "edit", "detect") or (command == "evaluate" and config.get("devices", 1) == 1)
 
 
 def follows(command: str, config: DictConfig) -> bool:

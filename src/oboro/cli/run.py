@@ -1,4 +1,4 @@
-"""How the commands of Hydra run: ``oboro train``, ``oboro sample``, ``oboro edit``, ``oboro evaluate``.
+"""How the commands of Hydra run: ``oboro train``, ``sample``, ``edit``, ``evaluate``, ``detect``.
 
 What Hydra does before a job (``--help``, ``--cfg``, flags, composing) needs none of the libraries that compute. So
 nothing that this module imports may import torch, Lightning or matplotlib; those who need them are imported inside of
@@ -51,7 +51,8 @@ from oboro.cli.unread import refuse_unknown
 from oboro.restore.trust import trusted_words, trusting
 
 FAST = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-FROM_CHECKPOINT = ("sample", "edit", "evaluate")  # what these begin with comes from checkpoint=PATH
+FROM_CHECKPOINT = ("sample", "edit", "evaluate", "detect")  # what these begin with comes from checkpoint=PATH
+KINDS = {"detect": ("diffusion", "autoencoder")}  # of the tasks whose checkpoints a command takes; diffusion: what draws
 # Resolvers of option files, and the functions that their modules register.
 RESOLVERS = {
     "stored": "oboro.restore.stored.value_of",
@@ -127,7 +128,7 @@ def compose_and_run(name: str, main: Callable[[], None], runs: bool) -> None:
 def offer(name: str, runs: bool) -> None:
     """Make the options ``from_checkpoint`` of the checkpoint that the command line names."""
     if name in FROM_CHECKPOINT:
-        offer_checkpoint(sys.argv[1:])
+        offer_checkpoint(sys.argv[1:], KINDS.get(name, ("diffusion",)))
     elif any(argument.startswith(("init=", "resume=", "model.base.path=")) for argument in sys.argv[1:]):
         from oboro.cli.base import offer_base
         from oboro.cli.init import offer_init

@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
+from oboro.anomalies import Anomalies
 from oboro.base.annotation import is_class
 from oboro.base.configuration import TARGET, Configuration, Path, is_a, key_of
 from oboro.base.errors import UserError
@@ -19,6 +20,9 @@ from oboro.base.signature import located
 from oboro.cli.options import folders, options
 from oboro.conditioner.control import Interval
 from oboro.data import DataModule
+from oboro.detection import Pool
+from oboro.detector import Detector
+from oboro.distance import Distance
 from oboro.edit import Edit
 from oboro.evaluate.baselines import Baseline
 from oboro.evaluate.drawn_after import Conditions
@@ -131,6 +135,25 @@ class Evaluating(Drawing):
     watch: Name | None
     idle: NonNegative
     devices: Devices
+
+
+class Detecting(Drawing):
+    checkpoint: Name | None
+    calibrated: Name | None
+    data: NotRequired[DataModule]
+    detector: Detector
+    distance: Mapping[str, Distance] | None
+    anomalies: NotRequired[Anomalies | None]
+    extractor: NotRequired[Extractor | Joint]
+    images: Name | None
+    follow: NonNegative
+    normals: Annotated[int, Ge(2)]
+    share: Share
+    score: Pool
+    top_share: Share
+    smoothing: NonNegative
+    n: Annotated[int, Ge(2)] | None
+    resamples: Count
 
 
 class Typed(Configuration):

@@ -111,6 +111,11 @@ class Denoiser(nn.Module):
         network: Any = self.network
         return network.bottleneck(*self._inputs(x_t, t, cond, None))
 
+    def features(self, x_t: Tensor, t: Tensor, cond: Condition) -> list[Tensor]:
+        """The last activation of each level of a U-Net, and that after its middle, (B, C_k, ...)."""
+        network: Any = self.network
+        return network.features(*self._inputs(x_t, t, cond, None))
+
     def _output(self, x_t: Tensor, t: Tensor, cond: Condition, end: Ends | None) -> Tensor:
         """All channels of the network."""
         return self.network(*self._inputs(x_t, t, cond, end)).to(x_t.dtype)

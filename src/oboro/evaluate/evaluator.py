@@ -1,8 +1,8 @@
 """Numbers about generated samples, the same on any number of ranks, leaving training untouched."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from oboro.data import DataModule, Population
 from oboro.data.latents import module_digest
 from oboro.ema import EMA
 from oboro.evaluate.baselines import Baseline, Baselines
+from oboro.evaluate.counting import counted
 from oboro.evaluate.drawn_after import Conditions, DrawnAfter
 from oboro.evaluate.held_out import HeldOut
 from oboro.evaluate.likelihood import bits_per_dim
@@ -347,20 +348,3 @@ def held_out_likelihood(
         interval = mean - error, mean + error
     known = {"name": "probability-flow ODE", "steps": steps, "probes": probes, "seed": protocol.seed}
     return {f"bits_per_dim_{n}": Value(mean, better=-1, interval=interval, settings=known)}
-
-
-@contextmanager
-def counted(networks: Sequence[nn.Module]) -> Iterator[Callable[[], int]]:
-    """How often ``networks`` are evaluated inside the context, in images: guidance and samplers hide nothing."""
-    images = 0
-
-    def count(module: nn.Module, inputs: tuple, output: Any) -> None:
-        nonlocal images
-        images += len(inputs[0])
-
-    hooks = [network.register_forward_hook(count) for network in networks]
-    try:
-        yield lambda: images
-    finally:
-        for hook in hooks:
-            hook.remove()

@@ -3,6 +3,7 @@
 from oboro.guidance.autoguidance import Autoguidance
 from oboro.guidance.classifier import Classifier
 from oboro.guidance.classifier_free import CFGPP, CFGZeroStar, ClassifierFree
+from oboro.guidance.ddad import DDAD
 from oboro.guidance.ddnm import DDNM
 from oboro.guidance.dps import DPS
 from oboro.guidance.gradient import GradientGuided, linearized
@@ -13,6 +14,7 @@ from oboro.guidance.pigdm import PiGDM
 
 __all__ = [
     "CFGPP",
+    "DDAD",
     "DDNM",
     "DPS",
     "Autoguidance",

@@ -74,5 +74,4 @@ class Classifier(Features):
         network = self._network
         alpha, sigma = x.new_ones(len(x)), x.new_zeros(len(x))
         c_in, c_noise = network_input(alpha, sigma, self.classifier.sigma_data)
-        h, skips = network.encode(expand_as(c_in, x) * x, network.arguments(c_noise, {}))
-        return [*(skips[i] for i in network.level_ends), h]
+        return network.features(expand_as(c_in, x) * x, c_noise, {})

@@ -3,7 +3,6 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -32,14 +31,19 @@ class Perceptual(nn.Module, ABC):
         """Before training: read what has to be read. Raises ``UserError`` where files or ``channels`` do not fit."""
 
     @abstractmethod
-    def forward(self, x: Tensor, y: Tensor) -> Tensor: ...
+    def differences(self, x: Tensor, y: Tensor) -> list[Tensor]:
+        """Of each layer the differences at its places, (B, h, w); d is the sum of their means."""
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return torch.stack([d.mean((1, 2)) for d in self.differences(x, y)]).sum(0).to(x)
 
 
 class Zero(Perceptual):
     """0 for any two images: pixels alone are compared."""
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return x.new_zeros(len(x))
+    def differences(self, x: Tensor, y: Tensor) -> list[Tensor]:
+        return [x.new_zeros(len(x), 1, 1)]
 
 
 class Fashion(Perceptual):
@@ -60,10 +64,9 @@ class Fashion(Perceptual):
             raise channels_unseen(channels)
         fill_buffers(self, fashion.Fashion(self.weights_path).build().state_dict())
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
-            features = [self.features(image.float()) for image in (x, y)]
-            return sum(squared(a, b).mean((1, 2, 3)) * a.shape[1] for a, b in zip(*features, strict=True)).to(x)
+    def differences(self, x: Tensor, y: Tensor) -> list[Tensor]:
+        features = [self.features(image.float()) for image in (x, y)]
+        return [squared(a, b).sum(1) for a, b in zip(*features, strict=True)]
 
     @property
     def channels(self) -> tuple[int, ...]:
@@ -120,13 +123,10 @@ class LPIPS(Perceptual):
             weights |= read_tensors(Path(path).expanduser())
         fill_buffers(self, weights)
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
-            features = [self.features(image.to(self.scale)) for image in (x, y)]
-            total: Any = 0
-            for k, (a, b) in enumerate(zip(*features, strict=True)):
-                total = total + F.conv2d(squared(a, b), getattr(self, f"lin{k}_model_1_weight")).mean((1, 2, 3))
-            return total.to(x)
+    def differences(self, x: Tensor, y: Tensor) -> list[Tensor]:
+        features = [self.features(image.to(self.scale)) for image in (x, y)]
+        heads = [getattr(self, f"lin{k}_model_1_weight") for k in range(len(features[0]))]
+        return [F.conv2d(squared(a, b), head)[:, 0] for a, b, head in zip(*features, heads, strict=True)]
 
     @property
     def channels(self) -> tuple[int, ...]:

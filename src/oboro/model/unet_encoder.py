@@ -69,11 +69,6 @@ class UNetEncoder(EncoderHalf):
         """The embedding of the noise level."""
         return (self.noise(c_noise),)
 
-    @property
-    def level_ends(self) -> list[int]:
-        """Which of the skips is the last of its level."""
-        return list(range(self.blocks, len(self.skip_channels), self.blocks + 1))
-
     def forward(self, x: Tensor, c_noise: Tensor, signals: Signals) -> Tensor:
         """Raises ``ValueError`` for a size that it cannot halve."""
         check_size(x, self.min_size, self.dims)

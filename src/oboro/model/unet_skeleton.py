@@ -118,6 +118,17 @@ class EncoderHalf(EndReader):
     dims: int
     image_channels: ImageChannels = 0
     image: nn.Module | None
+    skip_channels: Sequence[int]
+
+    @property
+    def level_ends(self) -> list[int]:
+        """Which of the skips is the last of its level."""
+        return list(range(self.blocks, len(self.skip_channels), self.blocks + 1))
+
+    def features(self, x: Tensor, c_noise: Tensor, signals: Signals) -> list[Tensor]:
+        """The last activation of each level, and that after the middle: (B, C_k, H_k, W_k)."""
+        h, skips = self.encode(x, self.arguments(c_noise, signals), self.beside(x, signals))
+        return [*(skips[i] for i in self.level_ends), h]
 
     def beside(self, x: Tensor, signals: Signals) -> Mapping[int, Tensor]:
         """What signals as large as the sample add to the skips (``added`` of ``encode``): pictures to the first."""
@@ -164,7 +175,6 @@ class UNetSkeleton(EncoderHalf):
 
     up: nn.ModuleList
     last: nn.Module
-    skip_channels: tuple[int, ...]
 
     def join(self, h: Tensor, skip: Tensor) -> Tensor:
         return torch.cat([h, skip], 1)

@@ -90,9 +90,10 @@ def kind_of(checkpoint: dict[str, Any]) -> str:
 ALSO = {"distillation": "diffusion"}
 
 
-def check_kind(checkpoint: dict[str, Any], path: str | Path, kind: str) -> None:
-    """Raises ``UserError`` where the checkpoint is not one of ``task=<kind>``, nor ``ALSO`` one."""
-    if kind not in (kind_of(checkpoint), ALSO.get(kind_of(checkpoint))):
+def check_kind(checkpoint: dict[str, Any], path: str | Path, *kinds: str) -> None:
+    """Raises ``UserError`` where the checkpoint is not one of a task of ``kinds``, nor ``ALSO`` one."""
+    if not {kind_of(checkpoint), ALSO.get(kind_of(checkpoint))} & set(kinds):
+        fitting = " or ".join(f"task={kind}" for kind in kinds)
         raise UserError(
-            f"{path} is a checkpoint of task={kind_of(checkpoint)}; give one that train.py wrote with task={kind}."
+            f"{path} is a checkpoint of task={kind_of(checkpoint)}; give one that train.py wrote with {fitting}."
         )

@@ -30,10 +30,12 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "guidance": ("oboro.guidance.Guidance",),
     "schedule": ("oboro.schedule.Schedule",),
     "modality": ("oboro.modality.Modality",),
+    "detector": ("oboro.detector.Detector",),
+    "distance": ("oboro.distance.Distance",),
 }
 TRAINERS = ("lightning.pytorch.Trainer", "lightning.Trainer", "pytorch_lightning.Trainer")
 TRAINER_PARTS = ("lightning.pytorch.strategies.", "lightning.pytorch.plugins.")
-BY_NAME = ("metrics",)  # groups of several nodes
+BY_NAME = ("metrics", "distance")  # groups of several nodes
 
 
 def refuse_foreign(config: dict[str, Any], groups: Sequence[str], path: object) -> None:

@@ -1,0 +1,72 @@
+"""``detector.json``, and ``detector.pt`` beside it: a detector that knows what normal samples look like to it."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from oboro.base.errors import UserError
+from oboro.base.json_text import json_text
+from oboro.base.torch_file import load
+from oboro.detection.calibration import Calibration
+from oboro.restore.foreign import refuse_foreign
+
+VERSION = 1
+# What decides the scores of a sample, and so is the file's and nobody else's once the threshold is fixed.
+FIXED = ("detector", "distance", "checkpoint", "schedule", "sampler", "guidance", "profile", "ema_std", "seed")
+FIXED += ("score", "top_share", "smoothing", "share", "normals", "data", "adapter_file", "adapter_scale", "controls")
+BUILT = ("detector", "distance", "schedule", "sampler", "guidance", "modality")
+
+
+def write_detector(
+    folder: Path,
+    config: DictConfig,
+    modality: Mapping[str, Any],
+    calibration: Calibration,
+    protocol: Mapping[str, Any],
+    state: Mapping[str, Tensor],
+) -> Path:
+    """The file, with all that ``read_detector`` needs."""
+    chosen = {key: OmegaConf.to_container(config, resolve=True)[key] for key in FIXED if key in config}
+    if chosen["checkpoint"] is not None:
+        chosen["checkpoint"] = str(Path(chosen["checkpoint"]).expanduser().resolve())
+    content = {
+        "version": VERSION,
+        "config": {**chosen, "modality": dict(modality)},
+        "calibration": calibration.plain(),
+        "protocol": dict(protocol),
+    }
+    path = folder / "detector.json"
+    if state:
+        torch.save(dict(state), folder / "detector.pt")
+    path.write_text(json_text(content, indent=2) + "\n")
+    return path
+
+
+def read_detector(path: str | Path) -> tuple[dict[str, Any], Calibration, dict[str, Any], dict[str, Tensor]]:
+    """Settings, calibration, protocol and what was learned. Raises ``UserError`` for what is no such file, or names
+    classes that are not trusted."""
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise UserError(f"there is no calibrated={path}; give the detector.json that `oboro detect` wrote.")
+    try:
+        content = json.loads(path.read_text())
+        if content["version"] != VERSION:
+            raise UserError(f"{path} is of version {content['version']} and this one reads {VERSION}; calibrate anew.")
+        settings, calibration = content["config"], Calibration.restored(content["calibration"])
+        protocol = content["protocol"]
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise UserError(f"{path} is damaged or no detector.json of `oboro detect`; calibrate anew.") from error
+    refuse_foreign(settings, [group for group in BUILT if settings.get(group)], path)
+    beside = path.with_name("detector.pt")
+    if not beside.is_file():
+        return settings, calibration, protocol, {}
+    try:
+        state = load(beside)
+    except Exception as error:  # whatever the unpickler trips over
+        raise UserError(f"{beside} is damaged; calibrate anew.") from error
+    return settings, calibration, protocol, state

@@ -1,0 +1,91 @@
+"""Reconstruction by a denoiser: noise is added up to a time, and taken away again."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Annotated
+
+import torch
+from annotated_types import Len
+from torch import Tensor
+
+from oboro.base.errors import UserError
+from oboro.base.ranges import Count, Share
+from oboro.base.seeding import derive_seed
+from oboro.detector.detector import Pictures, Reconstructing
+from oboro.distance import Distance
+from oboro.generate import walk
+from oboro.guidance import DDAD
+from oboro.measurement import NAME, Mask, Measured
+from oboro.modality import Modality
+from oboro.task import Generation, Task
+
+
+class PartialDiffusion(Reconstructing):
+    """x̂ = what the sampler makes of x_t0 = alpha x + sigma eps, for each t0 in ``times``, averaged over ``draws`` of
+    eps.
+
+    What differs from the training data less than the noise at t0 is lost and drawn anew as they are: AnoDDPM
+    (Wyatt et al. 2022, CVPR workshops, sec. 3) with one t0; Graham et al. 2023 (arXiv:2211.07740) with many, so that
+    nobody has to choose one. With ``sampler=ddim sampler.steps=1`` x̂ is D(x_t0, t0), a denoising error at several noise
+    levels at the cost of one evaluation each; of a network that was trained at one level alone, a denoising
+    autoencoder (Vincent et al. 2008). ``guidance=ddad`` draws x̂ towards the sample on the way (Mousakhan et al. 2023,
+    arXiv:2305.15956). The walk from t0 takes those of the sampler's steps that lie below it.
+    """
+
+    needs = "denoiser"
+
+    def __init__(
+        self,
+        distances: Mapping[str, Distance],
+        times: Annotated[Sequence[Share], Len(1)],
+        draws: Count = 1,
+    ):
+        super().__init__(distances)
+        self.times = list(times)
+        self.draws = draws
+        if min(self.times) <= 0:
+            raise UserError(
+                f"times={self.times} has no noise in it, so that nothing is reconstructed; set detector.times to "
+                "numbers above 0."
+            )
+
+    @property
+    def reconstructions(self) -> Sequence[str]:
+        return [f"t={t:g}" for t in self.times]
+
+    def check(self, task: Task | None, modality: Modality) -> None:
+        super().check(task, modality)
+        assert isinstance(task, Generation)
+        if task.guidance.measures and not isinstance(task.guidance, DDAD):
+            raise UserError(
+                f"{type(task.guidance).__name__} would give the sample itself back; choose guidance=ddad, or "
+                "guidance=unguided."
+            )
+        for t in self.times:
+            task.sampler.nodes(task.denoiser.schedule, t)
+
+    def reconstruct(self, task: Task | None, pictures: Pictures) -> Sequence[Sequence[Tensor]]:
+        assert isinstance(task, Generation)
+        x, cond, codec = pictures.x, pictures.cond, task.codec
+        if task.guidance.measures:
+            given = Measured(x, torch.zeros(len(x), device=x.device), Mask(torch.ones_like(x[:, :1], dtype=torch.bool)))
+            given = given if codec.latent_shape(tuple(x.shape[1:])) == x.shape[1:] else replace(given, decode=codec.decode)
+            cond = replace(cond, sampling={**cond.sampling, NAME: given})
+        z = codec.encode(x).float()
+
+        def made(start: float, draw: int) -> Tensor:
+            latents = walk(
+                task.denoiser,
+                task.guidance,
+                task.sampler,
+                ids=pictures.ids,
+                seed=derive_seed(pictures.seed, "reconstruction", draw),
+                cond=task.seen(cond),
+                latent_shape=tuple(z.shape[1:]),
+                device=z.device,
+                x=z,
+                start=start,
+            )
+            return codec.decode(latents).float()
+
+        return [[made(t, k) for k in range(self.draws)] for t in self.times]
