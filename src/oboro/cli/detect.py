@@ -26,8 +26,8 @@ from oboro.cli.sorting import sort_pictures
 from oboro.cli.unread import refuse_unread
 from oboro.data import DataModule
 from oboro.data.latents import module_digest
-from oboro.detection import Calibration, Inspection, Pooling, detection_report
-from oboro.detector import Detector
+from oboro.detection import Calibration, Pooling, detection_report
+from oboro.detector import Cost, Detector, Inspection
 from oboro.evaluate.data_check import check_data
 from oboro.evaluate.reconstruction import spread
 from oboro.modality import Modality
@@ -64,13 +64,12 @@ def detect(config: DictConfig) -> None:
     modality = modality_for(config, task, data)
     check_conditions(task)
     detector.check(task, modality)
-    detector.load(state)
+    if state:
+        detector.load(state)
     detector.to(fabric.device)
     pooling = Pooling(config.score, config.top_share, config.smoothing) if calibration is None else calibration.pooling
     chunk = 1 if config.follow else config.chunk
-    inspection = Inspection(
-        detector, task, modality, pooling, fabric.device, fabric.autocast, config.seed, chunk
-    )
+    inspection = Inspection(detector, task, modality, pooling, fabric.device, fabric.autocast, config.seed, chunk)
     with task.averaged(average(config)) if task is not None else nullcontext():
         if calibration is None:
             assert data is not None
@@ -117,7 +116,9 @@ def check_needs(config: DictConfig, detector: Detector) -> None:
     name = type(detector).__name__
     if detector.needs is None:
         if config.checkpoint is not None:
-            raise UserError(f"{name} looks at no model; leave checkpoint out and name data=..., or choose another detector.")
+            raise UserError(
+                f"{name} looks at no model; leave checkpoint out and name data=..., or choose another detector."
+            )
         return
     if config.checkpoint is None:
         kind = "task=autoencoder" if detector.needs == "reconstruction" else "task=diffusion"
@@ -219,12 +220,14 @@ def test(
     samples = anomalies(data)
     if config.n is not None:
         samples = samples.first(config.n)
-    inspection.cost.__init__()
+    inspection.cost = Cost()
     with bar("testing", len(samples)) as done:
         maps = inspection.maps(samples.samples, TESTED, done)
     scores, drawn = calibration.scores(maps), calibration.map(maps)
     known = {**protocol, "anomalies": settings_of(anomalies), "test_set": samples.fingerprint, "samples": len(samples)}
-    report = detection_report(samples, scores, drawn, calibration.threshold, known, inspection.cost, config.resamples)
+    report = detection_report(
+        samples, scores, drawn, calibration.threshold, known, inspection.cost.plain(), config.resamples
+    )
     folder = Path(config.output_dir)
     write_report(folder, report, samples, scores, drawn, calibration, inspection.modality)
     print_report(report, str(config.checkpoint or type(inspection.detector).__name__))

@@ -13,7 +13,8 @@ from oboro.base.counted import counted
 from oboro.base.errors import UserError, first_line
 from oboro.base.remark import remark
 from oboro.cli.edit import listed
-from oboro.detection import Calibration, Inspection
+from oboro.detection import Calibration
+from oboro.detector import Inspection
 from oboro.modality import Image
 from oboro.report.detection import overlay, shade
 
@@ -66,10 +67,9 @@ def sort_pictures(config: DictConfig, inspection: Inspection, calibration: Calib
             file.flush()
     of = sum(decisions.values())
     unread = f", {decisions[UNREADABLE]} cannot be read" if decisions[UNREADABLE] else ""
-    print(
-        f"{decisions[REJECTED]} of {counted(of, modality.noun)} rejected{unread}; {inspection.cost.milliseconds:.0f} ms "
-        f"and {inspection.cost.evaluations_per_sample:.4g} evaluations of the network for each; {folder / 'scores.csv'}"
-    )
+    cost = inspection.cost
+    each = f"{cost.milliseconds:.3g} ms and {cost.evaluations_per_sample:.4g} evaluations of the network each"
+    print(f"{decisions[REJECTED]} of {counted(of, modality.noun)} rejected{unread}; {each}; {folder / 'scores.csv'}")
 
 
 def arriving(config: DictConfig, inspection: Inspection):

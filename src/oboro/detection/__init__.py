@@ -1,6 +1,7 @@
 """How well scores and maps tell anomalous samples from normal ones: arrays in, numbers out."""
 
 from oboro.detection.bootstrap import Interval, bootstrap, bootstrap_mean, difference
+from oboro.detection.calibration import Calibration, Pool, Pooling
 from oboro.detection.measure import Measure
 from oboro.detection.ranking import (
     AUPRO,
@@ -14,6 +15,7 @@ from oboro.detection.ranking import (
     pixel_auroc,
     pixel_average_precision,
 )
+from oboro.detection.report import Report, detection_report
 from oboro.detection.threshold import F1, FalsePositiveRate, Recall, f1, false_positive_rate, recall, threshold
 
 __all__ = [
@@ -21,17 +23,22 @@ __all__ = [
     "AUROC",
     "F1",
     "AveragePrecision",
+    "Calibration",
     "FalsePositiveRate",
     "Interval",
     "Measure",
     "PixelAUROC",
     "PixelAveragePrecision",
+    "Pool",
+    "Pooling",
     "Recall",
+    "Report",
     "aupro",
     "auroc",
     "average_precision",
     "bootstrap",
     "bootstrap_mean",
+    "detection_report",
     "difference",
     "f1",
     "false_positive_rate",

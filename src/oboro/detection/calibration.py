@@ -19,9 +19,9 @@ PLACE_SHARE = 0.999  # of the places of normal samples that a drawn border leave
 
 @dataclass(frozen=True)
 class Pooling:
-    """How a map (B, K, ...) becomes numbers (B, K): ``smoothing``, the standard deviation in places of the Gaussian that
-    it is smoothed by; then the ``mean``, the ``max``, or the mean of the ``top_share`` largest places. Numbers (B, K)
-    stay."""
+    """How a map (B, K, ...) becomes numbers (B, K): ``smoothing``, the standard deviation in places of the Gaussian
+    that it is smoothed by; then the ``mean``, the ``max``, or the mean of the ``top_share`` largest places. Numbers
+    (B, K) stay."""
 
     score: Pool = "mean"
     top_share: float = 0.01

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from oboro.anomalies import GOOD, TestSet
 from oboro.detection.bootstrap import Interval, bootstrap
-from oboro.detection.inspection import Cost
 from oboro.detection.measure import Measure
 from oboro.detection.ranking import AUPRO, AUROC, AveragePrecision, PixelAUROC, PixelAveragePrecision
 from oboro.detection.threshold import F1, FalsePositiveRate, Recall
@@ -46,12 +45,12 @@ def detection_report(
     maps: Tensor | None,
     threshold: float,
     protocol: Mapping[str, Any],
-    cost: Cost,
+    cost: Mapping[str, float],
     resamples: int,
 ) -> Report:
     """Of ``scores`` (n,) and, where places are known to be anomalous, ``maps`` (n, ...). Intervals are bootstraps over
     images within each kind. F1, recall and false positive rate are those at ``threshold``, which the test has not
-    moved."""
+    moved. ``cost`` is that of a sample, ``milliseconds`` and ``evaluations`` of networks."""
     anomalous, kinds = test_set.anomalous.numpy(), np.array(test_set.kinds)
     s = scores.double().numpy()
 
@@ -78,5 +77,4 @@ def detection_report(
         auroc = bootstrap(AUROC(s[rows], anomalous[rows]), kinds[rows], resamples=resamples)
         recall = Recall(s[rows], anomalous[rows], threshold)()
         by_kind[kind] = {"samples": int((kinds == kind).sum()), "auroc": auroc, "recall": recall}
-    costs = {"milliseconds": cost.milliseconds, "evaluations": cost.evaluations_per_sample}
-    return Report(metrics, by_kind, costs, {**protocol, "threshold": threshold})
+    return Report(metrics, by_kind, cost, {**protocol, "threshold": threshold})

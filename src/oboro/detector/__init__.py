@@ -2,9 +2,20 @@
 
 from oboro.detector.autoencoding import Autoencoding
 from oboro.detector.detector import Detector, Pictures
+from oboro.detector.inspection import Cost, Inspection
 from oboro.detector.likelihood import Likelihood
 from oboro.detector.partial_diffusion import PartialDiffusion
 from oboro.detector.patch_core import PatchCore
 from oboro.detector.pca import PCA
 
-__all__ = ["PCA", "Autoencoding", "Detector", "Likelihood", "PartialDiffusion", "PatchCore", "Pictures"]
+__all__ = [
+    "PCA",
+    "Autoencoding",
+    "Cost",
+    "Detector",
+    "Inspection",
+    "Likelihood",
+    "PartialDiffusion",
+    "PatchCore",
+    "Pictures",
+]

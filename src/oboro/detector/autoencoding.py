@@ -1,18 +1,20 @@
 """Reconstruction by an autoencoder."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
+from oboro.base.errors import UserError
 from oboro.detector.detector import Pictures, Reconstructing
-from oboro.task import Task
-from oboro.task.reconstructs import reconstructed
+from oboro.modality import Modality
+from oboro.task import Autoencoder, Generation, Task
 
 
 class Autoencoding(Reconstructing):
-    """x̂ = decode(encode(x)), nothing drawn: what does not fit through the bottleneck is lost (An & Cho 2015; Bergmann
-    et al. 2018, arXiv:1807.02011, for maps). For checkpoints of task=autoencoder, and of networks that encode, such as
-    a VAE."""
+    """x̂ = decode(encode(x)), nothing drawn: what does not fit through the bottleneck is lost (Bergmann et al. 2019,
+    arXiv:1807.02011). For checkpoints of task=autoencoder, and of networks with a ``reconstruct`` of their own, such as
+    a VAE's."""
 
     needs = "reconstruction"
 
@@ -20,6 +22,18 @@ class Autoencoding(Reconstructing):
     def reconstructions(self) -> Sequence[str]:
         return [""]
 
+    def check(self, task: Task | None, modality: Modality) -> None:
+        super().check(task, modality)
+        if isinstance(task, Generation) and not hasattr(task.denoiser.network, "reconstruct"):
+            raise UserError(
+                f"{type(task.denoiser.network).__name__} has no bottleneck to reconstruct from; choose "
+                "detector=partial_diffusion, or a checkpoint of task=autoencoder."
+            )
+
     def reconstruct(self, task: Task | None, pictures: Pictures) -> Sequence[Sequence[Tensor]]:
-        assert task is not None
-        return [[reconstructed(task, pictures.x)]]
+        if isinstance(task, Autoencoder):
+            codec = task.autoencoder
+            return [[codec.decode(codec.encode(pictures.x)).float().clamp(-1, 1)]]
+        assert isinstance(task, Generation)
+        network: Any = task.denoiser.network
+        return [[network.reconstruct(pictures.x).float()]]

@@ -11,12 +11,14 @@ from torch import Tensor
 from oboro.base.errors import UserError
 from oboro.base.ranges import Count, Share
 from oboro.base.seeding import derive_seed
+from oboro.codec import Identity
 from oboro.detector.detector import Pictures, Reconstructing
 from oboro.distance import Distance
 from oboro.generate import walk
 from oboro.guidance import DDAD
 from oboro.measurement import NAME, Mask, Measured
 from oboro.modality import Modality
+from oboro.sampler import DDIM
 from oboro.task import Generation, Task
 
 
@@ -26,9 +28,9 @@ class PartialDiffusion(Reconstructing):
 
     What differs from the training data less than the noise at t0 is lost and drawn anew as they are: AnoDDPM
     (Wyatt et al. 2022, CVPR workshops, sec. 3) with one t0; Graham et al. 2023 (arXiv:2211.07740) with many, so that
-    nobody has to choose one. With ``sampler=ddim sampler.steps=1`` x̂ is D(x_t0, t0), a denoising error at several noise
-    levels at the cost of one evaluation each; of a network that was trained at one level alone, a denoising
-    autoencoder (Vincent et al. 2008). ``guidance=ddad`` draws x̂ towards the sample on the way (Mousakhan et al. 2023,
+    nobody has to choose one. Unless ``sampled`` x̂ is D(x_t0, t0), the denoising error at several noise levels at the
+    cost of one evaluation each; of a network that was trained at one level alone, a denoising autoencoder (Vincent et
+    al. 2008). ``guidance=ddad`` draws x̂ towards the sample on the way (Mousakhan et al. 2023,
     arXiv:2305.15956). The walk from t0 takes those of the sampler's steps that lie below it.
     """
 
@@ -39,10 +41,12 @@ class PartialDiffusion(Reconstructing):
         distances: Mapping[str, Distance],
         times: Annotated[Sequence[Share], Len(1)],
         draws: Count = 1,
+        sampled: bool = True,
     ):
         super().__init__(distances)
         self.times = list(times)
         self.draws = draws
+        self.sampled = sampled
         if min(self.times) <= 0:
             raise UserError(
                 f"times={self.times} has no noise in it, so that nothing is reconstructed; set detector.times to "
@@ -61,15 +65,17 @@ class PartialDiffusion(Reconstructing):
                 f"{type(task.guidance).__name__} would give the sample itself back; choose guidance=ddad, or "
                 "guidance=unguided."
             )
-        for t in self.times:
+        for t in self.times if self.sampled else ():
             task.sampler.nodes(task.denoiser.schedule, t)
 
     def reconstruct(self, task: Task | None, pictures: Pictures) -> Sequence[Sequence[Tensor]]:
         assert isinstance(task, Generation)
         x, cond, codec = pictures.x, pictures.cond, task.codec
         if task.guidance.measures:
-            given = Measured(x, torch.zeros(len(x), device=x.device), Mask(torch.ones_like(x[:, :1], dtype=torch.bool)))
-            given = given if codec.latent_shape(tuple(x.shape[1:])) == x.shape[1:] else replace(given, decode=codec.decode)
+            everywhere = Mask(torch.ones_like(x[:, :1], dtype=torch.bool))
+            given = Measured(x, torch.zeros(len(x), device=x.device), everywhere)
+            if not isinstance(codec, Identity):
+                given = replace(given, decode=codec.decode)
             cond = replace(cond, sampling={**cond.sampling, NAME: given})
         z = codec.encode(x).float()
 
@@ -77,7 +83,7 @@ class PartialDiffusion(Reconstructing):
             latents = walk(
                 task.denoiser,
                 task.guidance,
-                task.sampler,
+                task.sampler if self.sampled else DDIM(1),
                 ids=pictures.ids,
                 seed=derive_seed(pictures.seed, "reconstruction", draw),
                 cond=task.seen(cond),

@@ -9,8 +9,8 @@ from torch import Tensor
 from oboro.base.errors import UserError
 from oboro.base.ranges import Count, CountOrNone, Share
 from oboro.base.seeding import generator
-from oboro.detector.detector import Detector, Normals, Pictures
 from oboro.condition import Condition
+from oboro.detector.detector import Detector, Normals, Pictures
 from oboro.loss.features import Features
 from oboro.modality import Image, Modality
 from oboro.task import Generation, Task
@@ -44,7 +44,9 @@ class PatchCore(Detector):
         seed: CountOrNone = 0,
     ):
         if neighbourhood % 2 == 0:
-            raise UserError(f"a patch has a place in its middle; set detector.neighbourhood={neighbourhood} to an odd number.")
+            raise UserError(
+                f"a patch has a place in its middle; set detector.neighbourhood={neighbourhood} to an odd number."
+            )
         self.features = features
         self.layers = None if layers is None else list(layers)
         self.neighbourhood = neighbourhood
@@ -93,9 +95,7 @@ class PatchCore(Detector):
                 raise UserError(f"there are layers 0 to {len(maps) - 1}; set detector.layers to some of these.")
             maps = [maps[k] for k in self.layers]
         side, size = self.neighbourhood, maps[0].shape[-2:]
-        pooled = [
-            F.avg_pool2d(m.float(), side, stride=1, padding=side // 2, count_include_pad=False) for m in maps
-        ]
+        pooled = [F.avg_pool2d(m.float(), side, stride=1, padding=side // 2, count_include_pad=False) for m in maps]
         return torch.cat([F.interpolate(m, size, mode="bilinear", align_corners=False) for m in pooled], 1)
 
     @torch.no_grad()

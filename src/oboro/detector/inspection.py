@@ -12,7 +12,7 @@ from oboro.base.finite import check_finite
 from oboro.base.memory import Parts
 from oboro.condition import Condition
 from oboro.detection.calibration import Pooling
-from oboro.detector import Detector, Pictures
+from oboro.detector.detector import Detector, Pictures
 from oboro.evaluate.counting import counted
 from oboro.modality import Modality
 from oboro.task import Generation, Task
@@ -36,6 +36,9 @@ class Cost:
     @property
     def evaluations_per_sample(self) -> float:
         return self.evaluations / max(self.samples, 1)
+
+    def plain(self) -> dict[str, float]:
+        return {"milliseconds": self.milliseconds, "evaluations": self.evaluations_per_sample}
 
 
 class Inspection:
