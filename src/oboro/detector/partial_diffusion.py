@@ -16,15 +16,18 @@ from oboro.detector.detector import Pictures, Reconstructing
 from oboro.distance import Distance
 from oboro.generate import walk
 from oboro.guidance import DDAD
+from oboro.loss.noise import Gaussian, Noise
 from oboro.measurement import NAME, Mask, Measured
 from oboro.modality import Modality
 from oboro.sampler import DDIM
 from oboro.task import Generation, Task
 
+GAUSSIAN = Gaussian()
+
 
 class PartialDiffusion(Reconstructing):
     """x̂ = what the sampler makes of x_t0 = alpha x + sigma eps, for each t0 in ``times``, averaged over ``draws`` of
-    eps.
+    eps, of the kind that the model was trained with (``loss.noise``).
 
     What differs from the training data less than the noise at t0 is lost and drawn anew as they are: AnoDDPM
     (Wyatt et al. 2022, CVPR workshops, sec. 3) with one t0; Graham et al. 2023 (arXiv:2211.07740) with many, so that
@@ -65,6 +68,11 @@ class PartialDiffusion(Reconstructing):
                 f"{type(task.guidance).__name__} would give the sample itself back; choose guidance=ddad, or "
                 "guidance=unguided."
             )
+        if self.sampled and task.sampler.stochastic and not noise_of(task).gaussian:
+            raise UserError(
+                f"{type(task.sampler).__name__} as set draws normal numbers and the model has learned to remove "
+                f"{type(noise_of(task)).__name__} noise; choose sampler=ddim or another one without noise."
+            )
         for t in self.times if self.sampled else ():
             task.sampler.nodes(task.denoiser.schedule, t)
 
@@ -78,20 +86,28 @@ class PartialDiffusion(Reconstructing):
                 given = replace(given, decode=codec.decode)
             cond = replace(cond, sampling={**cond.sampling, NAME: given})
         z = codec.encode(x).float()
+        schedule = task.denoiser.schedule
 
         def made(start: float, draw: int) -> Tensor:
+            seed = derive_seed(pictures.seed, "reconstruction", draw)
+            eps = noise_of(task).of_samples(derive_seed(seed, "start"), pictures.ids, z)
             latents = walk(
                 task.denoiser,
                 task.guidance,
                 task.sampler if self.sampled else DDIM(1),
                 ids=pictures.ids,
-                seed=derive_seed(pictures.seed, "reconstruction", draw),
+                seed=seed,
                 cond=task.seen(cond),
                 latent_shape=tuple(z.shape[1:]),
                 device=z.device,
-                x=z,
+                x_t=schedule.add_noise(z, eps, torch.full((len(z),), start, device=z.device)),
                 start=start,
             )
             return codec.decode(latents).float()
 
         return [[made(t, k) for k in range(self.draws)] for t in self.times]
+
+
+def noise_of(task: Generation) -> Noise:
+    """What the model has learned to remove."""
+    return getattr(task.loss, "noise", GAUSSIAN)

@@ -10,12 +10,15 @@ from oboro.base.ranges import NonNegative
 from oboro.condition import Condition, Image
 from oboro.denoiser import Denoiser
 from oboro.loss.coupling import Coupling
+from oboro.loss.noise import Gaussian, Noise
 from oboro.loss.path import noised
 from oboro.loss.penalty import Penalty
 from oboro.loss.time import Level, TimeDistribution
 from oboro.loss.weighting import Weight
 from oboro.schedule import expand_as
 from oboro.teacher import Teacher
+
+GAUSSIAN = Gaussian()
 
 
 class Denoising(nn.Module):
@@ -30,6 +33,9 @@ class Denoising(nn.Module):
 
     ``input_perturbation`` is gamma of Ning et al. 2023 (arXiv:2301.11706, algorithm 1): x_t is made of eps + gamma xi,
     the target of the network still of (x, eps). For D that is the target x + c_skip sigma gamma xi.
+
+    ``noise`` other than Gaussian is for looking for anomalies: D is then no score, and what begins in normal numbers no
+    sample.
 
     ``region`` = hole takes D - x for 0 where the condition has the known pixels of a picture with a hole, which
     sampling puts back (Palette, arXiv:2111.05826, sec. 3). A sample without its picture counts as a whole.
@@ -53,6 +59,7 @@ class Denoising(nn.Module):
         offset_noise: NonNegative = 0.0,
         input_perturbation: NonNegative = 0.0,
         region: Literal["all", "hole"] = "all",
+        noise: Noise = GAUSSIAN,
     ):
         super().__init__()
         self.time = time
@@ -63,6 +70,7 @@ class Denoising(nn.Module):
         self.offset_noise = offset_noise
         self.input_perturbation = input_perturbation
         self.region = region
+        self.noise = noise
 
     def forward(
         self, denoiser: Denoiser, x: Tensor, cond: Condition, generator: torch.Generator, step: int = 0
@@ -72,7 +80,7 @@ class Denoising(nn.Module):
         In training mode ``time`` takes note of the losses.
         """
         u = rand(x.shape[:1], generator)
-        eps = randn(x.shape, generator).to(x)
+        eps = self.noise(x.shape, generator).to(x)
         if self.stratified:
             strata, count = randperm(len(x), generator)
             u = (strata + u) / count

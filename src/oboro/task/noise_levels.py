@@ -9,12 +9,14 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from oboro.base.errors import UserError
-from oboro.base.seeding import SampleNoise, low_discrepancy
+from oboro.base.seeding import low_discrepancy
 from oboro.data import DataModule
+from oboro.loss.noise import Gaussian
 from oboro.modality.modality import sizes
 from oboro.task.task import Task
 
 LEVELS = 4
+GAUSSIAN = Gaussian()
 MODELS = {1: "model=unet_1d", 2: "model=unet"}  # for samples with so many axes beside their channels
 
 
@@ -39,7 +41,8 @@ class NoiseLevels(Task):
     def measure(self, batch: dict[str, Tensor], x: Tensor) -> Tensor:
         index = batch["index"]
         u = low_discrepancy(index)
-        eps = SampleNoise(self.seed, (index + 2**32).tolist())(x)
+        noise = getattr(self.loss, "noise", GAUSSIAN)
+        eps = noise.of_samples(self.seed, (index + 2**32).tolist(), x)
         numbers = self.errors(batch, x, u.to(x), eps)
         level = (u * LEVELS).long().to(numbers.device)
         return torch.cat([numbers.float(), level.float()[:, None]], 1)
