@@ -75,8 +75,10 @@ class Calibration:
     def of(cls, maps: Tensor, pooling: Pooling, share: float) -> "Calibration":
         """From the smoothed maps (n, K, ...), or the numbers (n, K), of validation normals."""
         std, mean = torch.std_mean(pooling.numbers(maps).double(), 0)
-        places = maps.movedim(1, 0).flatten(1).double() if maps.ndim > 2 else torch.empty(0, 2)
-        of_places = (places.mean(1).tolist(), places.std(1).clamp(min=EPS).tolist())
+        of_places: tuple[list[float], list[float]] = ([], [])
+        if maps.ndim > 2:
+            place_std, place_mean = torch.std_mean(maps.movedim(1, 0).flatten(1).double(), 1)
+            of_places = place_mean.tolist(), place_std.clamp(min=EPS).tolist()
         known = (pooling, share, len(maps), mean.tolist(), std.clamp(min=EPS).tolist(), *of_places)
         first = cls(*known, 0.0, None)
         found = first.map(maps)
@@ -86,7 +88,8 @@ class Calibration:
     def scores(self, maps: Tensor) -> Tensor:
         """(B,) float64 of smoothed maps (B, K, ...), or numbers (B, K)."""
         numbers = self.pooling.numbers(maps).double()
-        return ((numbers - torch.tensor(self.mean)) / torch.tensor(self.std)).mean(1)
+        mean, std = (torch.tensor(values, dtype=torch.float64) for values in (self.mean, self.std))
+        return ((numbers - mean) / std).mean(1)
 
     def map(self, maps: Tensor) -> Tensor | None:
         """(B, ...) float32 of smoothed maps (B, K, ...); None of numbers."""
