@@ -1,4 +1,4 @@
-"""Laws of the detectors, on a network that is the exact denoiser of Gaussian data, and against other implementations."""
+"""Laws of the detectors, on the exact denoiser of Gaussian data, and against other implementations."""
 
 from math import sqrt
 

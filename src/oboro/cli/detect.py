@@ -45,7 +45,7 @@ WITH_CALIBRATED |= {"trust", "traceback", "overwrite", "output_dir", "hydra"}
 def detect(config: DictConfig) -> None:
     """Say what is anomalous among ``images``, or measure how well that is told on the test set ``anomalies``.
 
-    Writes ``detector.json``, the detector with its threshold, and of images ``scores.csv``, ``maps`` and ``overlays``;
+    Writes ``detector.yaml``, the detector with its threshold, and of images ``scores.csv``, ``maps`` and ``overlays``;
     of a test set ``detection.json``, ``scores.csv``, ``result.json`` and ``examples.png``.
     """
     state: Mapping[str, Tensor] = {}

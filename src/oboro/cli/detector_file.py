@@ -1,17 +1,17 @@
-"""``detector.json``, and ``detector.pt`` beside it: a detector that knows what normal samples look like to it."""
+"""``detector.yaml``, and ``detector.pt`` beside it: a detector that knows what normal samples look like to it."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from oboro.base.errors import UserError
-from oboro.base.json_text import json_text
 from oboro.base.torch_file import load
+from oboro.cli.settings import nothing
 from oboro.detection.calibration import Calibration
 from oboro.restore.foreign import refuse_foreign
 
@@ -19,7 +19,7 @@ VERSION = 1
 # What decides the scores of a sample, and so is the file's and nobody else's once the threshold is fixed.
 FIXED = ("detector", "distance", "checkpoint", "schedule", "sampler", "guidance", "profile", "ema_std", "seed")
 FIXED += ("score", "top_share", "smoothing", "share", "normals", "data", "adapter_file", "adapter_scale", "controls")
-BUILT = ("detector", "distance", "schedule", "sampler", "guidance", "modality")
+BUILT = ("data", "detector", "distance", "schedule", "sampler", "guidance", "modality")
 
 
 def write_detector(
@@ -31,8 +31,9 @@ def write_detector(
     state: Mapping[str, Tensor],
 ) -> Path:
     """The file, with all that ``read_detector`` needs."""
-    chosen = {key: OmegaConf.to_container(config, resolve=True)[key] for key in FIXED if key in config}
-    if chosen["checkpoint"] is not None:
+    composed = OmegaConf.to_container(config, resolve=True)
+    chosen = {key: composed[key] for key in FIXED if key in composed and not nothing(composed[key])}
+    if chosen.get("checkpoint") is not None:
         chosen["checkpoint"] = str(Path(chosen["checkpoint"]).expanduser().resolve())
     content = {
         "version": VERSION,
@@ -40,10 +41,10 @@ def write_detector(
         "calibration": calibration.plain(),
         "protocol": dict(protocol),
     }
-    path = folder / "detector.json"
+    path = folder / "detector.yaml"
     if state:
         torch.save(dict(state), folder / "detector.pt")
-    path.write_text(json_text(content, indent=2) + "\n")
+    path.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
     return path
 
 
@@ -52,15 +53,15 @@ def read_detector(path: str | Path) -> tuple[dict[str, Any], Calibration, dict[s
     classes that are not trusted."""
     path = Path(path).expanduser()
     if not path.is_file():
-        raise UserError(f"there is no calibrated={path}; give the detector.json that `oboro detect` wrote.")
+        raise UserError(f"there is no calibrated={path}; give the detector.yaml that `oboro detect` wrote.")
     try:
-        content = json.loads(path.read_text())
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
         if content["version"] != VERSION:
             raise UserError(f"{path} is of version {content['version']} and this one reads {VERSION}; calibrate anew.")
         settings, calibration = content["config"], Calibration.restored(content["calibration"])
         protocol = content["protocol"]
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise UserError(f"{path} is damaged or no detector.json of `oboro detect`; calibrate anew.") from error
+    except (yaml.YAMLError, ValueError, KeyError, TypeError, OSError) as error:
+        raise UserError(f"{path} is damaged or no detector.yaml of `oboro detect`; calibrate anew.") from error
     refuse_foreign(settings, [group for group in BUILT if settings.get(group)], path)
     beside = path.with_name("detector.pt")
     if not beside.is_file():

@@ -25,7 +25,7 @@ WRITES = {
     "sample": ("images", "series", "measured", "truth", "grid.png", "samples.npz", "previews.png"),
     "edit": ("images", "series", "grid.png"),
     "detect": (
-        *("detector.json", "detector.pt", "detection.json", "result.json", "scores.csv", "maps", "overlays"),
+        *("detector.yaml", "detector.pt", "detection.json", "result.json", "scores.csv", "maps", "overlays"),
         "examples.png",
     ),
     "evaluate": ("evaluation.json", "result.json", "samples.png", "closest_pairs.png"),

@@ -1,6 +1,7 @@
 """Pictures of a folder, sorted into what is accepted and what is not."""
 
 import csv
+import glob
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -60,8 +61,9 @@ def sort_pictures(config: DictConfig, inspection: Inspection, calibration: Calib
                 table.writerow(row)
                 if drawn and places is not None:
                     shaded = shade(places[k], calibration)
-                    shaded.save(folder / "maps" / f"{path.name}.png")
-                    overlay(modality, samples[k], places[k], calibration).save(folder / "overlays" / f"{path.name}.png")
+                    shaded.save(folder / "maps" / f"{name_of(path)}.png")
+                    over = overlay(modality, samples[k], places[k], calibration)
+                    over.save(folder / "overlays" / f"{name_of(path)}.png")
                 if config.follow:
                     print(", ".join((path.name, decision, f"score {scores[k]:.4g}")), flush=True)
             file.flush()
@@ -89,6 +91,11 @@ def arriving(config: DictConfig, inspection: Inspection):
         if time.monotonic() - last >= config.follow:
             return
         time.sleep(POLL)
+
+
+def name_of(path: Path) -> str:
+    """That of the file, with its suffix where another one beside it differs in that alone."""
+    return path.name if len(list(path.parent.glob(f"{glob.escape(path.stem)}.*"))) > 1 else path.stem
 
 
 def now(config: DictConfig, modality, place: Path) -> list[Path]:

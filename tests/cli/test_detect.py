@@ -1,0 +1,134 @@
+"""detect.py: what it decides does not depend on company, calibration comes back, and nothing of a test moves it."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+import runs
+
+COMMON = ("accelerator=cpu", "overwrite=true", "normals=12", "chunk=5")
+ERROR = ("detector=denoising_error", "detector.times=[0.2,0.5]")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Clothes, and one that has been scratched."""
+    folder = tmp_path_factory.mktemp("looked_at")
+    g = np.random.default_rng(0)
+    for k in range(7):
+        picture = np.zeros((28, 28), np.uint8)
+        picture[4:24, 6:22] = 120 + 10 * k
+        if k == 3:
+            picture[10:13, 2:26] = g.integers(256, size=(3, 24))
+        Image.fromarray(picture).save(folder / f"{k}.png")
+    return folder
+
+
+def detect(folder, *arguments: str) -> runs.Run:
+    folder.mkdir(parents=True, exist_ok=True)
+    return runs.call("detect.py", *runs.outputs(folder, *COMMON, *arguments), cwd=folder)
+
+
+def table(folder: Path) -> dict[str, dict[str, str]]:
+    with (folder / "scores.csv").open() as file:
+        return {row["name"]: row for row in csv.DictReader(file)}
+
+
+def scores(folder: Path) -> dict[str, float]:
+    return {name: float(row["score"]) for name, row in table(folder).items() if row["score"]}
+
+
+def test_pictures_are_sorted_the_same_in_any_company_and_by_a_stored_detector(checkpoint, pictures, tmp_path):
+    model = f"checkpoint={checkpoint}"
+    run = runs.succeeded(detect(tmp_path / "a", model, *ERROR, f"images={pictures}"))
+    found, content = scores(tmp_path / "a"), yaml.safe_load((tmp_path / "a" / "detector.yaml").read_text())
+    assert len(found) == 7 and "2 evaluations of the network each" in run.stdout
+    threshold = content["calibration"]["threshold"]
+    assert {n: row["decision"] for n, row in table(tmp_path / "a").items()} == {
+        name: "rejected" if score > threshold else "accepted" for name, score in found.items()
+    }
+    runs.succeeded(detect(tmp_path / "b", model, *ERROR, f"images={pictures}", "chunk=7"))
+    assert scores(tmp_path / "b") == pytest.approx(found, rel=1e-4)
+    stored = f"calibrated={tmp_path / 'a' / 'detector.yaml'}"
+    runs.succeeded(detect_stored(tmp_path / "c", stored, f"images={pictures}"))
+    assert scores(tmp_path / "c") == pytest.approx(found, rel=1e-4)
+    for kind in ("maps", "overlays"):
+        assert sorted(p.stem for p in (tmp_path / "a" / kind).iterdir()) == [str(k) for k in range(7)]
+    assert Image.open(tmp_path / "a" / "maps" / "3.png").size == (28, 28)
+
+
+def detect_stored(folder, *arguments: str) -> runs.Run:
+    folder.mkdir(parents=True, exist_ok=True)
+    given = ("accelerator=cpu", "overwrite=true", "chunk=5")
+    return runs.call("detect.py", *runs.outputs(folder, *given, *arguments), cwd=folder)
+
+
+def test_a_stored_detector_that_has_learned_needs_neither_model_nor_data(pictures, tmp_path):
+    data = ("data=fashion_mnist_10k", f"data.cache_dir={runs.cache_dir()}", "data.validation=24")
+    runs.succeeded(detect(tmp_path / "a", "detector=pca", "detector.components=9", *data, f"images={pictures}"))
+    stored = f"calibrated={tmp_path / 'a' / 'detector.yaml'}"
+    runs.succeeded(detect_stored(tmp_path / "b", stored, f"images={pictures}"))
+    assert scores(tmp_path / "b") == scores(tmp_path / "a")
+    refused = detect_stored(tmp_path / "c", stored, f"images={pictures}", "share=0.5")
+    assert refused.status == 1 and "share means nothing" in refused.stderr
+    (tmp_path / "a" / "detector.pt").write_bytes(b"PK")
+    refused = detect_stored(tmp_path / "c", stored, f"images={pictures}")
+    assert refused.status == 1 and "calibrate anew" in refused.stderr
+
+
+def test_a_picture_that_cannot_be_read_ends_nothing(pictures, tmp_path):
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    (folder / "a.png").write_bytes((pictures / "1.png").read_bytes())
+    (folder / "b.png").write_bytes(b"no picture")
+    data = ("data=fashion_mnist_10k", f"data.cache_dir={runs.cache_dir()}", "data.validation=24")
+    run = runs.succeeded(detect(tmp_path / "out", "detector=pca", *data, f"images={folder}"))
+    rows = table(tmp_path / "out")
+    assert rows["b.png"]["decision"] == "unreadable" and rows["a.png"]["score"]
+    assert "1 cannot be read" in run.stdout and "b.png is left out" in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    {
+        "no model": (("detector=partial_diffusion", "data=fashion_mnist_10k"), ["checkpoint="]),
+        "no data": (("detector=pca",), ["data="]),
+        "a model that is not read": (("detector=pca", "checkpoint={checkpoint}"), ["leave checkpoint out"]),
+        "no bottleneck": (("detector=autoencoding", "checkpoint={checkpoint}"), ["bottleneck"]),
+        "both": (("checkpoint={checkpoint}", "images=x", "anomalies=flipped"), ["one of the two"]),
+        "no noise": (("checkpoint={checkpoint}", "detector.times=[0.0]"), ["above 0"]),
+        "no such file": (("checkpoint={checkpoint}", "images=nowhere", *ERROR), ["nowhere"]),
+        "nothing held out": (("checkpoint={checkpoint}", "data.validation=0"), ["data.validation=0.1"]),
+    }.values(),
+)
+def test_mistakes_are_named_with_the_remedy(checkpoint, tmp_path, arguments, words):
+    run = detect(tmp_path, *(argument.format(checkpoint=checkpoint) for argument in arguments))
+    assert run.status == 1 and all(word in run.stderr for word in words), run.stderr
+    assert len(run.stderr.strip().splitlines()) == 1, run.stderr
+
+
+def test_the_threshold_is_fixed_before_the_test_and_its_numbers_are_those_of_the_file(checkpoint, tmp_path):
+    common = (f"checkpoint={checkpoint}", *ERROR, "data.test=20", "resamples=50")
+    runs.succeeded(detect(tmp_path / "flipped", *common, "anomalies=flipped"))
+    runs.succeeded(detect(tmp_path / "defects", *common, "anomalies=defects"))
+    flipped, defects = (yaml.safe_load((tmp_path / n / "detector.yaml").read_text()) for n in ("flipped", "defects"))
+    assert flipped["calibration"] == defects["calibration"]
+    report = json.loads((tmp_path / "defects" / "detection.json").read_text())
+    rows = table(tmp_path / "defects").values()
+    rejected = [(int(row["anomalous"]), int(row["rejected"])) for row in rows]
+    assert report["protocol"]["threshold"] == defects["calibration"]["threshold"]
+    assert report["metrics"]["recall"]["value"] == pytest.approx(np.mean([r for a, r in rejected if a]))
+    assert report["metrics"]["fpr"]["value"] == pytest.approx(np.mean([r for a, r in rejected if not a]))
+    assert {"pixel_auroc", "aupro_0.3"} <= set(report["metrics"])
+    assert (tmp_path / "defects" / "examples.png").exists()
+    again = detect_stored(
+        tmp_path / "again", f"calibrated={tmp_path / 'defects' / 'detector.yaml'}", "anomalies=defects", "resamples=50"
+    )
+    assert runs.succeeded(again)
+    stored = json.loads((tmp_path / "again" / "detection.json").read_text())
+    assert stored["metrics"] == report["metrics"]
