@@ -194,7 +194,7 @@ def choosing(group: str, name: str) -> list[str]:
         needs[f"{group}={name}"] = [f"codec.path={learned_by('autoencoder')}"]
     if f"{group}={name}" in ("conditioner=text", "data=dreambooth", "experiment=ldm_fashion_text"):
         needs.setdefault(f"{group}={name}", []).append(f"conditioner.encoder.path={learned_by('clip')}")
-    if f"{group}={name}" in ("model=controlnet", "experiment=control_edges_fashion"):
+    if f"{group}={name}" in ("model=controlnet", "model=t2i_adapter", "experiment=control_edges_fashion"):
         # Of a run the condition comes with the path.
         needs[f"{group}={name}"] = [f"model.base.path={learned_by('diffusion')}", "conditioner=control"]
     if f"{group}={name}" in ("conditioner=joint", "conditioner=joint_text_image", "conditioner=joint_edit"):

@@ -32,7 +32,7 @@ from oboro.loss.perceptual import Fashion, Zero
 from oboro.loss.time import Uniform
 from oboro.loss.weighting import MinSNR
 from oboro.measurement import Mask, Measured
-from oboro.model import ControlNet
+from oboro.model import ControlNet, T2IAdapter
 from oboro.parameterization import EDM
 from oboro.sampler import DDIM, Adaptive, Heun
 from oboro.schedule import VP, expand_as
@@ -93,9 +93,9 @@ NETWORKS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
 
 def network(group: str, name: str) -> nn.Module:
     """The option, without memory; in training mode. Of a ControlNet that on a small network."""
-    if name == "controlnet":
+    if name in (kinds := {"controlnet": ControlNet, "t2i_adapter": T2IAdapter}):
         with torch.device("meta"):
-            return ControlNet(network(group, "unet_tiny"), READ["data.channels"])
+            return kinds[name](network(group, "unet_tiny"), READ["data.channels"])
     values = [f"+{key}={value}" for key, value in READ.items() if not key.startswith(f"{group}.")]
     with initialize_config_dir(str(CONF), version_base="1.3"), torch.device("meta"):
         return instantiate(compose(overrides=[f"+{group}={name}", *values, *OWN.get(name, [])])[group], _convert_="all")

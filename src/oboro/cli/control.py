@@ -10,7 +10,7 @@ from oboro.base.counted import counted
 from oboro.base.errors import UserError
 from oboro.conditioner import Control, Joint
 from oboro.conditioner.control import times
-from oboro.model import ControlNet
+from oboro.model import Controlled
 from oboro.restore.checkpoint import check_kind, load_checkpoint
 from oboro.restore.rebuild import averaged, build_task
 from oboro.task import Generation
@@ -29,7 +29,7 @@ def control(config: DictConfig, task: Generation) -> None:
         if config[key] is not None and not singles:
             raise UserError(
                 f"{key} is for a ControlNet and the checkpoint has none; give one that was trained with "
-                "model=controlnet."
+                "model=controlnet or model=t2i_adapter."
             )
     strengths, intervals = as_list(config.control_strength), as_list(config.control_interval)
     if intervals and not isinstance(intervals[0], list):
@@ -62,8 +62,10 @@ def add(task: Generation, path: str, profile: str | None) -> None:
     averaged(other, path, profile)
     here, there = task.denoiser.network, other.denoiser.network
     for network, name in ((here, "checkpoint"), (there, f"controls={path}")):
-        if not isinstance(network, ControlNet):
-            raise UserError(f"{name} has no ControlNet; give one that was trained with model=controlnet.")
+        if not isinstance(network, Controlled):
+            raise UserError(
+                f"{name} has no ControlNet; give one that was trained with model=controlnet or t2i_adapter."
+            )
     if not alike(here.base, there.base):
         raise UserError(f"the ControlNet of {path} is for another base; add those of one base alone.")
     count = len(here.branches)

@@ -7,11 +7,13 @@ images without noise, and texts.
 
 from oboro.model.clip import CLIP, TextTower
 from oboro.model.clip_text import CLIPText
+from oboro.model.controlled import Controlled
 from oboro.model.controlnet import ControlNet
 from oboro.model.dit import DiT
 from oboro.model.edm2_unet import EDM2UNet
 from oboro.model.ldm_unet import EmptyText, GroupNormSettings, LDMAttention, LDMUNet, StepIndex
 from oboro.model.song_unet import SongUNet
+from oboro.model.t2i_adapter import T2IAdapter
 from oboro.model.t5_text import T5Text
 from oboro.model.tokenizer import Tokenizer
 from oboro.model.unet import UNet
@@ -22,6 +24,7 @@ __all__ = [
     "CLIP",
     "CLIPText",
     "ControlNet",
+    "Controlled",
     "ConvTower",
     "DiT",
     "EDM2UNet",
@@ -31,6 +34,7 @@ __all__ = [
     "LDMUNet",
     "SongUNet",
     "StepIndex",
+    "T2IAdapter",
     "T5Text",
     "TextTower",
     "Tokenizer",

@@ -1,22 +1,20 @@
-"""Control of a trained network by a picture: ControlNet."""
+"""Control of a trained network by a copy of its encoder: ControlNet."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Self
 
-import torch
 from torch import Tensor, nn
 
 from oboro.base.counted import counted
 from oboro.base.errors import UserError
 from oboro.base.ranges import Width, Widths
-from oboro.condition import Control, Signal, Signals
+from oboro.condition import Signals
+from oboro.model.controlled import Added, Branch, Controlled
 from oboro.model.dit import DiT
-from oboro.model.layers import conv, over_space, run, zero
+from oboro.model.layers import conv, run, zero
 from oboro.model.unet_skeleton import UNetSkeleton
 
-HOLE = -3.0  # of unknown pixels: -1 where black is 0 and white 1, as published networks for inpainting have it
 WIDTHS = (16, 32, 96, 256)  # of the published ControlNets, for latents at an eighth of the resolution
 
 
@@ -62,35 +60,28 @@ def published_widths(factor: int) -> list[int]:
     return [*WIDTHS, *[WIDTHS[-1]] * halvings][: halvings + 1]
 
 
-class Branch(nn.Module, ABC):
-    """What is trained of a ControlNet: ``copy``, a copy of the encoder of its base, ``hint`` and zero layers.
-
-    (x, c_noise, signals) ↦ what is added to the base (``residuals`` of its ``forward``), for the picture ``signal``:
-    times its strength, and nothing for samples without it.
-    """
-
-    in_parts = True  # ranks gather its stages one by one (oboro.base.shards)
+class CopyBranch(Branch):
+    """What is trained of a ControlNet: ``copy``, a copy of the encoder of its base, ``hint`` and zero layers."""
 
     def __init__(self, base: UNetSkeleton | DiT, signal: str, hint: HintEmbedding):
-        super().__init__()
-        self.signal = signal
+        super().__init__(signal)
         self.copy = base.encoder().requires_grad_(True).train()
         self.copy.in_parts = True
         self.hint = hint
 
-    def forward(self, x: Tensor, c_noise: Tensor, signals: Signals) -> list[Tensor]:
-        control = signals[self.signal]
-        assert isinstance(control, Control)
-        scale = control.strength.to(x) * control.known.view(len(x), -1).any(1).to(x)
-        picture = torch.where(control.known, control.x, HOLE) if control.has_hole else control.x
-        return [r * over_space(scale[:, None], r) for r in self.residuals(x, c_noise, signals, picture.to(x))]
+    def begin(self, base: nn.Module) -> None:
+        names = self.copy.state_dict()
+        self.copy.load_state_dict({name: w for name, w in base.state_dict().items() if name in names})
+
+    def added(self, x: Tensor, c_noise: Tensor, signals: Signals, picture: Tensor) -> Added:
+        return Added(self.residuals(x, c_noise, signals, picture), {})
 
     @abstractmethod
     def residuals(self, x: Tensor, c_noise: Tensor, signals: Signals, picture: Tensor) -> list[Tensor]:
-        """Those of strength 1."""
+        """What the way up sees, or the blocks behind."""
 
 
-class UNetBranch(Branch):
+class UNetBranch(CopyBranch):
     """z_i(skip_i) and z_m(middle) of the copy, whose first activation has the embedding of the picture added.
 
     z are 1×1 convolutions that start at zero, as does the last layer of the embedding (arXiv:2302.05543, eq. 2 to 4).
@@ -111,7 +102,7 @@ class UNetBranch(Branch):
         return [z(s) for z, s in zip(self.zeros, [*skips, h], strict=True)]
 
 
-class DiTBranch(Branch):
+class DiTBranch(CopyBranch):
     """z_i(h_i) of the first half of the blocks, copied, with the embedding of the picture added to the tokens.
 
     z are linear layers that start at zero, as does the last layer of the embedding: ControlNet-Transformer of
@@ -150,18 +141,13 @@ def check_as_large(embedded: Tensor, x: Tensor, picture: Tensor) -> None:
 BRANCHES: Mapping[type[nn.Module], type[UNetBranch] | type[DiTBranch]] = {UNetSkeleton: UNetBranch, DiT: DiTBranch}
 
 
-class ControlNet(nn.Module):
+class ControlNet(Controlled):
     """F(x, c_noise, signals) = base(x, c_noise, signals, residuals of the branches): Zhang et al. 2023
     (arXiv:2302.05543).
 
-    ``base``, any U-Net of ours or a DiT, is frozen. A branch, a copy of its encoder that also sees a picture, is
-    trained. At first its residuals are zero and F is the base, bit for bit; so it is for samples without a picture, at
-    strength 0 and without the signal. The picture is the signal ``control``, ``condition.Control``, with
+    ``base`` is any U-Net of ours or a DiT, and the branch a copy of its encoder that also sees the picture, with
     ``hint_channels`` channels and ``hint_factor`` times as long along each axis as x: the factor of a codec.
     ``hint_widths`` are those of ``HintEmbedding``, by default the published ones.
-
-    Sampling may have several branches, whose residuals are added up, each with a picture of its own (``add``).
-    With ``checkpointing`` stages of base and copy are computed again in the backward pass.
 
     Raises ``UserError`` for a base of another kind.
     """
@@ -174,7 +160,6 @@ class ControlNet(nn.Module):
         hint_widths: Widths | None = None,
         checkpointing: bool = False,
     ):
-        super().__init__()
         kind = next((kind for cls, kind in BRANCHES.items() if isinstance(base, cls)), None)
         if kind is None:
             raise UserError(
@@ -182,42 +167,8 @@ class ControlNet(nn.Module):
                 "U-Net or a DiT, without a ControlNet (several are added up when samples are drawn)."
             )
         widths = list(hint_widths or published_widths(hint_factor))
-        self.base = base.requires_grad_(False).eval()
         hint = HintEmbedding(hint_channels, hint_factor, widths, base.dims)
-        self.branches = nn.ModuleList([kind(base, "control", hint, widths[-1])])
+        branch = kind(base, "control", hint, widths[-1])
+        super().__init__(base, branch, checkpointing)
         if checkpointing:
-            base.checkpointing = self.branches[0].copy.checkpointing = True
-        self.dims, self.min_size = base.dims, base.min_size
-        self.image_channels = getattr(base, "image_channels", 0)
-
-    @property
-    def reads(self) -> dict[str, type[Signal]]:
-        return {**self.base.reads, **{branch.signal: Control for branch in self.branches}}
-
-    @property
-    def frozen(self) -> Mapping[str, nn.Module]:
-        """Parts that came trained and stay as they are, by their names."""
-        return {"base": self.base}
-
-    def begin(self) -> None:
-        """The copy takes the weights of the base, after these were loaded."""
-        for branch in self.branches:
-            names = branch.copy.state_dict()
-            branch.copy.load_state_dict({name: w for name, w in self.base.state_dict().items() if name in names})
-
-    def add(self, branch: Branch, signal: str) -> None:
-        """``branch`` of another ControlNet on the same base acts beside those that are here, for the picture
-        ``signal``."""
-        branch.signal = signal
-        self.branches.append(branch)
-
-    def train(self, mode: bool = True) -> Self:
-        """The base stays in evaluation mode."""
-        super().train(mode)
-        self.base.eval()
-        return self
-
-    def forward(self, x: Tensor, c_noise: Tensor, signals: Signals) -> Tensor:
-        """Raises ``UserError`` for a picture of another size."""
-        found = [branch(x, c_noise, signals) for branch in self.branches if branch.signal in signals]
-        return self.base(x, c_noise, signals, [sum(same[1:], same[0]) for same in zip(*found, strict=True)])
+            branch.copy.checkpointing = True

@@ -191,12 +191,24 @@ class UNetSkeleton(EncoderHalf):
                 h = run(stage, h, *arguments, recompute=self.checkpointing)
         return self.leave(h)
 
-    def forward(self, x: Tensor, c_noise: Tensor, signals: Signals, residuals: Sequence[Tensor] = ()) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        c_noise: Tensor,
+        signals: Signals,
+        residuals: Sequence[Tensor] = (),
+        features: Mapping[int, Tensor] = NOTHING,
+    ) -> Tensor:
         """``residuals``, if any, are added to what the way up sees: one for each skip, first to last, and one for the
-        middle (a ControlNet's, arXiv:2302.05543, sec. 3.2). Raises ``ValueError`` for a size that cannot be halved."""
+        middle (a ControlNet's, arXiv:2302.05543, sec. 3.2). ``features``[i] is added to skip i before the rest of the
+        way down sees it (a T2I-Adapter's, arXiv:2302.08453, eq. 2). Raises ``ValueError`` for a size that cannot be
+        halved."""
         check_size(x, self.min_size, self.dims)
         arguments = self.arguments(c_noise, signals)
-        h, skips = self.encode(x, arguments, self.beside(x, signals))
+        added = dict(self.beside(x, signals))
+        for i, feature in features.items():
+            added[i] = added[i] + feature if i in added else feature
+        h, skips = self.encode(x, arguments, added)
         if residuals:
             *skips, h = (a + b for a, b in zip([*skips, h], residuals, strict=True))
         return self.decode(h, skips, arguments)
