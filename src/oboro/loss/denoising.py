@@ -12,7 +12,7 @@ from oboro.denoiser import Denoiser
 from oboro.loss.coupling import Coupling
 from oboro.loss.path import noised
 from oboro.loss.penalty import Penalty
-from oboro.loss.time import Level, TimeDistribution
+from oboro.loss.time import Fixed, Level, TimeDistribution
 from oboro.loss.weighting import Weight
 from oboro.schedule import expand_as
 from oboro.teacher import Teacher
@@ -63,6 +63,11 @@ class Denoising(nn.Module):
         self.offset_noise = offset_noise
         self.input_perturbation = input_perturbation
         self.region = region
+
+    @property
+    def teaches_time(self) -> float | None:
+        """The one noise level that it teaches; None where there are more."""
+        return self.time.t if isinstance(self.time, Fixed) else None
 
     def forward(
         self, denoiser: Denoiser, x: Tensor, cond: Condition, generator: torch.Generator, step: int = 0
