@@ -54,7 +54,9 @@ GRIDS = configured("sampler/grid", without=("sigmas", "times"))  # lists of one'
 GRIDS |= {"sigmas": Sigmas([80, 1, 0.01]), "times": Times([1.0, 0.4, 0.0])}
 ADAPTIVE = {"adaptive"}  # chooses its steps: no fixed number of evaluations, no order in it
 MEASURING = {"repaint", "ddnm_plus"}  # these draw samples of a measurement
-SAMPLERS = {name: sampler for name, sampler in configured("sampler").items() if name not in ADAPTIVE | MEASURING}
+CHAINS = {"walk_back"}  # stays at one noise level: no solver of a flow
+OTHERS = ADAPTIVE | MEASURING | CHAINS
+SAMPLERS = {name: sampler for name, sampler in configured("sampler").items() if name not in OTHERS}
 JUMPS = {"ddim_consistency"}  # takes x̂0 for the end of the flow and not for a mean
 ODE_SAMPLERS = {name: sampler for name, sampler in SAMPLERS.items() if not sampler.stochastic}
 STOCHASTIC = {name for name, sampler in SAMPLERS.items() if sampler.stochastic}

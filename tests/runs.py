@@ -63,6 +63,11 @@ CLASSIFICATION = "task=classification"
 CLIP = "task=clip"
 SMALL_CLIP = ("model.image.channels=[8,8]", "model.text.dim=8", "model.text.depth=1", "model.text.vocab_size=300")
 AUTOENCODER = "task=autoencoder"
+GENERATOR = ("model.width=8", "model.channel_mult=[1,2]", "model.latent=5")
+DISCRIMINATOR = ("loss.discriminator.width=8", "loss.discriminator.channel_mult=[1,2]")
+GAN = "task=gan"
+VAE = "loss=variational"
+DENOISING_AUTOENCODER = "task=denoising_autoencoder"
 CALLBACKS = ("callbacks.sample_metrics.n=20", "callbacks.sample_metrics.chunk=8", "callbacks.sample_grid.n=10")
 STATISTICS = "callbacks.latent_statistics.n=100"
 NO_EVALUATION = "callbacks=[checkpoints]"
@@ -185,6 +190,9 @@ def toy(*overrides: str) -> list[str]:
         CLASSIFICATION: (NETWORK, ""),
         CLIP: (SMALL_CLIP, ""),
         AUTOENCODER: (CODEC, "latent_statistics"),
+        GAN: ((*GENERATOR, *DISCRIMINATOR), "sample_metrics,sample_grid"),
+        VAE: (GENERATOR, "sample_metrics,sample_grid"),
+        DENOISING_AUTOENCODER: ((*NETWORK, "sampler.steps=3"), "sample_metrics,sample_grid"),
     }
     small, shown = next(
         (v for k, v in usual.items() if k in overrides), ((*NETWORK, *DRAWS), "sample_metrics,sample_grid")

@@ -64,6 +64,7 @@ FAMILIES = {
 FOLDER = TemporaryDirectory(prefix="oboro-tests-")
 CLASSLESS = ("experiment", "debug", "hparams_search")  # these change a run; the others configure one class each
 OF_AUTOENCODERS = ("loss/perceptual", "loss/discriminator")  # groups that task=autoencoder has
+OF_GANS = ("loss=gan", "loss/discriminator=dcgan", "loss/discriminator=dcgan_small", "model=dcgan", "model=dcgan_small")
 OF_SAMPLES = ("edit", "measurement")  # groups that sampling, editing and evaluation alone have
 DISTILLED = ("task=distillation", "loss=dmd2", "loss=sid", "loss=add")  # options that have a teacher, and their task
 DISTILLED += ("experiment=dmd2_cifar10", "experiment=dmd2_fashion")
@@ -221,6 +222,10 @@ def choosing(group: str, name: str) -> list[str]:
         return ["loss=consistency", f"{group}={name}"]
     if group == "teacher":
         return [f"+{group}={name}", f"teacher.path={learned_by('diffusion')}"]
+    if f"{group}={name}" in OF_GANS:
+        return ["task=gan", f"{group}={name}"]
+    if f"{group}={name}" in ("loss=variational", "model=vae"):
+        return ["loss=variational", *["model=vae"] * (group == "model")]
     if group in OF_AUTOENCODERS or f"{group}={name}".startswith("loss=reconstruction"):
         return ["task=autoencoder", f"{group}={name}"]
     added = "+" * (group in OF_SAMPLES)  # training has none

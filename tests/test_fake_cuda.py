@@ -25,17 +25,31 @@ from oboro.codec import Autoencoder
 from oboro.condition import Condition, Control, Label, Text, kinds_read
 from oboro.denoiser import Denoiser
 from oboro.guidance import Autoguidance, Classifier, ClassifierFree, PerCondition, Unguided
-from oboro.loss import ADD, DMD2, Contrastive, CrossEntropy, Denoising, Hybrid, Reconstruction, SiD, SigLIP, features
+from oboro.loss import (
+    ADD,
+    DMD2,
+    GAN,
+    Contrastive,
+    CrossEntropy,
+    Denoising,
+    Hybrid,
+    Reconstruction,
+    SiD,
+    SigLIP,
+    Variational,
+    features,
+)
+from oboro.loss import discriminator as discriminators
 from oboro.loss.discriminator import Patch
 from oboro.loss.penalty import Squared
 from oboro.loss.perceptual import Fashion, Zero
 from oboro.loss.time import Uniform
 from oboro.loss.weighting import MinSNR
 from oboro.measurement import Mask, Measured
-from oboro.model import ControlNet, T2IAdapter
-from oboro.parameterization import EDM
-from oboro.sampler import DDIM, Adaptive, Heun
-from oboro.schedule import VP, expand_as
+from oboro.model import DCGAN, VAE, ControlNet, T2IAdapter
+from oboro.parameterization import EDM, X0
+from oboro.sampler import DDIM, Adaptive, Heun, WalkBack
+from oboro.schedule import VP, Linear, expand_as
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # of torch, about CUDA that is not there
 
@@ -74,7 +88,7 @@ def labels(cuda) -> Condition:
 # --- networks
 
 READ = {"conditioner.num_classes": 10, "conditioner.text_dim": 16, "conditioner.pooled_dim": 8}
-READ |= {"data.num_classes": 10, "data.channels": 3, "codec.channels": 3}
+READ |= {"data.num_classes": 10, "data.channels": 3, "data.resolution": 32, "codec.channels": 3}
 OWN = {"ldm_unet_text": ["model.empty_text=null", "model.num_classes=0"]}  # a published file has it
 LARGE = {
     "clip",
@@ -163,7 +177,7 @@ GUIDANCE |= {"autoguidance": Autoguidance(DENOISER), "classifier": Classifier(No
 WEIGHTS_OF_GUIDANCE = configured("guidance/weight")
 GUIDANCE |= {"per_condition": PerCondition({"label": 2.0})}
 GUIDANCE |= {f"{name} weight": ClassifierFree(2.0, w) for name, w in WEIGHTS_OF_GUIDANCE.items()}
-SOLVERS = {**SAMPLERS, **{name: Adaptive() for name in ADAPTIVE}}
+SOLVERS = {**SAMPLERS, **{name: Adaptive() for name in ADAPTIVE}, "walk_back": WalkBack()}
 
 # What waits for a value of the device, and why.
 WAITING_SAMPLERS = {"adaptive": "the length of the next step, and whether there is one, follow from the error"}
@@ -307,6 +321,21 @@ def test_the_losses_of_students_stay_on_the_device(cuda):
             terms = loss.to("cuda")(DENOISER, DDIM(2, float("inf")), x, cond, g, True)
             out = [terms.objective, loss.at_quantile(DENOISER, x, cond, cuda(3), x)]
         assert on_cuda(*out, *terms.numbers.values())
+
+
+def test_the_losses_of_generators_stay_on_the_device(cuda):
+    shape = {"size": 8, "width": 8, "channel_mult": (1, 2), "num_classes": 10}
+    with torch.device("meta"):
+        networks = [kind(1, latent=4, **shape) for kind in (DCGAN, VAE)]
+        losses = [GAN(discriminators.DCGAN(1, **shape)), Variational()]
+    with FakeCUDA():
+        generator, vae = (Denoiser(network.to_empty(device="cuda"), Linear(), X0()) for network in networks)
+        game, bound = (loss.to_empty(device="cuda") for loss in losses)
+        x, cond, g = cuda(3, 1, 8, 8), labels(cuda), torch.Generator().manual_seed(0)
+        terms = game(generator, DDIM(1), x, cond, g, True)
+        out = [terms.objective, game.at_quantile(generator, x, cond, cuda(3), x), bound(vae, x, cond, g)]
+        out.append(bound.at_quantile(vae, x, cond, cuda(3), x))
+    assert on_cuda(*out, *terms.numbers.values(), *bound.watched.values())
 
 
 # --- and the checks bite

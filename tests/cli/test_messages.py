@@ -95,11 +95,11 @@ LINES = {
         "override_dirname. Did you mean name?"
     ),
     "loss=reconstruction": (
-        "loss is a Reconstruction and must be a Loss (a node with _target_) or a Distilling (a node with _target_). "
+        "loss is a Reconstruction and must be a Loss (a node with _target_) or a Game (a node with _target_). "
         "Choose loss=add|consistency|consistency_distillation|consistency_easy|consistency_latent|"
-        "continuous_consistency|continuous_consistency_distillation|denoising|denoising_edm|denoising_logit_normal|"
-        "denoising_min_snr|denoising_snr|dmd2|hybrid|mean_flow|mean_flow_alpha|mean_flow_distillation|"
-        "mean_flow_improved|progressive|reflow|shortcut|sid|truncated_consistency."
+        "continuous_consistency|continuous_consistency_distillation|denoising|denoising_edm|denoising_fixed|"
+        "denoising_logit_normal|denoising_min_snr|denoising_snr|dmd2|gan|hybrid|mean_flow|mean_flow_alpha|"
+        "mean_flow_distillation|mean_flow_improved|progressive|reflow|shortcut|sid|truncated_consistency|variational."
     ),
     "+trainer.num_nodes=2 hydra.run.dir={here}/outputs": (
         "trainer.num_nodes=2 waits for 1 other machine and nothing has started this run there; start it with torchrun "

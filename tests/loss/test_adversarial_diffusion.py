@@ -52,7 +52,7 @@ def test_the_heads_learn_by_the_hinge_loss_and_the_slope_of_each_at_real_feature
 
 def test_the_student_lowers_the_logits_distance_and_the_teacher_is_a_constant():
     loss, made = built(distillation=2.0), images(2).requires_grad_()
-    terms = loss.of_student(images(0), made, NOTHING, generator := torch.Generator().manual_seed(4))
+    terms = loss.of_learned(images(0), made, NOTHING, generator := torch.Generator().manual_seed(4))
     logits = sum(head(f) for head, f in zip(loss.heads.heads, loss.features(made), strict=True))
     torch.testing.assert_close(terms["generator"][1], -logits)
     generator.manual_seed(4)

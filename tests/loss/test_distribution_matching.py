@@ -199,7 +199,7 @@ def test_one_backward_pass_gives_each_network_the_gradient_of_its_own_terms(kind
     generator.manual_seed(5)
     made = student_samples(student, DDIM(2, float("inf")), x, cond, generator, "samples")
     theirs = loss.of_opponents(x, made.detach(), cond, generator)
-    own = loss.of_student(x, made, cond, generator)
+    own = loss.of_learned(x, made, cond, generator)
     alone = [sum(w * term.mean() for w, term in terms.values()) for terms in (own, theirs)]
     assert all(map(torch.equal, of_student, gradients_of(alone[0], student)))
     assert all(map(torch.equal, of_fake, gradients_of(alone[1], loss.fake, loss.head)))
@@ -219,7 +219,7 @@ def test_the_discriminator_is_a_classifier_of_noised_data_and_samples():
     entropy = F.binary_cross_entropy_with_logits
     by_hand = entropy(real, torch.ones(6), reduction="none") + entropy(false, torch.zeros(6), reduction="none")
     torch.testing.assert_close(judged.detach(), by_hand)
-    (_, fooling) = loss.of_student(x, x, cond, torch.Generator().manual_seed(0))["generator"]
+    (_, fooling) = loss.of_learned(x, x, cond, torch.Generator().manual_seed(0))["generator"]
     torch.testing.assert_close(fooling.detach(), entropy(told[2], torch.ones(6), reduction="none"))
 
 

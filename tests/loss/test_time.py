@@ -11,7 +11,7 @@ from loss.toys import TIMES, OffBy, Recorder, level, loss_of, midpoints
 from oboro.base.errors import UserError
 from oboro.condition import Condition
 from oboro.loss import weighting
-from oboro.loss.time import T_MIN, LogitNormal, LogNormal, LossAware, Uniform
+from oboro.loss.time import T_MIN, Fixed, LogitNormal, LogNormal, LossAware, Uniform
 from oboro.schedule import Karras, Laplace, Linear
 
 pytestmark = pytest.mark.usefixtures("global_generator_unread")
@@ -112,6 +112,15 @@ def test_density_can_be_had_where_gradients_are_off():
     expected = level(Linear()).inverse_density
     with torch.inference_mode():
         assert torch.equal(level(Linear()).inverse_density, expected)
+
+
+def test_a_fixed_time_is_that_time_for_every_quantile_and_has_no_density(schedule):
+    at = level(schedule, p_t=Fixed(0.3), u=midpoints(5))
+    assert torch.equal(at.t, torch.full_like(at.t, 0.3))
+    for weight in (weighting.ELBO(), weighting.Sigmoid()):
+        with pytest.raises(UserError, match="loss/weighting=uniform"):
+            weight(at)
+    assert loss_of(Fixed(0.3)).teaches_time == 0.3 and loss_of().teaches_time is None
 
 
 # --- loss-aware times

@@ -12,7 +12,7 @@ from oboro.loss import Denoising, coupling, penalty, time, weighting
 from oboro.parameterization import V
 from oboro.schedule import expand_as
 
-TIMES = configured("loss/time")
+TIMES = configured("loss/time", without=("fixed",))  # which is a point and has no density
 WEIGHTS = configured("loss/weighting", "+parameterization=edm")
 U = torch.tensor([0.02, 0.3, 0.5, 0.8, 0.97], dtype=torch.float64)
 

@@ -28,15 +28,16 @@ from oboro.guidance import (
     PiGDM,
     Unguided,
 )
-from oboro.loss import Denoising, Hybrid, Shortcut
+from oboro.loss import GAN, Denoising, Hybrid, Shortcut, Variational
 from oboro.loss.coupling import Independent, OptimalTransport
 from oboro.loss.penalty import Squared
-from oboro.loss.time import LossAware
+from oboro.loss.time import Fixed, LossAware
 from oboro.loss.time import Uniform as UniformTime
 from oboro.loss.weighting import LearnedLogVariance
 from oboro.loss.weighting import Uniform as UniformWeight
-from oboro.parameterization import EDM, Consistency
-from oboro.sampler import DDIM, Adaptive, Heun, LearnedVariance, RePaint, Restart
+from oboro.model import DCGAN, VAE
+from oboro.parameterization import EDM, X0, Consistency, Velocity
+from oboro.sampler import DDIM, Adaptive, Heun, LearnedVariance, RePaint, Restart, WalkBack
 from oboro.sampler.grid import LogSNR, Times, Trailing
 from oboro.schedule import VP, Linear
 from oboro.task import contradictions
@@ -83,6 +84,13 @@ class Reading(nn.Identity):
 
 def shortcut():
     return Shortcut(UniformTime(), Squared(), Independent())
+
+
+def of_generator(network=None, **given):
+    """A network that reads a few numbers of the noise, and what goes with it."""
+    denoiser = Denoiser(network or DCGAN(1, 8, 4, 4, (1,)), Linear(), X0())
+    usual = {"denoiser": denoiser, "loss": GAN(nn.Identity()), "sampler": DDIM(1), "conditioner": Unconditional()}
+    return {**usual, **given}
 
 
 EARLY = Times([0.7, 0.3])
@@ -185,6 +193,41 @@ REFUSED = {
         {"guidance": CFGZeroStar(), "sampler": Restart(8)},
         "CFGZeroStar means the steps .* Restart takes others",
         {"guidance": CFGZeroStar(), "sampler": Restart(8, repeats=0)},
+    ),
+    "noise levels that one of them did not teach": (
+        {"loss": loss(Fixed(0.5))},
+        "the noise level of t=0.5 alone and Heun asks at t=1; choose sampler=walk_back sampler.level=0.5",
+        {"loss": loss(Fixed(0.5)), "sampler": WalkBack(5, 0.5)},
+    ),
+    "a walk at another level": (
+        {"loss": loss(Fixed(0.3)), "sampler": WalkBack(5, 0.5)},
+        "the noise level of t=0.3 alone and WalkBack asks at t=0.5",
+        {"loss": loss(Fixed(0.3)), "sampler": WalkBack(5, 0.3)},
+    ),
+    "steps of a model of noise alone": (
+        {"loss": loss(Fixed(1.0)), "sampler": DDIM(2)},
+        "asks at t=0.5; choose sampler=ddim sampler.steps=1",
+        {"loss": loss(Fixed(1.0)), "sampler": DDIM(1)},
+    ),
+    "steps of a generator": (
+        of_generator(sampler=DDIM(2)),
+        "GAN teaches the end of the flow; choose .*sampler.steps=1",
+        of_generator(),
+    ),
+    "a generator that adds the noise": (
+        of_generator(denoiser=Denoiser(DCGAN(1, 8, 4, 4, (1,)), Linear(), Velocity())),
+        "DCGAN makes whole samples and Velocity adds the noise .* parameterization=x0",
+        of_generator(),
+    ),
+    "a generator that denoises": (
+        of_generator(loss=loss()),
+        "DCGAN makes samples of noise in one step and Denoising .*task=gan",
+        of_generator(),
+    ),
+    "a bound without an encoder": (
+        of_generator(loss=Variational()),
+        "Variational asks for the latent of a sample and DCGAN has no encoder; choose model=vae",
+        of_generator(VAE(1, 8, 4, 4, (1,)), loss=Variational()),
     ),
     "steps that are not those of the grid": (
         {"guidance": CFGPP(), "sampler": Adaptive()},

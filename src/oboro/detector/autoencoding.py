@@ -36,4 +36,4 @@ class Autoencoding(Reconstructing):
             return [[codec.decode(codec.encode(pictures.x)).float().clamp(-1, 1)]]
         assert isinstance(task, Generation)
         network: Any = task.denoiser.network
-        return [[network.reconstruct(pictures.x).float()]]
+        return [[network.reconstruct(pictures.x, pictures.cond.signals).float().clamp(-1, 1)]]

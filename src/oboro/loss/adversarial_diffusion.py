@@ -14,8 +14,9 @@ from oboro.condition import Condition
 from oboro.data import DataModule
 from oboro.denoiser import Denoiser
 from oboro.loss.discriminator import Head
-from oboro.loss.distilling import Distilling, Weighted
+from oboro.loss.distilling import Distilling
 from oboro.loss.features import Features
+from oboro.loss.game import Weighted
 from oboro.loss.path import noised
 from oboro.loss.student import Start
 from oboro.loss.time import Level, TimeDistribution
@@ -95,7 +96,7 @@ class ADD(Distilling):
             terms["r1"] = self.r1, torch.stack([slope.square().flatten(1).sum(1) for slope in slopes]).sum(0)
         return terms
 
-    def of_student(self, x: Tensor, made: Tensor, cond: Condition, generator: torch.Generator) -> Weighted:
+    def of_learned(self, x: Tensor, made: Tensor, cond: Condition, generator: torch.Generator) -> Weighted:
         x_t, level = self.drawn_level(self.teacher.denoiser, made.detach(), generator)
         return {
             "generator": (1.0, -constant(self.heads)(self.features(made)).sum(1)),

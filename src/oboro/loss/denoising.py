@@ -13,7 +13,7 @@ from oboro.loss.coupling import Coupling
 from oboro.loss.noise import Gaussian, Noise
 from oboro.loss.path import noised
 from oboro.loss.penalty import Penalty
-from oboro.loss.time import Level, TimeDistribution
+from oboro.loss.time import Fixed, Level, TimeDistribution
 from oboro.loss.weighting import Weight
 from oboro.schedule import expand_as
 from oboro.teacher import Teacher
@@ -71,6 +71,11 @@ class Denoising(nn.Module):
         self.input_perturbation = input_perturbation
         self.region = region
         self.noise = noise
+
+    @property
+    def teaches_time(self) -> float | None:
+        """The one noise level that it teaches; None where there are more."""
+        return self.time.t if isinstance(self.time, Fixed) else None
 
     def forward(
         self, denoiser: Denoiser, x: Tensor, cond: Condition, generator: torch.Generator, step: int = 0

@@ -1,15 +1,18 @@
 """Networks that tell what is made from data, trained together with what they judge."""
 
+from collections.abc import Mapping
 from typing import Annotated
 
 import torch.nn.functional as F
 from annotated_types import Interval
 from torch import Tensor, nn
 
-from oboro.base.ranges import Axes, Width
-from oboro.condition import Condition
+from oboro.base.ranges import Axes, Classes, Multiples, Width
+from oboro.condition import Condition, Signal, Signals
 from oboro.denoiser import Denoiser
-from oboro.model.layers import conv, group_norm
+from oboro.model.dcgan import Size, Strided
+from oboro.model.layers import LabelEmbedding, conv, group_norm
+from oboro.model.signals import label_index, reads
 
 
 class Patch(nn.Module):
@@ -42,6 +45,36 @@ class Patch(nn.Module):
         for layer, norm in zip(self.convs, self.norms, strict=True):
             h = F.leaky_relu(norm(layer(h)), 0.2)
         return self.logit(h)
+
+
+class DCGAN(nn.Module):
+    """Pictures (B, in_channels, *size) ↦ logits (B,), a linear map of the features h of ``Strided``; with labels plus
+    <e(y), h>, e an embedding that starts small: a projection discriminator (Miyato & Koyama 2018, arXiv:1802.05637).
+    """
+
+    def __init__(
+        self,
+        in_channels: Width,
+        size: Size,
+        width: Width = 64,
+        channel_mult: Multiples = (1, 2, 4, 8),
+        num_classes: Classes = 0,
+    ):
+        super().__init__()
+        self.trunk = Strided(in_channels, size, width, channel_mult)
+        self.logit = nn.Linear(self.trunk.features, 1)
+        self.label = LabelEmbedding(num_classes, self.trunk.features) if num_classes else None
+
+    @property
+    def reads(self) -> Mapping[str, type[Signal]]:
+        return reads(self.label.num_classes if self.label is not None else 0)
+
+    def forward(self, x: Tensor, signals: Signals) -> Tensor:
+        h = self.trunk(x)
+        logit = self.logit(h).squeeze(1)
+        if self.label is not None:
+            logit = logit + (self.label(label_index(signals, logit)) * h).sum(1)
+        return logit.to(x.dtype)
 
 
 class Head(nn.Module):

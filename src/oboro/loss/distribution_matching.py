@@ -17,7 +17,8 @@ from oboro.data import DataModule
 from oboro.denoiser import Denoiser
 from oboro.loss.denoising import Denoising
 from oboro.loss.discriminator import Head, NoisyDiscriminator
-from oboro.loss.distilling import Distilling, Weighted, evaluating
+from oboro.loss.distilling import Distilling, evaluating
+from oboro.loss.game import Weighted
 from oboro.loss.path import noised
 from oboro.loss.student import Start
 from oboro.loss.time import Level, TimeDistribution
@@ -99,7 +100,7 @@ class DistributionMatching(Distilling, ABC):
             terms["discriminator"] = self.discriminator_weight, F.softplus(-real) + F.softplus(false)
         return terms
 
-    def of_student(self, x: Tensor, made: Tensor, cond: Condition, generator: torch.Generator) -> Weighted:
+    def of_learned(self, x: Tensor, made: Tensor, cond: Condition, generator: torch.Generator) -> Weighted:
         x_t, level = self.drawn_level(self.fake, made, generator)
         with evaluating(self.fake):
             terms = {"distribution_matching": (1.0, self.matching(made, x_t, level, cond))}

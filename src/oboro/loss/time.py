@@ -74,7 +74,13 @@ class Level:
         """1 / p(log_snr) = |d log_snr / du|, and 0 where t was cut at an end of the schedule.
 
         For uniform u, E[f(log_snr) / p(log_snr)] is the integral of f over the log-SNRs that the schedule reaches.
+        Raises ``UserError`` for a single noise level, which has no density.
         """
+        if isinstance(self.time, Fixed):
+            raise UserError(
+                "a weight that does not depend on p(t) needs a range of noise levels and loss/time=fixed is one; "
+                "choose loss/weighting=uniform."
+            )
         with torch.inference_mode(False), torch.enable_grad():
             u = self.u.detach().clone().requires_grad_()
             t = self.time.quantile(u, self.schedule)
@@ -82,6 +88,17 @@ class Level:
             log_snr = self.schedule.log_snr(torch.where(inside, t, 0.5))  # its slope at the ends may be infinite
             (slope,) = torch.autograd.grad(log_snr.sum(), u)
             return torch.where(inside, slope.abs(), 0)  # outside, 0 times an infinite slope of t may be NaN
+
+
+class Fixed(TimeDistribution):
+    """One noise level, that at ``t``: what denoising autoencoders have, and with t = 1 generators of one step."""
+
+    def __init__(self, t: PositiveShare = 0.5):
+        super().__init__()
+        self.t = t
+
+    def quantile(self, u: Tensor, schedule: Schedule) -> Tensor:
+        return torch.full_like(u, self.t)
 
 
 class Uniform(TimeDistribution):

@@ -9,6 +9,7 @@ from oboro.model.clip import CLIP, TextTower
 from oboro.model.clip_text import CLIPText
 from oboro.model.controlled import Controlled
 from oboro.model.controlnet import ControlNet
+from oboro.model.dcgan import DCGAN
 from oboro.model.dit import DiT
 from oboro.model.edm2_unet import EDM2UNet
 from oboro.model.ldm_unet import EmptyText, GroupNormSettings, LDMAttention, LDMUNet, StepIndex
@@ -18,10 +19,13 @@ from oboro.model.t5_text import T5Text
 from oboro.model.tokenizer import Tokenizer
 from oboro.model.unet import UNet
 from oboro.model.unet_encoder import UNetEncoder
+from oboro.model.vae import VAE
 from oboro.model.vision import ConvTower, VisionTransformer
 
 __all__ = [
     "CLIP",
+    "DCGAN",
+    "VAE",
     "CLIPText",
     "ControlNet",
     "Controlled",

@@ -14,6 +14,7 @@ from oboro.sampler.repaint import RePaint
 from oboro.sampler.restart import Restart
 from oboro.sampler.sampler import Grid, Noise, Sampler, denoise
 from oboro.sampler.unipc import UniPC
+from oboro.sampler.walk_back import WalkBack
 
 __all__ = [
     "DATA",
@@ -39,6 +40,7 @@ __all__ = [
     "Restart",
     "Sampler",
     "UniPC",
+    "WalkBack",
     "ddim_step",
     "denoise",
     "node_at",

@@ -153,6 +153,11 @@ class Sampler(ABC):
         return None
 
     @property
+    def forgets_start(self) -> bool:
+        """Whether it walks a Markov chain whose end does not depend on where it begins, signal or noise."""
+        return False
+
+    @property
     def walks_grid(self) -> bool:
         """Whether its steps are those of the grid."""
         return True

@@ -6,7 +6,10 @@ so a new part is held to it by its own answer and not by its name.
 
 from collections.abc import Iterator
 from dataclasses import replace
+from math import isclose
 from typing import Protocol
+
+import torch
 
 from oboro.base.counted import counted
 from oboro.base.errors import UserError
@@ -15,6 +18,7 @@ from oboro.condition import Image
 from oboro.conditioner import Conditioner
 from oboro.conditioner import Image as Picture
 from oboro.denoiser import Denoiser
+from oboro.denoiser.latent import encodes
 from oboro.guidance import Guidance
 from oboro.loss import Loss
 from oboro.measurement import Measured
@@ -54,6 +58,8 @@ def contradictions(parts: Parts) -> Iterator[str]:
     yield from holes(parts)
     yield from ends(parts)
     yield from jumps(parts)
+    yield from one_level(parts)
+    yield from one_step(parts)
     if parts.sampler.asks_variance and not parts.loss.teaches_variance:
         yield (
             f"{name(parts.sampler)} draws with a variance that {name(parts.loss)} does not teach; train with "
@@ -204,6 +210,44 @@ def jumps(parts: Parts) -> Iterator[str]:
         )
 
 
+def one_level(parts: Parts) -> Iterator[str]:
+    """Whether a model of a single noise level is asked there alone."""
+    taught, schedule = getattr(parts.loss, "teaches_time", None), parts.denoiser.schedule
+    if taught is None:
+        return
+    asked = [node.t for node in parts.sampler.nodes(schedule)[:-1]]
+    other = next((t for t in asked if not isclose(t, taught, rel_tol=1e-6)), None)
+    if other is not None:
+        remedy = "sampler=ddim sampler.steps=1" if taught == 1 else f"sampler=walk_back sampler.level={taught:g}"
+        yield (
+            f"loss/time=fixed teaches the noise level of t={taught:g} alone and {name(parts.sampler)} asks at "
+            f"t={other:.3g}; choose {remedy}."
+        )
+
+
+def one_step(parts: Parts) -> Iterator[str]:
+    """Whether a network that reads a few numbers of pure noise is taught and asked as such, and a loss that encodes
+    has a network that can."""
+    network, loss = parts.denoiser.network, parts.loss
+    if getattr(loss, "encodes", False) and not encodes(network):
+        yield f"{name(loss)} asks for the latent of a sample and {name(network)} has no encoder; choose model=vae."
+    if not hasattr(network, "latent"):
+        return
+    if getattr(loss, "teaches_steps", None) != 1:
+        yield (
+            f"{name(network)} makes samples of noise in one step and {name(loss)} teaches another thing; choose "
+            "task=gan, or loss=variational with model=vae, or model=unet_tiny."
+        )
+    one = torch.ones(1, dtype=torch.float64, device="cpu")
+    alpha, sigma = parts.denoiser.schedule(one)
+    c_skip = parts.denoiser.parameterization(alpha, sigma).c_skip
+    if c_skip.abs().max() > 0:
+        yield (
+            f"{name(network)} makes whole samples and {name(parts.denoiser.parameterization)} adds the noise to them "
+            "that it is asked with; choose parameterization=x0."
+        )
+
+
 def check_teacher(parts: Parts) -> None:
     """Raises ``UserError`` where the teacher does not know what the loss asks it. For training: to draw from a student
     nothing of its teacher is read."""
@@ -237,7 +281,7 @@ def steps(parts: Parts) -> Iterator[str]:
     """Whether the grid is one for this schedule and this guidance."""
     sampler, schedule = parts.sampler, parts.denoiser.schedule
     first, (end,) = sampler.nodes(schedule)[0], nodes(schedule, [1.0])
-    if first.t < 1 and first.alpha > NEGLIGIBLE * first.sigma:
+    if first.t < 1 and first.alpha > NEGLIGIBLE * first.sigma and not sampler.forgets_start:
         ends = "all signal is gone" if end.alpha == 0 else f"{end.alpha / end.sigma:.2g} is left"
         yield (
             f"{name(sampler.grid)} with {counted(sampler.steps, 'steps')} begins at t={first.t:.3g}, where the signal "

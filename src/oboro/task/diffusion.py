@@ -6,7 +6,7 @@ from torch import Tensor
 from oboro.base.errors import UserError
 from oboro.condition import Condition
 from oboro.data import DataModule
-from oboro.loss import Distilling
+from oboro.loss import Game
 from oboro.task.generation import Generation
 
 
@@ -15,9 +15,10 @@ class Diffusion(Generation):
 
     def check(self, data: DataModule) -> None:
         """Raises ``UserError`` also for a loss that trains several networks."""
-        if isinstance(self.loss, Distilling):
+        if isinstance(self.loss, Game):
             raise UserError(
-                f"{type(self.loss).__name__} trains networks beside the model; add task=distillation to the command."
+                f"{type(self.loss).__name__} trains networks beside the model; add task={self.loss.task} to the "
+                "command."
             )
         super().check(data)
 

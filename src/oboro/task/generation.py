@@ -28,7 +28,7 @@ from oboro.ema import EMA
 from oboro.generate import Watch, generate
 from oboro.guidance import DDNM, Guidance
 from oboro.hint.hint import with_channels
-from oboro.loss import Distilling, Loss
+from oboro.loss import Game, Loss
 from oboro.measurement import NAME, Mask, Measured
 from oboro.model.signals import by_name
 from oboro.optimizer import Optimizer
@@ -54,7 +54,7 @@ class Generation(NoiseLevels):
         denoiser: Denoiser,
         codec: Codec,
         conditioner: Conditioner,
-        loss: Loss | Distilling,
+        loss: Loss | Game,
         guidance: Guidance,
         sampler: Sampler,
         ema: EMA,

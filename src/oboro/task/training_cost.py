@@ -4,7 +4,7 @@ from typing import Any
 
 from hydra.utils import instantiate
 
-from oboro.loss import Distilling
+from oboro.loss import Game
 
 BEFORE = "evaluations_before"  # of a stored configuration: what the model in init had cost
 
@@ -18,7 +18,7 @@ def training_evaluations(checkpoint: dict[str, Any]) -> int | None:
         return None
     loss = instantiate(config["task"]["loss"], _convert_="all")
     each, before = getattr(loss, "evaluations", None), config.get(BEFORE, 0)
-    if isinstance(loss, Distilling):
+    if isinstance(loss, Game):
         each = loss.evaluations(config["task"]["sampler"]["steps"])
     if each is None or before is None or "batch_size" not in config.get("data", {}):
         return None
