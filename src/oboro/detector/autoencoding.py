@@ -1,11 +1,11 @@
 """Reconstruction by an autoencoder."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Tensor
 
 from oboro.base.errors import UserError
+from oboro.denoiser.latent import encodes, reconstruct
 from oboro.detector.detector import Pictures, Reconstructing
 from oboro.modality import Modality
 from oboro.task import Autoencoder, Generation, Task
@@ -13,8 +13,7 @@ from oboro.task import Autoencoder, Generation, Task
 
 class Autoencoding(Reconstructing):
     """x̂ = decode(encode(x)), nothing drawn: what does not fit through the bottleneck is lost (Bergmann et al. 2019,
-    arXiv:1807.02011). For checkpoints of task=autoencoder, and of networks with a ``reconstruct`` of their own, such as
-    a VAE's."""
+    arXiv:1807.02011). For checkpoints of task=autoencoder, and of a VAE that draws."""
 
     needs = "reconstruction"
 
@@ -24,7 +23,7 @@ class Autoencoding(Reconstructing):
 
     def check(self, task: Task | None, modality: Modality) -> None:
         super().check(task, modality)
-        if isinstance(task, Generation) and not hasattr(task.denoiser.network, "reconstruct"):
+        if isinstance(task, Generation) and not encodes(task.denoiser.network):
             raise UserError(
                 f"{type(task.denoiser.network).__name__} has no bottleneck to reconstruct from; choose "
                 "detector=partial_diffusion, or a checkpoint of task=autoencoder."
@@ -35,5 +34,4 @@ class Autoencoding(Reconstructing):
             codec = task.autoencoder
             return [[codec.decode(codec.encode(pictures.x)).float().clamp(-1, 1)]]
         assert isinstance(task, Generation)
-        network: Any = task.denoiser.network
-        return [[network.reconstruct(pictures.x, pictures.cond.signals).float().clamp(-1, 1)]]
+        return [[reconstruct(task.denoiser, pictures.x, pictures.cond).float().clamp(-1, 1)]]

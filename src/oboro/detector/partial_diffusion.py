@@ -42,15 +42,15 @@ class PartialDiffusion(Reconstructing):
     def __init__(
         self,
         distances: Mapping[str, Distance],
-        times: Annotated[Sequence[Share], Len(1)],
+        times: Annotated[Sequence[Share], Len(1)] | None,
         draws: Count = 1,
         sampled: bool = True,
     ):
         super().__init__(distances)
-        self.times = list(times)
+        self.times = self._levels = None if times is None else list(times)
         self.draws = draws
         self.sampled = sampled
-        if min(self.times) <= 0:
+        if self.times is not None and min(self.times) <= 0:
             raise UserError(
                 f"times={self.times} has no noise in it, so that nothing is reconstructed; set detector.times to "
                 "numbers above 0."
@@ -58,7 +58,7 @@ class PartialDiffusion(Reconstructing):
 
     @property
     def reconstructions(self) -> Sequence[str]:
-        return [f"t={t:g}" for t in self.times]
+        return [f"t={t:g}" for t in self._levels or ()]
 
     def check(self, task: Task | None, modality: Modality) -> None:
         super().check(task, modality)
@@ -73,7 +73,24 @@ class PartialDiffusion(Reconstructing):
                 f"{type(task.sampler).__name__} as set draws normal numbers and the model has learned to remove "
                 f"{type(noise_of(task)).__name__} noise; choose sampler=ddim or another one without noise."
             )
-        for t in self.times if self.sampled else ():
+        if getattr(task.loss, "teaches_steps", None) == 1:
+            raise UserError(
+                f"{type(task.denoiser.network).__name__} makes samples of noise alone and restores none; choose "
+                "detector=autoencoding for a VAE, or a checkpoint of task=diffusion."
+            )
+        only = getattr(task.loss, "teaches_time", None)
+        if self.times is None and only is None:
+            raise UserError(
+                "the model has learned all noise levels, so that none is that of its training; set "
+                "detector.times=[0.3] or others."
+            )
+        self._levels = self.times or [only]
+        if only is not None and self._levels != [only]:
+            raise UserError(
+                f"the model knows the noise level t={only:g} alone; choose detector=denoising_autoencoder, or set "
+                f"detector.times=[{only:g}]."
+            )
+        for t in self._levels if self.sampled else ():
             task.sampler.nodes(task.denoiser.schedule, t)
 
     def reconstruct(self, task: Task | None, pictures: Pictures) -> Sequence[Sequence[Tensor]]:
@@ -105,7 +122,7 @@ class PartialDiffusion(Reconstructing):
             )
             return codec.decode(latents).float()
 
-        return [[made(t, k) for k in range(self.draws)] for t in self.times]
+        return [[made(t, k) for k in range(self.draws)] for t in self._levels or ()]
 
 
 def noise_of(task: Generation) -> Noise:
