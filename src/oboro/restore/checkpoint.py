@@ -1,5 +1,6 @@
 """Checkpoint files: tensors, plain containers and the configuration of the run, so that a path is enough."""
 
+import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -83,11 +84,12 @@ def forget_checkpoint() -> None:
 
 def kind_of(checkpoint: dict[str, Any]) -> str:
     """The option of the group ``task`` that a checkpoint is of."""
-    return get_class(checkpoint["config"]["task"]["_target_"]).__name__.lower()
+    name = get_class(checkpoint["config"]["task"]["_target_"]).__name__
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
 
 
-# What a checkpoint of a task is beside: what a student has learned is a denoiser that draws samples.
-ALSO = {"distillation": "diffusion"}
+# What a checkpoint of a task is beside: what has been learned is a denoiser that draws samples.
+ALSO = {"distillation": "diffusion", "gan": "diffusion", "denoising_autoencoder": "diffusion"}
 
 
 def check_kind(checkpoint: dict[str, Any], path: str | Path, *kinds: str) -> None:
