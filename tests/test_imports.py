@@ -21,6 +21,8 @@ ALLOWED = {
     "measurement": ("base", "condition", "modality", "schedule"),
     "hint": ("base", "condition", "measurement"),
     "restore": ("base", "adapter", "modality"),
+    "detection": ("base",),
+    "anomalies": ("base", "data", "measurement"),
     "metrics": ("base", "condition", "data", "extractor", "hint", "loss", "modality"),
 }
 

@@ -17,6 +17,7 @@ from oboro.base.amounts import check_fits_memory
 from oboro.base.counted import counted
 from oboro.base.errors import UserError
 from oboro.base.settings import settings as settings_of
+from oboro.base.spread import spread
 from oboro.cli.detector_file import FIXED, read_detector, write_detector
 from oboro.cli.evaluate import read_data
 from oboro.cli.sample import average, open_task, start, trained_precision
@@ -29,7 +30,6 @@ from oboro.data.latents import module_digest
 from oboro.detection import Calibration, Pooling, detection_report
 from oboro.detector import Cost, Detector, Inspection
 from oboro.evaluate.data_check import check_data
-from oboro.evaluate.reconstruction import spread
 from oboro.modality import Modality
 from oboro.report.detection import print_report, write_report
 from oboro.restore.checkpoint import forget_checkpoint, load_checkpoint

@@ -37,7 +37,11 @@ def resampled_counts(strata: ArrayLike, random: torch.Generator) -> Counts:
 
 def difference(first: Resampled, second: Resampled) -> Resampled:
     """``first`` - ``second``, both of the same resample: for a paired interval."""
-    return lambda counts=None: first(counts) - second(counts)
+
+    def of(counts: Counts | None) -> float:
+        return first(counts) - second(counts)
+
+    return of
 
 
 def bootstrap(
