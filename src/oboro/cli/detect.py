@@ -29,7 +29,7 @@ from oboro.data import DataModule
 from oboro.data.latents import module_digest
 from oboro.detection import Calibration, Pooling, detection_report
 from oboro.detector import Cost, Detector, Inspection
-from oboro.evaluate.data_check import check_data
+from oboro.evaluate.data_check import check_modality
 from oboro.modality import Modality
 from oboro.report.detection import print_report, write_report
 from oboro.restore.checkpoint import forget_checkpoint, load_checkpoint
@@ -38,7 +38,7 @@ from oboro.restore.rebuild import build_task
 from oboro.task import Generation, Task
 
 # What a run with a calibrated detector may still be given.
-WITH_CALIBRATED = {"calibrated", "images", "anomalies", "follow", "n", "resamples", "chunk", "accelerator", "precision"}
+WITH_CALIBRATED = {"calibrated", "images", "anomalies", "follow", "resamples", "chunk", "accelerator", "precision"}
 WITH_CALIBRATED |= {"trust", "traceback", "overwrite", "output_dir", "hydra"}
 
 
@@ -154,8 +154,30 @@ def open_data(config: DictConfig, task: Task | None) -> DataModule:
     remark_unread_data(data)
     read_data(data)
     if task is not None:
-        check_data(task, data)
+        check_modality(task.modality or data.modality, data.modality)
+        check_split(config, task, data)
     return data
+
+
+# What decides a split, and what it was before there were these keys.
+SPLIT = {"validation": 0.05, "test": 0, "left_out": [], "seed": 0}
+
+
+def check_split(config: DictConfig, task: Task, data: DataModule) -> None:
+    """Raises ``UserError`` where the data of the model's training are split in another way than they were then: what it
+    has learned from tests nothing, and fixes no threshold."""
+    if data.fingerprint != task.fingerprint:
+        return
+    trained = load_checkpoint(config.checkpoint)["config"]["data"]
+    forget_checkpoint()
+    here = OmegaConf.to_container(config.data, resolve=True)
+    for key, default in SPLIT.items():
+        was, now = (node.get(key, default) for node in (trained, here))
+        if was != now:
+            raise UserError(
+                f"the model was trained with data.{key}={was} and would be tested with {now}, on samples that it has "
+                f"learned from; leave data.{key} out, or train with it."
+            )
 
 
 def modality_for(config: DictConfig, task: Task | None, data: DataModule | None) -> Modality:
@@ -218,8 +240,6 @@ def test(
     """Measure on the test set ``anomalies``, at the threshold that is fixed already."""
     anomalies = instantiate(OmegaConf.to_container(config.anomalies, resolve=True), _convert_="all")
     samples = anomalies(data)
-    if config.n is not None:
-        samples = samples.first(config.n)
     inspection.cost = Cost()
     with bar("testing", len(samples)) as done:
         maps = inspection.maps(samples.samples, TESTED, done)

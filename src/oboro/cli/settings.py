@@ -152,7 +152,6 @@ class Detecting(Drawing):
     score: Pool
     top_share: Share
     smoothing: NonNegative
-    n: Annotated[int, Ge(2)] | None
     resamples: Count
 
 
