@@ -26,7 +26,7 @@ from oboro.data.left_out import LeftOut, summary
 from oboro.data.population import Population
 from oboro.data.report import listed, report
 from oboro.data.shapes import AUTO
-from oboro.data.split import Split, split_rows
+from oboro.data.split import Rows, Split, split_classes, split_rows
 from oboro.data.stream import Chunks, TrainStream, places
 from oboro.modality import Modality
 
@@ -41,6 +41,8 @@ class Settings(TypedDict, total=False):
     num_workers: CountOrNone
     flip: bool
     validation: CountOrNone | BelowOne
+    test: CountOrNone | BelowOne
+    left_out: Sequence[CountOrNone]
     seed: Seed
     cache_dir: LocalPath | None
 
@@ -75,11 +77,14 @@ class DataModule(LightningDataModule, ABC):
     - ``flip``: mirror half of the training samples left to right.
     - ``validation``: how many samples to hold out, or which fraction of them. Where a source says which samples belong
       together, groups are held out whole, so that the number may fall short by less than the size of a group.
+    - ``test``: how many more to hold out, as ``validation`` does: neither trained on nor validated with. The rows of
+      ``validation`` are the same whatever it is.
+    - ``left_out``: classes whose samples are in no other part than ``anomalous``. ``num_classes`` stays what it is.
     - ``seed``: of the split and of the order. ``cache_dir``: by default ``$XDG_CACHE_HOME/oboro``.
 
-    After ``prepare_data()`` and ``setup()``: ``train`` and ``validation`` (``Split``), ``population`` (classes and
-    captions of the training samples) and ``fingerprint``, the SHA-256 of all decoded numbers, labels, captions, hints
-    and groups. Mistakes raise ``UserError``.
+    After ``prepare_data()`` and ``setup()``: ``train``, ``validation``, ``test`` and ``anomalous`` (``Split``),
+    ``population`` (classes and captions of the training samples) and ``fingerprint``, the SHA-256 of all decoded
+    numbers, labels, captions, hints and groups. Mistakes raise ``UserError``.
     """
 
     defaults: ClassVar[Settings] = {
@@ -88,6 +93,8 @@ class DataModule(LightningDataModule, ABC):
         "num_workers": 0,
         "flip": False,
         "validation": 0.05,
+        "test": 0,
+        "left_out": (),
         "seed": 0,
         "cache_dir": None,
     }
@@ -99,6 +106,9 @@ class DataModule(LightningDataModule, ABC):
     stored_shape: tuple[int, ...] | None = None  # of a sample, for sources that choose it; None: as it is decoded
     train: Split
     validation: Split
+    test: Split
+    anomalous: Split  # with labels, the numbers of ``kinds``
+    kinds: Sequence[str] = ()  # what samples are, by the labels of ``anomalous``: names of classes
 
     def __init__(self, **settings: Unpack[Settings]):
         super().__init__()
@@ -108,7 +118,8 @@ class DataModule(LightningDataModule, ABC):
         self.given_classes, self.batch_size, self.num_workers = (
             given[key] for key in ("num_classes", "batch_size", "num_workers")
         )
-        self.flip, self.held_out, self.seed = given["flip"], given["validation"], given["seed"]
+        self.flip, self.seed = given["flip"], given["seed"]
+        self.held_out, self.tested, self.left_out = given["validation"], given["test"], tuple(given["left_out"])
         self.cache_dir = Path(given["cache_dir"]).expanduser() if given["cache_dir"] else cache.default_folder()
         self._cached: Cached | None = None
         self._reported = False
@@ -211,9 +222,11 @@ class DataModule(LightningDataModule, ABC):
                 "were read, or nodes do not share that folder; start again, with data.cache_dir=<a folder of all nodes>"
             )
         self._check_labels(cached)
-        train, held_out = self.divide(cached.shape[0], cached.groups)
+        rows, anomalous = self.partition(source, cached)
         self.fingerprint = cached.fingerprint
-        self.train, self.validation = self._part(cached, train), self._part(cached, held_out)
+        self.train, self.validation, self.test = (self._part(cached, part, self.num_classes > 0) for part in rows)
+        self.anomalous = self._part(cached, anomalous, cached.labels is not None)
+        self.kinds = source.names or [f"class {number}" for number in range(source.classes)]
         self.population = self.population_of(self.train)
         self._cached = cached
         self.describe(cached)
@@ -227,14 +240,28 @@ class DataModule(LightningDataModule, ABC):
     def describe(self, cached: Cached) -> None:
         """What is known of samples once they are decoded: for a subclass whose ``modality`` follows from the data."""
 
-    def divide(self, count: int, groups: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-        """Rows for training and for validation, each ascending, of ``count`` samples and their ``groups`` (count,)."""
-        return split_rows(count, self.held_out, groups, self.seed)
+    def partition(self, source: Source, cached: Cached) -> tuple[Rows, np.ndarray]:
+        """The rows of ``train``, ``validation`` and ``test``, and those of ``anomalous``."""
+        kept, others = split_classes(self.left_out, source, cached)
+        rows = self.divide(len(kept), None if cached.groups is None else cached.groups[kept])
+        return Rows(*(kept[part] for part in rows)), others
 
-    def _part(self, cached: Cached, rows: np.ndarray) -> Split:
+    def divide(self, count: int, groups: np.ndarray | None) -> Rows:
+        """The parts of ``count`` samples and their ``groups`` (count,)."""
+        return split_rows(count, self.held_out, self.tested, groups, self.seed)
+
+    def sample_names(self, part: Split) -> list[str]:
+        """What each sample of a part is called: its number among all, or the file below the root that it was."""
+        return [f"{row:06d}" for row in part.samples.rows]
+
+    def anomalous_masks(self) -> Tensor | None:
+        """Of ``anomalous`` the places that are, (n, *size) bool, for sources that know them."""
+        return None
+
+    def _part(self, cached: Cached, rows: np.ndarray, labelled: bool) -> Split:
         return Split(
             SampleArray(cached, rows),
-            torch.from_numpy(cached.labels[rows]) if self.num_classes else None,
+            torch.from_numpy(cached.labels[rows]) if labelled else None,
             None if cached.captions is None else [cached.captions[i] for i in rows],
             {entry: SampleArray(cached, rows, entry) for entry in cached.hint_shapes},
         )

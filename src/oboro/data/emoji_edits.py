@@ -16,7 +16,7 @@ from oboro.data.cache import HINT, Block, Source
 from oboro.data.decode_or_skip import Picture, decoded
 from oboro.data.emoji import PACKAGES, Drawing, missing_in, read_packages, skin, wording
 from oboro.data.image_data import ImageData, ImageSettings
-from oboro.data.split import split_rows
+from oboro.data.split import Rows, split_rows
 
 VENDOR, TONE = "vendor", "tone"  # what an edit changes
 INSTRUCTIONS = {
@@ -83,14 +83,14 @@ class EmojiEdits(ImageData):
         key = wording(INSTRUCTIONS, NO_TONE, self.tone_share) + (self.labels or "")
         return Source(key, len(names), self._blocks, names=names, notes=missing_in(self.root))
 
-    def divide(self, count: int, groups: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    def divide(self, count: int, groups: np.ndarray | None) -> Rows:
         """As ``Emoji`` divides its pictures: each of them is the picture before of one change of vendor."""
         assert groups is not None
         emoji, is_tone = groups // 2, groups % 2 == 1
         pictures = emoji[~is_tone]
-        _, held_out = split_rows(len(pictures), self.held_out, pictures, self.seed)
-        chosen = np.isin(emoji, pictures[held_out])
-        return np.flatnonzero(~chosen), np.flatnonzero(chosen)
+        _, *held_out = split_rows(len(pictures), self.held_out, self.tested, pictures, self.seed)
+        validation, test = (np.isin(emoji, pictures[rows]) for rows in held_out)
+        return Rows(*map(np.flatnonzero, (~(validation | test), validation, test)))
 
     def _blocks(self) -> Iterator[Block]:
         drawings, files, groups = read_packages(self.root, self.cache_dir)

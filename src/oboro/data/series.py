@@ -17,7 +17,7 @@ from oboro.base.ranges import Count
 from oboro.data.cache import Block, Source
 from oboro.data.folder import list_files, state
 from oboro.data.series_data import SeriesData, SeriesSettings
-from oboro.data.split import held_out_count, split_rows
+from oboro.data.split import Rows, held_out_counts
 from oboro.modality.modality import sizes
 from oboro.modality.table import SUFFIXES, read_names, read_table
 
@@ -138,18 +138,21 @@ class Series(SeriesData):
                 raise UserError(f"series {bad} of {self.path} holds NaN or infinity; fill the gap or leave it out")
             yield Block(block, None if labels is None else labels[rows])
 
-    def divide(self, count: int, groups: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-        """By time for a single record in windows, else as any other data."""
+    def divide(self, count: int, groups: np.ndarray | None) -> Rows:
+        """By time for a single record in windows, training, validation and test; else as any other data."""
         if self.window is None or self.path.is_dir():
-            return split_rows(count, self.held_out, groups, self.seed)
-        held_out = held_out_count(self.held_out, count)
-        overlap = -(-self.window // self.stride) - 1 if held_out else 0
-        if count <= held_out + overlap:
+            return super().divide(count, groups)
+        held_out, tested = held_out_counts(count, self.held_out, self.tested)
+        overlap = -(-self.window // self.stride) - 1
+        end = count - (tested + overlap if tested else 0)
+        left = end - (held_out + overlap if held_out else 0)
+        if left < 1:
+            given = f"data.validation={self.held_out}" + (f" and data.test={self.tested}" if tested else "")
             raise UserError(
-                f"data.validation={self.held_out} holds out {held_out} of {count} windows and the others overlap with "
-                "them; hold out fewer, or set a larger data.stride"
+                f"{given} hold{'' if tested else 's'} out {held_out + tested} of {count} windows and the others "
+                "overlap with them; hold out fewer, or set a larger data.stride"
             )
-        return np.arange(count - held_out - overlap), np.arange(count - held_out, count)
+        return Rows(np.arange(left), np.arange(end - held_out, end), np.arange(count - tested, count))
 
 
 UNLABELLED = "the labels of {path} are not a class number for each series; save integers (N,) from 0 on"

@@ -1,7 +1,8 @@
-"""The two parts of a data set: what is trained on, and what is held out for validation."""
+"""The parts of a data set: what is trained on, and what is held out for validation and for a test."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch.utils.data import Dataset
 from oboro.base.counted import counted
 from oboro.base.errors import UserError
 from oboro.base.seeding import generator
-from oboro.data.cache import SampleArray
+from oboro.data.cache import Cached, SampleArray, Source
 from oboro.data.latents import Latents
 from oboro.data.stream import Selection
 
@@ -64,36 +65,67 @@ class Split(Dataset):
         return batch
 
 
-def held_out_count(validation: int | float, count: int) -> int:
-    """How many of ``count`` samples are held out. Raises ``UserError`` where none are left to train on."""
-    held_out = round(validation * count) if isinstance(validation, float) else validation
-    if not 0 <= held_out < count:
+class Rows(NamedTuple):
+    """Which samples each part has, ascending."""
+
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+
+
+def held_out_counts(count: int, validation: int | float, test: int | float) -> tuple[int, int]:
+    """How many of ``count`` samples are held out for validation and for the test; a fraction is one of ``count``.
+    Raises ``UserError`` where none are left to train on."""
+    numbers = [round(part * count) if isinstance(part, float) else part for part in (validation, test)]
+    if min(numbers) < 0 or sum(numbers) >= count:
+        given = f"data.validation={validation}" + (f" and data.test={test} hold" if test else " holds")
+        remedy = "set less of both" if test else f"set a number from 0 to {count - 1}, or a fraction below 1"
         raise UserError(
-            f"data.validation={validation} holds out {held_out} of {counted(count, 'samples')} and has to leave at "
-            f"least one to train on; set a number from 0 to {count - 1}, or a fraction below 1"
+            f"{given} out {sum(numbers)} of {counted(count, 'samples')} and has to leave at least one to train on; "
+            f"{remedy}"
         )
-    return held_out
+    return numbers[0], numbers[1]
 
 
-def split_rows(
-    count: int, validation: int | float, groups: np.ndarray | None, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Rows for training and for validation, each ascending: a fixed permutation of the seed, cut in two.
+def split_rows(count: int, validation: int | float, test: int | float, groups: np.ndarray | None, seed: int) -> Rows:
+    """A fixed permutation of the seed, cut in three: validation, test, and the rest for training. ``validation`` alone
+    decides which rows are for validation.
 
     With ``groups`` (count,) each group is one element of the permutation, and held out if all of it still fits.
     """
-    held_out = held_out_count(validation, count)
+    held_out, tested = held_out_counts(count, validation, test)
     if groups is None:
         order = torch.randperm(count, generator=generator(seed, "split")).numpy()
-        return np.sort(order[held_out:]), np.sort(order[:held_out])
+        return Rows(*map(np.sort, (order[held_out + tested :], order[:held_out], order[held_out : held_out + tested])))
     _, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
-    chosen, room = np.zeros(len(sizes), dtype=bool), held_out
+    part, room = np.zeros(len(sizes), dtype=np.int64), [count, held_out, tested]
     for i in torch.randperm(len(sizes), generator=generator(seed, "split")).tolist():
-        if sizes[i] <= room:
-            chosen[i], room = True, room - sizes[i]
-    if held_out and not chosen.any():
+        part[i] = next((k for k in (1, 2) if sizes[i] <= room[k]), 0)
+        room[part[i]] -= sizes[i]
+    for k, key, given, wanted in ((1, "validation", validation, held_out), (2, "test", test, tested)):
+        if wanted and not (part == k).any():
+            raise UserError(
+                f"data.{key}={given} holds out {wanted} of {counted(count, 'samples')}, fewer than any group "
+                f"that belongs together; set data.{key}={sizes.min()} or more"
+            )
+    return Rows(*(np.flatnonzero(part[group] == k) for k in range(3)))
+
+
+def split_classes(left_out: Sequence[int], source: Source, cached: Cached) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of classes that are not ``left_out`` and of those that are. ``UserError`` where there is no such class,
+    or no other."""
+    if not left_out:
+        return np.arange(cached.shape[0]), np.arange(0)
+    shown = ",".join(map(str, left_out))
+    if not source.classes or cached.labels is None:
+        raise UserError(f"data.left_out=[{shown}] are classes and the samples have no labels; set data.left_out=[]")
+    present = np.unique(cached.labels)
+    if missing := sorted(set(left_out) - set(present.tolist())):
         raise UserError(
-            f"data.validation={validation} holds out {held_out} of {counted(count, 'samples')}, fewer than any group "
-            f"that belongs together; set data.validation={sizes.min()} or more"
+            f"data.left_out=[{shown}] has {missing[0]} and no sample is of that class; set numbers from 0 to "
+            f"{source.classes - 1}"
         )
-    return np.flatnonzero(~chosen[group]), np.flatnonzero(chosen[group])
+    if not set(present.tolist()) - set(left_out):
+        raise UserError(f"data.left_out=[{shown}] leaves no class to train on; set fewer")
+    out = np.isin(cached.labels, left_out)
+    return np.flatnonzero(~out), np.flatnonzero(out)
