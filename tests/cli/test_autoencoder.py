@@ -5,7 +5,8 @@ import torch
 from PIL import Image
 
 import runs
-from oboro.evaluate.reconstruction import latent_statistics, spread
+from oboro.base.spread import spread
+from oboro.evaluate.reconstruction import latent_statistics
 from oboro.restore.evaluated import read_outcomes
 from oboro.restore.rebuild import build_task
 

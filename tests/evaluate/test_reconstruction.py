@@ -2,8 +2,9 @@ import pytest
 import torch
 from torch import nn
 
+from oboro.base.spread import spread
 from oboro.codec import TinyAutoencoder
-from oboro.evaluate.reconstruction import latent_statistics, reconstructions, spread
+from oboro.evaluate.reconstruction import latent_statistics, reconstructions
 from oboro.modality import from_uint8
 
 CPU = torch.device("cpu")

@@ -4,9 +4,10 @@ from lightning import Trainer
 
 from oboro.base.errors import UserError
 from oboro.base.ranges import Count, CountOrNone
+from oboro.base.spread import spread
 from oboro.callbacks.checkpoints import Checkpoints
 from oboro.callbacks.evaluation import CodecEvaluation, MetricEvaluation, check_images
-from oboro.evaluate.reconstruction import latent_statistics, spread
+from oboro.evaluate.reconstruction import latent_statistics
 from oboro.task import Autoencoder
 
 

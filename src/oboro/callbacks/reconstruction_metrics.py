@@ -8,9 +8,10 @@ from lightning import Trainer
 
 from oboro.base.errors import UserError
 from oboro.base.ranges import Count, CountOrNone, Several
+from oboro.base.spread import spread
 from oboro.callbacks.evaluation import CodecEvaluation, MetricEvaluation, check_images
 from oboro.evaluate.evaluator import Evaluator, average_settings
-from oboro.evaluate.reconstruction import reconstructions, spread
+from oboro.evaluate.reconstruction import reconstructions
 from oboro.extractor import Extractor, Joint
 from oboro.metrics import Metric, Paired
 from oboro.task import Autoencoder

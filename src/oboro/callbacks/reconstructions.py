@@ -7,8 +7,9 @@ import torch
 from lightning import Trainer
 
 from oboro.base.ranges import Count, CountOrNone
+from oboro.base.spread import spread
 from oboro.callbacks.evaluation import CodecEvaluation, check_images, spared
-from oboro.evaluate.reconstruction import reconstructions, spread
+from oboro.evaluate.reconstruction import reconstructions
 from oboro.logger import log_picture
 from oboro.report.pictures import pairs_picture
 from oboro.task import Autoencoder

@@ -14,12 +14,6 @@ from oboro.modality import from_uint8, to_uint8
 CHUNK = 100  # images that are encoded at once; batch shapes change results by 1e-7
 
 
-def spread(n: int | None, count: int) -> list[int]:
-    """``n`` of the rows 0 … count - 1 at equal distances, all of them for None: data may be sorted by class."""
-    n = count if n is None else min(n, count)
-    return [i * count // n for i in range(n)]
-
-
 @torch.no_grad()
 def reconstructions(
     codec: Learned, images: Samples, rows: Sequence[int], device: torch.device, chunk: int = CHUNK
