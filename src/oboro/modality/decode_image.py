@@ -110,12 +110,18 @@ def fit(image: Image.Image, channels: int, resolution: tuple[int, int]) -> np.nd
     image = _with_channels(image, channels)
     height, width = resolution
     if image.size != (width, height):
-        scale = min(image.width / width, image.height / height)
-        crop_width, crop_height = width * scale, height * scale
-        left, top = (image.width - crop_width) / 2, (image.height - crop_height) / 2
-        box = (left, top, left + crop_width, top + crop_height)
-        image = image.resize((width, height), Image.Resampling.LANCZOS, box=box)
+        image = image.resize((width, height), Image.Resampling.LANCZOS, box=centre(image.size, resolution))
     return np.ascontiguousarray(np.asarray(image).reshape(height, width, channels).transpose(2, 0, 1))
+
+
+def centre(size: tuple[int, int], resolution: tuple[int, int]) -> tuple[float, float, float, float]:
+    """The largest box (left, top, right, bottom) of the proportions of ``resolution`` (H, W) in the middle of a picture
+    of ``size`` (width, height)."""
+    height, width = resolution
+    scale = min(size[0] / width, size[1] / height)
+    crop_width, crop_height = width * scale, height * scale
+    left, top = (size[0] - crop_width) / 2, (size[1] - crop_height) / 2
+    return left, top, left + crop_width, top + crop_height
 
 
 def is_grey(image: Image.Image) -> bool:
