@@ -47,6 +47,7 @@ GROUPS = {
     "guidance": "How samples are steered ([choosing.md](choosing.md#guidance)).",
     "edit": "How pictures are changed, `oboro edit` ([editing.md](editing.md)).",
     "guidance/weight": "How strong guidance is at each noise level.",
+    "anomalies": "The test set of anomaly detection ([data.md](data.md#test-sets-of-anomaly-detection)).",
     "measurement": "What is known of a sample ([inverse_problems.md](inverse_problems.md)).",
     "codec": "The space in which diffusion works ([latent.md](latent.md)).",
     "conditioner": "What samples are conditioned on.",

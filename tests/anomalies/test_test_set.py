@@ -47,4 +47,3 @@ def test_some_of_them_are_taken_with_all_that_is_known():
     taken = TestSet(**parts()).taken(torch.tensor([2, 0]))
     assert (taken.names, taken.kinds, taken.anomalous.tolist()) == (["c", "a"], ["class 3", "good"], [True, False])
     assert torch.equal(taken.samples, parts()["samples"][[2, 0]]) and torch.equal(taken.masks, parts()["masks"][[2, 0]])
-    assert TestSet(**parts()).first(2).names == ["a", "c"]

@@ -62,11 +62,6 @@ class TestSet:
                 digest.update(np.ascontiguousarray(part.numpy()).tobytes())
         return digest.hexdigest()
 
-    def first(self, count: int) -> "TestSet":
-        """At most ``count`` of them, evenly from the beginning to the end."""
-        rows = torch.linspace(0, len(self) - 1, min(count, len(self)), dtype=torch.float64).round().long()
-        return self.taken(rows)
-
     def taken(self, rows: Tensor) -> "TestSet":
         """Those of ``rows``, (k,) int64."""
         masks = None if self.masks is None else self.masks[rows]
