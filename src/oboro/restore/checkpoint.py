@@ -1,5 +1,6 @@
 """Checkpoint files: tensors, plain containers and the configuration of the run, so that a path is enough."""
 
+import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -83,11 +84,16 @@ def forget_checkpoint() -> None:
 
 def kind_of(checkpoint: dict[str, Any]) -> str:
     """The option of the group ``task`` that a checkpoint is of."""
-    return get_class(checkpoint["config"]["task"]["_target_"]).__name__.lower()
+    return option_of(get_class(checkpoint["config"]["task"]["_target_"]))
 
 
-# What a checkpoint of a task is beside: what a student has learned is a denoiser that draws samples.
-ALSO = {"distillation": "diffusion"}
+def option_of(cls: type) -> str:
+    """The option that is named after a class: denoising_autoencoder of DenoisingAutoencoder, gan of GAN."""
+    return re.sub("(?<=[a-z])(?=[A-Z])", "_", cls.__name__).lower()
+
+
+# What a checkpoint of a task is beside: what these have learned is a denoiser that draws samples.
+ALSO = dict.fromkeys(("distillation", "gan", "denoising_autoencoder"), "diffusion")
 
 
 def check_kind(checkpoint: dict[str, Any], path: str | Path, kind: str) -> None:
