@@ -38,7 +38,7 @@ MODELS = {
     "denoising autoencoder": ["experiment=denoising_autoencoder_fashion"],
 }
 UNCONDITIONAL = ["conditioner=unconditional", "guidance=unguided"]
-SHORT = (50, 250)  # steps of the runs that tell the cost of one
+SHORT = (20, 120)  # steps of the runs that tell the cost of one
 CLASSES, CHUNK, TIMED = 10, 100, 500
 COLUMNS = {"fd_fashion": 2, "precision_fashion": 3, "recall_fashion": 3, "classes missed": 1, "ms a sample": 2}
 

@@ -27,12 +27,15 @@ from oboro.anomalies import Anomalies
 from oboro.cli.checkpoint import offer_checkpoint
 from oboro.cli.run import RESOLVERS
 from oboro.data import DataModule
+from oboro.detector import Detector
+from oboro.distance import Distance
 from oboro.edit import Edit
 from oboro.guidance import Guidance
 from oboro.guidance.weight import Weight as GuidanceWeight
 from oboro.loss.coupling import Coupling
 from oboro.loss.curriculum import Curriculum
 from oboro.loss.features import Features
+from oboro.loss.noise import Noise
 from oboro.loss.penalty import Penalty
 from oboro.loss.perceptual import Perceptual
 from oboro.loss.time import TimeDistribution
@@ -48,6 +51,8 @@ for place in RESOLVERS.values():
 FAMILIES = {
     "adapter": Adapter,
     "anomalies": Anomalies,
+    "detector": Detector,
+    "distance": Distance,
     "edit": Edit,
     "schedule": Schedule,
     "parameterization": Parameterization,
@@ -62,6 +67,7 @@ FAMILIES = {
     "loss/curriculum": Curriculum,
     "loss/perceptual": Perceptual,
     "loss/features": Features,
+    "loss/noise": Noise,
 }
 FOLDER = TemporaryDirectory(prefix="oboro-tests-")
 CLASSLESS = ("experiment", "debug", "hparams_search")  # these change a run; the others configure one class each

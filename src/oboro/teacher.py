@@ -85,6 +85,12 @@ class Teacher:
         return bool(getattr(get_class(self._config["loss"]["_target_"]), "teaches_jumps", False))
 
     @property
+    def one_level(self) -> bool:
+        """Whether it was trained at a single noise level (``loss/time=fixed``)."""
+        target = (self._config["loss"].get("time") or {}).get("_target_", "")
+        return bool(target) and get_class(target).__name__ == "Fixed"
+
+    @property
     def knows_no_condition(self) -> bool:
         """Whether conditions were dropped in its training, as guidance by them asks."""
         return drops(self._config["conditioner"])

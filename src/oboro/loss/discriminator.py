@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from oboro.base.ranges import Axes, Classes, Multiples, Width
 from oboro.condition import Condition, Signal, Signals
 from oboro.denoiser import Denoiser
-from oboro.model.dcgan import Size, Strided
+from oboro.model.dcgan import Size, Strided, sides
 from oboro.model.layers import LabelEmbedding, conv, group_norm
 from oboro.model.signals import label_index, reads
 
@@ -61,6 +61,7 @@ class DCGAN(nn.Module):
         num_classes: Classes = 0,
     ):
         super().__init__()
+        self.shape = (in_channels, *sides(size))
         self.trunk = Strided(in_channels, size, width, channel_mult)
         self.logit = nn.Linear(self.trunk.features, 1)
         self.label = LabelEmbedding(num_classes, self.trunk.features) if num_classes else None

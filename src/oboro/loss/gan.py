@@ -7,11 +7,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from oboro.base.constant import constant
+from oboro.base.errors import UserError
 from oboro.base.ranges import Count, NonNegative
+from oboro.codec import Codec
 from oboro.condition import Condition
+from oboro.data import DataModule
 from oboro.denoiser import Denoiser
 from oboro.loss.discriminator import DCGAN
 from oboro.loss.game import Game, Weighted
+from oboro.modality.modality import sizes
 
 
 class GAN(Game):
@@ -38,6 +42,14 @@ class GAN(Game):
     @property
     def opponents(self) -> Mapping[str, Sequence[nn.Module]]:
         return {"discriminator": (self.discriminator,)}
+
+    def check(self, data: DataModule, codec: Codec) -> None:
+        shape = codec.latent_shape(data.modality.shape)
+        if shape != self.discriminator.shape:
+            raise UserError(
+                f"the discriminator is for samples of {sizes(self.discriminator.shape)} and these are {sizes(shape)}; "
+                "leave loss.discriminator.size out and choose codec=identity, or set it to that of the latents."
+            )
 
     @property
     def costs(self) -> tuple[int, int]:

@@ -84,12 +84,16 @@ def forget_checkpoint() -> None:
 
 def kind_of(checkpoint: dict[str, Any]) -> str:
     """The option of the group ``task`` that a checkpoint is of."""
-    name = get_class(checkpoint["config"]["task"]["_target_"]).__name__
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
+    return option_of(get_class(checkpoint["config"]["task"]["_target_"]))
 
 
-# What a checkpoint of a task is beside: what has been learned is a denoiser that draws samples.
-ALSO = {"distillation": "diffusion", "gan": "diffusion", "denoising_autoencoder": "diffusion"}
+def option_of(cls: type) -> str:
+    """The option that is named after a class: denoising_autoencoder of DenoisingAutoencoder, gan of GAN."""
+    return re.sub("(?<=[a-z])(?=[A-Z])", "_", cls.__name__).lower()
+
+
+# What a checkpoint of a task is beside: what these have learned is a denoiser that draws samples.
+ALSO = dict.fromkeys(("distillation", "gan", "denoising_autoencoder"), "diffusion")
 
 
 def check_kind(checkpoint: dict[str, Any], path: str | Path, *kinds: str) -> None:

@@ -17,7 +17,7 @@ from hydra.utils import get_class, instantiate
 from oboro.base.errors import UserError
 from oboro.base.paths import with_absolute_paths
 from oboro.restore.beside import BESIDE, LEFT_OUT, moved, output_folder, restored
-from oboro.restore.checkpoint import check_kind
+from oboro.restore.checkpoint import check_kind, option_of
 from oboro.restore.evaluated import unfinished
 
 Place = tuple[str, ...]
@@ -91,7 +91,7 @@ def go_on(
 
     Raises ``UserError`` where it cannot go on with one of them, or where nothing is left to train or to measure.
     """
-    kind = get_class(now["task"]["_target_"]).__name__.lower()
+    kind = option_of(get_class(now["task"]["_target_"]))
     check_kind(checkpoint, path, kind)
     config = checkpoint["config"]
     beside, left_out = restored(config, path)

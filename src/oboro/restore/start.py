@@ -9,32 +9,26 @@ from torch import Tensor, nn
 
 from oboro.adapter import low_rank_layers, plain_state
 from oboro.base.errors import UserError
-from oboro.restore.checkpoint import ALSO, check_kind, load_checkpoint
+from oboro.restore.checkpoint import ALSO, check_kind, load_checkpoint, option_of
 from oboro.restore.merge import merged
 from oboro.restore.rebuild import Task, averaged, build_task, name_of_learned
 
 GAIN = "network.image_gain"  # of a network with weights of magnitude 1
 END = "network.end."
 
+OF_DENOISER = {
+    "codec": ("codec",),
+    "conditioner": ("conditioner",),
+    "model": ("denoiser", "network"),
+    "schedule": ("denoiser", "schedule"),
+    "parameterization": ("denoiser", "parameterization"),
+}
 # For each task, where the configuration of its checkpoints holds what an option of a group is made of.
 PLACES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
-    "diffusion": {
-        "codec": ("codec",),
-        "conditioner": ("conditioner",),
-        "model": ("denoiser", "network"),
-        "schedule": ("denoiser", "schedule"),
-        "parameterization": ("denoiser", "parameterization"),
-        "loss": ("loss",),
-        "guidance": ("guidance",),
-        "sampler": ("sampler",),
-    },
-    "distillation": {
-        "codec": ("codec",),
-        "conditioner": ("conditioner",),
-        "model": ("denoiser", "network"),
-        "schedule": ("denoiser", "schedule"),
-        "parameterization": ("denoiser", "parameterization"),
-    },
+    "diffusion": {**OF_DENOISER, "loss": ("loss",), "guidance": ("guidance",), "sampler": ("sampler",)},
+    "distillation": OF_DENOISER,
+    "gan": OF_DENOISER,
+    "denoising_autoencoder": OF_DENOISER,
     "classification": {"codec": ("codec",), "model": ("classifier", "network"), "schedule": ("classifier", "schedule")},
     "autoencoder": {"codec": ("autoencoder",), "loss": ("loss",)},
     "clip": {"codec": ("codec",), "model": ("clip",), "loss": ("loss",)},
@@ -53,7 +47,7 @@ def start_from(task: Task, config: dict[str, Any], path: str | Path, profile: st
     task or model, naming what differs, and where an adapter would leave a layer at zero.
     """
     checkpoint = merged(load_checkpoint(path))
-    kind = type(task).__name__.lower()
+    kind = option_of(type(task))
     check_kind(checkpoint, path, ALSO.get(kind, kind))
     source = build_task(checkpoint)
     learned, stored = name_of_learned(task), checkpoint["config"]["task"]

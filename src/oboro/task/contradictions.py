@@ -270,6 +270,11 @@ def taught(parts: Parts) -> Iterator[str]:
             f"the teacher {teacher.path} is a denoiser, and {name(loss)} goes on from a consistency model; train one "
             "with loss=consistency_easy and start from it with init=<its checkpoint>."
         )
+    if teacher.one_level:
+        yield (
+            f"the teacher {teacher.path} knows one noise level and {name(loss)} asks it at many; name a model of "
+            "task=diffusion with loss.teacher.path=<a checkpoint>."
+        )
     if teacher.guidance.drops and not teacher.knows_no_condition:
         yield (
             f"{name(teacher.guidance)} asks the teacher {teacher.path} without its condition, which it was never "

@@ -208,6 +208,12 @@ class Generation(NoiseLevels):
     def errors(self, batch: dict[str, Tensor], x: Tensor, u: Tensor, eps: Tensor) -> Tensor:
         return self.loss.at_quantile(self.denoiser, x, self.seen(self.conditioner.keep(batch), batch), u, eps)[:, None]
 
+    def summary(self, rows: Tensor) -> dict[str, float]:
+        """Without numbers by noise level where the loss has one level alone."""
+        numbers = super().summary(rows)
+        one = getattr(self.loss, "teaches_steps", None) == 1 or getattr(self.loss, "teaches_time", None) is not None
+        return {name: numbers[name] for name in self.measures} if one else numbers
+
     def generate(
         self,
         ids: list[int],
