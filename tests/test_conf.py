@@ -359,7 +359,9 @@ def test_every_folder_is_a_group_that_an_entry_point_selects():
     configs = [composed(), composed("loss=consistency"), composed("task=distillation", "loss=add")]
     configs += [*(composed(f"task={task}") for task in TASKS)]
     inside = set(re.findall(r"/(\w+)@\w+: ", wiring("diffusion")))  # of another option: the teacher of a loss
-    entries = "\n".join((CONF / f"{entry}.yaml").read_text() for entry in ("train", "sample", "edit", "evaluate"))
+    entries = "\n".join(
+        (CONF / f"{entry}.yaml").read_text() for entry in ("train", "sample", "edit", "evaluate", "detect")
+    )
     for group in {group for group, _ in OPTIONS}:
         chosen = any(part(config, group) is not None for config in configs)
         assert chosen or group in inside or re.search(rf"^  - {group}:", entries, re.M), group
@@ -473,7 +475,7 @@ def test_a_variant_changes_only_what_it_names():
     }
 
 
-@pytest.mark.parametrize("entry", ["sample", "edit", "evaluate"])
+@pytest.mark.parametrize("entry", ["sample", "edit", "evaluate", "detect"])
 def test_the_other_entry_points_compose(entry):
     offer_checkpoint([])  # the options called from_checkpoint
     with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -509,6 +511,7 @@ NO_OPTIONS = {
     "adapter": {"AdapterFile", "LowRank"},
     "anomalies": {"TestSet"},
     "codec": {"Codec", "Tiled"},
+    "detector": {"Cost", "Inspection", "Pictures"},
     "data": {"Block", "ImageSettings", "Population", "Settings", "Source", "Split"},
     "edit": {"Model", "Pictures"},
     "extractor": {"Samples"},

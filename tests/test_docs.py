@@ -17,7 +17,7 @@ from oboro.cli.options import VALUES, without_groups
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(ROOT.glob("docs/*.md"))
 FENCE = re.compile(r"^(```|~~~)[^\n]*\n(.*?)^\1[ \t]*$", re.M | re.S)
-ENTRIES = ("train", "sample", "edit", "evaluate")
+ENTRIES = ("train", "sample", "edit", "evaluate", "detect")
 
 each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
 

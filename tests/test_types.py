@@ -12,7 +12,7 @@ from oboro.anomalies import Anomalies
 from oboro.base.configuration import TARGET, Configuration, at, key_of, shown
 from oboro.base.errors import UserError
 from oboro.cli.checkpoint import offer_checkpoint
-from oboro.cli.settings import Evaluating, Sampling, Training, check_settings, plain
+from oboro.cli.settings import Detecting, Evaluating, Sampling, Training, check_settings, plain
 from oboro.data.shapes import AUTO
 from oboro.measurement import MaskShape, Measurement
 from oboro.restore import Stored
@@ -213,6 +213,7 @@ def test_the_key_is_named_where_the_value_was_written():
         ("sample", Sampling, ["seed=1.5", "label=true", "label=1.5", "label=abc", "n=abc", "n=0", "chunk=0", "npz=7"]),
         ("sample", Sampling, ["previews=-1", "ema_std=0.3", "adapter_scale=x", "precision=x", "accelerator=x"]),
         ("evaluate", Evaluating, ["n=1", "repeats=0", "bits_per_dim.n=-1", "bits_per_dim.steps=1.5", "devices=0"]),
+        ("detect", Detecting, ["share=2", "score=median", "smoothing=-1", "normals=1", "follow=-1", "resamples=0"]),
         ("evaluate", Evaluating, ["seed=-1", "reference=5", "watch=5", "idle=-1", "images=7"]),
     ],
 )

@@ -206,7 +206,7 @@ def test_every_path_among_the_arguments_of_options_is_known_by_its_name():
 
 def test_every_key_at_the_root_that_is_a_path_is_known_by_its_name():
     """The comments of train.yaml, sample.yaml and evaluate.yaml say which are."""
-    for name in ("train", "sample", "edit", "evaluate"):
+    for name in ("train", "sample", "edit", "evaluate", "detect"):
         for line in (runs.ROOT / "conf" / f"{name}.yaml").read_text().splitlines():
             if match := re.match(r"(\w+): null # .*\b(path|file|folder|picture|\.npz)\b", line):
                 assert PATH.fullmatch(match[1]) or match[1] in SENTENCES or match[1] == "profile", line

@@ -12,7 +12,15 @@ from PIL import Image
 import runs
 
 COMMON = ("accelerator=cpu", "overwrite=true", "normals=12", "chunk=5")
+CLOTHES = ("data=fashion_mnist_10k", f"data.cache_dir={runs.cache_dir()}")
 ERROR = ("detector=denoising_error", "detector.times=[0.2,0.5]")
+
+
+@pytest.fixture(scope="module")
+def tested(tmp_path_factory):
+    """A model that has not seen a test part, nor class 4."""
+    settings = ("data.test=20", "data.left_out=[4]", "metrics=[]", runs.NO_EVALUATION)
+    return runs.train(tmp_path_factory.mktemp("tested"), *settings).last
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +77,7 @@ def detect_stored(folder, *arguments: str) -> runs.Run:
 
 
 def test_a_stored_detector_that_has_learned_needs_neither_model_nor_data(pictures, tmp_path):
-    data = ("data=fashion_mnist_10k", f"data.cache_dir={runs.cache_dir()}", "data.validation=24")
+    data = (*CLOTHES, "data.validation=24")
     runs.succeeded(detect(tmp_path / "a", "detector=pca", "detector.components=9", *data, f"images={pictures}"))
     stored = f"calibrated={tmp_path / 'a' / 'detector.yaml'}"
     runs.succeeded(detect_stored(tmp_path / "b", stored, f"images={pictures}"))
@@ -86,7 +94,7 @@ def test_a_picture_that_cannot_be_read_ends_nothing(pictures, tmp_path):
     folder.mkdir()
     (folder / "a.png").write_bytes((pictures / "1.png").read_bytes())
     (folder / "b.png").write_bytes(b"no picture")
-    data = ("data=fashion_mnist_10k", f"data.cache_dir={runs.cache_dir()}", "data.validation=24")
+    data = (*CLOTHES, "data.validation=24")
     run = runs.succeeded(detect(tmp_path / "out", "detector=pca", *data, f"images={folder}"))
     rows = table(tmp_path / "out")
     assert rows["b.png"]["decision"] == "unreadable" and rows["a.png"]["score"]
@@ -103,7 +111,7 @@ def test_a_picture_that_cannot_be_read_ends_nothing(pictures, tmp_path):
         "both": (("checkpoint={checkpoint}", "images=x", "anomalies=flipped"), ["one of the two"]),
         "no noise": (("checkpoint={checkpoint}", "detector.times=[0.0]"), ["above 0"]),
         "no such file": (("checkpoint={checkpoint}", "images=nowhere", *ERROR), ["nowhere"]),
-        "nothing held out": (("checkpoint={checkpoint}", "data.validation=0"), ["data.validation=0.1"]),
+        "nothing held out": (("detector=pca", *CLOTHES, "data.validation=0"), ["data.validation=0.1"]),
     }.values(),
 )
 def test_mistakes_are_named_with_the_remedy(checkpoint, tmp_path, arguments, words):
@@ -112,8 +120,8 @@ def test_mistakes_are_named_with_the_remedy(checkpoint, tmp_path, arguments, wor
     assert len(run.stderr.strip().splitlines()) == 1, run.stderr
 
 
-def test_the_threshold_is_fixed_before_the_test_and_its_numbers_are_those_of_the_file(checkpoint, tmp_path):
-    common = (f"checkpoint={checkpoint}", *ERROR, "data.test=20", "resamples=50")
+def test_the_threshold_is_fixed_before_the_test_and_its_numbers_are_those_of_the_file(tested, tmp_path):
+    common = (f"checkpoint={tested}", *ERROR, "resamples=50")
     runs.succeeded(detect(tmp_path / "flipped", *common, "anomalies=flipped"))
     runs.succeeded(detect(tmp_path / "defects", *common, "anomalies=defects"))
     flipped, defects = (yaml.safe_load((tmp_path / n / "detector.yaml").read_text()) for n in ("flipped", "defects"))
@@ -132,3 +140,13 @@ def test_the_threshold_is_fixed_before_the_test_and_its_numbers_are_those_of_the
     assert runs.succeeded(again)
     stored = json.loads((tmp_path / "again" / "detection.json").read_text())
     assert stored["metrics"] == report["metrics"]
+
+
+def test_classes_that_were_left_out_are_anomalous_and_another_split_is_refused(tested, tmp_path):
+    common = (f"checkpoint={tested}", *ERROR, "resamples=20")
+    runs.succeeded(detect(tmp_path / "out", *common, "anomalies=labelled", "anomalies.n=20"))
+    kinds = [(row["kind"], row["anomalous"]) for row in table(tmp_path / "out").values()]
+    assert set(kinds) == {("good", "0"), ("class 4", "1")}
+    for typed in ("data.test=30", "data.left_out=[]", "data.seed=1"):
+        run = detect(tmp_path / "other", *common, "anomalies=flipped", typed)
+        assert run.status == 1 and "it has learned from" in run.stderr.replace("\n", " "), run.stderr

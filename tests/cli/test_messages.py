@@ -303,7 +303,7 @@ def test_names_of_jobs_fit_a_file_system():
     assert short(long).endswith("/1") and short(long).startswith("ü" * 120 + "-")
 
 
-@pytest.mark.parametrize("name", ["train", "sample", "edit", "evaluate"])
+@pytest.mark.parametrize("name", ["train", "sample", "edit", "evaluate", "detect"])
 def test_help_says_what_each_value_at_the_root_means(name, tmp_path):
     run = runs.succeeded(runs.call("oboro", name, "--help", cwd=tmp_path))
     values, groups = run.stdout.split("groups and their options")

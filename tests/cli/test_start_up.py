@@ -52,7 +52,7 @@ def test_nothing_slow_is_imported_before_there_is_work(typed, tmp_path):
 @pytest.mark.parametrize(
     "typed",
     [
-        *([f"{name}.py", "--help"] for name in ("train", "sample", "edit", "evaluate")),
+        *([f"{name}.py", "--help"] for name in ("train", "sample", "edit", "evaluate", "detect")),
         ["train.py", "--cfg", "job"],
         ["-m", "oboro"],
         ["-m", "oboro", "pack", "--help"],
