@@ -3,8 +3,8 @@
     python benchmarks/inpainting.py FOLDER DENOISER CONCAT...
 
 measures with ``python evaluate.py``, one command for each method, hole and seed; what lies in FOLDER already is not
-measured again. DENOISER is a checkpoint of ``python train.py``, each CONCAT one of experiment=inpainting_fashion, the
-first for seed 0. Numbers are means over seeds ± their standard deviation.
+measured again. DENOISER is a checkpoint of ``python train.py``, each CONCAT one of experiment=inpainting_fashion with
+data.seed=0, the first for seed=0: no model has seen any of the pictures. Numbers are means over seeds ± their standard deviation.
 """
 
 import subprocess
@@ -34,7 +34,7 @@ METHODS = {
 TRAINED = "trained concatenation"
 METRICS = ["frechet", "psnr", "perceptual_fashion", "known_kept"]
 REGIONS = ["metrics.psnr.regions=[hole]", "metrics.perceptual_fashion.regions=[hole]"]
-COMMON = ["n=500", f"metrics=[{','.join(METRICS)}]", *REGIONS]
+COMMON = ["n=500", "data.seed=0", f"metrics=[{','.join(METRICS)}]", *REGIONS]
 SHOWN = {"fd_fashion": 2, "psnr_hole": 1, "perceptual_fashion_hole": 3, "known_kept": 4}
 
 
