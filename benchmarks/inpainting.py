@@ -51,20 +51,20 @@ def measured(folder: Path, checkpoint: str, command: list[str]) -> tuple[dict[st
 
 
 def main(folder: Path, denoiser: str, *concat: str) -> None:
-    methods = {**METHODS, TRAINED: ["guidance=unguided"]}
-    lines = []
-    for hole, problem in HOLES.items():
-        for method, command in methods.items():
-            rows, evaluations = [], 0.0
-            for seed, trained in enumerate(concat):
-                checkpoint = trained if method == TRAINED else denoiser
-                place = folder / f"{hole}-{method}-{seed}".replace(" ", "-").replace(",", "")
-                values, evaluations = measured(place, checkpoint, [*problem, *command, f"seed={seed}"])
-                rows.append([values[name] for name in SHOWN])
-            mean, std = torch.tensor(rows).mean(0).tolist(), torch.tensor(rows).std(0).tolist()
-            cells = [f"{m:.{d}f} ± {s:.{d}f}" for m, s, d in zip(mean, std, SHOWN.values(), strict=True)]
-            lines.append(" | ".join(["", hole, method, f"{evaluations:.0f}", *cells, ""]).strip())
-    print("\n".join(lines))
+    methods = {TRAINED: ["guidance=unguided"], **METHODS}
+    rows: dict[tuple[str, str], list[list[float]]] = {(hole, method): [] for hole in HOLES for method in methods}
+    evaluations: dict[str, float] = {}
+    for seed, trained in enumerate(concat):  # each seed is a table of its own, so that one that is cut off has some
+        for hole, method in rows:
+            checkpoint = trained if method == TRAINED else denoiser
+            place = folder / f"{hole}-{method}-{seed}".replace(" ", "-").replace(",", "")
+            command = [*HOLES[hole], *methods[method], f"seed={seed}"]
+            values, evaluations[method] = measured(place, checkpoint, command)
+            rows[hole, method].append([values[name] for name in SHOWN])
+    for (hole, method), numbers in rows.items():
+        mean, std = (f(torch.tensor(numbers), 0).tolist() for f in (torch.mean, torch.std))
+        cells = [f"{m:.{d}f} ± {s:.{d}f}" for m, s, d in zip(mean, std, SHOWN.values(), strict=True)]
+        print(" | ".join(["", hole, method, f"{evaluations[method]:.0f}", *cells, ""]).strip())
 
 
 if __name__ == "__main__":
