@@ -4,7 +4,8 @@
 
 measures with ``python evaluate.py``, one command for each method, hole and seed; what lies in FOLDER already is not
 measured again. DENOISER is a checkpoint of ``python train.py``, each CONCAT one of experiment=inpainting_fashion with
-data.seed=0, the first for seed=0: no model has seen any of the pictures. Numbers are means over seeds ± their standard deviation.
+data.seed=0, the first for seed=0: no model has seen any of the pictures. Numbers are means over seeds ± their
+standard deviation.
 """
 
 import subprocess
