@@ -55,13 +55,13 @@ def main(folder: Path, denoiser: str, *concat: str) -> None:
     methods = {TRAINED: ["guidance=unguided"], **METHODS}
     rows: dict[tuple[str, str], list[list[float]]] = {(hole, method): [] for hole in HOLES for method in methods}
     evaluations: dict[str, float] = {}
-    for seed, trained in enumerate(concat):  # each seed is a table of its own, so that one that is cut off has some
-        for hole, method in rows:
-            checkpoint = trained if method == TRAINED else denoiser
-            place = folder / f"{hole}-{method}-{seed}".replace(" ", "-").replace(",", "")
-            command = [*HOLES[hole], *methods[method], f"seed={seed}"]
-            values, evaluations[method] = measured(place, checkpoint, command)
-            rows[hole, method].append([values[name] for name in SHOWN])
+    order = [(hole, method, seed) for method in methods for seed in range(len(concat)) for hole in HOLES]
+    for hole, method, seed in order:
+        checkpoint = concat[seed] if method == TRAINED else denoiser
+        place = folder / f"{hole}-{method}-{seed}".replace(" ", "-").replace(",", "")
+        command = [*HOLES[hole], *methods[method], f"seed={seed}"]
+        values, evaluations[method] = measured(place, checkpoint, command)
+        rows[hole, method].append([values[name] for name in SHOWN])
     for (hole, method), numbers in rows.items():
         mean, std = (f(torch.tensor(numbers), 0).tolist() for f in (torch.mean, torch.std))
         cells = [f"{m:.{d}f} ± {s:.{d}f}" for m, s, d in zip(mean, std, SHOWN.values(), strict=True)]
