@@ -3,8 +3,9 @@
     python benchmarks/inpainting.py FOLDER DENOISER CONCAT...
 
 measures with ``python evaluate.py``, one command for each method, hole and seed; what lies in FOLDER already is not
-measured again. DENOISER is a checkpoint of ``python train.py``, each CONCAT one of experiment=inpainting_fashion, the
-first for seed 0. Numbers are means over seeds ± their standard deviation.
+measured again. DENOISER is a checkpoint of ``python train.py``, each CONCAT one of experiment=inpainting_fashion with
+data.seed=0, the first for seed=0: no model has seen any of the pictures. Numbers are means over seeds ± their
+standard deviation.
 """
 
 import subprocess
@@ -34,7 +35,7 @@ METHODS = {
 TRAINED = "trained concatenation"
 METRICS = ["frechet", "psnr", "perceptual_fashion", "known_kept"]
 REGIONS = ["metrics.psnr.regions=[hole]", "metrics.perceptual_fashion.regions=[hole]"]
-COMMON = ["n=500", f"metrics=[{','.join(METRICS)}]", *REGIONS]
+COMMON = ["n=500", "data.seed=0", f"metrics=[{','.join(METRICS)}]", *REGIONS]
 SHOWN = {"fd_fashion": 2, "psnr_hole": 1, "perceptual_fashion_hole": 3, "known_kept": 4}
 
 
@@ -51,20 +52,20 @@ def measured(folder: Path, checkpoint: str, command: list[str]) -> tuple[dict[st
 
 
 def main(folder: Path, denoiser: str, *concat: str) -> None:
-    methods = {**METHODS, TRAINED: ["guidance=unguided"]}
-    lines = []
-    for hole, problem in HOLES.items():
-        for method, command in methods.items():
-            rows, evaluations = [], 0.0
-            for seed, trained in enumerate(concat):
-                checkpoint = trained if method == TRAINED else denoiser
-                place = folder / f"{hole}-{method}-{seed}".replace(" ", "-").replace(",", "")
-                values, evaluations = measured(place, checkpoint, [*problem, *command, f"seed={seed}"])
-                rows.append([values[name] for name in SHOWN])
-            mean, std = torch.tensor(rows).mean(0).tolist(), torch.tensor(rows).std(0).tolist()
-            cells = [f"{m:.{d}f} ± {s:.{d}f}" for m, s, d in zip(mean, std, SHOWN.values(), strict=True)]
-            lines.append(" | ".join(["", hole, method, f"{evaluations:.0f}", *cells, ""]).strip())
-    print("\n".join(lines))
+    methods = {TRAINED: ["guidance=unguided"], **METHODS}
+    rows: dict[tuple[str, str], list[list[float]]] = {(hole, method): [] for hole in HOLES for method in methods}
+    evaluations: dict[str, float] = {}
+    order = [(hole, method, seed) for method in methods for seed in range(len(concat)) for hole in HOLES]
+    for hole, method, seed in order:
+        checkpoint = concat[seed] if method == TRAINED else denoiser
+        place = folder / f"{hole}-{method}-{seed}".replace(" ", "-").replace(",", "")
+        command = [*HOLES[hole], *methods[method], f"seed={seed}"]
+        values, evaluations[method] = measured(place, checkpoint, command)
+        rows[hole, method].append([values[name] for name in SHOWN])
+    for (hole, method), numbers in rows.items():
+        mean, std = (f(torch.tensor(numbers), 0).tolist() for f in (torch.mean, torch.std))
+        cells = [f"{m:.{d}f} ± {s:.{d}f}" for m, s, d in zip(mean, std, SHOWN.values(), strict=True)]
+        print(" | ".join(["", hole, method, f"{evaluations[method]:.0f}", *cells, ""]).strip())
 
 
 if __name__ == "__main__":
