@@ -57,7 +57,7 @@ def detection_report(
     def interval(measure: Measure, share: int = 1) -> Interval:
         return bootstrap(measure, kinds, resamples=max(resamples // share, 1))
 
-    decisions = {"f1": F1, "recall": Recall, "fpr": FalsePositiveRate}
+    decisions: Mapping[str, Callable[..., Measure]] = {"f1": F1, "recall": Recall, "fpr": FalsePositiveRate}
     metrics = {"auroc": interval(AUROC(s, anomalous)), "average_precision": interval(AveragePrecision(s, anomalous))}
     metrics |= {name: interval(kind(s, anomalous, threshold)) for name, kind in decisions.items()}
     if maps is not None and test_set.masks is not None:
@@ -68,7 +68,7 @@ def detection_report(
             "aupro_0.3": AUPRO,
         }
         metrics |= {name: interval(kind(places, masks), OF_PLACES) for name, kind in of_places.items()}
-    by_kind = {}
+    by_kind: dict[str, dict[str, Any]] = {}
     for kind in dict.fromkeys(test_set.kinds):
         rows = (kinds == kind) | (kinds == GOOD)
         if kind == GOOD:

@@ -84,8 +84,8 @@ class PartialDiffusion(Reconstructing):
                 "the model has learned all noise levels, so that none is that of its training; set "
                 "detector.times=[0.3] or others."
             )
-        self._levels = self.times or [only]
-        if only is not None and self._levels != [only]:
+        self._levels = list(self.times or ()) if only is None else [only]
+        if only is not None and self.times not in (None, [only]):
             raise UserError(
                 f"the model knows the noise level t={only:g} alone; choose detector=denoising_autoencoder, or set "
                 f"detector.times=[{only:g}]."

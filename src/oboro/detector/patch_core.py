@@ -57,7 +57,7 @@ class PatchCore(Detector):
         self._memory = torch.empty(0)
 
     @property
-    def needs(self) -> str | None:  # type: ignore[override]
+    def needs(self) -> str | None:
         return "denoiser" if self.features is None else None
 
     @property
@@ -69,7 +69,7 @@ class PatchCore(Detector):
             raise UserError(f"patches are of pictures and these are {modality.noun}; choose another detector.")
         if self.features is not None:
             self.features.check(modality.shape[0])
-        elif not hasattr(task.denoiser.network, "features"):
+        elif isinstance(task, Generation) and not hasattr(task.denoiser.network, "features"):
             raise UserError(
                 f"{type(task.denoiser.network).__name__} has no levels whose activations could be compared; choose a "
                 "checkpoint of model=unet, or detector=patch_core_fashion or patch_core_vgg."

@@ -19,7 +19,7 @@ class Added(NamedTuple):
     residuals: list[Tensor]
     features: dict[int, Tensor]
 
-    def __add__(self, other: "Added") -> "Added":  # type: ignore[override]
+    def __add__(self, other: "Added") -> "Added":
         longer, shorter = sorted((self.residuals, other.residuals), key=len, reverse=True)
         features = dict(self.features)
         for i, feature in other.features.items():
