@@ -150,3 +150,51 @@ def test_classes_that_were_left_out_are_anomalous_and_another_split_is_refused(t
     for typed in ("data.test=30", "data.left_out=[]", "data.seed=1"):
         run = detect(tmp_path / "other", *common, "anomalies=flipped", typed)
         assert run.status == 1 and "it has learned from" in run.stderr.replace("\n", " "), run.stderr
+
+
+def test_pictures_that_are_followed_are_looked_at_one_by_one(pictures, tmp_path):
+    data = (*CLOTHES, "data.validation=24", "detector=pca", "detector.components=9")
+    runs.succeeded(detect(tmp_path / "a", *data, f"images={pictures}"))
+    stored = f"calibrated={tmp_path / 'a' / 'detector.yaml'}"
+    run = runs.succeeded(detect_stored(tmp_path / "b", stored, f"images={pictures}", "follow=0.3"))
+    assert scores(tmp_path / "b") == pytest.approx(scores(tmp_path / "a"), rel=1e-5)
+    lines = [line for line in run.stdout.splitlines() if ".png, " in line]
+    assert [line.split(",")[0] for line in lines] == [f"{k}.png" for k in range(7)]
+    refused = detect_stored(tmp_path / "c", stored, f"images={pictures / '0.png'}", "follow=1")
+    assert refused.status == 1 and "images=<a folder>" in refused.stderr
+
+
+@pytest.mark.slow
+def test_other_detectors_find_more_wrong_with_noise_than_with_clothes(checkpoint, tmp_path):
+    """Each of them runs from a checkpoint, and tells what nothing normal is like."""
+    folder, g = tmp_path / "noise", np.random.default_rng(1)
+    folder.mkdir()
+    Image.fromarray(g.integers(256, size=(28, 28), dtype=np.uint8)).save(folder / "noise.png")
+    model = f"checkpoint={checkpoint}"
+    asked = {
+        "likelihood": (model, "detector=likelihood", "detector.steps=2"),
+        "patch_core": (model, "detector=patch_core", "detector.samples=20", "score=max"),
+        "patch_core_fashion": (*CLOTHES, "data.validation=24", "detector=patch_core_fashion", "detector.samples=20"),
+        "ddad": (model, "detector.times=[0.4]", "guidance=ddad", "sampler=ddim", "sampler.steps=4"),
+    }
+    for name, words in asked.items():
+        runs.succeeded(detect(tmp_path / name, *words, f"images={folder}"))
+        (row,) = table(tmp_path / name).values()
+        assert row["decision"] == "rejected", (name, row)
+        assert (tmp_path / name / "maps" / "noise.png").exists() == (name != "likelihood")
+
+
+@pytest.mark.slow
+def test_series_are_told_by_numbers_and_a_table(tmp_path):
+    t = np.arange(32)
+    clean = np.sin(t / 4 + np.arange(80)[:, None])[:, None].astype(np.float32)
+    np.savez(tmp_path / "sines.npz", series=clean)
+    settings = ("data=series", f"data.path={tmp_path / 'sines.npz'}", "model=unet_1d", "metrics=[]")
+    model = runs.train(tmp_path / "run", *settings, runs.NO_EVALUATION).last
+    odd = tmp_path / "odd"
+    odd.mkdir()
+    lines = np.where(t == 15, 9.0, np.sin(t / 4))
+    (odd / "spike.csv").write_text("a\n" + "\n".join(f"{x:.6f}" for x in lines) + "\n")
+    runs.succeeded(detect(tmp_path / "out", f"checkpoint={model}", *ERROR, f"images={odd}", "score=max"))
+    assert list(table(tmp_path / "out")) == ["spike.csv"]
+    assert not (tmp_path / "out" / "maps").exists()

@@ -211,7 +211,8 @@ def calibrate(config: DictConfig, inspection: Inspection, data: DataModule) -> t
         )
     detector, task, modality = inspection.detector, inspection.task, inspection.modality
     if detector.learns:
-        detector.fit(task, data.train.samples, modality)
+        with inspection.autocast():  # as it will look at samples
+            detector.fit(task, data.train.samples, modality)
         detector.to(inspection.device)
     rows = torch.tensor(spread(config.normals, len(held_out)))
     check_fits_memory("normals", len(rows), (len(detector.names), *modality.shape[1:]), 4, "maps")

@@ -13,7 +13,7 @@ from oboro.detection.measure import Measure
 from oboro.detection.ranking import AUPRO, AUROC, AveragePrecision, PixelAUROC, PixelAveragePrecision
 from oboro.detection.threshold import F1, FalsePositiveRate, Recall
 
-OF_PLACES = 5  # resamples of metrics of images for one of metrics of their places, which cost a thousand times as much
+PLACES, FEWEST = 4e8, 30  # places that resamples of one metric look at, and how many resamples there are at least
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ def detection_report(
     anomalous, kinds = test_set.anomalous.numpy(), np.array(test_set.kinds)
     s = scores.double().numpy()
 
-    def interval(measure: Measure, share: int = 1) -> Interval:
-        return bootstrap(measure, kinds, resamples=max(resamples // share, 1))
+    def interval(measure: Measure, most: float = float("inf")) -> Interval:
+        return bootstrap(measure, kinds, resamples=int(min(resamples, max(most, FEWEST))))
 
     decisions: Mapping[str, Callable[..., Measure]] = {"f1": F1, "recall": Recall, "fpr": FalsePositiveRate}
     metrics = {"auroc": interval(AUROC(s, anomalous)), "average_precision": interval(AveragePrecision(s, anomalous))}
@@ -67,7 +67,7 @@ def detection_report(
             "pixel_average_precision": PixelAveragePrecision,
             "aupro_0.3": AUPRO,
         }
-        metrics |= {name: interval(kind(places, masks), OF_PLACES) for name, kind in of_places.items()}
+        metrics |= {name: interval(kind(places, masks), PLACES / places.size) for name, kind in of_places.items()}
     by_kind: dict[str, dict[str, Any]] = {}
     for kind in dict.fromkeys(test_set.kinds):
         rows = (kinds == kind) | (kinds == GOOD)

@@ -48,7 +48,8 @@ class Likelihood(Detector):
         assert isinstance(task, Generation)
         stored = self.modality.to_stored(pictures.x)
         numbers = {"steps": self.steps, "probes": self.probes}
-        bits = bits_per_dim(
-            task.denoiser, stored, task.seen(pictures.cond), seed=pictures.seed, ids=pictures.ids, **numbers
-        )
+        with torch.autocast(stored.device.type, enabled=False):  # half precision does not do
+            bits = bits_per_dim(
+                task.denoiser, stored, task.seen(pictures.cond), seed=pictures.seed, ids=pictures.ids, **numbers
+            )
         return bits[:, None].to(pictures.x)

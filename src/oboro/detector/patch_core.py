@@ -127,14 +127,16 @@ class PatchCore(Detector):
 
 def nearest(rows: Tensor, memory: Tensor) -> Tensor:
     """The distance (n,) of each of ``rows`` (n, d) from the nearest of ``memory`` (m, d)."""
-    return torch.cdist(rows, memory).amin(1)
+    with torch.autocast(rows.device.type, enabled=False):  # a difference of nearly equal numbers
+        return torch.cdist(rows.float(), memory).amin(1)
 
 
 def coreset(rows: Tensor, count: int, g: torch.Generator) -> Tensor:
     """The numbers (count,) of ``rows`` (n, d) that the greedy k-center algorithm chooses: each the farthest from all
     before it, the first at random; distances are those of a random projection to 128 dimensions."""
     if rows.shape[1] > PROJECTED:
-        rows = rows @ (torch.randn(rows.shape[1], PROJECTED, generator=g) / PROJECTED**0.5)
+        with torch.autocast(rows.device.type, enabled=False):
+            rows = rows @ (torch.randn(rows.shape[1], PROJECTED, generator=g) / PROJECTED**0.5)
     chosen = torch.randint(len(rows), (1,), generator=g)
     far = torch.full((len(rows),), torch.inf)
     numbers = [chosen]
