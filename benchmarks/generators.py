@@ -85,7 +85,7 @@ def drawn(checkpoint: Path) -> dict[str, float]:
     task = build_task(load_checkpoint(checkpoint))
     averaged(task, checkpoint, None)
     extractor, seen = Fashion(), torch.zeros(CLASSES)
-    start, spent = time.process_time(), 0.0
+    spent = 0.0
     for first in range(0, TIMED, CHUNK):
         ids = list(range(first, first + CHUNK))
         labelled = task.conditioner.num_classes > 0
@@ -93,7 +93,7 @@ def drawn(checkpoint: Path) -> dict[str, float]:
         start = time.process_time()
         x = task.generate(ids, 0, cond, task.modality.shape)
         spent += time.process_time() - start
-        seen += extractor(task.modality.to_stored(x))["logits"].argmax(1).bincount(minlength=CLASSES)
+        seen += extractor(task.modality.to_stored(x), ("logits",))["logits"].argmax(1).bincount(minlength=CLASSES)
     missed = int((seen / TIMED < 0.1 / CLASSES).sum())  # the data have as many pictures of each class
     return {"ms a sample": 1000 * spent / TIMED, "classes missed": missed}
 
@@ -144,7 +144,9 @@ def main() -> None:
     arguments = parser.parse_args()
     lines = [f"| model | steps | {' | '.join(COLUMNS)} | diverged |", "|---" * (len(COLUMNS) + 3) + "|"]
     for name in arguments.only:
-        folder = arguments.folder.resolve() / name.replace(",", "").replace(" ", "-")
+        kind = "unconditional" if arguments.unconditional else "conditional"
+        place = arguments.folder.resolve() / f"{kind}-{arguments.seconds:g}"  # what others ask is done anew
+        folder = place / name.replace(",", "").replace(" ", "-")
         folder.mkdir(parents=True, exist_ok=True)
         typed = [*MODELS[name]]
         if arguments.unconditional:  # conditioner.dropout of an experiment is of labels
