@@ -36,7 +36,7 @@ MODELS = {
 }
 DETECTORS: dict[str, tuple[str | None, list[str]]] = {  # the model that is asked, and how
     "PCA": (None, ["detector=pca"]),
-    "denoising autoencoder": ("dae", ["detector=denoising_autoencoder"]),
+    "denoising autoencoder": ("dae", ["detector=denoising_error"]),
     "VAE": ("vae", ["detector=autoencoding"]),
     "denoising error": ("diffusion", ["detector=denoising_error"]),
     "partial diffusion": ("diffusion", ["detector=partial_diffusion"]),

@@ -76,7 +76,7 @@ OF_GANS = ("loss=gan", "loss/discriminator=dcgan", "loss/discriminator=dcgan_sma
 OF_SAMPLES = ("anomalies", "detector", "distance", "edit", "measurement")  # groups that what follows training alone has
 DISTILLED = ("task=distillation", "loss=dmd2", "loss=sid", "loss=add")  # options that have a teacher, and their task
 DISTILLED += ("experiment=dmd2_cifar10", "experiment=dmd2_fashion")
-SEVERAL = ("callbacks", "logger", "metrics")  # groups of which a run takes several options
+SEVERAL = ("callbacks", "distance", "logger", "metrics")  # groups of which a run takes several options
 SEARCH = ("*/*.yaml", "*/*/*.yaml")  # groups, and groups nested in them: loss/time
 PATHS = [path.relative_to(CONF) for pattern in SEARCH for path in CONF.glob(pattern)]
 GROUPS = {path.parent.as_posix() for path in PATHS}

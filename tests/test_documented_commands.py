@@ -51,6 +51,7 @@ SMALL = {
     "sample": ["n=2", "accelerator=cpu", "overwrite=true"],
     "edit": ["n=2", "accelerator=cpu", "overwrite=true"],
     "evaluate": ["n=20", "chunk=10", "accelerator=cpu"],
+    "detect": ["chunk=6", "accelerator=cpu", "overwrite=true"],
 }
 CALLBACKS = {
     "sample_metrics": ("n=20", "chunk=10", "every_n_steps=2"),
@@ -63,11 +64,11 @@ UNET = ("model.channels=8", "model.channel_mult=[1,2]", "model.blocks=1", "model
 
 
 def typed(text: str) -> list[tuple[str, list[str]]]:
-    """(entry, words) of each command of train, sample, edit, evaluate that can run here, one for each set of keys."""
+    """(entry, words) of each command of Hydra and some others that can run here, one for each set of keys."""
     commands: dict[tuple, tuple[str, list[str]]] = {}
     for line in command_lines(text):
         match = re.match(
-            r"\s*(?:python|oboro|torchrun\b.*?)\s+(train|sample|edit|evaluate|adapter|pack|export|onnx)(?:\.py)?"
+            r"\s*(?:python|oboro|torchrun\b.*?)\s+(train|sample|edit|evaluate|detect|adapter|pack|export|onnx)(?:\.py)?"
             r"(?: (.*)|$)",
             line,
         )
@@ -91,6 +92,7 @@ def ready(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("ready")
     captions = "data=fashion_captions_10k"
     runs.train(folder / "first", "data.validation=60", runs.NO_EVALUATION)
+    runs.train(folder / "tested", "data.validation=60", "data.test=40", runs.NO_EVALUATION)
     runs.train(folder / "autoencoder", runs.AUTOENCODER, "callbacks=[latent_statistics,checkpoints]")
     runs.train(folder / "clip", runs.CLIP, captions, runs.NO_EVALUATION)
     runs.train(folder / "classifier", runs.CLASSIFICATION, runs.NO_EVALUATION)
@@ -132,6 +134,7 @@ def pictures(folder: Path) -> None:
         write(folder / "captioned" / f"{i}.png", "L")  # of the kind that the codec was trained on
         write(folder / "flowers" / f"kind{i % 17:02d}" / f"{i}.png")
         write(folder / "edges" / f"{i}.png")
+        write(folder / "good" / f"{i}.png")
         write(folder / "pictures" / f"{i}.png")
         write(folder / "pictures" / "edges" / f"{i}.png")
         for name in ("images", "edges", "depth"):
@@ -168,6 +171,7 @@ def provided(words: list[str], number: int, ready: Path, folder: Path) -> list[s
             kind = "holes" if "mask" in given else "edges" if "hint_ready" in given else kind
             kind = "edit" if {"prompt", "hint"} <= given else kind
             kind = "control" if "outputs/control/" in value else kind
+            kind = "tested" if {"detector", "anomalies"} & given else kind
             copied(ready / KINDS.get(key, kind), folder / value)
         result.append(key + equals + value)
     return result
@@ -193,6 +197,12 @@ def shortened(entry: str, words: list[str]) -> list[str]:
             small += UNET
     if entry == "train":
         small += [f"++callbacks.{name}.{value}" for name in callbacks(words) for value in CALLBACKS[name]]
+    if entry == "detect":
+        given = {w.partition("=")[0] for w in words}
+        small += [] if "calibrated" in given else ["normals=12"]
+        small += ["anomalies.n=6", "resamples=20"] if "anomalies" in given else []
+        small += [f"data.cache_dir={runs.cache_dir()}"] if "data" in given else []
+        small += ["detector.samples=10"] if any(w.startswith("detector=patch") for w in words) else []
     resumed = any(w.startswith("resume=") for w in words)
     if entry == "train" and not resumed and any(w.startswith("hydra.run.dir=") for w in words):
         small.append("overwrite=true")  # what a reader would have trained there stands ready
@@ -214,7 +224,7 @@ def callbacks(words: list[str]) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("document", [d for d in DOCUMENTS if typed(d.read_text())], ids=lambda path: path.stem)
 def test_the_commands_of_a_document_run(document, ready, tmp_path):
-    folders = ("photos", "captioned", "flowers", "edges", "pictures", "mybag", "bags", "mvtec", "outputs")
+    folders = ("photos", "captioned", "flowers", "edges", "pictures", "mybag", "bags", "mvtec", "good", "outputs")
     for name in (*dict.fromkeys((*FILES, "mask.png", "sines.npy")), *folders):
         (shutil.copytree if (ready / name).is_dir() else shutil.copy)(ready / name, tmp_path / name)
     for kind in ("autoencoder", "clip"):  # of which the experiments of text-to-image are made

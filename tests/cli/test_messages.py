@@ -308,7 +308,7 @@ def test_help_says_what_each_value_at_the_root_means(name, tmp_path):
     run = runs.succeeded(runs.call("oboro", name, "--help", cwd=tmp_path))
     values, groups = run.stdout.split("groups and their options")
     file = OmegaConf.load(runs.ROOT / "conf" / f"{name}.yaml")
-    several = {"metrics", "callbacks", "logger"}
+    several = {"metrics", "callbacks", "logger", "distance"}
     named = re.findall(r"^  (\w+)=", values, re.M)
     assert named == [key for key in file if key not in {"defaults", "hydra", *several}]
     meanings = re.split(r"^  \w+=\S+(?: needed\))?", values, flags=re.M)[1:]

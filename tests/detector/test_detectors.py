@@ -13,7 +13,7 @@ from oboro.codec import Identity
 from oboro.condition import Condition
 from oboro.conditioner import Unconditional
 from oboro.denoiser import Denoiser
-from oboro.detector import PCA, Likelihood, PartialDiffusion, PatchCore, Pictures
+from oboro.detector import PCA, DenoisingError, Likelihood, PartialDiffusion, PatchCore, Pictures
 from oboro.detector.patch_core import coreset, nearest
 from oboro.distance import Pixel
 from oboro.ema import EMA, ConstantDecay
@@ -75,7 +75,7 @@ def looked_at(n: int, ids=None, x=None) -> Pictures:
 def test_one_evaluation_has_the_error_of_the_posterior_of_normal_data_and_more_of_others(t0):
     """E|x - E[x | x_t]|² is the posterior variance r² = sigma² s² / (alpha² s² + sigma²) for normal data; for
     x = N(0, S²) it is the bias and the noise, (1 - k alpha)² S² + k² sigma², k = alpha s² / (alpha² s² + sigma²)."""
-    task, detector = exact_task(), PartialDiffusion(PIXEL, [t0], sampled=False)
+    task, detector = exact_task(), DenoisingError(PIXEL, [t0])
     alpha, sigma = (c.item() for c in VP()(torch.tensor([t0])))
     k = alpha * STD**2 / (alpha**2 * STD**2 + sigma**2)
     normal = looked_at(4000)
@@ -95,7 +95,7 @@ def test_sampling_down_the_exact_flow_keeps_the_noisy_sample_in_its_quantile():
     flow, one = exact_task(Heun(200)), exact_task()
     alpha, sigma = (c.item() for c in VP()(torch.tensor([t0])))
     variance = alpha**2 * STD**2 + sigma**2
-    x_t = PartialDiffusion(PIXEL, [t0], sampled=False).reconstruct(one, pictures)[0][0] * variance / (alpha * STD**2)
+    x_t = DenoisingError(PIXEL, [t0]).reconstruct(one, pictures)[0][0] * variance / (alpha * STD**2)
     made = detector.reconstruct(flow, pictures)[0][0]
     assert made.sub(x_t * STD / sqrt(variance)).abs().max() < 3e-3
 
@@ -145,7 +145,7 @@ def test_what_cannot_be_reconstructed_is_refused():
     smooth = exact_task(DDIM(4, eta=1), noise=Simplex(period=4))
     with pytest.raises(UserError, match="sampler=ddim"):
         PartialDiffusion(PIXEL, [0.5]).check(smooth, kind)
-    PartialDiffusion(PIXEL, [0.5], sampled=False).check(smooth, kind)
+    DenoisingError(PIXEL, [0.5]).check(smooth, kind)
 
 
 def test_likelihood_is_bits_per_dimension():

@@ -10,7 +10,7 @@ from oboro.base.counted import counted
 from oboro.base.errors import UserError
 from oboro.conditioner import Control, Joint
 from oboro.conditioner.control import times
-from oboro.model import Controlled
+from oboro.model.controlled import Controlled
 from oboro.restore.checkpoint import check_kind, load_checkpoint
 from oboro.restore.rebuild import averaged, build_task
 from oboro.task import Generation

@@ -27,9 +27,10 @@ from oboro.cli.sorting import sort_pictures
 from oboro.cli.unread import refuse_unread
 from oboro.data import DataModule
 from oboro.data.latents import module_digest
-from oboro.detection import Calibration, Pooling, detection_report
+from oboro.detection import Calibration, Pooling
 from oboro.detector import Cost, Detector, Inspection
 from oboro.evaluate.data_check import check_modality
+from oboro.evaluate.detection import detection_report
 from oboro.modality import Modality
 from oboro.report.detection import print_report, write_report
 from oboro.restore.checkpoint import forget_checkpoint, load_checkpoint
@@ -241,6 +242,11 @@ def test(
     """Measure on the test set ``anomalies``, at the threshold that is fixed already."""
     anomalies = instantiate(OmegaConf.to_container(config.anomalies, resolve=True), _convert_="all")
     samples = anomalies(data)
+    if samples.anomalous.all() or not samples.anomalous.any():
+        raise UserError(
+            f"the test set has {'anomalous' if samples.anomalous.any() else 'normal'} samples alone, by which nothing "
+            "can be told apart; add some of the other kind, or choose another anomalies=..."
+        )
     inspection.cost = Cost()
     with bar("testing", len(samples)) as done:
         maps = inspection.maps(samples.samples, TESTED, done)

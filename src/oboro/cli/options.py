@@ -13,7 +13,7 @@ from oboro.base.errors import UserError
 from oboro.base.grammar import parsed
 
 CONF = (Path(__file__).parents[1] / "conf").resolve()  # in a clone a link to the folder at the top
-SEVERAL = ("callbacks", "logger", "metrics")  # groups of which a run may have any number of options
+SEVERAL = ("callbacks", "distance", "logger", "metrics")  # groups of which a run may have any number of options
 OPTIONAL = ("experiment", "debug", "hparams_search")  # groups of which it may have none
 NOTHING = (None, False, "", [])
 # Commands in which a key is a value that is a group in others: hint=edges of train, hint=photo.png of sample.

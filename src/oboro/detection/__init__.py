@@ -15,7 +15,6 @@ from oboro.detection.ranking import (
     pixel_auroc,
     pixel_average_precision,
 )
-from oboro.detection.report import Report, detection_report
 from oboro.detection.threshold import F1, FalsePositiveRate, Recall, f1, false_positive_rate, recall, threshold
 
 __all__ = [
@@ -32,13 +31,11 @@ __all__ = [
     "Pool",
     "Pooling",
     "Recall",
-    "Report",
     "aupro",
     "auroc",
     "average_precision",
     "bootstrap",
     "bootstrap_mean",
-    "detection_report",
     "difference",
     "f1",
     "false_positive_rate",

@@ -4,7 +4,7 @@ from oboro.detector.autoencoding import Autoencoding
 from oboro.detector.detector import Detector, Pictures
 from oboro.detector.inspection import Cost, Inspection
 from oboro.detector.likelihood import Likelihood
-from oboro.detector.partial_diffusion import PartialDiffusion
+from oboro.detector.noising import DenoisingError, PartialDiffusion
 from oboro.detector.patch_core import PatchCore
 from oboro.detector.pca import PCA
 
@@ -12,6 +12,7 @@ __all__ = [
     "PCA",
     "Autoencoding",
     "Cost",
+    "DenoisingError",
     "Detector",
     "Inspection",
     "Likelihood",

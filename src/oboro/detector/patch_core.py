@@ -38,8 +38,8 @@ class PatchCore(Detector):
         features: Features | None = None,
         layers: Sequence[CountOrNone] | None = None,
         neighbourhood: Count = 3,
-        share: Share = 0.02,
-        samples: Count = 500,
+        share: Share = 0.01,
+        samples: Count = 200,
         time: Share = 0.1,
         seed: CountOrNone = 0,
     ):

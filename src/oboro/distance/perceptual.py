@@ -1,5 +1,7 @@
 """The difference of features of frozen networks, where they are."""
 
+from abc import abstractmethod
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -16,7 +18,10 @@ class Perceptual(Distance):
     """The squared differences of features that ``network`` sums up, at their places: those of each layer are enlarged
     to the size of the pictures, bilinearly, and added. The mean of the map is nearly the distance of the pictures."""
 
-    name: str
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """That of its option."""
 
     def __init__(self, network: perceptual.Perceptual):
         super().__init__()

@@ -7,7 +7,6 @@ images without noise, and texts.
 
 from oboro.model.clip import CLIP, TextTower
 from oboro.model.clip_text import CLIPText
-from oboro.model.controlled import Controlled
 from oboro.model.controlnet import ControlNet
 from oboro.model.dcgan import DCGAN
 from oboro.model.dit import DiT
@@ -28,7 +27,6 @@ __all__ = [
     "VAE",
     "CLIPText",
     "ControlNet",
-    "Controlled",
     "ConvTower",
     "DiT",
     "EDM2UNet",

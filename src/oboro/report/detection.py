@@ -15,7 +15,8 @@ from torch import Tensor
 from oboro.anomalies import TestSet
 from oboro.base.json_text import json_text
 from oboro.base.settings import settings_text
-from oboro.detection import Calibration, Interval, Report
+from oboro.detection import Calibration, Interval
+from oboro.evaluate.detection import Report
 from oboro.modality import Image, Modality
 from oboro.report.table import WIDE, write_result
 
