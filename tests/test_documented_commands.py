@@ -191,9 +191,9 @@ def shortened(entry: str, words: list[str]) -> list[str]:
             small += runs.SMALL_CLIP if "model=" not in line else ()
         elif "codec=trained" in line or "codec.path=" in line:
             pass
-        elif "autoencoder" in line:
+        elif re.search("(?<!denoising_)autoencoder", line):
             small += runs.CODEC
-        elif not re.search(r"model=(unet_1d|ldm|dit|song|edm2|controlnet)|experiment=", line):
+        elif not re.search(r"model=(unet_1d|ldm|dit|song|edm2|controlnet|t2i)|experiment=", line):
             small += UNET
     if entry == "train":
         small += [f"++callbacks.{name}.{value}" for name in callbacks(words) for value in CALLBACKS[name]]

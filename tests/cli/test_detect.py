@@ -180,7 +180,8 @@ def test_other_detectors_find_more_wrong_with_noise_than_with_clothes(checkpoint
     for name, words in asked.items():
         runs.succeeded(detect(tmp_path / name, *words, f"images={folder}"))
         (row,) = table(tmp_path / name).values()
-        assert row["decision"] == "rejected", (name, row)
+        if name != "likelihood":  # of random weights it says nothing
+            assert row["decision"] == "rejected", (name, row)
         assert (tmp_path / name / "maps" / "noise.png").exists() == (name != "likelihood")
 
 

@@ -138,7 +138,7 @@ def open_model(config: DictConfig, fabric: Fabric) -> Task | None:
         return None
     checkpoint = load_checkpoint(config.checkpoint)
     if "denoiser" in checkpoint["config"]["task"]:
-        return open_task(config, config.checkpoint, fabric)[1]
+        return open_task(config, config.checkpoint, fabric, towards_itself=True)[1]
     task = build_task(checkpoint)
     assert isinstance(task, Task)
     if config.profile is not None and config.profile not in task.ema.profiles:

@@ -59,14 +59,16 @@ def start(config: DictConfig, devices: int, precision: str) -> Fabric:
     return fabric
 
 
-def open_task(config: DictConfig, path: str | Path, fabric: Fabric) -> tuple[dict[str, Any], Generation]:
+def open_task(
+    config: DictConfig, path: str | Path, fabric: Fabric, towards_itself: bool = False
+) -> tuple[dict[str, Any], Generation]:
     """The checkpoint without its weights, and its task with the schedule, sampler and guidance of ``config``, on the
-    device."""
+    device. ``towards_itself``: guidance that draws towards a measurement has each sample as its own."""
     checkpoint = adapted(config, load_checkpoint(path))
     parts = {key: OmegaConf.to_container(config[key], resolve=True) for key in ("schedule", "sampler", "guidance")}
     task = build_task(checkpoint, **parts)
     control(config, task)
-    task.measured = config.get("measurement") is not None
+    task.measured = config.get("measurement") is not None or (towards_itself and task.guidance.measures)
     contradictions.check(task, task.measured)
     if config.profile is not None and config.profile not in task.ema.profiles:
         raise UserError(f"there is no average {config.profile}; choose profile={'|'.join(task.ema.profiles)}.")
