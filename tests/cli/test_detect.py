@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 
@@ -87,6 +88,20 @@ def test_a_stored_detector_that_has_learned_needs_neither_model_nor_data(picture
     (tmp_path / "a" / "detector.pt").write_bytes(b"PK")
     refused = detect_stored(tmp_path / "c", stored, f"images={pictures}")
     assert refused.status == 1 and "calibrate anew" in refused.stderr
+
+
+def test_a_stored_detector_is_of_one_model(checkpoint, pictures, tmp_path):
+    """Weights that were trained further have another threshold."""
+    model = tmp_path / "model.ckpt"
+    content = torch.load(checkpoint, weights_only=True)
+    torch.save(content, model)
+    runs.succeeded(detect(tmp_path / "a", f"checkpoint={model}", *ERROR, f"images={pictures}"))
+    for average in content["ema"]["averages"].values():
+        for weight in average if isinstance(average, list) else average.values():
+            weight += 0.1
+    torch.save(content, model)
+    run = detect_stored(tmp_path / "b", f"calibrated={tmp_path / 'a' / 'detector.yaml'}", f"images={pictures}")
+    assert run.status == 1 and "other weights" in run.stderr
 
 
 def test_a_picture_that_cannot_be_read_ends_nothing(pictures, tmp_path):

@@ -39,7 +39,7 @@ from oboro.restore.rebuild import build_task
 from oboro.task import Generation, Task
 
 # What a run with a calibrated detector may still be given.
-WITH_CALIBRATED = {"calibrated", "images", "anomalies", "follow", "resamples", "chunk", "accelerator", "precision"}
+WITH_CALIBRATED = {"calibrated", "images", "anomalies", "follow", "resamples", "chunk", "accelerator"}
 WITH_CALIBRATED |= {"trust", "traceback", "overwrite", "output_dir", "hydra"}
 
 
@@ -65,7 +65,7 @@ def detect(config: DictConfig) -> None:
     modality = modality_for(config, task, data)
     check_conditions(task)
     detector.check(task, modality)
-    if state:
+    if calibration is not None and detector.learns:
         detector.load(state)
     detector.to(fabric.device)
     pooling = Pooling(config.score, config.top_share, config.smoothing) if calibration is None else calibration.pooling
@@ -79,6 +79,11 @@ def detect(config: DictConfig) -> None:
                 Path(config.output_dir), config, modality.spec(), calibration, protocol, detector.state()
             )
             print(f"{calibration.share:.4g} of {counted(calibration.count, 'validation normals')} are accepted: {path}")
+        elif task is not None and module_digest(task.learned) != protocol.get("model"):
+            raise UserError(
+                f"{config.checkpoint} has other weights than when {config.calibrated} was made, so its threshold is "
+                "not theirs; calibrate anew, with checkpoint=..."
+            )
         if config.images is not None:
             sort_pictures(config, inspection, calibration)
         if config.get("anomalies") is not None:

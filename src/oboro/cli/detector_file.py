@@ -13,12 +13,24 @@ from oboro.base.errors import UserError
 from oboro.base.torch_file import load
 from oboro.cli.settings import nothing
 from oboro.detection.calibration import Calibration
+from oboro.extractor.extractor import file_digest
 from oboro.restore.foreign import refuse_foreign
 
 VERSION = 1
 # What decides the scores of a sample, and so is the file's and nobody else's once the threshold is fixed.
 FIXED = ("detector", "distance", "checkpoint", "schedule", "sampler", "guidance", "profile", "ema_std", "seed")
-FIXED += ("score", "top_share", "smoothing", "share", "normals", "data", "adapter_file", "adapter_scale", "controls")
+FIXED += (
+    "score",
+    "top_share",
+    "smoothing",
+    "share",
+    "normals",
+    "data",
+    "adapter_file",
+    "adapter_scale",
+    "controls",
+    "precision",
+)
 BUILT = ("data", "detector", "distance", "schedule", "sampler", "guidance", "modality")
 
 
@@ -41,9 +53,10 @@ def write_detector(
         "calibration": calibration.plain(),
         "protocol": dict(protocol),
     }
-    path = folder / "detector.yaml"
+    path, beside = folder / "detector.yaml", folder / "detector.pt"
     if state:
-        torch.save(dict(state), folder / "detector.pt")
+        torch.save(dict(state), beside)
+        content["learned"] = file_digest(beside)
     path.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
     return path
 
@@ -64,8 +77,12 @@ def read_detector(path: str | Path) -> tuple[dict[str, Any], Calibration, dict[s
         raise UserError(f"{path} is damaged or no detector.yaml of `oboro detect`; calibrate anew.") from error
     refuse_foreign(settings, [group for group in BUILT if settings.get(group)], path)
     beside = path.with_name("detector.pt")
-    if not beside.is_file():
+    if "learned" not in content:
         return settings, calibration, protocol, {}
+    if not beside.is_file() or file_digest(beside) != content["learned"]:
+        raise UserError(
+            f"{beside} is missing, damaged or of another detector than {path}; keep both, or calibrate anew."
+        )
     try:
         state = load(beside)
     except Exception as error:  # whatever the unpickler trips over

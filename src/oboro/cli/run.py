@@ -52,9 +52,8 @@ from oboro.restore.trust import trusted_words, trusting
 
 FAST = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 FROM_CHECKPOINT = ("sample", "edit", "evaluate", "detect")  # what these begin with comes from checkpoint=PATH
-KINDS = {
-    "detect": ("diffusion", "autoencoder")
-}  # of the tasks whose checkpoints a command takes; diffusion: what draws
+# Of tasks whose checkpoints a command takes; others take what draws.
+KINDS = {"detect": ("diffusion", "autoencoder")}
 # Resolvers of option files, and the functions that their modules register.
 RESOLVERS = {
     "stored": "oboro.restore.stored.value_of",
