@@ -209,7 +209,7 @@ def test_processes_that_race_agree(tmp_path, damaged):
     if damaged:
         build(folder, blocks(), SHAPE)
         half_meta(folder)
-    together, results = threading.Barrier(4), []
+    together, results = threading.Barrier(4, timeout=60), []
 
     def slow():
         yield from blocks()
@@ -222,6 +222,27 @@ def test_processes_that_race_agree(tmp_path, damaged):
         thread.join()
     assert len(results) == 4 and len({cached.fingerprint for cached in results}) == 1
     assert leftovers(folder) == []
+
+
+@pytest.mark.slow
+def test_what_is_being_written_is_not_taken_for_abandoned(tmp_path, capsys):
+    """Builds that begin and end all the time, each of which looks for what is abandoned: none takes another's."""
+    failures = []
+
+    def many(k):
+        for i in range(400):
+            try:
+                build(tmp_path / f"{i}-{k}", blocks(), SHAPE)
+            except UserError as error:
+                failures.append(str(error))
+
+    threads = [threading.Thread(target=many, args=(k,)) for k in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures and len(list(tmp_path.glob("*-*"))) == 2400
+    assert "is removed" not in "".join(capsys.readouterr())
 
 
 def test_unwritable_cache_is_a_user_error_with_the_remedy(tmp_path):

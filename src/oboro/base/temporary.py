@@ -28,8 +28,11 @@ def beside(path: Path) -> Path:
 
 @contextmanager
 def held(temporary: Path) -> Iterator[None]:
-    """While the block runs, ``temporary``, which exists, is not taken for abandoned; after it, it is gone. Where the
-    file system has no locks, nothing is ever taken for it."""
+    """While the block runs, ``temporary`` is not taken for abandoned; after it, it is gone.
+
+    The block makes it: what exists before it has its lock can be taken for abandoned by one who looks in between. Its
+    folder exists. Where the file system has no locks, nothing is ever taken for abandoned.
+    """
     lock = FileLock(_lock_of(temporary))
     with suppress(OSError, NotImplementedError):
         lock.acquire()
@@ -48,16 +51,19 @@ def clear_abandoned(folder: Path) -> None:
         with suppress(OSError, NotImplementedError, Timeout):
             if _lock_of(temporary).exists():
                 with FileLock(_lock_of(temporary)).acquire(timeout=0):
+                    if not temporary.exists():  # its writer has just ended
+                        continue
                     remove(temporary)
                     remark(f"{temporary} was left by a process that was killed: it is removed")
             elif time.time() - _last_written(temporary) > UNKNOWN:
                 remove(temporary)
                 remark(f"{temporary} was left by a process that was killed: it is removed")
     for lock in folder.glob(f"*{TEMPORARY}{LOCK}"):
-        with suppress(OSError):
+        with suppress(OSError, NotImplementedError, Timeout):
             temporary = lock.with_name(lock.name.removesuffix(LOCK))
             if OURS.search(temporary.name) and not temporary.exists():
-                lock.unlink()
+                with FileLock(lock).acquire(timeout=0):  # somebody is about to make it
+                    lock.unlink()
 
 
 def _lock_of(temporary: Path) -> Path:

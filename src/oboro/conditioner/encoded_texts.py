@@ -18,7 +18,6 @@ from oboro.base.checksums import WrittenArray, create_array, open_checked, seale
 from oboro.base.json_text import json_text, parsed
 from oboro.base.memory import Parts
 from oboro.base.remark import remark
-from oboro.base.temporary import beside
 from oboro.data.cache import check_room, writing
 from oboro.data.computed import compute_together
 from oboro.data.latents import module_digest
@@ -135,7 +134,7 @@ def cache_texts(
     compute_together(
         final,
         lambda: whole(final, texts, ends),
-        lambda: create(final, texts, encoder, ends),
+        lambda partial: create(partial, texts, encoder, ends),
         lambda partial: fill(partial, texts, encoder, ends, done),
     )
     return EncodedTexts(final, texts, ends)
@@ -153,20 +152,17 @@ def whole(folder: Path, texts: Sequence[str], ends: np.ndarray) -> bool:
     return True
 
 
-def create(final: Path, texts: Sequence[str], encoder: nn.Module, ends: np.ndarray) -> Path:
-    """A folder beside ``final`` with empty arrays of the right size."""
+def create(partial: Path, texts: Sequence[str], encoder: nn.Module, ends: np.ndarray) -> None:
+    """A folder with empty arrays of the right size. ``UserError`` where there is no room for it."""
     ((tokens, mask, pooled),) = encoded(encoder, texts[:1])
     shapes = {"tokens": (int(ends[-1]), tokens.shape[1]), "pooled": (len(texts), len(pooled))}
-    partial = beside(final)
-    with writing(final.parent):
-        final.parent.mkdir(parents=True, exist_ok=True)
+    with writing(partial.parent):
         needed = sum(4 * rows * width for rows, width in shapes.values())
-        check_room(final.parent, needed, "encoded texts", "callbacks.text_cache")
+        check_room(partial.parent, needed, "encoded texts", "callbacks.text_cache")
         partial.mkdir()
         for name, shape in shapes.items():
             create_array(partial / f"{name}.npy", shape)
         (partial / "meta.json").write_text(json_text(sealed({"length": len(mask)})))
-    return partial
 
 
 def fill(

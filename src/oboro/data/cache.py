@@ -233,9 +233,10 @@ def build(folder: Path, blocks: Iterator[Block], shape: tuple[int, ...] | None =
     with writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         clear_abandoned(folder.parent)
-        temporary = beside(folder)
-        temporary.mkdir()
+    temporary = beside(folder)
     with held(temporary):
+        with writing(folder):
+            temporary.mkdir()
         _write(temporary, blocks, shape)
         # A folder cannot be exchanged for another in one step, so one process at a time looks and exchanges.
         with writing(folder), FileLock(folder.parent / LOCK):

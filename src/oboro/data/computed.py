@@ -9,17 +9,18 @@ from oboro.base import distributed
 from oboro.base.checksums import unmark
 from oboro.base.errors import UserError
 from oboro.base.remark import remark
-from oboro.base.temporary import clear_abandoned, held
+from oboro.base.temporary import beside, clear_abandoned, held
+from oboro.data.cache import writing
 
 
 def compute_together(
-    path: Path, whole: Callable[[], bool], create: Callable[[], Path], fill: Callable[[Path], None]
+    path: Path, whole: Callable[[], bool], create: Callable[[Path], None], fill: Callable[[Path], None]
 ) -> None:
     """Make ``path``, a file or a folder, unless it exists and is ``whole``, which rank 0 finds out.
 
-    Rank 0 makes a partial one with ``create``, beside ``path``. All ranks ``fill`` their share of it, and it takes its
-    place. Where another run was faster its folder stays, for it holds the same. A failure leaves nothing. Raises
-    ``UserError`` where not every rank sees what rank 0 makes, and what the three raise.
+    Rank 0 makes a partial one beside ``path``, at the path that ``create`` is given. All ranks ``fill`` their share of
+    it, and it takes its place. Where another run was faster its folder stays, for it holds the same. A failure leaves
+    nothing. Raises ``UserError`` where not every rank sees what rank 0 makes, and what the three raise.
     """
 
     def usable() -> bool:
@@ -29,13 +30,15 @@ def compute_together(
         return good
 
     def begun() -> Path:
-        if path.parent.is_dir():
+        with writing(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
             clear_abandoned(path.parent)
-        return create()
+        return beside(path)
 
     if not distributed.from_first(usable):
         partial = distributed.from_first(begun)
         with held(partial) if distributed.rank() == 0 else nullcontext():
+            distributed.from_first(lambda: create(partial))
             with distributed.together():
                 check_shared(partial)
                 fill(partial)

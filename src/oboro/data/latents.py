@@ -13,7 +13,6 @@ from oboro.base import distributed
 from oboro.base.checksums import WrittenArray, create_array, open_checked
 from oboro.base.finite import check_finite
 from oboro.base.memory import Parts
-from oboro.base.temporary import beside
 from oboro.data.cache import SampleArray, check_room, writing
 from oboro.data.computed import compute_together
 from oboro.data.mapped import Mapped
@@ -74,7 +73,7 @@ def cache_latents(
     compute_together(
         path,
         lambda: whole(path, shape),
-        lambda: create(path, shape),
+        lambda partial: create(partial, shape),
         lambda partial: fill(partial, samples, modality, codec, device, chunk, done),
     )
     return Latents(path)
@@ -89,14 +88,11 @@ def whole(path: Path, shape: tuple[int, ...]) -> bool:
         return False
 
 
-def create(path: Path, shape: tuple[int, ...]) -> Path:
-    """An empty array beside ``path``. ``UserError`` where there is no room for it."""
-    partial = beside(path)
-    with writing(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        check_room(path.parent, 4 * prod(shape), "latents", "callbacks.latent_cache")
+def create(partial: Path, shape: tuple[int, ...]) -> None:
+    """An empty array. ``UserError`` where there is no room for it."""
+    with writing(partial.parent):
+        check_room(partial.parent, 4 * prod(shape), "latents", "callbacks.latent_cache")
         create_array(partial, shape, axes=2)
-    return partial
 
 
 @torch.no_grad()
