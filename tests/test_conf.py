@@ -238,6 +238,8 @@ def choosing(group: str, name: str) -> list[str]:
         return ["loss=variational", *["model=vae"] * (group == "model")]
     if group in OF_AUTOENCODERS or f"{group}={name}".startswith("loss=reconstruction"):
         return ["task=autoencoder", f"{group}={name}"]
+    if group == "detector":
+        return ["+distance=[pixel]", f"+detector={name}"]
     added = "+" * (group in OF_SAMPLES)  # training has none
     return [f"{added}{group}={name}", *needs.get(f"{group}={name}", [])]
 
@@ -397,7 +399,8 @@ BUILT = at_once(option for option in OPTIONS if option[0] != "experiment")
 def test_options_build_with_arguments_that_exist(options):
     """A misspelt key fails: YAML repeats the signature, and everything but the data, which is on disk, is built."""
     if options[0][0] in SEVERAL:
-        chosen = [f"{options[0][0]}=[{','.join(name for _, name in options)}]"]
+        added = "+" * (options[0][0] in OF_SAMPLES)
+        chosen = [f"{added}{options[0][0]}=[{','.join(name for _, name in options)}]"]
     else:
         chosen = [override for option in options for override in choosing(*option)]
     config = plain(composed(*chosen))

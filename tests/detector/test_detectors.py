@@ -71,18 +71,19 @@ def looked_at(n: int, ids=None, x=None) -> Pictures:
     return Pictures(x, list(ids or range(n)), 3, Condition())
 
 
-@pytest.mark.parametrize("t0", [0.2, 0.7])
-def test_one_evaluation_has_the_error_of_the_posterior_of_normal_data_and_more_of_others(t0):
+@pytest.mark.parametrize(("t0", "draws"), [(0.2, 4), (0.7, 1)])
+def test_one_evaluation_has_the_error_of_the_posterior_of_normal_data_and_more_of_others(t0, draws):
     """E|x - E[x | x_t]|² is the posterior variance r² = sigma² s² / (alpha² s² + sigma²) for normal data; for
-    x = N(0, S²) it is the bias and the noise, (1 - k alpha)² S² + k² sigma², k = alpha s² / (alpha² s² + sigma²)."""
-    task, detector = exact_task(), DenoisingError(PIXEL, [t0])
+    x = N(0, S²) it is the bias and the noise, (1 - k alpha)² S² + k² sigma², k = alpha s² / (alpha² s² + sigma²). Of
+    the mean of n draws the noise is an n-th."""
+    task, detector = exact_task(), DenoisingError(PIXEL, [t0], draws)
     alpha, sigma = (c.item() for c in VP()(torch.tensor([t0])))
     k = alpha * STD**2 / (alpha**2 * STD**2 + sigma**2)
     normal = looked_at(4000)
     for scale in (1.0, 3.0):
         pictures = looked_at(4000, x=scale * normal.x)
         found = detector(task, pictures).double().mean().item()
-        wanted = (1 - k * alpha) ** 2 * (scale * STD) ** 2 + (k * sigma) ** 2
+        wanted = (1 - k * alpha) ** 2 * (scale * STD) ** 2 + (k * sigma) ** 2 / draws
         assert found == pytest.approx(wanted, rel=0.03)
     r2 = sigma**2 * STD**2 / (alpha**2 * STD**2 + sigma**2)
     assert (1 - k * alpha) ** 2 * STD**2 + (k * sigma) ** 2 == pytest.approx(r2)
@@ -95,7 +96,7 @@ def test_sampling_down_the_exact_flow_keeps_the_noisy_sample_in_its_quantile():
     flow, one = exact_task(Heun(200)), exact_task()
     alpha, sigma = (c.item() for c in VP()(torch.tensor([t0])))
     variance = alpha**2 * STD**2 + sigma**2
-    x_t = DenoisingError(PIXEL, [t0]).reconstruct(one, pictures)[0][0] * variance / (alpha * STD**2)
+    x_t = DenoisingError(PIXEL, [t0], draws=1).reconstruct(one, pictures)[0][0] * variance / (alpha * STD**2)
     made = detector.reconstruct(flow, pictures)[0][0]
     assert made.sub(x_t * STD / sqrt(variance)).abs().max() < 3e-3
 

@@ -25,13 +25,13 @@ from oboro.sampler import DDIM, Sampler
 from oboro.task import Generation, Task
 
 GAUSSIAN = Gaussian()
-TIMES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
+TIMES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 Times = Annotated[Sequence[Share], Len(1)]
 
 
 class Noising(Reconstructing):
-    """x̂ of x_t0 = alpha x + sigma eps for each t0 in ``times``, its distances averaged over ``draws`` of eps, which is
-    of the kind that the model was trained with (``loss.noise``)."""
+    """x̂ of x_t0 = alpha x + sigma eps for each t0 in ``times``, averaged over ``draws`` of eps, which is of the kind
+    that the model was trained with (``loss.noise``)."""
 
     needs = "denoiser"
 
@@ -131,12 +131,16 @@ class PartialDiffusion(Noising):
 
 
 class DenoisingError(Noising):
-    """x̂ = D(x_t0, t0): the error of the denoiser at several noise levels, one evaluation each; of a network that was
-    trained at one level alone, a denoising autoencoder's (Vincent et al. 2008). ``times`` None: that level, or of a
-    model of all levels 0.1, 0.2, … 0.6."""
+    """x̂ = the mean over draws of D(x_t0, t0): the error of the denoiser at several noise levels, one evaluation each;
+    of a network that was trained at one level alone, a denoising autoencoder's (Vincent et al. 2008). ``times`` None:
+    that level, or of a model of all levels 0.1, 0.2, … 0.8."""
 
-    def __init__(self, distances: Mapping[str, Distance], times: Times | None = None, draws: Count = 1):
+    def __init__(self, distances: Mapping[str, Distance], times: Times | None = None, draws: Count = 4):
         super().__init__(distances, times, draws)
+
+    def reconstruct(self, task: Task | None, pictures: Pictures) -> Sequence[Sequence[Tensor]]:
+        # The error of the mean is that of a mean: what each draw errs in is not the sample's.
+        return [[torch.stack(list(made)).mean(0)] for made in super().reconstruct(task, pictures)]
 
     def sampler(self, task: Generation) -> Sampler:
         return DDIM(1)
