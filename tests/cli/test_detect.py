@@ -14,7 +14,7 @@ import runs
 
 COMMON = ("accelerator=cpu", "overwrite=true", "normals=12", "chunk=5")
 CLOTHES = ("data=fashion_mnist_10k", f"data.cache_dir={runs.cache_dir()}")
-ERROR = ("detector=denoising_error", "detector.times=[0.2,0.5]")
+ERROR = ("detector=denoising_error", "detector.times=[0.2,0.5]", "detector.draws=1")
 
 
 @pytest.fixture(scope="module")

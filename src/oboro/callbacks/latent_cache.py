@@ -3,10 +3,9 @@
 import sys
 
 from lightning import Callback, Trainer
-from rich.console import Console
-from rich.progress import Progress
 
 from oboro.base.errors import UserError
+from oboro.base.progress_bar import progress_bar
 from oboro.base.ranges import Count
 from oboro.conditioner import Image, Unconditional
 from oboro.data.cache import SampleArray
@@ -34,10 +33,9 @@ class LatentCache(Callback):
         if not codec.state_dict():
             raise UserError("pixels need no cache of latents; leave callbacks.latent_cache out, or choose a codec.")
         shown = trainer.is_global_zero and sys.stderr.isatty()
-        with Progress(console=Console(stderr=True), transient=True, disable=not shown) as bar:
 
-            def cached(samples: SampleArray, modality: Modality, name: str, flips: bool) -> Latents:
-                job = bar.add_task(f"latents of {name}", total=len(samples))
+        def cached(samples: SampleArray, modality: Modality, name: str, flips: bool) -> Latents:
+            with progress_bar(f"latents of {name}", len(samples), shown) as done:
                 return cache_latents(
                     samples,
                     modality,
@@ -46,20 +44,20 @@ class LatentCache(Callback):
                     flips=flips,
                     device=task.device,
                     chunk=self.chunk,
-                    done=lambda n: bar.update(job, completed=n),
+                    done=done,
                 )
 
-            for name, part in (("train", data.train), ("validation", data.validation)):
-                if len(part) == 0:
-                    continue
-                flips, noun = data.flip and name == "train", data.modality.noun
-                part.latents = cached(part.samples, data.modality, f"{name} {noun}", flips)
-                part.keeps_samples = "x" in getattr(task, "entries", ())
-                part.hint_latents = {
-                    entry: cached(part.hints[entry], data.hint_modalities[entry], f"{name} {noun}, {entry}", flips)
-                    for entry in encoded_entries(task)
-                    if entry in part.hints and data.hint_modalities[entry].shape == data.modality.shape
-                }
+        for name, part in (("train", data.train), ("validation", data.validation)):
+            if len(part) == 0:
+                continue
+            flips, noun = data.flip and name == "train", data.modality.noun
+            part.latents = cached(part.samples, data.modality, f"{name} {noun}", flips)
+            part.keeps_samples = "x" in getattr(task, "entries", ())
+            part.hint_latents = {
+                entry: cached(part.hints[entry], data.hint_modalities[entry], f"{name} {noun}, {entry}", flips)
+                for entry in encoded_entries(task)
+                if entry in part.hints and data.hint_modalities[entry].shape == data.modality.shape
+            }
 
 
 def encoded_entries(task: Task) -> list[str]:

@@ -3,10 +3,9 @@
 import sys
 
 from lightning import Callback, Trainer
-from rich.console import Console
-from rich.progress import Progress
 
 from oboro.base.errors import UserError
+from oboro.base.progress_bar import progress_bar
 from oboro.task import Task
 
 
@@ -25,7 +24,6 @@ class TextCache(Callback):
     def on_fit_start(self, trainer: Trainer, task: Task) -> None:
         data = trainer.datamodule
         shown = trainer.is_global_zero and sys.stderr.isatty()
-        with Progress(console=Console(stderr=True), transient=True, disable=not shown) as bar:
-            job = bar.add_task("captions", total=None)
+        with progress_bar("captions", None, shown) as done:
             captions = [*(data.train.captions or []), *(data.validation.captions or [])]
-            task.conditioner.cache(captions, data.cache_dir / "texts", lambda n: bar.update(job, completed=n))
+            task.conditioner.cache(captions, data.cache_dir / "texts", done)

@@ -1,7 +1,7 @@
 """oboro detect, python detect.py"""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +9,12 @@ import torch
 from hydra.utils import instantiate
 from lightning import Fabric
 from omegaconf import DictConfig, OmegaConf, open_dict
-from rich.console import Console
-from rich.progress import Progress
 from torch import Tensor
 
 from oboro.base.amounts import check_fits_memory
 from oboro.base.counted import counted
 from oboro.base.errors import UserError
+from oboro.base.progress_bar import progress_bar
 from oboro.base.settings import settings as settings_of
 from oboro.base.spread import spread
 from oboro.cli.detector_file import FIXED, read_detector, write_detector
@@ -222,7 +221,7 @@ def calibrate(config: DictConfig, inspection: Inspection, data: DataModule) -> t
         detector.to(inspection.device)
     rows = torch.tensor(spread(config.normals, len(held_out)))
     check_fits_memory("normals", len(rows), (len(detector.names), *modality.shape[1:]), 4, "maps")
-    with bar("calibrating", len(rows)) as done:
+    with progress_bar("calibrating", len(rows)) as done:
         maps = inspection.maps(held_out.samples[rows], 0, done)
     calibration = Calibration.of(maps, inspection.pooling, config.share)
     protocol = {
@@ -253,7 +252,7 @@ def test(
             "can be told apart; add some of the other kind, or choose another anomalies=..."
         )
     inspection.cost = Cost()
-    with bar("testing", len(samples)) as done:
+    with progress_bar("testing", len(samples)) as done:
         maps = inspection.maps(samples.samples, TESTED, done)
     scores, drawn = calibration.scores(maps), calibration.map(maps)
     known = {**protocol, "anomalies": settings_of(anomalies), "test_set": samples.fingerprint, "samples": len(samples)}
@@ -267,11 +266,3 @@ def test(
 
 
 TESTED = 1 << 20  # the number of the first test sample, beyond those of validation: noise of its own
-
-
-@contextmanager
-def bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar on stderr; the block calls what it gets with the number that is done."""
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        job = progress.add_task(what, total=total)
-        yield lambda n: progress.update(job, completed=n)

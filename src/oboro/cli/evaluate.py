@@ -1,7 +1,6 @@
 """oboro evaluate, python evaluate.py"""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,13 +9,12 @@ import torch
 from hydra.utils import instantiate
 from lightning import Fabric
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
-from rich.progress import Progress
 
 from oboro.base import distributed
 from oboro.base.counted import counted
 from oboro.base.errors import UserError
 from oboro.base.json_text import json_text
+from oboro.base.progress_bar import progress_bar
 from oboro.base.settings import settings_text
 from oboro.cli.checkpoint import latest_checkpoint
 from oboro.cli.measured import measurement_of
@@ -242,7 +240,7 @@ def evaluate_images(config: DictConfig, evaluator: Evaluator) -> None:
     if truth is not None:
         origin |= {"truth": str(Path(str(config.truth)).expanduser().absolute())}
         origin |= {"truth_fingerprint": truth.fingerprint}
-    with progress(fabric, len(images)) as done:
+    with progress_bar("looking", len(images), fabric.is_global_zero) as done:
         pictures = None if truth is None else truth.samples
         result = evaluator.evaluate_images(images, found.labels, origin, fabric.device, done, pictures)
     if fabric.is_global_zero:
@@ -261,14 +259,6 @@ def shortened(names: Sequence[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-@contextmanager
-def progress(fabric: Fabric, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on stderr, on rank 0; the block calls what it gets with the number that is done."""
-    with Progress(console=Console(stderr=True), transient=True, disable=not fabric.is_global_zero) as bar:
-        job = bar.add_task("looking", total=total)
-        yield lambda n: bar.update(job, completed=n)
-
-
 def protocol_of(config: DictConfig, repeat: int) -> Protocol:
     """The ``repeat``-th range of n samples."""
     chunk = min(config.chunk, config.n)
@@ -279,7 +269,7 @@ def protocol_of(config: DictConfig, repeat: int) -> Protocol:
 
 def measure(config: DictConfig, evaluator: Evaluator, task: Generation, fabric: Fabric) -> list[Result]:
     """One evaluation for each of ``repeats`` disjoint ranges of samples."""
-    with progress(fabric, config.n * config.repeats) as done:
+    with progress_bar("looking", config.n * config.repeats, fabric.is_global_zero) as done:
         return [
             evaluator.evaluate(
                 task,
