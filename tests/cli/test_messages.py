@@ -18,7 +18,7 @@ SCHEDULES = (
     "cosine|ddpm|discrete_cosine|interpolated|karras|laplace|linear|scaled_linear|shifted|sigmoid|sub_vp|ve|vp|"
     "zero_terminal_snr"
 )
-DATA = "part|root|channels|resolution|num_classes|batch_size|num_workers|flip|validation|seed|cache_dir"
+DATA = "part|root|channels|resolution|num_classes|batch_size|num_workers|flip|validation|test|left_out|seed|cache_dir"
 LDM_UNET = (
     "in_channels|noise|num_classes|text_dim|image_channels|reads_end|widths|blocks|attention|norm|dropout|scale_shift|checkpointing|"
     "learned_variance"
