@@ -7,6 +7,7 @@ import io
 import multiprocessing
 import os
 import resource
+import shutil
 import signal
 import sys
 import time
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.core.hydra_config import HydraConfig
 from lightning import Callback, Trainer
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -45,6 +47,12 @@ def fail(trainer: Trainer, task: Task) -> None:
 
 def mistake(trainer: Trainer, task: Task) -> None:
     raise UserError(f"rank {trainer.global_rank} cannot read its samples; remedy it")
+
+
+def lose_folder(trainer: Trainer, task: Task) -> None:
+    """Somebody removes the folder of the run, and a mistake is met."""
+    shutil.rmtree(HydraConfig.get().runtime.output_dir)
+    mistake(trainer, task)
 
 
 def out_of_memory(trainer: Trainer, task: Task) -> None:
@@ -123,6 +131,7 @@ ACTS: dict[str, Callable[[Trainer, Task], None]] = {
     **{name: send(name) for name in ("sigterm", "sigint", "sighup", "sigusr1", "sigkill", "sigstop")},
     "raise": fail,
     "mistake": mistake,
+    "lose_folder": lose_folder,
     "stop": stop,
     "sigterm_parent": lambda *_: os.kill(os.getppid(), signal.SIGTERM),
     "sleep": lambda *_: time.sleep(1.1),

@@ -190,6 +190,13 @@ def test_a_command_that_fails_before_it_works_leaves_no_folder(tmp_path):
     assert (tmp_path / "before/.hydra").exists()
 
 
+def test_a_folder_that_has_gone_hides_no_answer(tmp_path):
+    fault = "+callbacks.fault={_target_: injection.Fault, does: lose_folder, step: 2}"
+    run = runs.call("train.py", *runs.outputs(tmp_path / "a", *runs.toy(runs.NO_EVALUATION, fault)), cwd=tmp_path)
+    assert run.status == 1 and not (tmp_path / "a").exists()
+    assert run.stderr.splitlines()[-1] == "error: rank 0 cannot read its samples; remedy it."
+
+
 def test_a_short_run_has_its_loss_in_metrics_jsonl(tmp_path):
     run = runs.train(tmp_path, runs.NO_EVALUATION, "trainer.max_steps=3", "trainer.log_every_n_steps=50")
     assert list(run.logged("train/loss")) == [3]

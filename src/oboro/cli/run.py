@@ -16,7 +16,7 @@ import shutil
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import copy_context
 from importlib import import_module
 from pathlib import Path
@@ -188,17 +188,19 @@ def without_an_empty_folder(name: str, kept: Sequence[Path]) -> Iterator[None]:
     try:
         yield
     except (Exception, interrupt.Interrupted):
-        folder = Path(HydraConfig.get().runtime.output_dir)
-        before = any(folder.samefile(other) for other in kept)
-        if (
-            is_first_process()
-            and not before
-            and {path.name for path in folder.iterdir()} <= {".hydra", f"{name}.log", LOCK}
-        ):
-            shutil.rmtree(folder, ignore_errors=True)
-            if re.fullmatch(r"\d{4}-\d\d-\d\d", folder.parent.name) and not any(folder.parent.iterdir()):
-                folder.parent.rmdir()
+        if is_first_process():
+            with suppress(OSError):  # the folder may have gone meanwhile, and what ended the run is the answer
+                remove_empty(Path(HydraConfig.get().runtime.output_dir), name, kept)
         raise
+
+
+def remove_empty(folder: Path, name: str, kept: Sequence[Path]) -> None:
+    if any(folder.samefile(other) for other in kept):
+        return
+    if {path.name for path in folder.iterdir()} <= {".hydra", f"{name}.log", LOCK}:
+        shutil.rmtree(folder, ignore_errors=True)
+        if re.fullmatch(r"\d{4}-\d\d-\d\d", folder.parent.name) and not any(folder.parent.iterdir()):
+            folder.parent.rmdir()
 
 
 class OneLine(logging.Formatter):
