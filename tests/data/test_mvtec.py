@@ -100,6 +100,43 @@ def test_the_layout_of_visa(tmp_path):
         Labelled()(loaded(tmp_path, root))
 
 
+def test_the_official_split_of_visa(tmp_path):
+    root = tmp_path / "visa/candle"
+    for i in range(6):
+        photograph(root / f"Data/Images/Normal/{i:04d}.JPG", i)
+    photograph(root / "Data/Images/Anomaly/000.JPG", 200)
+    mask(root / "Data/Masks/Anomaly/000.png", np.s_[0:10, 0:40])
+    rows = ["object,split,label,image,mask", "capsules,test,normal,capsules/Data/Images/Normal/0000.JPG,"]
+    rows += [f"candle,{'test' if i > 3 else 'train'},normal,candle/Data/Images/Normal/{i:04d}.JPG," for i in range(6)]
+    rows += ["candle,test,anomaly,candle/Data/Images/Anomaly/000.JPG,candle/Data/Masks/Anomaly/000.png"]
+    table = tmp_path / "visa/split_csv/1cls.csv"
+    table.parent.mkdir()
+    table.write_text("\n".join(rows))
+    data = loaded(tmp_path, root, validation=1)
+    assert len(data.train) == 3 and data.sample_names(data.test) == [f"Data/Images/Normal/{i:04d}.JPG" for i in (4, 5)]
+    assert Labelled()(data).kinds == ["good", "good", "anomaly"]
+    table.write_text("a,b\n1,2")
+    with pytest.raises(UserError, match=r"1cls\.csv has no columns image and split"):
+        loaded(tmp_path, root)
+
+
+def test_the_layout_of_loco(tmp_path):
+    """Validation normals of its own, and a folder of masks for each photograph, of which the union is the defect."""
+    root = tmp_path / "juice"
+    for i in range(5):
+        photograph(root / f"train/good/{i:03d}.png", i)
+    for place in ("validation/good/000.png", "validation/good/001.png", "test/good/000.png", "test/logical/000.png"):
+        photograph(root / place, 100)
+    mask(root / "ground_truth/logical/000/000.png", np.s_[0:20, 0:20])
+    mask(root / "ground_truth/logical/000/001.png", np.s_[20:40, 20:40])
+    data = loaded(tmp_path, root, validation=3)
+    assert data.sample_names(data.validation) == ["validation/good/000.png", "validation/good/001.png"]
+    assert len(data.train) == 5 and len(data.test) == 1 and list(data.unread()) == ["validation"]
+    (defect,) = Labelled()(data).masks[1:]
+    assert torch.equal(defect, torch.block_diag(*[torch.ones(10, 10)] * 2).bool())
+    assert loaded(tmp_path, mvtec(tmp_path / "bottle")).unread() == {}
+
+
 def test_without_ground_truth_nobody_knows_the_places(tmp_path):
     root = tmp_path / "bolt"
     for place in ("train/good/0.png", "train/good/1.png", "test/good/0.png", "test/bad/0.png"):
