@@ -45,6 +45,17 @@ def test_pooling():
     assert np.abs(smooth[0, 0].numpy() - gaussian_filter(maps[0, 0].numpy(), 1.2, mode="reflect")).max() < 1e-6
 
 
+@pytest.mark.parametrize("shape", [(3, 4), (3, 4, 2, 5)])
+def test_measurements_become_one_between_their_mean_and_their_largest(shape):
+    """tau log mean exp(z / tau): z itself of one, the mean for large tau, the largest for small ones."""
+    z = 5 * torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert torch.equal(Pooling().joined(z), z.mean(1))
+    assert Pooling(temperature=2.0).joined(z).sub(2 * (z / 2).exp().mean(1).log()).abs().max() < 1e-12
+    assert Pooling(temperature=2.0).joined(z[:, :1]).sub(z[:, 0]).abs().max() < 1e-12
+    assert Pooling(temperature=1e-9).joined(z).sub(z.amax(1)).abs().max() < 1e-7
+    assert Pooling(temperature=1e7).joined(z).sub(z.mean(1)).abs().max() < 1e-5
+
+
 def test_a_map_is_0_where_places_are_as_they_are_of_normals_and_rises_where_one_is_not():
     maps = normals()
     known = Calibration.of(maps, Pooling(), 0.99)
@@ -64,5 +75,5 @@ def test_measurements_without_spread_say_nothing_instead_of_nan():
 
 
 def test_it_comes_back_from_plain_values():
-    known = Calibration.of(normals(), Pooling("top", 0.2, 1.0), 0.9)
+    known = Calibration.of(normals(), Pooling("top", 0.2, 1.0, 1.5), 0.9)
     assert Calibration.restored(known.plain()) == known

@@ -40,6 +40,7 @@ Levels = Annotated[Sequence[Level], Len(0, 16)]
 Share = Annotated[float, Interval(ge=0, le=1)]
 PositiveShare = Annotated[float, Interval(gt=0, le=1)]
 Positive = Annotated[float, Gt(0)]
+PositiveOrInfinite = Annotated[float, Gt(0), INFINITE]
 NonNegative = Annotated[float, Ge(0)]
 NonNegativeOrInfinite = Annotated[float, Ge(0), INFINITE]
 AverageWidth = Annotated[float, Interval(gt=0, lt=12**-0.5)]  # std of a power function; the plain mean's is 12^-½

@@ -67,7 +67,7 @@ def detect(config: DictConfig) -> None:
     if calibration is not None and detector.learns:
         detector.load(state)
     detector.to(fabric.device)
-    pooling = Pooling(config.score, config.top_share, config.smoothing) if calibration is None else calibration.pooling
+    pooling = pooling_of(config) if calibration is None else calibration.pooling
     chunk = 1 if config.follow else config.chunk
     inspection = Inspection(detector, task, modality, pooling, fabric.device, fabric.autocast, config.seed, chunk)
     with task.averaged(average(config)) if task is not None else nullcontext():
@@ -88,6 +88,10 @@ def detect(config: DictConfig) -> None:
         if config.get("anomalies") is not None:
             assert data is not None
             test(config, inspection, calibration, protocol, data)
+
+
+def pooling_of(config: DictConfig) -> Pooling:
+    return Pooling(config.score, config.top_share, config.smoothing, config.temperature)
 
 
 def take(config: DictConfig, fixed: Mapping[str, Any]) -> None:

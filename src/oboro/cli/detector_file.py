@@ -23,6 +23,7 @@ FIXED += (
     "score",
     "top_share",
     "smoothing",
+    "temperature",
     "share",
     "normals",
     "data",

@@ -14,7 +14,19 @@ from oboro.base.annotation import is_class
 from oboro.base.configuration import TARGET, Configuration, Path, is_a, key_of
 from oboro.base.errors import UserError
 from oboro.base.lightning_trainer import Accelerator, Devices, Precision
-from oboro.base.ranges import AverageWidth, Count, CountOrNone, Name, NonNegative, Positive, Seed, Share, Steps, Width
+from oboro.base.ranges import (
+    AverageWidth,
+    Count,
+    CountOrNone,
+    Name,
+    NonNegative,
+    Positive,
+    PositiveOrInfinite,
+    Seed,
+    Share,
+    Steps,
+    Width,
+)
 from oboro.base.secret import first_hidden
 from oboro.base.signature import located
 from oboro.cli.options import folders, options
@@ -152,6 +164,7 @@ class Detecting(Drawing):
     score: Pool
     top_share: Share
     smoothing: NonNegative
+    temperature: PositiveOrInfinite
     resamples: Count
 
 

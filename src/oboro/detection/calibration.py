@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from math import ceil
+from math import ceil, inf, isinf, log
 from typing import Any, Literal
 
 import numpy as np
@@ -21,11 +21,15 @@ PLACE_SHARE = 0.999  # of the places of normal samples that a drawn border leave
 class Pooling:
     """How a map (B, K, ...) becomes numbers (B, K): ``smoothing``, the standard deviation in places of the Gaussian
     that it is smoothed by; then the ``mean``, the ``max``, or the mean of the ``top_share`` largest places. Numbers
-    (B, K) stay."""
+    (B, K) stay.
+
+    And how K measurements become one (``joined``), by ``temperature`` τ: infinity is their mean, near 0 their largest.
+    """
 
     score: Pool = "mean"
     top_share: float = 0.01
     smoothing: float = 0.0
+    temperature: float = inf
 
     def smoothed(self, maps: Tensor) -> Tensor:
         if maps.ndim == 2 or not self.smoothing:
@@ -43,13 +47,21 @@ class Pooling:
             return places.mean(2)
         return places.topk(max(1, ceil(self.top_share * places.shape[2])), 2).values.mean(2)
 
+    def joined(self, z: Tensor) -> Tensor:
+        """τ log mean_k exp(z_k / τ) of standardised measurements (B, K, ...): what is far from normal in one of them is
+        not made up for by others in which it is nearer than most."""
+        if isinf(self.temperature):
+            return z.mean(1)
+        return self.temperature * (torch.logsumexp(z / self.temperature, 1) - log(z.shape[1]))
+
 
 @dataclass(frozen=True)
 class Calibration:
     """What is known of n validation normals, none of which a model has learned from, and none of a test.
 
-    Measurement k of a sample, a number, is brought to mean 0 and standard deviation 1 of these, and its score is the
-    mean over k (Graham et al. 2023, arXiv:2211.07740, sec. 3.2); the same is done with places, for the map.
+    Measurement k of a sample, a number, is brought to mean 0 and standard deviation 1 of these, and its score is what
+    the pooling makes of all; of temperature infinity their mean (Graham et al. 2023, arXiv:2211.07740, sec. 3.2). The
+    same is done with places, for the map.
 
     Attributes:
         pooling: from maps to numbers.
@@ -89,7 +101,7 @@ class Calibration:
         """(B,) float64 of smoothed maps (B, K, ...), or numbers (B, K)."""
         numbers = self.pooling.numbers(maps).double()
         mean, std = (torch.tensor(values, dtype=torch.float64) for values in (self.mean, self.std))
-        return ((numbers - mean) / std).mean(1)
+        return self.pooling.joined((numbers - mean) / std)
 
     def map(self, maps: Tensor) -> Tensor | None:
         """(B, ...) float32 of smoothed maps (B, K, ...); None of numbers."""
@@ -97,7 +109,7 @@ class Calibration:
             return None
         shape = (1, -1, *(1,) * (maps.ndim - 2))
         mean, std = (torch.tensor(values).view(shape) for values in (self.place_mean, self.place_std))
-        return ((maps - mean) / std).mean(1).float()
+        return self.pooling.joined((maps - mean) / std).float()
 
     def plain(self) -> dict[str, Any]:
         return asdict(self)

@@ -42,8 +42,8 @@ class Detector(ABC):
     """(task, pictures) ↦ K measurements: maps (B, K, ...) of the places of samples, or numbers (B, K), larger for what
     is less normal.
 
-    Each is brought to mean 0 and standard deviation 1 of normal samples before their mean is taken, as Graham et al.
-    2023 (arXiv:2211.07740, sec. 3.2) do; that is not the detector's (``oboro.detection.Calibration``).
+    Each is brought to mean 0 and standard deviation 1 of normal samples before they become one, as Graham et al. 2023
+    (arXiv:2211.07740, sec. 3.2) do; that is not the detector's (``oboro.detection.Calibration``).
 
     Attributes:
         needs: what a checkpoint it needs: ``denoiser``, ``reconstruction``, or None, none.

@@ -25,7 +25,7 @@ from oboro.sampler import DDIM, Sampler
 from oboro.task import Generation, Task
 
 GAUSSIAN = Gaussian()
-TIMES = (0.4, 0.5, 0.6, 0.7, 0.8)
+TIMES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 Times = Annotated[Sequence[Share], Len(1)]
 
 
@@ -133,7 +133,7 @@ class PartialDiffusion(Noising):
 class DenoisingError(Noising):
     """x̂ = the mean over draws of D(x_t0, t0): the error of the denoiser at several noise levels, one evaluation each;
     of a network that was trained at one level alone, a denoising autoencoder's (Vincent et al. 2008). ``times`` None:
-    that level, or of a model of all levels 0.4, 0.5, … 0.8."""
+    that level, or of a model of all levels 0.2, 0.3, … 0.8."""
 
     def __init__(self, distances: Mapping[str, Distance], times: Times | None = None, draws: Count = 4):
         super().__init__(distances, times, draws)
