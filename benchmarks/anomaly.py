@@ -56,6 +56,7 @@ LEFT_OUT = ["anomalies=labelled", "anomalies.n=500"]
 SHORT = ("trainer.max_steps=500",)
 BASELINES = ("PCA", "denoising autoencoder")
 OF_CLASSES = ("denoising error", *BASELINES)
+OF_TEXTURES = (*OF_CLASSES, "patches, denoiser")
 
 
 def run(script: str, folder: Path, arguments: list[str], made: str) -> Path:
@@ -140,12 +141,12 @@ def classes(folder: Path, seeds: int) -> list[str]:
 
 
 def textures(folder: Path, seeds: int) -> list[str]:
-    lines = [f"| normal | {' | '.join(DETECTORS)} |", "|---" * (len(DETECTORS) + 1) + "|"]
+    lines = [f"| normal | {' | '.join(OF_TEXTURES)} |", "|---" * (len(OF_TEXTURES) + 1) + "|"]
     for normal, name in enumerate(TEXTURES):
         data = [*CROPS, f"data.left_out={[i for i in range(len(TEXTURES)) if i != normal]}".replace(" ", "")]
         found = [
             read_result(detected(folder, detector, 0, LEFT_OUT, data, name, SHORT) / "result.json")[0]["auroc"]
-            for detector in DETECTORS
+            for detector in OF_TEXTURES
         ]
         lines.append(f"| {name} | {' | '.join(f'{value:.3f}' for value in found)} |")
     return lines
