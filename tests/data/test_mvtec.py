@@ -115,6 +115,9 @@ def test_the_official_split_of_visa(tmp_path):
     data = loaded(tmp_path, root, validation=1)
     assert len(data.train) == 3 and data.sample_names(data.test) == [f"Data/Images/Normal/{i:04d}.JPG" for i in (4, 5)]
     assert Labelled()(data).kinds == ["good", "good", "anomaly"]
+    with table.open("a") as file:
+        file.write("\ncandle")  # a row cut short
+    assert len(loaded(tmp_path, root, validation=1).test) == 2
     table.write_text("a,b\n1,2")
     with pytest.raises(UserError, match=r"1cls\.csv has no columns image and split"):
         loaded(tmp_path, root)

@@ -97,15 +97,14 @@ def of_visa(root: Path) -> Folders:
     table, split = root.parent / "split_csv" / "1cls.csv", {}
     if table.is_file():
         try:
-            with table.open(encoding="utf-8", newline="") as file:
-                rows = [(row["image"], row["split"]) for row in csv.DictReader(file)]
-        except (KeyError, ValueError, csv.Error) as error:
+            with table.open(encoding="utf-8-sig", newline="") as file:
+                rows = [(row["image"] or "", row["split"]) for row in csv.DictReader(file)]  # None of a row cut short
+        except (OSError, KeyError, ValueError, csv.Error) as error:
             raise UserError(f"{table} has no columns image and split as VisA's; restore it, or remove it.") from error
-        tested = [image.removeprefix(f"{root.name}/") for image, part in rows if part == "test"]
+        tested = [image.removeprefix(f"{root.resolve().name}/") for image, part in rows if part == "test"]
         split = {image: TEST for image in tested if image.startswith("Data/Images/Normal/")}
-    return Folders(
-        [(images / "Normal", TRAIN)], [("anomaly", images / "Anomaly", masks if masks.is_dir() else None)], split
-    )
+    defects = [("anomaly", images / "Anomaly", masks if masks.is_dir() else None)]
+    return Folders([(images / "Normal", TRAIN)], defects, split)
 
 
 def masks_below(folder: Path) -> dict[str, list[Path]]:

@@ -30,8 +30,8 @@ Times = Annotated[Sequence[Share], Len(1)]
 
 
 class Noising(Reconstructing):
-    """x̂ of x_t0 = alpha x + sigma eps for each t0 in ``times``, averaged over ``draws`` of eps, which is of the kind
-    that the model was trained with (``loss.noise``)."""
+    """x̂ of x_t0 = alpha x + sigma eps for each t0 in ``times``, with ``draws`` of eps each, which is of the kind that
+    the model was trained with (``loss.noise``)."""
 
     needs = "denoiser"
 
