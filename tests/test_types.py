@@ -1,5 +1,6 @@
 """The values of every option are held against the signatures of what they configure."""
 
+from collections.abc import Mapping
 from copy import deepcopy
 from math import nan
 from typing import NotRequired
@@ -14,9 +15,10 @@ from oboro.base.errors import UserError
 from oboro.cli.checkpoint import offer_checkpoint
 from oboro.cli.settings import Detecting, Evaluating, Sampling, Training, check_settings, plain
 from oboro.data.shapes import AUTO
+from oboro.distance import Distance
 from oboro.measurement import MaskShape, Measurement
 from oboro.restore import Stored
-from test_conf import CLASSLESS, CONF, OPTIONS, SEVERAL, at_once, choosing, composed
+from test_conf import CLASSLESS, CONF, OF_SAMPLES, OPTIONS, SEVERAL, at_once, choosing, composed
 
 CHOSEN = at_once(option for option in OPTIONS if option[0] not in ("debug", "hparams_search"))
 NOTHING = {"wrong": {"wrong": []}}  # of no type that a value may have
@@ -35,7 +37,8 @@ def scalars(node, place=()):
 
 def chosen(options):
     if options[0][0] in SEVERAL:
-        return composed(f"{options[0][0]}=[{','.join(name for _, name in options)}]")
+        added = "+" * (options[0][0] in OF_SAMPLES)
+        return composed(f"{added}{options[0][0]}=[{','.join(name for _, name in options)}]")
     task = ["task=clip"] if options[0][1] in ("contrastive", "siglip") else []
     return composed(*task, *(override for option in options for override in choosing(*option)))
 
@@ -44,6 +47,7 @@ class Everything(Training):
     """A run, with the groups that sampling alone has."""
 
     anomalies: NotRequired[Anomalies]
+    distance: NotRequired[Mapping[str, Distance]]
     measurement: NotRequired[Measurement | MaskShape]
 
 
