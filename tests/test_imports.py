@@ -20,7 +20,7 @@ ALLOWED = {
     "modality": ("base",),
     "measurement": ("base", "condition", "modality", "schedule"),
     "hint": ("base", "condition", "measurement"),
-    "restore": ("base", "adapter", "modality"),
+    "restore": ("base", "adapter", "condition", "modality"),
     "detection": ("base",),
     "anomalies": ("base", "data", "measurement"),
     "metrics": ("base", "condition", "data", "extractor", "hint", "loss", "modality"),

@@ -141,6 +141,27 @@ class End(Signal):
         return self
 
 
+@dataclass(frozen=True, eq=False)
+class GuidanceScale(Signal):
+    """The scale ``value`` (B,), 1 or more, of the guidance whose result a student gives by itself; 1 is no guidance.
+
+    ``oboro.guidance.Embedded`` gives it, and no conditioner.
+    """
+
+    value: Tensor
+
+    stays: ClassVar[bool] = True
+
+    @property
+    def angle(self) -> Tensor:
+        """1 - 1 / value (B,), from 0 for no guidance to 1."""
+        return 1 - 1 / self.value
+
+    def drop(self, mask: Tensor) -> Self:
+        return replace(self, value=torch.where(mask, 1.0, self.value))
+
+
+NUMBERS = ("end", "guidance_scale")  # the signals that are one number each, whose ``angle`` networks read
 Signals = Mapping[str, Signal]  # what a network is called with
 
 

@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from oboro.base.errors import UserError
 from oboro.base.paths import LocalPath
+from oboro.base.ranges import Scales
 from oboro.condition import Condition, kinds_read
 from oboro.denoiser import Denoiser, Denoises
-from oboro.guidance import Guidance, Unguided
-from oboro.guidance.guidance import DenoiserWrapper
+from oboro.guidance import ClassifierFree, DenoiserWrapper, Guidance, Unguided
+from oboro.guidance.embedded import scale_of
 from oboro.restore import Trained
 from oboro.restore.checkpoint import load_checkpoint
 from oboro.restore.frozen import digest
@@ -31,8 +32,13 @@ class Teacher:
     measured and exported without the file. ``sha256`` is that of its weights (``oboro.restore.frozen.digest``): a run
     notes it (``pinned``), and one that goes on is held to it. The file is read when the teacher is first asked.
 
-    Raises ``UserError`` for no path or a guidance that means the steps of a time grid, and, when it is asked, for a
-    file that is missing, is of another task, or holds other weights than ``sha256`` says.
+    ``guidance_scales``: the lowest and the highest scale of ``guidance``, in the place of its own; of each sample the
+    scale is that of its condition, which the student reads, too (Meng et al. 2023, arXiv:2210.03142, sec. 3.1). A
+    teacher that reads the scale is not guided any further.
+
+    Raises ``UserError`` for no path, for a guidance that means the steps of a time grid, or has no scale that could be
+    one of several, and, when it is asked, for a file that is missing, is of another task, or holds other weights than
+    ``sha256`` says.
     """
 
     def __init__(
@@ -41,6 +47,7 @@ class Teacher:
         profile: str | None = None,
         guidance: Guidance | None = None,
         sha256: str | None = None,
+        guidance_scales: Scales | None = None,
     ):
         if path is None:
             raise UserError(
@@ -51,6 +58,8 @@ class Teacher:
         self.profile = profile
         self.guidance = Unguided() if guidance is None else guidance
         self.sha256 = sha256
+        self.guidance_scales = guidance_scales
+        self._each = None if guidance_scales is None else with_scales(self.guidance, guidance_scales)
         if self.guidance.stepwise:
             raise UserError(
                 f"{type(self.guidance).__name__} means the steps of a sampler, and a teacher is asked at single times; "
@@ -77,7 +86,14 @@ class Teacher:
     @property
     def evaluations(self) -> int:
         """Of networks, each time that it is asked: guidance takes a second one."""
+        if self.guidance_scales is not None:
+            return 2
         return 1 if isinstance(self.guidance, Unguided) or getattr(self.guidance, "scale", 2) == 1 else 2
+
+    @property
+    def drops(self) -> bool:
+        """Whether its guidance compares it with what it is without its condition."""
+        return self.guidance.drops or self.guidance_scales is not None
 
     @property
     def teaches_jumps(self) -> bool:
@@ -113,7 +129,10 @@ class Teacher:
         D depends on x_t / alpha_t and the log-SNR alone, so the schedule may be another one than it was trained on.
         """
         denoiser = self.denoiser.to(like.device, like.dtype).reschedule(schedule)
-        return self.guidance(Asked(denoiser), [])
+        asked = Asked(denoiser)
+        if self._each is None:
+            return self.guidance(asked, [])
+        return asked if denoiser.reads_guidance_scale else EachScale(asked, self._each)
 
     def check(self, shape: tuple[int, ...], codec: nn.Module) -> None:
         """Raises ``UserError`` unless its samples have the ``shape`` (C, ...) of the data, and its latents are those of
@@ -143,6 +162,38 @@ class Asked(DenoiserWrapper):
 
     def with_variance(self, x_t: Tensor, t: Tensor, cond: Condition) -> tuple[Tensor, Tensor]:
         return self.denoiser.with_variance(x_t, t, cond.only(*kinds_read(self.denoiser.network)))
+
+
+def with_scales(guidance: Guidance, scales: Scales) -> ClassifierFree:
+    """``guidance``, which can have any of ``scales``. Raises ``UserError`` where it cannot, or has one already."""
+    if not isinstance(guidance, ClassifierFree):
+        raise UserError(
+            f"loss.teacher.guidance_scales are those of classifier-free guidance and {type(guidance).__name__} is "
+            "another one; choose guidance@loss.teacher.guidance=classifier_free."
+        )
+    if guidance.scale != 1:
+        raise UserError(
+            f"loss.teacher.guidance_scales={list(scales)} and loss.teacher.guidance.scale={guidance.scale:g} both say "
+            "how the teacher is guided; leave one of them out."
+        )
+    return guidance
+
+
+class EachScale(DenoiserWrapper):
+    """A teacher under ``guidance`` at the scale that the condition has for each sample."""
+
+    def __init__(self, denoiser: Denoises, guidance: ClassifierFree):
+        super().__init__(denoiser)
+        self.guidance = guidance
+
+    def __call__(self, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
+        return self._guided(cond)(x_t, t, cond)
+
+    def with_variance(self, x_t: Tensor, t: Tensor, cond: Condition) -> tuple[Tensor, Tensor]:
+        return self._guided(cond).with_variance(x_t, t, cond)
+
+    def _guided(self, cond: Condition) -> Denoises:
+        return self.guidance.at_scale(self.denoiser, scale_of(cond))
 
 
 def drops(conditioner: Any) -> bool:

@@ -9,6 +9,7 @@ from hydra.utils import instantiate
 
 from interop.tiny import draw, scramble
 from oboro.condition import Condition, Label
+from oboro.guidance.embedded import at_scale
 from oboro.interop.__main__ import main
 from oboro.interop.onnx import AtLevel, OneStep, export_task, inputs, write
 from oboro.interop.pipeline import Published, build, denoiser, save_checkpoint, without_text
@@ -102,6 +103,22 @@ def test_a_student_becomes_a_file_of_one_step(tmp_path):
     drawn = DDIM(1)(task.denoiser, task.denoiser.schedule.prior(x), cond, None)
     close(run(tmp_path / "one_step.onnx", noise=x, **inputs(cond.signals)), drawn)
     assert json.loads((tmp_path / "settings.json").read_text())["one_step"] == "one_step.onnx"
+
+
+@pytest.mark.slow
+def test_the_scale_of_guidance_is_an_input(tmp_path):
+    """One for each sample; of the noise alone, too."""
+    task, (x, t, cond) = student(reads_guidance_scale=True), QUESTION
+    randomised = torch.nn.init.normal_(task.denoiser.network.guidance_scale.mlp[-1].weight)
+    assert randomised.any()
+    export_task(task, tmp_path)
+    alpha, sigma = task.denoiser.schedule(t)
+    cond = at_scale(cond, torch.tensor([1.0, 2.5, 8.0]))
+    asked = inputs(cond.signals)
+    answer = run(tmp_path / "denoiser.onnx", x_t=x, alpha=alpha, sigma=sigma, **asked)
+    close(answer, task.denoiser(x, t, cond))
+    drawn = DDIM(1)(task.denoiser, task.denoiser.schedule.prior(x), cond, None)
+    close(run(tmp_path / "one_step.onnx", noise=x, **asked), drawn)
 
 
 @pytest.mark.slow

@@ -10,9 +10,10 @@ from torch import nn
 from cases import over
 from conditioner.spelling import Spelling
 from conftest import ADAPTIVE, PARAMETERIZATIONS, SAMPLERS, configured
+from loss.test_flow_maps import mean_flow
 from oboro.base.errors import UserError
 from oboro.classifier import NoisyClassifier
-from oboro.condition import End
+from oboro.condition import End, GuidanceScale
 from oboro.conditioner import Joint, Label, Text, Unconditional
 from oboro.denoiser import Denoiser
 from oboro.denoiser.exact import GaussianDenoiser
@@ -24,6 +25,7 @@ from oboro.guidance import (
     CFGZeroStar,
     Classifier,
     ClassifierFree,
+    Embedded,
     PerCondition,
     PiGDM,
     Unguided,
@@ -42,7 +44,9 @@ from oboro.sampler.grid import LogSNR, Times, Trailing
 from oboro.schedule import VP, Linear
 from oboro.task import contradictions
 
-GUIDANCE = configured("guidance", without=("autoguidance", "classifier", "per_condition"))  # files, and names
+GUIDANCE = configured(
+    "guidance", without=("autoguidance", "classifier", "embedded", "per_condition")
+)  # files, names, scales
 
 
 class Weak(GaussianDenoiser):
@@ -82,6 +86,16 @@ class Reading(nn.Identity):
     reads: ClassVar = {"end": End}
 
 
+class ReadingBoth(nn.Identity):
+    reads: ClassVar = {"end": End, "guidance_scale": GuidanceScale}
+
+
+def of_scales():
+    """A student that has learned scales from 2 to 8."""
+    denoiser = Denoiser(ReadingBoth(), Linear(), Velocity())
+    return {"loss": mean_flow(guidance_scales=[2, 8]), "denoiser": denoiser}
+
+
 def shortcut():
     return Shortcut(UniformTime(), Squared(), Independent())
 
@@ -102,6 +116,26 @@ REFUSED = {
         {"loss": shortcut()},
         "Shortcut teaches jumps to any end and Identity reads none; set model.reads_end=true",
         {"loss": shortcut(), "denoiser": Denoiser(Reading(), Linear(), EDM())},
+    ),
+    "scales of guidance that are not read": (
+        {"loss": mean_flow(guidance_scales=[2, 8]), "denoiser": Denoiser(Reading(), Linear(), Velocity())},
+        "MeanFlow teaches guidance of several scales and Reading reads none; set model.reads_guidance_scale=true",
+        {**of_scales(), "guidance": Embedded(3.0)},
+    ),
+    "a scale that was not learned": (
+        {**of_scales(), "guidance": Embedded(9.0)},
+        "scales from 2 to 8 and is asked for 9; choose guidance=embedded and set guidance.scale",
+        {**of_scales(), "guidance": Embedded(8.0)},
+    ),
+    "no scale where all are above 1": (
+        of_scales(),
+        "scales from 2 to 8 and is asked for 1; choose guidance=embedded",
+        {**of_scales(), "guidance": Embedded(2.0)},
+    ),
+    "a scale of a model without": (
+        {"guidance": Embedded(3.0)},
+        "Embedded asks for a scale of guidance and this model has learned none; choose guidance=classifier_free",
+        {"guidance": ClassifierFree(3.0)},
     ),
     "guidance without dropout": (
         {"conditioner": Label(3, dropout=0), "guidance": ClassifierFree(2.0)},

@@ -48,3 +48,5 @@ Several = Annotated[int, Ge(2)]
 Entries = Annotated[int, Interval(ge=1, le=1_000_000)]  # of a codebook, a vocabulary, a table
 Bytes = Annotated[int, Interval(ge=1, le=100_000_000)]
 BelowOne = Annotated[float, Interval(ge=0, lt=1)]
+Scale = Annotated[float, Ge(1)]  # of guidance that a student learns
+Scales = Annotated[Sequence[Scale], Len(2, 2)]  # the lowest and the highest

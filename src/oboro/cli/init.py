@@ -11,13 +11,13 @@ from oboro.base.grammar import files, values
 from oboro.cli.offered import OPTION, offer
 from oboro.cli.options import folders
 from oboro.cli.resume import split
+from oboro.condition import NUMBERS
 from oboro.restore.checkpoint import ALSO, check_kind, kind_of, load_checkpoint
 from oboro.restore.start import PLACES, at
 
 FINETUNING = {"/optimizer@_global_.optimizer": "adamw_finetune"}
 ADDING = ("conditioner", "guidance")  # what makes a model of another kind of the one in a checkpoint
 PICTURES = "${condition:image_channels}"
-END = "${loss:needs_end}"
 
 
 def offer_init(arguments: list[str]) -> list[str]:
@@ -26,7 +26,8 @@ def offer_init(arguments: list[str]) -> list[str]:
     They are options called ``from_checkpoint``, so ``model.dropout=0`` changes one value of what the checkpoint was
     trained with, and ``schedule=cosine`` replaces a part. The model's comes with ``optimizer=adamw_finetune``. Where
     the conditioner is named, or the experiment's own because it gives the model a picture to read, the channels of that
-    picture are further input of the model (``oboro.restore.start``). So is the end of a jump where the loss needs one.
+    picture are further input of the model (``oboro.restore.start``). So are the end of a jump and the scale of guidance
+    where the loss needs them.
     A loss that is named brings the sampler and the guidance that it chooses. Raises ``UserError`` where there is no
     such checkpoint, or where it is of another task than the one that is named.
     """
@@ -55,11 +56,12 @@ def offer_init(arguments: list[str]) -> list[str]:
 
 
 def following(node: dict[str, Any], other_conditioner: bool) -> dict[str, str]:
-    """The settings of the network ``node`` that follow a loss that needs an end, and a conditioner other than the
-    checkpoint's. A network that reads an end goes on doing so."""
+    """The settings of the network ``node`` that follow a loss that needs an end or a scale of guidance, and a
+    conditioner other than the checkpoint's. A network that reads such a number goes on doing so."""
     known = signature(get_class(node["_target_"])).parameters
-    ends = {"reads_end": END} if "reads_end" in known and not node.get("reads_end") else {}
-    return ends | ({"image_channels": PICTURES} if other_conditioner and "image_channels" in known else {})
+    new = [name for name in NUMBERS if f"reads_{name}" in known and not node.get(f"reads_{name}")]
+    numbers = {f"reads_{name}": f"${{loss:needs_{name}}}" for name in new}
+    return numbers | ({"image_channels": PICTURES} if other_conditioner and "image_channels" in known else {})
 
 
 def of_experiment(arguments: list[str]) -> set[str]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from oboro.base.errors import UserError
-from oboro.condition import Condition, End, Signals, check_read, kinds_read
+from oboro.condition import Condition, End, GuidanceScale, Signals, check_read, kinds_read
 from oboro.parameterization import Parameterization
 from oboro.schedule import Schedule, expand_as
 
@@ -87,6 +87,11 @@ class Denoiser(nn.Module):
         """Whether it is a flow map."""
         return "end" in kinds_read(self.network)
 
+    @property
+    def reads_guidance_scale(self) -> bool:
+        """Whether it answers as a guided denoiser does, at the scale of the condition, 1 where this says none."""
+        return "guidance_scale" in kinds_read(self.network)
+
     def towards(self, alpha: float | Tensor, sigma: float | Tensor) -> "Denoiser | FlowMap":
         return FlowMap(self, (alpha, sigma)) if self.reads_end else self
 
@@ -129,6 +134,8 @@ class Denoiser(nn.Module):
         if self.reads_end:
             a, b = (torch.as_tensor(e, dtype=t.dtype, device=t.device).expand_as(t) for e in end or (alpha, sigma))
             signals["end"] = End(torch.atan2(b, a) * (2 / pi))
+        if self.reads_guidance_scale:
+            signals = {"guidance_scale": GuidanceScale(torch.ones_like(t)), **signals}
         return expand_as(c.c_in, x_t) * x_t, c.c_noise, signals
 
     def _evaluated(self, x_t: Tensor, t: Tensor, cond: Condition, end: Ends | None = None) -> tuple[Tensor, Tensor]:

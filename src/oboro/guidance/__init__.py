@@ -6,6 +6,7 @@ from oboro.guidance.classifier_free import CFGPP, CFGZeroStar, ClassifierFree
 from oboro.guidance.ddad import DDAD
 from oboro.guidance.ddnm import DDNM
 from oboro.guidance.dps import DPS
+from oboro.guidance.embedded import Embedded
 from oboro.guidance.gradient import GradientGuided, linearized
 from oboro.guidance.guidance import DenoiserWrapper, Guidance, Guided, Unguided
 from oboro.guidance.measuring import Measuring
@@ -22,6 +23,7 @@ __all__ = [
     "Classifier",
     "ClassifierFree",
     "DenoiserWrapper",
+    "Embedded",
     "GradientGuided",
     "Guidance",
     "Guided",

@@ -60,10 +60,11 @@ class ClassifierFree(Guidance):
         return dict.fromkeys(self.negative, Label)
 
     def __call__(self, denoiser: Denoises, grid: Sequence[Node]) -> Denoises:
-        if self.scale == 1:
-            return denoiser
+        return denoiser if self.scale == 1 else self.at_scale(denoiser, self.scale)
 
-        return Extrapolated(denoiser, Opposite(denoiser, self.negative), self.scale, self.weight, self.rescale)
+    def at_scale(self, denoiser: Denoises, scale: float | Tensor) -> Denoises:
+        """D' with ``scale``, a number or one for each sample (B,), in the place of the own one."""
+        return Extrapolated(denoiser, Opposite(denoiser, self.negative), scale, self.weight, self.rescale)
 
 
 class Opposite(DenoiserWrapper):

@@ -13,7 +13,7 @@ from oboro.schedule import expand_as
 
 
 class Extrapolated(Guided):
-    """D' = D + (scale - 1) w(t) (D - ``away``(x_t, t, cond)).
+    """D' = D + (scale - 1) w(t) (D - ``away``(x_t, t, cond)), ``scale`` a number or one for each sample (B,).
 
     ``away`` is not evaluated where w(t) is 0 for the whole batch. ``rescale`` = phi turns D' into
     (phi std(D) / std(D') + 1 - phi) D', with std over each sample.
@@ -23,7 +23,7 @@ class Extrapolated(Guided):
         self,
         denoiser: Denoises,
         away: Denoises,
-        scale: float,
+        scale: float | Tensor,
         weight: Weight,
         rescale: float = 0.0,
     ):

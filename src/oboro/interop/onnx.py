@@ -16,7 +16,7 @@ from torch.export import Dim
 
 from oboro.base.errors import UserError
 from oboro.base.json_text import json_text
-from oboro.condition import Control, End, Signal, Signals
+from oboro.condition import Control, End, GuidanceScale, Signal, Signals
 from oboro.condition import Image as Picture
 from oboro.conditioner import Image
 from oboro.denoiser import Denoiser
@@ -42,6 +42,7 @@ class AtLevel(nn.Module):
         self.parameterization = denoiser.parameterization
         self.kinds = dict(kinds)
         self.reads_end = denoiser.reads_end
+        self.reads_guidance_scale = denoiser.reads_guidance_scale
 
     def forward(
         self,
@@ -58,6 +59,8 @@ class AtLevel(nn.Module):
             for name, kind in self.kinds.items()
             if cond
         }
+        if self.reads_guidance_scale:
+            signals["guidance_scale"] = GuidanceScale(cond.get("guidance_scale", torch.ones_like(alpha)))
         if end_alpha is not None and end_sigma is not None:
             signals["end"] = End(torch.atan2(end_sigma, end_alpha) * (2 / pi))
         output = self.network(expand_as(c.c_in, x_t) * x_t, c.c_noise, signals)[:, : x_t.shape[1]]
@@ -194,6 +197,8 @@ def export_task(task: Generation, folder: Path) -> None:
             for s in task.conditioner.singles
         }
     )
+    if task.denoiser.reads_guidance_scale:
+        cond["guidance_scale"] = torch.ones(count)
     module = AtLevel(task.denoiser, task.conditioner.gives)
     names = ["x_t", "alpha", "sigma"]
     ends = {"end_alpha": level.clone(), "end_sigma": level.clone()} if module.reads_end else {}

@@ -214,14 +214,14 @@ def save(folder: Path, config: Mapping[str, Any], network: LDMUNet, sample_size:
 def their_config(config: Mapping[str, Any], sample_size: int | list[int]) -> dict[str, Any]:
     """The settings of diffusers of an ``LDMUNet`` that ``config`` describes in full.
 
-    Raises ``UserError`` for one that reads pictures or ends: where they are known is an input that diffusers has not.
+    Raises ``UserError`` for one that reads pictures, ends or scales: these are inputs that diffusers has not.
     """
     if config.get("image_channels"):
         raise UserError("diffusers has no network that reads pictures as ours do; export a model of texts or labels.")
-    if config.get("reads_end"):
+    if config.get("reads_end") or config.get("reads_guidance_scale"):
         raise UserError(
-            "diffusers has no network that reads the end of a jump; export a model of another loss, such as "
-            "loss=denoising."
+            "diffusers has no network that reads the end of a jump, or the scale of guidance as ours do; export a "
+            "model of another loss, such as loss=denoising or consistency_latent."
         )
     noise, attention, norm = config["noise"], config["attention"], config["norm"]
     levels, attending = range(len(config["widths"])), "CrossAttn" if config["text_dim"] else "Attn"

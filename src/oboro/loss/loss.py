@@ -13,6 +13,12 @@ from oboro.loss.coupling import Coupling
 from oboro.teacher import Teacher
 
 
+def guidance_scales(loss: Any) -> tuple[float, float] | None:
+    """The lowest and the highest scale of guidance of which a network learns each by ``loss``, or None."""
+    scales = getattr(loss, "guidance_scales", None) or getattr(getattr(loss, "teacher", None), "guidance_scales", None)
+    return None if scales is None else (min(scales), max(scales))
+
+
 class Loss(Protocol):
     """(denoiser, x (B, ...), cond, generator) ↦ the loss of each sample (B,).
 
@@ -45,8 +51,11 @@ class Loss(Protocol):
 
 def declared(key: str, *, _root_: DictConfig) -> Any:
     """``${loss:needs_end}`` in YAML: what the class of the run's loss says of itself; False for a task without one, and
-    for one that says nothing."""
-    target = (_root_.get("loss") or {}).get("_target_")
+    for one that says nothing. ``${loss:needs_guidance_scale}``: whether it has scales, or its teacher has."""
+    loss = _root_.get("loss") or {}
+    if key == "needs_guidance_scale":
+        return any(node.get("guidance_scales") is not None for node in (loss, loss.get("teacher") or {}))
+    target = loss.get("_target_")
     return getattr(get_class(target), key, False) if target else False
 
 

@@ -1,17 +1,17 @@
 """MeanFlow, improved MeanFlow and alpha-Flow: the mean velocity of the flow between any two times."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
-from annotated_types import Ge
 from torch import Tensor, nn
 
 from oboro.base.draws import rand, randn, replayed
 from oboro.base.errors import UserError
-from oboro.base.ranges import Positive, Share
+from oboro.base.ranges import Positive, Scale, Scales, Share
 from oboro.condition import Condition
 from oboro.denoiser import Denoiser
+from oboro.guidance.embedded import scale_of
 from oboro.loss.annealing import Annealing
 from oboro.loss.coupling import Coupling
 from oboro.loss.derivative import Derivative, along, root_mean_square
@@ -20,8 +20,6 @@ from oboro.loss.straight import STRAIGHT, Straight, quantiles, straight_path, ve
 from oboro.loss.time import TimeDistribution
 from oboro.schedule import expand_as
 from oboro.teacher import Teacher
-
-Scale = Annotated[float, Ge(1)]  # of guidance
 
 
 @dataclass(frozen=True)
@@ -59,10 +57,12 @@ class MeanFlow(nn.Module):
 
     ``guidance_scale`` w > 1: v + (1 - 1/w) (u(z_t, t, t) - u(z_t, t, t without condition)) in the place of v, so that
     u is that of the flow under classifier-free guidance of scale w at one evaluation a step: MeanFlow's eq. 21 with
-    omega = 1 and kappa = 1 - 1/w, improved MeanFlow's eq. 15. A ``teacher`` gives v, guided by its own guidance.
+    omega = 1 and kappa = 1 - 1/w, improved MeanFlow's eq. 15. With ``guidance_scales``, the lowest and the highest, w
+    is that of each sample's condition, which the network reads, too (improved MeanFlow, sec. 4.2). A ``teacher`` gives
+    v, guided by its own guidance.
 
     ``clip`` bounds the absolute values of targets. Targets have the dropout masks of u and the weights of the moment.
-    Raises ``UserError`` for a p(t) that follows the losses, and for a scale beside a teacher.
+    Raises ``UserError`` for a p(t) that follows the losses, and for more than one thing that says the scale.
     """
 
     teaches_variance = False
@@ -83,17 +83,20 @@ class MeanFlow(nn.Module):
         guidance_scale: Scale = 1.0,
         clip: Positive | None = None,
         teacher: Teacher | None = None,
+        guidance_scales: Scales | None = None,
     ):
         super().__init__()
         if time.adapts or end_time.adapts:
             raise UserError(
                 "MeanFlow draws pairs of times, of which no p(t) follows the losses; set loss/time=uniform."
             )
-        if teacher is not None and guidance_scale > 1:
+        if teacher is not None and (guidance_scale > 1 or guidance_scales is not None):
             raise UserError(
-                "the teacher is guided by loss.teacher.guidance already; leave loss.guidance_scale out, or set "
-                "loss.teacher=null."
+                "the teacher is guided by loss.teacher already; leave loss.guidance_scale and loss.guidance_scales "
+                "out, or set loss.teacher=null."
             )
+        if guidance_scale > 1 and guidance_scales is not None:
+            raise UserError("loss.guidance_scale and loss.guidance_scales are both set; leave one of them out.")
         self.time = time
         self.end_time = end_time
         self.penalty = penalty
@@ -104,6 +107,7 @@ class MeanFlow(nn.Module):
         self.improved = improved
         self.alpha = alpha
         self.guidance_scale = guidance_scale
+        self.guidance_scales = guidance_scales
         self.clip = clip
         self.teacher = teacher
         self.watched: dict[str, Tensor | float] = {}
@@ -114,7 +118,11 @@ class MeanFlow(nn.Module):
         if self.alpha is not None:
             return None
         taught = 0 if self.teacher is None else self.teacher.evaluations
-        return 3 + self.improved + 2 * (self.guidance_scale > 1) + taught
+        return 3 + self.improved + 2 * self._guided + taught
+
+    @property
+    def _guided(self) -> bool:
+        return self.guidance_scale > 1 or self.guidance_scales is not None
 
     def forward(
         self, denoiser: Denoiser, x: Tensor, cond: Condition, generator: torch.Generator, step: int = 0
@@ -167,14 +175,17 @@ class MeanFlow(nn.Module):
         """v, or what stands for it."""
         if self.teacher is not None:
             return velocity(self.teacher.on(STRAIGHT, z), z, t, cond)
-        if self.guidance_scale == 1:
+        if not self._guided:
             return v
+        kappa: Tensor | float = 1 - 1 / self.guidance_scale
+        if self.guidance_scales is not None:
+            kappa = expand_as(1 - 1 / scale_of(cond), z)
         left = [name for name, signal in cond.signals.items() if not signal.stays]
         with replayed(z.device):
             conditional = straight.u(z, t, None, cond)
         with replayed(z.device):
             other = straight.u(z, t, None, cond.without(*left))
-        return v + (1 - 1 / self.guidance_scale) * (conditional - other)
+        return v + kappa * (conditional - other)
 
     def _continuous(self, straight: Straight, at: Pair, tangent: Tensor) -> Tensor:
         """v - (t - r) du/dt.

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from oboro.base.errors import UserError
 from oboro.base.ranges import Axes, Classes, Depth, Width, WidthOrNone
 from oboro.condition import Signals
-from oboro.model.end import EndEmbedding, EndReader
 from oboro.model.layers import (
     LabelEmbedding,
     NoiseEmbedding,
@@ -22,6 +21,7 @@ from oboro.model.layers import (
     run,
     zero,
 )
+from oboro.model.numbers import NumberEmbedding, NumberReader
 from oboro.model.position import grid_positions, rotary_angles, rotate, sincos
 from oboro.model.signals import ImageChannels, label_index, pictures, reads, width
 from oboro.model.text import CrossAttention, TextEmbedding
@@ -113,7 +113,7 @@ class Block(nn.Module):
         return h + gate2[:, None] * self.mlp(modulate(h, shift2, scale2))
 
 
-class DiT(EndReader):
+class DiT(NumberReader):
     """F(x (B, C, H, W), c_noise (B,), signals) ↦ (B, C, H, W) for any H and W: a transformer over patches of pixels.
 
     Patches of ``patch`` × ``patch`` pixels become tokens of ``dim`` channels and pass ``depth`` adaLN-zero blocks
@@ -127,7 +127,7 @@ class DiT(EndReader):
     trained on 32×32 sees 64×64 as the same picture in finer steps.
 
     ``num_classes`` > 0 adds a class embedding for the signal ``label``, ``text_dim`` > 0 lets tokens attend to ``text``
-    and ``image_channels`` > 0 reads ``image`` as further channels of the patches, as in ``UNet``; so is ``reads_end``.
+    and ``image_channels`` > 0 reads ``image`` as further channels of the patches, as in ``UNet``; so are numbers.
     ``checkpointing`` recomputes each block in the backward pass: less memory for about a third more
     time. With ``learned_variance``, as in the paper, 2 C channels come out; other than in the paper, the noise level is
     c_noise instead of a step from 0 to 999. The last layer starts at zero.
@@ -156,6 +156,7 @@ class DiT(EndReader):
         dims: Axes = 2,
         image_channels: ImageChannels = 0,
         reads_end: bool = False,
+        reads_guidance_scale: bool = False,
     ):
         super().__init__()
         check_dims(dims)
@@ -166,7 +167,7 @@ class DiT(EndReader):
             )
         self.dims = dims
         self.patch = patch
-        self.reads = reads(num_classes, text_dim, image_channels, reads_end)
+        self.reads = reads(num_classes, text_dim, image_channels, reads_end, reads_guidance_scale)
         self.image_channels = image_channels
         self.checkpointing = checkpointing
         self.extent = reference_size / patch
@@ -184,7 +185,8 @@ class DiT(EndReader):
         self.last = zero(nn.Linear(dim, channels_out(in_channels, learned_variance) * patch**dims))
         wide = width(image_channels) * patch**dims
         self.image = zero(nn.Linear(wide, dim, bias=False)) if wide else None
-        self.end = EndEmbedding(dim) if reads_end else None
+        self.end = NumberEmbedding(dim) if reads_end else None
+        self.guidance_scale = NumberEmbedding(dim) if reads_guidance_scale else None
 
     def placed(self, h: Tensor, positions: Tensor) -> tuple[Tensor, Tensor | None]:
         """Tokens h (B, N, dim) with their places added, or as they are and the angles (N, head channels / 2)."""

@@ -15,10 +15,10 @@ from oboro.model.layers import channels_out, check_levels, mean_of_halves, over_
 from oboro.model.magnitude import (
     CosineAttention,
     MPConv,
-    MPEnd,
     MPFourier,
     MPLabel,
     MPLinear,
+    MPNumber,
     mp_cat,
     mp_silu,
     mp_sum,
@@ -151,7 +151,7 @@ class EDM2UNet(UNetSkeleton):
 
     ``image_channels`` > 0 reads pictures as ``UNet`` does: a convolution of them, times a gain that starts at zero, is
     added to the first activation. A gain of g brings that to magnitude sqrt(1 + g²), which the paper does not have.
-    ``reads_end`` adds that of ``end``, times such a gain, to the embedding.
+    ``reads_end`` adds that of ``end``, times such a gain, to the embedding, ``reads_guidance_scale`` that of the scale.
     """
 
     def __init__(
@@ -169,13 +169,16 @@ class EDM2UNet(UNetSkeleton):
         dims: Axes = 2,
         image_channels: ImageChannels = 0,
         reads_end: bool = False,
+        reads_guidance_scale: bool = False,
     ):
         super().__init__()
         stages = EDM2Stages(channels, channel_mult, blocks, attention_levels, head_channels, dropout, dims)
         self.dims = dims
         self.min_size = stages.min_size
         self.blocks = blocks
-        self.reads = reads(num_classes, image_channels=image_channels, end=reads_end)
+        self.reads = reads(
+            num_classes, image_channels=image_channels, end=reads_end, guidance_scale=reads_guidance_scale
+        )
         self.image_channels = image_channels
         self.checkpointing = checkpointing
         c = stages.widths[0]
@@ -190,7 +193,8 @@ class EDM2UNet(UNetSkeleton):
         wide = width(image_channels)
         self.image = MPConv(wide, c, 3, dims) if wide else None
         self.image_gain = nn.Parameter(torch.zeros(())) if wide else None
-        self.end = MPEnd(c, stages.embedding) if reads_end else None
+        self.end = MPNumber(c, stages.embedding) if reads_end else None
+        self.guidance_scale = MPNumber(c, stages.embedding) if reads_guidance_scale else None
 
     def embed(self, c_noise: Tensor, signals: Signals) -> tuple[Tensor]:
         """The embedding of noise level and label. In training the weights are first set to magnitude 1."""

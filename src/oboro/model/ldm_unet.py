@@ -15,7 +15,6 @@ from oboro.base.precision import double
 from oboro.base.ranges import BelowOne, Classes, Depth, Levels, Positive, Width, WidthOrNone, Widths
 from oboro.condition import Signals
 from oboro.model.autoencoder import PaddedDownsample
-from oboro.model.end import EndEmbedding
 from oboro.model.layers import (
     Downsample,
     ResidualBlock,
@@ -26,6 +25,7 @@ from oboro.model.layers import (
     group_norm,
     zero,
 )
+from oboro.model.numbers import NumberEmbedding
 from oboro.model.signals import ImageChannels, label_index, reads, width
 from oboro.model.unet import Resample, Stage
 from oboro.model.unet_skeleton import Stages, UNetSkeleton, way_down, way_up
@@ -231,7 +231,7 @@ class LDMUNet(UNetSkeleton):
     ``text_dim``, ``text``. No text is ``empty_text``, (L, text_dim) of it. The vector of the whole text is not read.
 
     ``padded_downsample`` pads halving convolutions on the right and below alone. ``scale_shift``, ``checkpointing``,
-    ``learned_variance``, ``image_channels`` and ``reads_end`` are as in ``UNet``.
+    ``learned_variance``, ``image_channels``, ``reads_end`` and ``reads_guidance_scale`` are as in ``UNet``.
     """
 
     dims = 2
@@ -254,13 +254,14 @@ class LDMUNet(UNetSkeleton):
         learned_variance: bool = False,
         image_channels: ImageChannels = 0,
         reads_end: bool = False,
+        reads_guidance_scale: bool = False,
     ):
         super().__init__()
         block = (dropout, scale_shift, text_dim, padded_downsample)
         stages = LDMStages(widths, blocks, attention, norm, *block)
         self.min_size = stages.min_size
         self.blocks = blocks
-        self.reads = reads(num_classes, text_dim, image_channels, reads_end)
+        self.reads = reads(num_classes, text_dim, image_channels, reads_end, reads_guidance_scale)
         self.image_channels = image_channels
         self.text_dim = text_dim
         self.checkpointing = checkpointing
@@ -275,7 +276,8 @@ class LDMUNet(UNetSkeleton):
         self.last = nn.Sequential(stages.group_norm(widths[0]), nn.SiLU(), zero(last))
         wide = width(image_channels)
         self.image = zero(nn.Conv2d(wide, widths[0], 3, padding=1, bias=False)) if wide else None
-        self.end = EndEmbedding(stages.embedding) if reads_end else None
+        self.end = NumberEmbedding(stages.embedding) if reads_end else None
+        self.guidance_scale = NumberEmbedding(stages.embedding) if reads_guidance_scale else None
 
     def embed(self, c_noise: Tensor, signals: Signals) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """The embedding of noise level and label; tokens of a text and their mask, where the network reads one."""

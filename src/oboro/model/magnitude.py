@@ -125,7 +125,7 @@ class MPLabel(nn.Module):
         return F.embedding(label, unit_rows(self.weight).T * sqrt(self.weight.shape[1]))
 
 
-class MPEnd(nn.Module):
+class MPNumber(nn.Module):
     """angle (B,) in [0, 1] ↦ gain MPLinear(MPFourier(4 angle)) (B, dim) with a learned ``gain`` that starts at 0."""
 
     def __init__(self, n: int, dim: int):

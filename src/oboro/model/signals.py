@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from oboro.base.ranges import Width, WidthOrNone
-from oboro.condition import End, Image, Label, Signal, Signals, Text
+from oboro.condition import End, GuidanceScale, Image, Label, Signal, Signals, Text
 from oboro.schedule import expand_as
 
 # Of a picture that a network reads, the signal ``image``, or of several by the names of their signals; 0 for none.
@@ -20,10 +20,20 @@ def by_name(image_channels: ImageChannels) -> dict[str, int]:
 
 
 def reads(
-    num_classes: int = 0, text_dim: int = 0, image_channels: ImageChannels = 0, end: bool = False
+    num_classes: int = 0,
+    text_dim: int = 0,
+    image_channels: ImageChannels = 0,
+    end: bool = False,
+    guidance_scale: bool = False,
 ) -> dict[str, type[Signal]]:
-    """The signals of a network with these settings, 0 for none: ``label``, ``text``, ``end`` and pictures."""
-    kinds = {"label": (Label, num_classes), "text": (Text, text_dim), "end": (End, end)}
+    """The signals of a network with these settings, 0 for none: ``label``, ``text``, ``end``, ``guidance_scale`` and
+    pictures."""
+    kinds = {
+        "label": (Label, num_classes),
+        "text": (Text, text_dim),
+        "end": (End, end),
+        "guidance_scale": (GuidanceScale, guidance_scale),
+    }
     read: dict[str, type[Signal]] = {name: kind for name, (kind, width) in kinds.items() if width}
     return read | dict.fromkeys(by_name(image_channels), Image)
 

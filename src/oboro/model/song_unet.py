@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from oboro.base.ranges import Axes, BelowOne, Classes, Depth, Levels, Multiples, Width
 from oboro.condition import Signals
-from oboro.model.end import EndEmbedding
 from oboro.model.layers import (
     ResidualBlock,
     SelfAttention,
@@ -25,6 +24,7 @@ from oboro.model.layers import (
     group_norm,
     zero,
 )
+from oboro.model.numbers import NumberEmbedding
 from oboro.model.signals import ImageChannels, label_index, reads, width
 from oboro.model.unet_skeleton import Stages, UNetSkeleton, way_down, way_up
 
@@ -189,7 +189,7 @@ class SongUNet(UNetSkeleton):
     ``num_classes`` > 0 adds a class embedding for the signal ``label``. ``checkpointing`` recomputes each stage in the
     backward pass: less memory for about a third more time. Convolutions that end a residual branch, and the last one,
     start at zero, where theirs start near it. With ``learned_variance`` 2 C channels come out. ``dims``,
-    ``image_channels`` and ``reads_end`` as in ``UNet``.
+    ``image_channels`` and the numbers that it reads as in ``UNet``.
     """
 
     def __init__(
@@ -210,13 +210,16 @@ class SongUNet(UNetSkeleton):
         dims: Axes = 2,
         image_channels: ImageChannels = 0,
         reads_end: bool = False,
+        reads_guidance_scale: bool = False,
     ):
         super().__init__()
         stages = SongStages(channels, channel_mult, blocks, attention_levels, dropout, taps, dims)
         self.dims = dims
         self.min_size = stages.min_size
         self.blocks = blocks
-        self.reads = reads(num_classes, image_channels=image_channels, end=reads_end)
+        self.reads = reads(
+            num_classes, image_channels=image_channels, end=reads_end, guidance_scale=reads_guidance_scale
+        )
         self.image_channels = image_channels
         self.checkpointing = checkpointing
         self.embedding = Embedding(noise_channels, stages.embedding, num_classes, fourier)
@@ -232,7 +235,8 @@ class SongUNet(UNetSkeleton):
         self._initialise()
         wide = width(image_channels)
         self.image = zero(conv(dims, wide, channels, bias=False)) if wide else None
-        self.end = EndEmbedding(stages.embedding) if reads_end else None
+        self.end = NumberEmbedding(stages.embedding) if reads_end else None
+        self.guidance_scale = NumberEmbedding(stages.embedding) if reads_guidance_scale else None
 
     def _initialise(self) -> None:
         """Glorot-uniform weights and no biases; zero stays what ends a branch."""

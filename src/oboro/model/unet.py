@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from oboro.base.ranges import Axes, BelowOne, Classes, Depth, Levels, Multiples, Width, WidthOrNone
 from oboro.condition import Signals
-from oboro.model.end import EndEmbedding
 from oboro.model.layers import (
     Downsample,
     LabelEmbedding,
@@ -22,6 +21,7 @@ from oboro.model.layers import (
     mean_of_halves,
     zero,
 )
+from oboro.model.numbers import NumberEmbedding
 from oboro.model.signals import ImageChannels, label_index, reads, width
 from oboro.model.text import PixelCrossAttention, TextEmbedding
 from oboro.model.unet_skeleton import Stages, UNetSkeleton, way_down, way_up
@@ -129,7 +129,7 @@ class UNet(UNetSkeleton):
     ``image_channels`` > 0 reads ``image``: its channels, and one that says where it is known, are further input of the
     first convolution, whose weights for them start at zero (arXiv:2211.09800, sec. 3.2). {edges: 1, depth: 1} reads
     several pictures, by the names of their signals. ``reads_end`` adds an embedding of ``end`` to that of the noise
-    level, which starts at zero: the network of a flow map.
+    level, which starts at zero: the network of a flow map. ``reads_guidance_scale`` does so for ``guidance_scale``.
 
     ``checkpointing`` recomputes each stage in the backward pass: less memory for about a third more time.
     With ``learned_variance`` 2 C channels come out, the second half for the variance of a reverse step (Nichol &
@@ -155,6 +155,7 @@ class UNet(UNetSkeleton):
         dims: Axes = 2,
         image_channels: ImageChannels = 0,
         reads_end: bool = False,
+        reads_guidance_scale: bool = False,
     ):
         super().__init__()
         block = (head_channels, dropout, scale_shift, residual_resample)
@@ -162,7 +163,7 @@ class UNet(UNetSkeleton):
         self.dims = dims
         self.min_size = stages.min_size
         self.blocks = blocks
-        self.reads = reads(num_classes, text_dim, image_channels, reads_end)
+        self.reads = reads(num_classes, text_dim, image_channels, reads_end, reads_guidance_scale)
         self.image_channels = image_channels
         self.checkpointing = checkpointing
         self.noise = NoiseEmbedding(channels, stages.embedding)
@@ -177,7 +178,8 @@ class UNet(UNetSkeleton):
         self.last = nn.Sequential(group_norm(c), nn.SiLU(), zero(last))
         wide = width(image_channels)
         self.image = zero(conv(dims, wide, channels, bias=False)) if wide else None
-        self.end = EndEmbedding(stages.embedding) if reads_end else None
+        self.end = NumberEmbedding(stages.embedding) if reads_end else None
+        self.guidance_scale = NumberEmbedding(stages.embedding) if reads_guidance_scale else None
 
     def embed(self, c_noise: Tensor, signals: Signals) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """The embedding of noise level and condition; tokens of a text and their mask, where the network reads one."""

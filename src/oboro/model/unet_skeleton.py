@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from oboro.condition import Signals
-from oboro.model.end import EndReader
 from oboro.model.layers import check_size, run
+from oboro.model.numbers import NumberReader
 from oboro.model.signals import ImageChannels, pictures
 
 NOTHING: Mapping[int, Tensor] = {}
@@ -100,7 +100,7 @@ def cropped(h: Tensor, like: Tensor) -> Tensor:
     return h[(..., *(slice(n) for n in like.shape[2:]))]
 
 
-class EncoderHalf(EndReader):
+class EncoderHalf(NumberReader):
     """The first half of a U-Net: embedding, first layer, way down and middle.
 
     A subclass has the modules ``first``, ``down`` and ``middle`` (``way_down`` makes ``down``) and says what stages

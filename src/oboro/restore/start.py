@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from oboro.adapter import low_rank_layers, plain_state
 from oboro.base.errors import UserError
+from oboro.condition import NUMBERS, kinds_read
 from oboro.restore.checkpoint import ALSO, check_kind, load_checkpoint, option_of
 from oboro.restore.merge import merged
 from oboro.restore.rebuild import Task, averaged, build_task, name_of_learned
 
 GAIN = "network.image_gain"  # of a network with weights of magnitude 1
-END = "network.end."
 
 OF_DENOISER = {
     "codec": ("codec",),
@@ -40,9 +40,10 @@ def start_from(task: Task, config: dict[str, Any], path: str | Path, profile: st
     the parts that got theirs.
 
     What it learns starts at the average ``profile`` (None is the first), with the adapters of that run merged. The
-    layers for pictures and for the end of a jump, where the checkpoint's network reads none, stay as they are, at zero,
-    so that both are the same function (Brooks et al. 2022, arXiv:2211.09800, sec. 3.2). Frozen parts, or parts of them,
-    take theirs along where they are of the same classes and shapes as in the checkpoint. Nothing else is taken:
+    layers for pictures, for the end of a jump and for the scale of guidance, where the checkpoint's network reads none,
+    stay as they are, at zero, so that both are the same function (Brooks et al. 2022, arXiv:2211.09800, sec. 3.2).
+    Frozen parts, or parts of them, take theirs along where they are of the same classes and shapes as in the
+    checkpoint. Nothing else is taken:
     averages, optimizer, what a loss has learned, and steps start anew. Raises ``UserError`` for a checkpoint of another
     task or model, naming what differs, and where an adapter would leave a layer at zero.
     """
@@ -60,18 +61,19 @@ def start_from(task: Task, config: dict[str, Any], path: str | Path, profile: st
 
 
 def added(here: nn.Module, there: nn.Module) -> set[str]:
-    """The weights with which the network of ``here`` reads an end, or pictures (``image_channels``), where that of
-    ``there`` reads none: its layer ``image``, if this is zero, or its gain is."""
+    """The weights with which the network of ``here`` reads numbers (``oboro.condition.NUMBERS``), or pictures
+    (``image_channels``), where that of ``there`` reads none: its layer ``image``, if this is zero, or its gain is."""
     networks = [getattr(learned, "network", learned) for learned in (here, there)]
     state = plain_state(here)
-    read, known = ("end" in getattr(network, "reads", {}) for network in networks)
-    ends = {name for name in state if name.startswith(END)} if read and not known else set()
+    read, known = (kinds_read(network) for network in networks)
+    layers = tuple(f"network.{number}." for number in NUMBERS if number in read and number not in known)
+    numbers = {name for name in state if name.startswith(layers)}
     reading, without = (getattr(network, "image_channels", 0) for network in networks)
     if not reading or without:
-        return ends
+        return numbers
     new = {name: w for name, w in state.items() if name.startswith(("network.image.", GAIN))}
     off = GAIN in new and not new[GAIN].any()
-    return ends | {name for name, w in new.items() if off or not w.any()}
+    return numbers | {name for name, w in new.items() if off or not w.any()}
 
 
 def check_trained(learned: nn.Module, new: set[str]) -> None:

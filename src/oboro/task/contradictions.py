@@ -24,6 +24,7 @@ from oboro.loss import Loss
 from oboro.measurement import Measured
 from oboro.sampler import Sampler, nodes
 from oboro.sampler.grid import Uniform as UniformGrid
+from oboro.task import guidance_scale
 
 # alpha / sigma at the first node. Samplers begin there with noise alone; more would be missed in the mean of an image.
 NEGLIGIBLE = 0.1
@@ -57,6 +58,7 @@ def contradictions(parts: Parts) -> Iterator[str]:
     yield from steps(parts)
     yield from holes(parts)
     yield from ends(parts)
+    yield from guidance_scale.contradictions(parts)
     yield from jumps(parts)
     yield from one_level(parts)
     yield from one_step(parts)
@@ -275,7 +277,7 @@ def taught(parts: Parts) -> Iterator[str]:
             f"the teacher {teacher.path} knows one noise level and {name(loss)} asks it at many; name a model of "
             "task=diffusion with loss.teacher.path=<a checkpoint>."
         )
-    if teacher.guidance.drops and not teacher.knows_no_condition:
+    if teacher.drops and not teacher.knows_no_condition:
         yield (
             f"{name(teacher.guidance)} asks the teacher {teacher.path} without its condition, which it was never "
             "trained on; choose guidance@loss.teacher.guidance=unguided."

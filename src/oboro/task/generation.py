@@ -13,7 +13,7 @@ from torch.nn.functional import adaptive_max_pool2d
 from oboro.adapter import Adapter, Full, relative_update
 from oboro.base.compiled import compile_in_place
 from oboro.base.counted import counted
-from oboro.base.draws import Noise
+from oboro.base.draws import Noise, rand
 from oboro.base.errors import UserError
 from oboro.base.ranges import Seed
 from oboro.base.remark import remark
@@ -29,12 +29,14 @@ from oboro.generate import Watch, generate
 from oboro.guidance import DDNM, Guidance
 from oboro.hint.hint import with_channels
 from oboro.loss import Game, Loss
+from oboro.loss.loss import guidance_scales
+from oboro.loss.straight import quantiles
 from oboro.measurement import NAME, Mask, Measured
 from oboro.model.signals import by_name
 from oboro.optimizer import Optimizer
 from oboro.sampler import Sampler
 from oboro.schedule import expand_as
-from oboro.task import contradictions, remarks
+from oboro.task import contradictions, guidance_scale, remarks
 from oboro.task.noise_levels import NoiseLevels
 
 
@@ -202,11 +204,15 @@ class Generation(NoiseLevels):
         """What training lowers (B,) for latents ``x`` (B, ...) under ``cond``; draws are ``generator``'s."""
 
     def objective(self, batch: dict[str, Tensor], x: Tensor, generator: torch.Generator) -> Tensor:
-        loss = self.learn(x, self.seen(self.conditioner(batch, generator), batch), generator)
+        cond = self.seen(self.conditioner(batch, generator), batch)
+        if guidance_scales(self.loss) is not None:
+            cond = guidance_scale.drawn(self.loss, cond, rand(x.shape[:1], generator).to(x))
+        loss = self.learn(x, cond, generator)
         return loss * batch["weight"] if "weight" in batch else loss
 
     def errors(self, batch: dict[str, Tensor], x: Tensor, u: Tensor, eps: Tensor) -> Tensor:
-        return self.loss.at_quantile(self.denoiser, x, self.seen(self.conditioner.keep(batch), batch), u, eps)[:, None]
+        cond = guidance_scale.drawn(self.loss, self.seen(self.conditioner.keep(batch), batch), quantiles(u, 4)[3])
+        return self.loss.at_quantile(self.denoiser, x, cond, u, eps)[:, None]
 
     def summary(self, rows: Tensor) -> dict[str, float]:
         """Without numbers by noise level where the loss has one level alone."""

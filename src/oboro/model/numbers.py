@@ -1,4 +1,4 @@
-"""How networks read where on the flow a flow map is to land: the signal ``end``."""
+"""How networks read numbers beside the noise level: where on the flow to land (``end``), the scale of guidance."""
 
 from abc import ABC, abstractmethod
 from math import pi
@@ -6,17 +6,17 @@ from math import pi
 import torch
 from torch import Tensor, nn
 
-from oboro.condition import Signals
+from oboro.condition import NUMBERS, Signals
 from oboro.model.layers import zero
 
 FEATURES = 64
 FREQUENCIES = (0.5, 16.0)  # half turns per unit of the angle: from what tells the ends apart to what tells neighbours
 
 
-class EndEmbedding(nn.Module):
-    """angle (B,) ↦ (B, dim): sines and cosines of pi f angle with f from 1/2 to 16, and a two-layer MLP.
+class NumberEmbedding(nn.Module):
+    """angle (B,) in [0, 1] ↦ (B, dim): sines and cosines of pi f angle with f from 1/2 to 16, and a two-layer MLP.
 
-    Its last layer starts at zero: a denoiser that learns to read an end starts as the denoiser that it was.
+    Its last layer starts at zero: a denoiser that learns to read a number starts as the denoiser that it was.
     """
 
     def __init__(self, dim: int):
@@ -32,19 +32,21 @@ class EndEmbedding(nn.Module):
         return self.mlp(torch.cat([turn.cos(), turn.sin()], 1).to(angle.dtype))
 
 
-class EndReader(nn.Module, ABC):
-    """A network whose stages read an embedding of noise level and condition, to which that of the end, made by the
-    module ``end`` of those that read one, is added."""
+class NumberReader(nn.Module, ABC):
+    """A network whose stages read an embedding of noise level and condition, to which those of numbers are added, each
+    made by the module of its name (``NUMBERS``), None where the network does not read it."""
 
     end: nn.Module | None
+    guidance_scale: nn.Module | None
 
     @abstractmethod
     def embed(self, c_noise: Tensor, signals: Signals) -> tuple[Tensor | None, ...]:
         """The embedding (B, dim) of noise level and condition, and what stages read beside it."""
 
     def arguments(self, c_noise: Tensor, signals: Signals) -> tuple[Tensor | None, ...]:
-        """What stages read: ``embed`` with the end. Every pass begins here."""
+        """What stages read: ``embed`` with the numbers. Every pass begins here."""
         embedding, *others = self.embed(c_noise, signals)
-        if "end" in signals:
-            embedding = embedding + self.end(signals["end"].angle.to(c_noise.dtype))
+        for name in NUMBERS:
+            if name in signals:
+                embedding = embedding + getattr(self, name)(signals[name].angle.to(c_noise.dtype))
         return (embedding, *others)

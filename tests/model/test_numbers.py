@@ -1,10 +1,10 @@
-"""Networks that read the end of a jump."""
+"""Networks that read numbers: the end of a jump, the scale of guidance."""
 
 import pytest
 import torch
 
 from model.test_networks import NETWORKS, UNET, make
-from oboro.condition import Condition, End
+from oboro.condition import Condition, End, GuidanceScale
 from oboro.denoiser import Denoiser
 from oboro.model import UNet
 from oboro.sampler import DATA, Node, ddim_step
@@ -14,23 +14,28 @@ CASES = {"unet": (UNet, {**UNET, "head_channels": 8}), **NETWORKS}
 ANGLES = torch.tensor([0.0, 0.3, 1.0], dtype=torch.float64)  # data, on the way, noise
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_a_network_that_learns_to_read_an_end_starts_as_it_was_and_then_tells_ends_apart(name, randomise, normal):
+@pytest.mark.parametrize(
+    "name, number", [*((name, "end") for name in CASES), *((name, "guidance_scale") for name in CASES)]
+)
+def test_a_network_that_learns_to_read_a_number_starts_as_it_was_and_then_tells_them_apart(
+    name, number, randomise, normal
+):
     cls, settings = CASES[name]
+    signals = {number: End(ANGLES) if number == "end" else GuidanceScale(1 / (1 - 0.9 * ANGLES))}
     plain = randomise(make(cls, **settings))
-    reading = make(cls, **settings, reads_end=True)
+    reading = make(cls, **settings, **{f"reads_{number}": True})
     missing = reading.load_state_dict(plain.state_dict(), strict=False).missing_keys
-    assert missing and all(key.startswith("end.") for key in missing)
+    assert missing and all(key.startswith(f"{number}.") for key in missing)
     x, c_noise = normal(1, 1, 8, 8).expand(3, 1, 8, 8), torch.full((3,), 0.2, dtype=torch.float64)
     before = plain(x, c_noise, {})
-    torch.testing.assert_close(reading(x, c_noise, {"end": End(ANGLES)}), before, rtol=0, atol=0)
+    torch.testing.assert_close(reading(x, c_noise, signals), before, rtol=0, atol=0)
 
-    randomise(reading.end)
-    after = reading(x, c_noise, {"end": End(ANGLES)})
+    layer = randomise(getattr(reading, number))
+    after = reading(x, c_noise, signals)
     assert after.isfinite().all()
     assert (after[0] - after[1]).abs().max() > 1e-6 < (after[1] - after[2]).abs().max()
     after.square().sum().backward()
-    assert all(p.grad.any() for p in reading.end.parameters())
+    assert all(p.grad.any() for p in layer.parameters())
 
 
 @pytest.mark.parametrize(
