@@ -36,8 +36,9 @@ def network_input(alpha: Tensor, sigma: Tensor, sigma_data: float) -> tuple[Tens
     DDPM. ``c_noise = log(sigma / alpha) / 4`` (EDM, arXiv:2206.00364, table 1), with |log_snr| held below 20 so that
     it stays finite where a schedule ends without signal.
     """
-    log_snr = 2 * (torch.log(alpha) - torch.log(sigma))
-    return torch.rsqrt((alpha * sigma_data) ** 2 + sigma**2), -log_snr.clamp(-20, 20) / 8
+    data = alpha if sigma_data == 1 else alpha * sigma_data
+    log_ratio = torch.log(sigma) - torch.log(alpha)
+    return torch.rsqrt(data**2 + sigma**2), log_ratio.clamp(-10, 10) / 4
 
 
 class Parameterization(ABC):
@@ -114,6 +115,11 @@ class Velocity(Parameterization):
 
     def target_weights(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         return -torch.ones_like(alpha), torch.ones_like(alpha)
+
+    def skip_and_out(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """1 / (alpha + sigma) and -sigma / (alpha + sigma), to the last bit those of the constant weights."""
+        total = alpha + sigma
+        return total.reciprocal(), -sigma / total
 
 
 class EDM(Parameterization):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from oboro.base.errors import UserError
 from oboro.condition import Condition, End, GuidanceScale, Signals, check_read, kinds_read
-from oboro.parameterization import Parameterization
+from oboro.parameterization import Coefficients, Parameterization
 from oboro.schedule import Schedule, expand_as
 
 
@@ -43,6 +43,7 @@ class Denoises(Protocol):
 
 
 Ends = tuple[float | Tensor, float | Tensor]  # (alpha, sigma), each a number or (B,)
+Level = tuple[Tensor, Tensor]  # (alpha, sigma), each (B,)
 
 
 class Denoiser(nn.Module):
@@ -104,35 +105,43 @@ class Denoiser(nn.Module):
         With the network's own (p', q'): ((p q' - q p') x_t + (q alpha - p sigma) F) / (q' alpha - p' sigma), which
         divides by no sigma.
         """
-        alpha, sigma = self.schedule(t)
+        (alpha, sigma), c = self._at(t)
         own_p, own_q = self.parameterization.target_weights(alpha, sigma)
         determinant = own_q * alpha - own_p * sigma
         c_x, c_f = (p * own_q - q * own_p) / determinant, (q * alpha - p * sigma) / determinant
-        output = self._output(x_t, t, cond, end)[:, : x_t.shape[1]]
+        output = self._output(x_t, t, (alpha, sigma), c, cond, end)[:, : x_t.shape[1]]
         return expand_as(c_x, x_t) * x_t + expand_as(c_f, x_t) * output
 
     def bottleneck(self, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
         """The activation in the middle of a network that has one, (B, network.bottleneck_channels, ...)."""
         network: Any = self.network
-        return network.bottleneck(*self._inputs(x_t, t, cond, None))
+        return network.bottleneck(*self._inputs(x_t, t, *self._at(t), cond, None))
 
     def features(self, x_t: Tensor, t: Tensor, cond: Condition) -> list[Tensor]:
         """The last activation of each level of a U-Net, and that after its middle, (B, C_k, ...)."""
         network: Any = self.network
-        return network.features(*self._inputs(x_t, t, cond, None))
+        return network.features(*self._inputs(x_t, t, *self._at(t), cond, None))
 
-    def _output(self, x_t: Tensor, t: Tensor, cond: Condition, end: Ends | None) -> Tensor:
+    def _at(self, t: Tensor) -> tuple[Level, Coefficients]:
+        """(alpha, sigma) at ``t`` and what follows from them. Computing them takes as long as a small network, so that
+        it is done once in an evaluation."""
+        level = self.schedule(t)
+        return level, self.parameterization(*level)
+
+    def _output(
+        self, x_t: Tensor, t: Tensor, level: Level, c: Coefficients, cond: Condition, end: Ends | None
+    ) -> Tensor:
         """All channels of the network."""
-        return self.network(*self._inputs(x_t, t, cond, end)).to(x_t.dtype)
+        return self.network(*self._inputs(x_t, t, level, c, cond, end)).to(x_t.dtype)
 
-    def _inputs(self, x_t: Tensor, t: Tensor, cond: Condition, end: Ends | None) -> tuple[Tensor, Tensor, Signals]:
-        """What the network is called with."""
-        alpha, sigma = self.schedule(t)
-        c = self.parameterization(alpha, sigma)
+    def _inputs(
+        self, x_t: Tensor, t: Tensor, level: Level, c: Coefficients, cond: Condition, end: Ends | None
+    ) -> tuple[Tensor, Tensor, Signals]:
+        """What the network is called with; ``level`` and ``c`` are those of ``_at``."""
         check_read(cond.signals, self.network)
         signals = {name: signal.at(t) for name, signal in cond.signals.items()}
         if self.reads_end:
-            a, b = (torch.as_tensor(e, dtype=t.dtype, device=t.device).expand_as(t) for e in end or (alpha, sigma))
+            a, b = (torch.as_tensor(e, dtype=t.dtype, device=t.device).expand_as(t) for e in end or level)
             signals["end"] = End(torch.atan2(b, a) * (2 / pi))
         if self.reads_guidance_scale:
             signals = {"guidance_scale": GuidanceScale(torch.ones_like(t)), **signals}
@@ -140,8 +149,8 @@ class Denoiser(nn.Module):
 
     def _evaluated(self, x_t: Tensor, t: Tensor, cond: Condition, end: Ends | None = None) -> tuple[Tensor, Tensor]:
         """x̂0, and the channels of the output that it did not take."""
-        c = self.parameterization(*self.schedule(t))
-        output = self._output(x_t, t, cond, end)
+        level, c = self._at(t)
+        output = self._output(x_t, t, level, c, cond, end)
         channels = x_t.shape[1]
         x0 = expand_as(c.c_skip, x_t) * x_t + expand_as(c.c_out, x_t) * output[:, :channels]
         return x0, output[:, channels:]

@@ -21,6 +21,7 @@ from oboro.base.ranges import Steps
 from oboro.condition import Condition
 from oboro.denoiser import Denoises
 from oboro.sampler.node import Node, ddim_step, nodes
+from oboro.sampler.quadrature import POINTS, WEIGHTS
 from oboro.sampler.sampler import UNIFORM, Grid, Noise, Sampler, denoise
 from oboro.schedule import Schedule
 
@@ -43,14 +44,13 @@ def eps_of(x: Tensor, x0: Tensor, t: Node) -> Tensor:
 def lagrange_weights(
     known: Sequence[float], a: float, b: float, measure: Callable[[np.ndarray], np.ndarray]
 ) -> list[float]:
-    """∫_a^b L_j(u) measure(u) du for the Lagrange polynomials L_j of the points ``known``; 16-point Gauss-Legendre."""
-    x, w = np.polynomial.legendre.leggauss(16)
-    u = (a + b) / 2 + (b - a) / 2 * x
+    """∫_a^b L_j(u) measure(u) du for the Lagrange polynomials L_j of the points ``known``, by Gauss-Legendre."""
+    u = a + (b - a) * POINTS
     weights = []
     for j, uj in enumerate(known):
         others = [ui for i, ui in enumerate(known) if i != j]
         basis = np.prod([(u - ui) / (uj - ui) for ui in others], axis=0) if others else np.ones_like(u)
-        weights.append(float((b - a) / 2 * (w * measure(u) * basis).sum()))
+        weights.append(float((b - a) * (WEIGHTS * measure(u) * basis).sum()))
     return weights
 
 

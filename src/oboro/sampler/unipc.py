@@ -1,11 +1,13 @@
 """UniPC: a predictor in lambda, and a corrector that costs no evaluation."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import pairwise
 from math import expm1
 from typing import Annotated
 
 import numpy as np
+import torch
 from annotated_types import Interval
 from torch import Tensor
 
@@ -14,6 +16,7 @@ from oboro.base.ranges import Steps
 from oboro.condition import Condition
 from oboro.denoiser import Denoises
 from oboro.sampler.node import Node, ddim_step, steppable
+from oboro.sampler.quadrature import POINTS, WEIGHTS
 from oboro.sampler.sampler import UNIFORM, Grid, Noise, Sampler, denoise
 
 Order = Annotated[int, Interval(ge=1, le=3)]
@@ -69,18 +72,19 @@ class UniPC(Sampler):
         values = [value for _, value in earlier]
         if x0_s is not None:
             ratios, values = [*ratios, 1.0], [*values, x0_s]
-        change = -expm1(-h) * x0
-        for r, a, value in zip(ratios, coefficients(ratios, h, scale), values, strict=True):
-            change = change + scale * a / r * (value - x0)
-        return s.sigma / t.sigma * x + s.alpha * change
+        weights = [scale * a / r for r, a in zip(ratios, coefficients(tuple(ratios), h, scale), strict=True)]
+        x_s = s.sigma / t.sigma * x + s.alpha * -expm1(-h) * x0
+        for weight, value in zip(weights, values, strict=True):
+            x_s = torch.add(x_s, value - x0, alpha=s.alpha * weight)
+        return x_s
 
 
-def coefficients(ratios: Sequence[float], h: float, scale: float) -> list[float]:
-    """a of ``UniPC`` for the given r_m and B(h) = ``scale``; the integrals by 16-point Gauss-Legendre quadrature."""
+@lru_cache(maxsize=1024)  # every chunk of samples walks the same grid
+def coefficients(ratios: tuple[float, ...], h: float, scale: float) -> list[float]:
+    """a of ``UniPC`` for the given r_m and B(h) = ``scale``; the integrals by Gauss-Legendre quadrature."""
     if len(ratios) < 2:
         return [0.5] * len(ratios)
-    x, w = np.polynomial.legendre.leggauss(16)
-    r = (1 + x) / 2
+    r, density = POINTS, WEIGHTS * np.exp(-h * (1 - POINTS))
     powers = np.array([[m ** (k - 1) for m in ratios] for k in range(1, len(ratios) + 1)])
-    moments = [h / scale * float((w / 2 * np.exp(-h * (1 - r)) * r**k).sum()) for k in range(1, len(ratios) + 1)]
+    moments = [h / scale * float((density * r**k).sum()) for k in range(1, len(ratios) + 1)]
     return np.linalg.solve(powers, moments).tolist()
