@@ -11,7 +11,7 @@ from oboro.base.seeding import SampleNoise
 from oboro.condition import Condition, Label
 from oboro.denoiser import Denoiser
 from oboro.denoiser.exact import GaussianDenoiser, MixtureDenoiser
-from oboro.guidance import DDNM, DPS, ClassifierFree, PiGDM
+from oboro.guidance import DDNM, DPS, MMPS, ClassifierFree, PiGDM
 from oboro.measurement import Blur, Downsample, Grey, Mask, Measured
 from oboro.parameterization import EDM
 from oboro.sampler import DDIM, Heun
@@ -35,8 +35,9 @@ def condition(operator, noise: float, y=None, rows: int = 3) -> Condition:
     return Condition(sampling={"measured": Measured(y, torch.full((rows,), noise, dtype=torch.float64), operator)})
 
 
-def posterior(operator, y, noise, alpha=0.0, sigma=1.0, x_t=None):
-    """Mean (B, d) and covariance (B, d, d) of x given y, and x_t where alpha > 0: x, x_t and y are jointly Gaussian."""
+def posterior(operator, y, noise, alpha=0.0, sigma=1.0, x_t=None, variances=STD**2):
+    """Mean (B, d) and covariance (B, d, d) of x given y, and x_t where alpha > 0: x, x_t and y are jointly Gaussian,
+    the numbers of x with these ``variances``."""
     rows, d = len(y), 12
     units = torch.eye(d, dtype=torch.float64).view(d, 1, *SHAPE)
     a = torch.stack([operator(u.expand(rows, *SHAPE)).flatten(1) for u in units], -1)
@@ -44,15 +45,16 @@ def posterior(operator, y, noise, alpha=0.0, sigma=1.0, x_t=None):
     if x_t is not None:
         h = torch.cat([alpha * torch.eye(d, dtype=torch.float64).expand(rows, d, d), a], 1)
         seen, noises = torch.cat([x_t.flatten(1), seen], 1), [sigma**2] * d + noises
-    cov = STD**2 * h @ h.mT + torch.diag(torch.tensor(noises, dtype=torch.float64))
-    gain = STD**2 * h.mT @ torch.linalg.pinv(cov, rtol=1e-10, hermitian=True)
+    prior = torch.diag(torch.as_tensor(variances, dtype=torch.float64).expand(d))
+    cov = h @ prior @ h.mT + torch.diag(torch.tensor(noises, dtype=torch.float64))
+    gain = prior @ h.mT @ torch.linalg.pinv(cov, rtol=1e-10, hermitian=True)
     mean = MEAN + (gain @ (seen - MEAN * h.sum(-1))[..., None])[..., 0]
-    return mean, STD**2 * (torch.eye(d, dtype=torch.float64) - gain @ h)
+    return mean, (torch.eye(d, dtype=torch.float64) - gain @ h) @ prior
 
 
 @pytest.mark.parametrize("noise", [NOISE, 0.0])
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("guidance", [PiGDM(STD), DDNM(STD)], ids=["pigdm", "ddnm"])
+@pytest.mark.parametrize("guidance", [PiGDM(STD), DDNM(STD), MMPS(std=STD)], ids=["pigdm", "ddnm", "mmps"])
 def test_for_isotropic_gaussian_data_it_is_the_denoiser_given_the_measurement(guidance, kind, noise, normal):
     """At pure noise, too, where it is the mean given y alone, and with one evaluation."""
     operator, schedule, x_t = KINDS[kind], Linear(), normal(3, *SHAPE)
@@ -64,6 +66,22 @@ def test_for_isotropic_gaussian_data_it_is_the_denoiser_given_the_measurement(gu
         y = cond.sampling["measured"].y
         expected, _ = posterior(operator, y, noise, float(alpha), float(sigma), x_t)
         torch.testing.assert_close(x0[i].flatten(), expected[i], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("noise", [NOISE, 0.0])
+@pytest.mark.parametrize("kind", KINDS)
+def test_for_all_gaussian_data_mmps_is_the_denoiser_given_the_measurement(kind, noise, normal):
+    """Variances that differ from number to number: PiGDM takes them for one, and is off. As many iterations as numbers
+    were measured are enough."""
+    operator, schedule, x_t = KINDS[kind], Linear(), normal(3, *SHAPE)
+    std = 0.2 + torch.arange(12, dtype=torch.float64).view(SHAPE) / 10
+    exact, cond, t = GaussianDenoiser(MEAN, std, schedule), condition(operator, noise), T.clamp(max=0.9)
+    x0, isotropic = (guidance(exact, [])(x_t, t, cond) for guidance in (MMPS(12), PiGDM(STD)))
+    y = cond.sampling["measured"].y
+    for i, (alpha, sigma) in enumerate(zip(*schedule(t), strict=True)):
+        expected, _ = posterior(operator, y, noise, float(alpha), float(sigma), x_t, std.flatten() ** 2)
+        torch.testing.assert_close(x0[i].flatten(), expected[i], rtol=1e-6, atol=1e-6)
+        assert (isotropic[i].flatten() - expected[i]).abs().max() > 1e-3 or sigma < 0.2
 
 
 @pytest.mark.parametrize("kind", ["mask", "blur"])
@@ -115,7 +133,7 @@ def test_dps_moves_the_end_of_an_ancestral_step_by_the_gradient_of_the_norm(norm
         torch.testing.assert_close(((moved - plain) * direction).flatten(1).sum(1), -zeta * slope, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("guidance", [PiGDM(), DDNM(), DPS()], ids=["pigdm", "ddnm", "dps"])
+@pytest.mark.parametrize("guidance", [PiGDM(), DDNM(), DPS(), MMPS(2)], ids=["pigdm", "ddnm", "dps", "mmps"])
 def test_a_sample_does_not_depend_on_its_companions(guidance, normal):
     """To the last bit: norms and solutions are those of each sample."""
     schedule = VP()

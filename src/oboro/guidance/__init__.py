@@ -10,6 +10,7 @@ from oboro.guidance.embedded import Embedded
 from oboro.guidance.gradient import GradientGuided, linearized
 from oboro.guidance.guidance import DenoiserWrapper, Guidance, Guided, Unguided
 from oboro.guidance.measuring import Measuring
+from oboro.guidance.mmps import MMPS
 from oboro.guidance.per_condition import PerCondition
 from oboro.guidance.pigdm import PiGDM
 
@@ -18,6 +19,7 @@ __all__ = [
     "DDAD",
     "DDNM",
     "DPS",
+    "MMPS",
     "Autoguidance",
     "CFGZeroStar",
     "Classifier",
