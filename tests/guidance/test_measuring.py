@@ -230,8 +230,9 @@ def test_latents_go_through_the_decoder(normal):
     given, shift = cond.sampling["measured"], normal(*SHAPE)
     exact = GaussianDenoiser(MEAN, STD, schedule)
     wider = replace(given, y=given.operator(3 * given.y + shift), decode=lambda z: 3 * z + shift, noise=3 * given.noise)
-    x0 = PiGDM(STD)(exact, [])(x_t, T, Condition(sampling={"measured": wider}))
-    torch.testing.assert_close(x0, PiGDM(STD)(exact, [])(x_t, T, cond), rtol=1e-8, atol=1e-8)
+    for guidance in (PiGDM(STD), MMPS(std=STD)):
+        x0 = guidance(exact, [])(x_t, T, Condition(sampling={"measured": wider}))
+        torch.testing.assert_close(x0, guidance(exact, [])(x_t, T, cond), rtol=1e-8, atol=1e-8)
 
 
 def test_a_guidance_without_a_measurement_says_so(normal):

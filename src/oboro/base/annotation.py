@@ -207,8 +207,8 @@ def _words(annotation: Any) -> str:
         return described
     if inner in (int, float):
         endless = any(isinstance(m, Infinite) or m is Infinite for m in metadata)
-        name = "a whole number" if inner is int else "a number, .inf included" if endless else "a number"
-        return f"{name}{_range(metadata)}"
+        name = "a whole number" if inner is int else "a number"
+        return f"{name}{_range(metadata)}{', or .inf' if endless else ''}"
     named = {bool: "true or false", str: "text", Path: "a path", None: "null", type(None): "null"}
     if inner in named:
         return named[inner]

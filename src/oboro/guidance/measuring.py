@@ -11,7 +11,7 @@ from oboro.guidance.guidance import Guidance
 from oboro.measurement import Measured
 from oboro.schedule import Schedule, expand_as
 
-NEAR = 1e-2  # share of the length of x̂0 by which it is moved for a difference quotient
+NEAR = 1e-2  # share of the length of x̂0 by which it is moved for a difference quotient: A(decode) is linear there
 
 
 class Measuring(Guidance):
@@ -77,6 +77,22 @@ def predicted(measured: Measured, x0: Tensor) -> tuple[Tensor, Callable[[Tensor]
     return linearized(lambda z: measured.operator(decode(z)), x0)
 
 
+def forward(measured: Measured, x0: Tensor, here: Tensor) -> Callable[[Tensor], Tensor]:
+    """v ↦ A v; of latents v ↦ A times the Jacobian of the decoder at x̂0 times v, by a difference quotient: one more
+    pass of the decoder. ``here`` is A x̂0."""
+    if measured.decode is None:
+        return measured.operator
+    decode = measured.decode
+
+    def difference(v: Tensor) -> Tensor:
+        square = _square(v)
+        small = NEAR * (_square(x0) / torch.where(square > 0, square, 1)).sqrt()
+        there = measured.operator(decode(x0 + expand_as(small, x0) * v))
+        return (there - here) / expand_as(torch.where(small > 0, small, 1), here)
+
+    return difference
+
+
 def correction(measured: Measured, x0: Tensor, r2: Tensor) -> Tensor:
     """Aᵀ (A Aᵀ + (sigma_y² / r²) I)⁻¹ (y - A x̂0): by what the mean moves if x is N(x̂0, r² I) and y is measured.
 
@@ -91,10 +107,7 @@ def correction(measured: Measured, x0: Tensor, r2: Tensor) -> Tensor:
         return adjoint(measured.operator.solve(difference, torch.ones_like(ratio), ratio))
     gradient = adjoint(difference)
     square = _square(gradient)
-    small = NEAR * (_square(x0) / torch.where(square > 0, square, 1)).sqrt()  # of a length at which A(decode) is linear
-    there = measured.operator(measured.decode(x0 + expand_as(small, x0) * gradient))
-    slope = _square(there - here) / torch.where(small > 0, small, 1) ** 2
-    curvature = slope + ratio * square
+    curvature = _square(forward(measured, x0, here)(gradient)) + ratio * square
     return expand_as(torch.where(curvature > 0, square / torch.where(curvature > 0, curvature, 1), 0), x0) * gradient
 
 

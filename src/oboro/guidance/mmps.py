@@ -12,7 +12,7 @@ from oboro.guidance.classifier import SILENCE
 from oboro.guidance.ddnm import UNGUIDED
 from oboro.guidance.gradient import GradientGuided, Pullback
 from oboro.guidance.guidance import Guidance
-from oboro.guidance.measuring import Measuring, correction, spread
+from oboro.guidance.measuring import Measuring, correction, forward, predicted, spread
 from oboro.measurement import Measured, measured
 from oboro.sampler import Node
 from oboro.schedule import expand_as
@@ -29,6 +29,9 @@ class MMPS(Measuring):
     one is enough where V is a multiple of I. It asks no more of the network than PiGDM does, the first backward pass
     tells the variance along the difference, too; each further one takes another.
 
+    In latents A is A times the Jacobian of the decoder; each product A v is one more pass of it, and there is no
+    preconditioner.
+
     Where alpha < e^-10 sigma, so at pure noise, V is 0/0, and data N(D, std² I) are assumed. ``std`` is that of the
     data and matters nowhere else but in the preconditioner.
     """
@@ -40,6 +43,10 @@ class MMPS(Measuring):
 
     @property
     def follows_score(self) -> bool:
+        return True
+
+    @property
+    def measures_latents(self) -> bool:
         return True
 
     def __call__(self, denoiser: Denoises, grid: Sequence[Node]) -> Denoises:
@@ -69,21 +76,23 @@ def update(
 ) -> Tensor:
     """V Aᵀ z (B, ...) after ``iterations`` towards (A V Aᵀ + sigma_y² I) z = y - A x̂0, for v ↦ V v; of samples whose V
     has no positive variance along the way only what was made before, and r² in the first iteration."""
-    operator, variance = measured.operator, measured.noise.to(r2) ** 2
+    variance = measured.noise.to(r2) ** 2
     ratio = torch.where(variance > 0, variance / r2, 0).clamp(max=1e12)
     one = torch.ones_like(ratio)
-    residual = measured.y - operator(x0)
-    residual = torch.where(expand_as(variance.isfinite(), residual), residual, 0)
+    here, adjoint = predicted(measured, x0)
+    a = forward(measured, x0, here)
+    residual = torch.where(expand_as(variance.isfinite(), here), measured.y - here, 0)
     noise = expand_as(torch.where(variance.isfinite(), variance, 0), residual)
     moved, direction, before = torch.zeros_like(x0), torch.zeros_like(residual), one
     for k in range(iterations):
-        preconditioned = operator.solve(residual, one, ratio)
+        preconditioned = residual if measured.decode else measured.operator.solve(residual, one, ratio)
         square = dot(residual, preconditioned)
         direction = preconditioned + expand_as(square / before, residual) * direction if k else preconditioned
-        step = covariance(operator.adjoint(direction))
-        image = operator(step) + noise * direction
+        back = adjoint(direction)
+        step = covariance(back)
+        image = a(step) + noise * direction
         curvature = dot(direction, image)
-        usable = curvature > LEAST * r2 * dot(direction, operator(operator.adjoint(direction)))
+        usable = curvature > LEAST * r2 * dot(back, back)
         length = torch.where(usable, square / torch.where(usable, curvature, 1), 0 if k else 1 / r2)
         moved = moved + expand_as(length, x0) * step
         residual = residual - expand_as(length, residual) * image

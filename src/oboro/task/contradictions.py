@@ -149,7 +149,7 @@ def measurements(parts: Parts, measured: bool) -> Iterator[str]:
     if measured and not drawing and not pictures:
         yield (
             f"nothing draws towards the measurement with {name(parts.guidance)} and {name(parts.sampler)}; choose "
-            "guidance=pigdm, ddnm or dps, or for masks sampler=repaint."
+            "guidance=mmps, pigdm, ddnm or dps, or for masks sampler=repaint."
         )
     if parts.guidance.moves_ends and parts.sampler.order > 1:
         yield (
