@@ -13,16 +13,13 @@ model's. Numbers are means ± standard deviations over the seeds that ended.
 """
 
 import argparse
-import json
-import os
-import resource
-import subprocess
 import sys
 import time
 from pathlib import Path
 from statistics import mean, median, stdev
 
 import torch
+from budget import remembered, run, steps_for
 
 from oboro.condition import Condition, Label
 from oboro.evaluate.result import read_result
@@ -30,7 +27,6 @@ from oboro.extractor import Fashion
 from oboro.restore.checkpoint import load_checkpoint
 from oboro.restore.rebuild import averaged, build_task
 
-HOUSE = Path(__file__).resolve().parent.parent
 MODELS = {
     "diffusion, 16 steps": [],
     "GAN": ["experiment=gan_fashion"],
@@ -38,44 +34,8 @@ MODELS = {
     "denoising autoencoder": ["experiment=denoising_autoencoder_fashion"],
 }
 UNCONDITIONAL = ["conditioner=unconditional", "guidance=unguided"]
-SHORT = (20, 120)  # steps of the runs that tell the cost of one
 CLASSES, CHUNK, TIMED = 10, 100, 500
 COLUMNS = {"fd_fashion": 2, "precision_fashion": 3, "recall_fashion": 3, "classes missed": 1, "ms a sample": 2}
-
-
-def run(script: str, folder: Path, arguments: list[str]) -> tuple[int, float]:
-    """The exit status and the CPU seconds of a command in one thread; shown before it starts."""
-    print(" ".join(["python", script, *arguments]), flush=True)
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    command = [sys.executable, str(HOUSE / script), *arguments, f"hydra.run.dir={folder}", "overwrite=true"]
-    with (folder.parent / f"{folder.name}.log").open("w") as log:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        status = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment).returncode
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return status, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-
-
-def remembered(path: Path, make) -> dict:
-    """What ``make`` gave when it was first asked."""
-    if not path.exists():
-        made = make()
-        path.write_text(json.dumps(made))
-    return json.loads(path.read_text())
-
-
-def steps_for(folder: Path, typed: list[str], seconds: float) -> int:
-    """As many as ``seconds`` of CPU are worth."""
-
-    def cost() -> dict:
-        spent = []
-        for steps in SHORT:
-            status, used = run("train.py", folder, [*typed, f"trainer.max_steps={steps}", "callbacks=[]", "metrics=[]"])
-            if status:
-                sys.exit(f"the run that tells the cost of a step failed, see {folder}.log")
-            spent.append(used)
-        return {"seconds": (spent[1] - spent[0]) / (SHORT[1] - SHORT[0])}
-
-    return max(round(seconds / remembered(folder.parent / f"{folder.name}.json", cost)["seconds"]), 1)
 
 
 @torch.no_grad()
