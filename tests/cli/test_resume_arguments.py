@@ -9,8 +9,9 @@ from hydra import compose, initialize_config_dir
 
 import runs
 from oboro.base.errors import UserError
+from oboro.cli.prepare import resolved
 from oboro.cli.resume import offer_resume
-from oboro.cli.train import compared, resolved
+from oboro.cli.train import compared
 from oboro.restore.checkpoint import load_checkpoint
 
 SHORT = ("trainer.max_steps=4", "callbacks=[sample_metrics,checkpoints]", "optimizer=adamw_fast", "data.root=null")

@@ -20,5 +20,5 @@ def check_fits_memory(
 
 
 def amount(size: float) -> str:
-    """``78 GB``."""
-    return f"{size / 1e9:,.3g} GB"
+    """``78 GB``, ``2.9 MB``."""
+    return f"{size / 1e9:,.3g} GB" if size >= 1e9 else f"{size / 1e6:,.3g} MB"

@@ -48,6 +48,21 @@ class Evaluation(Callback, ABC):
     def evaluate(self, trainer: Trainer, task: Task) -> None:
         """What is done."""
 
+    @property
+    def samples(self) -> int | None:
+        """How many it looks at, where its cost goes with their number."""
+        return None
+
+    @property
+    def chunk_size(self) -> int:
+        """How many of these at once."""
+        return 1
+
+    @contextmanager
+    def of(self, samples: int) -> Iterator[None]:
+        """Of so many samples inside, for one whose cost goes with their number."""
+        yield
+
     def on_fit_start(self, trainer: Trainer, task: Task) -> None:
         """Raises ``UserError`` where nothing can be written to ``folder``: before training, not after it."""
         with distributed.together():

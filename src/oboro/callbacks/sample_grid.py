@@ -1,5 +1,7 @@
 """A picture of what the model draws."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +41,22 @@ class SampleGrid(SampleEvaluation):
         self.n = n
         self.seed = seed
         self.chunk = min(chunk, n)
+
+    @property
+    def samples(self) -> int:
+        return self.n
+
+    @property
+    def chunk_size(self) -> int:
+        return max(self.chunk // 4, 1)
+
+    @contextmanager
+    def of(self, samples: int) -> Iterator[None]:
+        whole, self.n = self.n, samples
+        try:
+            yield
+        finally:
+            self.n = whole
 
     def evaluate(self, trainer: Trainer, task: Generation) -> None:
         modality = trainer.datamodule.modality

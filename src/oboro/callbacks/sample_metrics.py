@@ -1,6 +1,8 @@
 """How good the samples are, during training."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 
 from lightning import Trainer
 
@@ -47,6 +49,23 @@ class SampleMetrics(SampleEvaluation, MetricEvaluation):
         self.images = n
         self.conditions = conditions
         self.protocol = Protocol(n=n, seed=seed, chunk=min(chunk, n))
+
+    @property
+    def samples(self) -> int:
+        return self.protocol.n
+
+    @property
+    def chunk_size(self) -> int:
+        return self.protocol.chunk
+
+    @contextmanager
+    def of(self, samples: int) -> Iterator[None]:
+        whole = self.protocol
+        self.protocol = replace(whole, n=samples)
+        try:
+            yield
+        finally:
+            self.protocol = whole
 
     def on_fit_start(self, trainer: Trainer, task: Generation) -> None:
         """Before any training: what is missing, impossible or out of proportion is reported now."""

@@ -25,9 +25,9 @@ from oboro.cli.device import as_trained, check_device, resolve_precision
 from oboro.cli.hints import picture_entries, with_pictures
 from oboro.cli.launcher import care_for
 from oboro.cli.measured import Pictures, read_measured
+from oboro.cli.prepare import quiet
 from oboro.cli.resize import resize
 from oboro.cli.settings import Sampling, check_settings
-from oboro.cli.train import quiet
 from oboro.condition import Condition
 from oboro.conditioner import Conditioner, Text
 from oboro.conditioner import Image as ImageConditioner

@@ -65,6 +65,9 @@ class Training(Command):
     logger: Mapping[str, Logger] | None
     trainer: lightning.Trainer
     rank_timeout: Positive
+    plan: bool
+    plan_price: NonNegative | None
+    plan_bandwidth: Positive | None
     init: Name | None
     init_profile: Name | None
     resume: Name | None
