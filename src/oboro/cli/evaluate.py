@@ -36,7 +36,7 @@ from oboro.report.pictures import pairs_picture
 from oboro.report.table import interval, number, print_results, spread, write_result
 from oboro.sampler.grid import Times
 from oboro.task import Generation
-from oboro.task.contradictions import check_measured
+from oboro.task.measurements import check_measured
 from oboro.task.training_cost import training_evaluations
 
 # What measuring of samples that exist reads of the configuration.

@@ -17,7 +17,7 @@ from oboro.modality import Image
 from oboro.modality.decode_image import load_image
 from oboro.modality.image import KINDS
 from oboro.task import Generation
-from oboro.task.contradictions import check_measured
+from oboro.task.measurements import check_measured
 
 WIDEST = 12  # tiles in a row of the grid
 

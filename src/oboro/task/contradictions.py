@@ -5,39 +5,23 @@ so a new part is held to it by its own answer and not by its name.
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
 from math import isclose
-from typing import Protocol
 
 import torch
 
 from oboro.base.counted import counted
 from oboro.base.errors import UserError
-from oboro.codec import Codec, Identity
-from oboro.condition import Image
 from oboro.conditioner import Conditioner
 from oboro.conditioner import Image as Picture
-from oboro.denoiser import Denoiser
 from oboro.denoiser.latent import encodes
 from oboro.guidance import Guidance
-from oboro.loss import Loss
-from oboro.measurement import Measured
-from oboro.sampler import Sampler, nodes
+from oboro.sampler import nodes
 from oboro.sampler.grid import Uniform as UniformGrid
-from oboro.task import guidance_scale
+from oboro.task import guidance_scale, measurements
+from oboro.task.parts import Parts, name
 
 # alpha / sigma at the first node. Samplers begin there with noise alone; more would be missed in the mean of an image.
 NEGLIGIBLE = 0.1
-
-
-class Parts(Protocol):
-    """What a run is made of: a ``Generation`` task has it all."""
-
-    denoiser: Denoiser
-    conditioner: Conditioner
-    loss: Loss
-    guidance: Guidance
-    sampler: Sampler
 
 
 def check(parts: Parts, measured: bool = False) -> None:
@@ -46,7 +30,7 @@ def check(parts: Parts, measured: bool = False) -> None:
     ``measured``: whether samples are drawn of a measurement. The guidance is applied once, so that a file it needs is
     read now or reported as missing.
     """
-    for reason in (*contradictions(parts), *measurements(parts, measured)):
+    for reason in (*contradictions(parts), *measurements.contradictions(parts, measured)):
         raise UserError(reason)
     parts.guidance(parts.denoiser, parts.sampler.nodes(parts.denoiser.schedule))
 
@@ -134,39 +118,6 @@ def holes(parts: Parts) -> Iterator[str]:
             "loss.region=hole teaches nothing of known pixels, and with hint.keep_known=false samples do not have them "
             "from the picture; set hint.keep_known=true, or loss.region=all."
         )
-
-
-def measurements(parts: Parts, measured: bool) -> Iterator[str]:
-    """Whether what draws towards a measurement has one, and a measurement what draws towards it."""
-    drawing = [name(part) for part in (parts.guidance, parts.sampler) if part.measures]
-    if drawing and not measured:
-        yield (
-            f"{drawing[0]} draws towards a measurement and there is none; name it with measurement=mask_box "
-            "measured=PICTURE in sample.py, or measurement=mask_box in evaluate.py, or choose guidance=unguided and "
-            "another sampler."
-        )
-    pictures = any(issubclass(kind, Image) for kind in parts.conditioner.gives.values())
-    if measured and not drawing and not pictures:
-        yield (
-            f"nothing draws towards the measurement with {name(parts.guidance)} and {name(parts.sampler)}; choose "
-            "guidance=mmps, pigdm, ddnm or dps, or for masks sampler=repaint."
-        )
-    if parts.guidance.moves_ends and parts.sampler.order > 1:
-        yield (
-            f"{name(parts.guidance)} moves the end of each step, and {name(parts.sampler)} makes one of several "
-            "evaluations; choose sampler=ddim_ancestral, or guidance=pigdm for other samplers."
-        )
-
-
-def check_measured(parts: Parts, codec: Codec, given: Measured) -> None:
-    """Raises ``UserError`` where the parts cannot draw samples of this measurement, or not in latents."""
-    if not isinstance(codec, Identity) and parts.guidance.measures and not parts.guidance.measures_latents:
-        raise UserError(
-            f"{name(parts.guidance)} replaces numbers of samples and the model makes latents; choose guidance=pigdm "
-            "guidance.std=1, or guidance=dps, which go through the decoder."
-        )
-    if parts.sampler.measures:
-        parts.sampler.check_measured(given if isinstance(codec, Identity) else replace(given, decode=codec.decode))
 
 
 def coupled(parts: Parts) -> Iterator[str]:
@@ -300,7 +251,3 @@ def steps(parts: Parts) -> Iterator[str]:
             f"{name(parts.guidance)} means the steps of a time grid and {name(sampler)} takes others; choose "
             "guidance=classifier_free, or a sampler with fixed steps such as sampler=dpm_solver_pp."
         )
-
-
-def name(part: object) -> str:
-    return type(part).__name__

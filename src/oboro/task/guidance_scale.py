@@ -1,25 +1,16 @@
 """Networks that read the scale of guidance: which scales training draws, and which may be asked for."""
 
 from collections.abc import Iterator
-from typing import Protocol
 
 from torch import Tensor
 
 from oboro.condition import Condition
-from oboro.denoiser import Denoiser
-from oboro.guidance import Embedded, Guidance
+from oboro.guidance import Embedded
 from oboro.guidance.embedded import at_scale
 from oboro.loss import Loss
 from oboro.loss.distribution_matching import DistributionMatching
 from oboro.loss.loss import guidance_scales
-
-
-class Parts(Protocol):
-    """What says which scales there are."""
-
-    denoiser: Denoiser
-    loss: Loss
-    guidance: Guidance
+from oboro.task.parts import Parts
 
 
 def drawn(loss: Loss, cond: Condition, u: Tensor) -> Condition:

@@ -6,7 +6,7 @@ from oboro.base.counted import counted
 from oboro.base.remark import remark
 from oboro.optimizer import Optimizer
 from oboro.sampler.grid import Uniform
-from oboro.task.contradictions import Parts, name
+from oboro.task.parts import Parts, name
 
 # Relative size of an update below which pictures differ by one level of 256 at most, as rounding in bf16 makes them,
 # too: measured with adapters of 3 (2e-5), 20 (5e-4) and 200 steps (2e-2: a tenth of all pixels by two levels or more).
