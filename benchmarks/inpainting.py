@@ -30,6 +30,7 @@ METHODS = {
     "ddnm": ["guidance=ddnm", ANCESTRAL, "sampler.steps=50"],
     "ddnm_plus": ["guidance=unguided", "sampler=ddnm_plus", "sampler.steps=50"],
     "pigdm": ["guidance=pigdm", ANCESTRAL, "sampler.steps=50"],
+    "mmps": ["guidance=mmps", ANCESTRAL, "sampler.steps=50"],
     "dps": ["guidance=dps", "guidance.zeta=0.3", ANCESTRAL, "sampler.steps=250"],
 }
 TRAINED = "trained concatenation"

@@ -24,7 +24,7 @@ class MMPS(Measuring):
     """D' = D + V Aᵀ (A V Aᵀ + sigma_y² I)⁻¹ (y - A D), V = sigma² / alpha Jᵀ, J = ∂D/∂x_t.
 
     V is the covariance of x given x_t of an exact D, so that D' is E[x | x_t, y] for all Gaussian data: moment matching
-    posterior sampling, Rozet et al. 2024 (arXiv:2405.13712, eq. 19-21). ``PiGDM`` has r² I for the inner V. The
+    posterior sampling, Rozet et al. 2024 (arXiv:2405.13712, sec. 4.2). ``PiGDM`` has r² I for the inner V. The
     inverse is that many ``iterations`` of conjugate gradients, preconditioned by (A Aᵀ + sigma_y² / r² I)⁻¹, so that
     one is enough where V is a multiple of I. It asks no more of the network than PiGDM does, the first backward pass
     tells the variance along the difference, too; each further one takes another.
