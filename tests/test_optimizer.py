@@ -6,10 +6,22 @@ import pytest
 import torch
 
 from oboro.base.errors import UserError
-from oboro.optimizer import Adam, AdamW, AdamW8bit, Constant, CosineDecay, Decay, LinearDecay, Optimizer
+from oboro.optimizer import (
+    Adam,
+    AdamW,
+    AdamW8bit,
+    Constant,
+    CosineDecay,
+    Decay,
+    LinearDecay,
+    Muon,
+    Optimizer,
+    StableDecay,
+)
+from oboro.optimizer.muon import orthogonal
 
 
-@pytest.fixture(params=[Constant(), LinearDecay(), CosineDecay()], ids=lambda d: type(d).__name__)
+@pytest.fixture(params=[Constant(), LinearDecay(), CosineDecay(), StableDecay()], ids=lambda d: type(d).__name__)
 def decay(request):
     return request.param
 
@@ -32,6 +44,13 @@ def test_decays_written_out():
         assert Constant()(done) == 1
         assert LinearDecay()(done) == 1 - done
         assert CosineDecay()(done) == pytest.approx((1 + cos(pi * done)) / 2)
+    assert [StableDecay(0.5)(done) for done in (0.0, 0.5, 0.625, 1.0)] == [1, 1, 0.5, 0]
+
+
+def test_a_stable_rate_does_not_know_the_end_of_the_run():
+    """Until the last fifth of the shorter of two runs both have the same."""
+    short, long = (rates(AdamW(0.01, warmup_steps=2, decay=StableDecay(0.2)), n, 8) for n in (10, 1000))
+    assert short == long
 
 
 @pytest.mark.parametrize("decay", [cls() for cls in Decay.__subclasses__()], ids=lambda d: type(d).__name__)
@@ -138,3 +157,46 @@ def test_a_missing_library_or_device_is_said(monkeypatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)  # what an import of a missing library meets
     with pytest.raises(UserError, match=r"pip install \"oboro\[bitsandbytes\]\""):
         optimizer.build([torch.nn.Parameter(torch.ones(1))])
+
+
+def one_step(optimizer, weight, gradients):
+    """What is added to ``weight`` by steps along ``gradients``."""
+    parameter = torch.nn.Parameter(weight.clone())
+    made = optimizer([parameter])
+    for gradient in gradients:
+        parameter.grad = gradient.clone()
+        made.step()
+        assert torch.equal(parameter.grad, gradient)
+    return parameter.data - weight
+
+
+@pytest.mark.parametrize("shape", [(48, 20), (20, 48)], ids=["tall", "wide"])
+def test_muon_makes_the_steps_of_torchs_own(shape, normal):
+    """Which is for matrices alone and computes in 16 bits: to 1 % of a step."""
+    weight, gradients = normal(*shape).float(), normal(3, *shape).float()
+    ours = one_step(Muon(0.01, 0, Constant(), momentum=0.9, weight_decay=0.1).build, weight, gradients)
+    theirs = one_step(
+        lambda p: torch.optim.Muon(p, 0.01, weight_decay=0.1, momentum=0.9, adjust_lr_fn="match_rms_adamw"),
+        weight,
+        gradients,
+    )
+    assert (ours - theirs).norm() < 0.01 * theirs.norm()
+
+
+def test_orthogonal_keeps_singular_vectors_and_makes_their_values_alike(normal):
+    u, _, vt = torch.linalg.svd(normal(20, 32), full_matrices=False)
+    s = torch.logspace(0, -1.5, 20, dtype=torch.float64)
+    values = (u.T @ orthogonal(u * s @ vt).double() @ vt.T).diagonal()
+    assert values.min() > 0.65 and values.max() < 1.25
+
+
+def test_muon_takes_kernels_for_matrices_and_leaves_the_rest_to_adamw(normal):
+    """Steps of convolutions are those of the flattened kernel; of biases and layers of few channels those of AdamW."""
+    kernel, gradients = normal(32, 16, 3, 3).float(), normal(2, 32, 16, 3, 3).float()
+    muon = Muon(0.01, 0, Constant()).build
+    flat = one_step(muon, kernel.flatten(1), gradients.flatten(2))
+    torch.testing.assert_close(one_step(muon, kernel, gradients).flatten(1), flat)
+    for shape in [(32,), (4, 64), (64, 1, 3, 3)]:
+        weight, gradients = normal(*shape).float(), normal(2, *shape).float()
+        adamw = AdamW(0.01, 0, Constant(), betas=(0.9, 0.99), weight_decay=0.0).build
+        assert torch.equal(one_step(muon, weight, gradients), one_step(adamw, weight, gradients))

@@ -1,76 +1,16 @@
-"""Optimizers with their learning-rate schedule: ``lr * warm-up(step) * decay(step / max_steps)``."""
+"""Adam and its relatives."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from importlib import import_module
-from math import cos, pi
-from typing import Annotated
 
 import torch
-from annotated_types import Len
 from torch import nn
 
 from oboro.base.errors import UserError
-from oboro.base.ranges import BelowOne, CountOrNone, NonNegative
+from oboro.base.ranges import CountOrNone, NonNegative
 from oboro.base.shards import any_shard
-
-Betas = Annotated[Sequence[BelowOne], Len(2, 2)]
-
-
-class Decay(ABC):
-    """Share of training done, in [0, 1] ↦ factor of the learning rate."""
-
-    @abstractmethod
-    def __call__(self, done: float) -> float: ...
-
-
-class Constant(Decay):
-    """1 throughout."""
-
-    def __call__(self, done: float) -> float:
-        return 1.0
-
-
-class LinearDecay(Decay):
-    """1 - done."""
-
-    def __call__(self, done: float) -> float:
-        return 1.0 - done
-
-
-class CosineDecay(Decay):
-    """(1 + cos(pi done)) / 2 (Loshchilov & Hutter 2017, arXiv:1608.03983, eq. 5, one period)."""
-
-    def __call__(self, done: float) -> float:
-        return (1.0 + cos(pi * done)) / 2
-
-
-class Optimizer(ABC):
-    """Learning rate ``lr``, reached linearly over ``warmup_steps`` updates, then shaped by ``decay``."""
-
-    def __init__(self, lr: NonNegative, warmup_steps: CountOrNone, decay: Decay):
-        self.lr = lr
-        self.warmup_steps = warmup_steps
-        self.decay = decay
-
-    @abstractmethod
-    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        """The torch optimizer at the full learning rate."""
-
-    def factor(self, step: int, max_steps: int) -> float:
-        """min(1, (step + 1) / warmup_steps) * decay(step / max_steps); without an end (max_steps < 1), done stays 0."""
-        done = min(step / max_steps, 1.0) if max_steps > 0 else 0.0
-        return min(1.0, (step + 1) / max(self.warmup_steps, 1)) * self.decay(done)
-
-    def factor_of(self, max_steps: int) -> Callable[[int], float]:
-        """``factor`` as a function of the step alone."""
-        return lambda step: self.factor(step, max_steps)
-
-    def __call__(
-        self, parameters: Iterable[nn.Parameter], max_steps: int
-    ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
-        optimizer = self.build(parameters)
-        return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, self.factor_of(max_steps))
+from oboro.optimizer.decay import Decay
+from oboro.optimizer.optimizer import Betas, Optimizer
 
 
 class Adam(Optimizer):
@@ -85,7 +25,7 @@ class Adam(Optimizer):
         eps: NonNegative = 1e-8,
     ):
         super().__init__(lr, warmup_steps, decay)
-        self.betas = tuple(betas)
+        self.betas = (betas[0], betas[1])
         self.eps = eps
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
@@ -112,7 +52,7 @@ class AdamW(Optimizer):
         weight_decay: NonNegative = 0.01,
     ):
         super().__init__(lr, warmup_steps, decay)
-        self.betas = tuple(betas)
+        self.betas = (betas[0], betas[1])
         self.eps = eps
         self.weight_decay = weight_decay
 
