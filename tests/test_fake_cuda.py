@@ -172,7 +172,7 @@ def test_denoisers_stay_on_the_device(schedule, parameterization, cuda):
 # --- sampling
 
 DENOISER = Denoiser(Network(), VP(), EDM())
-GUIDANCE = configured("guidance", without=("autoguidance", "classifier", "per_condition"))  # files, and names
+GUIDANCE = configured("guidance", without=("autoguidance", "classifier", "embedded", "per_condition"))  # files, scales
 GUIDANCE |= {"autoguidance": Autoguidance(DENOISER), "classifier": Classifier(NoisyClassifier(Logits(), VP()))}
 WEIGHTS_OF_GUIDANCE = configured("guidance/weight")
 GUIDANCE |= {"per_condition": PerCondition({"label": 2.0})}
