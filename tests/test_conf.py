@@ -131,6 +131,7 @@ DISTILLING = (  # what needs a teacher
     "experiment=scd_fashion",
     "loss=consistency_distillation",
     "loss=consistency_latent",
+    "loss=consistency_latent_scales",
     "loss=continuous_consistency_distillation",
     "loss=mean_flow_distillation",
     "loss=progressive",

@@ -20,7 +20,7 @@ SCHEDULES = (
 )
 DATA = "part|root|channels|resolution|num_classes|batch_size|num_workers|flip|validation|test|left_out|seed|cache_dir"
 LDM_UNET = (
-    "in_channels|noise|num_classes|text_dim|image_channels|reads_end|widths|blocks|attention|norm|dropout|scale_shift|checkpointing|"
+    "in_channels|noise|num_classes|text_dim|image_channels|reads_end|reads_guidance_scale|widths|blocks|attention|norm|dropout|scale_shift|checkpointing|"
     "learned_variance"
 )
 # what is typed after python train.py, what is said
@@ -97,6 +97,7 @@ LINES = {
     "loss=reconstruction": (
         "loss is a Reconstruction and must be a Loss (a node with _target_) or a Game (a node with _target_). "
         "Choose loss=add|consistency|consistency_distillation|consistency_easy|consistency_latent|"
+        "consistency_latent_scales|"
         "continuous_consistency|continuous_consistency_distillation|denoising|denoising_edm|denoising_fixed|"
         "denoising_logit_normal|denoising_min_snr|denoising_snr|dmd2|gan|hybrid|mean_flow|mean_flow_alpha|"
         "mean_flow_distillation|mean_flow_improved|progressive|reflow|shortcut|sid|truncated_consistency|variational."

@@ -49,8 +49,9 @@ class Probe(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, task: Task, batch: Any, batch_idx: int) -> None:
         done = len(self._stamps)
-        if not self._stamps and not self.startup_seconds:
-            self.startup_seconds = time.perf_counter() - self._made
+        if batch_idx == 0:
+            self._first = time.perf_counter()
+            self.startup_seconds = self._first - self._made
         if batch_idx == 0:
             self._inside.enter_context(self._activations.recorded(task))
         elif done == 1 and self._operations is None:
@@ -93,8 +94,8 @@ class Probe(Callback):
     def on_train_end(self, trainer: Trainer, task: Task) -> None:
         self._wait(task)
         self._stamps[-1] = time.perf_counter()
-        timed = self._stamps[min(WARM, len(self._stamps)) - 1 :]
-        self.step_seconds = (timed[-1] - timed[0]) / max(len(timed) - 1, 1)
+        timed = self._stamps[WARM - 1 :] if len(self._stamps) > WARM else [self._first, *self._stamps]
+        self.step_seconds = (timed[-1] - timed[0]) / (len(timed) - 1)
         self.operations = 0 if self._operations is None else self._operations.total
         trained = [p for p in task.parameters() if p.requires_grad]
         self.bytes = {
