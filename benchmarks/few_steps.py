@@ -37,7 +37,6 @@ def evaluated(folder: Path, checkpoint: Path, seed: int, sampler: list[str]) -> 
     """Distance and recall of samples."""
 
     def make() -> Numbers:
-        folder.parent.mkdir(parents=True, exist_ok=True)
         status, _ = run("evaluate.py", folder, [f"checkpoint={checkpoint}", *MEASURED, f"seed={seed}", *sampler])
         if status:
             sys.exit(f"measuring failed, see {folder}.log")

@@ -10,7 +10,7 @@ from loss.test_flow_maps import mean_flow, network_of
 from oboro.base.errors import UserError
 from oboro.condition import Condition, GuidanceScale, Label
 from oboro.denoiser import Denoiser
-from oboro.guidance import Autoguidance, ClassifierFree, Embedded
+from oboro.guidance import MMPS, Autoguidance, ClassifierFree, Embedded
 from oboro.guidance.embedded import at_scale
 from oboro.parameterization import V, Velocity
 from oboro.schedule import Cosine, Linear, expand_as
@@ -144,3 +144,7 @@ def test_a_teacher_is_guided_by_one_thing(wrong, reason):
         teaching(Classes(), **wrong)
     with pytest.raises(UserError, match=r"guided by loss\.teacher already"):
         mean_flow(teacher=teaching(Classes()), guidance_scales=[1, 2])
+
+
+def test_a_scale_inside_of_guidance_by_a_measurement_is_asked_for():
+    assert MMPS(inside=Embedded(3.0)).learned_scale == 3.0 and MMPS().learned_scale is None

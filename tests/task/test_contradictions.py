@@ -137,6 +137,11 @@ REFUSED = {
         "Embedded asks for a scale of guidance and this model has learned none; choose guidance=classifier_free",
         {"guidance": ClassifierFree(3.0)},
     ),
+    "a scale below those that were learned": (
+        {**of_scales(), "guidance": Embedded(1.5)},
+        "scales from 2 to 8 and is asked for 1.5",
+        {**of_scales(), "guidance": Embedded(2.0)},
+    ),
     "guidance without dropout": (
         {"conditioner": Label(3, dropout=0), "guidance": ClassifierFree(2.0)},
         "ClassifierFree asks .* conditioner.dropout=0 never trains",

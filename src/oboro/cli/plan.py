@@ -68,7 +68,7 @@ def plan(config: DictConfig) -> None:
         "memory": available(built.task.device),
     }
     print_plan(made, facts)
-    numbers = {**asdict(made), **facts, "seconds": made.seconds, "cost": made.cost, "overrides": whole["trainer"]}
+    numbers = {**asdict(made), **facts, "seconds": made.seconds, "cost": made.cost, "trainer": whole["trainer"]}
     (folder / "plan.json").write_text(json_text(numbers, indent=2) + "\n", encoding="utf-8")
 
 

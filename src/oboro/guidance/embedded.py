@@ -32,11 +32,15 @@ class Embedded(Guidance):
 
     Meng et al. 2023 (arXiv:2210.03142, sec. 3.1), latent consistency models (arXiv:2310.04378, sec. 4.2), whose omega
     is ``scale`` - 1. Students learn it with ``loss.teacher.guidance_scales`` or ``loss.guidance_scales``; others know
-    no scale (``oboro.task.contradictions``).
+    no scale (``oboro.task.guidance_scale``).
     """
 
     def __init__(self, scale: Scale = 4.0):
         self.scale = scale
+
+    @property
+    def learned_scale(self) -> float:
+        return self.scale
 
     def __call__(self, denoiser: Denoises, grid: Sequence[Node]) -> Denoises:
         return EmbeddedDenoiser(denoiser, self.scale)

@@ -67,6 +67,11 @@ class Guidance(ABC):
         return ()
 
     @property
+    def learned_scale(self) -> float | None:
+        """The scale of guidance that the network is asked for, which has learned to read it; None for none."""
+        return None
+
+    @property
     def target(self) -> int | None:
         """The class that every sample is drawn towards, whatever its own label is."""
         return None

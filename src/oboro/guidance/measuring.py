@@ -51,6 +51,10 @@ class Measuring(Guidance):
         return self.inside.stepwise
 
     @property
+    def learned_scale(self) -> float | None:
+        return self.inside.learned_scale
+
+    @property
     def idle(self) -> Sequence[str]:
         return [f"inside.{key}" for key in self.inside.idle]
 

@@ -12,7 +12,7 @@ from oboro.guidance.classifier import SILENCE
 from oboro.guidance.ddnm import UNGUIDED
 from oboro.guidance.gradient import GradientGuided, Pullback
 from oboro.guidance.guidance import Guidance
-from oboro.guidance.measuring import Measuring, correction, forward, predicted, spread
+from oboro.guidance.measuring import Measuring, forward, predicted, spread
 from oboro.measurement import Measured, measured
 from oboro.sampler import Node
 from oboro.schedule import expand_as
@@ -66,9 +66,11 @@ class MMPSDenoiser(GradientGuided):
         heard = alpha >= SILENCE * sigma
         factor = expand_as(torch.where(heard, sigma**2 / torch.where(heard, alpha, 1), 0), x_t)
         r2 = spread(t, self.schedule, self.std)
-        moved = update(measured(cond), conditional, r2, lambda v: factor * pullback(v), self.iterations)
-        still = correction(measured(cond), conditional, r2)
-        return conditional + torch.where(expand_as(heard, x_t), moved, still)
+
+        def covariance(v: Tensor) -> Tensor:
+            return torch.where(expand_as(heard, x_t), factor * pullback(v), expand_as(r2, x_t) * v)
+
+        return conditional + update(measured(cond), conditional, r2, covariance, self.iterations)
 
 
 def update(

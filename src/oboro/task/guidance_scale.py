@@ -5,12 +5,11 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from oboro.condition import Condition
-from oboro.guidance import Embedded
 from oboro.guidance.embedded import at_scale
 from oboro.loss import Loss
 from oboro.loss.distribution_matching import DistributionMatching
 from oboro.loss.loss import guidance_scales
-from oboro.task.parts import Parts
+from oboro.task.parts import Parts, name
 
 
 def drawn(loss: Loss, cond: Condition, u: Tensor) -> Condition:
@@ -25,7 +24,8 @@ def drawn(loss: Loss, cond: Condition, u: Tensor) -> Condition:
 def contradictions(parts: Parts) -> Iterator[str]:
     """Whether the network reads the scales that it is taught, and learned the one that is asked for."""
     scales, network = guidance_scales(parts.loss), type(parts.denoiser.network).__name__
-    asked = parts.guidance.scale if isinstance(parts.guidance, Embedded) else 1.0
+    chosen = parts.guidance.learned_scale
+    asked = 1.0 if chosen is None else chosen
     if scales is not None and not parts.denoiser.reads_guidance_scale:
         yield (
             f"{type(parts.loss).__name__} teaches guidance of several scales and {network} reads none; set "
@@ -36,9 +36,9 @@ def contradictions(parts: Parts) -> Iterator[str]:
             f"{type(parts.loss).__name__} has a score of the student's samples that knows no scale of guidance; leave "
             "loss.teacher.guidance_scales out and set loss.teacher.guidance.scale."
         )
-    if isinstance(parts.guidance, Embedded) and scales is None:
+    if chosen is not None and scales is None:
         yield (
-            "Embedded asks for a scale of guidance and this model has learned none; choose "
+            f"{name(parts.guidance)} asks for a scale of guidance and this model has learned none; choose "
             "guidance=classifier_free, or train a student with loss=consistency_latent_scales."
         )
     if scales is not None and not scales[0] <= asked <= scales[1]:
