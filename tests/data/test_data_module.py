@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from oboro.base.errors import UserError
 from oboro.data import FashionMNIST, ImageData
 from oboro.data.cache import Block, Source
-from oboro.data.stream import TrainStream
+from oboro.data.stream import Shuffled, TrainStream
 from oboro.modality import from_uint8, to_uint8
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -75,7 +75,7 @@ def test_resumed_training_sees_what_uninterrupted_training_sees(pictures, tmp_pa
     assert len(first.batches) == len(second.batches) == 5 * accumulate
     assert first.batches + second.batches == whole.batches
     assert torch.equal(second.weight, whole.weight)
-    order = TrainStream(10, 6, seed=0).positions(0, 60)[0].tolist()
+    order = TrainStream(Shuffled(10, 0), 6).positions(0, 60)[0].tolist()
     assert [i for indices, _ in whole.batches for i in indices] == order
 
 
@@ -101,7 +101,7 @@ def test_validation_sees_each_held_out_image_once_unmirrored(pictures, tmp_path)
 def test_batches_are_the_images_of_their_indices_mirrored_where_the_stream_says(pictures):
     data = pictures(flip=True, batch_size=10)
     (raw,) = [batch for batch, _ in zip(data.train_dataloader(), range(1), strict=False)]
-    expected = TrainStream(10, 10, seed=0, flip=True).positions(0, 10)[1]
+    expected = TrainStream(Shuffled(10, 0), 10, flip=True).positions(0, 10)[1]
     assert raw["x"].dtype == torch.uint8 and set(raw) == {"x", "index", "flip"}
     batch = data.on_after_batch_transfer(raw, 0)
     assert set(batch) == {"x", "index"} and expected.any() and not expected.all()

@@ -125,10 +125,10 @@ def test_unreadable_images_are_named_skipped_and_do_not_shift_labels(tmp_path, c
         (record,) = [record for record in caplog.records if record.levelname == "WARNING"]
         line = (
             "left out of the data: 2 unreadable (0/2.png: no picture, or of no known format, 1/3.png: "
-            f"image file is truncated), 1 other suffix (.doc 1); {data._cached.path}/left_out.txt lists all"
+            f"image file is truncated), 1 other suffix (.doc 1); {data._store.path}/left_out.txt lists all"
         )
         assert record.getMessage() == line
-        assert (data._cached.path / "left_out.txt").read_text().splitlines() == [
+        assert (data._store.path / "left_out.txt").read_text().splitlines() == [
             "0/notes.doc\tother suffix\t.doc",
             "0/2.png\tunreadable\tno picture, or of no known format",
             "1/3.png\tunreadable\timage file is truncated",
@@ -343,7 +343,7 @@ def test_what_is_wrong_with_second_pictures_is_said_in_one_line(tmp_path):
         load(tmp_path, channels=1, hints=hints, hint_channels={"depth": 2})
     (tmp_path / "depth/a/1.png").write_bytes(b"nothing")
     data = load(tmp_path, channels=1, resolution=4, hints={"depth": hints["depth"]})
-    assert len(data.train) == 3 and "the picture depth that belongs to it" in data._cached.left_out[0].detail
+    assert len(data.train) == 3 and "the picture depth that belongs to it" in data._store.left_out[0].detail
 
 
 def test_the_cache_of_earlier_versions_stays_valid(tmp_path, caplog):
@@ -357,8 +357,8 @@ def test_the_cache_of_earlier_versions_stays_valid(tmp_path, caplog):
         stat = (tmp_path / "root" / name).stat()
         digest.update(json.dumps([name, label, None, [stat.st_size, stat.st_mtime_ns]]).encode())
     assert data.source().key == digest.hexdigest()
-    (data._cached.path / "decoding.json").unlink()
-    meta = data._cached.path / "meta.json"
+    (data._store.path / "decoding.json").unlink()
+    meta = data._store.path / "meta.json"
     former = {k: v for k, v in json.loads(meta.read_text()).items() if k not in ("checksums", "checksum")}
     meta.write_text(json.dumps(former))
     caplog.clear()

@@ -209,9 +209,9 @@ def test_names_without_a_file_are_unreadable_pictures(root, name):
     data = ImageFolder(root=str(root), cache_dir=str(root / "cache"), resolution=4, validation=0)
     data.prepare_data()
     data.setup()
-    (item,) = data._cached.left_out
+    (item,) = data._store.left_out
     assert len(data.train) == 2 and (item.name, item.reason) == (name, UNREADABLE)
-    assert all(len(line) < 500 for line in (data._cached.path / "left_out.txt").read_text().splitlines())
+    assert all(len(line) < 500 for line in (data._store.path / "left_out.txt").read_text().splitlines())
 
 
 def test_what_is_not_read_is_named(root):

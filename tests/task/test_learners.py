@@ -17,7 +17,7 @@ from oboro.base.errors import UserError
 from oboro.base.seeding import derive_seed, generator
 from oboro.callbacks import Checkpoints
 from oboro.codec import Identity
-from oboro.data.stream import TrainStream
+from oboro.data.stream import Shuffled, TrainStream
 from oboro.ema import EMA, ConstantDecay
 from oboro.optimizer import Adam, AdamW, Constant, LinearDecay
 from oboro.task import Learner, Task
@@ -138,9 +138,8 @@ def written_out(steps=STEPS, accumulate=1, clip=CLIP):
 
 def stream_of(data, accumulate):
     stream = TrainStream(
-        len(data.train),
+        Shuffled(len(data.train), data.seed),
         data.batch_size,
-        data.seed,
         flip=data.flip,
         world=1,
         rank=0,

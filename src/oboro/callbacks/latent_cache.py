@@ -8,8 +8,8 @@ from oboro.base.errors import UserError
 from oboro.base.progress_bar import progress_bar
 from oboro.base.ranges import Count
 from oboro.conditioner import Image, Unconditional
-from oboro.data.cache import SampleArray
 from oboro.data.latents import Latents, cache_latents
+from oboro.data.store import Samples
 from oboro.modality import Modality
 from oboro.task import Task
 
@@ -34,7 +34,7 @@ class LatentCache(Callback):
             raise UserError("pixels need no cache of latents; leave callbacks.latent_cache out, or choose a codec.")
         shown = trainer.is_global_zero and sys.stderr.isatty()
 
-        def cached(samples: SampleArray, modality: Modality, name: str, flips: bool) -> Latents:
+        def cached(samples: Samples, modality: Modality, name: str, flips: bool) -> Latents:
             with progress_bar(f"latents of {name}", len(samples), shown) as done:
                 return cache_latents(
                     samples,

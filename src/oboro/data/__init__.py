@@ -17,6 +17,7 @@ from oboro.data.population import Population
 from oboro.data.series import Series
 from oboro.data.series_data import SeriesData
 from oboro.data.split import Split
+from oboro.data.streaming import Streaming
 from oboro.data.textures import Textures
 from oboro.data.web_dataset import WebDataset
 
@@ -41,6 +42,7 @@ __all__ = [
     "Settings",
     "Source",
     "Split",
+    "Streaming",
     "Textures",
     "WebDataset",
 ]

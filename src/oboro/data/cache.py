@@ -30,6 +30,7 @@ from oboro.base.json_text import json_text, parsed
 from oboro.base.temporary import beside, clear_abandoned, held
 from oboro.data.left_out import LeftOut
 from oboro.data.mapped import Mapped
+from oboro.data.store import Store
 
 LOCK = ".lock"
 DECODING = "decoding.json"
@@ -82,8 +83,8 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Cached:
-    """An opened folder of the cache. ``fingerprint`` is the SHA-256 of everything decoded, so it survives a move.
+class Cached(Store):
+    """An opened folder of the cache.
 
     ``left_out`` are the samples that could not be read; None where the folder is older than the list.
     """
@@ -98,6 +99,9 @@ class Cached:
     left_out: list[LeftOut] | None = None
     enlarged: int = 0
     several: int = 0
+
+    def samples(self, rows: np.ndarray, entry: str | None = None) -> "SampleArray":
+        return SampleArray(self, rows, entry)
 
 
 class SampleArray:

@@ -1,7 +1,7 @@
 """What every data source shares: the cache, the split, the order, the batches."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -19,15 +19,15 @@ from oboro.base.errors import UserError
 from oboro.base.interrupt import outlive_signals
 from oboro.base.paths import LocalPath
 from oboro.base.ranges import BelowOne, Classes, Count, CountOrNone, Seed
-from oboro.base.remark import remark
 from oboro.data import cache
-from oboro.data.cache import Block, Cached, SampleArray, Source
-from oboro.data.left_out import LeftOut, summary
+from oboro.data.cache import Source
+from oboro.data.decode_once import decode_once
 from oboro.data.population import Population
 from oboro.data.report import listed, report
 from oboro.data.shapes import AUTO
 from oboro.data.split import Rows, Split, split_classes, split_rows
-from oboro.data.stream import Chunks, TrainStream, places
+from oboro.data.store import Store
+from oboro.data.stream import Chunks, Order, Shuffled, TrainStream, places
 from oboro.modality import Modality
 
 _CHUNK = 128  # samples of a validation batch at most: a constant, since batch shapes change results by 1e-7
@@ -121,7 +121,7 @@ class DataModule(LightningDataModule, ABC):
         self.flip, self.seed = given["flip"], given["seed"]
         self.held_out, self.tested, self.left_out = given["validation"], given["test"], tuple(given["left_out"])
         self.cache_dir = Path(given["cache_dir"]).expanduser() if given["cache_dir"] else cache.default_folder()
-        self._cached: Cached | None = None
+        self._store: Store | None = None
         self._reported = False
 
     @cached_property
@@ -180,56 +180,37 @@ class DataModule(LightningDataModule, ABC):
         each node."""
         source = self.source()
         self._check_classes(source)
-        folder = self._folder(source)
-        cached = cache.open_cached(folder)
-        if cached is None:
-            if folder.exists():
-                remark(f"the cache {folder} is damaged: the {self.noun} are decoded anew")
-            cached = cache.build(folder, self._readable(source.blocks()), self.stored_shape)
-        else:
-            self._check_readable(cached.shape[0], cached.left_out or ())
+        cached = decode_once(source, self._folder(source), self.stored_shape, self.noun, self.max_unreadable)
         if not self._reported:
             report(source, cached, self.noun, self.given_classes == 0, self.natural_size)
             self._reported = True
 
-    def _readable(self, blocks: Iterator[Block]) -> Iterator[Block]:
-        """``blocks``; in the end raises ``UserError`` where too much was left out."""
-        count, left_out = 0, []
-        for block in blocks:
-            count += len(block.samples)
-            left_out += block.left_out
-            yield block
-        self._check_readable(count, left_out)
-
-    def _check_readable(self, count: int, left_out: Sequence[LeftOut]) -> None:
-        total = count + len(left_out)
-        if len(left_out) > self.max_unreadable * total:
-            raise UserError(
-                f"{len(left_out):,} of {counted(total, self.noun)} cannot be read: {summary(left_out)}; repair or "
-                "remove them, or set data.max_unreadable to a larger share"
-            )
-
-    def setup(self, stage: str | None = None) -> None:
-        """Map the cache and split it; reads only."""
-        if self._cached is not None:
-            return
-        source = self.source()
-        self._check_classes(source)
+    def open(self, source: Source) -> Store:
+        """What ``prepare_data`` has made of ``source``; reads only."""
         cached = cache.open_cached(self._folder(source))
         if cached is None:
             raise UserError(
                 f"the {self.noun} are not in the cache {self.cache_dir} as they are now: they have changed while they "
                 "were read, or nodes do not share that folder; start again, with data.cache_dir=<a folder of all nodes>"
             )
-        self._check_labels(cached)
-        rows, anomalous = self.partition(source, cached)
-        self.fingerprint = cached.fingerprint
-        self.train, self.validation, self.test = (self._part(cached, part, self.num_classes > 0) for part in rows)
-        self.anomalous = self._part(cached, anomalous, cached.labels is not None)
+        return cached
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open what there is and split it; reads only."""
+        if self._store is not None:
+            return
+        source = self.source()
+        self._check_classes(source)
+        store = self.open(source)
+        self._check_labels(store)
+        rows, anomalous = self.partition(source, store)
+        self.fingerprint = store.fingerprint
+        self.train, self.validation, self.test = (self._part(store, part, self.num_classes > 0) for part in rows)
+        self.anomalous = self._part(store, anomalous, store.labels is not None)
         self.kinds = source.names or [f"class {number}" for number in range(source.classes)]
         self.population = self.population_of(self.train)
-        self._cached = cached
-        self.describe(cached)
+        self._store = store
+        self.describe(store)
         if self.flip and not self.modality.mirrors:
             raise UserError(f"{self.modality.noun} have no mirror image; leave data.flip=false")
 
@@ -237,13 +218,13 @@ class DataModule(LightningDataModule, ABC):
         """What is known of the samples of ``train`` or ``validation``."""
         return Population(part.labels, self.num_classes, part.captions, part.hints, part.samples)
 
-    def describe(self, cached: Cached) -> None:
-        """What is known of samples once they are decoded: for a subclass whose ``modality`` follows from the data."""
+    def describe(self, store: Store) -> None:
+        """What is known of samples once they are read: for a subclass whose ``modality`` follows from the data."""
 
-    def partition(self, source: Source, cached: Cached) -> tuple[Rows, np.ndarray]:
+    def partition(self, source: Source, store: Store) -> tuple[Rows, np.ndarray]:
         """The rows of ``train``, ``validation`` and ``test``, and those of ``anomalous``."""
-        kept, others = split_classes(self.left_out, source, cached)
-        rows = self.divide(len(kept), None if cached.groups is None else cached.groups[kept])
+        kept, others = split_classes(self.left_out, source, store)
+        rows = self.divide(len(kept), None if store.groups is None else store.groups[kept])
         return Rows(*(kept[part] for part in rows)), others
 
     def divide(self, count: int, groups: np.ndarray | None) -> Rows:
@@ -258,12 +239,12 @@ class DataModule(LightningDataModule, ABC):
         """Of ``anomalous`` the places that are, (n, *size) bool, for sources that know them."""
         return None
 
-    def _part(self, cached: Cached, rows: np.ndarray, labelled: bool) -> Split:
+    def _part(self, store: Store, rows: np.ndarray, labelled: bool) -> Split:
         return Split(
-            SampleArray(cached, rows),
-            torch.from_numpy(cached.labels[rows]) if labelled else None,
-            None if cached.captions is None else [cached.captions[i] for i in rows],
-            {entry: SampleArray(cached, rows, entry) for entry in cached.hint_shapes},
+            store.samples(rows),
+            torch.from_numpy(store.labels[rows]) if labelled else None,
+            store.texts(rows),
+            {entry: store.samples(rows, entry) for entry in store.hint_shapes},
         )
 
     def _folder(self, source: Source) -> Path:
@@ -281,11 +262,11 @@ class DataModule(LightningDataModule, ABC):
                 f"data.num_classes={count}"
             )
 
-    def _check_labels(self, cached: Cached) -> None:
+    def _check_labels(self, store: Store) -> None:
         """A label out of range would be drawn, and counted, as another class."""
-        if not self.num_classes or cached.labels is None:
+        if not self.num_classes or store.labels is None:
             return
-        low, high = int(cached.labels.min()), int(cached.labels.max())
+        low, high = int(store.labels.min()), int(store.labels.max())
         if low < 0 or high >= self.num_classes:
             odd = low if low < 0 else high
             raise UserError(
@@ -300,9 +281,8 @@ class DataModule(LightningDataModule, ABC):
             "data.batch_size", self.batch_size, self.modality.shape, torch.float32.itemsize, self.modality.noun, share
         )
         stream = TrainStream(
-            len(self.train),
+            self.order(),
             self.batch_size,
-            self.seed,
             flip=self.flip,
             world=world,
             rank=rank,
@@ -310,6 +290,10 @@ class DataModule(LightningDataModule, ABC):
             start=self._consumed,
         )
         return self._loader(self.train, stream)
+
+    def order(self) -> Order:
+        """In which order training has its samples."""
+        return Shuffled(len(self.train), self.seed)
 
     def rows(self, micro_batch: int) -> Tensor:
         """Which samples (b,), int64, of the batch that one process would have are those of this rank's ``micro_batch``,

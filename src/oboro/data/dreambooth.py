@@ -18,7 +18,7 @@ from oboro.base.seeding import derive_seed
 from oboro.data.cache import Block, Source
 from oboro.data.image_data import ImageData, ImageSettings
 from oboro.data.image_folder import ImageFolder
-from oboro.data.stream import Mixture, Selection, TrainStream, places
+from oboro.data.stream import Mixture, Selection, Shuffled, TrainStream, places
 
 INSTANCE, PRIOR = 0, 1
 
@@ -95,7 +95,7 @@ class DreamBooth(ImageData):
 
     def setup(self, stage: str | None = None) -> None:
         super().setup(stage)
-        kind = torch.from_numpy(self._cached.labels[self.train.samples.rows])
+        kind = torch.from_numpy(self._store.labels[self.train.samples.rows])
         self._rows = [torch.nonzero(kind == k).flatten() for k in (INSTANCE, PRIOR)]
         if not all(len(rows) for rows in self._rows):
             raise UserError(f"data.validation={self.held_out} holds out all images of a kind; set data.validation=0.")
@@ -114,9 +114,8 @@ class DreamBooth(ImageData):
             )
         streams = [
             TrainStream(
-                len(rows),
+                Shuffled(len(rows), derive_seed(self.seed, "mixture", kind)),
                 size,
-                derive_seed(self.seed, "mixture", kind),
                 flip=self.flip,
                 world=world,
                 rank=rank,

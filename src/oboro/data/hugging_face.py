@@ -2,7 +2,7 @@
 
 import glob
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -73,7 +73,17 @@ class HuggingFace(ImageData):
                 )
         return rows.select_columns([*dict.fromkeys(column for column in wanted.values() if column is not None)])
 
+    def pictures(self) -> Sequence[Picture]:
+        return _Pictures(self._encoded(self._columns(_load(self.path, self.name, self.split))), self._picture)
+
     def _blocks(self, rows: Any) -> Iterator[Block]:
+        encoded = self._encoded(rows)
+        pictures = (self._picture(i, row) for i, row in enumerate(encoded))
+        shown = {"place": self.path, "total": len(encoded)}
+        return decoded(pictures, self.modality.shape, hint_channels=self.hint_channels, **shown)
+
+    def _encoded(self, rows: Any) -> Any:
+        """``rows`` with pictures as they are stored."""
         datasets = library("datasets", "hugging_face")
         encoded = rows
         for option, column in [("image", self.image), *(("hints", column) for column in self.hints.values())]:
@@ -83,9 +93,7 @@ class HuggingFace(ImageData):
                 raise UserError(
                     f"column {column} of {self.path} holds no pictures; set data.{option} to another column"
                 ) from error
-        pictures = (self._picture(i, row) for i, row in enumerate(encoded))
-        shown = {"place": self.path, "total": len(encoded)}
-        return decoded(pictures, self.modality.shape, hint_channels=self.hint_channels, **shown)
+        return encoded
 
     def _picture(self, number: int, row: dict) -> Picture:
         label = None if self.label is None else row[self.label]
@@ -99,6 +107,19 @@ class HuggingFace(ImageData):
         if value is not None and not isinstance(value, str):
             raise UserError(f"column {self.text} of {self.path} holds no text; set data.text to another column or null")
         return value or ""
+
+
+class _Pictures(Sequence[Picture]):
+    """The pictures of ``rows``, each made when it is asked for."""
+
+    def __init__(self, rows: Any, picture: Callable[[int, dict], Picture]):
+        self._rows, self._picture = rows, picture
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._picture(index, self._rows[index])
 
 
 def _file(held: dict[str, Any] | None) -> Path | bytes:

@@ -1,6 +1,6 @@
 """What every source of pictures shares: the channels and the size that all of them get."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal, Unpack
 
@@ -9,9 +9,10 @@ from annotated_types import Len
 from oboro.base.counted import counted
 from oboro.base.errors import UserError
 from oboro.base.ranges import Share, Width
-from oboro.data.cache import Cached
 from oboro.data.data_module import DataModule, Settings
+from oboro.data.decode_or_skip import HintChannels, Picture
 from oboro.data.shapes import AUTO, Shapes
+from oboro.data.store import Store
 from oboro.modality import Image
 from oboro.modality.image import KINDS
 
@@ -34,6 +35,7 @@ class ImageData(DataModule):
     A subclass gives ``source()``, perhaps ``shapes()``, and perhaps ``defaults`` of its own.
     """
 
+    hint_channels: HintChannels = 3  # of second pictures
     defaults: ClassVar[ImageSettings] = {"channels": 3, "resolution": 64, "max_unreadable": 0.5}
     noun = Image.noun
 
@@ -63,6 +65,11 @@ class ImageData(DataModule):
     def stored_shape(self) -> tuple[int, int, int]:
         return self.modality.shape
 
+    def pictures(self) -> Iterable[Picture] | None:
+        """The files of the pictures, in the order of ``source()``, a ``Sequence`` where each is read by itself; None
+        where the source knows decoded ones only."""
+        return None
+
     def shapes(self) -> Shapes:
         """What the pictures are before they are made to fit. Raises ``UserError`` where that is not known."""
         key = "channels" if self._channels == AUTO else "resolution"
@@ -81,5 +88,5 @@ class ImageData(DataModule):
         colour = "grey" if shapes.grey else "in colour"
         return [f"{counted(shapes.sizes.total(), self.noun)} of {shapes}, {colour}", *super().findings()]
 
-    def describe(self, cached: Cached) -> None:
-        self.hint_modalities = {entry: Image(*shape[1:]) for entry, shape in cached.hint_shapes.items()}
+    def describe(self, store: Store) -> None:
+        self.hint_modalities = {entry: Image(*shape[1:]) for entry, shape in store.hint_shapes.items()}

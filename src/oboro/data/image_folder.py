@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Unpack
@@ -108,12 +108,7 @@ class ImageFolder(ImageData):
         return self._shapes
 
     def natural_size(self) -> str:
-        shapes = self.shapes()
-        if len(shapes.sizes) == 1:
-            ((height, width),) = shapes.sizes
-            return f"set data.resolution={height if height == width else f'[{height},{width}]'}, their size"
-        side = min(min(size) for size in shapes.sizes)
-        return f"they have several sizes, {shapes}, and data.resolution={side} enlarges none"
+        return self.shapes().remedy()
 
     def _pictures(self) -> Pictures:
         check_folders(self.hints, self.root)
@@ -132,13 +127,20 @@ class ImageFolder(ImageData):
                 digest.update(json.dumps(about if name == HINT else [name, *about]).encode())
         return digest.hexdigest()
 
-    def _blocks(self, found: Pictures) -> Iterator[Block]:
-        def picture(entry: Entry) -> Picture:
-            hints = {name: found.folder / path for name, path in entry.hints.items()}
-            return Picture(entry.name, found.folder / entry.name, entry.label, entry.caption, hints=hints)
+    def pictures(self) -> Sequence[Picture]:
+        return files_of(self._pictures())
 
+    def _blocks(self, found: Pictures) -> Iterator[Block]:
         files = {"place": str(self.root), "total": len(found.entries)}
-        return decoded(map(picture, found.entries), self.modality.shape, hint_channels=self.hint_channels, **files)
+        return decoded(files_of(found), self.modality.shape, hint_channels=self.hint_channels, **files)
+
+
+def files_of(found: Pictures) -> list[Picture]:
+    def picture(entry: Entry) -> Picture:
+        hints = {name: found.folder / path for name, path in entry.hints.items()}
+        return Picture(entry.name, found.folder / entry.name, entry.label, entry.caption, hints=hints)
+
+    return list(map(picture, found.entries))
 
 
 def list_pictures(root: Path, labelled: bool = True, skipped: Collection[Identity] = ()) -> Pictures:

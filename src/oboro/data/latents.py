@@ -13,9 +13,10 @@ from oboro.base import distributed
 from oboro.base.checksums import WrittenArray, create_array, open_checked
 from oboro.base.finite import check_finite
 from oboro.base.memory import Parts
-from oboro.data.cache import SampleArray, check_room, writing
+from oboro.data.cache import check_room, writing
 from oboro.data.computed import compute_together
 from oboro.data.mapped import Mapped
+from oboro.data.store import Samples
 from oboro.modality import Modality
 
 
@@ -50,7 +51,7 @@ class Latents:
 
 
 def cache_latents(
-    samples: SampleArray,
+    samples: Samples,
     modality: Modality,
     codec: nn.Module,
     folder: Path,
@@ -98,7 +99,7 @@ def create(partial: Path, shape: tuple[int, ...]) -> None:
 @torch.no_grad()
 def fill(
     partial: Path,
-    samples: SampleArray,
+    samples: Samples,
     modality: Modality,
     codec: nn.Module,
     device: torch.device,

@@ -91,9 +91,9 @@ class MVTec(ImageData):
 
     def _parts(self, part: Split) -> list[Part]:
         """Those that could be read, as they lie in the cache."""
-        unreadable = {item.name for item in self._cached.left_out or ()}
+        unreadable = {item.name for item in self._store.left_out or ()}
         readable = [one for one in list_category(self.root).parts if one.name not in unreadable]
-        if len(readable) != self._cached.shape[0]:
+        if len(readable) != self._store.shape[0]:
             raise UserError(f"files have come to {self.root} or gone since they were read; start again")
         return [readable[row] for row in part.samples.rows]
 

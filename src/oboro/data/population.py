@@ -1,12 +1,12 @@
 """What the training samples are, for those who draw conditions for new ones."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from oboro.data.cache import SampleArray
+from oboro.data.store import Samples
 
 
 @dataclass(frozen=True)
@@ -16,9 +16,9 @@ class Population:
 
     labels: Tensor | None = None
     num_classes: int = 0
-    captions: list[str] | None = None
-    hints: Mapping[str, Tensor | SampleArray] = field(default_factory=dict)
-    samples: Tensor | SampleArray | None = None
+    captions: Sequence[str] | None = None
+    hints: Mapping[str, Tensor | Samples] = field(default_factory=dict)
+    samples: Tensor | Samples | None = None
 
     def __len__(self) -> int:
         """n, where anything is known of them."""

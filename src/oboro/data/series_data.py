@@ -6,8 +6,8 @@ import numpy as np
 
 from oboro.base.errors import UserError
 from oboro.base.ranges import Width
-from oboro.data.cache import Cached, SampleArray
 from oboro.data.data_module import DataModule, Settings
+from oboro.data.store import Samples, Store
 from oboro.modality import Series
 
 _ROWS = 4096  # summed at a time
@@ -46,10 +46,10 @@ class SeriesData(DataModule):
             self.setup()
         return self._modality
 
-    def describe(self, cached: Cached) -> None:
-        if len(cached.shape) != 3:
-            raise ValueError(f"blocks of series are (n, C, L), these are {cached.shape}")
-        _, channels, length = cached.shape
+    def describe(self, store: Store) -> None:
+        if len(store.shape) != 3:
+            raise ValueError(f"blocks of series are (n, C, L), these are {store.shape}")
+        _, channels, length = store.shape
         if channels != self.channels:
             raise UserError(
                 f"data.channels={self.channels} and the series have {channels} of {length} numbers; set "
@@ -59,7 +59,7 @@ class SeriesData(DataModule):
         self._modality = Series(length, mean, std, self.names)
 
 
-def moments(samples: SampleArray) -> tuple[list[float], list[float]]:
+def moments(samples: Samples) -> tuple[list[float], list[float]]:
     """Mean and standard deviation (C,) of each channel of ``samples`` (n, C, L), in two passes in float64.
 
     A channel whose deviation is below the rounding of its numbers in float32 never changes: 0.

@@ -60,6 +60,14 @@ class Shapes:
         ends = dict.fromkeys(f"{height}×{width}" for height, width in (ordered[0], ordered[-1]))
         return " to ".join(ends)
 
+    def remedy(self) -> str:
+        """What to set so that none is enlarged, in words."""
+        if len(self.sizes) == 1:
+            ((height, width),) = self.sizes
+            return f"set data.resolution={height if height == width else f'[{height},{width}]'}, their size"
+        side = min(min(size) for size in self.sizes)
+        return f"they have several sizes, {self}, and data.resolution={side} enlarges none"
+
     def plain(self) -> dict[str, Any]:
         return {"sizes": [[*size, n] for size, n in self.sizes.items()], "grey": self.grey}
 

@@ -12,8 +12,9 @@ from torch.utils.data import Dataset
 from oboro.base.counted import counted
 from oboro.base.errors import UserError
 from oboro.base.seeding import generator
-from oboro.data.cache import Cached, SampleArray, Source
+from oboro.data.cache import Source
 from oboro.data.latents import Latents
+from oboro.data.store import Samples, Store
 from oboro.data.stream import Selection
 
 
@@ -31,10 +32,10 @@ class Split(Dataset):
         hint_latents: by entry, those of further pictures, which a batch holds beside them, as entry + "_latent".
     """
 
-    samples: SampleArray
+    samples: Samples
     labels: Tensor | None = None
-    captions: list[str] | None = None
-    hints: Mapping[str, SampleArray] = field(default_factory=dict)
+    captions: Sequence[str] | None = None
+    hints: Mapping[str, Samples] = field(default_factory=dict)
     latents: Latents | None = None
     keeps_samples: bool = False
     hint_latents: Mapping[str, Latents] = field(default_factory=dict)
@@ -111,15 +112,15 @@ def split_rows(count: int, validation: int | float, test: int | float, groups: n
     return Rows(*(np.flatnonzero(part[group] == k) for k in range(3)))
 
 
-def split_classes(left_out: Sequence[int], source: Source, cached: Cached) -> tuple[np.ndarray, np.ndarray]:
+def split_classes(left_out: Sequence[int], source: Source, store: Store) -> tuple[np.ndarray, np.ndarray]:
     """The rows of classes that are not ``left_out`` and of those that are. ``UserError`` where there is no such class,
     or no other."""
     if not left_out:
-        return np.arange(cached.shape[0]), np.arange(0)
+        return np.arange(store.shape[0]), np.arange(0)
     shown = ",".join(map(str, left_out))
-    if not source.classes or cached.labels is None:
+    if not source.classes or store.labels is None:
         raise UserError(f"data.left_out=[{shown}] are classes and the samples have no labels; set data.left_out=[]")
-    present = np.unique(cached.labels)
+    present = np.unique(store.labels)
     if missing := sorted(set(left_out) - set(present.tolist())):
         raise UserError(
             f"data.left_out=[{shown}] has {missing[0]} and no sample is of that class; set numbers from 0 to "
@@ -127,5 +128,5 @@ def split_classes(left_out: Sequence[int], source: Source, cached: Cached) -> tu
         )
     if not set(present.tolist()) - set(left_out):
         raise UserError(f"data.left_out=[{shown}] leaves no class to train on; set fewer")
-    out = np.isin(cached.labels, left_out)
+    out = np.isin(store.labels, left_out)
     return np.flatnonzero(~out), np.flatnonzero(out)

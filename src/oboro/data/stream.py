@@ -1,7 +1,10 @@
 """The order of the samples, as batch samplers that yield ``(indices, flips)``."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Sampler
@@ -13,11 +16,88 @@ from oboro.base.seeding import generator
 Selection = tuple[Tensor, Tensor | None]
 
 
+class Order(ABC):
+    """In which order an epoch has its ``size`` samples: a pure function of its number."""
+
+    def __init__(self, size: int):
+        self.size = size
+
+    @abstractmethod
+    def part(self, epoch: int, offset: int) -> tuple[Tensor, Tensor]:
+        """The samples (m,) int64 from place ``offset`` of an epoch on, and whether each is mirrored, (m,) bool; m is at
+        least 1 and reaches as far as it is convenient."""
+
+
+class Shuffled(Order):
+    """A permutation of all samples, drawn for ``(seed, epoch)``."""
+
+    def __init__(self, size: int, seed: int):
+        super().__init__(size)
+        self._drawn = lru_cache(1)(lambda epoch: drawn(size, seed, epoch))
+
+    def part(self, epoch: int, offset: int) -> tuple[Tensor, Tensor]:
+        order, flips = self._drawn(epoch)
+        return order[offset:], flips[offset:]
+
+
+class ShuffledWindows(Order):
+    """The samples of ``window`` shards at a time, shuffled among each other, and the shards shuffled before: what is
+    read at once lies in few files, and memory holds the order of a window alone.
+
+    Samples are numbered shard by shard, of which ``counts`` are the numbers. Both permutations are drawn for
+    ``(seed, epoch)``, the inner one for the number of the window as well. ``ahead(own, after)`` gets, when a window
+    begins, its shards and those of the next one, so that they can be fetched. A single window is ``Shuffled``, to the
+    last sample.
+    """
+
+    def __init__(
+        self,
+        counts: Sequence[int],
+        window: int,
+        seed: int,
+        ahead: Callable[[list[int], list[int]], None] = lambda own, after: None,
+    ):
+        super().__init__(sum(counts))
+        self._counts, self._first = np.asarray(counts), np.concatenate([[0], np.cumsum(counts)])
+        self._window, self._seed, self._ahead = window, seed, ahead
+        self._shards = lru_cache(2)(self._draw_shards)
+        self._drawn = lru_cache(1)(self._draw)
+
+    def part(self, epoch: int, offset: int) -> tuple[Tensor, Tensor]:
+        shards = self._shards(epoch)
+        begins = np.concatenate([[0], np.cumsum(self._counts[shards])])[:: self._window]
+        number = int(np.searchsorted(begins, offset, "right")) - 1
+        samples, flips = self._drawn(epoch, number)
+        return samples[offset - begins[number] :], flips[offset - begins[number] :]
+
+    def _draw_shards(self, epoch: int) -> np.ndarray:
+        """Those with samples, in their order."""
+        filled = np.flatnonzero(self._counts)
+        if len(filled) <= self._window:
+            return filled
+        return filled[torch.randperm(len(filled), generator=generator(self._seed, "shards", epoch)).numpy()]
+
+    def _draw(self, epoch: int, number: int) -> tuple[Tensor, Tensor]:
+        shards, first = self._shards(epoch), number * self._window
+        own, after = (shards[k : k + self._window] for k in (first, first + self._window))
+        after = after if len(after) else self._shards(epoch + 1)[: self._window]
+        self._ahead(own.tolist(), after.tolist())
+        samples = np.concatenate([np.arange(self._first[k], self._first[k + 1]) for k in own])
+        order, flips = drawn(len(samples), self._seed, epoch, *([number] if len(shards) > self._window else []))
+        return torch.from_numpy(samples)[order], flips
+
+
+def drawn(size: int, seed: int, *names: int) -> tuple[Tensor, Tensor]:
+    """A permutation (size,) and mirror bits of it, (size,) bool."""
+    order = torch.randperm(size, generator=generator(seed, "order", *names))
+    return order, torch.randint(2, (size,), generator=generator(seed, "flip", *names), dtype=torch.uint8).bool()
+
+
 class TrainStream(Sampler):
     """The infinite global stream of training samples, or one rank's share of it.
 
-    Position j of the stream is sample ``permutation_e[j mod n]`` of epoch ``e = j // n``, mirrored if bit ``j mod n``
-    of the epoch is set; permutation and bits are pure functions of ``(seed, e)``. Optimizer step k consumes positions
+    Position j of the stream is the sample at place ``j mod n`` of epoch ``e = j // n`` in an ``order`` of n samples,
+    which says, too, whether it is mirrored. Optimizer step k consumes positions
     [k·batch_size, (k+1)·batch_size): micro-batch m of rank r takes the b positions from ``((k·A + m)·world + r)·b``
     with A micro-batches per step and ``b = batch_size / (A·world)``. So the union over ranks and micro-batches does not
     depend on either. Flips are None without ``flip``.
@@ -28,9 +108,8 @@ class TrainStream(Sampler):
 
     def __init__(
         self,
-        size: int,
+        order: Order,
         batch_size: int,
-        seed: int,
         *,
         flip: bool = False,
         world: int = 1,
@@ -46,28 +125,18 @@ class TrainStream(Sampler):
                 f"{counted(accumulate, 'accumulated micro-batches')}; set data.batch_size={nearest}"
             )
         self.micro_batch_size = batch_size // parts
-        self._size, self._seed, self._flip = size, seed, flip
+        self._order, self._flip = order, flip
         self._world, self._rank, self._start = world, rank, start
-        self._epoch: tuple[int, Tensor, Tensor] | None = None
 
     def positions(self, first: int, last: int) -> Selection:
         """Samples (last − first,) int64 and mirror bits at the positions [first, last) of the global stream."""
         indices, flips = [], []
         while first < last:
-            epoch, offset = divmod(first, self._size)
-            count = min(self._size - offset, last - first)
-            permutation, bits = self._draw(epoch)
-            indices.append(permutation[offset : offset + count])
-            flips.append(bits[offset : offset + count])
-            first += count
+            samples, bits = self._order.part(*divmod(first, self._order.size))
+            indices.append(samples[: last - first])
+            flips.append(bits[: last - first])
+            first += len(indices[-1])
         return torch.cat(indices), torch.cat(flips) if self._flip else None
-
-    def _draw(self, epoch: int) -> tuple[Tensor, Tensor]:
-        if self._epoch is None or self._epoch[0] != epoch:
-            order = torch.randperm(self._size, generator=generator(self._seed, "order", epoch))
-            bits = torch.randint(2, (self._size,), generator=generator(self._seed, "flip", epoch), dtype=torch.uint8)
-            self._epoch = epoch, order, bits.bool()
-        return self._epoch[1:]
 
     def __iter__(self) -> Iterator[Selection]:
         micro_batch, b = self._start(), self.micro_batch_size

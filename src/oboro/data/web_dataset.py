@@ -76,6 +76,9 @@ class WebDataset(ImageData):
             raise UserError(f"data.shards={self.shards} names no file; set data.shards='<folder>/*.tar'")
         return [Path(path) for path in matches]
 
+    def pictures(self) -> Iterator[Picture]:
+        return self._pictures(self._paths())
+
     def _blocks(self, paths: list[Path]) -> Iterator[Block]:
         pictures = self._pictures(paths)
         return decoded(pictures, self.modality.shape, place=self.shards, hint_channels=self.hint_channels)

@@ -1,0 +1,167 @@
+"""Files of a folder elsewhere, copied to this machine as they are needed, within a bound."""
+
+import hashlib
+import os
+import threading
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import fsspec
+from filelock import FileLock
+
+from oboro.base.errors import UserError
+from oboro.base.remark import remark
+from oboro.base.secret import visible
+from oboro.base.temporary import TEMPORARY, beside, clear_abandoned, held
+from oboro.data.cache import writing
+from oboro.data.shards import File
+
+ATTEMPTS = 5  # to copy a file, after 1, 2, 4 and 8 seconds
+AT_ONCE = 4  # files that are fetched ahead at the same time
+PART = 2**22
+SUFFIX = ".arrow"
+
+
+def is_elsewhere(root: str) -> bool:
+    return "://" in root
+
+
+class Here:
+    """A folder of this machine: nothing is copied."""
+
+    def __init__(self, root: str):
+        self.root = Path(root).expanduser()
+
+    def read(self, name: str) -> str:
+        return (self.root / name).read_text(encoding="utf-8")
+
+    def know(self, files: Iterable[File]) -> None:
+        """Nothing has to be known of files that are here."""
+
+    def __call__(self, name: str) -> Path:
+        return self.root / name
+
+    def ahead(self, names: Iterable[str]) -> None:
+        """Everything is here."""
+
+
+class Copies:
+    """The files below the address ``root`` (``s3://``, ``gs://``, ``https://``, whatever the library fsspec opens),
+    copied into ``folder`` when they are first asked for. All processes of a machine share the copies.
+
+    Where they are more than ``limit`` bytes, those that were used longest ago are removed. A copy is held against the
+    SHA-256 of its ``File``. Raises ``UserError`` where a file cannot be had in ``ATTEMPTS``, or is another one.
+    """
+
+    def __init__(self, root: str, folder: Path, limit: float):
+        self.root, self.limit = root.rstrip("/"), limit
+        self.folder = folder / hashlib.sha256(self.root.encode()).hexdigest()[:32]
+        self._files: dict[str, File] = {}
+        self._wanted: SimpleQueue[str] | None = None
+
+    def read(self, name: str) -> str:
+        """The text of a small file, fetched each time."""
+        return self._bytes(name).decode()
+
+    def know(self, files: Iterable[File]) -> None:
+        """What the files have to be."""
+        self._files |= {file.name: file for file in files}
+
+    def __call__(self, name: str) -> Path:
+        return self._have(name, ATTEMPTS)
+
+    def _have(self, name: str, attempts: int) -> Path:
+        path, file = self.folder / name, self._files[name]
+        if not self._is_here(path, file):
+            with writing(self.folder):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                clear_abandoned(self.folder)
+            with FileLock(path.with_name(f"{name}.lock")):
+                if not self._is_here(path, file):  # another process has fetched it meanwhile
+                    self._fetch(file, path, attempts)
+        with suppress(OSError):
+            os.utime(path)
+        return path
+
+    def ahead(self, names: Iterable[str]) -> None:
+        """Fetch in the background; what fails is tried again by whoever needs it, who hears of it."""
+        if self._wanted is None:
+            self._wanted = SimpleQueue()
+            for _ in range(AT_ONCE):  # a run that ends does not wait for them
+                threading.Thread(target=self._fetch_wanted, args=(self._wanted,), daemon=True).start()
+        for name in names:
+            self._wanted.put(name)
+
+    def _fetch_wanted(self, wanted: SimpleQueue[str]) -> None:
+        while True:
+            with suppress(UserError, OSError):
+                self._have(wanted.get(), attempts=1)
+
+    def _is_here(self, path: Path, file: File) -> bool:
+        try:
+            return path.stat().st_size == file.bytes
+        except OSError:
+            return False
+
+    def _take_room(self, path: Path, size: int) -> None:
+        """An empty file of ``size`` bytes; what was used longest ago is removed, so that all files together are within
+        the limit, those that others are fetching included."""
+        with FileLock(self.folder / ".room"), writing(self.folder):
+            files = [file for file in self.folder.iterdir() if file.name.endswith((SUFFIX, TEMPORARY))]
+            used = sum(file.stat().st_size for file in files)
+            copies = sorted((file.stat().st_mtime, file) for file in files if file.name.endswith(SUFFIX))
+            for _, file in copies:
+                if used + size <= self.limit:
+                    break
+                used -= file.stat().st_size
+                file.unlink()
+            with path.open("wb") as empty:
+                empty.truncate(size)
+
+    def _fetch(self, file: File, path: Path, attempts: int) -> None:
+        for attempt in range(attempts):
+            try:
+                return self._copy(file, path)
+            except UserError:
+                raise
+            except Exception as error:  # a library for each kind of address, each with its own
+                if attempt + 1 == attempts:
+                    raise self._missing(file.name, error) from error
+                remark(f"{visible(self.root)}/{file.name} could not be fetched ({type(error).__name__}): once more")
+                time.sleep(2**attempt)
+
+    def _copy(self, file: File, path: Path) -> None:
+        temporary, digest = beside(path), hashlib.sha256()
+        with held(temporary), self._open(file.name) as source:
+            self._take_room(temporary, file.bytes)
+            with writing(self.folder), temporary.open("r+b") as copy:
+                while part := source.read(PART):
+                    digest.update(part)
+                    copy.write(part)
+            if digest.hexdigest() != file.sha256:
+                raise UserError(
+                    f"{visible(self.root)}/{file.name} is not what index.json there says it is; pack or copy that "
+                    "folder again"
+                )
+            os.replace(temporary, path)
+
+    def _bytes(self, name: str) -> bytes:
+        try:
+            with self._open(name) as file:
+                return file.read()
+        except Exception as error:
+            raise self._missing(name, error) from error
+
+    def _open(self, name: str) -> Any:
+        return fsspec.open(f"{self.root}/{name}", "rb")
+
+    def _missing(self, name: str, error: Exception) -> UserError:
+        why = " ".join(str(error).split()) or type(error).__name__
+        return UserError(f"cannot read {visible(self.root)}/{name}: {visible(why)}; correct data.root, or try again")
+
+    def __getstate__(self) -> dict:
+        return {**vars(self), "_wanted": None}

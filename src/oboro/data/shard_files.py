@@ -1,0 +1,200 @@
+"""Rows of the Arrow files of a packed folder: pictures are decoded when they are asked for."""
+
+import hashlib
+import os
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import get_worker_info
+
+from oboro.base.errors import UserError
+from oboro.data.decode_or_skip import reason
+from oboro.data.optional import library
+from oboro.data.shards import IMAGE, SUM, Index
+from oboro.data.store import Store
+from oboro.modality.decode_image import fit, load_image, warnings_off
+
+KEPT_OPEN = 64  # shards of a process: a file that is removed keeps its room on the disk while it is open
+
+
+def arrow() -> Any:
+    """The library that reads the files."""
+    return library("pyarrow", "streaming")
+
+
+class Rows:
+    """An Arrow IPC file, mapped into memory: ``column(name, row)`` is a view of bytes that copies nothing."""
+
+    def __init__(self, path: Path):
+        pyarrow = arrow()
+        reader = pyarrow.ipc.open_file(pyarrow.memory_map(str(path)))
+        self._batches = [reader.get_batch(k) for k in range(reader.num_record_batches)]
+        self._first = np.cumsum([0, *(batch.num_rows for batch in self._batches)])
+        self.count = int(self._first[-1])
+
+    def column(self, name: str, row: int) -> Any:
+        """An Arrow scalar."""
+        k = int(np.searchsorted(self._first, row, "right")) - 1
+        return self._batches[k].column(name)[row - int(self._first[k])]
+
+    def numbers(self, name: str) -> np.ndarray:
+        """A whole column of integers (n,), int64."""
+        return np.concatenate([batch.column(name).to_numpy(zero_copy_only=False) for batch in self._batches]).astype(
+            np.int64
+        )
+
+
+class Shards:
+    """The pictures of a packed folder by their numbers, encoded. ``local`` gives the path of a file of the folder on
+    this machine, perhaps after a while. A copy in a loader worker opens the files anew.
+
+    Raises ``UserError`` for what is damaged.
+    """
+
+    def __init__(self, index: Index, local: Callable[[str], Path]):
+        self.index, self._local = index, local
+        self._first = np.cumsum([0, *(shard.count for shard in index.shards)])
+        self._opened: OrderedDict[int, Rows] = OrderedDict()
+
+    def picture(self, entry: str, number: int) -> tuple[Any, str]:
+        """The bytes of a file, and what messages call it."""
+        shard = int(np.searchsorted(self._first, number, "right")) - 1
+        row = int(number - self._first[shard])
+        name = f"row {row} of {self.index.shards[shard].name}"
+        rows = self._rows(shard)
+        encoded = rows.column(entry, row).as_buffer()
+        if zlib.crc32(encoded) != rows.column(entry + SUM, row).as_py():
+            raise damaged(name, "its checksum is wrong")
+        return encoded, name
+
+    def _rows(self, shard: int) -> Rows:
+        opened = self._opened.get(shard)
+        if opened is None:
+            file = self.index.shards[shard]
+            path = self._local(file.name)
+            opened = self._opened[shard] = checked_rows(path, file.name, file.bytes, file.count)
+            if len(self._opened) > KEPT_OPEN:
+                self._opened.popitem(last=False)
+        self._opened.move_to_end(shard)
+        return opened
+
+    def __getstate__(self) -> dict:
+        return {**vars(self), "_opened": OrderedDict()}
+
+
+def checked_rows(path: Path, name: str, size: int, count: int) -> Rows:
+    """The file, if it has so many bytes and rows. Mapping one that is too short would end the process (SIGBUS)."""
+    try:
+        if path.stat().st_size != size:
+            raise damaged(name, f"it has {path.stat().st_size:,} bytes and had {size:,}")
+        rows = Rows(path)
+        if rows.count != count:
+            raise damaged(name, f"it has {rows.count:,} rows and had {count:,}")
+    except (OSError, arrow().ArrowException) as error:
+        raise damaged(name, reason(error)) from error
+    return rows
+
+
+def damaged(name: str, why: str) -> UserError:
+    return UserError(f"{name} of the packed data is damaged ({why}); fetch or pack that folder again")
+
+
+@dataclass(frozen=True)
+class Packed(Store):
+    """All pictures of a packed folder, each made to fit (C, H, W) of ``shape``."""
+
+    shape: tuple[int, ...]
+    labels: np.ndarray | None
+    captions: "Texts | None"
+    groups: np.ndarray | None
+    hint_shapes: Mapping[str, tuple[int, ...]]
+    fingerprint: str
+    shards: Shards
+
+    def samples(self, rows: np.ndarray, entry: str | None = None) -> "EncodedArray":
+        if entry is None:
+            return EncodedArray(self.shards, rows, self.shape[1:])
+        return EncodedArray(self.shards, rows, self.hint_shapes[entry][1:], entry)
+
+    def texts(self, rows: np.ndarray) -> "Texts | None":
+        return None if self.captions is None else self.captions.at(rows)
+
+
+class EncodedArray:
+    """Pictures of a packed folder: ``array[indices]`` decodes them to a fresh tensor (len(indices), C, H, W), uint8,
+    each made to fit ``shape`` (C, H, W) as ``decode_image.fit`` says. As ``SampleArray`` otherwise.
+
+    Pictures are decoded in threads, in a loader worker one after the other: there are others of it.
+    """
+
+    def __init__(self, shards: Shards, rows: np.ndarray, shape: tuple[int, ...], entry: str = IMAGE):
+        self.shards, self._entry = shards, entry
+        self.rows = np.ascontiguousarray(rows, dtype=np.int64)
+        self.shape = (len(rows), *shape)
+        of = f"{shards.index.fingerprint} {entry} {shape}"
+        self.fingerprint = hashlib.sha256(of.encode() + self.rows.tobytes()).hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, indices: Tensor | np.ndarray | list[int] | slice | int) -> Tensor:
+        rows = self.rows[indices.cpu().numpy() if isinstance(indices, Tensor) else indices]
+        encoded = [self.shards.picture(self._entry, number) for number in np.atleast_1d(rows)]
+        threads = 1 if get_worker_info() else min(8, os.cpu_count() or 1, len(encoded))
+        with warnings_off():
+            if threads > 1:
+                with ThreadPoolExecutor(threads) as pool:
+                    images = list(pool.map(self._decoded, encoded))
+            else:
+                images = [self._decoded(each) for each in encoded]
+        taken = torch.from_numpy(np.stack(images) if images else np.empty((0, *self.shape[1:]), np.uint8))
+        return taken if rows.ndim else taken[0]
+
+    def _decoded(self, picture: tuple[Any, str]) -> np.ndarray:
+        encoded, name = picture
+        channels, *size = self.shape[1:]
+        try:
+            return fit(load_image(BytesIO(encoded)), channels, (size[0], size[1]))
+        except Exception as error:  # Pillow raises almost anything
+            raise damaged(name, reason(error)) from error
+
+
+class Texts(Sequence[str]):
+    """Texts of the rows of ``known.arrow``, read when they are asked for; not pickled but opened anew."""
+
+    def __init__(self, opened: Callable[[], Rows], column: str, rows: np.ndarray):
+        self._open, self._column, self._rows = opened, column, rows
+        self._file: Rows | None = None
+
+    def at(self, rows: np.ndarray) -> "Texts":
+        """Those of some rows of these."""
+        return Texts(self._open, self._column, self._rows[rows])
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if self._file is None:
+            self._file = self._open()
+        if isinstance(index, slice):
+            return [self._file.column(self._column, int(row)).as_py() for row in self._rows[index]]
+        return self._file.column(self._column, int(self._rows[index])).as_py()
+
+    def __iter__(self) -> Iterator[str]:
+        return (self[i] for i in range(len(self)))
+
+    def __getstate__(self) -> dict:
+        return {**vars(self), "_file": None}

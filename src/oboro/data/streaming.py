@@ -1,0 +1,140 @@
+"""Pictures in shards, here or elsewhere, decoded while training reads them."""
+
+from functools import cached_property
+from typing import ClassVar, Unpack
+
+import numpy as np
+
+from oboro.base.amounts import amount
+from oboro.base.counted import counted
+from oboro.base.errors import UserError
+from oboro.base.paths import LocalPath
+from oboro.base.ranges import Count, Positive
+from oboro.base.remark import notice
+from oboro.data.cache import Source
+from oboro.data.image_data import ImageData, ImageSettings
+from oboro.data.shapes import AUTO, Shapes
+from oboro.data.shard_copies import Copies, Here, is_elsewhere
+from oboro.data.shard_files import Packed, Rows, Shards, Texts, checked_rows
+from oboro.data.shards import GROUP, INDEX, LABEL, TEXT, Index
+from oboro.data.split import Rows as Parts
+from oboro.data.split import held_out_counts
+from oboro.data.stream import Order, ShuffledWindows
+
+
+class Streaming(ImageData):
+    """A folder that ``python -m oboro.data.pack`` wrote, at ``root``, a path or an address.
+
+    Nothing is decoded beforehand: a batch is decoded when it is read, which ``num_workers`` processes do ahead of the
+    step. An epoch has every picture once, in an order that is a function of ``(seed, epoch)`` alone (so training
+    resumes exactly, on any number of devices): shards are shuffled, and the pictures of ``window`` shards at a time
+    among each other. Up to ``window`` shards are shuffled as a whole.
+
+    From an address shards are copied to ``cache_dir`` when they are needed, those of the next window while training
+    reads this one, and at most ``copies`` gigabytes of them stay.
+
+    The last pictures are held out, of a folder that was shuffled when it was packed, so that they lie in few shards;
+    pictures of equal group are held out together, wherever they lie. ``resolution`` and ``channels`` are what each
+    picture is made to fit when it is decoded, so one folder serves for several.
+    """
+
+    defaults: ClassVar[ImageSettings] = {"channels": AUTO, "resolution": AUTO, "num_classes": AUTO, "num_workers": 2}
+
+    def __init__(
+        self, *, root: LocalPath, window: Count = 16, copies: Positive = 100.0, **settings: Unpack[ImageSettings]
+    ):
+        super().__init__(**settings)
+        self.root, self.window, self.copies = root, window, copies
+
+    def source(self) -> Source:
+        index = self._index
+        labelled = LABEL in index.columns
+        return Source(index.fingerprint, len(index.classes) if labelled else 0, lambda: iter(()), names=index.classes)
+
+    def shapes(self) -> Shapes:
+        return self._index.shapes
+
+    def natural_size(self) -> str:
+        return self.shapes().remedy()
+
+    @cached_property
+    def _local(self) -> Here | Copies:
+        if is_elsewhere(self.root):
+            return Copies(self.root, self.cache_dir / "shards", self.copies * 1e9)
+        return Here(self.root)
+
+    @cached_property
+    def _index(self) -> Index:
+        try:
+            index = Index.from_text(self._local.read(INDEX))
+        except FileNotFoundError as error:
+            raise UserError(
+                f"{self.root} has no {INDEX}; set data.root to a folder of `python -m oboro.data.pack`"
+            ) from error
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{INDEX} of {self.root} cannot be read ({error}); copy or pack that folder again"
+            ) from error
+        self._local.know([*index.shards, *([index.known] if index.known else [])])
+        return index
+
+    def prepare_data(self) -> None:
+        """Copy what is known of the pictures, where it lies elsewhere, and say what is enlarged."""
+        source = self.source()
+        self._check_classes(source)
+        self._check_room()
+        if self._index.known is not None:
+            self._local(self._index.known.name)
+        if not self._reported:
+            height, width = self.modality.shape[1:]
+            small = sum(n for size, n in self.shapes().sizes.items() if size[0] < height or size[1] < width)
+            if small:
+                notice(
+                    f"{small:,} of {counted(self._index.count, self.noun)} are smaller than {height}×{width} and "
+                    f"enlarged; {self.natural_size()}"
+                )
+            self._reported = True
+
+    def _check_room(self) -> None:
+        """Raises ``UserError`` where two windows of copies are more than may stay."""
+        largest = max(shard.bytes for shard in self._index.shards)
+        needed = min(2 * self.window, len(self._index.shards)) * largest
+        if is_elsewhere(self.root) and needed > self.copies * 1e9:
+            raise UserError(
+                f"data.copies={self.copies:g} GB do not hold two windows of shards, {amount(needed)}; set "
+                f"data.copies={-(-needed // 10**9)} or more, or a smaller data.window"
+            )
+
+    def open(self, source: Source) -> Packed:
+        index, modality = self._index, self.modality
+        known = None if index.known is None else self._known()
+        return Packed(
+            shape=(index.count, *modality.shape),
+            labels=known.numbers(LABEL) if known is not None and LABEL in index.columns else None,
+            captions=Texts(self._known, TEXT, np.arange(index.count)) if TEXT in index.columns else None,
+            groups=known.numbers(GROUP) if known is not None and GROUP in index.columns else None,
+            hint_shapes={entry: (index.count, c, *modality.shape[1:]) for entry, c in index.hints.items()},
+            fingerprint=f"{index.fingerprint[:32]}{'x'.join(map(str, modality.shape))}",
+            shards=Shards(index, self._local),
+        )
+
+    def _known(self) -> Rows:
+        file = self._index.known
+        assert file is not None
+        return checked_rows(self._local(file.name), file.name, file.bytes, file.count)
+
+    def divide(self, count: int, groups: np.ndarray | None) -> Parts:
+        if groups is not None:
+            return super().divide(count, groups)
+        held_out, tested = held_out_counts(count, self.held_out, self.tested)
+        rows, ends = np.arange(count), (count - held_out - tested, count - held_out)
+        return Parts(rows[: ends[0]], rows[ends[1] :], rows[ends[0] : ends[1]])
+
+    def order(self) -> Order:
+        ends = np.cumsum([shard.count for shard in self._index.shards])
+        counts = np.bincount(np.searchsorted(ends, self.train.samples.rows, "right"), minlength=len(ends))
+
+        def ahead(own: list[int], after: list[int]) -> None:
+            self._local.ahead(self._index.shards[k].name for k in (*own, *after))
+
+        return ShuffledWindows(counts, self.window, self.seed, ahead)
