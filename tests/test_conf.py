@@ -183,6 +183,7 @@ def choosing(group: str, name: str) -> list[str]:
         "data=hugging_face_edits": ["data.path=pictures"],
         "data=dreambooth": ["data.root=pictures", "data.prompt=a zwx bag", "data.prior_root=samples"],
         "data=web_dataset": ["data.shards=pictures/*.tar"],
+        "data=streaming": ["data.root=shards"],
         "data=mvtec": ["data.root=bottle"],
         "anomalies=other": ["anomalies.source.root=pictures"],
         "data=series": ["data.path=series.npy", "model=unet_1d"],
