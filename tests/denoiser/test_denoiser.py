@@ -8,7 +8,7 @@ from torch import nn
 from conftest import defined, each_denoiser
 from oboro.base.errors import UserError
 from oboro.condition import Condition, Label
-from oboro.denoiser import Denoiser
+from oboro.denoiser import Denoiser, same_time
 from oboro.denoiser.exact import GaussianDenoiser
 from oboro.parameterization import EDM, Eps, V
 from oboro.schedule import VP, Cosine, Karras, Linear, expand_as
@@ -180,3 +180,42 @@ def test_flow_solves_the_probability_flow_ode(schedule, normal):
     torch.testing.assert_close(
         slope, speed[:, None] * (x_s - alpha * d(x_s, s, Condition())) / sigma, rtol=1e-9, atol=1e-9
     )
+
+
+@each_denoiser
+def test_a_time_that_all_rows_share_gives_the_same_bits(schedule, parameterization, normal):
+    """Its coefficients are kept: from one call to the next, whichever came first, and in both types."""
+    if isinstance(parameterization, Eps) and not isinstance(schedule, VP | Karras):
+        pytest.skip("undefined at t = 1")
+    denoiser = Denoiser(Recorder(), schedule, parameterization)
+    for times in ((0.3, 0.7), (0.7, 0.3)):
+        for t in times:
+            for x in (normal(5, 2, 3, 3), normal(5, 2, 3, 3).float()):
+                plain = denoiser(x, torch.full((5,), t, dtype=x.dtype), Condition())
+                seen = denoiser.network.arguments[1]
+                assert torch.equal(denoiser(x, same_time(x, t), Condition()), plain)
+                assert torch.equal(denoiser.network.arguments[1], seen)
+
+
+def test_a_shared_time_follows_the_schedule_and_lets_gradients_through(normal):
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.tensor(1.5, dtype=torch.float64))
+
+        def forward(self, x, c_noise, cond):
+            return self.weight * x + expand_as(c_noise, x)
+
+    denoiser = Denoiser(Scaled(), Linear(), V())
+    x = normal(3, 2, 4, 4)
+    with torch.inference_mode():
+        first = denoiser(x, same_time(x, 0.5), Condition())
+    x.requires_grad_()
+    again = denoiser(x, same_time(x, 0.5), Condition())
+    assert torch.equal(first, again)
+    again.sum().backward()
+    assert x.grad.abs().min() > 0 and denoiser.network.weight.grad.abs().min() > 0
+    other = denoiser.reschedule(Cosine())(x, same_time(x, 0.5), Condition())
+    denoiser.schedule = Cosine()
+    assert torch.equal(denoiser(x, same_time(x, 0.5), Condition()), other)
+    assert not torch.equal(other, again)

@@ -2,6 +2,7 @@
 
 from oboro.denoiser.denoiser import Denoiser, Denoises, FlowMap, combined
 from oboro.denoiser.exact import GaussianDenoiser, GaussianFlowMap, MixtureDenoiser
+from oboro.denoiser.times import same_time, shared
 
 __all__ = [
     "Denoiser",
@@ -11,4 +12,6 @@ __all__ = [
     "GaussianFlowMap",
     "MixtureDenoiser",
     "combined",
+    "same_time",
+    "shared",
 ]

@@ -1,5 +1,6 @@
 """The learned reverse process: D(x_t, t, cond) = E[x | x_t, cond], the only thing that losses and samplers call."""
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from math import pi
 from typing import Any, Protocol
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from oboro.base.errors import UserError
 from oboro.condition import Condition, End, GuidanceScale, Signals, check_read, kinds_read
+from oboro.denoiser.times import shared
 from oboro.parameterization import Coefficients, Parameterization
 from oboro.schedule import Schedule, expand_as
 
@@ -42,6 +44,7 @@ class Denoises(Protocol):
         return self
 
 
+KNOWN = 4096  # times whose coefficients are kept
 Ends = tuple[float | Tensor, float | Tensor]  # (alpha, sigma), each a number or (B,)
 Level = tuple[Tensor, Tensor]  # (alpha, sigma), each (B,)
 
@@ -63,6 +66,7 @@ class Denoiser(nn.Module):
         self.network = network
         self.schedule = schedule
         self.parameterization = parameterization
+        self._known: dict[Hashable, tuple[Level, Coefficients]] = {}
         end = schedule(torch.ones(1, dtype=torch.float64, device="cpu"))
         parameterization.require_defined(*end, f"t = 1 of {type(schedule).__name__}")
 
@@ -124,9 +128,19 @@ class Denoiser(nn.Module):
 
     def _at(self, t: Tensor) -> tuple[Level, Coefficients]:
         """(alpha, sigma) at ``t`` and what follows from them. Computing them takes as long as a small network, so that
-        it is done once in an evaluation."""
-        level = self.schedule(t)
-        return level, self.parameterization(*level)
+        it is done once in an evaluation, and of a ``same_time`` once for all evaluations at it; these have one row."""
+        value = shared(t)
+        if value is None:
+            level = self.schedule(t)
+            return level, self.parameterization(*level)
+        key = (value, t.dtype, t.device, self.schedule, self.parameterization)
+        if key not in self._known:
+            if len(self._known) >= KNOWN:
+                self._known.clear()
+            with torch.inference_mode(False), torch.no_grad():  # gradients may pass where these are multiplied
+                level = self.schedule(torch.full((1,), value, dtype=t.dtype, device=t.device))
+                self._known[key] = level, self.parameterization(*level)
+        return self._known[key]
 
     def _output(
         self, x_t: Tensor, t: Tensor, level: Level, c: Coefficients, cond: Condition, end: Ends | None
@@ -139,13 +153,13 @@ class Denoiser(nn.Module):
     ) -> tuple[Tensor, Tensor, Signals]:
         """What the network is called with; ``level`` and ``c`` are those of ``_at``."""
         check_read(cond.signals, self.network)
-        signals = {name: signal.at(t) for name, signal in cond.signals.items()}
-        if self.reads_end:
+        signals, kinds = {name: signal.at(t) for name, signal in cond.signals.items()}, kinds_read(self.network)
+        if "end" in kinds:
             a, b = (torch.as_tensor(e, dtype=t.dtype, device=t.device).expand_as(t) for e in end or level)
             signals["end"] = End(torch.atan2(b, a) * (2 / pi))
-        if self.reads_guidance_scale:
+        if "guidance_scale" in kinds:
             signals = {"guidance_scale": GuidanceScale(torch.ones_like(t)), **signals}
-        return expand_as(c.c_in, x_t) * x_t, c.c_noise, signals
+        return expand_as(c.c_in, x_t) * x_t, c.c_noise.expand_as(t), signals
 
     def _evaluated(self, x_t: Tensor, t: Tensor, cond: Condition, end: Ends | None = None) -> tuple[Tensor, Tensor]:
         """x̂0, and the channels of the output that it did not take."""

@@ -5,11 +5,11 @@ from torch import Tensor
 
 from oboro.base.ranges import Steps
 from oboro.condition import Condition
-from oboro.denoiser import Denoises
+from oboro.denoiser import Denoises, same_time
 from oboro.sampler.ancestral import Ancestral
 from oboro.sampler.node import Node
 from oboro.sampler.posterior import posteriors
-from oboro.sampler.sampler import UNIFORM, Grid, denoise, same_time
+from oboro.sampler.sampler import UNIFORM, Grid, denoise
 
 
 class LearnedVariance(Ancestral):

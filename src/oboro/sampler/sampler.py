@@ -10,13 +10,12 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from oboro.base.errors import UserError
 from oboro.base.ranges import Steps
 from oboro.condition import Condition
-from oboro.denoiser import Denoises
+from oboro.denoiser import Denoises, same_time
 from oboro.measurement import Measured
 from oboro.sampler.node import DATA, Node, ddim_step, nodes, part
 from oboro.schedule import Schedule
@@ -87,11 +86,6 @@ class Uniform(Grid):
 
 
 UNIFORM = Uniform()
-
-
-def same_time(x: Tensor, t: float) -> Tensor:
-    """``t`` for every row of ``x`` (B, ...): (B,), of its type and on its device."""
-    return torch.full((len(x),), t, dtype=x.dtype, device=x.device)
 
 
 def denoise(denoiser: Denoises, x: Tensor, t: float, cond: Condition, end: Node | None = None) -> Tensor:
