@@ -190,6 +190,21 @@ def test_orthogonal_keeps_singular_vectors_and_makes_their_values_alike(normal):
     assert values.min() > 0.65 and values.max() < 1.25
 
 
+@pytest.mark.parametrize("shape", [(20, 32), (32, 20), (16, 16)])
+def test_orthogonal_is_the_iteration_of_muon(shape, normal):
+    """X ← a X + (b X Xᵀ + c (X Xᵀ)²) X, which carrying X Xᵀ along comes to, also for small singular values, and for
+    several matrices at a time."""
+    u, _, vt = torch.linalg.svd(normal(3, *shape), full_matrices=False)
+    x = matrices = u * torch.logspace(0, -5, min(shape), dtype=torch.float64) @ vt
+    x = x / x.norm(dim=(1, 2), keepdim=True)
+    for _ in range(5):
+        gram = x @ x.mT
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    found, expected = ((u.mT @ y.double() @ vt.mT).diagonal(dim1=1, dim2=2) for y in (orthogonal(matrices.float()), x))
+    torch.testing.assert_close(found, expected, rtol=2e-3, atol=0)
+    torch.testing.assert_close(orthogonal(matrices[1].float()), orthogonal(matrices.float())[1], rtol=0, atol=1e-4)
+
+
 def test_muon_takes_kernels_for_matrices_and_leaves_the_rest_to_adamw(normal):
     """Steps of convolutions are those of the flattened kernel; of biases and layers of few channels those of AdamW."""
     kernel, gradients = normal(32, 16, 3, 3).float(), normal(2, 32, 16, 3, 3).float()
