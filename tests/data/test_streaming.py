@@ -4,6 +4,7 @@ import functools
 import http.server
 import io
 import json
+import shutil
 import threading
 from dataclasses import replace
 
@@ -186,6 +187,13 @@ def test_batches_are_those_of_the_order_in_any_number_of_workers(folder, tmp_pat
     assert torch.equal(indices[:40].sort().values, torch.arange(40))
 
 
+@pytest.mark.parametrize("place", ["https://host/shards", "data=image_folder"])
+def test_shards_are_written_to_a_folder(place, tmp_path):
+    run = runs.call("oboro", "shards", place, "data=image_folder", "data.root=.", cwd=tmp_path)
+    assert run.status == 1 and ("is an address" in run.stderr or "give the folder to write, then" in run.stderr)
+    assert not [*tmp_path.iterdir()]
+
+
 def served(folder):
     """The address of a server of ``folder``, and what was fetched from it."""
     fetched = []
@@ -225,7 +233,7 @@ def test_shards_elsewhere_are_copied_once_and_give_the_same_batches(elsewhere, t
 def test_copies_stay_within_their_bound(elsewhere, tmp_path):
     address, fetched = elsewhere
     data = streaming(address, window=1, copies=100e-6, cache_dir=str(tmp_path / "far"))
-    with pytest.raises(UserError, match=r"data.copies=0.0001 GB do not hold .*; set data.copies=1 or more"):
+    with pytest.raises(UserError, match=r"data.copies=0.0001 GB do not hold .*; set data.copies=0.000\d+ or more"):
         prepared(streaming(address, window=4, copies=100e-6, cache_dir=str(tmp_path / "far")))
     prepared(data)
     most = 0
@@ -245,16 +253,23 @@ def test_what_is_damaged_is_named_and_never_trained_on(folder, tmp_path):
     at = file.index(picture) + len(picture) // 2
     (place / shard.name).write_bytes(file[:at] + bytes([file[at] ^ 1]) + file[at + 1 :])
     assert len(data.train.samples[[10, 12]]) == 2
-    with pytest.raises(UserError, match=r"row 11 of 00000.arrow of the packed data is damaged \(its checksum is wrong"):
+    with pytest.raises(UserError, match=r"row 11 of .*/packed/00000.arrow is damaged \(its checksum is wrong"):
         prepared(streaming(place)).train.samples[[11]]
     (place / shard.name).write_bytes(file[:-100])
-    with pytest.raises(UserError, match=r"00000.arrow of the packed data is damaged \(it has .* bytes and had"):
+    with pytest.raises(UserError, match=r"00000.arrow is damaged \(it has .* bytes and had"):
         prepared(streaming(place)).train.samples[[0]]
+    (place / shard.name).unlink()
+    with pytest.raises(UserError, match=r"00000.arrow is damaged \(it is missing"):
+        prepared(streaming(place)).train.samples[[0]]
+    known = (place / "known.arrow").read_bytes()
+    (place / "known.arrow").write_bytes(known.replace(b"picture 7", b"picture 8"))
+    with pytest.raises(UserError, match=r"known.arrow is damaged \(its checksum is wrong"):
+        prepared(streaming(place))
     (place / "index.json").write_text((place / "index.json").read_text().replace("cat", "rat"))
     with pytest.raises(UserError, match=r"index.json of .* cannot be read .*checksum"):
         streaming(place).num_classes  # noqa: B018
     (place / "index.json").unlink()
-    with pytest.raises(UserError, match=r"has no index.json; set data.root to a folder of `python -m oboro.data.pack`"):
+    with pytest.raises(UserError, match=r"has no index.json; pack pictures with `python -m oboro.data.pack`"):
         streaming(place).num_classes  # noqa: B018
 
 
@@ -267,6 +282,35 @@ def test_a_copy_that_is_another_file_is_refused(elsewhere, tmp_path):
     with pytest.raises(UserError, match=r"00000.arrow is not what index.json there says it is"):
         data.train.samples[:]
     assert not list((tmp_path / "far").rglob("*.tmp"))
+
+
+def test_a_damaged_copy_is_fetched_again(elsewhere, tmp_path):
+    address, fetched = elsewhere
+    cache = {"cache_dir": str(tmp_path / "far")}
+    whole = prepared(streaming(address, **cache)).train
+    rows = whole.samples[:], [*whole.captions]
+    for path in (tmp_path / "far").rglob("*.arrow"):
+        content = bytearray(path.read_bytes())
+        content[1000:1400] = bytes(400)
+        path.write_bytes(content)
+    again = prepared(streaming(address, **cache)).train
+    assert torch.equal(again.samples[:], rows[0]) and [*again.captions] == rows[1]
+    assert fetched.count("known.arrow") == 2 and fetched.count("00000.arrow") == 2
+
+
+def test_what_is_packed_anew_to_an_address_is_what_is_read(elsewhere, folder, tmp_path):
+    address, _ = elsewhere
+    cache = {"cache_dir": str(tmp_path / "far")}
+    before = prepared(streaming(address, **cache)).train
+    pictures = before.samples[:]
+    lines = (folder / "metadata.jsonl").read_text()
+    (folder / "metadata.jsonl").write_text(lines.replace("cat", "now").replace("dog", "cat").replace("now", "dog"))
+    shutil.rmtree(tmp_path / "packed")
+    pack(source(folder, tmp_path), tmp_path / "packed", shard_bytes=15_000)
+    after = prepared(streaming(address, **cache)).train
+    assert torch.equal(pictures, after.samples[:])
+    exchanged = torch.tensor([1, 0, 2])[before.labels]
+    assert torch.equal(after.labels, exchanged) and not torch.equal(after.labels, before.labels)
 
 
 def test_an_address_without_a_folder_says_so(tmp_path):
@@ -298,6 +342,9 @@ def test_a_run_goes_on_where_it_was_cut_and_measures_against_the_shards(folder, 
         (["data=series", "data.path=x.npy"], "error: series are numbers and no files"),
         (["data=image_folder", "data.root=nowhere"], "nowhere does not exist; set data.root=<folder of images>"),
         (["data=imagefolder"], "Did you mean data=image_folder?"),
+        (["data.root=cls"], "which data? add data=image_folder"),
+        (["data=image_folder", "data.rot=."], "Did you mean data.root?"),
+        (["data=streaming", "data.root=shards"], "is packed already"),
         (["data=textures"], "error: Textures says itself what is for training"),
         (["data=image_folder", "data.root=.", "--side", "0"], "argument --side: 0 is not above 0"),
     ],

@@ -23,6 +23,7 @@ from oboro.data.image_data import ImageData, ImageSettings
 from oboro.data.left_out import PART, SUFFIX, UNNAMED, LeftOut
 from oboro.data.metadata import NAMES, TEXTS, Entry, read_metadata, read_text
 from oboro.data.shapes import Shapes
+from oboro.data.shards import INDEX
 from oboro.modality.decode_image import SUFFIXES
 
 # Names of parts as they are on the Hugging Face hub; where sub-folders have no other names, the first kind is read.
@@ -178,6 +179,8 @@ def list_pictures(root: Path, labelled: bool = True, skipped: Collection[Identit
     if not listing.files:
         others = {0: "", 1: " (1 file or folder of another kind)"}
         passed = others.get(n := len(listing.left_out), f" ({n} files and folders of other kinds)")
+        if (root / INDEX).is_file():
+            raise UserError(f"{root} holds shards and no picture files; read them with data=streaming data.root={root}")
         raise UserError(f"{root} holds no pictures{passed}; set data.root=<folder of images>")
     return _with_texts(root, listing, labelled)
 

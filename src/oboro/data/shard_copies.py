@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, Protocol
 
 import fsspec
 from filelock import FileLock
@@ -23,11 +23,27 @@ from oboro.data.shards import File
 ATTEMPTS = 5  # to copy a file, after 1, 2, 4 and 8 seconds
 AT_ONCE = 4  # files that are fetched ahead at the same time
 PART = 2**22
-SUFFIX = ".arrow"
+SUFFIX, LOCKS = ".arrow", "locks"
 
 
 def is_elsewhere(root: str) -> bool:
     return "://" in root
+
+
+class Files(Protocol):
+    """The files of a packed folder."""
+
+    def read(self, name: str) -> str:
+        """The text of a small file. Raises ``OSError``, or ``UserError`` with the reason."""
+
+    def __call__(self, file: File) -> Path:
+        """Where it is on this machine, perhaps after a while."""
+
+    def renew(self, file: File) -> bool:
+        """It is damaged: whether it will be another one when it is asked for again."""
+
+    def ahead(self, files: Iterable[File]) -> None:
+        """These are wanted soon."""
 
 
 class Here:
@@ -39,14 +55,14 @@ class Here:
     def read(self, name: str) -> str:
         return (self.root / name).read_text(encoding="utf-8")
 
-    def know(self, files: Iterable[File]) -> None:
-        """Nothing has to be known of files that are here."""
+    def __call__(self, file: File) -> Path:
+        return self.root / file.name
 
-    def __call__(self, name: str) -> Path:
-        return self.root / name
+    def renew(self, file: File) -> bool:
+        return False
 
-    def ahead(self, names: Iterable[str]) -> None:
-        """Everything is here."""
+    def ahead(self, files: Iterable[File]) -> None:
+        return None
 
 
 class Copies:
@@ -60,57 +76,61 @@ class Copies:
     def __init__(self, root: str, folder: Path, limit: float):
         self.root, self.limit = root.rstrip("/"), limit
         self.folder = folder / hashlib.sha256(self.root.encode()).hexdigest()[:32]
-        self._files: dict[str, File] = {}
-        self._wanted: SimpleQueue[str] | None = None
+        self._wanted: SimpleQueue[File] | None = None
 
     def read(self, name: str) -> str:
-        """The text of a small file, fetched each time."""
-        return self._bytes(name).decode()
+        """Fetched each time."""
+        try:
+            with self._open(name) as file:
+                return file.read().decode()
+        except Exception as error:
+            raise self._missing(name, error) from error
 
-    def know(self, files: Iterable[File]) -> None:
-        """What the files have to be."""
-        self._files |= {file.name: file for file in files}
+    def __call__(self, file: File) -> Path:
+        return self._have(file, ATTEMPTS)
 
-    def __call__(self, name: str) -> Path:
-        return self._have(name, ATTEMPTS)
+    def renew(self, file: File) -> bool:
+        path = self._path(file)
+        remark(f"{path}, a copy of {visible(self.root)}/{file.name}, is damaged: it is fetched again")
+        with suppress(OSError):
+            path.unlink()
+        return True
 
-    def _have(self, name: str, attempts: int) -> Path:
-        path, file = self.folder / name, self._files[name]
-        if not self._is_here(path, file):
+    def _path(self, file: File) -> Path:
+        """Named by its content: another file that takes its name there has another copy."""
+        return self.folder / f"{file.sha256[:32]}{SUFFIX}"
+
+    def _have(self, file: File, attempts: int) -> Path:
+        path = self._path(file)
+        if not path.exists():
             with writing(self.folder):
-                self.folder.mkdir(parents=True, exist_ok=True)
+                (self.folder / LOCKS).mkdir(parents=True, exist_ok=True)
                 clear_abandoned(self.folder)
-            with FileLock(path.with_name(f"{name}.lock")):
-                if not self._is_here(path, file):  # another process has fetched it meanwhile
+            with FileLock(self.folder / LOCKS / path.name):
+                if not path.exists():  # another process has fetched it meanwhile
                     self._fetch(file, path, attempts)
         with suppress(OSError):
             os.utime(path)
         return path
 
-    def ahead(self, names: Iterable[str]) -> None:
+    def ahead(self, files: Iterable[File]) -> None:
         """Fetch in the background; what fails is tried again by whoever needs it, who hears of it."""
         if self._wanted is None:
             self._wanted = SimpleQueue()
             for _ in range(AT_ONCE):  # a run that ends does not wait for them
                 threading.Thread(target=self._fetch_wanted, args=(self._wanted,), daemon=True).start()
-        for name in names:
-            self._wanted.put(name)
+        for file in files:
+            self._wanted.put(file)
 
-    def _fetch_wanted(self, wanted: SimpleQueue[str]) -> None:
+    def _fetch_wanted(self, wanted: SimpleQueue[File]) -> None:
         while True:
             with suppress(UserError, OSError):
                 self._have(wanted.get(), attempts=1)
 
-    def _is_here(self, path: Path, file: File) -> bool:
-        try:
-            return path.stat().st_size == file.bytes
-        except OSError:
-            return False
-
     def _take_room(self, path: Path, size: int) -> None:
         """An empty file of ``size`` bytes; what was used longest ago is removed, so that all files together are within
         the limit, those that others are fetching included."""
-        with FileLock(self.folder / ".room"), writing(self.folder):
+        with FileLock(self.folder / LOCKS / "room"), writing(self.folder):
             files = [file for file in self.folder.iterdir() if file.name.endswith((SUFFIX, TEMPORARY))]
             used = sum(file.stat().st_size for file in files)
             copies = sorted((file.stat().st_mtime, file) for file in files if file.name.endswith(SUFFIX))
@@ -131,7 +151,8 @@ class Copies:
             except Exception as error:  # a library for each kind of address, each with its own
                 if attempt + 1 == attempts:
                     raise self._missing(file.name, error) from error
-                remark(f"{visible(self.root)}/{file.name} could not be fetched ({type(error).__name__}): once more")
+                if attempt == 0:
+                    remark(f"{visible(self.root)}/{file.name} could not be fetched ({why(error)}): once more")
                 time.sleep(2**attempt)
 
     def _copy(self, file: File, path: Path) -> None:
@@ -149,19 +170,20 @@ class Copies:
                 )
             os.replace(temporary, path)
 
-    def _bytes(self, name: str) -> bytes:
-        try:
-            with self._open(name) as file:
-                return file.read()
-        except Exception as error:
-            raise self._missing(name, error) from error
-
     def _open(self, name: str) -> Any:
         return fsspec.open(f"{self.root}/{name}", "rb")
 
     def _missing(self, name: str, error: Exception) -> UserError:
-        why = " ".join(str(error).split()) or type(error).__name__
-        return UserError(f"cannot read {visible(self.root)}/{name}: {visible(why)}; correct data.root, or try again")
+        return UserError(
+            f"cannot read {visible(self.root)}/{name}: {visible(why(error))}; correct data.root, or try again"
+        )
 
     def __getstate__(self) -> dict:
         return {**vars(self), "_wanted": None}
+
+
+def why(error: BaseException) -> str:
+    """The reason of a library that says ``FileNotFoundError(address)`` for all that can happen."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(str(error).split()) or type(error).__name__

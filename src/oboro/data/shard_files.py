@@ -19,7 +19,8 @@ from torch.utils.data import get_worker_info
 from oboro.base.errors import UserError
 from oboro.data.decode_or_skip import reason
 from oboro.data.optional import library
-from oboro.data.shards import IMAGE, SUM, Index
+from oboro.data.shard_copies import Files
+from oboro.data.shards import IMAGE, SUM, File, Index
 from oboro.data.store import Store
 from oboro.modality.decode_image import fit, load_image, warnings_off
 
@@ -35,6 +36,7 @@ class Rows:
     """An Arrow IPC file, mapped into memory: ``column(name, row)`` is a view of bytes that copies nothing."""
 
     def __init__(self, path: Path):
+        self.path = path
         pyarrow = arrow()
         reader = pyarrow.ipc.open_file(pyarrow.memory_map(str(path)))
         self._batches = [reader.get_batch(k) for k in range(reader.num_record_batches)]
@@ -54,34 +56,35 @@ class Rows:
 
 
 class Shards:
-    """The pictures of a packed folder by their numbers, encoded. ``local`` gives the path of a file of the folder on
-    this machine, perhaps after a while. A copy in a loader worker opens the files anew.
+    """The pictures of a packed folder by their numbers, encoded, from ``files``: the folder, or copies of it. A copy of
+    this in a loader worker opens the files anew.
 
-    Raises ``UserError`` for what is damaged.
+    Raises ``UserError`` for what is damaged, and cannot be fetched again.
     """
 
-    def __init__(self, index: Index, local: Callable[[str], Path]):
-        self.index, self._local = index, local
+    def __init__(self, index: Index, files: Files):
+        self.index, self._files = index, files
         self._first = np.cumsum([0, *(shard.count for shard in index.shards)])
         self._opened: OrderedDict[int, Rows] = OrderedDict()
 
     def picture(self, entry: str, number: int) -> tuple[Any, str]:
         """The bytes of a file, and what messages call it."""
         shard = int(np.searchsorted(self._first, number, "right")) - 1
-        row = int(number - self._first[shard])
-        name = f"row {row} of {self.index.shards[shard].name}"
-        rows = self._rows(shard)
-        encoded = rows.column(entry, row).as_buffer()
-        if zlib.crc32(encoded) != rows.column(entry + SUM, row).as_py():
-            raise damaged(name, "its checksum is wrong")
-        return encoded, name
+        file, row = self.index.shards[shard], int(number - self._first[shard])
+        for again in (False, True):
+            rows = self._rows(shard)
+            encoded = rows.column(entry, row).as_buffer()
+            if zlib.crc32(encoded) == rows.column(entry + SUM, row).as_py():
+                break
+            if again or not self._files.renew(file):
+                raise damaged(f"row {row} of {rows.path}", "its checksum is wrong")
+            del self._opened[shard]
+        return encoded, f"row {row} of {rows.path}"
 
     def _rows(self, shard: int) -> Rows:
         opened = self._opened.get(shard)
         if opened is None:
-            file = self.index.shards[shard]
-            path = self._local(file.name)
-            opened = self._opened[shard] = checked_rows(path, file.name, file.bytes, file.count)
+            opened = self._opened[shard] = opened_rows(self._files, self.index.shards[shard])
             if len(self._opened) > KEPT_OPEN:
                 self._opened.popitem(last=False)
         self._opened.move_to_end(shard)
@@ -91,21 +94,41 @@ class Shards:
         return {**vars(self), "_opened": OrderedDict()}
 
 
-def checked_rows(path: Path, name: str, size: int, count: int) -> Rows:
-    """The file, if it has so many bytes and rows. Mapping one that is too short would end the process (SIGBUS)."""
+def opened_rows(files: Files, file: File, whole: bool = False) -> Rows:
+    """``file`` of ``files``, if it has its bytes and rows; ``whole``: and its SHA-256. Mapping one that is too short
+    would end the process (SIGBUS). A copy that is damaged is fetched again; raises ``UserError`` for others."""
+    for again in (False, True):
+        path = files(file)
+        why = damage(path, file, whole)
+        if not why:
+            return Rows(path)
+        if again or not files.renew(file):
+            raise damaged(str(path), why)
+    raise AssertionError
+
+
+def damage(path: Path, file: File, whole: bool) -> str:
+    """What is wrong with the file at ``path``, in words; nothing where it is as it was written."""
     try:
-        if path.stat().st_size != size:
-            raise damaged(name, f"it has {path.stat().st_size:,} bytes and had {size:,}")
+        if path.stat().st_size != file.bytes:
+            return f"it has {path.stat().st_size:,} bytes and had {file.bytes:,}"
+        if whole and sha256(path) != file.sha256:
+            return "its checksum is wrong"
         rows = Rows(path)
-        if rows.count != count:
-            raise damaged(name, f"it has {rows.count:,} rows and had {count:,}")
+        return "" if rows.count == file.count else f"it has {rows.count:,} rows and had {file.count:,}"
+    except FileNotFoundError:
+        return "it is missing"
     except (OSError, arrow().ArrowException) as error:
-        raise damaged(name, reason(error)) from error
-    return rows
+        return reason(error)
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def damaged(name: str, why: str) -> UserError:
-    return UserError(f"{name} of the packed data is damaged ({why}); fetch or pack that folder again")
+    return UserError(f"{name} is damaged ({why}); copy or pack that folder again")
 
 
 @dataclass(frozen=True)

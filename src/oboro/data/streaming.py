@@ -15,7 +15,7 @@ from oboro.data.cache import Source
 from oboro.data.image_data import ImageData, ImageSettings
 from oboro.data.shapes import AUTO, Shapes
 from oboro.data.shard_copies import Copies, Here, is_elsewhere
-from oboro.data.shard_files import Packed, Rows, Shards, Texts, checked_rows
+from oboro.data.shard_files import Packed, Rows, Shards, Texts, opened_rows
 from oboro.data.shards import GROUP, INDEX, LABEL, TEXT, Index
 from oboro.data.split import Rows as Parts
 from oboro.data.split import held_out_counts
@@ -68,14 +68,16 @@ class Streaming(ImageData):
         try:
             index = Index.from_text(self._local.read(INDEX))
         except FileNotFoundError as error:
+            if isinstance(self._local, Here) and not self._local.root.exists():
+                raise UserError(f"data.root={self.root} does not exist; set data.root=<packed folder>") from error
             raise UserError(
-                f"{self.root} has no {INDEX}; set data.root to a folder of `python -m oboro.data.pack`"
+                f"{self.root} has no {INDEX}; pack pictures with `python -m oboro.data.pack` and set data.root to that "
+                "folder, or read them with data=image_folder"
             ) from error
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"{INDEX} of {self.root} cannot be read ({error}); copy or pack that folder again"
             ) from error
-        self._local.know([*index.shards, *([index.known] if index.known else [])])
         return index
 
     def prepare_data(self) -> None:
@@ -84,7 +86,7 @@ class Streaming(ImageData):
         self._check_classes(source)
         self._check_room()
         if self._index.known is not None:
-            self._local(self._index.known.name)
+            self._local(self._index.known)
         if not self._reported:
             height, width = self.modality.shape[1:]
             small = sum(n for size, n in self.shapes().sizes.items() if size[0] < height or size[1] < width)
@@ -102,7 +104,7 @@ class Streaming(ImageData):
         if is_elsewhere(self.root) and needed > self.copies * 1e9:
             raise UserError(
                 f"data.copies={self.copies:g} GB do not hold two windows of shards, {amount(needed)}; set "
-                f"data.copies={-(-needed // 10**9)} or more, or a smaller data.window"
+                f"data.copies={1.1 * needed / 1e9:.2g} or more, or a smaller data.window"
             )
 
     def open(self, source: Source) -> Packed:
@@ -121,7 +123,7 @@ class Streaming(ImageData):
     def _known(self) -> Rows:
         file = self._index.known
         assert file is not None
-        return checked_rows(self._local(file.name), file.name, file.bytes, file.count)
+        return opened_rows(self._local, file, whole=True)
 
     def divide(self, count: int, groups: np.ndarray | None) -> Parts:
         if groups is not None:
@@ -135,6 +137,6 @@ class Streaming(ImageData):
         counts = np.bincount(np.searchsorted(ends, self.train.samples.rows, "right"), minlength=len(ends))
 
         def ahead(own: list[int], after: list[int]) -> None:
-            self._local.ahead(self._index.shards[k].name for k in (*own, *after))
+            self._local.ahead(self._index.shards[k] for k in (*own, *after))
 
         return ShuffledWindows(counts, self.window, self.seed, ahead)

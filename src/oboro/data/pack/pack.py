@@ -29,6 +29,7 @@ from oboro.data.pack.write import ShardWriter, write_known
 from oboro.data.report import LEFT_OUT
 from oboro.data.shapes import Shapes
 from oboro.data.shards import GROUP, INDEX, LABEL, TEXT, Index
+from oboro.data.streaming import Streaming
 from oboro.modality.decode_image import fit, is_grey, load_image, warnings_off
 
 AT_ONCE = 256  # pictures that are looked at in threads
@@ -70,6 +71,8 @@ def pack(
     A source that cannot be read in any order (WebDataset) is dealt at random to ``SPREAD`` shards that are written at a
     time. Raises ``UserError`` where too many cannot be read, where there are none, and where the disk is full.
     """
+    if isinstance(data, Streaming):
+        raise UserError(f"{data.root} is packed already; pack what it was made of, or copy the folder")
     if (type(data).partition, type(data).divide) != (DataModule.partition, DataModule.divide):
         raise UserError(
             f"{type(data).__name__} says itself what is for training and what for tests, which shards do not; keep it "

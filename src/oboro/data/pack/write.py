@@ -1,11 +1,10 @@
 """The Arrow files of a packed folder."""
 
-import hashlib
 import zlib
 from pathlib import Path
 from typing import Any
 
-from oboro.data.shard_files import arrow
+from oboro.data.shard_files import arrow, sha256
 from oboro.data.shards import GROUP, KNOWN, LABEL, SUM, TEXT, File
 
 ROWS, BYTES = 1024, 2**25  # of a record batch at most: what a writer holds in memory
@@ -74,6 +73,4 @@ def write_known(folder: Path, known: dict[str, list[Any]]) -> File:
 
 
 def file_of(path: Path, count: int) -> File:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return File(path.name, count, path.stat().st_size, digest)
+    return File(path.name, count, path.stat().st_size, sha256(path))
