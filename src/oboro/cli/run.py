@@ -35,6 +35,7 @@ from oboro.base.command import as_typed, import_from_here
 from oboro.base.errors import UserError
 from oboro.base.grammar import is_true, quoted, values
 from oboro.base.secret import register, without_secrets
+from oboro.base.waiting import wait_without_spinning
 from oboro.base.yaml_file import check_yaml
 from oboro.cli.arguments import MULTIRUN, for_hydra
 from oboro.cli.checkpoint import offer_checkpoint
@@ -70,6 +71,7 @@ def run(name: str) -> None:
     A mistake of the user ends in one line on stderr and exit status 1. ``debug=default``, ``traceback=true`` or
     ``HYDRA_FULL_ERROR=1`` show the traceback. Other exceptions are ours and always do.
     """
+    wait_without_spinning()
     parser = get_args_parser()
     parser.error = unknown_flag  # in place of argparse's own report
     debugging = "debug=default" in sys.argv or any(map(is_true, values(sys.argv[1:], "traceback")))
