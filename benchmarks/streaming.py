@@ -54,7 +54,7 @@ def read(data: Streaming) -> float:
 
 def waited(folder: Path, side: int, typed: list[str]) -> float:
     """Share of the time of training steps."""
-    batch, steps = (BATCH, 60) if side < 128 else (4, 16)
+    batch, steps = (BATCH, 20) if side < 128 else (4, 8)
     arguments = [*typed, f"data.resolution={side}", f"data.batch_size={batch}", "data.num_classes=0", "metrics=[]"]
     arguments += ["model=unet_tiny", f"trainer.max_steps={steps}", f"trainer.val_check_interval={steps}"]
     arguments += [f"trainer.log_every_n_steps={steps // 2}", "callbacks=[throughput]", "logger=[jsonl]"]

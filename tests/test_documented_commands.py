@@ -68,7 +68,7 @@ def typed(text: str) -> list[tuple[str, list[str]]]:
     commands: dict[tuple, tuple[str, list[str]]] = {}
     for line in command_lines(text):
         match = re.match(
-            r"\s*(?:python|oboro|torchrun\b.*?)\s+(train|sample|edit|evaluate|detect|adapter|pack|export|onnx)(?:\.py)?"
+            r"\s*(?:python|oboro|torchrun\b.*?)\s+(train|sample|edit|evaluate|detect|adapter|pack|shards|export|onnx)(?:\.py)?"
             r"(?: (.*)|$)",
             line,
         )
