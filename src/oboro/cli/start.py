@@ -32,7 +32,7 @@ COMMANDS = {
     "evaluate": Command("oboro.cli.evaluate", "measure samples of a checkpoint, or pictures", True),
     "detect": Command("oboro.cli.detect", "say which pictures are anomalous, and how well that is told", True),
     "pack": Command("oboro.cli.pack", "a checkpoint and the parts that lie beside it become one file"),
-    "shards": Command("oboro.data.pack.__main__", "pictures become shards, which data=streaming reads"),
+    "shards": Command("oboro.cli.shards", "pictures become shards, which data=streaming reads"),
     "adapter": Command("oboro.cli.adapter", "write a LoRA as a file, or merge one into a checkpoint"),
     "import": Command("oboro.interop.__main__", "a diffusers pipeline becomes a checkpoint", first=("import",)),
     "import-ldm": Command(
