@@ -1,6 +1,6 @@
 """A training step of the CIFAR-10 network of DDPM, 35.7 million parameters: ours, and diffusers' as in its script."""
 
-from contextlib import nullcontext
+from itertools import repeat
 
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
@@ -8,8 +8,7 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor
 from torch.nn import functional as F
 
-from oboro.base.seeding import generator
-from rows.row import Contender, composed
+from rows.row import Contender, autocast, composed, trained
 
 BATCH, SIDE = 16, 32
 FORWARD = 12.1e9  # operations of an image, 6.06 GMAC
@@ -39,28 +38,10 @@ def peer() -> UNet2DModel:
     return network.train()
 
 
-def autocast(dtype: torch.dtype):
-    return nullcontext() if dtype is torch.float32 else torch.autocast("cpu", dtype)
-
-
 def our_step(dtype: torch.dtype) -> Contender:
-    task = composed(*UNCONDITIONAL)["task"].train()
-    parameters = list(task.denoiser.parameters())
-    assert abs(sum(p.numel() for p in parameters) / PARAMETERS - 1) < 0.01
-    optimizer, x, steps = task.optimizer.build(parameters), images(), iter(range(10**9))
-    task.ema.start(task.denoiser)
-
-    def step() -> None:
-        g = generator(0, "train", next(steps))
-        with autocast(dtype):
-            loss = task.loss(task.denoiser, x, task.conditioner({"x": x}, g), g).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        task.ema.update(task.denoiser)
-
-    return step
+    task = composed(*UNCONDITIONAL)["task"]
+    assert abs(sum(p.numel() for p in task.denoiser.parameters()) / PARAMETERS - 1) < 0.01
+    return trained(task, repeat({"x": images()}), dtype)
 
 
 def peer_step(dtype: torch.dtype) -> Contender:

@@ -1,7 +1,9 @@
 """What a row of ``benchmarks/speed.py`` is."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 
 import torch
@@ -9,7 +11,9 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from oboro.base.seeding import generator
 from oboro.cli.run import register_resolvers
+from oboro.task import Diffusion
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 Contender = Callable[[], object]  # one unit of work
@@ -59,3 +63,27 @@ def composed(*overrides: str) -> dict:
         config = compose("train", [*overrides, "output_dir=outputs"])
     plain = OmegaConf.to_container(config, resolve=True)
     return {key: instantiate(plain[key], _convert_="all") for key in ("task", "data")}
+
+
+def autocast(dtype: torch.dtype) -> AbstractContextManager:
+    return nullcontext() if dtype is torch.float32 else torch.autocast("cpu", dtype)
+
+
+def trained(task: Diffusion, batches: Iterator[dict], dtype: torch.dtype) -> Contender:
+    """A training step of ``task`` on the next of ``batches``, its average included."""
+    task.train()
+    parameters = list(task.denoiser.parameters())
+    optimizer, steps = task.optimizer.build(parameters), count()
+    task.ema.start(task.denoiser)
+
+    def step() -> None:
+        g, batch = generator(0, "train", next(steps)), next(batches)
+        with autocast(dtype):
+            loss = task.loss(task.denoiser, batch["x"], task.conditioner(batch, g), g).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        task.ema.update(task.denoiser)
+
+    return step

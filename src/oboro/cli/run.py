@@ -71,7 +71,8 @@ def run(name: str) -> None:
     A mistake of the user ends in one line on stderr and exit status 1. ``debug=default``, ``traceback=true`` or
     ``HYDRA_FULL_ERROR=1`` show the traceback. Other exceptions are ours and always do.
     """
-    wait_without_spinning()
+    if is_first_process():  # what other ranks would meet are its ranks
+        wait_without_spinning()
     parser = get_args_parser()
     parser.error = unknown_flag  # in place of argparse's own report
     debugging = "debug=default" in sys.argv or any(map(is_true, values(sys.argv[1:], "traceback")))

@@ -1,6 +1,6 @@
 """Pictures in shards, here or elsewhere, decoded while training reads them."""
 
-from functools import cached_property
+from functools import cached_property, partial
 from typing import ClassVar, Unpack
 
 import numpy as np
@@ -15,7 +15,7 @@ from oboro.data.cache import Source
 from oboro.data.image_data import ImageData, ImageSettings
 from oboro.data.shapes import AUTO, Shapes
 from oboro.data.shard_copies import Copies, Here, is_elsewhere
-from oboro.data.shard_files import Packed, Rows, Shards, Texts, opened_rows
+from oboro.data.shard_files import Packed, Shards, Texts, opened_rows
 from oboro.data.shards import GROUP, INDEX, LABEL, TEXT, Index
 from oboro.data.split import Rows as Parts
 from oboro.data.split import held_out_counts
@@ -109,21 +109,17 @@ class Streaming(ImageData):
 
     def open(self, source: Source) -> Packed:
         index, modality = self._index, self.modality
-        known = None if index.known is None else self._known()
+        known = None if index.known is None else opened_rows(self._local, index.known, whole=True)
+        again = partial(opened_rows, self._local, index.known)  # in loader workers, without a look at all of it
         return Packed(
             shape=(index.count, *modality.shape),
             labels=known.numbers(LABEL) if known is not None and LABEL in index.columns else None,
-            captions=Texts(self._known, TEXT, np.arange(index.count)) if TEXT in index.columns else None,
+            captions=Texts(again, TEXT, np.arange(index.count)) if TEXT in index.columns else None,
             groups=known.numbers(GROUP) if known is not None and GROUP in index.columns else None,
             hint_shapes={entry: (index.count, c, *modality.shape[1:]) for entry, c in index.hints.items()},
             fingerprint=f"{index.fingerprint[:32]}{'x'.join(map(str, modality.shape))}",
             shards=Shards(index, self._local),
         )
-
-    def _known(self) -> Rows:
-        file = self._index.known
-        assert file is not None
-        return opened_rows(self._local, file, whole=True)
 
     def divide(self, count: int, groups: np.ndarray | None) -> Parts:
         if groups is not None:
