@@ -16,7 +16,14 @@ def run(script: str, folder: Path, arguments: list[str]) -> tuple[int, float]:
     """The exit status and the CPU seconds of a command in one thread; shown before it starts."""
     print(" ".join(["python", script, *arguments]), flush=True)
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    command = [sys.executable, str(HOUSE / script), *arguments, f"hydra.run.dir={folder}", "overwrite=true"]
+    command = [
+        sys.executable,
+        str(HOUSE / script),
+        *arguments,
+        f"hydra.run.dir={folder}",
+        f"hydra.sweep.dir={folder}",
+        "overwrite=true",
+    ]
     with (folder.parent / f"{folder.name}.log").open("w") as log:
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         status = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment).returncode

@@ -32,6 +32,8 @@ class LatentCache(Callback):
         data, codec = trainer.datamodule, task.codec
         if not codec.state_dict():
             raise UserError("pixels need no cache of latents; leave callbacks.latent_cache out, or choose a codec.")
+        if len(data.training_shapes) > 1:
+            raise UserError("latents are cached of one size; leave callbacks.latent_cache out, or set data.buckets=0.")
         shown = trainer.is_global_zero and sys.stderr.isatty()
 
         def cached(samples: Samples, modality: Modality, name: str, flips: bool) -> Latents:

@@ -2,13 +2,11 @@
 
 from collections.abc import Sequence
 
-from torch import nn
-
 from oboro.base.errors import UserError
 from oboro.modality import Image
 from oboro.modality.modality import sizes
 from oboro.task import Generation
-from oboro.task.noise_levels import answer_shape
+from oboro.task.noise_levels import takes
 
 
 def resize(task: Generation, size: Sequence[int]) -> None:
@@ -18,17 +16,9 @@ def resize(task: Generation, size: Sequence[int]) -> None:
         raise UserError(f"size is of images and the model makes {noun}; leave size out.")
     trained, modality = task.modality, Image(task.modality.shape[0], *size)
     network, latent = task.denoiser.network, task.codec.latent_shape(modality.shape)
-    if min(latent[1:]) < network.min_size or not taken(network, latent):
+    if not takes(network, latent):
         raise UserError(
             f"{type(network).__name__} takes no samples of size={list(size)}; leave size out, or set multiples of the "
             f"size of training, {sizes(trained.shape[1:])}."
         )
     task.modality = modality
-
-
-def taken(network: nn.Module, shape: tuple[int, ...]) -> bool:
-    """Whether the network answers a sample (C, ...) of ``shape`` with one of its size."""
-    try:
-        return answer_shape(network, shape)[1:] == shape[1:]
-    except RuntimeError:  # of torch, where sizes do not match
-        return False

@@ -289,11 +289,20 @@ class DataModule(LightningDataModule, ABC):
             accumulate=self._accumulate,
             start=self._consumed,
         )
-        return self._loader(self.train, stream)
+        return self._loader(self.read_in_training(), stream)
 
     def order(self) -> Order:
         """In which order training has its samples."""
         return Shuffled(len(self.train), self.seed)
+
+    def read_in_training(self) -> Split:
+        """``train`` as training reads it: some sources give it in several sizes."""
+        return self.train
+
+    @property
+    def training_shapes(self) -> Sequence[tuple[int, ...]]:
+        """The shapes that samples may have in training, first that of all others."""
+        return [self.modality.shape]
 
     def rows(self, micro_batch: int) -> Tensor:
         """Which samples (b,), int64, of the batch that one process would have are those of this rank's ``micro_batch``,

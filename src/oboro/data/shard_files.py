@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any, overload
@@ -148,6 +149,10 @@ class Packed(Store):
             return EncodedArray(self.shards, rows, self.shape[1:])
         return EncodedArray(self.shards, rows, self.hint_shapes[entry][1:], entry)
 
+    def sized(self, rows: np.ndarray, sizes: np.ndarray, entry: str | None = None) -> "SizedArray":
+        """As ``samples``, each of a size (height, width) of its own, ``sizes`` (len(rows), 2)."""
+        return SizedArray(self.samples(rows, entry), sizes)
+
     def texts(self, rows: np.ndarray) -> "Texts | None":
         return None if self.captions is None else self.captions.at(rows)
 
@@ -170,25 +175,48 @@ class EncodedArray:
         return len(self.rows)
 
     def __getitem__(self, indices: Tensor | np.ndarray | list[int] | slice | int) -> Tensor:
+        height, width = self.shape[2:]
+        return self.taken(indices, (height, width))
+
+    def taken(self, indices: Tensor | np.ndarray | list[int] | slice | int, size: tuple[int, int]) -> Tensor:
+        """Those at ``indices``, made to fit another ``size`` (height, width)."""
         rows = self.rows[indices.cpu().numpy() if isinstance(indices, Tensor) else indices]
         encoded = [self.shards.picture(self._entry, number) for number in np.atleast_1d(rows)]
         threads = 1 if get_worker_info() else min(8, os.cpu_count() or 1, len(encoded))
         with warnings_off():
             if threads > 1:
                 with ThreadPoolExecutor(threads) as pool:
-                    images = list(pool.map(self._decoded, encoded))
+                    images = list(pool.map(partial(self._decoded, size=size), encoded))
             else:
-                images = [self._decoded(each) for each in encoded]
-        taken = torch.from_numpy(np.stack(images) if images else np.empty((0, *self.shape[1:]), np.uint8))
+                images = [self._decoded(each, size) for each in encoded]
+        taken = torch.from_numpy(np.stack(images) if images else np.empty((0, self.shape[1], *size), np.uint8))
         return taken if rows.ndim else taken[0]
 
-    def _decoded(self, picture: tuple[Any, str]) -> np.ndarray:
+    def _decoded(self, picture: tuple[Any, str], size: tuple[int, int]) -> np.ndarray:
         encoded, name = picture
-        channels, *size = self.shape[1:]
         try:
-            return fit(load_image(BytesIO(encoded)), channels, (size[0], size[1]))
+            return fit(load_image(BytesIO(encoded)), self.shape[1], size)
         except Exception as error:  # Pillow raises almost anything
             raise damaged(name, reason(error)) from error
+
+
+class SizedArray:
+    """Pictures of sizes (height, width) of their own, ``sizes`` (n, 2): ``array[indices]`` is for those of one size."""
+
+    def __init__(self, pictures: EncodedArray, sizes: np.ndarray):
+        self._pictures, self._sizes = pictures, sizes
+        self.shape, self.rows = pictures.shape, pictures.rows
+        self.fingerprint = hashlib.sha256(pictures.fingerprint.encode() + sizes.tobytes()).hexdigest()
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def __getitem__(self, indices: Tensor | np.ndarray | list[int] | slice | int) -> Tensor:
+        sizes = np.atleast_2d(self._sizes[indices.cpu().numpy() if isinstance(indices, Tensor) else indices])
+        if (sizes != sizes[0]).any():
+            raise ValueError("these pictures are of several sizes")
+        height, width = map(int, sizes[0])
+        return self._pictures.taken(indices, (height, width))
 
 
 class Texts(Sequence[str]):

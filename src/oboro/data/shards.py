@@ -1,7 +1,7 @@
 """Encoded pictures in shards: a folder of Arrow files of some hundred megabytes, and what is known of them.
 
     00000.arrow, 00001.arrow, …   an Arrow IPC file each, a row for each picture
-    known.arrow                   label, text and group of every picture, in the order of the shards
+    known.arrow                   label, text, group and size of every picture, in the order of the shards
     index.json                    the files with their rows, bytes and SHA-256, and sizes, classes, entries
 
 The columns of a shard are ``image``, the bytes of a file of any format that Pillow reads, the second pictures by their
@@ -23,6 +23,7 @@ INDEX, KNOWN = "index.json", "known.arrow"
 FORMAT = 1
 IMAGE, SUM = "image", "_crc32"
 LABEL, TEXT, GROUP = "label", "text", "group"
+HEIGHT, WIDTH = "height", "width"
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Index:
         shards: in the order of the pictures.
         known: the file with what is known of each, None where nothing is.
         shapes: of the pictures as they are stored.
-        columns: which of label, text and group there are.
+        columns: which of label, text, group, height and width there are.
         classes: names of the classes, as many as the labels name.
         hints: channels of second pictures, by entry.
     """

@@ -1,5 +1,7 @@
 """Pictures in shards, here or elsewhere, decoded while training reads them."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import ClassVar, Unpack
 
@@ -9,16 +11,17 @@ from oboro.base.amounts import amount
 from oboro.base.counted import counted
 from oboro.base.errors import UserError
 from oboro.base.paths import LocalPath
-from oboro.base.ranges import Count, Positive
+from oboro.base.ranges import Count, CountOrNone, Positive
 from oboro.base.remark import notice
+from oboro.data.buckets import Bucketed, Size, bucket_sizes, buckets_of
 from oboro.data.cache import Source
 from oboro.data.image_data import ImageData, ImageSettings
 from oboro.data.shapes import AUTO, Shapes
 from oboro.data.shard_copies import Copies, Here, is_elsewhere
 from oboro.data.shard_files import Packed, Shards, Texts, opened_rows
-from oboro.data.shards import GROUP, INDEX, LABEL, TEXT, Index
+from oboro.data.shards import GROUP, HEIGHT, INDEX, LABEL, TEXT, WIDTH, Index
 from oboro.data.split import Rows as Parts
-from oboro.data.split import held_out_counts
+from oboro.data.split import Split, held_out_counts
 from oboro.data.stream import Order, ShuffledWindows
 
 
@@ -36,15 +39,25 @@ class Streaming(ImageData):
     The last pictures are held out, of a folder that was shuffled when it was packed, so that they lie in few shards;
     pictures of equal group are held out together, wherever they lie. ``resolution`` and ``channels`` are what each
     picture is made to fit when it is decoded, so one folder serves for several.
+
+    With ``buckets`` > 0 training has pictures in the shape that is nearest to their own, of those of the same area
+    whose sides are multiples of ``buckets`` (``bucket_sizes``), and every batch has one shape (``Bucketed``). All else
+    sees them at ``resolution``: validation, references, samples. The whole folder is one window then.
     """
 
     defaults: ClassVar[ImageSettings] = {"channels": AUTO, "resolution": AUTO, "num_classes": AUTO, "num_workers": 2}
 
     def __init__(
-        self, *, root: LocalPath, window: Count = 16, copies: Positive = 100.0, **settings: Unpack[ImageSettings]
+        self,
+        *,
+        root: LocalPath,
+        window: Count = 16,
+        copies: Positive = 100.0,
+        buckets: CountOrNone = 0,
+        **settings: Unpack[ImageSettings],
     ):
         super().__init__(**settings)
-        self.root, self.window, self.copies = root, window, copies
+        self.root, self.window, self.copies, self.buckets = root, window, copies, buckets
 
     def source(self) -> Source:
         index = self._index
@@ -100,10 +113,11 @@ class Streaming(ImageData):
     def _check_room(self) -> None:
         """Raises ``UserError`` where two windows of copies are more than may stay."""
         largest = max(shard.bytes for shard in self._index.shards)
-        needed = min(2 * self.window, len(self._index.shards)) * largest
+        shards, which = len(self._index.shards), "all" if self.buckets else "two windows of"
+        needed = (shards if self.buckets else min(2 * self.window, shards)) * largest
         if is_elsewhere(self.root) and needed > self.copies * 1e9:
             raise UserError(
-                f"data.copies={self.copies:g} GB do not hold two windows of shards, {amount(needed)}; set "
+                f"data.copies={self.copies:g} GB do not hold {which} shards, {amount(needed)}; set "
                 f"data.copies={1.1 * needed / 1e9:.2g} or more, or a smaller data.window"
             )
 
@@ -129,6 +143,8 @@ class Streaming(ImageData):
         return Parts(rows[: ends[0]], rows[ends[1] :], rows[ends[0] : ends[1]])
 
     def order(self) -> Order:
+        if self.buckets:
+            return self._bucketed()
         ends = np.cumsum([shard.count for shard in self._index.shards])
         counts = np.bincount(np.searchsorted(ends, self.train.samples.rows, "right"), minlength=len(ends))
 
@@ -136,3 +152,47 @@ class Streaming(ImageData):
             self._local.ahead(self._index.shards[k] for k in (*own, *after))
 
         return ShuffledWindows(counts, self.window, self.seed, ahead)
+
+    def _bucketed(self) -> Order:
+        order = Bucketed(self._buckets, self.batch_size, self.seed, lambda: self._local.ahead(iter(self._index.shards)))
+        if not order.size:
+            raise UserError(
+                f"data.batch_size={self.batch_size} is more than the {counted(len(self.train), 'training pictures')}; "
+                "set it lower, or data.buckets=0"
+            )
+        return order
+
+    def read_in_training(self) -> Split:
+        if not self.buckets:
+            return self.train
+        store, rows, sizes = self._store, self.train.samples.rows, np.array(self.training_sizes)[self._buckets]
+        assert isinstance(store, Packed)
+        hints = {entry: store.sized(rows, sizes, entry) for entry in store.hint_shapes}
+        return replace(self.train, samples=store.sized(rows, sizes), hints=hints)
+
+    def unread(self) -> dict[str, str]:
+        windows = {"window": "the whole folder is one with data.buckets"} if self.buckets else {}
+        return {**super().unread(), **windows}
+
+    @property
+    def training_sizes(self) -> list[Size]:
+        height, width = self.modality.shape[1:]
+        return bucket_sizes((height, width), self.buckets) if self.buckets else [(height, width)]
+
+    @property
+    def training_shapes(self) -> Sequence[tuple[int, ...]]:
+        sizes, channels = self.training_sizes, self.modality.shape[0]
+        used = np.unique(buckets_of(np.array(list(self.shapes().sizes)), sizes, least=1))
+        return [self.modality.shape, *((channels, *sizes[k]) for k in used if k)]
+
+    @cached_property
+    def _buckets(self) -> np.ndarray:
+        """The number of the size of each training picture (n,)."""
+        index = self._index
+        if not {HEIGHT, WIDTH} <= set(index.columns) or index.known is None:
+            raise UserError(
+                f"{self.root} was packed without the sizes of the pictures; pack it again, or set data.buckets=0"
+            )
+        known = opened_rows(self._local, index.known)
+        shapes = np.stack([known.numbers(name)[self.train.samples.rows] for name in (HEIGHT, WIDTH)], 1)
+        return buckets_of(shapes, self.training_sizes, self.batch_size)

@@ -90,6 +90,14 @@ class NoiseLevels(Task):
             )
 
 
+def takes(network: nn.Module, shape: tuple[int, ...]) -> bool:
+    """Whether the network answers a sample (C, ...) of ``shape`` with one of its size."""
+    try:
+        return min(shape[1:]) >= network.min_size and answer_shape(network, shape)[1:] == shape[1:]
+    except RuntimeError:  # of torch, where sizes do not match
+        return False
+
+
 def answer_shape(network: nn.Module, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape of what a network makes of one sample (C, ...) = ``shape``, found without computing anything."""
     state = {name: v.to("meta") for name, v in chain(network.named_parameters(), network.named_buffers())}

@@ -154,7 +154,8 @@ class Task(lightning.LightningModule, ABC):
     def check_training(self, data: DataModule) -> None:
         """Raises ``UserError`` where what training alone needs is missing or does not fit: a teacher, say. Whatever
         draws and measures does without."""
-        return None
+        if len(data.training_shapes) > 1:
+            raise UserError(f"{type(self).__name__} learns from samples of one size; set data.buckets=0.")
 
     @abstractmethod
     def objective(self, batch: dict[str, Tensor], x: Tensor, generator: torch.Generator) -> Tensor:

@@ -28,7 +28,7 @@ from oboro.data.left_out import UNREADABLE, LeftOut, summary, table
 from oboro.data.pack.write import ShardWriter, write_known
 from oboro.data.report import LEFT_OUT
 from oboro.data.shapes import Shapes
-from oboro.data.shards import GROUP, INDEX, LABEL, TEXT, Index
+from oboro.data.shards import GROUP, HEIGHT, INDEX, LABEL, TEXT, WIDTH, Index
 from oboro.data.streaming import Streaming
 from oboro.modality.decode_image import fit, is_grey, load_image, warnings_off
 
@@ -141,7 +141,9 @@ class Packing:
             self._writers.append(self._next())
         k = int(torch.randint(len(self._writers), (), generator=self._deal)) if self.spread > 1 else 0
         writer = self._writers[k]
-        writer.add({"image": encoded.image, **encoded.hints}, picture.label, picture.caption, picture.group)
+        height, width = encoded.size
+        known = {LABEL: picture.label, TEXT: picture.caption, GROUP: picture.group, HEIGHT: height, WIDTH: width}
+        writer.add({"image": encoded.image, **encoded.hints}, known)
         if writer.bytes >= self.shard_bytes:
             writer.close()
             self._writers[k] = self._next()
@@ -167,11 +169,11 @@ class Packing:
         written = [writer for writer in self._full if writer.count]
         for writer in self._full:
             writer.close()
-        columns = tuple(name for name in (LABEL, TEXT, GROUP) if written[0].known[name][0] is not None)
+        columns = tuple(name for name, values in written[0].known.items() if values[0] is not None)
         known = {name: [value for writer in written for value in writer.known[name]] for name in columns}
         return Index(
             tuple(writer.file() for writer in written),
-            write_known(self.folder, known) if columns else None,
+            write_known(self.folder, known),
             Shapes(self.sizes, self.grey),
             columns,
             classes if LABEL in columns else (),

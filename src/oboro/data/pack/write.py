@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from oboro.data.shard_files import arrow, sha256
-from oboro.data.shards import GROUP, KNOWN, LABEL, SUM, TEXT, File
+from oboro.data.shards import GROUP, HEIGHT, KNOWN, LABEL, SUM, TEXT, WIDTH, File
 
+KINDS = {LABEL: "int64", TEXT: "large_string", GROUP: "int64", HEIGHT: "int64", WIDTH: "int64"}
 ROWS, BYTES = 1024, 2**25  # of a record batch at most: what a writer holds in memory
 
 
@@ -15,15 +16,14 @@ class ShardWriter:
 
     def __init__(self, path: Path):
         self.path, self.bytes, self.count = path, 0, 0
-        self.known: dict[str, list[Any]] = {LABEL: [], TEXT: [], GROUP: []}
+        self.known: dict[str, list[Any]] = {name: [] for name in KINDS}
         self._rows: list[dict[str, Any]] = []
         self._held = 0
         self._sink: Any = None
         self._writer: Any = None
 
-    def add(self, files: dict[str, bytes], label: int | None, text: str | None, group: int | None) -> None:
-        """A picture and those that belong to it, by entry."""
-        known = {LABEL: label, TEXT: text, GROUP: group}
+    def add(self, files: dict[str, bytes], known: dict[str, Any]) -> None:
+        """A picture and those that belong to it, by entry, and what is known of it, all of ``KINDS``."""
         for name, value in known.items():
             self.known[name].append(value)
         sums = {name + SUM: zlib.crc32(file) for name, file in files.items()}
@@ -65,7 +65,7 @@ def schema_of(row: dict[str, Any]) -> Any:
 def write_known(folder: Path, known: dict[str, list[Any]]) -> File:
     """The columns of ``known.arrow``."""
     pyarrow, path = arrow(), folder / KNOWN
-    kinds = {LABEL: pyarrow.int64(), TEXT: pyarrow.large_string(), GROUP: pyarrow.int64()}
+    kinds = {name: pyarrow.type_for_alias(kind) for name, kind in KINDS.items()}
     schema = pyarrow.schema([(name, kinds[name]) for name in known])
     with pyarrow.OSFile(str(path), "wb") as sink, pyarrow.ipc.new_file(sink, schema) as writer:
         writer.write_batch(pyarrow.record_batch([pyarrow.array(known[n], kinds[n]) for n in known], schema=schema))

@@ -1,0 +1,1 @@
+"""Contenders of ``quality.py``: a file for each recipe, with a function ``points``."""
