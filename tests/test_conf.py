@@ -551,3 +551,14 @@ def test_every_class_of_a_group_can_be_chosen():
         classes = {name: getattr(module, name) for name in getattr(module, "__all__", ())}
         unnamed = {n for n, c in classes.items() if inspect.isclass(c) and not inspect.isabstract(c) and c not in named}
         assert unnamed == NO_OPTIONS.get(group, set()), group
+
+
+def test_no_key_of_an_option_has_a_value_where_the_name_stands_for_options():
+    """``loss.weighting=one`` would be taken for the group loss/weighting and refused."""
+    taken = []
+    for file in sorted(CONF.rglob("*.yaml")):
+        values = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+        for key, value in values.items() if isinstance(values, dict) else ():
+            if (file.parent / str(key)).is_dir() and isinstance(value, str | int | float):
+                taken.append(f"{file.relative_to(CONF)}: {key}")
+    assert not taken

@@ -121,7 +121,7 @@ def test_ect():
     curriculum = task.loss.curriculum
     assert (curriculum.q, curriculum.k, curriculum.b) == (2.0, 8.0, 1.0)
     assert curriculum.stage(199_999) == 7 and curriculum.stage(24_999) == 0
-    assert (task.loss.time.mean, task.loss.time.std, task.loss.weighting) == (-1.1, 2.0, "gap")
+    assert (task.loss.time.mean, task.loss.time.std, task.loss.weight) == (-1.1, 2.0, "gap")
     assert task.loss.teacher is None and task.loss.penalty.scale < 1e-6
     assert (task.optimizer.lr, task.optimizer.factor(0, 200_000), type(task.optimizer).__name__) == (1e-4, 1.0, "RAdam")
     assert {m.p for m in task.modules() if isinstance(m, torch.nn.Dropout)} == {0.2}

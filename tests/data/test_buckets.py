@@ -26,6 +26,7 @@ def test_sizes_are_the_widest_of_the_area(resolution, step):
     every = [(h, w) for h in range(step, area + 1, step) for w in range(step, area // h + 1, step)]
     widest = {h: max(w for g, w in every if g == h) for h in {h for h, _ in every}}
     allowed = {(h, w) for h, w in widest.items() if max(h, w) <= LONGEST * min(h, w)}
+    allowed |= {(w, h) for h, w in allowed}
     assert sizes[0] == resolution and set(sizes) == allowed | {resolution} and len(set(sizes)) == len(sizes)
 
 

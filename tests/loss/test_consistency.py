@@ -36,7 +36,7 @@ def learning_from(denoiser):
 
 
 def loss_of(n=None, **settings) -> Consistency:
-    usual = {"time": Uniform(), "penalty": Squared(), "coupling": Independent(), "weighting": "one"}
+    usual = {"time": Uniform(), "penalty": Squared(), "coupling": Independent(), "weight": "one"}
     steps = curriculum.Easy(q=256.0, stages=1) if n is None else curriculum.Discrete(n, n)
     return Consistency(**{**usual, "curriculum": steps, **settings})
 
@@ -253,14 +253,14 @@ class Joint:
 METHODS = {
     "training": loss_of(
         curriculum=curriculum.Discrete(8, 64, 3000),
-        weighting="gap",
+        weight="gap",
         penalty=PseudoHuber(0.03),
         time=LogNormal(-0.5, 1.8),
     ),
     "distillation": loss_of(24, teacher=learning_from(Joint(Cosine()))),
     "tuning": loss_of(
         curriculum=curriculum.Easy(q=2.0, stages=6, every=500),
-        weighting="gap",
+        weight="gap",
         penalty=PseudoHuber(1e-8),
         time=LogNormal(-0.5, 1.8),
     ),

@@ -38,7 +38,7 @@ def jump(schedule):
 
 
 def loss_of(teacher, **settings):
-    usual = {"time": LogNormal(-1.1, 2.0), "curriculum": Easy(q=256.0, stages=1), "weighting": "one"}
+    usual = {"time": LogNormal(-1.1, 2.0), "curriculum": Easy(q=256.0, stages=1), "weight": "one"}
     taught = SimpleNamespace(on=lambda schedule, like: teacher)
     return TruncatedConsistency(penalty=Squared(), coupling=Independent(), teacher=taught, **{**usual, **settings})
 

@@ -16,8 +16,8 @@ Size = tuple[int, int]
 
 
 def bucket_sizes(resolution: Size, step: int) -> list[Size]:
-    """Sizes (height, width) of at most the area of ``resolution``: each height that is a multiple of ``step`` with the
-    largest such width, none longer than four times the other side; and ``resolution`` itself.
+    """Sizes (height, width) of at most the area of ``resolution``: ``resolution`` itself, then each side that is a
+    multiple of ``step`` with the largest such other side, lying and standing, none longer than four times the other.
 
     Podell et al. 2023 (SDXL, arXiv:2307.01952, sec. 2.3 and app. I), there 1024² in steps of 64.
     """
@@ -26,7 +26,7 @@ def bucket_sizes(resolution: Size, step: int) -> list[Size]:
     for height in range(step, area // step + 1, step):
         width = area // height // step * step
         if width and max(height, width) <= LONGEST * min(height, width):
-            found[height, width] = None
+            found[height, width] = found[width, height] = None
     return list(found)
 
 

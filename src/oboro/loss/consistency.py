@@ -17,7 +17,7 @@ from oboro.loss.time import TimeDistribution, time_at
 from oboro.schedule import Schedule, expand_as
 from oboro.teacher import Teacher
 
-Weighting = Literal["gap", "angle", "one"]
+Weight = Literal["gap", "angle", "one"]
 
 
 def inverse_gap(t: Times, r: Times) -> Tensor:
@@ -49,7 +49,7 @@ class Consistency(nn.Module):
     has the weights of the moment, as Song & Dhariwal 2023 (arXiv:2310.14189, sec. 3.2) find best, and the dropout masks
     of the other side.
 
-    ``weighting``: 1 / (rho_t - rho_r) for gap, with rho = sigma / alpha; 1 / (angle_t - angle_r) for angle; 1 for one.
+    ``weight``: 1 / (rho_t - rho_r) for gap, with rho = sigma / alpha; 1 / (angle_t - angle_r) for angle; 1 for one.
     Parameters and buffers are those of ``time``.
     """
 
@@ -63,7 +63,7 @@ class Consistency(nn.Module):
         curriculum: Curriculum,
         penalty: Penalty,
         coupling: Coupling,
-        weighting: Weighting = "gap",
+        weight: Weight = "gap",
         teacher: Teacher | None = None,
         solver: Solver = "heun",
     ):
@@ -72,7 +72,7 @@ class Consistency(nn.Module):
         self.curriculum = curriculum
         self.penalty = penalty
         self.coupling = coupling
-        self.weighting = weighting
+        self.weight = weight
         self.teacher = teacher
         self.solver = solver
 
@@ -109,7 +109,7 @@ class Consistency(nn.Module):
             online = jump(x_t, t.t, cond)
         with torch.no_grad():
             target = torch.where(expand_as(r.data, x), x_r, jump(x_r, r.t, cond))
-        return WEIGHTS[self.weighting](t, r) * self.penalty(online - target)
+        return WEIGHTS[self.weight](t, r) * self.penalty(online - target)
 
     @torch.no_grad()
     def _followed(self, x_t: Tensor, t: Times, r: Times, cond: Condition, schedule: Schedule) -> Tensor:

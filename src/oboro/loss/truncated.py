@@ -8,7 +8,7 @@ from oboro.base.errors import UserError
 from oboro.base.ranges import BelowOne, NonNegative, Positive
 from oboro.condition import Condition
 from oboro.denoiser import Denoiser
-from oboro.loss.consistency import WEIGHTS, Weighting
+from oboro.loss.consistency import WEIGHTS, Weight
 from oboro.loss.coupling import Coupling
 from oboro.loss.curriculum import Curriculum
 from oboro.loss.path import noised, times_at
@@ -44,7 +44,7 @@ class TruncatedConsistency(nn.Module):
         penalty: Penalty,
         coupling: Coupling,
         teacher: Teacher,
-        weighting: Weighting = "gap",
+        weight: Weight = "gap",
         transition: Positive = 1.0,
         boundary: BelowOne = 0.25,
         boundary_weight: NonNegative = 0.1,
@@ -59,7 +59,7 @@ class TruncatedConsistency(nn.Module):
         self.penalty = penalty
         self.coupling = coupling
         self.teacher = teacher
-        self.weighting = weighting
+        self.weight = weight
         self.transition = transition
         self.boundary = boundary
         self.boundary_weight = boundary_weight
@@ -96,7 +96,7 @@ class TruncatedConsistency(nn.Module):
             below = self.teacher.on(schedule, x_r).towards(1.0, 0.0)(x_r, r.t, cond)
             target = torch.where(expand_as(r.t < at, x), below, jump(x_r, r.t, cond))
             target = torch.where(expand_as(r.data, x), x_r, target)
-        return WEIGHTS[self.weighting](t, r) * self.penalty(online - target)
+        return WEIGHTS[self.weight](t, r) * self.penalty(online - target)
 
     def _start(self, schedule: Schedule) -> tuple[float, float]:
         """The time of the transition, and its quantile by bisection, for quantiles rise with u; of the latest schedule
