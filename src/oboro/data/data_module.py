@@ -21,6 +21,7 @@ from oboro.base.paths import LocalPath
 from oboro.base.ranges import BelowOne, Classes, Count, CountOrNone, Seed
 from oboro.data import cache
 from oboro.data.cache import Source
+from oboro.data.check_classes import check_classes, check_labels
 from oboro.data.decode_once import decode_once
 from oboro.data.population import Population
 from oboro.data.report import listed, report
@@ -179,7 +180,7 @@ class DataModule(LightningDataModule, ABC):
         """Decode into the cache, unless it is there, and say what is left out. Lightning calls this on one process of
         each node."""
         source = self.source()
-        self._check_classes(source)
+        check_classes(self.num_classes, source)
         cached = decode_once(source, self._folder(source), self.stored_shape, self.noun, self.max_unreadable)
         if not self._reported:
             report(source, cached, self.noun, self.given_classes == 0, self.natural_size)
@@ -200,9 +201,9 @@ class DataModule(LightningDataModule, ABC):
         if self._store is not None:
             return
         source = self.source()
-        self._check_classes(source)
+        check_classes(self.num_classes, source)
         store = self.open(source)
-        self._check_labels(store)
+        check_labels(self.num_classes, store)
         rows, anomalous = self.partition(source, store)
         self.fingerprint = store.fingerprint
         self.train, self.validation, self.test = (self._part(store, part, self.num_classes > 0) for part in rows)
@@ -249,30 +250,6 @@ class DataModule(LightningDataModule, ABC):
 
     def _folder(self, source: Source) -> Path:
         return cache.folder_of(self.cache_dir, type(self).__name__, source, self.stored_shape)
-
-    def _check_classes(self, source: Source) -> None:
-        count = source.classes
-        if self.num_classes and not count:
-            raise UserError(
-                f"data.num_classes={self.num_classes}, but the samples have no labels; set data.num_classes=0"
-            )
-        if self.num_classes and self.num_classes != count:
-            raise UserError(
-                f"the data has {counted(count, 'classes')}{listed(source.names)}, not {self.num_classes}; set "
-                f"data.num_classes={count}"
-            )
-
-    def _check_labels(self, store: Store) -> None:
-        """A label out of range would be drawn, and counted, as another class."""
-        if not self.num_classes or store.labels is None:
-            return
-        low, high = int(store.labels.min()), int(store.labels.max())
-        if low < 0 or high >= self.num_classes:
-            odd = low if low < 0 else high
-            raise UserError(
-                f"a sample has the label {odd} and classes are 0 to {self.num_classes - 1}; correct the labels, or set "
-                "data.num_classes=0 to ignore them"
-            )
 
     def train_dataloader(self) -> DataLoader:
         world, rank = self._place()

@@ -15,6 +15,7 @@ from oboro.base.ranges import Count, CountOrNone, Positive
 from oboro.base.remark import notice
 from oboro.data.buckets import Bucketed, Size, bucket_sizes, buckets_of
 from oboro.data.cache import Source
+from oboro.data.check_classes import check_classes
 from oboro.data.image_data import ImageData, ImageSettings
 from oboro.data.shapes import AUTO, Shapes
 from oboro.data.shard_copies import Copies, Here, is_elsewhere
@@ -96,7 +97,7 @@ class Streaming(ImageData):
     def prepare_data(self) -> None:
         """Copy what is known of the pictures, where it lies elsewhere, and say what is enlarged."""
         source = self.source()
-        self._check_classes(source)
+        check_classes(self.num_classes, source)
         self._check_room()
         if self._index.known is not None:
             self._local(self._index.known)
