@@ -44,6 +44,7 @@ from oboro.cli.composed_once import composed_once
 from oboro.cli.ending import ending, sentence
 from oboro.cli.folder import AUTO
 from oboro.cli.help import overview
+from oboro.cli.inner_choices import typed_choices_stand_alone
 from oboro.cli.mistakes_of_ranks import is_first_process
 from oboro.cli.options import CONF, VALUES, choosing, without_groups
 from oboro.cli.ranks import kill_ranks, supervised
@@ -96,7 +97,12 @@ def run(name: str) -> None:
         kept = [Path(str(f)) for f in values(sys.argv[1:], "hydra.run.dir") if Path(str(f)).exists()]
         main = hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(job(name, kept))
         try:
-            with trusting(packages), without_groups(VALUES.get(name, ())), composed_once():
+            with (
+                trusting(packages),
+                without_groups(VALUES.get(name, ())),
+                typed_choices_stand_alone(),
+                composed_once(),
+            ):
                 # in a context of its own: what resume=auto chose ends with the command
                 copy_context().run(compose_and_run, name, main, not (flags.cfg or flags.info))
         except Refused as refused:
