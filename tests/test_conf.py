@@ -126,7 +126,9 @@ def composed(*overrides: str):
 
 
 DISTILLING = (  # what needs a teacher
+    "experiment=cd_fashion",
     "experiment=mean_flow_fashion",
+    "experiment=pd_fashion",
     "experiment=scd_cifar10",
     "experiment=scd_fashion",
     "loss=consistency_distillation",

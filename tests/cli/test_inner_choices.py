@@ -28,7 +28,7 @@ def option(path: str) -> dict:
         ("loss=consistency_distillation", "loss/curriculum=easy"),
         ("loss=truncated_consistency", "loss/curriculum=discrete"),
         ("loss=consistency_easy", "loss/penalty=adaptive"),
-        ("experiment=ect_fashion", "loss/curriculum=discrete"),
+        ("experiment=ect_fashion", "loss/curriculum=easy"),
         ("experiment=mean_flow_fashion", "loss/penalty=pseudo_huber"),
     ],
 )
