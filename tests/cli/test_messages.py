@@ -172,8 +172,8 @@ NO_CHECKPOINT = (
 def test_what_makes_a_run_pointless_is_remarked(tmp_path):
     run = runs.train(tmp_path, "callbacks=[throughput]", "optimizer.lr=0", f"data.root={tmp_path}")
     root = (
-        "warning: data.root is not read, since the images of data.part=test come with oboro; leave it out, or choose "
-        "data=image_folder for pictures of your own.\n"
+        "warning: data.root is not read, since the images of data.part=test come with oboro (pictures of your own: "
+        "data=image_folder); leave it out.\n"
     )
     rate = "warning: optimizer.lr=0 leaves the weights as they are; set a rate above 0 to train.\n"
     assert run.stderr == NO_CHECKPOINT.format(word="callbacks=[throughput]") + root + rate

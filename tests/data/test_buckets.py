@@ -1,7 +1,9 @@
 """Laws of training on pictures of several proportions: sizes of one area, and batches of one size."""
 
 import json
+import re
 from collections import Counter
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -20,26 +22,49 @@ from oboro.modality.decode_image import fit, load_image
 SIDE, STEP = 32, 8
 
 
-@pytest.mark.parametrize(("resolution", "step"), [((64, 64), 8), ((1024, 1024), 64), ((48, 64), 16), ((5, 5), 8)])
-def test_sizes_are_the_widest_of_the_area(resolution, step):
+@pytest.mark.parametrize(
+    ("resolution", "step"), [((64, 64), 8), ((1024, 1024), 64), ((48, 64), 16), ((5, 5), 8), ((50, 50), 16)]
+)
+def test_sizes_are_the_widest_of_the_area_and_each_of_other_proportions(resolution, step):
     area, sizes = resolution[0] * resolution[1], bucket_sizes(resolution, step)
     every = [(h, w) for h in range(step, area + 1, step) for w in range(step, area // h + 1, step)]
     widest = {h: max(w for g, w in every if g == h) for h in {h for h, _ in every}}
-    allowed = {(h, w) for h, w in widest.items() if max(h, w) <= LONGEST * min(h, w)}
-    allowed |= {(w, h) for h, w in allowed}
-    assert sizes[0] == resolution and set(sizes) == allowed | {resolution} and len(set(sizes)) == len(sizes)
+    allowed = {(h, w) for h, w in widest.items() if max(h, w) <= LONGEST * min(h, w)} | {resolution}
+    allowed |= {(w, h) for h, w in allowed - {resolution}}
+    assert sizes[0] == resolution and set(sizes) <= allowed
+    ratios = [Fraction(*size) for size in sizes]
+    assert len(set(ratios)) == len(ratios) and set(ratios) == {Fraction(*size) for size in allowed}
+    assert all(
+        size == resolution or size == max(s for s in allowed if Fraction(*s) == Fraction(*size)) for size in sizes
+    )
 
 
 def test_a_picture_has_the_nearest_proportions_of_those_with_enough_pictures():
-    rng, sizes = np.random.default_rng(0), bucket_sizes((64, 64), 8)
+    rng, sizes = np.random.default_rng(0), bucket_sizes((50, 50), 8)
     shapes = rng.integers(20, 200, (500, 2))
     distances = np.abs(np.log(shapes[:, :1] / shapes[:, 1:]) - np.log([h / w for h, w in sizes]))
-    assert (distances[range(500), buckets_of(shapes, sizes, 1)] == distances.min(1)).all()
+    assert (buckets_of(shapes, sizes, 1) == distances.argmin(1)).all()
     chosen = buckets_of(shapes, sizes, 40)
     kept = np.unique(chosen)
     assert np.bincount(chosen)[kept].min() >= 40 and 1 < len(kept) < len(sizes)
-    assert (distances[range(500), chosen] == distances[:, kept].min(1)).all()
-    assert len(np.unique(buckets_of(shapes, sizes, 501))) == 1
+    assert (chosen == kept[distances[:, kept].argmin(1)]).all()
+
+
+@pytest.mark.parametrize(
+    ("least", "counts"),
+    [
+        (20, {(32, 32): 27, (24, 40): 44, (40, 24): 36}),
+        (40, {(32, 32): 63, (24, 40): 44}),  # the first size, in the middle, is kept as long as others fill it
+        (50, {(32, 32): 107}),
+        (200, {(32, 32): 107}),
+    ],
+)
+def test_sizes_of_too_few_pictures_go_to_the_first(least, counts):
+    sizes = bucket_sizes((32, 32), 8)
+    shapes = np.array([(30, 30)] * 27 + [(30, 50)] * 44 + [(50, 30)] * 36)
+    assert Counter(sizes[k] for k in buckets_of(shapes, sizes, least)) == counts
+    without = buckets_of(shapes[27:], sizes, 30)  # where no picture is nearest to it, and others have enough
+    assert Counter(sizes[k] for k in without) == {(24, 40): 44, (40, 24): 36}
 
 
 def test_an_epoch_has_batches_of_one_bucket_and_each_sample_at_most_once():
@@ -106,8 +131,19 @@ def test_pictures_are_cropped_to_their_size_and_all_else_sees_one_size(packed):
     assert plain.training_shapes == [(3, SIDE, SIDE)]
 
 
+def test_what_is_trained_on_is_said(packed, capsys):
+    read(packed).train_dataloader()
+    out = capsys.readouterr().out
+    assert "training in 3 sizes: " in out and "24×40 (" in out and "an epoch leaves out " in out
+    data = read(packed)
+    shown = dict(re.findall(r"(\d+×\d+) \(([\d,]+)\)", out))
+    of = Counter("×".join(map(str, data.training_sizes[k])) for k in data._buckets)
+    assert shown == {name: str(n) for name, n in of.items()}
+    assert "enlarged" not in out  # (40, 80) at 24×40 is reduced, as are the others
+
+
 def test_what_cannot_be_read_in_buckets_says_so(packed):
-    with pytest.raises(UserError, match=r"data.batch_size=55 is more than the 54 training pictures"):
+    with pytest.raises(UserError, match=r"is more than the 54 training pictures; set data.batch_size=54"):
         read(packed, batch_size=55).train_dataloader()
     index = Index.from_text(Here(str(packed)).read(INDEX))
     columns = tuple(name for name in index.columns if name != "width")
@@ -130,7 +166,9 @@ def test_a_run_on_several_sizes_goes_on_where_it_was_cut_and_draws_any_of_them(p
     runs.succeeded(runs.call("sample.py", *drawn, cwd=tmp_path))
     for typed_more, said in (
         (["task=autoencoder"], "learns from samples of one size; set data.buckets=0"),
-        (["model=dcgan_small", "task=gan"], "takes no samples of"),
+        (["model=dcgan_small", "task=gan"], "DCGAN takes no samples of"),
+        (["model=unet_tiny", "task=gan"], "a discriminator learns from samples of one size; set data.buckets=0"),
+        (["conditioner=image", "hint=downsample", "hint.factor=16"], "Downsample is of no pictures of"),
     ):
         run = runs.call("train.py", *runs.outputs(tmp_path / "no", *typed, *typed_more), cwd=tmp_path)
         assert run.status != 0 and said in run.stderr and "Traceback" not in run.stderr

@@ -59,10 +59,7 @@ def remark_unread_data(data: DataModule) -> None:
     typed = typed_keys(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
     for key, why in data.unread().items():
         if f"data.{key}" in typed:
-            remark(
-                f"data.{key} is not read, since {why}; leave it out, or choose data=image_folder for pictures of your "
-                "own."
-            )
+            remark(f"data.{key} is not read, since {why}; leave it out.")
 
 
 def settle_classes(config: DictConfig, key: str) -> None:

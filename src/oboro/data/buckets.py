@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from functools import lru_cache
-from math import log
 
 import numpy as np
 import torch
@@ -16,47 +15,53 @@ Size = tuple[int, int]
 
 
 def bucket_sizes(resolution: Size, step: int) -> list[Size]:
-    """Sizes (height, width) of at most the area of ``resolution``: ``resolution`` itself, then each side that is a
-    multiple of ``step`` with the largest such other side, lying and standing, none longer than four times the other.
+    """Sizes (height, width) of at most the area of ``resolution``, each of other proportions: ``resolution`` itself,
+    then each side that is a multiple of ``step`` with the largest such other side, lying and standing, none longer than
+    four times the other.
 
     Podell et al. 2023 (SDXL, arXiv:2307.01952, sec. 2.3 and app. I), there 1024² in steps of 64.
     """
     area = resolution[0] * resolution[1]
-    found = {resolution: None}
+    found = {resolution[0] / resolution[1]: resolution}
     for height in range(step, area // step + 1, step):
         width = area // height // step * step
         if width and max(height, width) <= LONGEST * min(height, width):
-            found[height, width] = found[width, height] = None
-    return list(found)
+            for size in ((height, width), (width, height)):
+                known = found.setdefault(size[0] / size[1], size)
+                if known != resolution and size > known:
+                    found[size[0] / size[1]] = size
+    return list(found.values())
 
 
 def buckets_of(shapes: np.ndarray, sizes: list[Size], least: int) -> np.ndarray:
     """The number in ``sizes`` (n,) of each picture of ``shapes`` (n, 2), height and width: that of the nearest
-    proportions, |log h/w - log H/W|, among the sizes that have at least ``least`` pictures.
+    proportions, |log h/w - log H/W|, of equally near ones the lower, among the sizes that at least ``least`` pictures
+    have.
 
-    Those of a size that has fewer go to the nearest that has enough, and all to one where none has.
+    A size that fewer have is left out and its pictures go to the nearest other one, beginning with the size that is
+    farthest from the first, which is left out last and if others have enough. All have the first where none has.
     """
     proportions = np.log([height / width for height, width in sizes])
     wanted = np.log(shapes[:, 0] / shapes[:, 1])
     chosen = nearest(wanted, proportions, np.arange(len(sizes)))
-    allowed = np.unique(chosen)
-    while True:
+    counts = np.bincount(chosen, minlength=len(sizes))
+    allowed = counts > 0
+    allowed[0] = True
+    while len(short := np.flatnonzero(allowed & (counts < least))) and allowed.sum() > 1:
+        drop = max(short.tolist(), key=lambda k: abs(proportions[k] - proportions[0]))
+        allowed[drop] = False
+        moved = chosen == drop
+        chosen[moved] = nearest(wanted[moved], proportions, np.flatnonzero(allowed))
         counts = np.bincount(chosen, minlength=len(sizes))
-        short = [k for k in allowed if 0 < counts[k] < least]
-        if not short or len(allowed) == 1:
-            return chosen
-        drop = min(short, key=lambda k: (counts[k], -abs(log(sizes[k][0] / sizes[k][1]))))
-        allowed = allowed[allowed != drop]
-        chosen = nearest(wanted, proportions, allowed)
+    return chosen
 
 
 def nearest(wanted: np.ndarray, proportions: np.ndarray, allowed: np.ndarray) -> np.ndarray:
-    """For each of ``wanted`` (n,) the element of ``allowed`` whose proportions are nearest, the first of equals."""
+    """For each of ``wanted`` (n,) the element of ``allowed`` whose proportions are nearest."""
     ordered = allowed[np.argsort(proportions[allowed], kind="stable")]
     values = proportions[ordered]
-    right = np.clip(np.searchsorted(values, wanted), 1, max(len(values) - 1, 1))
-    left = right - 1
-    right = np.minimum(right, len(values) - 1)
+    right = np.clip(np.searchsorted(values, wanted), 0, len(values) - 1)
+    left = np.maximum(right - 1, 0)
     return ordered[np.where(wanted - values[left] <= values[right] - wanted, left, right)]
 
 
@@ -65,7 +70,7 @@ class Bucketed(Order):
     the batches shuffled, drawn for ``(seed, epoch)``.
 
     ``buckets`` (n,) are those of the samples. What is left of a bucket is not in that epoch: fewer than ``batch_size``
-    samples of each, others in every epoch. ``begins(epoch)`` is called before an epoch is read.
+    samples of each, others in every epoch. ``begins`` is called before an epoch is read.
     """
 
     def __init__(self, buckets: np.ndarray, batch_size: int, seed: int, begins: Callable[[], None] = lambda: None):

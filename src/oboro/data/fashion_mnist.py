@@ -94,7 +94,11 @@ class FashionMNIST(ImageData):
         self.root = Path(root).expanduser() if root else None
 
     def unread(self) -> dict[str, str]:
-        return {"root": "the images of data.part=test come with oboro"} if self.part.embedded else {}
+        return (
+            {"root": "the images of data.part=test come with oboro (pictures of your own: data=image_folder)"}
+            if self.part.embedded
+            else {}
+        )
 
     def source(self) -> Source:
         notes = [] if self.part.embedded else not_in(self.root, [self.part.images.name])

@@ -149,9 +149,11 @@ class Packed(Store):
             return EncodedArray(self.shards, rows, self.shape[1:])
         return EncodedArray(self.shards, rows, self.hint_shapes[entry][1:], entry)
 
-    def sized(self, rows: np.ndarray, sizes: np.ndarray, entry: str | None = None) -> "SizedArray":
-        """As ``samples``, each of a size (height, width) of its own, ``sizes`` (len(rows), 2)."""
-        return SizedArray(self.samples(rows, entry), sizes)
+    def sized(
+        self, rows: np.ndarray, sizes: Sequence[tuple[int, int]], numbers: np.ndarray, entry: str | None = None
+    ) -> "SizedArray":
+        """As ``samples``, each of the size (height, width) of its number (len(rows),) in ``sizes``."""
+        return SizedArray(self.samples(rows, entry), sizes, numbers)
 
     def texts(self, rows: np.ndarray) -> "Texts | None":
         return None if self.captions is None else self.captions.at(rows)
@@ -201,22 +203,24 @@ class EncodedArray:
 
 
 class SizedArray:
-    """Pictures of sizes (height, width) of their own, ``sizes`` (n, 2): ``array[indices]`` is for those of one size."""
+    """Pictures of several ``sizes`` (height, width), of which ``numbers`` (n,) says those of each: ``array[indices]``
+    is for those of one size."""
 
-    def __init__(self, pictures: EncodedArray, sizes: np.ndarray):
-        self._pictures, self._sizes = pictures, sizes
+    def __init__(self, pictures: EncodedArray, sizes: Sequence[tuple[int, int]], numbers: np.ndarray):
+        self._pictures, self._sizes, self._numbers = pictures, list(sizes), numbers
         self.shape, self.rows = pictures.shape, pictures.rows
-        self.fingerprint = hashlib.sha256(pictures.fingerprint.encode() + sizes.tobytes()).hexdigest()
+        of = f"{pictures.fingerprint} {self._sizes}"
+        self.fingerprint = hashlib.sha256(of.encode() + numbers.tobytes()).hexdigest()
 
     def __len__(self) -> int:
         return len(self._pictures)
 
     def __getitem__(self, indices: Tensor | np.ndarray | list[int] | slice | int) -> Tensor:
-        sizes = np.atleast_2d(self._sizes[indices.cpu().numpy() if isinstance(indices, Tensor) else indices])
-        if (sizes != sizes[0]).any():
+        numbers = self._numbers[indices.cpu().numpy() if isinstance(indices, Tensor) else indices]
+        first, *others = np.unique(numbers).tolist()
+        if others:
             raise ValueError("these pictures are of several sizes")
-        height, width = map(int, sizes[0])
-        return self._pictures.taken(indices, (height, width))
+        return self._pictures.taken(indices, self._sizes[first])
 
 
 class Texts(Sequence[str]):

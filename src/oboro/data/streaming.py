@@ -12,7 +12,7 @@ from oboro.base.counted import counted
 from oboro.base.errors import UserError
 from oboro.base.paths import LocalPath
 from oboro.base.ranges import Count, CountOrNone, Positive
-from oboro.base.remark import notice
+from oboro.base.remark import notice, remark
 from oboro.data.buckets import Bucketed, Size, bucket_sizes, buckets_of
 from oboro.data.cache import Source
 from oboro.data.check_classes import check_classes
@@ -24,6 +24,7 @@ from oboro.data.shards import GROUP, HEIGHT, INDEX, LABEL, TEXT, WIDTH, Index
 from oboro.data.split import Rows as Parts
 from oboro.data.split import Split, held_out_counts
 from oboro.data.stream import Order, ShuffledWindows
+from oboro.modality.modality import sizes
 
 
 class Streaming(ImageData):
@@ -102,24 +103,25 @@ class Streaming(ImageData):
         if self._index.known is not None:
             self._local(self._index.known)
         if not self._reported:
-            height, width = self.modality.shape[1:]
-            small = sum(n for size, n in self.shapes().sizes.items() if size[0] < height or size[1] < width)
-            if small:
+            shapes, counts = map(np.array, zip(*self.shapes().sizes.items(), strict=True))
+            target = np.array(self.training_sizes)[self._sizes_of(shapes)]
+            if small := int(counts[(shapes < target).any(1)].sum()):
+                size = "their size in training" if self.buckets else sizes(self.modality.shape[1:])
                 notice(
-                    f"{small:,} of {counted(self._index.count, self.noun)} are smaller than {height}×{width} and "
-                    f"enlarged; {self.natural_size()}"
+                    f"{small:,} of {counted(self._index.count, self.noun)} are smaller than {size} and enlarged; "
+                    f"{self.natural_size()}"
                 )
             self._reported = True
 
     def _check_room(self) -> None:
         """Raises ``UserError`` where two windows of copies are more than may stay."""
-        largest = max(shard.bytes for shard in self._index.shards)
-        shards, which = len(self._index.shards), "all" if self.buckets else "two windows of"
-        needed = (shards if self.buckets else min(2 * self.window, shards)) * largest
+        files = [shard.bytes for shard in self._index.shards]
+        needed = sum(files) if self.buckets else min(2 * self.window, len(files)) * max(files)
         if is_elsewhere(self.root) and needed > self.copies * 1e9:
+            which, other = ("all", "data.buckets=0") if self.buckets else ("two windows of", "a smaller data.window")
             raise UserError(
                 f"data.copies={self.copies:g} GB do not hold {which} shards, {amount(needed)}; set "
-                f"data.copies={1.1 * needed / 1e9:.2g} or more, or a smaller data.window"
+                f"data.copies={1.1 * needed / 1e9:.2g} or more, or {other}"
             )
 
     def open(self, source: Source) -> Packed:
@@ -159,17 +161,31 @@ class Streaming(ImageData):
         if not order.size:
             raise UserError(
                 f"data.batch_size={self.batch_size} is more than the {counted(len(self.train), 'training pictures')}; "
-                "set it lower, or data.buckets=0"
+                f"set data.batch_size={len(self.train)} or less, or data.buckets=0"
             )
+        self._report(len(self.train) - order.size)
         return order
+
+    def _report(self, left: int) -> None:
+        """How many pictures have which size, and that ``left`` of them wait for another epoch."""
+        names, numbers = [sizes(size) for size in self.training_sizes], self._buckets
+        counts = sorted(zip(*np.unique(numbers, return_counts=True), strict=True), key=lambda pair: -pair[1])
+        shown = [f"{names[k]} ({n:,})" for k, n in counts]
+        most = ", ".join([*shown[:8], *(["…"] if len(shown) > 8 else [])])
+        notice(f"training in {counted(len(shown), 'sizes')}: {most}; an epoch leaves out {left:,} of {len(numbers):,}")
+        if 0 not in numbers:
+            remark(
+                f"no batch has {names[0]}, of which samples and metrics are; set data.resolution to "
+                "one of the sizes of training, or a smaller data.batch_size"
+            )
 
     def read_in_training(self) -> Split:
         if not self.buckets:
             return self.train
-        store, rows, sizes = self._store, self.train.samples.rows, np.array(self.training_sizes)[self._buckets]
+        store, rows, of = self._store, self.train.samples.rows, (self.training_sizes, self._buckets)
         assert isinstance(store, Packed)
-        hints = {entry: store.sized(rows, sizes, entry) for entry in store.hint_shapes}
-        return replace(self.train, samples=store.sized(rows, sizes), hints=hints)
+        hints = {entry: store.sized(rows, *of, entry) for entry in store.hint_shapes}
+        return replace(self.train, samples=store.sized(rows, *of), hints=hints)
 
     def unread(self) -> dict[str, str]:
         windows = {"window": "the whole folder is one with data.buckets"} if self.buckets else {}
@@ -182,9 +198,15 @@ class Streaming(ImageData):
 
     @property
     def training_shapes(self) -> Sequence[tuple[int, ...]]:
-        sizes, channels = self.training_sizes, self.modality.shape[0]
-        used = np.unique(buckets_of(np.array(list(self.shapes().sizes)), sizes, least=1))
-        return [self.modality.shape, *((channels, *sizes[k]) for k in used if k)]
+        """As everywhere; before ``setup`` those of any picture, and none that is too rare."""
+        found, channels = self.training_sizes, self.modality.shape[0]
+        ready = self.buckets and self._store is not None
+        used = self._buckets if ready else self._sizes_of(np.array(list(self.shapes().sizes)))
+        return [self.modality.shape, *((channels, *found[k]) for k in np.unique(used) if k)]
+
+    def _sizes_of(self, shapes: np.ndarray) -> np.ndarray:
+        """The number (n,) of the nearest size of each of ``shapes`` (n, 2), however few have it."""
+        return buckets_of(shapes, self.training_sizes, least=1)
 
     @cached_property
     def _buckets(self) -> np.ndarray:
@@ -196,4 +218,4 @@ class Streaming(ImageData):
             )
         known = opened_rows(self._local, index.known)
         shapes = np.stack([known.numbers(name)[self.train.samples.rows] for name in (HEIGHT, WIDTH)], 1)
-        return buckets_of(shapes, self.training_sizes, self.batch_size)
+        return buckets_of(shapes, self.training_sizes, self.batch_size).astype(np.uint16)

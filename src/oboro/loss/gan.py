@@ -44,6 +44,8 @@ class GAN(Game):
         return {"discriminator": (self.discriminator,)}
 
     def check(self, data: DataModule, codec: Codec) -> None:
+        if len(data.training_shapes) > 1:
+            raise UserError("a discriminator learns from samples of one size; set data.buckets=0.")
         shape = codec.latent_shape(data.modality.shape)
         if shape != self.discriminator.shape:
             raise UserError(

@@ -32,13 +32,13 @@ from oboro.loss import Game, Loss
 from oboro.loss.loss import guidance_scales
 from oboro.loss.straight import quantiles
 from oboro.measurement import NAME, Mask, Measured
-from oboro.modality.modality import sizes
 from oboro.model.signals import by_name
 from oboro.optimizer import Optimizer
 from oboro.sampler import Sampler
 from oboro.schedule import expand_as
 from oboro.task import contradictions, guidance_scale, remarks
-from oboro.task.noise_levels import NoiseLevels, takes
+from oboro.task.noise_levels import NoiseLevels
+from oboro.task.training_sizes import check_training_sizes
 
 
 class Generation(NoiseLevels):
@@ -114,13 +114,8 @@ class Generation(NoiseLevels):
 
     def check_training(self, data: DataModule) -> None:
         """Raises ``UserError`` for a teacher of other samples, or that does not know what the loss asks it, and for
-        sizes that the network does not take."""
-        for shape in data.training_shapes[1:]:
-            if not takes(self.denoiser.network, self.codec.latent_shape(shape)):
-                raise UserError(
-                    f"{type(self.denoiser.network).__name__} takes no samples of {sizes(shape[1:])}; set data.buckets "
-                    "to a multiple of what it halves them down to, or to 0."
-                )
+        sizes of training that some part does not take."""
+        check_training_sizes(self, data)
         if self.loss.teacher is not None:
             self.loss.teacher.check(data.modality.shape, self.codec)
             contradictions.check_teacher(self)
