@@ -23,7 +23,11 @@ from oboro.report.curve import curve_figure
 STUDENTS = {  # rounds, each from the last one's weights, and the steps that it is drawn with
     "ECT": [(["experiment=ect_fashion"], "1,2,4")],
     "CD": [(["experiment=cd_fashion"], "1,2,4")],
-    "PD": [(["experiment=pd_fashion", f"loss.steps={k}"], str(k)) for k in (4, 2, 1)],
+    "PD": [
+        (["experiment=pd_fashion", "loss.steps=4", "loss.teacher_steps=4"], "4"),
+        (["experiment=pd_fashion", "loss.steps=2"], "2"),
+        (["experiment=pd_fashion", "loss.steps=1"], "1"),
+    ],
     "MeanFlow": [(["experiment=mean_flow_fashion"], "1,2,4")],
     "sCD": [(["experiment=scd_fashion"], "1,2,4")],
     "DMD2": [(["task=distillation", "experiment=dmd2_fashion"], "1,2,4")],

@@ -101,6 +101,13 @@ class Teacher:
         return bool(getattr(get_class(self._config["loss"]["_target_"]), "teaches_jumps", False))
 
     @property
+    def teaches_steps(self) -> int | None:
+        """How many steps of the uniform grid it was trained to make, and nothing between them; None for any."""
+        loss = self._config["loss"]
+        declared = getattr(get_class(loss["_target_"]), "teaches_steps", None)
+        return loss["steps"] if isinstance(declared, property) else declared
+
+    @property
     def one_level(self) -> bool:
         """Whether it was trained at a single noise level (``loss/time=fixed``)."""
         target = (self._config["loss"].get("time") or {}).get("_target_", "")

@@ -20,11 +20,11 @@ def learning_from(denoiser):
     return SimpleNamespace(on=lambda schedule, like: denoiser, evaluations=1)
 
 
-class TwoInOne:
-    """x̂0 with which one step of DDIM, of length 1/n, lands where two of half of it do."""
+class ManyInOne:
+    """x̂0 with which one step of DDIM, of length 1/n, lands where ``parts`` of an equal part of it do."""
 
-    def __init__(self, exact, n):
-        self.exact, self.schedule, self.n = exact, exact.schedule, n
+    def __init__(self, exact, n, parts=2):
+        self.exact, self.schedule, self.n, self.parts = exact, exact.schedule, n, parts
 
     def towards(self, alpha, sigma):
         return self
@@ -32,24 +32,26 @@ class TwoInOne:
     def __call__(self, x_t, t, cond):
         x0 = torch.empty_like(x_t)
         for row, time in enumerate(t.tolist()):
-            a, _, c = grid = nodes(self.schedule, [time, time - 0.5 / self.n, time - 1 / self.n])
+            a, *between, c = nodes(self.schedule, [time - k / self.parts / self.n for k in range(self.parts + 1)])
             if time - 1 / self.n < 1e-9:
                 c = nodes(Linear(), [0.0])[0]
-                grid = [a, grid[1], c]
-            x_s = DDIM(2).solve(self.exact, x_t[row : row + 1], grid, cond, None)
+            grid = [a, *between, c]
+            x_s = DDIM(self.parts).solve(self.exact, x_t[row : row + 1], grid, cond, None)
             ratio = c.sigma / a.sigma
             x0[row] = ((x_s - ratio * x_t[row : row + 1]) / (c.alpha - ratio * a.alpha))[0]
         return x0
 
 
 @each_schedule
-def test_the_target_is_two_steps_of_the_teacher(schedule, normal):
+@pytest.mark.parametrize("parts", [2, 4])
+def test_the_target_is_several_steps_of_the_teacher(parts, schedule, normal):
     """From noise without signal and into exact data, too: the loss of such a student is 0."""
     exact, n = GaussianDenoiser(0.3, 0.7, schedule), 4
-    loss = Progressive(Squared(), Independent(), learning_from(exact), steps=n)
+    loss = Progressive(Squared(), Independent(), learning_from(exact), steps=n, teacher_steps=parts)
+    assert loss.evaluations == 1 + parts and loss.asks_steps == parts * n
     x, eps = normal(6, 3), normal(6, 3)
     u = torch.tensor([0.01, 0.25, 0.3, 0.6, 0.9, 1.0], dtype=torch.float64)
-    assert loss.at_quantile(TwoInOne(exact, n), x, Condition(), u, eps).max() < 1e-20
+    assert loss.at_quantile(ManyInOne(exact, n, parts), x, Condition(), u, eps).max() < 1e-20
     assert loss.at_quantile(exact, x, Condition(), u, eps).max() > 1e-6
 
 
@@ -57,7 +59,7 @@ def test_the_target_is_two_steps_of_the_teacher(schedule, normal):
 def test_the_student_draws_in_n_steps_what_the_teacher_does_in_2n(schedule, normal):
     exact, n = GaussianDenoiser(0.3, 0.7, schedule), 4
     x = schedule.prior(normal(5, 3))
-    student = DDIM(n)(TwoInOne(exact, n), x, Condition(), None)
+    student = DDIM(n)(ManyInOne(exact, n), x, Condition(), None)
     torch.testing.assert_close(student, DDIM(2 * n)(exact, x, Condition(), None))
 
 
@@ -68,7 +70,7 @@ def test_the_weight_is_the_truncated_snr(normal):
     loss = Progressive(Squared(), Independent(), learning_from(exact), steps=n)
     x, eps, u = normal(2, 3), normal(2, 3), torch.tensor([0.2, 0.9], dtype=torch.float64)
 
-    class Off(TwoInOne):
+    class Off(ManyInOne):
         def __call__(self, x_t, t, cond):
             return super().__call__(x_t, t, cond) + 0.1
 

@@ -1,4 +1,7 @@
-"""Progressive distillation: one step of the student for two of the teacher."""
+"""Progressive distillation: one step of the student for several of the teacher."""
+
+from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -18,34 +21,43 @@ class Progressive(nn.Module):
     """max(SNR, 1) penalty(D(x_t, t, cond) - x̃), t uniform on the grid i / ``steps``: Salimans & Ho 2022
     (arXiv:2202.00512, algorithm 2, and the truncated SNR of eq. 9).
 
-    From x_t = alpha x + sigma eps the teacher takes two steps of DDIM, of half the student's length, to s = t -
+    From x_t = alpha x + sigma eps the teacher takes ``teacher_steps`` steps of DDIM, two in the paper, to s = t -
     1 / ``steps``. x̃ is the x̂0 that takes the student there in one (``oboro.denoiser.Denoises.towards``):
 
         x̃ = (x_s - rho x_t) / (alpha_s - rho alpha_t), rho = sigma_s / sigma_t
 
     The last step ends in exact data. The student is drawn with ``sampler=ddim sampler.steps=<steps>`` on the uniform
     grid; half as many steps are another run, with this one's checkpoint as ``init``. Their weight is on x̂0, as here.
+    A teacher that is such a student has learned steps of its own length and no shorter ones: it takes two.
     """
 
     teaches_variance = False
     teaches_jumps = False
     needs_end = False
 
-    def __init__(self, penalty: Penalty, coupling: Coupling, teacher: Teacher, steps: Steps = 8):
+    def __init__(
+        self, penalty: Penalty, coupling: Coupling, teacher: Teacher, steps: Steps = 8, teacher_steps: Steps = 2
+    ):
         super().__init__()
         self.penalty = penalty
         self.coupling = coupling
         self.teacher = teacher
         self.steps = steps
+        self.teacher_steps = teacher_steps
 
     @property
     def evaluations(self) -> int:
-        return 1 + 2 * self.teacher.evaluations
+        return 1 + self.teacher_steps * self.teacher.evaluations
 
     @property
     def teaches_steps(self) -> int:
         """How many steps of the uniform grid the student makes."""
         return self.steps
+
+    @property
+    def asks_steps(self) -> int:
+        """How many steps of the uniform grid the teacher makes."""
+        return self.steps * self.teacher_steps
 
     def forward(
         self, denoiser: Denoiser, x: Tensor, cond: Condition, generator: torch.Generator, step: int = 0
@@ -58,17 +70,19 @@ class Progressive(nn.Module):
     def at_quantile(self, denoiser: Denoiser, x: Tensor, cond: Condition, u: Tensor, eps: Tensor) -> Tensor:
         """The loss (B,) of step ceil(u steps) from the data, for ``u`` (B,) and the noise ``eps`` (B, ...)."""
         i = torch.ceil(u * self.steps).clamp(1, self.steps)
-        t, middle, s = (times_at((i - k) / self.steps, denoiser.schedule) for k in (0, 0.5, 1))
+        n = self.teacher_steps
+        path = [times_at((i - k / n) / self.steps, denoiser.schedule) for k in range(n + 1)]
+        t = path[0]
         x_t = noised(x, eps, t)
         with torch.no_grad():
-            target = self._target(x_t, t, middle, s, cond, denoiser.schedule)
+            target = self._target(x_t, path, cond, denoiser.schedule)
         snr = torch.exp(denoiser.schedule.log_snr(t.t))
         return snr.clamp(min=1) * self.penalty(denoiser(x_t, t.t, cond) - target)
 
-    def _target(self, x_t: Tensor, t: Times, middle: Times, s: Times, cond: Condition, schedule: Schedule) -> Tensor:
+    def _target(self, x_t: Tensor, path: Sequence[Times], cond: Condition, schedule: Schedule) -> Tensor:
         """x̃ (B, ...)."""
-        teacher = self.teacher.on(schedule, x_t)
-        x_m = ode_step(teacher, x_t, t, middle, cond, "ddim")
-        x_s = ode_step(teacher, x_m, middle, s, cond, "ddim")
+        teacher, x_s, t, s = self.teacher.on(schedule, x_t), x_t, path[0], path[-1]
+        for before, after in pairwise(path):
+            x_s = ode_step(teacher, x_s, before, after, cond, "ddim")
         rho = s.sigma / t.sigma
         return (x_s - expand_as(rho, x_t) * x_t) / expand_as(s.alpha - rho * t.alpha, x_t)

@@ -228,6 +228,14 @@ def taught(parts: Parts) -> Iterator[str]:
             f"the teacher {teacher.path} knows one noise level and {name(loss)} asks it at many; name a model of "
             "task=diffusion with loss.teacher.path=<a checkpoint>."
         )
+    made, asked = teacher.teaches_steps, getattr(loss, "asks_steps", None)
+    if made is not None and made != asked and not teacher.one_level:
+        other = f" of {asked} steps" if asked else ""
+        yield (
+            f"the teacher {teacher.path} makes {counted(made, 'steps')} of the uniform grid and knows nothing between "
+            f"them, and {name(loss)} asks it for others{other}; choose loss=progressive loss.steps={max(made // 2, 1)} "
+            "loss.teacher_steps=2, or name the model that it was made of with loss.teacher.path=<a checkpoint>."
+        )
     if teacher.drops and not teacher.knows_no_condition:
         yield (
             f"{name(teacher.guidance)} asks the teacher {teacher.path} without its condition, which it was never "
