@@ -101,6 +101,19 @@ def test_what_cannot_be_learned_is_said_before_training(overrides, said, teacher
     assert run.status != 0 and said in run.stderr and "Traceback" not in run.stderr, run.stderr
 
 
+@pytest.mark.slow
+def test_a_student_of_some_steps_teaches_half_as_many_and_nothing_else(teacher, tmp_path):
+    pd = ["loss=progressive", "trainer.max_steps=1"]
+    typed = [*pd, "loss.steps=4", "loss.teacher_steps=3", "sampler.steps=4"]
+    four = runs.succeeded(trained(tmp_path / "4", f"init={teacher}", *typed))
+    two = [*pd, "loss.steps=2", "sampler.steps=2"]
+    runs.succeeded(trained(tmp_path / "2", f"init={four.last}", *two))
+    for words in ((*two, "loss.teacher_steps=4"), DISTILLED):
+        run = trained(tmp_path / "no", f"init={four.last}", *words)
+        assert run.status != 0 and "makes 4 steps of the uniform grid" in run.stderr and "Traceback" not in run.stderr
+        assert "choose loss=progressive loss.steps=2 loss.teacher_steps=2" in run.stderr
+
+
 def test_a_named_loss_brings_its_sampler_and_its_guidance():
     assert of_loss(["loss=consistency_latent", "init=x"]) == {"sampler", "guidance"}
     assert of_loss(["loss=denoising_edm", "init=x"]) == of_loss(["init=x"]) == set()
