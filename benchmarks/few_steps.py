@@ -7,18 +7,20 @@ experiment has, and measures 2,000 samples of the averaged weights at 1, 2 and 4
 -m``; beside them stand what the best of the teacher's solvers has at as many evaluations, and Heun's 18 steps, 35
 evaluations. What lies in FOLDER already is not done again. Teacher and students are drawn without guidance. Numbers of
 students are means ± standard deviations over the seeds of training and sampling, those of the teacher of one seed;
-FOLDER/curve.png shows the first seed. Minutes are CPU time, all rounds of a student together, each with its start.
+FOLDER/curve.png is the picture. Minutes are CPU time, all rounds of a student together, each with its start.
 """
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
 from budget import remembered, run
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from oboro.report.collect import collect
-from oboro.report.curve import curve_figure
 
 STUDENTS = {  # rounds, each from the last one's weights, and the steps that it is drawn with
     "ECT": [(["experiment=ect_fashion"], "1,2,4")],
@@ -56,9 +58,9 @@ def measured(sweep: Path, checkpoint: Path, seed: int, typed: list[str]) -> Numb
     return {k: (distance, recall) for k, distance, recall in sorted(rows, key=lambda row: -row[1])}
 
 
-def student(folder: Path, teacher: Path, name: str, seed: int) -> tuple[Numbers, float, list[Path]]:
-    """Its numbers, the CPU minutes of its training, and the folders of its measurements."""
-    numbers, minutes, sweeps, init = Numbers(), 0.0, list[Path](), teacher
+def student(folder: Path, teacher: Path, name: str, seed: int) -> tuple[Numbers, float]:
+    """Its numbers and the CPU minutes of its training."""
+    numbers, minutes, init = Numbers(), 0.0, teacher
     for k, (typed, steps) in enumerate(STUDENTS[name]):
         model = folder / name / f"seed-{seed}-round-{k}"
         model.parent.mkdir(parents=True, exist_ok=True)
@@ -73,23 +75,47 @@ def student(folder: Path, teacher: Path, name: str, seed: int) -> tuple[Numbers,
 
         minutes += remembered(model.parent / f"{model.name}-trained.json", make)["minutes"]
         init = model / "checkpoints" / "last.ckpt"
-        sweeps.append(model.parent / f"{model.name}-measured")
-        numbers |= measured(sweeps[-1], init, seed, [f"sampler.steps={steps}"])
-    return numbers, minutes, sweeps
+        numbers |= measured(model.parent / f"{model.name}-measured", init, seed, [f"sampler.steps={steps}"])
+    return numbers, minutes
 
 
-def shown(values: list[float], digits: int) -> str:
+def shown(values: Sequence[float], digits: int) -> str:
     spread = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
     return f"{mean(values):.{digits}f}{spread}"
 
 
-def cells(runs: list[Numbers], reference: float) -> list[str]:
+def cells(runs: Sequence[Numbers], reference: float) -> list[str]:
     """Distance, its ratio to ``reference``, and recall at each number of evaluations."""
     made = []
     for k in STEPS:
         distances, recalls = zip(*(numbers[k] for numbers in runs), strict=True)
         made += [f"{shown(distances, 2)} ({mean(distances) / reference:.2f}×)", shown(recalls, 3)]
     return made
+
+
+def picture(lines: dict[str, list[Numbers]], full: tuple[float, float], path: Path) -> None:
+    """Means over seeds with their range; dotted is the teacher with all its steps."""
+    figure = Figure(figsize=(9, 3.6), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, 2)
+    for k, (axes, what) in enumerate(zip(panels, ("Fréchet distance (fashion)", "recall"), strict=True)):
+        for name, runs in lines.items():
+            values = [[numbers[step][k] for numbers in runs] for step in STEPS]
+            middle = [mean(each) for each in values]
+            ends = [[m - min(each) for m, each in zip(middle, values, strict=True)]]
+            ends += [[max(each) - m for m, each in zip(middle, values, strict=True)]]
+            axes.errorbar(STEPS, middle, ends, marker="o", markersize=4, capsize=3, label=name)
+        axes.axhline(full[k], color="0.4", linestyle=":", label="teacher, all steps")
+        axes.set(xscale="log", xlabel="network evaluations a sample", ylabel=what)
+        axes.set_xticks(STEPS, [str(step) for step in STEPS])
+        axes.minorticks_off()
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(color="0.92")
+    panels[0].set_yscale("log")
+    panels[0].set_yticks(ticks := [5, 10, 20, 50, 100], [str(tick) for tick in ticks])
+    panels[0].minorticks_off()
+    panels[1].legend(frameon=False, fontsize=8)
+    figure.savefig(path)
 
 
 def main() -> None:
@@ -100,19 +126,18 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", choices=STUDENTS, default=list(STUDENTS), help="some of the students")
     arguments = parser.parse_args()
     folder, teacher, seeds = arguments.folder.resolve(), arguments.teacher.resolve(), range(arguments.seeds)
-    reference, recall = measured(folder / "teacher" / "full", teacher, 0, REFERENCE)[35]
+    ((evaluations, (reference, recall)),) = measured(folder / "teacher" / "full", teacher, 0, REFERENCE).items()
     heads = [f"{what}, {k} step{'s' * (k > 1)}" for k in STEPS for what in ("distance", "recall")]
     lines = [f"| | minutes | {' | '.join(heads)} |", "|---" * (len(heads) + 2) + "|"]
     best = measured(folder / "teacher" / "solvers", teacher, 0, SOLVERS)
     lines.append(f"| best solver of the teacher | | {' | '.join(cells([best], reference))} |")
-    sweeps = [folder / "teacher" / "full", folder / "teacher" / "solvers"]
+    drawn = {"teacher, best solver": [best]}
     for name in arguments.only:
-        runs = [student(folder, teacher, name, seed) for seed in seeds]
-        minutes = shown([spent for _, spent, _ in runs], 1)
-        lines.append(f"| {name} | {minutes} | {' | '.join(cells([numbers for numbers, *_ in runs], reference))} |")
-        sweeps += runs[0][2]
-    print("\n".join(lines), f"\nthe teacher at 35 evaluations: {reference:.2f}, recall {recall:.3f}")
-    curve_figure(collect(*sweeps)).savefig(folder / "curve.png", dpi=150)
+        runs, minutes = zip(*(student(folder, teacher, name, seed) for seed in seeds), strict=True)
+        lines.append(f"| {name} | {shown(minutes, 1)} | {' | '.join(cells(runs, reference))} |")
+        drawn[name] = list(runs)
+    print("\n".join(lines), f"\nthe teacher at {evaluations:g} evaluations: {reference:.2f}, recall {recall:.3f}")
+    picture(drawn, (reference, recall), folder / "curve.png")
 
 
 if __name__ == "__main__":

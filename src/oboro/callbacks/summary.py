@@ -59,7 +59,8 @@ class Summary(Callback):
         )
         noun = data.modality.noun
         samples, steps = counted(len(data.train), f"training {noun}"), trainer.global_step - self._first
-        table.add_row("data", f"{type(data).__name__}, {samples} of {data.modality}")
+        several = f", {n} sizes in training" if (n := len(data.training_shapes)) > 1 else ""
+        table.add_row("data", f"{type(data).__name__}, {samples} of {data.modality}{several}")
         drawn = counted(self._taken * data.batch_size, noun)
         again = f", {counted(self._taken - steps, 'steps')} more taken again" if self._taken > steps else ""
         table.add_row("training", f"{counted(steps, 'steps')} of {data.batch_size}{again}, {drawn}")
