@@ -166,7 +166,6 @@ def test_a_run_on_several_sizes_goes_on_where_it_was_cut_and_draws_any_of_them(p
     runs.succeeded(runs.call("sample.py", *drawn, cwd=tmp_path))
     for typed_more, said in (
         (["task=autoencoder"], "learns from samples of one size; set data.buckets=0"),
-        (["model=dcgan_small", "task=gan"], "DCGAN takes no samples of"),
         (["model=unet_tiny", "task=gan"], "a discriminator learns from samples of one size; set data.buckets=0"),
         (["conditioner=image", "hint=downsample", "hint.factor=16"], "Downsample is of no pictures of"),
     ):
