@@ -221,6 +221,7 @@ def callbacks(words: list[str]) -> list[str]:
     return [name for name in CALLBACKS if "_target_" in (chosen.get(name) or {})]
 
 
+@pytest.mark.timeout(1200)  # a document has up to forty commands
 @pytest.mark.slow
 @pytest.mark.parametrize("document", [d for d in DOCUMENTS if typed(d.read_text())], ids=lambda path: path.stem)
 def test_the_commands_of_a_document_run(document, ready, tmp_path):
