@@ -27,8 +27,8 @@ STUDENTS = {  # rounds, each from the last one's weights, and the steps that it 
     "CD": [(["experiment=cd_fashion"], "1,2,4")],
     "PD": [
         (["experiment=pd_fashion", "loss.steps=4", "loss.teacher_steps=4"], "4"),
-        (["experiment=pd_fashion", "loss.steps=2"], "2"),
-        (["experiment=pd_fashion", "loss.steps=1"], "1"),
+        (["experiment=pd_fashion", "loss.steps=2", "trainer.max_steps=350"], "2"),
+        (["experiment=pd_fashion", "loss.steps=1", "trainer.max_steps=350"], "1"),
     ],
     "MeanFlow": [(["experiment=mean_flow_fashion"], "1,2,4")],
     "sCD": [(["experiment=scd_fashion"], "1,2,4")],

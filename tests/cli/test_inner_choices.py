@@ -44,6 +44,9 @@ def test_what_is_typed_for_a_key_counts_and_the_own_choice_of_an_option_keeps_it
     typed = composed("loss=continuous_consistency", "loss/time=log_normal_wide", "loss.time.std=9")
     assert (typed["loss"]["time"]["mean"], typed["loss"]["time"]["std"]) == (-1.1, 9)
     assert composed("loss=mean_flow", "loss/time=logit_normal") == composed("loss=mean_flow")
+    guided = composed("loss=consistency_latent", "guidance@loss.teacher.guidance=cfg_zero_star")["loss"]["teacher"]
+    assert guided["guidance"] == option("guidance/cfg_zero_star")
+    assert composed("loss=consistency_latent")["loss"]["teacher"]["guidance"]["scale"] == 8
     beside = composed("loss=mean_flow", "loss/time=uniform")["loss"]
     assert beside["end_time"] == composed("loss=mean_flow")["loss"]["end_time"]
 

@@ -61,7 +61,9 @@ def place_of(group: str) -> str:
 def inner(word: str) -> bool:
     """Whether ``word`` chooses an option of a group within a group."""
     key, equals, _ = word.partition("=")
-    return bool(equals) and "/" in key and not key.startswith(("+", "~", "hydra/"))
+    group, _, package = key.partition("@")
+    within = "/" in group or "." in package  # guidance@loss.teacher.guidance=... is within a loss
+    return bool(equals) and within and not key.startswith(("+", "~", "hydra/"))
 
 
 def remove(config: DictConfig, place: str) -> None:

@@ -42,7 +42,7 @@ class Streaming(ImageData):
     pictures of equal group are held out together, wherever they lie. ``resolution`` and ``channels`` are what each
     picture is made to fit when it is decoded, so one folder serves for several.
 
-    With ``buckets`` > 0 training has pictures in the shape that is nearest to their own, of those of the same area
+    With ``buckets`` > 0 training has pictures in the shape that is nearest to their own, of those of at most its area
     whose sides are multiples of ``buckets`` (``bucket_sizes``), and every batch has one shape (``Bucketed``). All else
     sees them at ``resolution``: validation, references, samples. The whole folder is one window then.
     """
@@ -191,7 +191,7 @@ class Streaming(ImageData):
         windows = {"window": "the whole folder is one with data.buckets"} if self.buckets else {}
         return {**super().unread(), **windows}
 
-    @property
+    @cached_property
     def training_sizes(self) -> list[Size]:
         height, width = self.modality.shape[1:]
         return bucket_sizes((height, width), self.buckets) if self.buckets else [(height, width)]
