@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from PIL import Image
 
 import runs
@@ -53,13 +54,19 @@ SMALL = {
     "evaluate": ["n=20", "chunk=10", "accelerator=cpu"],
     "detect": ["chunk=6", "accelerator=cpu", "overwrite=true"],
 }
-CALLBACKS = {
-    "sample_metrics": ("n=20", "chunk=10", "every_n_steps=2"),
-    "sample_grid": ("n=4",),
-    "latent_statistics": ("n=20",),
-    "reconstruction_metrics": ("every_n_steps=2",),
+PARTS = {  # what a run has of these is small, too
+    "callbacks.sample_metrics": ("n=20", "chunk=10", "every_n_steps=2"),
+    "callbacks.sample_grid": ("n=4",),
+    "callbacks.latent_statistics": ("n=20",),
+    "callbacks.reconstruction_metrics": ("every_n_steps=2",),
+    "extractor": ("views=640",),  # of one that learns from the run's own pictures
 }
 FILES = {"mask.png": 28, "holed.png": 28, "small.png": 7}  # grey pictures, and how large they are
+FEWER = {  # what is asked for by name in a command, and what is asked for in its place
+    "sampler=ddim_ancestral": "sampler.steps=10",
+    "extractor=in_domain": "extractor.views=640",
+    "bits_per_dim.n=50": "bits_per_dim.n=2",
+}
 UNET = ("model.channels=8", "model.channel_mult=[1,2]", "model.blocks=1", "model.attention_levels=[1]")
 
 
@@ -195,8 +202,12 @@ def shortened(entry: str, words: list[str]) -> list[str]:
             small += runs.CODEC
         elif not re.search(r"model=(unet_1d|ldm|dit|song|edm2|controlnet|t2i)|experiment=", line):
             small += UNET
+    small += [fewer for asked, fewer in FEWER.items() if asked in words and entry != "train"]
+    own_split = ("resume=", "data.validation=", "data.root=", "data.path=", "data=textures")
+    if entry == "train" and not any(w.startswith(own_split) for w in words):
+        small.append("data.validation=24")
     if entry == "train":
-        small += [f"++callbacks.{name}.{value}" for name in callbacks(words) for value in CALLBACKS[name]]
+        small += [f"++{place}.{value}" for place in parts(words) for value in PARTS[place]]
     if entry == "detect":
         given = {w.partition("=")[0] for w in words}
         small += [] if "calibrated" in given else ["normals=12"]
@@ -211,14 +222,15 @@ def shortened(entry: str, words: list[str]) -> list[str]:
     return small
 
 
-def callbacks(words: list[str]) -> list[str]:
-    """Of ``CALLBACKS`` those that the run has: none that a checkpoint brings."""
+def parts(words: list[str]) -> list[str]:
+    """The places of ``PARTS`` that the run has: none that a checkpoint brings."""
     if any(word.startswith("resume=") for word in words):
         return []
     own = [w for w in words if not w.startswith(("init=", "init_profile=", "hydra.", "adapter"))]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        chosen = compose("train", [*for_hydra(own), "output_dir=outputs"]).callbacks
-    return [name for name in CALLBACKS if "_target_" in (chosen.get(name) or {})]
+        chosen = compose("train", [*for_hydra(own), "output_dir=outputs"])
+    there = [place for place in PARTS if "_target_" in (OmegaConf.select(chosen, place) or {})]
+    return [place for place in there if place != "extractor" or "views" in chosen.extractor]
 
 
 @pytest.mark.timeout(1200)  # a document has up to forty commands

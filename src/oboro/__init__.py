@@ -5,4 +5,8 @@ Notation, fixed once: ``x`` clean data, ``eps`` standard noise, ``t`` in [0, 1] 
 ``D(x_t, t, cond) = E[x | x_t, cond]``.
 """
 
+from oboro.base import torchmetrics_on_demand
+
+torchmetrics_on_demand.use()  # before anything imports Lightning
+
 __version__ = "0.1.0"

@@ -202,9 +202,7 @@ def straight_on_two(tmp_path_factory):
     ("does", "when", "rank", "step"),
     [
         ("sigterm", "step", None, 3),
-        ("sigterm", "step", 1, 3),
-        ("sigint", "evaluation", 1, 3),
-        ("sigterm", "validation", 0, 3),
+        ("sigint", "evaluation", 0, 3),
         ("sigterm", "saving", 1, 3),
     ],
 )

@@ -3,7 +3,6 @@
 from abc import ABC, abstractmethod
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from oboro.condition import Condition
@@ -46,6 +45,8 @@ class OptimalTransport(Coupling):
     independent = False
 
     def __call__(self, x: Tensor, eps: Tensor, cond: Condition) -> Tensor:
+        from scipy.optimize import linear_sum_assignment  # half a second of imports, for this coupling alone
+
         coupled = eps.clone()
         for rows in equal_conditions(cond, len(x), x.device):
             if len(rows) > 1:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torchmetrics.functional.image import structural_similarity_index_measure
 
 from oboro.base.errors import UserError
 from oboro.metrics.paired import SAMPLE, Given, Paired, Regional, mean_where
@@ -45,6 +44,8 @@ class SSIM(Regional):
             )
 
     def score(self, x: Tensor, truth: Tensor, where: Tensor) -> Tensor:
+        from torchmetrics.functional.image import structural_similarity_index_measure  # seconds of imports
+
         _, similarity = structural_similarity_index_measure(
             x.double(), truth.double(), data_range=RANGE, reduction="none", return_full_image=True
         )

@@ -8,7 +8,6 @@ import numpy as np
 import PIL.Image
 import torch
 from torch import Tensor
-from torchvision.utils import make_grid
 
 from oboro.base.errors import UserError
 from oboro.base.finite import check_finite
@@ -149,6 +148,8 @@ def sixteen_bits(path: Path) -> bool:
 
 def grid_image(images: Tensor, columns: int) -> PIL.Image.Image:
     """uint8 images (N, C, H, W), C = 1, 3 or 4, in rows of ``columns`` on white, small ones enlarged pixel by pixel."""
+    from torchvision.utils import make_grid  # a second of imports, which runs without pictures do without
+
     factor = max(1, -(-TILE // max(images.shape[-2:])))
     large = images.repeat_interleave(factor, -2).repeat_interleave(factor, -1)
     grid = make_grid(large, columns, padding=2, pad_value=255).permute(1, 2, 0).numpy()

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torchmetrics.functional.image import structural_similarity_index_measure
 
 from oboro.base.compiled import compile_in_place
 from oboro.base.counted import counted
@@ -136,6 +135,8 @@ def psnr(made: Tensor, x: Tensor) -> Tensor:
 
 
 def _likeness(made: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    from torchmetrics.functional.image import structural_similarity_index_measure  # seconds of imports
+
     error = (made - x).flatten(1)
     ssim = structural_similarity_index_measure(made, x, data_range=2.0, reduction="none")
     return psnr(made, x), ssim.view(len(x)), error.abs().mean(1)
