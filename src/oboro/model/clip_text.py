@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from oboro.base.errors import UserError
 from oboro.base.ranges import Bytes, CountOrNone, Depth, Entries, Positive, Width
+from oboro.model.attention import attend
 from oboro.model.tokenizer import left_out, spans_of
 
 
@@ -28,7 +29,7 @@ class CLIPBlock(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         q, k, v = self.qkv(self.norm1(h)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        h = h + self.proj(F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2))
+        h = h + self.proj(attend(q, k, v, causal=True).transpose(1, 2).flatten(2))
         m = self.mlp1(self.norm2(h))
         return h + self.mlp2(m * torch.sigmoid(1.702 * m) if self.quick_gelu else F.gelu(m))
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from oboro.base.errors import UserError
 from oboro.base.ranges import Axes, Classes, Depth, Width, WidthOrNone
 from oboro.condition import Signals
+from oboro.model.attention import attend
 from oboro.model.layers import (
     LabelEmbedding,
     NoiseEmbedding,
@@ -79,7 +80,7 @@ class Attention(nn.Module):
         if angle is not None:
             q, k = rotate(q, angle), rotate(k, angle)
         among = None if mask is None else mask[:, None, None]
-        return self.proj(F.scaled_dot_product_attention(q, k, v, attn_mask=among).transpose(1, 2).flatten(2))
+        return self.proj(attend(q, k, v, among).transpose(1, 2).flatten(2))
 
 
 class Block(nn.Module):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from oboro.base.errors import UserError
+from oboro.model.attention import attend
 from oboro.model.dropout import Dropout
 
 
@@ -202,7 +203,7 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         b, c, *size = x.shape
         qkv = self.qkv(self.norm(x)).view(b, 3, self.heads, c // self.heads, prod(size)).transpose(-1, -2)
-        h = F.scaled_dot_product_attention(*qkv.unbind(1)).transpose(-1, -2)
+        h = attend(*qkv.unbind(1)).transpose(-1, -2)
         return x + self.proj(h.reshape(b, c, *size))
 
 
@@ -226,7 +227,7 @@ class AttentionPool(nn.Module):
         mean = pixels.mean(1, keepdim=True)
         k, v = self.key_value(torch.cat([mean, pixels], 1)).chunk(2, -1)
         q, k, v = (a.view(b, -1, self.heads, c // self.heads).transpose(1, 2) for a in (self.query(mean), k, v))
-        return self.proj(F.scaled_dot_product_attention(q, k, v).reshape(b, c))
+        return self.proj(attend(q, k, v).reshape(b, c))
 
 
 class MeanPool(nn.Module):

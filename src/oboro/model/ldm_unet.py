@@ -14,6 +14,7 @@ from oboro.base.errors import UserError
 from oboro.base.precision import double
 from oboro.base.ranges import BelowOne, Classes, Depth, Levels, Positive, Width, WidthOrNone, Widths
 from oboro.condition import Signals
+from oboro.model.attention import attend
 from oboro.model.autoencoder import PaddedDownsample
 from oboro.model.layers import (
     Downsample,
@@ -89,7 +90,7 @@ class Attention(nn.Module):
         q = self.query(h).unflatten(2, (self.heads, -1)).transpose(1, 2)
         k, v = self.key_value(seen).unflatten(2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
         keep = None if mask is None else mask[:, None, None]
-        return self.proj(F.scaled_dot_product_attention(q, k, v, keep).transpose(1, 2).flatten(2))
+        return self.proj(attend(q, k, v, keep).transpose(1, 2).flatten(2))
 
 
 class TextBlock(nn.Module):

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from oboro.base.shards import local
+from oboro.model.attention import attend
 from oboro.model.layers import convolution, count_heads
 
 SILU_MAGNITUDE = 0.5964692111227134  # sqrt(E[silu(z)²]) for standard normal z
@@ -155,5 +156,5 @@ class CosineAttention(nn.Module):
         b, c, *size = x.shape
         qkv = self.qkv(x).view(b, 3, self.heads, c // self.heads, prod(size))
         q, k, v = pixel_norm(qkv, 3).transpose(-1, -2).unbind(1)
-        h = F.scaled_dot_product_attention(q, k, v).transpose(-1, -2)
+        h = attend(q, k, v).transpose(-1, -2)
         return mp_sum(x, self.proj(h.reshape(b, c, *size)), self.balance)

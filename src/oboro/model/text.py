@@ -1,10 +1,10 @@
 """How networks read a text: tokens to attend to, one vector for the whole, and what stands in for no text."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from oboro.condition import Text
+from oboro.model.attention import attend
 from oboro.model.layers import count_heads, group_norm, zero
 
 
@@ -57,7 +57,7 @@ class CrossAttention(nn.Module):
     def forward(self, h: Tensor, text: Tensor, mask: Tensor) -> Tensor:
         q = self.query(h).unflatten(2, (self.heads, -1)).transpose(1, 2)
         k, v = self.key_value(text).unflatten(2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        return self.proj(F.scaled_dot_product_attention(q, k, v, mask[:, None, None]).transpose(1, 2).flatten(2))
+        return self.proj(attend(q, k, v, mask[:, None, None]).transpose(1, 2).flatten(2))
 
 
 class PixelCrossAttention(nn.Module):
