@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -46,6 +47,12 @@ def test_samples_of_a_measurement_and_their_baselines_stand_in_one_table(checkpo
     assert all(name in heading for name in ("value", "95 %", "copy", "bicubic", "nearest", "real data"))
     assert "samples above copy: psnr_12" in run.stdout and "2 of each condition, Downsample(factor=4" in run.stdout
     assert json.loads((tmp_path / "result.json").read_text())["values"] == found["values"]
+    with Image.open(tmp_path / "compared.png") as picture:  # below each other what was measured, a sample, the truth
+        width, height = picture.width // 6, picture.height // 3
+        tiles = [[np.asarray(picture)[r * height :, c * width :][:height, :width] for c in range(4)] for r in range(3)]
+    measured, sample, truth = tiles
+    assert (measured[0] == measured[1]).all() and (truth[0] == truth[1]).all(), "two draws of one picture"
+    assert (truth[1] != truth[2]).any() and (sample[0] != sample[1]).any()
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from oboro.base.spread import spread
 from oboro.callbacks.evaluation import CodecEvaluation, check_images, spared
 from oboro.evaluate.reconstruction import reconstructions
 from oboro.logger import log_picture
-from oboro.report.pictures import pairs_picture
+from oboro.report.pictures import rows_picture
 from oboro.task import Autoencoder
 
 
@@ -36,7 +36,7 @@ class Reconstructions(CodecEvaluation):
         with task.averaged(), trainer.precision_plugin.forward_context():
             made = reconstructions(task.learned, images, rows, task.device, self.chunk)
         if trainer.is_global_zero:
-            picture = pairs_picture(data.modality, images[torch.tensor(rows)], made)
+            picture = rows_picture(data.modality, images[torch.tensor(rows)], made)
             path = self.folder / f"step-{trainer.global_step:08d}.png"
             with spared(f"the picture {path}"):
                 self.folder.mkdir(parents=True, exist_ok=True)

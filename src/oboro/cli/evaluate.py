@@ -17,6 +17,7 @@ from oboro.base.json_text import json_text
 from oboro.base.progress_bar import progress_bar
 from oboro.base.settings import settings_text
 from oboro.cli.checkpoint import latest_checkpoint
+from oboro.cli.evaluation_pictures import save_closest_pairs, save_compared
 from oboro.cli.measured import measurement_of
 from oboro.cli.sample import average, check_amounts, open_task, start, trained_precision
 from oboro.cli.settings import Evaluating, check_settings
@@ -32,7 +33,7 @@ from oboro.evaluate.protocol import Protocol
 from oboro.evaluate.result import Result
 from oboro.evaluate.sample_files import read_samples, read_truth
 from oboro.metrics import Value
-from oboro.report.pictures import pairs_picture
+from oboro.report.pictures import rows_picture
 from oboro.report.table import interval, number, print_results, spread, write_result
 from oboro.sampler.grid import Times
 from oboro.task import Generation
@@ -44,7 +45,6 @@ READ_WITH_IMAGES = (
     *("images", "truth", "checkpoint", "data", "extractor", "metrics", "reference", "seed", "devices", "accelerator"),
     *("trust", "traceback", "overwrite", "output_dir", "hydra"),
 )
-PAIRS = 10  # closest pairs in the picture of the memorisation audit
 
 
 def evaluate(config: DictConfig) -> None:
@@ -122,16 +122,14 @@ def write(
     (folder / "evaluation.json").write_text(json_text(result, indent=2) + "\n")
     write_result(folder, result["values"])
     evaluator.data.modality.picture(first.samples, len(first.samples)).save(folder / "samples.png")
+    save_compared(folder, evaluator, task, first.samples)
     print_results(results, f"{config.checkpoint}, step {result['step']:,}")
     for name, value in likelihood.items():
         print(f"{name}: {number(value.value)}, 95 % interval {interval(value)}; {settings_text(value.settings)}")
-    if pairs := closest_pairs(first):
-        ids, rows = ([pair[i] for pair in pairs] for i in (0, 1))
-        drawn = evaluator.redraw(task, ids, protocol_of(config, 0), fabric.autocast).cpu()
-        pairs_picture(evaluator.data.modality, drawn, evaluator.data.train.samples[rows]).save(
-            folder / "closest_pairs.png"
-        )
-        print(f"samples above, the training samples they come closest to below: {folder / 'closest_pairs.png'}")
+    protocol = protocol_of(config, 0)
+    save_closest_pairs(
+        folder, evaluator.data, lambda ids: evaluator.redraw(task, ids, protocol, fabric.autocast).cpu(), first
+    )
     print(f"written to {folder / 'evaluation.json'}")
 
 
@@ -248,9 +246,10 @@ def evaluate_images(config: DictConfig, evaluator: Evaluator) -> None:
         (folder / "evaluation.json").write_text(json_text(result.plain(), indent=2) + "\n")
         write_result(folder, result.numbers)
         print_results([result], str(path))
-        if pairs := closest_pairs(result):
-            ids, rows = ([pair[i] for pair in pairs] for i in (0, 1))
-            pairs_picture(data.modality, images[ids], data.train.samples[rows]).save(folder / "closest_pairs.png")
+        if pictures is not None:
+            shown = len(result.samples)
+            rows_picture(data.modality, result.samples, pictures[:shown]).save(folder / "compared.png")
+        save_closest_pairs(folder, data, lambda ids: images[ids], result)
         print(f"written to {folder / 'evaluation.json'}")
 
 
@@ -341,11 +340,3 @@ def repeated(results: list[Result]) -> dict[str, Any]:
         for name, each in all_values.items()
     }
     return {"values": {name: row["mean"] for name, row in summary.items()}, "repeats": summary}
-
-
-def closest_pairs(result: Result) -> list[tuple[int, int]]:
-    """(sample id, training image) of the samples nearest to training images, if that was measured."""
-    for value in result.values.values():
-        if "closest" in value.detail:
-            return [(pair["sample"], pair["training"]) for pair in value.detail["closest"][:PAIRS]]
-    return []

@@ -28,7 +28,7 @@ WRITES = {
         *("detector.yaml", "detector.pt", "detection.json", "result.json", "scores.csv", "maps", "overlays"),
         "examples.png",
     ),
-    "evaluate": ("evaluation.json", "result.json", "samples.png", "closest_pairs.png"),
+    "evaluate": ("evaluation.json", "result.json", "samples.png", "compared.png", "closest_pairs.png"),
 }
 OF_A_SWEEP = (
     *("jobs.json", "multirun.yaml", "optimization_results.yaml"),

@@ -55,8 +55,12 @@ def samples_picture(
 
 def hints_shown(modality: Modality, cond: Condition) -> list[Tensor]:
     """The pictures of a condition as samples are stored, each (n, C, H, W); a hole is grey."""
-    pictures = [signal for signal in cond.signals.values() if isinstance(signal, Picture)]
-    return [modality.to_stored(with_channels(picture.x, modality.shape[0])) for picture in pictures]
+    return [stored(modality, signal.x) for signal in cond.signals.values() if isinstance(signal, Picture)]
+
+
+def stored(modality: Modality, picture: Tensor) -> Tensor:
+    """Pictures (n, C', H, W) that a model is given, as samples (n, C, H, W) are stored."""
+    return modality.to_stored(with_channels(picture, modality.shape[0]))
 
 
 def columns_for(n: int, num_classes: int) -> int:
@@ -70,13 +74,13 @@ def edits_picture(modality: Modality, sources: Tensor, edited: Tensor, frames: i
     if frames > 1:
         rows = cat([sources[:, None], edited.unflatten(0, (-1, frames))], 1)
         return modality.picture(rows.flatten(0, 1), frames + 1)
-    rows = [pairs_picture(modality, *row) for row in zip(*(s.split(COLUMNS) for s in (sources, edited)), strict=True)]
+    rows = [rows_picture(modality, *row) for row in zip(*(s.split(COLUMNS) for s in (sources, edited)), strict=True)]
     page = Image.new("RGB", (max(row.width for row in rows), sum(row.height for row in rows)), "white")
     for i, row in enumerate(rows):
         page.paste(row.convert("RGB"), (0, sum(other.height for other in rows[:i])))
     return page
 
 
-def pairs_picture(modality: Modality, above: Tensor, below: Tensor) -> Image.Image:
-    """Two rows: below each sample the one that belongs to it."""
-    return modality.picture(cat([above, below]), len(above))
+def rows_picture(modality: Modality, *rows: Tensor) -> Image.Image:
+    """Rows (N, C, ...) below each other: in a column stands what belongs together."""
+    return modality.picture(cat(rows), len(rows[0]))
