@@ -1,3 +1,4 @@
+import io
 import sys
 from itertools import pairwise
 from math import cos, pi
@@ -5,6 +6,7 @@ from math import cos, pi
 import pytest
 import torch
 
+from conftest import configured
 from oboro.base.errors import UserError
 from oboro.optimizer import (
     Adam,
@@ -19,6 +21,8 @@ from oboro.optimizer import (
     StableDecay,
 )
 from oboro.optimizer.muon import orthogonal
+
+OPTIMIZERS = configured("optimizer", "+trainer.max_steps=100")
 
 
 @pytest.fixture(params=[Constant(), LinearDecay(), CosineDecay(), StableDecay()], ids=lambda d: type(d).__name__)
@@ -215,3 +219,33 @@ def test_muon_takes_kernels_for_matrices_and_leaves_the_rest_to_adamw(normal):
         weight, gradients = normal(*shape).float(), normal(2, *shape).float()
         adamw = AdamW(0.01, 0, Constant(), betas=(0.9, 0.99), weight_decay=0.0).build
         assert torch.equal(one_step(muon, weight, gradients), one_step(adamw, weight, gradients))
+
+
+@pytest.mark.parametrize("name", sorted(set(OPTIMIZERS) - {"adamw_8bit"}))  # which has a test of its own
+def test_what_was_saved_goes_on_to_the_last_bit(name, normal):
+    """Of every option, with a matrix, a kernel and a vector, in float32 as files have them."""
+
+    def built(weights):
+        return OPTIMIZERS[name].build(weights)
+
+    def update(optimizer, weights, gradients):
+        for weight, gradient in zip(weights, gradients, strict=True):
+            weight.grad = gradient.clone()
+        optimizer.step()
+
+    start = [normal(*shape).float() for shape in ((24, 32), (16, 4, 3, 3), (24,))]
+    gradients = [[normal(*weight.shape).float() for weight in start] for _ in range(4)]
+    whole, cut = ([torch.nn.Parameter(weight.clone()) for weight in start] for _ in range(2))
+    first, straight = built(cut), built(whole)
+    for each in gradients[:2]:
+        update(first, cut, each)
+    file = io.BytesIO()
+    torch.save(first.state_dict(), file)
+    file.seek(0)
+    second = built(cut)
+    second.load_state_dict(torch.load(file, weights_only=True))
+    for each in gradients[2:]:
+        update(second, cut, each)
+    for each in gradients:
+        update(straight, whole, each)
+    assert all(torch.equal(a, b) for a, b in zip(cut, whole, strict=True))

@@ -63,6 +63,15 @@ class MuonAdamW(torch.optim.AdamW):
         for group in self.param_groups:
             group["momentum"] = momentum
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """After ``load_state_dict`` and of a copy. AdamW asks each state for its number of steps; those of matrices
+        have none."""
+        states = state["state"]
+        matrices = {weight: kept for weight, kept in states.items() if "momentum_buffer" in kept}
+        others = {weight: kept for weight, kept in states.items() if weight not in matrices}
+        super().__setstate__({**state, "state": defaultdict(dict, others)})
+        self.state.update(matrices)
+
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         loss = None
