@@ -14,10 +14,11 @@ from oboro.base.settings import settings
 from oboro.base.spreadsheet import original
 from oboro.evaluate.protocol import digest
 from oboro.evaluate.result import read_result
+from oboro.guidance import PerCondition
 from oboro.metrics import Value
 from oboro.report.benchmark import varying
 from oboro.report.benchmark_table import column_protocol, write
-from oboro.report.collect import collect
+from oboro.report.collect import collect, flat
 from oboro.sampler import DDIM
 from report.sweeps import FD, PRECISION, spread
 
@@ -251,3 +252,9 @@ def is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def test_scales_by_their_condition_are_settings_of_their_own():
+    scales = flat("guidance", settings(PerCondition({"image": 2.0, "text": 3.0})))
+    assert scales["guidance"] == "PerCondition"
+    assert (scales["guidance.scales.image"], scales["guidance.scales.text"]) == (2, 3)

@@ -155,10 +155,11 @@ def baseline_rows(job: Job, run: str, columns: Mapping[Key, Column]) -> list[Row
 
 
 def flat(name: str, settings: Settings) -> dict[str, Setting]:
-    """``{"sampler": "DDIM", "sampler.steps": 5, "sampler.grid": "Karras", "sampler.grid.rho": 7.0}``."""
-    values: dict[str, Setting] = {name: settings["name"]}
+    """``{"sampler": "DDIM", "sampler.steps": 5, "sampler.grid": "Karras", "sampler.grid.rho": 7.0}``; a dictionary that
+    describes no object, of scales by their condition, has its keys in the same way."""
+    values: dict[str, Setting] = {name: settings["name"]} if "name" in settings else {}
     for key, value in settings.items():
-        if isinstance(value, Mapping) and "name" in value:
+        if isinstance(value, Mapping) and value:
             values |= flat(f"{name}.{key}", value)
         elif key != "name":
             values[f"{name}.{key}"] = str(value) if isinstance(value, Mapping | list) else value
