@@ -15,13 +15,14 @@ PAIRS = 10  # closest pairs in the picture of the memorisation audit
 
 
 def save_compared(folder: Path, evaluator: Evaluator, task: Generation, samples: Tensor) -> None:
-    """``compared.png``, where samples are measured against what they were drawn after: above the first ``samples``
-    what their conditions show, and below them the true pictures."""
+    """``compared.png``, where samples are measured against pictures that they were drawn after: above the first
+    ``samples`` what their conditions show, and below them the true pictures."""
     if not evaluator.paired:
         return
     modality, given = evaluator.data.modality, evaluator.after.given(task.conditioner, range(len(samples)))
-    observed = [stored(modality, observation.picture) for observation in given.observations]
-    rows_picture(modality, *observed, samples, modality.to_stored(given.truth)).save(folder / "compared.png")
+    if given.observations:  # draws of one class have no true picture
+        observed = [stored(modality, observation.picture) for observation in given.observations]
+        rows_picture(modality, *observed, samples, modality.to_stored(given.truth)).save(folder / "compared.png")
 
 
 def save_closest_pairs(folder: Path, data: DataModule, drawn: Callable[[list[int]], Tensor], result: Result) -> None:
