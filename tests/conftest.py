@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
@@ -184,3 +185,11 @@ def global_generator_unread():
     before = torch.get_rng_state()
     yield
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.fixture(autouse=True)
+def _process_groups_end():
+    """A run that was refused after its ranks had met leaves their group to its process."""
+    yield
+    if dist.is_initialized():
+        dist.destroy_process_group()

@@ -156,7 +156,7 @@ def test_a_run_is_that_of_ddp(pair, case):
     assert ddp["losses"] == pytest.approx(fsdp["losses"], abs=1e-5 if case != "bf16" else 1e-3, nan_ok=True)
     assert ddp["validation"] == pytest.approx(fsdp["validation"], abs=1e-5)
     if ddp["samples"] is not None:
-        torch.testing.assert_close(ddp["samples"], fsdp["samples"], atol=1e-4, rtol=0)
+        torch.testing.assert_close(ddp["samples"], fsdp["samples"], atol=1e-4 if case != "bf16" else 1e-3, rtol=0)
     most = 1e-5 if case != "bf16" else 5e-3  # where a gradient of 8 bits is rounding, so is the sign of Adam's step
     check_near(folder / case / "ddp" / "last.ckpt", folder / case / "fsdp2" / "last.ckpt", most)
     assert first[case, "fsdp2"]["losses"] == pytest.approx(second[case, "fsdp2"]["losses"], nan_ok=True)
