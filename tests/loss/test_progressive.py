@@ -10,7 +10,7 @@ from oboro.denoiser import GaussianDenoiser, GaussianFlowMap
 from oboro.loss import Progressive
 from oboro.loss.coupling import Independent
 from oboro.loss.penalty import Squared
-from oboro.sampler import DDIM, nodes
+from oboro.sampler import DDIM, Heun, nodes
 from oboro.schedule import VP, Cosine, Linear, expand_as
 
 each_schedule = pytest.mark.parametrize("schedule", [Linear(), Cosine(), VP()], ids=["linear", "cosine", "vp"])
@@ -21,10 +21,10 @@ def learning_from(denoiser):
 
 
 class ManyInOne:
-    """x̂0 with which one step of DDIM, of length 1/n, lands where ``parts`` of an equal part of it do."""
+    """x̂0 with which one step of DDIM, of length 1/n, lands where ``parts`` of ``solver`` of an equal part of it do."""
 
-    def __init__(self, exact, n, parts=2):
-        self.exact, self.schedule, self.n, self.parts = exact, exact.schedule, n, parts
+    def __init__(self, exact, n, parts=2, solver=DDIM):
+        self.exact, self.schedule, self.n, self.parts, self.solver = exact, exact.schedule, n, parts, solver
 
     def towards(self, alpha, sigma):
         return self
@@ -36,22 +36,24 @@ class ManyInOne:
             if time - 1 / self.n < 1e-9:
                 c = nodes(Linear(), [0.0])[0]
             grid = [a, *between, c]
-            x_s = DDIM(self.parts).solve(self.exact, x_t[row : row + 1], grid, cond, None)
+            x_s = self.solver(self.parts).solve(self.exact, x_t[row : row + 1], grid, cond, None)
             ratio = c.sigma / a.sigma
             x0[row] = ((x_s - ratio * x_t[row : row + 1]) / (c.alpha - ratio * a.alpha))[0]
         return x0
 
 
 @each_schedule
-@pytest.mark.parametrize("parts", [2, 4])
-def test_the_target_is_several_steps_of_the_teacher(parts, schedule, normal):
-    """From noise without signal and into exact data, too: the loss of such a student is 0."""
+@pytest.mark.parametrize("parts, solver", [(2, DDIM), (4, DDIM), (2, Heun)])
+def test_the_target_is_several_steps_of_the_teacher(parts, solver, schedule, normal):
+    """From noise without signal and into exact data, too: the loss of such a student is 0. Heun's are no jumps."""
     exact, n = GaussianDenoiser(0.3, 0.7, schedule), 4
-    loss = Progressive(Squared(), Independent(), learning_from(exact), steps=n, teacher_steps=parts)
-    assert loss.evaluations == 1 + parts and loss.asks_steps == parts * n
+    steps = {"steps": n, "teacher_steps": parts, "solver": solver.__name__.lower()}
+    loss = Progressive(Squared(), Independent(), learning_from(exact), **steps)
+    asked = (1 + parts, parts * n) if solver is DDIM else (1 + 2 * parts, None)
+    assert (loss.evaluations, loss.asks_steps) == asked
     x, eps = normal(6, 3), normal(6, 3)
     u = torch.tensor([0.01, 0.25, 0.3, 0.6, 0.9, 1.0], dtype=torch.float64)
-    assert loss.at_quantile(ManyInOne(exact, n, parts), x, Condition(), u, eps).max() < 1e-20
+    assert loss.at_quantile(ManyInOne(exact, n, parts, solver), x, Condition(), u, eps).max() < 1e-20
     assert loss.at_quantile(exact, x, Condition(), u, eps).max() > 1e-6
 
 

@@ -11,7 +11,7 @@ from oboro.base.ranges import Steps
 from oboro.condition import Condition
 from oboro.denoiser import Denoiser
 from oboro.loss.coupling import Coupling
-from oboro.loss.path import Times, noised, ode_step, times_at
+from oboro.loss.path import Solver, Times, noised, ode_step, times_at
 from oboro.loss.penalty import Penalty
 from oboro.schedule import Schedule, expand_as
 from oboro.teacher import Teacher
@@ -21,14 +21,15 @@ class Progressive(nn.Module):
     """max(SNR, 1) penalty(D(x_t, t, cond) - x̃), t uniform on the grid i / ``steps``: Salimans & Ho 2022
     (arXiv:2202.00512, algorithm 2, and the truncated SNR of eq. 9).
 
-    From x_t = alpha x + sigma eps the teacher takes ``teacher_steps`` steps of DDIM, two in the paper, to s = t -
-    1 / ``steps``. x̃ is the x̂0 that takes the student there in one (``oboro.denoiser.Denoises.towards``):
+    From x_t = alpha x + sigma eps the teacher takes ``teacher_steps`` steps of ``solver``, two of DDIM in the paper, to
+    s = t - 1 / ``steps``. x̃ is the x̂0 that takes the student there in one (``oboro.denoiser.Denoises.towards``):
 
         x̃ = (x_s - rho x_t) / (alpha_s - rho alpha_t), rho = sigma_s / sigma_t
 
     The last step ends in exact data. The student is drawn with ``sampler=ddim sampler.steps=<steps>`` on the uniform
     grid; half as many steps are another run, with this one's checkpoint as ``init``. Their weight is on x̂0, as here.
-    A teacher that is such a student has learned steps of its own length and no shorter ones: it takes two.
+    A teacher that is such a student has learned steps of its own length and no shorter ones: it takes two, and jumps
+    as DDIM does. ``solver`` = heun is for a denoiser, with two evaluations for each of its steps.
     """
 
     teaches_variance = False
@@ -36,7 +37,13 @@ class Progressive(nn.Module):
     needs_end = False
 
     def __init__(
-        self, penalty: Penalty, coupling: Coupling, teacher: Teacher, steps: Steps = 8, teacher_steps: Steps = 2
+        self,
+        penalty: Penalty,
+        coupling: Coupling,
+        teacher: Teacher,
+        steps: Steps = 8,
+        teacher_steps: Steps = 2,
+        solver: Solver = "ddim",
     ):
         super().__init__()
         self.penalty = penalty
@@ -44,10 +51,12 @@ class Progressive(nn.Module):
         self.teacher = teacher
         self.steps = steps
         self.teacher_steps = teacher_steps
+        self.solver = solver
 
     @property
     def evaluations(self) -> int:
-        return 1 + self.teacher_steps * self.teacher.evaluations
+        each = 1 if self.solver == "ddim" else 2
+        return 1 + each * self.teacher_steps * self.teacher.evaluations
 
     @property
     def teaches_steps(self) -> int:
@@ -55,9 +64,9 @@ class Progressive(nn.Module):
         return self.steps
 
     @property
-    def asks_steps(self) -> int:
-        """How many steps of the uniform grid the teacher makes."""
-        return self.steps * self.teacher_steps
+    def asks_steps(self) -> int | None:
+        """How many steps of the uniform grid the teacher makes; None where it is asked for what is no jump."""
+        return self.steps * self.teacher_steps if self.solver == "ddim" else None
 
     def forward(
         self, denoiser: Denoiser, x: Tensor, cond: Condition, generator: torch.Generator, step: int = 0
@@ -83,6 +92,6 @@ class Progressive(nn.Module):
         """x̃ (B, ...)."""
         teacher, x_s, t, s = self.teacher.on(schedule, x_t), x_t, path[0], path[-1]
         for before, after in pairwise(path):
-            x_s = ode_step(teacher, x_s, before, after, cond, "ddim")
+            x_s = ode_step(teacher, x_s, before, after, cond, self.solver)
         rho = s.sigma / t.sigma
         return (x_s - expand_as(rho, x_t) * x_t) / expand_as(s.alpha - rho * t.alpha, x_t)
