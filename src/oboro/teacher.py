@@ -4,7 +4,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import get_class, instantiate
+from hydra.utils import instantiate
 from torch import Tensor, nn
 
 from oboro.base.errors import UserError
@@ -14,6 +14,7 @@ from oboro.condition import Condition, kinds_read
 from oboro.denoiser import Denoiser, Denoises
 from oboro.guidance import ClassifierFree, DenoiserWrapper, Guidance, Unguided
 from oboro.guidance.embedded import scale_of
+from oboro.lesson import Lesson, lesson_in
 from oboro.restore import Trained
 from oboro.restore.checkpoint import load_checkpoint
 from oboro.restore.frozen import digest
@@ -96,22 +97,9 @@ class Teacher:
         return self.guidance.drops or self.guidance_scales is not None
 
     @property
-    def teaches_jumps(self) -> bool:
-        """Whether it was trained to jump to the end of the flow, as consistency models are."""
-        return bool(getattr(get_class(self._config["loss"]["_target_"]), "teaches_jumps", False))
-
-    @property
-    def teaches_steps(self) -> int | None:
-        """How many steps of the uniform grid it was trained to make, and nothing between them; None for any."""
-        loss = self._config["loss"]
-        declared = getattr(get_class(loss["_target_"]), "teaches_steps", None)
-        return loss["steps"] if isinstance(declared, property) else declared
-
-    @property
-    def one_level(self) -> bool:
-        """Whether it was trained at a single noise level (``loss/time=fixed``)."""
-        target = (self._config["loss"].get("time") or {}).get("_target_", "")
-        return bool(target) and get_class(target).__name__ == "Fixed"
+    def lesson(self) -> Lesson:
+        """What it was taught itself."""
+        return lesson_in(self._config)
 
     @property
     def knows_no_condition(self) -> bool:

@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 import torch
+from PIL import Image
 
 import runs
 from oboro.cli.init import of_experiment, of_loss
@@ -112,6 +113,37 @@ def test_a_student_of_some_steps_teaches_half_as_many_and_nothing_else(teacher, 
         run = trained(tmp_path / "no", f"init={four.last}", *words)
         assert run.status != 0 and "makes 4 steps of the uniform grid" in run.stderr and "Traceback" not in run.stderr
         assert "choose loss=progressive loss.steps=2 loss.teacher_steps=2" in run.stderr
+
+
+@pytest.mark.slow
+def test_what_asks_for_means_refuses_a_student_and_what_draws_does_not(student, teacher, tmp_path):
+    """Of a consistency model, and of one of four steps: neither is asked at other times, or for a mean."""
+    pd = ["loss=progressive", "loss.steps=4", "sampler.steps=4", "trainer.max_steps=1"]
+    four = runs.succeeded(trained(tmp_path / "four", f"init={teacher}", *pd))
+    Image.new("L", (28, 28), 99).save(tmp_path / "a.png")
+    jumps, makes = "jumps to the end of the flow and knows no means", "makes 4 steps of the uniform grid"
+    weak = ["guidance=autoguidance", "n=2", f"guidance.weak.path={teacher}"]
+    edit, detect = [f"image={tmp_path / 'a.png'}", "label=1"], [f"images={tmp_path}", "normals=12"]
+    jump, steps = "sampler=ddim_consistency", "sampler.steps=4"
+    asked = [
+        (student, jumps, "sample.py", weak),
+        (student, jumps, "evaluate.py", ["n=20", "bits_per_dim.n=2"]),
+        (student, jumps, "edit.py", [*edit, jump, "edit=flow_edit", "source_label=2"]),
+        (student, jumps, "detect.py", [*detect, "detector=denoising_error"]),
+        (student, jumps, "detect.py", [*detect, "detector=likelihood"]),
+        (student, None, "edit.py", [*edit, jump, "edit=sdedit"]),
+        (student, None, "detect.py", [*detect, "detector=partial_diffusion", "detector.times=[0.4]"]),
+        (four, makes, "sample.py", weak),
+        (four, makes, "edit.py", [*edit, steps, "edit=inversion", "source_label=2"]),
+        (four, makes, "edit.py", [*edit, steps, "edit=sdedit", "edit.strength=0.6"]),
+        (four, None, "edit.py", [*edit, steps, "edit=sdedit", "edit.strength=0.5"]),
+        (four, makes, "detect.py", [*detect, "detector=partial_diffusion"]),
+    ]
+    for k, (model, reason, script, words) in enumerate(asked):
+        typed = [f"checkpoint={model.last}", "accelerator=cpu", *words]
+        run = runs.call(script, *runs.outputs(tmp_path / str(k), *typed), cwd=tmp_path)
+        refused = run.status == 1 and "Traceback" not in run.stderr and (reason or " ") in run.stderr
+        assert refused if reason else run.status == 0, (k, run.stderr)
 
 
 def test_a_named_loss_brings_its_sampler_and_its_guidance():

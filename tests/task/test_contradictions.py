@@ -192,6 +192,11 @@ REFUSED = {
         "Classifier adds .* OptimalTransport .* guidance=classifier_free",
         {"loss": loss(coupling=OptimalTransport()), "guidance": ClassifierFree(2.0)},
     ),
+    "a gradient on jumps": (
+        {"loss": jumps(), "sampler": DDIM(1), "guidance": Classifier(JUDGE)},
+        "Classifier adds .* mean .* jumps to the end of the flow and knows no means; choose guidance=classifier_free",
+        {"loss": jumps(), "sampler": DDIM(1), "guidance": ClassifierFree(2.0)},
+    ),
     "a class that is not there": (
         {"conditioner": Unconditional(), "guidance": Classifier(JUDGE)},
         "Classifier needs the condition label, .* guidance.label",

@@ -35,6 +35,7 @@ from oboro.cli.sample import (
 from oboro.cli.settings import Editing, check_settings
 from oboro.edit import Edit, Model, Pictures
 from oboro.generate import Watch, check_samples
+from oboro.lesson import lesson_of
 from oboro.modality import Image, Modality
 from oboro.report.pictures import edits_picture
 from oboro.task import Generation, contradictions, remarks
@@ -134,6 +135,12 @@ def check(config: DictConfig, task: Generation, changing: Edit) -> None:
         raise UserError(f"{option} leads from one picture to another; set to=<a file or folder>, where it ends.")
     if config.to is not None and not changing.joins:
         raise UserError(f"to is where an interpolation ends; choose edit=interpolation, or leave {config.to} out.")
+    lesson = lesson_of(task.loss)
+    if not changing.can_ask(lesson, drawn):
+        raise UserError(
+            f"{option} asks for means at many noise levels, and the model {lesson.limit}; choose "
+            "edit=sdedit edit.strength=0.5, or the checkpoint that this one was made of."
+        )
     for reason in contradictions.conditions(changing.source_guidance, task.conditioner):
         raise UserError(f"edit.source_scale={changing.source_scale:g} is guidance: {reason}")
     changing.check(Model(task.denoiser, task.guidance, task.sampler), drawn)

@@ -32,6 +32,7 @@ from oboro.evaluate.held_out import HeldOut
 from oboro.evaluate.protocol import Protocol
 from oboro.evaluate.result import Result
 from oboro.evaluate.sample_files import read_samples, read_truth
+from oboro.lesson import lesson_of
 from oboro.metrics import Value
 from oboro.report.pictures import rows_picture
 from oboro.report.table import interval, number, print_results, spread, write_result
@@ -89,6 +90,10 @@ def check_likelihood(config: DictConfig, task: Generation, data: DataModule) -> 
         raise UserError(
             f"bits per dimension are a measure for numbers of 8 bits and {modality.noun} have {modality.quantisation}; "
             "set bits_per_dim.n=0."
+        )
+    if n and (limit := lesson_of(task.loss).limit):
+        raise UserError(
+            f"bits per dimension need means at all noise levels, and the model {limit}; set bits_per_dim.n=0."
         )
     if n and getattr(task.loss, "region", "all") == "hole":
         raise UserError("bits per dimension are not known to a model of holes alone; set bits_per_dim.n=0.")

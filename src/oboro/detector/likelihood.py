@@ -9,6 +9,7 @@ from oboro.base.errors import UserError
 from oboro.base.ranges import Count, Steps
 from oboro.detector.detector import Detector, Pictures
 from oboro.evaluate.likelihood import bits_per_dim
+from oboro.lesson import lesson_of
 from oboro.modality import Modality
 from oboro.task import Generation, Task
 
@@ -34,6 +35,12 @@ class Likelihood(Detector):
     def check(self, task: Task | None, modality: Modality) -> None:
         assert isinstance(task, Generation)
         self.modality = modality
+        limit = lesson_of(task.loss).limit
+        if limit is not None:
+            raise UserError(
+                f"the checkpoint's model {limit}, and a likelihood needs means at all noise levels; choose "
+                "detector=autoencoding for a VAE, or a checkpoint of loss=denoising."
+            )
         if modality.dtype != torch.uint8:
             raise UserError(
                 f"bits per dimension are a measure for numbers of 8 bits and {modality.noun} have "

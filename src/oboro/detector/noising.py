@@ -18,6 +18,7 @@ from oboro.detector.detector import Pictures, Reconstructing
 from oboro.distance import Distance
 from oboro.generate import walk
 from oboro.guidance import DDAD
+from oboro.lesson import Lesson, lesson_of
 from oboro.loss.noise import Gaussian, Noise
 from oboro.measurement import NAME, Mask, Measured
 from oboro.modality import Modality
@@ -50,6 +51,10 @@ class Noising(Reconstructing):
         return [f"t={t:g}" for t in self._levels or ()]
 
     @abstractmethod
+    def can_ask(self, lesson: Lesson) -> bool:
+        """Whether it asks no more of a model than that."""
+
+    @abstractmethod
     def sampler(self, task: Generation) -> Sampler:
         """What leads from x_t0 to x̂."""
 
@@ -61,10 +66,12 @@ class Noising(Reconstructing):
                 f"{type(task.guidance).__name__} would give the sample itself back; choose guidance=ddad, or "
                 "guidance=unguided."
             )
-        if getattr(task.loss, "teaches_steps", None) == 1:
+        lesson = lesson_of(task.loss)
+        if lesson.limit is not None and not self.can_ask(lesson):
             raise UserError(
-                f"{type(task.denoiser.network).__name__} makes samples of noise alone and restores none; choose "
-                "detector=autoencoding for a VAE, or a checkpoint of task=diffusion."
+                f"the checkpoint's {type(task.denoiser.network).__name__} {lesson.limit}, and "
+                f"{type(self).__name__} asks for more; choose detector=autoencoding for a VAE, or a checkpoint of "
+                "loss=denoising."
             )
         self._levels = self.levels(task)
         for t in self._levels:
@@ -72,7 +79,7 @@ class Noising(Reconstructing):
 
     def levels(self, task: Generation) -> list[float]:
         """The times t0 for the model of ``task``."""
-        only = getattr(task.loss, "teaches_time", None)
+        only = lesson_of(task.loss).time
         if only is not None and self.times not in (None, [only]):
             raise UserError(
                 f"the model knows the noise level t={only:g} alone; choose detector=denoising_error and leave "
@@ -117,6 +124,9 @@ class PartialDiffusion(Noising):
     def __init__(self, distances: Mapping[str, Distance], times: Times, draws: Count = 1):
         super().__init__(distances, times, draws)
 
+    def can_ask(self, lesson: Lesson) -> bool:
+        return lesson.steps is None  # a jump from t0 to the data is a sample, too
+
     def sampler(self, task: Generation) -> Sampler:
         return task.sampler
 
@@ -141,6 +151,9 @@ class DenoisingError(Noising):
     def reconstruct(self, task: Task | None, pictures: Pictures) -> Sequence[Sequence[Tensor]]:
         # The error of the mean is that of a mean: what each draw errs in is not the sample's.
         return [[torch.stack(list(made)).mean(0)] for made in super().reconstruct(task, pictures)]
+
+    def can_ask(self, lesson: Lesson) -> bool:
+        return lesson.time is not None and not lesson.generates_alone
 
     def sampler(self, task: Generation) -> Sampler:
         return DDIM(1)

@@ -11,6 +11,7 @@ from oboro.condition import Condition, Signal
 from oboro.denoiser import Denoises
 from oboro.generate import Guides, Watch, Watched, walk
 from oboro.guidance import ClassifierFree, Guidance
+from oboro.lesson import Lesson
 from oboro.sampler import Node, Sampler
 
 
@@ -95,6 +96,10 @@ class Edit(ABC):
     @abstractmethod
     def evaluations(self, model: Model) -> int:
         """How often ``model.watch`` is called, at most."""
+
+    def can_ask(self, lesson: Lesson, drawn: bool) -> bool:
+        """Whether it asks no more of a model than what this one was taught; ``drawn`` as in ``Pictures``."""
+        return lesson.limit is None
 
     def check(self, model: Model, drawn: bool) -> None:  # noqa: B027
         """Raises ``UserError`` for a model whose parts cannot do it; ``drawn`` as in ``Pictures``."""

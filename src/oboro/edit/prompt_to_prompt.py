@@ -19,6 +19,7 @@ from oboro.edit.inversion import Inverting
 from oboro.edit.words import Correspondence, check_weights, correspondence, factors, read_words
 from oboro.guidance import Guidance
 from oboro.guidance.guidance import DenoiserWrapper
+from oboro.lesson import Lesson
 from oboro.sampler import Node
 
 WORDS = "words"  # the name of the correspondence in ``Condition.sampling``
@@ -66,6 +67,9 @@ class PromptToPrompt(Inverting):
         twice = replace(pictures, ids=[*pictures.ids, *pictures.ids])
         beside = Beside(self, model.guidance, model.guidance if pictures.drawn else self.source_guidance, pictures)
         return walked(model, twice, pictures.target, beside, x_t=x_t, start=start)[len(pictures.x) :]
+
+    def can_ask(self, lesson: Lesson, drawn: bool) -> bool:
+        return drawn or super().can_ask(lesson, drawn)  # drawing is what the model was trained for
 
     def check(self, model: Model, drawn: bool) -> None:
         if not model.sampler.walks_grid:

@@ -1,9 +1,12 @@
 """Editing by noise that hides the details."""
 
+from math import isclose
+
 from torch import Tensor
 
 from oboro.base.ranges import Share
 from oboro.edit.edit import Edit, Model, Pictures, walked
+from oboro.lesson import Lesson
 
 
 class SDEdit(Edit):
@@ -23,6 +26,11 @@ class SDEdit(Edit):
     def __call__(self, model: Model, pictures: Pictures) -> Tensor:
         x = pictures.x if self.strength < 1 else None
         return walked(model, pictures, pictures.target, model.guidance, x=x, start=self.strength)
+
+    def can_ask(self, lesson: Lesson, drawn: bool) -> bool:
+        """A jump to the data is enough, and steps of a grid where it begins at one of them."""
+        steps = self.strength * (lesson.steps or 1)
+        return lesson.time is None and (lesson.steps is None or isclose(steps, round(steps), abs_tol=1e-6))
 
     def evaluations(self, model: Model) -> int:
         return model.evaluations(self.strength)

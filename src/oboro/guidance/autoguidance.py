@@ -33,6 +33,10 @@ class Autoguidance(Guidance):
         return [restored(self.weak).network]
 
     @property
+    def compared(self) -> Sequence[Trained]:
+        return [self.weak] if isinstance(self.weak, Trained) else []
+
+    @property
     def idle(self) -> Sequence[str]:
         return ("weak",) if self.scale == 1 else ()
 

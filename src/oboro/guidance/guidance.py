@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from oboro.condition import Condition, Signal
 from oboro.denoiser import Denoises
+from oboro.restore import Trained
 from oboro.sampler import Node
 from oboro.schedule import Schedule
 
@@ -29,6 +30,11 @@ class Guidance(ABC):
     @property
     def networks(self) -> Sequence[nn.Module]:
         """Networks of its own that it evaluates, each evaluation a cost like that of the denoiser's."""
+        return []
+
+    @property
+    def compared(self) -> Sequence[Trained]:
+        """Checkpoints whose denoisers it compares with the one that it guides."""
         return []
 
     @property

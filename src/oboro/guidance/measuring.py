@@ -9,6 +9,7 @@ from oboro.condition import Signal
 from oboro.guidance.gradient import linearized
 from oboro.guidance.guidance import Guidance
 from oboro.measurement import Measured
+from oboro.restore import Trained
 from oboro.schedule import Schedule, expand_as
 
 NEAR = 1e-2  # share of the length of x̂0 by which it is moved for a difference quotient: A(decode) is linear there
@@ -37,6 +38,10 @@ class Measuring(Guidance):
     @property
     def networks(self) -> Sequence[nn.Module]:
         return self.inside.networks
+
+    @property
+    def compared(self) -> Sequence[Trained]:
+        return self.inside.compared
 
     @property
     def reads(self) -> Mapping[str, type[Signal]]:

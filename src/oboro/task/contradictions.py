@@ -15,6 +15,7 @@ from oboro.conditioner import Conditioner
 from oboro.conditioner import Image as Picture
 from oboro.denoiser.latent import encodes
 from oboro.guidance import Guidance
+from oboro.lesson import Lesson, lesson_in, lesson_of
 from oboro.sampler import nodes
 from oboro.sampler.grid import Uniform as UniformGrid
 from oboro.task import guidance_scale, measurements
@@ -31,6 +32,8 @@ def check(parts: Parts, measured: bool = False) -> None:
     read now or reported as missing.
     """
     for reason in (*contradictions(parts), *measurements.contradictions(parts, measured)):
+        raise UserError(reason)
+    for reason in compared(parts.guidance, lesson_of(parts.loss)):
         raise UserError(reason)
     parts.guidance(parts.denoiser, parts.sampler.nodes(parts.denoiser.schedule))
 
@@ -133,6 +136,12 @@ def coupled(parts: Parts) -> Iterator[str]:
             f"{name(parts.guidance)} adds to the score of x_t, which a model trained with {name(parts.loss.coupling)} "
             "does not know, only the flow; choose guidance=classifier_free, or train with loss/coupling=independent."
         )
+    limit = lesson_of(parts.loss).limit
+    if limit is not None and parts.guidance.follows_score:
+        yield (
+            f"{name(parts.guidance)} adds to the score of x_t, which only the mean of the data gives, and a model of "
+            f"{name(parts.loss)} {limit}; choose guidance=classifier_free, or a checkpoint of loss=denoising."
+        )
     parameterization = parts.denoiser.parameterization
     if parameterization.boundary and not parts.loss.teaches_jumps:
         yield (
@@ -154,7 +163,7 @@ def jumps(parts: Parts) -> Iterator[str]:
             f"{name(sampler)} takes x̂0 for a mean and {name(loss)} teaches the end of the flow; choose "
             "sampler=ddim_consistency, or sampler.steps=1."
         )
-    made = getattr(loss, "teaches_steps", None)
+    made = lesson_of(loss).steps
     plain = sampler.names_ends and not sampler.stochastic and isinstance(sampler.grid, UniformGrid)
     if made is not None and not (plain and sampler.steps == made):
         yield (
@@ -163,9 +172,21 @@ def jumps(parts: Parts) -> Iterator[str]:
         )
 
 
+def compared(guidance: Guidance, own: Lesson) -> Iterator[str]:
+    """Whether the models that ``guidance`` reads answer the question that the guided one has learned to answer."""
+    for model in guidance.compared:
+        other = lesson_in(model.checkpoint["config"]["task"])
+        if other != own:
+            only = f"{model.path} {other.limit}" if other.limit else f"the guided one {own.limit}"
+            yield (
+                f"{name(guidance)} compares two models of one kind, and {only}; set guidance.weak.path to a model that "
+                "was trained with the same loss."
+            )
+
+
 def one_level(parts: Parts) -> Iterator[str]:
     """Whether a model of a single noise level is asked there alone."""
-    taught, schedule = getattr(parts.loss, "teaches_time", None), parts.denoiser.schedule
+    taught, schedule = lesson_of(parts.loss).time, parts.denoiser.schedule
     if taught is None:
         return
     asked = [node.t for node in parts.sampler.nodes(schedule)[:-1]]
@@ -186,7 +207,7 @@ def one_step(parts: Parts) -> Iterator[str]:
         yield f"{name(loss)} asks for the latent of a sample and {name(network)} has no encoder; choose model=vae."
     if not hasattr(network, "latent"):
         return
-    if getattr(loss, "teaches_steps", None) != 1:
+    if not lesson_of(loss).generates_alone:
         yield (
             f"{name(network)} makes samples of noise in one step and {name(loss)} teaches another thing; choose "
             "task=gan, or loss=variational with model=vae, or model=unet_tiny."
@@ -213,29 +234,31 @@ def taught(parts: Parts) -> Iterator[str]:
     loss, teacher = parts.loss, parts.loss.teacher
     if teacher is None:
         return
-    if teacher.teaches_jumps and not getattr(loss, "learns_from_jumps", False):
+    lesson = teacher.lesson
+    if lesson.jumps and not getattr(loss, "learns_from_jumps", False):
         yield (
             f"the teacher {teacher.path} jumps to the end of the flow, and {name(loss)} asks it for means; name the "
             "model that it was made of with loss.teacher.path=<a checkpoint>."
         )
-    if not teacher.teaches_jumps and getattr(loss, "learns_from_jumps", False):
+    if not lesson.jumps and getattr(loss, "learns_from_jumps", False):
         yield (
             f"the teacher {teacher.path} is a denoiser, and {name(loss)} goes on from a consistency model; train one "
             "with loss=consistency_easy and start from it with init=<its checkpoint>."
         )
-    if teacher.one_level:
+    if lesson.time is not None:
         yield (
             f"the teacher {teacher.path} knows one noise level and {name(loss)} asks it at many; name a model of "
             "task=diffusion with loss.teacher.path=<a checkpoint>."
         )
-    made, asked = teacher.teaches_steps, getattr(loss, "asks_steps", None)
-    if made is not None and made != asked and not teacher.one_level:
+    made, asked = lesson.steps, getattr(loss, "asks_steps", None)
+    if made is not None and made != asked and lesson.time is None:
         other = f" of {asked} steps" if asked else ""
         yield (
             f"the teacher {teacher.path} makes {counted(made, 'steps')} of the uniform grid and knows nothing between "
             f"them, and {name(loss)} asks it for others{other}; choose loss=progressive loss.steps={max(made // 2, 1)} "
             "loss.teacher_steps=2, or name the model that it was made of with loss.teacher.path=<a checkpoint>."
         )
+    yield from compared(teacher.guidance, lesson)
     if teacher.drops and not teacher.knows_no_condition:
         yield (
             f"{name(teacher.guidance)} asks the teacher {teacher.path} without its condition, which it was never "

@@ -28,6 +28,7 @@ from oboro.ema import EMA
 from oboro.generate import Watch, generate
 from oboro.guidance import DDNM, Guidance
 from oboro.hint.hint import with_channels
+from oboro.lesson import lesson_of
 from oboro.loss import Game, Loss
 from oboro.loss.loss import guidance_scales
 from oboro.loss.straight import quantiles
@@ -220,7 +221,8 @@ class Generation(NoiseLevels):
     def summary(self, rows: Tensor) -> dict[str, float]:
         """Without numbers by noise level where the loss has one level alone."""
         numbers = super().summary(rows)
-        one = getattr(self.loss, "teaches_steps", None) == 1 or getattr(self.loss, "teaches_time", None) is not None
+        lesson = lesson_of(self.loss)
+        one = lesson.generates_alone or lesson.time is not None
         return {name: numbers[name] for name in self.measures} if one else numbers
 
     def generate(
