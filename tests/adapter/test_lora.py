@@ -173,7 +173,7 @@ def test_attention_is_queries_keys_values_and_outputs(name, count, build):
     network = build(name, LoRA())
     names = [key for key, _ in low_rank_layers(network)]
     assert {key.rpartition(".")[2] for key in names} <= {"qkv", "proj", "query", "key_value"}
-    everything = [key for key, layer in build(name).named_modules() if type(layer) in (nn.Linear, nn.Conv2d)]
+    everything = [key for key, layer in build(name).named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
     assert names == [k for k in everything if k.rpartition(".")[2] in ("qkv", "proj", "query", "key_value")]
     every = [key for key, _ in low_rank_layers(build(name, LoRA(targets=["linear", "convolution"])))]
     assert every == everything

@@ -12,8 +12,11 @@ from oboro.model.layers import (
     ResidualBlock,
     SelfAttention,
     Upsample,
+    conv,
+    convolution,
     group_norm,
     mean_of_halves,
+    modulated,
     zero,
 )
 
@@ -33,6 +36,61 @@ def test_attention_is_the_softmax_written_out(head_channels, randomise, normal):
         h[:, c] = torch.einsum("bij,bcj->bci", weights, v[:, c])
     expected = x + F.conv2d(h.view_as(x), layer.proj.weight, layer.proj.bias)
     torch.testing.assert_close(layer(x), expected)
+
+
+def gradients(f, *tensors):
+    """f and its gradients, by a cotangent that tells places apart."""
+    tensors = [t.detach().clone(memory_format=torch.preserve_format).requires_grad_() for t in tensors]
+    out = f(*tensors)
+    cotangent = torch.linspace(-1, 2, out.numel(), dtype=out.dtype).view(out.shape)
+    return out, *torch.autograd.grad(out, tensors, cotangent)
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 5), (3, 8, 4, 6), (3, 8, 2, 3, 4)])
+def test_a_norm_is_modulated_in_one_pass(shape, normal, randomise):
+    """As in two, its gradients too; also where channels are last in memory, or nothing is there."""
+    norm, h = randomise(group_norm(8)).double(), normal(*shape)
+    e = normal(3, 16)
+
+    def written_out(h, e, weight, bias):
+        scale, shift = (part.view(len(h), 8, *[1] * (h.ndim - 2)) for part in e.chunk(2, 1))
+        return (1 + scale) * F.group_norm(h, norm.num_groups, weight, bias, norm.eps) + shift
+
+    def ours(h, e, weight, bias):
+        return torch.func.functional_call(Modulated(norm), {"norm.weight": weight, "norm.bias": bias}, (h, e))
+
+    for layout in (h, h.mT.contiguous().mT):
+        expected = gradients(written_out, h, e, *norm.parameters())
+        torch.testing.assert_close(gradients(ours, layout, e, *norm.parameters()), expected)
+    assert Modulated(norm)(h[:0], e[:0]).shape == (0, *shape[1:])
+
+
+class Modulated(nn.Module):
+    def __init__(self, norm):
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, h, e):
+        return modulated(self.norm, h, *e.chunk(2, 1))
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_convolution_of_one_pixel_is_a_product(dims, bias, normal):
+    """In value and gradients, in any order of memory."""
+    layer = conv(dims, 6, 5, 1, bias=bias).double()
+    x, parts = normal(3, 6, *(4, 3, 2)[:dims]), list(layer.parameters())
+    names = [name for name, _ in layer.named_parameters()]
+
+    def ours(x, *parts):
+        return torch.func.functional_call(layer, dict(zip(names, parts, strict=True)), (x,))
+
+    def theirs(x, *parts):
+        return convolution(dims)(x, *parts)
+
+    for layout in (x, x.mT.contiguous().mT):
+        torch.testing.assert_close(gradients(ours, layout, *parts), gradients(theirs, x, *parts))
+    assert ours(x[:0], *parts).shape == (0, 5, *x.shape[2:])
 
 
 def test_attention_knows_no_place(randomise, normal):

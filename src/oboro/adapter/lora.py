@@ -11,7 +11,7 @@ from oboro.adapter.adapter import Adapter
 from oboro.base.errors import UserError
 from oboro.base.ranges import NonNegative, Width
 from oboro.model import dit, ldm_unet
-from oboro.model.layers import SelfAttention
+from oboro.model.layers import SelfAttention, conv
 from oboro.model.text import CrossAttention
 
 ATTENTION = (dit.Attention, ldm_unet.Attention, CrossAttention, SelfAttention)
@@ -46,7 +46,7 @@ class LowRank(nn.Module):
     def of_convolution(cls, base: Convolution, rank: int, scale: float) -> "LowRank":
         place = {"stride": base.stride, "padding": base.padding, "dilation": base.dilation}
         A = type(base)(base.in_channels, rank, base.kernel_size, bias=False, padding_mode=base.padding_mode, **place)
-        return cls(base, A, type(base)(rank, base.out_channels, 1, bias=False), scale)
+        return cls(base, A, conv(base.weight.ndim - 2, rank, base.out_channels, 1, bias=False), scale)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.base(x) + self.scale * self.B(self.A(x))
@@ -60,9 +60,6 @@ class LowRank(nn.Module):
 def product(A: Tensor, B: Tensor, scale: float) -> Tensor:
     """scale B A (out, in), with the kernel of a convolution counted to ``in``."""
     return scale * (B.flatten(1) @ A.flatten(1))
-
-
-MADE = {nn.Linear: LowRank.of_linear} | dict.fromkeys(CONVOLUTION, LowRank.of_convolution)
 
 
 class LoRA(Adapter):
@@ -110,18 +107,23 @@ class LoRA(Adapter):
             )
         network.requires_grad_(False)
         for name, layer in layers.items():
-            network.set_submodule(name, MADE[type(layer)](layer, self.rank, self.scale))
+            made = LowRank.of_linear if isinstance(layer, LINEAR) else LowRank.of_convolution
+            network.set_submodule(name, made(layer, self.rank, self.scale))
 
     def chosen(self, network: nn.Module) -> dict[str, nn.Module]:
         """The layers that get an update, by their names in ``network``."""
         inside = [f"{name}." for name, module in network.named_modules() if type(module) in ATTENTION]
         types = {"linear": LINEAR, "convolution": CONVOLUTION}
-        anywhere = [kind for target in self.targets for kind in types.get(target, ())]
+        anywhere = tuple(kind for target in self.targets for kind in types.get(target, ()))
         return {
             name: layer
             for name, layer in network.named_modules()
-            if type(layer) in anywhere
-            or ("attention" in self.targets and type(layer) in MADE and name.startswith(tuple(inside)))
+            if isinstance(layer, anywhere)
+            or (
+                "attention" in self.targets
+                and isinstance(layer, LINEAR + CONVOLUTION)
+                and name.startswith(tuple(inside))
+            )
         }
 
 
