@@ -27,9 +27,9 @@ STUDENTS = {  # rounds, each from the last one's weights, and the steps that it 
     "ECT": [(["experiment=ect_fashion"], "1,2,4")],
     "CD": [(["experiment=cd_fashion"], "1,2,4")],
     "PD": [
-        (["experiment=pd_fashion", "loss.steps=4", "loss.teacher_steps=4"], "4"),
-        (["experiment=pd_fashion", "loss.steps=2", "trainer.max_steps=350"], "2"),
-        (["experiment=pd_fashion", "loss.steps=1", "trainer.max_steps=350"], "1"),
+        (["experiment=pd_fashion", "loss.steps=4", "loss.solver=heun"], "4"),
+        (["experiment=pd_fashion", "loss.steps=2", "trainer.max_steps=1300"], "2"),
+        (["experiment=pd_fashion", "loss.steps=1", "trainer.max_steps=1300"], "1"),
     ],
     "MeanFlow": [(["experiment=mean_flow_fashion", *SHORT], "1,2,4")],
     "sCD": [(["experiment=scd_fashion", "loss.warmup_steps=250", *SHORT], "1,2,4")],
