@@ -33,8 +33,9 @@ STUDENTS = {  # rounds, each from the last one's weights, and the steps that it 
     ],
     "MeanFlow": [(["experiment=mean_flow_fashion", *SHORT], "1,2,4")],
     "sCD": [(["experiment=scd_fashion", "loss.warmup_steps=250", *SHORT], "1,2,4")],
-    "DMD2": [(["task=distillation", "experiment=dmd2_fashion"], "1,2,4")],
+    "DMD2": [(["task=distillation", "experiment=dmd2_fashion", "loss.teacher.path={teacher}"], "1")],
 }
+BEGINS = {"DMD2": "PD"}  # from the last round of another student, whose minutes count as its own
 SOLVERS = ["sampler=ddim,dpm_solver_pp,unipc,deis,ipndm", "sampler.steps=1,2,4"]  # of one evaluation a step
 STEPS = (1, 2, 4)
 REFERENCE = ["sampler=heun", "sampler.steps=18"]
@@ -59,15 +60,18 @@ def measured(sweep: Path, checkpoint: Path, seed: int, typed: list[str]) -> Numb
     return {k: (distance, recall) for k, distance, recall in sorted(rows, key=lambda row: -row[1])}
 
 
-def student(folder: Path, teacher: Path, name: str, seed: int) -> tuple[Numbers, float]:
-    """Its numbers and the CPU minutes of its training."""
+def student(folder: Path, teacher: Path, name: str, seed: int) -> tuple[Numbers, float, Path]:
+    """Its numbers, the CPU minutes of its training, and its checkpoint."""
     numbers, minutes, init = Numbers(), 0.0, teacher
+    if name in BEGINS:
+        _, minutes, init = student(folder, teacher, BEGINS[name], seed)
     for k, (typed, steps) in enumerate(STUDENTS[name]):
         model = folder / name / f"seed-{seed}-round-{k}"
         model.parent.mkdir(parents=True, exist_ok=True)
 
         def make(model: Path = model, typed: list[str] = typed, init: Path = init) -> dict:
-            arguments = [*typed, f"init={init}", f"seed={seed}", "data.seed=0"]
+            arguments = [word.format(teacher=teacher) for word in typed]
+            arguments += [f"init={init}", f"seed={seed}", "data.seed=0"]
             arguments += ["metrics=[]", "callbacks=[checkpoints,throughput]"]
             status, used = run("train.py", model, arguments)
             if status:
@@ -77,7 +81,7 @@ def student(folder: Path, teacher: Path, name: str, seed: int) -> tuple[Numbers,
         minutes += remembered(model.parent / f"{model.name}-trained.json", make)["minutes"]
         init = model / "checkpoints" / "last.ckpt"
         numbers |= measured(model.parent / f"{model.name}-measured", init, seed, [f"sampler.steps={steps}"])
-    return numbers, minutes
+    return numbers, minutes, init
 
 
 def shown(values: Sequence[float], digits: int) -> str:
@@ -86,9 +90,12 @@ def shown(values: Sequence[float], digits: int) -> str:
 
 
 def cells(runs: Sequence[Numbers], reference: float) -> list[str]:
-    """Distance, its ratio to ``reference``, and recall at each number of evaluations."""
+    """Distance, its ratio to ``reference``, and recall at each number of evaluations that was drawn with."""
     made = []
     for k in STEPS:
+        if k not in runs[0]:
+            made += ["", ""]
+            continue
         distances, recalls = zip(*(numbers[k] for numbers in runs), strict=True)
         made += [f"{shown(distances, 2)} ({mean(distances) / reference:.2f}×)", shown(recalls, 3)]
     return made
@@ -96,16 +103,17 @@ def cells(runs: Sequence[Numbers], reference: float) -> list[str]:
 
 def picture(lines: dict[str, list[Numbers]], full: tuple[float, float], path: Path) -> None:
     """Means over seeds with their range; dotted is the teacher with all its steps."""
-    figure = Figure(figsize=(9, 3.6), dpi=150, layout="constrained")
+    figure = Figure(figsize=(10, 3.6), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, 2)
     for k, (axes, what) in enumerate(zip(panels, ("Fréchet distance (fashion)", "recall"), strict=True)):
         for name, runs in lines.items():
-            values = [[numbers[step][k] for numbers in runs] for step in STEPS]
+            steps = [step for step in STEPS if step in runs[0]]
+            values = [[numbers[step][k] for numbers in runs] for step in steps]
             middle = [mean(each) for each in values]
             ends = [[m - min(each) for m, each in zip(middle, values, strict=True)]]
             ends += [[max(each) - m for m, each in zip(middle, values, strict=True)]]
-            axes.errorbar(STEPS, middle, ends, marker="o", markersize=4, capsize=3, label=name)
+            axes.errorbar(steps, middle, ends, marker="o", markersize=4, capsize=3, label=name)
         axes.axhline(full[k], color="0.4", linestyle=":", label="teacher, all steps")
         axes.set(xscale="log", xlabel="network evaluations a sample", ylabel=what)
         axes.set_xticks(STEPS, [str(step) for step in STEPS])
@@ -115,7 +123,8 @@ def picture(lines: dict[str, list[Numbers]], full: tuple[float, float], path: Pa
     panels[0].set_yscale("log")
     panels[0].set_yticks(ticks := [5, 10, 20, 50, 100], [str(tick) for tick in ticks])
     panels[0].minorticks_off()
-    panels[1].legend(frameon=False, fontsize=8)
+    marks = panels[1].get_legend_handles_labels()
+    figure.legend(*marks, loc="outside right center", frameon=False, fontsize=8)
     figure.savefig(path)
 
 
@@ -134,7 +143,7 @@ def main() -> None:
     lines.append(f"| best solver of the teacher | | {' | '.join(cells([best], reference))} |")
     drawn = {"teacher, best solver": [best]}
     for name in arguments.only:
-        runs, minutes = zip(*(student(folder, teacher, name, seed) for seed in seeds), strict=True)
+        runs, minutes, _ = zip(*(student(folder, teacher, name, seed) for seed in seeds), strict=True)
         lines.append(f"| {name} | {shown(minutes, 1)} | {' | '.join(cells(runs, reference))} |")
         drawn[name] = list(runs)
     print("\n".join(lines), f"\nthe teacher at {evaluations:g} evaluations: {reference:.2f}, recall {recall:.3f}")
