@@ -256,7 +256,8 @@ def taught(parts: Parts) -> Iterator[str]:
         yield (
             f"the teacher {teacher.path} makes {counted(made, 'steps')} of the uniform grid and knows nothing between "
             f"them, and {name(loss)} asks it for others{other}; choose loss=progressive loss.steps={max(made // 2, 1)} "
-            "loss.teacher_steps=2 loss.solver=ddim, or name the model that it was made of with loss.teacher.path=<a checkpoint>."
+            "loss.teacher_steps=2 loss.solver=ddim, or name the model that it was made of with "
+            "loss.teacher.path=<a checkpoint>."
         )
     yield from compared(teacher.guidance, lesson)
     if teacher.drops and not teacher.knows_no_condition:
