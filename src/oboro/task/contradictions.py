@@ -179,8 +179,8 @@ def compared(guidance: Guidance, own: Lesson) -> Iterator[str]:
         if other != own:
             only = f"{model.path} {other.limit}" if other.limit else f"the guided one {own.limit}"
             yield (
-                f"{name(guidance)} compares two models of one kind, and {only}; set guidance.weak.path to a model that "
-                "was trained with the same loss."
+                f"{name(guidance)} compares two models of one kind, and {only}; set its weak.path to a model that was "
+                "trained with the same loss."
             )
 
 
