@@ -80,6 +80,23 @@ def test_at_first_it_is_its_base_bit_for_bit_and_learns(base, question, factor, 
     assert moved == zeros
 
 
+def test_in_bfloat16_it_is_its_base_bit_for_bit_where_it_adds_nothing(base, question, randomise):
+    """At first, at strength 0, and without the picture: what is added has the precision of what it is added to."""
+    x, c_noise, signals = question()
+    x, c_noise, base = x.float(), c_noise.float(), base.float()
+    given = control(signals["control"].x.float())
+    cases = {"at first": (wrapped(base).float(), {**LABEL, "control": given})}
+    network = trained(wrapped(base), randomise).float().requires_grad_(False)
+    cases |= {
+        "strength 0": (network, {**LABEL, "control": control(given.x, 0.0)}),
+        "dropped": (network, {**LABEL, "control": given.drop(torch.tensor([True] * 3))}),
+    }
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        expected = base(x, c_noise, LABEL)
+        answers = {name: asked(x, c_noise, known) for name, (asked, known) in cases.items()}
+    assert {name: torch.equal(answer, expected) for name, answer in answers.items()} == dict.fromkeys(cases, True)
+
+
 def test_all_of_the_copy_learns_once_the_zero_layers_have_moved(base, question, normal, randomise):
     network = trained(wrapped(base, 2), randomise)
     answer = network(*question(2))

@@ -48,6 +48,14 @@ def test_at_first_it_is_its_base_bit_for_bit_and_learns_all_of_itself(base, ques
     assert all(p.grad is not None and p.grad.any() for p in later.branches.parameters())
 
 
+def test_in_bfloat16_it_is_its_base_bit_for_bit_where_it_adds_nothing(base, question, randomise):
+    x, c_noise, signals = question()
+    network, base = trained(wrapped(base), randomise).float().requires_grad_(False), base.float()
+    x, c_noise, nothing = x.float(), c_noise.float(), control(signals["control"].x.float(), 0.0)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(network(x, c_noise, {**LABEL, "control": nothing}), base(x, c_noise, LABEL))
+
+
 def test_its_features_are_added_to_the_last_activation_of_each_level(base, question, randomise):
     """encode with the features at the ends of levels (arXiv:2302.08453, eq. 2), times the strength; what the picture
     becomes depends neither on x nor on the noise level."""

@@ -54,17 +54,15 @@ class MaskBox(MaskShape):
         self.centred = centred
 
     def __call__(self, height: int, width: int, generator: torch.Generator) -> Tensor:
-        rows, columns = (self._span(self.height, height, generator), self._span(self.width, width, generator))
+        rows = self._span("height", self.height, height, generator)
+        columns = self._span("width", self.width, width, generator)
         mask = torch.ones(1, height, width, dtype=torch.bool)
         mask[:, rows, columns] = False
         return mask
 
-    def _span(self, wanted: int | None, side: int, generator: torch.Generator) -> slice:
+    def _span(self, name: str, wanted: int | None, side: int, generator: torch.Generator) -> slice:
         if wanted is not None and wanted > side:
-            raise UserError(
-                f"a hole of measurement.height={self.height} and measurement.width={self.width} pixels is larger than "
-                f"the sample, {side}; set them to less."
-            )
+            raise UserError(f"a hole of {name}={wanted} pixels is larger than the sample, {side}; set {name} to less.")
         size = whole(max(1, side // 4), max(1, 3 * side // 4), generator) if wanted is None else wanted
         first = (side - size) // 2 if self.centred else whole(0, side - size, generator)
         return slice(first, first + size)

@@ -46,8 +46,9 @@ class Branch(nn.Module, ABC):
         scale = (control.strength.to(x) * control.known.view(len(x), -1).any(1).to(x))[:, None]
         picture = torch.where(control.known, control.x, HOLE) if control.has_hole else control.x
         whole = self.added(x, c_noise, signals, picture.to(x))
-        residuals = [r * over_space(scale, r) for r in whole.residuals]
-        return Added(residuals, {i: f * over_space(scale, f) for i, f in whole.features.items()})
+        # In the precision of what they are: under autocast a float32 would make that of the base another one.
+        residuals = [r * over_space(scale.to(r), r) for r in whole.residuals]
+        return Added(residuals, {i: f * over_space(scale.to(f), f) for i, f in whole.features.items()})
 
     def begin(self, base: nn.Module) -> None:
         """Take weights of the base, after these were loaded."""
