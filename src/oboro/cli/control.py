@@ -3,11 +3,12 @@
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import nn
 
 from oboro.base.counted import counted
 from oboro.base.errors import UserError
+from oboro.cli.plain import plain
 from oboro.conditioner import Control, Joint
 from oboro.conditioner.control import times
 from oboro.model.controlled import Controlled
@@ -41,7 +42,7 @@ def control(config: DictConfig, task: Generation) -> None:
 
 
 def as_list(value: Any) -> list[Any]:
-    value = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+    value = plain(value)
     return value if isinstance(value, list) else [] if value is None else [value]
 
 

@@ -11,6 +11,7 @@ from lightning import Fabric
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor
 
+from oboro.anomalies import Anomalies, TestSet
 from oboro.base.amounts import check_fits_memory
 from oboro.base.counted import counted
 from oboro.base.errors import UserError
@@ -19,6 +20,7 @@ from oboro.base.settings import settings as settings_of
 from oboro.base.spread import spread
 from oboro.cli.detector_file import FIXED, read_detector, write_detector
 from oboro.cli.evaluate import read_data
+from oboro.cli.plain import plain
 from oboro.cli.sample import average, open_task, start, trained_precision
 from oboro.cli.settings import Detecting, check_settings
 from oboro.cli.settle import remark_unread_data, settle
@@ -55,12 +57,13 @@ def detect(config: DictConfig) -> None:
         fixed, calibration, protocol, state = read_detector(config.calibrated)
         take(config, fixed)
     check(config)
-    detector: Detector = instantiate(OmegaConf.to_container(config.detector, resolve=True), _convert_="all")
+    detector: Detector = instantiate(plain(config.detector), _convert_="all")
     check_needs(config, detector)
     precision = "32-true" if config.checkpoint is None else trained_precision(config.checkpoint)
     fabric = start(config, 1, precision)
     task = open_model(config, fabric)
     data = open_data(config, task) if calibration is None or config.get("anomalies") is not None else None
+    test_set = None if config.get("anomalies") is None or data is None else open_test_set(config, data)
     modality = modality_for(config, task, data)
     check_conditions(task)
     detector.check(task, modality)
@@ -85,9 +88,8 @@ def detect(config: DictConfig) -> None:
             )
         if config.images is not None:
             sort_pictures(config, inspection, calibration)
-        if config.get("anomalies") is not None:
-            assert data is not None
-            test(config, inspection, calibration, protocol, data)
+        if test_set is not None:
+            test(config, inspection, calibration, protocol, *test_set)
 
 
 def pooling_of(config: DictConfig) -> Pooling:
@@ -159,7 +161,7 @@ def open_model(config: DictConfig, fabric: Fabric) -> Task | None:
 
 
 def open_data(config: DictConfig, task: Task | None) -> DataModule:
-    data: DataModule = instantiate(OmegaConf.to_container(config.data, resolve=True), _convert_="all")
+    data: DataModule = instantiate(plain(config.data), _convert_="all")
     remark_unread_data(data)
     read_data(data)
     if task is not None:
@@ -179,7 +181,7 @@ def check_split(config: DictConfig, task: Task, data: DataModule) -> None:
         return
     trained = load_checkpoint(config.checkpoint)["config"]["data"]
     forget_checkpoint()
-    here = OmegaConf.to_container(config.data, resolve=True)
+    here = plain(config.data)
     for key, default in SPLIT.items():
         was, now = (node.get(key, default) for node in (trained, here))
         if was != now:
@@ -244,17 +246,27 @@ def calibrate(config: DictConfig, inspection: Inspection, data: DataModule) -> t
     return calibration, protocol
 
 
-def test(
-    config: DictConfig, inspection: Inspection, calibration: Calibration, protocol: Mapping[str, Any], data: DataModule
-) -> None:
-    """Measure on the test set ``anomalies``, at the threshold that is fixed already."""
-    anomalies = instantiate(OmegaConf.to_container(config.anomalies, resolve=True), _convert_="all")
+def open_test_set(config: DictConfig, data: DataModule) -> tuple[Anomalies, TestSet]:
+    """Before anything is computed: a folder that is not there is known by then."""
+    anomalies: Anomalies = instantiate(plain(config.anomalies), _convert_="all")
     samples = anomalies(data)
     if samples.anomalous.all() or not samples.anomalous.any():
         raise UserError(
             f"the test set has {'anomalous' if samples.anomalous.any() else 'normal'} samples alone, by which nothing "
             "can be told apart; add some of the other kind, or choose another anomalies=..."
         )
+    return anomalies, samples
+
+
+def test(
+    config: DictConfig,
+    inspection: Inspection,
+    calibration: Calibration,
+    protocol: Mapping[str, Any],
+    anomalies: Anomalies,
+    samples: TestSet,
+) -> None:
+    """Measure on ``samples`` of ``anomalies``, at the threshold that is fixed already."""
     inspection.cost = Cost()
     with progress_bar("testing", len(samples)) as done:
         maps = inspection.maps(samples.samples, TESTED, done)

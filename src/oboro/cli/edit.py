@@ -17,6 +17,7 @@ from oboro.base.errors import UserError
 from oboro.base.json_text import json_text
 from oboro.base.memory import Parts, rows_of
 from oboro.cli.hints import picture_entries
+from oboro.cli.plain import plain
 from oboro.cli.sample import (
     average,
     check_amounts,
@@ -25,7 +26,6 @@ from oboro.cli.sample import (
     condition,
     in_turn,
     open_task,
-    plain,
     progress,
     start,
     text_readers,

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from hydra.utils import instantiate
 from lightning import Fabric
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from oboro.base import distributed
 from oboro.base.counted import counted
@@ -19,6 +19,7 @@ from oboro.base.settings import settings_text
 from oboro.cli.checkpoint import latest_checkpoint
 from oboro.cli.evaluation_pictures import save_closest_pairs, save_compared
 from oboro.cli.measured import measurement_of
+from oboro.cli.plain import plain
 from oboro.cli.sample import average, check_amounts, open_task, start, trained_precision
 from oboro.cli.settings import Evaluating, check_settings
 from oboro.cli.settle import remark_unread_data, settle
@@ -173,8 +174,7 @@ def check(config: DictConfig) -> None:
 def build_evaluator(config: DictConfig) -> Evaluator:
     """Extractor, metrics and data that ``config`` names; nothing is read yet."""
     extractor, metrics, data = (
-        instantiate(OmegaConf.to_container(config[key], resolve=True), _convert_="all")
-        for key in ("extractor", "metrics", "data")
+        instantiate(plain(config[key]), _convert_="all") for key in ("extractor", "metrics", "data")
     )
     remark_unread_data(data)
     problem = problem_of(config, data)

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor
 
 from oboro.base.errors import UserError
+from oboro.cli.plain import plain
 from oboro.condition import Condition
 from oboro.conditioner import Image as Reader
 from oboro.data.decode_or_skip import check_alike
@@ -28,7 +29,7 @@ def picture_entries(config: DictConfig, task: Generation, ids: Sequence[int]) ->
     Of a hint that is computed the picture that it is computed of, unless ``hint_ready`` says that the files are hints.
     Raises ``UserError`` where the model reads no such picture, or a file is none.
     """
-    hint = OmegaConf.to_container(config.hint) if OmegaConf.is_config(config.hint) else config.hint
+    hint = plain(config.hint)
     if hint is None:
         for key in ("mask", "hint_ready"):
             if config.get(key):

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from PIL import Image as Pillow
 from torch import Tensor
 
 from oboro.base.counted import counted
 from oboro.base.errors import UserError
 from oboro.base.remark import remark
+from oboro.cli.plain import plain
 from oboro.measurement import MaskShape, Measured, Measurement, measure
 from oboro.modality import Image
 from oboro.modality.decode_image import load_image
@@ -82,7 +83,7 @@ def read_measured(config: DictConfig, task: Generation) -> Pictures | None:
 
 
 def measurement_of(config: DictConfig) -> Measurement | MaskShape:
-    return instantiate(OmegaConf.to_container(config.measurement, resolve=True), _convert_="all")
+    return instantiate(plain(config.measurement), _convert_="all")
 
 
 def clean(config: DictConfig, measurement: Measurement | MaskShape, kind: Image) -> Pictures:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning import Fabric
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
@@ -25,6 +25,7 @@ from oboro.cli.device import as_trained, check_device, resolve_precision
 from oboro.cli.hints import picture_entries, with_pictures
 from oboro.cli.launcher import care_for
 from oboro.cli.measured import Pictures, read_measured
+from oboro.cli.plain import plain
 from oboro.cli.prepare import quiet
 from oboro.cli.resize import resize
 from oboro.cli.settings import Sampling, check_settings
@@ -65,7 +66,7 @@ def open_task(
     """The checkpoint without its weights, and its task with the schedule, sampler and guidance of ``config``, on the
     device. ``towards_itself``: guidance that draws towards a measurement has each sample as its own."""
     checkpoint = adapted(config, load_checkpoint(path))
-    parts = {key: OmegaConf.to_container(config[key], resolve=True) for key in ("schedule", "sampler", "guidance")}
+    parts = {key: plain(config[key]) for key in ("schedule", "sampler", "guidance")}
     task = build_task(checkpoint, **parts)
     control(config, task)
     task.measured = config.get("measurement") is not None or (towards_itself and task.guidance.measures)
@@ -149,10 +150,6 @@ def check_known(lacking: list[Single], conditioner: Conditioner, pictures: Pictu
                 f"measured=..., and was not trained without; set {key}=..."
             )
         remark(f"no {key} is given, so the samples are drawn without the condition {single.name}.")
-
-
-def plain(value: Any) -> Any:
-    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
 
 
 def in_turn(choices: list[Any], ids: list[int]) -> list[Any]:
