@@ -65,8 +65,9 @@ def test_a_picture_is_edited_alone_in_chunks_of_any_company(checkpoint, pictures
     common = ("edit=flow_edit", "source_label=1", "label=[3,5]", f"image={pictures}")
     whole = edited(tmp_path / "whole", checkpoint, *common, "chunk=2")
     assert list(whole) == ["a", "b", "c", "d"]
-    fewer = edited(tmp_path / "fewer", checkpoint, *common, "chunk=2", "n=3")
-    assert all((fewer[name] == whole[name]).all() for name in "abc")
+    run = runs.succeeded(edit(tmp_path / "fewer", checkpoint, *common, "chunk=2", "n=3"))
+    fewer = {name: np.asarray(Image.open(tmp_path / "fewer" / "images" / f"{name}.png")) for name in "abc"}
+    assert all((fewer[name] == whole[name]).all() for name in "abc") and "first 3 of 4 files in image" in run.stderr
     more = edited(tmp_path / "more", checkpoint, *common, "chunk=2", "n=6")
     assert list(more) == ["a-000", "a-001", "b-000", "b-001", "c", "d"]
     assert (more["a-000"] == whole["a"]).all() and (more["a-001"] != whole["a"]).any()
@@ -84,6 +85,13 @@ def test_names_of_pictures_that_are_called_alike():
     originals = Originals(torch.zeros(3, 1), [Path("x/a.png"), Path("y/a.png"), Path("y/b.png")], None)
     assert originals.names(3, 1) == ["a-000", "a-001", "b"]
     assert originals.names(1, 2) == ["a-000", "a-001"]
+
+
+@pytest.mark.slow
+def test_what_nobody_knows_of_the_pictures_is_said(checkpoint, pictures, tmp_path):
+    for words, key in ((("edit=sdedit",), "no label is given"), (("edit=flow_edit", "label=3"), "no source_label")):
+        run = runs.succeeded(edit(tmp_path, checkpoint, f"image={pictures / 'a.png'}", *words))
+        assert key in run.stderr and "without the condition label" in run.stderr
 
 
 REFUSED = {

@@ -155,8 +155,8 @@ def test_what_does_not_fit_is_said_in_one_line(edit, change, said):
 def test_no_picture_or_text_to_sample_is_said_and_the_grid_shows_pairs_of_the_data(edited, tmp_path):
     for arguments, remedy in (
         (["prompt=make it blue"], "set hint="),
-        ([f"hint={tmp_path / 'nothing.png'}", "prompt=a"], "there is no picture"),
-        ([f"hint={tmp_path}", "prompt=a"], "there is no picture"),
+        ([f"hint={tmp_path / 'nothing.png'}", "prompt=a"], "there is no hint="),
+        ([f"hint={tmp_path}", "prompt=a"], "holds no pictures"),
     ):
         run = runs.call("sample.py", f"checkpoint={edited.last}", "accelerator=cpu", "n=2", *arguments, cwd=tmp_path)
         assert run.status == 1 and remedy in run.stderr and "Traceback" not in run.stderr

@@ -61,14 +61,15 @@ def test_a_hole_is_filled_and_the_rest_kept_to_the_last_bit(inpainting, here):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["hint=photos", "mask=narrow.png"], "0.png is 40×40 and the picture that belongs to it 40×80"),
-        (["hint=photos", "mask=none.png"], "there is no picture none.png; set mask to a file"),
+        (["hint=photos", "mask=narrow.png"], "0.png is 40×40 and the picture that belongs to it 80×40"),
+        (["hint=photos", "mask=none.png"], "there is no mask=none.png; set mask to a file"),
         (["hint=photos", "hint_ready=true"], "give the picture with hint and the hole with mask="),
         (["mask=mask.png"], "mask=mask.png is about a picture and none is given; set hint="),
+        (["hint=photos", "measured=photos", "measurement=mask_box", "guidance=ddnm"], "leave hint out, or measurement"),
         (["hint={edges: photos/0.png}"], "hint names edges and the model reads image; write hint={image: <file>}"),
         ([], "set hint=<a file or folder>"),
     ],
-    ids=["narrow", "none", "ready", "alone", "name", "nothing"],
+    ids=["narrow", "none", "ready", "alone", "two holes", "name", "nothing"],
 )
 def test_what_cannot_be_drawn_is_said_in_one_line(inpainting, here, arguments, message):
     failed = called(here, inpainting, *arguments)

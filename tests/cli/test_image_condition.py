@@ -82,7 +82,7 @@ def test_of_several_conditions_those_that_are_not_named_are_shown_in_turn(tmp_pa
 def test_what_is_missing_is_said_in_one_line(tmp_path, run, hints):
     for arguments, remedy in (
         (["label=0"], "set hint="),
-        (["hint=nowhere.png"], "there is no picture nowhere.png; set hint to a file"),
+        (["hint=nowhere.png"], "there is no hint=nowhere.png; set hint to a file"),
         ([f"hint={tmp_path / 'hints'}", "prompt=a bag"], "the model reads no text"),
     ):
         failed = runs.call("sample.py", f"checkpoint={run.last}", "accelerator=cpu", "n=2", *arguments, cwd=tmp_path)

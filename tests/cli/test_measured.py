@@ -101,13 +101,14 @@ REFUSED = {
     "noise": (("measurement=mask_box", "sampler=repaint", "guidance=unguided", "measurement_noise=.1"), "are noisy"),
     "no divisor": (("measurement=downsample", "measurement.factor=5", "guidance=ddnm"), "does not divide 28"),
     "grey": (("measurement=grey", "guidance=ddnm"), "samples have 1"),
-    "size": (("measurement=downsample", "degraded=true", "guidance=ddnm"), "is 28×28 and the data 7×7"),
+    "size": (("measurement=downsample", "degraded=true", "guidance=ddnm"), "is 28×28 and is to be 7×7"),
     "mask": (("measurement=mask_file", "measurement.path=none.png", "guidance=ddnm"), "there is no mask"),
     "larger": (
         ("measurement=mask_outside", "measurement.height=40", "measurement.width=28", "guidance=ddnm"),
         "does not fit there",
     ),
-    "empty folder": (("measurement=mask_box", "guidance=ddnm", "measured=."), "there is no picture in"),
+    "empty folder": (("measurement=mask_box", "guidance=ddnm", "measured=."), "measured=. holds no pictures"),
+    "no size": (("measurement=mask_outside", "guidance=ddnm"), "set measurement.height="),
     "no pictures": (("measurement=mask_box", "guidance=ddnm", "measured=null"), "set measured=PICTURE"),
     "a size of no network": (("measurement=mask_box", "guidance=ddnm", "size=[1,28]"), "takes no samples of size"),
 }

@@ -281,7 +281,7 @@ def test_second_pictures_are_mirrored_beside_cached_latents(tmp_path):
 
 def test_a_second_picture_has_the_shape_of_the_first_and_every_picture_has_one(tmp_path):
     root = with_hints(tmp_path, hint_size=(8, 8))
-    with pytest.raises(UserError, match=r"0\.png is 12×8 and the picture that belongs to it 8×8"):
+    with pytest.raises(UserError, match=r"0\.png is 8×12 and the picture that belongs to it 8×8 \(height × width\)"):
         load(tmp_path, channels=3)
     lines = (root / "metadata.jsonl").read_text().splitlines()
     (root / "metadata.jsonl").write_text("\n".join([*lines[:3], '{"file_name": "5.png"}']))
@@ -331,8 +331,8 @@ def test_what_is_wrong_with_second_pictures_is_said_in_one_line(tmp_path):
     for given, message in (
         (hints, r"2 of 4 images have no picture of their name in .*edges: b/1\.png, b/10\.png; add it"),
         (str(empty), "4 of 4 images have no picture of their name in .*empty: a/1.png"),
-        (str(tmp_path / "nowhere"), "nowhere does not exist; set hint to a folder"),
-        (str(root / "a/1.png"), "is a file; set hint to a folder"),
+        (str(tmp_path / "nowhere"), "data.hints: .*nowhere does not exist; set it to a folder"),
+        (str(root / "a/1.png"), "is a file; set it to a folder"),
         (str(root), "is data.root itself"),
         ({"label": hints["depth"]}, "label, which is another entry of a batch"),
         ({"my edges": hints["depth"]}, "name pictures in letters"),

@@ -64,6 +64,9 @@ def test_a_file_is_read_as_it_is_painted(tmp_path):
     Image.fromarray(np.dstack([painted] * 4)).save(tmp_path / "clear.png")
     with pytest.raises(UserError, match="transparent"):
         MaskFile(str(tmp_path / "clear.png"))(6, 8, generator(0, "m"))
+    Image.fromarray(np.zeros((6, 8), np.uint8)).save(tmp_path / "black.png")
+    with pytest.raises(UserError, match="hides nothing"):
+        MaskFile(str(tmp_path / "black.png"))(6, 8, generator(0, "m"))
     (tmp_path / "text.png").write_text("no picture")
     for name, message in (("text.png", "cannot be read"), ("none.png", "there is no mask")):
         with pytest.raises(UserError, match=message):

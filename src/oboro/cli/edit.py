@@ -16,6 +16,8 @@ from oboro.base.counted import counted
 from oboro.base.errors import UserError
 from oboro.base.json_text import json_text
 from oboro.base.memory import Parts, rows_of
+from oboro.base.remark import remark
+from oboro.cli.files import listed, remark_left_out
 from oboro.cli.hints import picture_entries
 from oboro.cli.plain import plain
 from oboro.cli.sample import (
@@ -54,6 +56,7 @@ def edit(config: DictConfig) -> None:
     check(config, task, changing)
     originals = Originals.of(config, task.modality)
     ids = list(range(config.n or len(originals.files) or DRAWN))
+    remark_left_out("image", originals.files, len(ids))
     check_amounts(len(ids) * changing.frames, config.chunk, task.modality)
     source, target = batches(config, task, changing, ids)
     remarks.say(task, target["label"].tolist() if "label" in target else ())
@@ -82,8 +85,7 @@ class Originals:
     @classmethod
     def of(cls, config: DictConfig, modality: Modality) -> "Originals":
         """Those of ``image`` and ``to``. Raises ``UserError`` for what is no picture."""
-        files = listed("image", config.image, modality)
-        ends = listed("to", config.to, modality)
+        files, ends = (listed(key, config[key], modality.suffixes, modality.noun) for key in ("image", "to"))
         return cls(read(files, modality), files, read(ends, modality))
 
     def rows(self, ids: Sequence[int]) -> Tensor | None:
@@ -105,21 +107,6 @@ class Originals:
 
 def taken(stored: Tensor | None, ids: Sequence[int]) -> Tensor | None:
     return None if stored is None else stored[[i % len(stored) for i in ids]]
-
-
-def listed(key: str, value: Any, modality: Modality) -> list[Path]:
-    """The files that ``key`` names: a file, those in a folder by name, or a list of these."""
-    names = plain(value)
-    files = []
-    for name in [] if names is None else [names] if isinstance(names, str) else names:
-        place = Path(name).expanduser()
-        inside = sorted(file for file in place.glob("*") if file.suffix.lower() in modality.suffixes)
-        if place.is_dir() and not inside:
-            raise UserError(f"{key}={name} holds no {modality.noun}; set {key} to a file, or to a folder of some.")
-        if not place.exists():
-            raise UserError(f"there is no {key}={name}; set {key} to a file, or to a folder of {modality.noun}.")
-        files += inside or [place]
-    return files
 
 
 def read(files: Sequence[Path], modality: Modality) -> Tensor | None:
@@ -160,12 +147,25 @@ def batches(config: DictConfig, task: Generation, changing: Edit, ids: list[int]
             if left_out and (prefix == "" or changing.asks_source):
                 key = {"label": f"{prefix}label", "caption": f"{prefix}prompt"}.get(single.entry, "hint")
                 raise UserError(f"the model was never trained without {single.name}; set {key}=...")
+    remark_unknown(task, changing, source, target)
     if changing.words and "caption" in task.conditioner.entries and not {"caption"} <= {*source} & {*target}:
         raise UserError(
             f"{type(changing).__name__} compares two texts; set source_prompt to that of the pictures and prompt to "
             "that of the edits."
         )
     return source, target
+
+
+def remark_unknown(task: Generation, changing: Edit, source: Batch, target: Batch) -> None:
+    """Say it of classes and texts that nobody has named: pictures are then edited as those of none."""
+    for single in task.conditioner.singles:
+        key = {"label": "label", "caption": "prompt"}.get(single.entry)
+        if key is None:
+            continue
+        if single.entry not in target:
+            remark(f"no {key} is given, so pictures are edited without the condition {single.name}.")
+        elif single.entry not in source and changing.asks_source:
+            remark(f"no source_{key} is given, so pictures are read without the condition {single.name}.")
 
 
 def named(config: DictConfig, task: Generation, ids: list[int], prefix: str) -> Batch:

@@ -9,7 +9,10 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
+from oboro.base.counted import counted
 from oboro.base.errors import UserError
+from oboro.base.remark import remark
+from oboro.cli.files import listed, remark_left_out
 from oboro.cli.plain import plain
 from oboro.condition import Condition
 from oboro.conditioner import Image as Reader
@@ -36,7 +39,7 @@ def picture_entries(config: DictConfig, task: Generation, ids: Sequence[int]) ->
                 given = "true" if config[key] is True else config[key]
                 raise UserError(f"{key}={given} is about a picture and none is given; set hint=<a file or folder>.")
         return {}
-    places = named(hint, [single for single in task.conditioner.singles if isinstance(single, Reader)])
+    places = named(hint, readers_of(task))
     if config.get("hint_ready") and not any(reader.computed for reader, _ in places):
         raise UserError(
             "hint_ready=true is for hints that the model computes, and it takes all as they are; leave it out."
@@ -51,7 +54,9 @@ def picture_entries(config: DictConfig, task: Generation, ids: Sequence[int]) ->
             )
         as_it_is = ready or not reader.computed
         channels = reader.image_channels if as_it_is else task.modality.shape[0]
-        pictures = fitted(files_of(path, "hint"), channels, task.modality, ids)
+        files = listed("hint", path, Image.suffixes)
+        remark_left_out("hint", files, len(ids))
+        pictures = fitted(files, channels, task.modality, ids)
         given[READY.format(reader.name) if ready else reader.entry] = pictures
         if ready:
             given.setdefault(reader.entry, torch.zeros(len(pictures), *task.modality.shape))
@@ -60,23 +65,47 @@ def picture_entries(config: DictConfig, task: Generation, ids: Sequence[int]) ->
     return given
 
 
+def check_beside(config: DictConfig, task: Generation, measured: int) -> None:
+    """Raises ``UserError`` where ``hint`` cannot be of the ``measured`` pictures that samples are drawn after, too."""
+    hint = plain(config.hint)
+    for reader, path in [] if hint is None else named(hint, readers_of(task)):
+        if reader.computed and reader.hint.has_hole:
+            raise UserError(
+                "the model fills a hole, which that of measured=... is already; leave hint out, or measurement and "
+                "measured."
+            )
+        count = len(listed("hint", path, Image.suffixes))
+        if count != measured:
+            raise UserError(
+                f"sample i is of file i in hint and in measured, and these have {count} and {measured}; give both as "
+                "many."
+            )
+
+
 def holes(path: str, places: Places, modality: Modality, ids: Sequence[int]) -> dict[str, Tensor]:
     """Where pictures with a hole are known, (n, 1, H, W), bool: the mask in a file, or those of a folder in turn, is
     white in the hole. Raises ``UserError`` for a mask that is not of the shape of its picture."""
     known: dict[str, Tensor] = {}
     for reader, place in places:
         if reader.hint.has_hole:
-            masks, pictures = files_of(path, "mask"), files_of(place, "hint")
+            masks, pictures = (listed(key, of, Image.suffixes) for key, of in (("mask", path), ("hint", place)))
             for i in range(min(max(len(masks), len(pictures)), len(ids))):
                 picture, mask = pictures[i % len(pictures)], masks[i % len(masks)]
                 check_alike(str(picture), load_image(picture).size, load_image(mask).size)
-            known[KNOWN.format(reader.name)] = fitted(masks, 1, modality, ids) < 0
+            unknown = fitted(masks, 1, modality, ids) >= 0
+            if whole := int((~unknown.flatten(1).any(1)).sum()):
+                remark(f"of {counted(len(ids), 'samples')} {whole} have no hole, as nothing in mask={path} is white.")
+            known[KNOWN.format(reader.name)] = ~unknown
     if not known:
         raise UserError(
             f"mask={path} is a hole and the model fills none; leave it out, or give the checkpoint of a model that was "
             "trained with hint=mask_box or another mask."
         )
     return known
+
+
+def readers_of(task: Generation) -> list[Reader]:
+    return [single for single in task.conditioner.singles if isinstance(single, Reader)]
 
 
 def named(hint: Any, readers: Sequence[Reader]) -> Places:
@@ -97,15 +126,6 @@ def named(hint: Any, readers: Sequence[Reader]) -> Places:
     if missing := [reader.name for reader in readers if reader.name not in hint]:
         raise UserError(f"hint names no {missing[0]}, and the model reads {names}; {form}.")
     return [(reader, hint[reader.name]) for reader in readers]
-
-
-def files_of(path: Any, key: str) -> list[Path]:
-    """A file, or the pictures of a folder by name."""
-    place = Path(str(path)).expanduser()
-    files = sorted(file for file in place.glob("*") if file.suffix.lower() in Image.suffixes) or [place]
-    if not files[0].is_file():
-        raise UserError(f"there is no picture {path}; set {key} to a file, or to a folder of pictures.")
-    return files
 
 
 def fitted(files: Sequence[Path], channels: int, modality: Modality, ids: Sequence[int]) -> Tensor:

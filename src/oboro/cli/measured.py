@@ -12,6 +12,7 @@ from torch import Tensor
 from oboro.base.counted import counted
 from oboro.base.errors import UserError
 from oboro.base.remark import remark
+from oboro.cli.files import listed, remark_left_out
 from oboro.cli.plain import plain
 from oboro.measurement import MaskShape, Measured, Measurement, measure
 from oboro.modality import Image
@@ -123,13 +124,6 @@ def shown(made: Measured, kind: Image) -> Tensor:
 
 def files_of(config: DictConfig, kind: Image) -> list[Path]:
     """The picture, or those of the folder by name, as many as there are samples."""
-    place = Path(config.measured).expanduser()
-    files = sorted(file for file in place.glob("*") if file.suffix.lower() in kind.suffixes)
-    if place.is_dir() and not files:
-        raise UserError(f"there is no picture in {config.measured}; set measured to a file, or a folder of pictures.")
-    files = files or [place]
-    if not files[0].is_file():
-        raise UserError(f"there is no picture {config.measured}; set measured to a file, or a folder of pictures.")
-    if len(files) > config.n:
-        remark(f"{counted(config.n, 'samples')} are of the first {config.n} of {len(files)} pictures; raise n.")
+    files = listed("measured", config.measured, kind.suffixes)
+    remark_left_out("measured", files, config.n)
     return files[: config.n]

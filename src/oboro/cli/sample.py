@@ -22,7 +22,7 @@ from oboro.base.memory import Parts, rows_of
 from oboro.base.remark import remark
 from oboro.cli.control import control
 from oboro.cli.device import as_trained, check_device, resolve_precision
-from oboro.cli.hints import picture_entries, with_pictures
+from oboro.cli.hints import check_beside, picture_entries, with_pictures
 from oboro.cli.launcher import care_for
 from oboro.cli.measured import Pictures, read_measured
 from oboro.cli.plain import plain
@@ -128,6 +128,7 @@ def sample_batch(
     given |= picture_entries(config, task, ids)
     lacking = [single for single in conditioner.singles if single.entry not in given]
     if pictures is not None:
+        check_beside(config, task, len(pictures))
         check_known(lacking, conditioner, pictures)
         return given | {"id": ids}
     for single in lacking:

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from oboro.base.counted import counted
 from oboro.base.errors import UserError, first_line
 from oboro.base.remark import remark
-from oboro.cli.edit import listed
+from oboro.cli.files import listed
 from oboro.detection import Calibration
 from oboro.detector import Inspection
 from oboro.modality import Image
@@ -102,7 +102,7 @@ def now(config: DictConfig, modality, place: Path) -> list[Path]:
     """The files that are there. A folder that is followed may be empty, and files in it unfinished: those of the last
     moments wait."""
     if not config.follow:
-        return listed("images", config.images, modality)
+        return listed("images", config.images, modality.suffixes, modality.noun)
     if not place.is_dir():
         raise UserError(f"follow waits for pictures in a folder and there is no folder {place}; set images=<a folder>.")
     files = sorted(file for file in place.glob("*") if file.suffix.lower() in modality.suffixes)

@@ -25,6 +25,7 @@ class Control(Image):
     """
 
     kind = condition.Control
+    needing, otherwise = "model=controlnet and model=t2i_adapter follow", "leave model=... out"
 
     def __init__(
         self,

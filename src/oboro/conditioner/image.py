@@ -36,6 +36,7 @@ class Image(Single):
     """
 
     kind = condition.Image
+    needing, otherwise = "conditioner=image needs", "conditioner=label, text or unconditional"
 
     def __init__(
         self,
@@ -101,9 +102,9 @@ class Image(Single):
         elif self.entry not in population.hints:
             others = f"only {', '.join(population.hints)}" if population.hints else "none"
             raise UserError(
-                f"conditioner=image needs a second picture ({self.entry}) of each image and these data have {others}; "
-                "choose data with hints (data.hints=<a folder of pictures of the same names>), a hint that is computed "
-                "from the image (hint=edges), or conditioner=label, text or unconditional."
+                f"{self.needing} a second picture ({self.entry}) of each image and these data have {others}; choose "
+                "data with hints (data.hints=<a folder of pictures of the same names>), a hint that is computed from "
+                f"the image (hint=edges), or {self.otherwise}."
             )
 
     def metadata(self, ids: Sequence[int], population: Population | None) -> dict[str, Any]:

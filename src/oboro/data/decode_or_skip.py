@@ -148,8 +148,8 @@ def check_alike(name: str, image: tuple[int, int], hint: tuple[int, int]) -> Non
     """Raises ``UserError`` unless two sizes (width, height) are in proportion, to a pixel: both are cropped alike."""
     if abs(image[0] * hint[1] - image[1] * hint[0]) > max(*image, *hint):
         raise UserError(
-            f"{name} is {image[0]}×{image[1]} and the picture that belongs to it {hint[0]}×{hint[1]}, which cannot be "
-            "cropped alike; give both the same shape"
+            f"{name} is {image[1]}×{image[0]} and the picture that belongs to it {hint[1]}×{hint[0]} (height × width), "
+            "which cannot be cropped alike; give both the same shape"
         )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from oboro.base.counted import counted
 from oboro.base.errors import UserError
+from oboro.data.cache import HINT
 from oboro.data.folder import identity, list_folder
 from oboro.data.left_out import printable
 from oboro.data.metadata import Entry
@@ -16,11 +17,12 @@ from oboro.modality.decode_image import SUFFIXES
 def check_folders(folders: Mapping[str, Path], root: Path) -> None:
     """Raises ``UserError`` for a folder that is none, or the one of the pictures themselves."""
     for entry, folder in folders.items():
+        key = "data.hints" if entry == HINT else f"data.hints.{entry}"
         if not folder.is_dir():
             what = "is a file" if folder.exists() else "does not exist"
-            raise UserError(f"data.hints: {folder} {what}; set {entry} to a folder of pictures")
+            raise UserError(f"{key}: {folder} {what}; set it to a folder of pictures")
         if root.is_dir() and identity(folder) == identity(root):
-            raise UserError(f"data.hints: {folder} is data.root itself; set {entry} to the folder of second pictures")
+            raise UserError(f"{key}: {folder} is data.root itself; set it to the folder of second pictures")
 
 
 def with_hints(pictures: Path, entries: list[Entry], folders: Mapping[str, Path]) -> tuple[list[Entry], list[str]]:

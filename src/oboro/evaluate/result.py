@@ -74,7 +74,7 @@ def protocol_line(protocol: Mapping[str, Any], shown: Mapping[str, str] | None =
         schedule = f" on {text['schedule']}" if "schedule" in text else ""  # the first files do not have it
         latent = f", decoded by {text['codec']}" if "codec" in text else ""
         drawn = (
-            f", {text['sampler']}{schedule}, {text['guidance']}{latent}, EMA {text['ema']}, "
+            f", {text['sampler']}{schedule}, {text['guidance']}{_controlled(protocol)}{latent}, EMA {text['ema']}, "
             f"{protocol['precision']} on {protocol['device']}"
         )
     if "extractor" not in protocol:  # paired metrics alone
@@ -100,6 +100,16 @@ def _after(protocol: Mapping[str, Any]) -> str:
         noise = f" with noise {problem['noise']:g}" if problem["noise"] else ""
         texts.append(f"{settings_text(problem['measurement'])}{noise} of {problem['held_out']:,} held-out images")
     return f" after {', '.join(texts)}" if texts else ""
+
+
+def _controlled(protocol: Mapping[str, Any]) -> str:
+    """``, control of strength 0.5 at t from 0.2 to 1``: the pictures of ControlNets, by name."""
+    texts = []
+    for name, of in protocol.get("control", {}).items():
+        low, high = of["interval"]
+        times = "" if (low, high) == (0, 1) else f" at t from {low:g} to {high:g}"
+        texts.append(f", {name} of strength {of['strength']:g}{times}")
+    return "".join(texts)
 
 
 def _learned(protocol: Mapping[str, Any]) -> str:

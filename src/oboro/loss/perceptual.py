@@ -119,7 +119,11 @@ class LPIPS(Perceptual):
         weights: dict[str, Tensor] = {}
         for key, path in (("backbone", self.backbone), ("heads", self.heads)):
             if path is None or not Path(path).expanduser().is_file():
-                raise UserError(f"LPIPS needs weights and there is no file {path}; set loss.perceptual.{key}=FILE.")
+                lacks = "none is named" if path is None else f"there is no file {path}"
+                raise UserError(
+                    f"LPIPS needs weights for its {key} and {lacks}; set loss.perceptual.{key}=FILE, or "
+                    f"metrics.lpips.{key}=FILE where it is a metric."
+                )
             weights |= read_tensors(Path(path).expanduser())
         fill_buffers(self, weights)
 

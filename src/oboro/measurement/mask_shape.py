@@ -179,7 +179,12 @@ class MaskFile(MaskShape):
                 "give a mask of their size."
             )
         white = pixels >= 128
-        return torch.from_numpy(white if self.white == "known" else ~white)[None]
+        known = white if self.white == "known" else ~white
+        if known.all():
+            raise UserError(
+                f"the mask {self.path} hides nothing; paint the hole white, or black with measurement.white=known."
+            )
+        return torch.from_numpy(known)[None]
 
     def _pixels(self) -> np.ndarray:
         path = Path(self.path).expanduser()

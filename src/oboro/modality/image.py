@@ -89,8 +89,8 @@ class Image(Modality):
         channels, height, width = self.shape
         if (image.height, image.width) != (height, width):
             raise UserError(
-                f"{path} is {image.height}×{image.width} and the data {height}×{width}; resize the picture, or measure "
-                "against data of its size with data.resolution."
+                f"{path} is {image.height}×{image.width} and is to be {height}×{width}; resize the picture, or where "
+                "samples are compared with data choose data of its size, data.resolution."
             )
         return torch.from_numpy(fit(self._converted(image, path), channels, (height, width)).copy())
 

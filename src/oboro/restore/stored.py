@@ -70,7 +70,10 @@ def value_of(place: str, *keys: str, _parent_: DictConfig) -> Any:
     node = _parent_ if place == "." else _parent_[place]
     plain = OmegaConf.to_container(node, resolve=False)
     settings = {k: node[k] for k, v in plain.items() if not (isinstance(v, str) and v.startswith("${stored:"))}
-    config = instantiate(settings, _convert_="all").config()
+    try:
+        config = instantiate(settings, _convert_="all").config()
+    except UserError as error:
+        raise UserError(f"{node._get_full_key('path')}: {error}") from error
     for key in keys:
         if not isinstance(config, dict) or key not in config:
             raise UserError(f"what is stored at {node.get('path')} has no {'.'.join(keys)}; choose another file.")
