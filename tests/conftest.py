@@ -58,7 +58,7 @@ MEASURING = {"repaint", "ddnm_plus"}  # these draw samples of a measurement
 CHAINS = {"walk_back"}  # stays at one noise level: no solver of a flow
 OTHERS = ADAPTIVE | MEASURING | CHAINS
 SAMPLERS = {name: sampler for name, sampler in configured("sampler").items() if name not in OTHERS}
-JUMPS = {"ddim_consistency"}  # takes x̂0 for the end of the flow and not for a mean
+JUMPS = {"ddim_consistency", "ddim_consistency_two"}  # takes x̂0 for the end of the flow and not for a mean
 ODE_SAMPLERS = {name: sampler for name, sampler in SAMPLERS.items() if not sampler.stochastic}
 STOCHASTIC = {name for name, sampler in SAMPLERS.items() if sampler.stochastic}
 

@@ -13,6 +13,8 @@ from oboro.base.errors import UserError
 from oboro.base.ranges import Count
 from oboro.base.remark import remark
 
+Factor = Annotated[float, Gt(1)]
+TANGENT = "tangent"  # its place among the norms
 HISTORY = 100  # steps whose gradient norms are remembered
 ENOUGH = 20  # of them, before a norm is called a spike
 
@@ -89,12 +91,11 @@ class Record:
         self.rate = min(self.rate, before.rate)
         self.in_a_row, self.norms = before.in_a_row, before.norms
 
-    def good(self, norms: dict[str, float], remember: bool) -> None:
-        """A step that did not diverge."""
+    def good(self, norms: dict[str, float]) -> None:
+        """A step that did not diverge, with the ``norms`` that are to be remembered."""
         self.in_a_row = 0
-        if remember:
-            for name, norm in norms.items():
-                self.norms[name] = [*self.norms.get(name, []), norm][-HISTORY:]
+        for name, norm in norms.items():
+            self.norms[name] = [*self.norms.get(name, []), norm][-HISTORY:]
 
 
 class Divergence(ABC):
@@ -102,8 +103,10 @@ class Divergence(ABC):
     steps, and weights, averages and the optimizer's state stay as they are.
 
     With ``spike`` it diverges, too, where the norm of a network's gradient, before it is clipped, is more than
-    ``spike`` times the median of its last 100 norms, of which there have to be 20. The samples of the step, with their
-    losses, are a line of ``diverged.jsonl`` in the folder of the run.
+    ``spike`` times the median of its last 100 norms, of which there have to be 20; and with ``tangent_spike`` where the
+    tangent of a loss that takes a derivative of the network is that much longer than before: gradients do not show it
+    where it is normalised. The samples of the step, with their losses, are a line of ``diverged.jsonl`` in the folder
+    of the run.
 
     Attributes:
         keeps_buffers: whether buffers that a forward pass has written to have to be as before.
@@ -113,8 +116,13 @@ class Divergence(ABC):
     keeps_buffers: bool = False
     goes_back: bool = False
 
-    def __init__(self, spike: Annotated[float, Gt(1)] | None = None):
+    def __init__(self, spike: Factor | None = None, tangent_spike: Factor | None = 1e3):
         self.spike = spike
+        self.tangent_spike = tangent_spike
+
+    def longest(self, name: str) -> float | None:
+        """How much longer than before the gradient of the network ``name`` may be, or ``TANGENT``."""
+        return self.tangent_spike if name == TANGENT else self.spike
 
     @abstractmethod
     def meet(self, event: Event, record: Record) -> NoReturn:
@@ -122,10 +130,14 @@ class Divergence(ABC):
 
     def spiked(self, norms: dict[str, float], record: Record) -> dict[str, float]:
         """The medians of those networks whose norm is a spike."""
-        if self.spike is None:
-            return {}
-        medians = {name: median(before) for name, before in record.norms.items() if len(before) >= ENOUGH}
-        return {name: m for name, m in medians.items() if name in norms and self.spike * m < norms[name] < inf}
+        found = {}
+        for name, before in record.norms.items():
+            factor = self.longest(name)
+            if factor is not None and name in norms and len(before) >= ENOUGH:
+                usual = median(before)
+                if factor * usual < norms[name] < inf:
+                    found[name] = usual
+        return found
 
 
 class Raise(Divergence):
@@ -144,8 +156,8 @@ class Skip(Divergence):
 
     keeps_buffers = True
 
-    def __init__(self, most: Count = 10, spike: Annotated[float, Gt(1)] | None = None):
-        super().__init__(spike)
+    def __init__(self, most: Count = 10, spike: Factor | None = None, tangent_spike: Factor | None = 1e3):
+        super().__init__(spike, tangent_spike)
         self.most = most
 
     def meet(self, event: Event, record: Record) -> NoReturn:
@@ -174,9 +186,10 @@ class Rollback(Divergence):
         self,
         most: Count = 3,
         factor: Annotated[float, Interval(gt=0, lt=1)] = 0.5,
-        spike: Annotated[float, Gt(1)] | None = None,
+        spike: Factor | None = None,
+        tangent_spike: Factor | None = 1e3,
     ):
-        super().__init__(spike)
+        super().__init__(spike, tangent_spike)
         self.most = most
         self.factor = factor
 

@@ -93,9 +93,26 @@ def test_another_teacher_is_refused(student, teacher, tmp_path):
         (("loss=consistency_distillation", "init={teacher}", "sampler=heun"), "choose sampler=ddim_consistency"),
         (("loss=truncated_consistency", "init={teacher}"), "goes on from a consistency model"),
         (("loss=progressive", "init={teacher}"), "sampler.steps=8"),
+        (("loss=consistency", "loss.weight=gap", "init={teacher}"), "set loss.weight=angle"),
+        (("loss=mean_flow", "loss.guidance_scale=3", "conditioner=unconditional"), "leave loss.guidance_scale out"),
+        (("loss=mean_flow", "loss.guidance_scale=3", "conditioner.dropout=0"), "set conditioner.dropout=0.1"),
+        (("loss=continuous_consistency", "loss.sigma_data=0.8"), "set loss.weighting.base.sigma_data=0.8"),
+        (
+            ("loss=progressive", "loss.steps=2", "sampler.steps=2", "init={teacher}", "schedule=karras"),
+            "sampler/grid=uniform_to_data",
+        ),
         (("loss=consistency_distillation", "init={teacher}", "guidance@loss.teacher.guidance=cfg_pp"), "single times"),
     ],
-    ids=["no teacher", "a sampler of means", "a denoiser where a jump is meant", "other steps", "a guidance of steps"],
+    ids=[
+        *(
+            "no teacher",
+            "a sampler of means",
+            "a denoiser where a jump is meant",
+            "other steps",
+            "no weight at the end",
+        ),
+        *("no condition", "never without", "another width", "another grid", "a guidance of steps"),
+    ],
 )
 def test_what_cannot_be_learned_is_said_before_training(overrides, said, teacher, tmp_path):
     run = trained(tmp_path / "run", *(word.format(teacher=teacher) for word in overrides))
@@ -144,6 +161,42 @@ def test_what_asks_for_means_refuses_a_student_and_what_draws_does_not(student, 
         run = runs.call(script, *runs.outputs(tmp_path / str(k), *typed), cwd=tmp_path)
         refused = run.status == 1 and "Traceback" not in run.stderr and (reason or " ") in run.stderr
         assert refused if reason else run.status == 0, (k, run.stderr)
+
+
+@pytest.mark.slow
+def test_a_student_is_asked_at_times_that_it_has_learned(student, teacher, tmp_path):
+    """Of DMD2 at those of its own steps, of TCM at noise above its transition; and no others are looked for."""
+    game = ["task=distillation", "loss=dmd2", f"init={teacher}", "sampler.steps=2", "trainer.max_steps=2"]
+    two = runs.succeeded(trained(tmp_path / "dmd2", *game))
+    tcm = runs.succeeded(trained(tmp_path / "tcm", "loss=truncated_consistency", f"init={student.last}"))
+    pd = ["loss=progressive", "loss.steps=2", "sampler.steps=2", "trainer.max_steps=1", f"init={teacher}"]
+    few = runs.succeeded(trained(tmp_path / "pd", *pd))
+    measured = ["n=20", "chunk=10", "metrics=[frechet]"]
+    for k, (model, script, words, reason) in enumerate(
+        [
+            (two, "sample.py", ["n=2", "sampler.steps=4"], "learned to draw at t=1, 0.5 alone"),
+            (two, "sample.py", ["n=2", "sampler.steps=1"], None),
+            (two, "evaluate.py", [*measured, "tune_times=1"], "leave tune_times out"),
+            (few, "evaluate.py", [*measured, "tune_times=1"], "leave tune_times out"),
+            (tcm, "sample.py", ["n=2", "sampler.steps=4"], "teaches noise of sigma / alpha = 1 and more"),
+            (tcm, "sample.py", ["n=2"], None),
+        ]
+    ):
+        arguments = runs.outputs(tmp_path / str(k), f"checkpoint={model.last}", "accelerator=cpu", *words)
+        run = runs.call(script, *arguments, cwd=tmp_path)
+        refused = run.status == 1 and "Traceback" not in run.stderr and (reason or " ") in run.stderr
+        assert refused if reason else run.status == 0, (k, run.stderr)
+
+
+@pytest.mark.slow
+def test_a_teacher_and_its_student_are_one_sweep_each_with_its_own_sampler(student, teacher, tmp_path):
+    both = [f"checkpoint={teacher},{student.last}", "sampler.steps=1,2", "n=20", "chunk=10", "metrics=[frechet]"]
+    run = runs.call("evaluate.py", "-m", *both, "accelerator=cpu", f"hydra.sweep.dir={tmp_path}", cwd=tmp_path)
+    runs.succeeded(run)
+    assert (tmp_path / "curve.png").exists()
+    samplers = [runs.evaluation(tmp_path / str(k))["protocol"]["sampler"] for k in range(4)]
+    assert [sampler.get("eta") for sampler in samplers] == [None, None, float("inf"), float("inf")]
+    assert [sampler["steps"] for sampler in samplers] == [1, 2, 1, 2]
 
 
 def test_a_named_loss_brings_its_sampler_and_its_guidance():

@@ -13,7 +13,7 @@ from oboro.guidance.embedded import at_scale
 from oboro.interop.__main__ import main
 from oboro.interop.onnx import AtLevel, OneStep, export_task, inputs, write
 from oboro.interop.pipeline import Published, build, denoiser, save_checkpoint, without_text
-from oboro.loss import Consistency, curriculum, penalty, time
+from oboro.loss import Consistency, Progressive, curriculum, penalty, time
 from oboro.loss.coupling import Independent
 from oboro.sampler import DDIM, nodes
 
@@ -95,10 +95,18 @@ def student(**settings):
     return task
 
 
+def one_step_of(teacher_steps):
+    """A student of progressive distillation."""
+    task = task_of("unet")
+    task.loss = Progressive(penalty.Squared(), Independent(), teacher=None, steps=teacher_steps)
+    return task
+
+
 @pytest.mark.slow
-def test_a_student_becomes_a_file_of_one_step(tmp_path):
+@pytest.mark.parametrize("make", [student, lambda: one_step_of(1)], ids=["consistency", "progressive"])
+def test_a_student_becomes_a_file_of_one_step(make, tmp_path):
     """Noise to data as the sampler of one step does it."""
-    task, (x, _, cond) = student(), QUESTION
+    task, (x, _, cond) = make(), QUESTION
     export_task(task, tmp_path)
     drawn = DDIM(1)(task.denoiser, task.denoiser.schedule.prior(x), cond, None)
     close(run(tmp_path / "one_step.onnx", noise=x, **inputs(cond.signals)), drawn)

@@ -17,7 +17,7 @@ from oboro.loss.annealing import Annealing
 from oboro.loss.continuous_consistency import Trigonometric
 from oboro.loss.coupling import Independent
 from oboro.loss.derivative import along
-from oboro.loss.penalty import Squared
+from oboro.loss.penalty import Adaptive, Squared
 from oboro.loss.straight import Straight
 from oboro.loss.time import Level, LogitNormal, LogNormal, Uniform
 from oboro.loss.weighting import SNR, LearnedLogVariance, TrigFlow
@@ -224,21 +224,27 @@ def test_guidance_is_baked_into_the_velocity(question, randomise):
 
 
 def test_alpha_flow_leads_from_flow_matching_to_mean_flow(question, randomise):
-    """alpha = 1 is v at all pairs; (u - target) / alpha goes to MeanFlow's difference as alpha."""
+    """alpha = 1 is v at all pairs; the gradients go to MeanFlow's as alpha, whatever the power of the penalty."""
     x, cond, q, eps = question
     denoiser = Denoiser(network_of(randomise), Linear(), Velocity())
 
-    def loss(alpha):
-        kind = mean_flow()
+    def loss(alpha, penalty=None):
+        kind = mean_flow(penalty=penalty or Squared(), share=1.0)
         return kind._loss(denoiser, x, cond, [q, q * 32 % 1, q * 1024 % 1], eps, alpha)
+
+    def gradient(alpha, penalty):
+        parts = torch.autograd.grad(loss(alpha, penalty).sum(), list(denoiser.parameters()), allow_unused=True)
+        return torch.cat([part.flatten() for part in parts if part is not None])
 
     t, r = mean_flow().times(Straight(denoiser), [q, q * 32 % 1, q * 1024 % 1])
     u = velocity_of(denoiser.network, cond.signals["label"].index)
     wide = expand_as(t, x)
     flow_matching = (u((1 - wide) * x + wide * eps, t, r) - (eps - x)).square().flatten(1).mean(1)
     torch.testing.assert_close(loss(1.0), flow_matching)
-    errors = [(loss(alpha) / alpha**3 - loss(0.0)).abs().max() for alpha in (1e-2, 1e-3)]
-    assert errors[1] < 0.15 * errors[0] and errors[1] < 0.03 * loss(0.0).max()
+    for penalty in (Squared(), Adaptive(0.5, 1e-30), Adaptive(1.0, 1e-30)):
+        whole = gradient(0.0, penalty)
+        errors = [(gradient(alpha, penalty) - whole).norm() / whole.norm() for alpha in (1e-3, 1e-4)]
+        assert errors[1] < 0.15 * errors[0] and errors[1] < 0.03, penalty
 
 
 def test_alpha_is_annealed_by_the_step():

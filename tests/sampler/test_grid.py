@@ -12,7 +12,18 @@ from cases import over
 from conftest import GRIDS, SCHEDULES
 from oboro.base.errors import UserError
 from oboro.sampler import DATA, nodes
-from oboro.sampler.grid import Karras, Leading, Linspace, LogSNR, Quadratic, Sigmas, Times, Trailing, Uniform
+from oboro.sampler.grid import (
+    Karras,
+    Leading,
+    Linspace,
+    LogSNR,
+    Quadratic,
+    Sigmas,
+    Times,
+    Trailing,
+    Uniform,
+    UniformToData,
+)
 from oboro.schedule import DDPM, VE, Cosine, Linear, ScaledLinear
 from oboro.schedule import Karras as KarrasSchedule
 
@@ -57,6 +68,13 @@ def test_times_decrease_and_end_in_data(grid, schedule, steps):
     assert 0 <= found[-1].t <= found[0].t <= 1
     assert all(s.t < t.t and s.ratio < t.ratio for t, s in pairwise(found))
     assert found == nodes(schedule, [node.t for node in found])
+
+
+@over(schedule=SCHEDULES, steps=[1, 2, 5])
+def test_steps_into_data_are_equal_on_every_schedule(schedule, steps):
+    assert [node.t for node in UniformToData()(schedule, steps)] == [*(1 - i / steps for i in range(steps)), 0]
+    if nodes(schedule, [0.0])[0].sigma == 0:
+        assert UniformToData()(schedule, steps) == Uniform()(schedule, steps)
 
 
 @over(grid=GRIDS, schedule=SCHEDULES, steps=[1, 2, 5, 20], where=coincide)

@@ -25,6 +25,8 @@ CASES = {
         "sampler=ddim_consistency",
     ),
     "mean velocities": ("loss=mean_flow_improved", "model.dropout=0.5", "sampler=heun"),
+    "alpha-Flow": ("loss=mean_flow_alpha", "loss.alpha.last=4", "model.dropout=0.5", "sampler=heun"),
+    "MeanFlow": ("loss=mean_flow", "loss.guidance_scale=2", "model.dropout=0.5", "sampler=heun"),
     "shortcuts": ("loss=shortcut", "loss.share=0.5", "model.dropout=0.5", "sampler=heun"),
     "consistency in continuous time": (
         *("loss=continuous_consistency", "loss.warmup_steps=2", "model.dropout=0.5", "sampler=ddim_consistency"),
@@ -56,7 +58,7 @@ def test_a_batch_in_parts_is_trained_on_as_one(case):
     assert (whole - other).norm() > 1e3 * (whole - parts).norm()
 
 
-SHARED = ("consistency", "mean velocities", "shortcuts", "consistency in continuous time")
+SHARED = ("consistency", "mean velocities", "shortcuts", "consistency in continuous time", "alpha-Flow", "MeanFlow")
 # Losses with a teacher, whose path is added.
 TAUGHT = {
     "consistency distillation": (
@@ -65,6 +67,9 @@ TAUGHT = {
     ),
     "a guided teacher": ("loss=consistency_latent", "sampler=ddim_consistency"),
     "progressive distillation": ("loss=progressive", "loss.steps=2", "sampler=ddim", "sampler.steps=2"),
+    "sCD": ("loss=continuous_consistency_distillation", "loss.warmup_steps=2", "sampler=ddim_consistency"),
+    "MeanFlow with a teacher": ("loss=mean_flow_distillation", "sampler=heun"),
+    "scales": ("loss=consistency_latent_scales", "model.reads_guidance_scale=true", "sampler=ddim_consistency"),
     "reflow": ("loss=reflow", "loss.sampler.steps=2", "sampler=euler"),
 }
 

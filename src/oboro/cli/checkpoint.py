@@ -8,12 +8,14 @@ from typing import Any
 
 from oboro.base.errors import UserError
 from oboro.base.grammar import files, values
+from oboro.cli.arguments import MULTIRUN
 from oboro.cli.offered import elsewhere, offer
 from oboro.cli.running import is_running
 from oboro.restore.checkpoint import FROM_CHECKPOINT, check_kind, load_checkpoint
 
 POLL = 5.0  # seconds between two looks at a folder
 IDLE = 3600.0  # as in conf/evaluate.yaml
+PROCESSES = "processes"  # hydra/launcher of a sweep, unless another one is named
 
 
 def latest_checkpoint(
@@ -57,12 +59,19 @@ def configuration(path: str, kinds: Sequence[str]) -> dict[str, Any]:
     return checkpoint["config"]
 
 
+def apart(arguments: list[str]) -> bool:
+    """Whether each checkpoint is that of a process of its own."""
+    launcher = next((a.partition("=")[2] for a in arguments if a.startswith("hydra/launcher=")), PROCESSES)
+    return any(argument in MULTIRUN for argument in arguments) and launcher == PROCESSES
+
+
 def offer_checkpoint(arguments: list[str], kinds: Sequence[str] = ("diffusion",)) -> None:
     """Make what ``checkpoint=PATH`` or ``watch=RUN`` was trained with the options called ``from_checkpoint``.
 
     So that ``sample.py checkpoint=PATH sampler.steps=10`` changes one value of what the checkpoint was trained with.
     Like every data option, that of the checkpoint chooses the extractor. Without such an argument the options are
-    empty, which is enough for ``--help``.
+    empty, which is enough for ``--help``. Jobs of a sweep that are processes of their own offer what their checkpoint
+    has; of those that share this one all checkpoints have to agree, or a ``UserError`` says in what they do not.
     """
     paths = files(arguments, "checkpoint")
     idle = next((v for v in values(arguments, "idle") if isinstance(v, int | float)), IDLE)
@@ -71,7 +80,7 @@ def offer_checkpoint(arguments: list[str], kinds: Sequence[str] = ("diffusion",)
     for group in FROM_CHECKPOINT:
         nodes = [stored(c, group) for c in configs]
         named = any(argument.startswith(f"{group}=") for argument in arguments)
-        if not named and any(node != nodes[0] for node in nodes):
+        if not named and not apart(arguments) and any(node != nodes[0] for node in nodes):
             raise UserError(
                 f"these checkpoints differ in their {group}; sweep over checkpoints of one setting, or name {group}=..."
             )

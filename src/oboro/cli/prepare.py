@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from oboro.base.environment import from_environment
 from oboro.base.errors import UserError
 from oboro.base.paths import with_absolute_paths
+from oboro.base.remark import remark
 from oboro.base.secret import without_secrets
 from oboro.callbacks.best import in_order
 from oboro.cli.base import KEY as BASE
@@ -61,6 +62,12 @@ def built_parts(config: DictConfig, plain: dict[str, Any], parts: dict[str, Stat
     task.config = stored
     task.check(data)
     task.check_training(data)
+    tuned = getattr(task.loss, "teacher", None) is None and hasattr(task.loss, "curriculum")
+    if tuned and task.loss.curriculum.from_denoiser and not (config.init or config.resume):
+        remark(
+            f"{type(task.loss).__name__} with the curriculum Easy tunes a trained denoiser and begins from random "
+            "weights here; set init=<its checkpoint>, or choose loss/curriculum=discrete."
+        )
     if task.needs_start and not (config.init or config.resume):
         raise UserError("an adapter trains beside weights that are trained already; give init=<a checkpoint>.")
     callbacks = in_order(list(instantiate(chosen_callbacks(plain), _convert_="all").values()))

@@ -86,8 +86,11 @@ class Evaluator:
 
     def known(self, task: Generation) -> set[str]:
         """What is known of samples of ``task`` before they are drawn; remarks that they are compared with pictures that
-        the model has seen. Raises ``UserError`` for baselines that there are not, and what ``DrawnAfter.known`` raises.
+        the model has seen. Raises ``UserError`` for baselines that there are not, for an extractor whose features the
+        model has learned from, and what ``DrawnAfter.known`` raises.
         """
+        for view in self.views:
+            task.check_judge(type(view.extractor).__name__)
         known = self.after.known(task.conditioner)
         self.baselines.check(task.conditioner, known)
         if "shuffled" in self.baselines.names and not self.paired:

@@ -20,6 +20,7 @@ from oboro.condition import Control, End, GuidanceScale, Signal, Signals
 from oboro.condition import Image as Picture
 from oboro.conditioner import Image
 from oboro.denoiser import Denoiser
+from oboro.lesson import lesson_of
 from oboro.restore.checkpoint import check_kind, load_checkpoint
 from oboro.restore.merge import merged
 from oboro.restore.rebuild import averaged, build_task
@@ -212,7 +213,7 @@ def export_task(task: Generation, folder: Path) -> None:
                 folder / file,
             )
     nodes = task.sampler.nodes(task.denoiser.schedule)
-    jumps = task.loss.teaches_jumps or module.reads_end
+    jumps = task.loss.teaches_jumps or module.reads_end or lesson_of(task.loss).generates_alone
     if jumps:
         write(OneStep(module, nodes[0]), {"noise": x, "cond": cond}, ["noise", *cond], "x0", folder / ONE_STEP)
     learned = sum(p.numel() for p in task.codec.parameters()) > 0

@@ -13,7 +13,12 @@ from oboro.schedule import Schedule
 
 
 class Curriculum(ABC):
-    """(t, step of the run) ↦ (t, r) with r < t; r = 0 stands for exact data. A function of the step and no state."""
+    """(t, step of the run) ↦ (t, r) with r < t; r = 0 stands for exact data. A function of the step and no state.
+
+    ``from_denoiser``: it is for a network that has been trained as a denoiser before.
+    """
+
+    from_denoiser = False
 
     @abstractmethod
     def __call__(self, t: Tensor, schedule: Schedule, step: int | None) -> tuple[Tensor, Tensor]:
@@ -64,6 +69,8 @@ class Easy(Curriculum):
     i = min(floor(step / ``every``), ``stages`` - 1) begins near the denoising loss, r = 0 for most t with q = 2, and
     ends near the differential consistency condition. What falls below the noise of the schedule's own t = 0 is data.
     """
+
+    from_denoiser = True
 
     def __init__(
         self, q: Positive = 2.0, stages: Count = 8, every: Count = 25_000, k: NonNegative = 8.0, b: Positive = 1.0

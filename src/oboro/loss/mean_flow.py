@@ -52,8 +52,10 @@ class MeanFlow(nn.Module):
     (Geng et al. 2025, arXiv:2512.02012, eq. 8 and 13, without a head of its own for the velocity).
 
     ``alpha``, a function of the step, annealed from 1 to 0: while it is positive, the target is
-    alpha v + (1 - alpha) sg u(z_t - alpha (t - r) v, r, t - alpha (t - r)) and counts alpha times, so that training
-    begins with flow matching and ends with MeanFlow (alpha-Flow, Zhang et al. 2025, arXiv:2510.20771, eq. 8 and 10).
+    alpha v + (1 - alpha) sg u(z_t - alpha (t - r) v, r, t - alpha (t - r)), so that training begins with flow matching
+    and ends with MeanFlow (alpha-Flow, Zhang et al. 2025, arXiv:2510.20771, eq. 8 and 10). Its error is alpha times
+    that of MeanFlow, so that squares count 1 / alpha times and others alpha^(2 power - 1) times, with the ``power`` of
+    the penalty: gradients go to those of MeanFlow whatever it is.
 
     ``guidance_scale`` w > 1: v + (1 - 1/w) (u(z_t, t, t) - u(z_t, t, t without condition)) in the place of v, so that
     u is that of the flow under classifier-free guidance of scale w at one evaluation a step: MeanFlow's eq. 21 with
@@ -118,10 +120,11 @@ class MeanFlow(nn.Module):
         if self.alpha is not None:
             return None
         taught = 0 if self.teacher is None else self.teacher.evaluations
-        return 3 + self.improved + 2 * self._guided + taught
+        return 3 + self.improved + 2 * self.guided + taught
 
     @property
-    def _guided(self) -> bool:
+    def guided(self) -> bool:
+        """Whether the network is asked without its condition, too."""
         return self.guidance_scale > 1 or self.guidance_scales is not None
 
     def forward(
@@ -160,7 +163,10 @@ class MeanFlow(nn.Module):
                 own = straight.u(z, t, None, cond)
         weight: Tensor | float = 1.0
         if alpha > 0:
-            target, weight = self._discrete(straight, at, alpha), torch.where(at.apart, alpha, 1.0)
+            target, weight = (
+                self._discrete(straight, at, alpha),
+                torch.where(at.apart, alpha ** (2 * self.penalty.power - 1), 1.0),
+            )
         else:
             target = self._continuous(straight, at, at.v if own is None else own.detach())
         if self.alpha is not None:
@@ -175,7 +181,7 @@ class MeanFlow(nn.Module):
         """v, or what stands for it."""
         if self.teacher is not None:
             return velocity(self.teacher.on(STRAIGHT, z), z, t, cond)
-        if not self._guided:
+        if not self.guided:
             return v
         kappa: Tensor | float = 1 - 1 / self.guidance_scale
         if self.guidance_scales is not None:

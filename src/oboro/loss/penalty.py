@@ -9,7 +9,12 @@ from oboro.base.ranges import Positive, Share
 
 
 class Penalty(ABC):
-    """r (B, ...) to (B,), zero for r = 0 and growing with |r|."""
+    """r (B, ...) to (B,), zero for r = 0 and growing with |r|.
+
+    ``power``: gradients grow as |r|^(1 - 2 power).
+    """
+
+    power: float = 0.0
 
     @abstractmethod
     def __call__(self, r: Tensor) -> Tensor: ...
@@ -28,6 +33,8 @@ class PseudoHuber(Penalty):
     Song & Dhariwal 2023 (arXiv:2310.14189, eq. 5-6, scale = 0.00054), for consistency training. Robust to outliers; the
     optimal denoiser is then nearer to the geometric median of x given x_t than to its mean.
     """
+
+    power = 0.5  # of all but the smallest errors
 
     def __init__(self, scale: Positive = 0.00054):
         self.scale = scale

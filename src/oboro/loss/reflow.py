@@ -28,7 +28,8 @@ class OfTeacher(Coupling):
 
 class Reflow(nn.Module):
     """``Denoising`` on pairs (eps, x̂), x̂ what ``sampler`` makes of the teacher from eps: Liu et al. 2022
-    (arXiv:2209.03003, algorithm 1), with ``time`` = u_shaped and a pseudo-Huber penalty as in arXiv:2405.20320.
+    (arXiv:2209.03003, algorithm 1). p(t) = u_shaped is that of Lee et al. 2024 (arXiv:2405.20320), whose penalty is
+    ``loss/penalty=pseudo_huber``.
 
     Every sample of training takes a walk of the sampler, so a step costs as many more evaluations without gradient; of
     the data the labels alone are used. Where the paths have become straight, one step of ``sampler=euler`` on the

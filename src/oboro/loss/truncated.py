@@ -26,9 +26,9 @@ class TruncatedConsistency(nn.Module):
     transition, where r is below it, and its mean counts ``boundary_weight`` beside the mean of the others. p(t) is that
     of ``time`` above the transition; theirs is a log-Student-t distribution there.
 
-    The student knows no less noise than ``transition``: the steps of ``sampler=ddim_consistency`` have to begin there
-    or above. Weights, masks and curricula are those of ``Consistency``. Raises ``UserError`` for a p(t) that learns or
-    has nothing above the transition.
+    The student knows no less noise than ``transition``: the steps of ``sampler=ddim_consistency`` begin there or above,
+    and others are refused (``least_noise``). Weights, masks and curricula are those of ``Consistency``. Raises
+    ``UserError`` for a p(t) that learns or has nothing above the transition.
     """
 
     teaches_variance = False
@@ -64,6 +64,11 @@ class TruncatedConsistency(nn.Module):
         self.boundary = boundary
         self.boundary_weight = boundary_weight
         self._known: tuple[Schedule, float, float] | None = None
+
+    @property
+    def least_noise(self) -> float:
+        """The least sigma / alpha at which the student is taught."""
+        return self.transition
 
     def forward(
         self, denoiser: Denoiser, x: Tensor, cond: Condition, generator: torch.Generator, step: int = 0

@@ -31,6 +31,7 @@ class Task(Protocol):
     ema: Averages
     modality: Modality | None
     fingerprint: str | None
+    learned_nodes: Any
 
     @property
     def learned(self) -> nn.Module: ...
@@ -61,7 +62,15 @@ def build_task(checkpoint: dict[str, Any], **parts: Any) -> Task:
         task = instantiate(config, _convert_="all")
     load_weights(task, checkpoint)
     task.modality, task.fingerprint = modality_of(checkpoint), checkpoint.get("fingerprint")
+    if getattr(task, "learns_steps", False):
+        own = {key: instantiate(node, _convert_="all") for key, node in steps_of(checkpoint["config"]["task"]).items()}
+        task.learned_nodes = own["sampler"].nodes(own["schedule"])[:-1]
     return task.eval().requires_grad_(False)
+
+
+def steps_of(task: dict[str, Any]) -> dict[str, Any]:
+    """What the steps of training were: those of the sampler, on the schedule."""
+    return {"sampler": task["sampler"], "schedule": task["denoiser"]["schedule"]}
 
 
 def load_weights(task: Task, checkpoint: dict[str, Any]) -> None:

@@ -15,10 +15,11 @@ from torch import Tensor
 
 from oboro.base.errors import UserError
 from oboro.base.ranges import CountOrNone, Entries, Positive, Share
-from oboro.sampler.sampler import Grid, Uniform
+from oboro.sampler.sampler import Grid, Uniform, UniformToData
 from oboro.schedule import Schedule
 
-__all__ = ["Grid", "Karras", "Leading", "Linspace", "LogSNR", "Quadratic", "Sigmas", "Times", "Trailing", "Uniform"]
+__all__ = ["Grid", "Karras", "Leading", "Linspace", "LogSNR", "Quadratic", "Sigmas", "Times", "Trailing"]
+__all__ += ["Uniform", "UniformToData"]
 
 
 def fractions(steps: int) -> Tensor:

@@ -85,6 +85,16 @@ class Uniform(Grid):
         return [1 - i / intervals for i in range(steps)]
 
 
+class UniformToData(Uniform):
+    """1 - i / steps on every schedule: the last step leads from 1 / steps into data, and a sigma_0 > 0 is not visited.
+
+    For models that jump, which spend nothing on noise that hardly differs from data.
+    """
+
+    def times(self, schedule: Schedule, steps: int) -> list[float]:
+        return [1 - i / steps for i in range(steps)]
+
+
 UNIFORM = Uniform()
 
 

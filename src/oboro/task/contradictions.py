@@ -17,8 +17,7 @@ from oboro.denoiser.latent import encodes
 from oboro.guidance import Guidance
 from oboro.lesson import Lesson, lesson_in, lesson_of
 from oboro.sampler import nodes
-from oboro.sampler.grid import Uniform as UniformGrid
-from oboro.task import guidance_scale, measurements
+from oboro.task import few_steps, guidance_scale, measurements
 from oboro.task.parts import Parts, name
 
 # alpha / sigma at the first node. Samplers begin there with noise alone; more would be missed in the mean of an image.
@@ -46,7 +45,7 @@ def contradictions(parts: Parts) -> Iterator[str]:
     yield from holes(parts)
     yield from ends(parts)
     yield from guidance_scale.contradictions(parts)
-    yield from jumps(parts)
+    yield from few_steps.contradictions(parts)
     yield from one_level(parts)
     yield from one_step(parts)
     if parts.sampler.asks_variance and not parts.loss.teaches_variance:
@@ -155,23 +154,6 @@ def coupled(parts: Parts) -> Iterator[str]:
         )
 
 
-def jumps(parts: Parts) -> Iterator[str]:
-    """Whether the sampler goes where the model learned to go."""
-    loss, sampler = parts.loss, parts.sampler
-    if loss.teaches_jumps and not sampler.jumps:
-        yield (
-            f"{name(sampler)} takes x̂0 for a mean and {name(loss)} teaches the end of the flow; choose "
-            "sampler=ddim_consistency, or sampler.steps=1."
-        )
-    made = lesson_of(loss).steps
-    plain = sampler.names_ends and not sampler.stochastic and isinstance(sampler.grid, UniformGrid)
-    if made is not None and not (plain and sampler.steps == made):
-        yield (
-            f"{name(loss)} teaches {counted(made, 'steps')} of the uniform grid and nothing between them; choose "
-            f"sampler=ddim sampler.steps={made}."
-        )
-
-
 def compared(guidance: Guidance, own: Lesson) -> Iterator[str]:
     """Whether the models that ``guidance`` reads answer the question that the guided one has learned to answer."""
     for model in guidance.compared:
@@ -220,6 +202,13 @@ def one_step(parts: Parts) -> Iterator[str]:
             f"{name(network)} makes whole samples and {name(parts.denoiser.parameterization)} adds the noise to them "
             "that it is asked with; choose parameterization=x0."
         )
+
+
+def check_learning(parts: Parts) -> None:
+    """Raises ``UserError`` where the loss does not teach what it is said to. For training: what has been learned is
+    drawn from and measured all the same."""
+    for reason in few_steps.in_training(parts):
+        raise UserError(reason)
 
 
 def check_teacher(parts: Parts) -> None:

@@ -32,6 +32,7 @@ class Distillation(Game):
 
     loss: Distilling
     player = "student"
+    learns_steps = True
 
     def __init__(
         self,
@@ -71,7 +72,9 @@ class Distillation(Game):
                 "has others; choose sampler=ddim_consistency, with 1 to 4 as sampler.steps."
             )
         super().check_training(data)
-        judge = self.config.get("extractor", {}).get("_target_", "").rpartition(".")[2]
+        self.check_judge(self.config.get("extractor", {}).get("_target_", "").rpartition(".")[2])
+
+    def check_judge(self, judge: str) -> None:
         for part in self.loss.frozen.values():
             if judge and getattr(part, "seen_by", None) == judge:
                 raise UserError(

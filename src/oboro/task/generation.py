@@ -1,7 +1,7 @@
 """What the tasks share that train a denoiser to draw samples with."""
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
@@ -35,7 +35,7 @@ from oboro.loss.straight import quantiles
 from oboro.measurement import NAME, Mask, Measured
 from oboro.model.signals import by_name
 from oboro.optimizer import Optimizer
-from oboro.sampler import Sampler
+from oboro.sampler import Node, Sampler
 from oboro.schedule import expand_as
 from oboro.task import contradictions, guidance_scale, remarks
 from oboro.task.noise_levels import NoiseLevels
@@ -48,10 +48,13 @@ class Generation(NoiseLevels):
 
     ``adapter`` says which weights of the network are trained; None stands for all. Samples are a function of
     (seed, id). ``compile`` compiles the network in place, which keeps the names of its weights. ``measured`` says
-    whether samples are drawn of a measurement: never in training.
+    whether samples are drawn of a measurement: never in training. Where the steps of ``sampler`` are learned
+    (``learns_steps``), ``learned_nodes`` are those of training once the task is restored.
     """
 
     draws = True
+    learns_steps = False
+    learned_nodes: Sequence[Node] | None = None
 
     def __init__(
         self,
@@ -113,10 +116,16 @@ class Generation(NoiseLevels):
         contradictions.check(self, self.measured)
         remarks.say(self)
 
+    def check_judge(self, judge: str) -> None:
+        """Raises ``UserError`` where samples are to be measured in the features, of the extractor of the class
+        ``judge``, that the model has learned from."""
+        return None
+
     def check_training(self, data: DataModule) -> None:
         """Raises ``UserError`` for a teacher of other samples, or that does not know what the loss asks it, and for
         sizes of training that some part does not take."""
         check_training_sizes(self, data)
+        contradictions.check_learning(self)
         if self.loss.teacher is not None:
             self.loss.teacher.check(data.modality.shape, self.codec)
             contradictions.check_teacher(self)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from oboro.base import distributed, shards
 from oboro.base.finite import first_broken
 from oboro.base.json_text import json_text
-from oboro.divergence import Divergence, Event, Record
+from oboro.divergence import TANGENT, Divergence, Event, Record
 
 FILE = "diverged.jsonl"
 SHOWN = 5  # samples in a message
@@ -42,14 +42,17 @@ class Guard:
 
     def check(self, task: Any, norms: Mapping[str, Tensor]) -> None:
         """Raises what ``divergence`` does if the step, with gradients of these ``norms`` by network, diverges."""
+        tangent = getattr(getattr(task, "loss", None), "watched", {}).get("tangent_norm")
+        norms = norms if tangent is None else {**norms, TANGENT: torch.as_tensor(tangent)}
         values = torch.stack([n.to(task.device, torch.float32) for n in norms.values()])
-        if self.divergence.spike is not None:
+        watched = [name for name in norms if self.divergence.longest(name) is not None]
+        if watched:
             values = distributed.mean(values)  # one decision, whatever the last bits
         known = dict(zip(norms, values.tolist(), strict=True))  # the one wait for the device
-        broken = [name for name, norm in known.items() if not isfinite(norm)]
+        broken = [name for name, norm in known.items() if name != TANGENT and not isfinite(norm)]
         spiked = self.divergence.spiked(known, self.record)
         if not broken and not spiked:
-            self.record.good(known, remember=self.divergence.spike is not None)
+            self.record.good({name: known[name] for name in watched})
             return
         self.updated = False
         seen = self._everywhere(task, broken)
@@ -154,6 +157,11 @@ def reason(
             return f"the gradient of the {of} is NaN or infinite ({weights[0]}{more})"
         return f"the gradient of the {of} is too large for its norm to be a number"
     name = next(iter(spiked))
+    if name == TANGENT:
+        return (
+            f"the tangent has the norm {norms[name]:.3g}, {norms[name] / spiked[name]:.3g} times the median of the "
+            "steps before (divergence.tangent_spike)"
+        )
     return (
         f"the gradient of the {name} has the norm {norms[name]:.3g}, {norms[name] / spiked[name]:.3g} times the median "
         f"of the steps before (divergence.spike)"
