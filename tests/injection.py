@@ -101,6 +101,11 @@ def explode_gradient(trainer: Trainer, task: Task) -> None:
     task.objective = after(task.objective, lambda losses: 1e6 * losses)
 
 
+def enlarge_batch(trainer: Trainer, task: Task) -> None:
+    """The samples of the batch after this step are a million times what they are."""
+    task.encoded = after(task.encoded, lambda x: 1e6 * x)
+
+
 def after(f: Callable[..., Any], change: Callable[[Any], Any]) -> Callable[..., Any]:
     """``f`` whose next result is changed, once."""
     left = [change]
@@ -146,6 +151,7 @@ ACTS: dict[str, Callable[[Trainer, Task], None]] = {
     "infinite_gradient": spoil_gradient,
     "nan_update": spoil_update,
     "large_gradient": explode_gradient,
+    "large_batch": enlarge_batch,
 }
 
 

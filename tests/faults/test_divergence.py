@@ -184,6 +184,15 @@ def test_a_spike_of_the_gradient_is_left_out(tmp_path):
     assert "times the median" in run.stderr and run.logged("skipped_steps") == {23: 1.0}
 
 
+@pytest.mark.slow
+def test_a_tangent_that_explodes_is_left_out(tmp_path):
+    """Of sCT, which normalises it: its gradient is as long as before."""
+    loss = ("loss=continuous_consistency", "loss.warmup_steps=0", "sampler=ddim_consistency", "sampler.steps=1")
+    run = train(tmp_path, *loss, "trainer.max_steps=24", "divergence=skip", fault("large_batch", step=22))
+    assert "in step 23 the tangent has the norm" in runs.succeeded(run).stderr
+    assert run.logged("skipped_steps") == {23: 1.0}
+
+
 def test_each_of_two_networks_is_watched(tmp_path):
     folder = ("task=autoencoder", "callbacks=[]")
     arguments = runs.toy(*folder, "trainer.max_steps=4", fault("infinite_gradient", step=2))

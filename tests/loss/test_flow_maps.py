@@ -253,6 +253,13 @@ def test_alpha_is_annealed_by_the_step():
     assert alpha(200) == 0.5 and alpha(190) == pytest.approx(1 - alpha(210)) and 0.5 < alpha(190) < 1
 
 
+def test_a_jump_of_alpha_flow_costs_an_evaluation_and_a_derivative_two():
+    """Beside that of u: three steps of flow matching, one of jumps, two of MeanFlow."""
+    loss = mean_flow(alpha=Annealing(2, 4))
+    assert [loss.alpha(step) for step in range(6)] == [1, 1, 1, 0.5, 0, 0]
+    assert loss.evaluations_until(6) == 3 * 1 + 2 + 2 * 3 and mean_flow().evaluations_until(6) == 6 * 3
+
+
 def test_continuous_consistency_written_out(question, randomise):
     """Value and gradient: cos(theta) dD/dtheta along the path, and the gradient of F gᵀ (arXiv:2410.11081, eq. 6)."""
     x, cond, *_ = question

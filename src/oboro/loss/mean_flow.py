@@ -116,11 +116,17 @@ class MeanFlow(nn.Module):
 
     @property
     def evaluations(self) -> int | None:
-        """An exact derivative counts twice, as its arithmetic does; None while alpha is annealed, which needs none."""
-        if self.alpha is not None:
-            return None
+        """An exact derivative counts twice, as its arithmetic does; None where alpha is annealed and steps differ."""
+        return self._evaluations(0.0) if self.alpha is None else None
+
+    def evaluations_until(self, steps: int) -> int:
+        """Of a sample in each of the first ``steps`` steps together."""
+        return sum(self._evaluations(0.0 if self.alpha is None else self.alpha(step)) for step in range(steps))
+
+    def _evaluations(self, alpha: float) -> int:
         taught = 0 if self.teacher is None else self.teacher.evaluations
-        return 3 + self.improved + 2 * self.guided + taught
+        target = 0 if alpha == 1 else 1 if alpha > 0 else 2
+        return 1 + target + self.improved + 2 * self.guided + taught
 
     @property
     def guided(self) -> bool:

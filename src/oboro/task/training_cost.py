@@ -20,9 +20,14 @@ def training_evaluations(checkpoint: dict[str, Any]) -> int | None:
     each, before = getattr(loss, "evaluations", None), config.get(BEFORE, 0)
     if isinstance(loss, Game):
         each = loss.evaluations(config["task"]["sampler"]["steps"])
-    if each is None or before is None or "batch_size" not in config.get("data", {}):
+    steps = int(checkpoint["global_step"])
+    if hasattr(loss, "evaluations_until"):
+        whole = loss.evaluations_until(steps)
+    else:
+        whole = None if each is None else each * steps
+    if whole is None or before is None or "batch_size" not in config.get("data", {}):
         return None
-    return before + round(each * int(config["data"]["batch_size"]) * int(checkpoint["global_step"]))
+    return before + round(whole * int(config["data"]["batch_size"]))
 
 
 def evaluations_before(init: dict[str, Any] | None, resumed: dict[str, Any] | None) -> int | None:
