@@ -8,7 +8,7 @@ from torch import nn
 
 from oboro.base.counted import counted
 from oboro.base.errors import UserError
-from oboro.cli.plain import plain
+from oboro.cli.composed_values import plain
 from oboro.conditioner import Control, Joint
 from oboro.conditioner.control import times
 from oboro.model.controlled import Controlled

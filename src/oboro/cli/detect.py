@@ -18,9 +18,9 @@ from oboro.base.errors import UserError
 from oboro.base.progress_bar import progress_bar
 from oboro.base.settings import settings as settings_of
 from oboro.base.spread import spread
+from oboro.cli.composed_values import plain
 from oboro.cli.detector_file import FIXED, read_detector, write_detector
 from oboro.cli.evaluate import read_data
-from oboro.cli.plain import plain
 from oboro.cli.sample import average, open_task, start, trained_precision
 from oboro.cli.settings import Detecting, check_settings
 from oboro.cli.settle import remark_unread_data, settle

@@ -17,9 +17,9 @@ from oboro.base.errors import UserError
 from oboro.base.json_text import json_text
 from oboro.base.memory import Parts, rows_of
 from oboro.base.remark import remark
+from oboro.cli.composed_values import plain
 from oboro.cli.files import listed, remark_left_out
 from oboro.cli.hints import picture_entries
-from oboro.cli.plain import plain
 from oboro.cli.sample import (
     average,
     check_amounts,

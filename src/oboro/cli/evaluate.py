@@ -17,9 +17,9 @@ from oboro.base.json_text import json_text
 from oboro.base.progress_bar import progress_bar
 from oboro.base.settings import settings_text
 from oboro.cli.checkpoint import latest_checkpoint
+from oboro.cli.composed_values import plain
 from oboro.cli.evaluation_pictures import save_closest_pairs, save_compared
 from oboro.cli.measured import measurement_of
-from oboro.cli.plain import plain
 from oboro.cli.sample import average, check_amounts, open_task, start, trained_precision
 from oboro.cli.settings import Evaluating, check_settings
 from oboro.cli.settle import remark_unread_data, settle

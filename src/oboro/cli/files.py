@@ -7,7 +7,7 @@ from typing import Any
 from oboro.base.counted import counted
 from oboro.base.errors import UserError
 from oboro.base.remark import remark
-from oboro.cli.plain import plain
+from oboro.cli.composed_values import plain
 
 
 def listed(key: str, value: Any, suffixes: Sequence[str], noun: str = "pictures") -> list[Path]:

@@ -12,8 +12,8 @@ from torch import Tensor
 from oboro.base.counted import counted
 from oboro.base.errors import UserError
 from oboro.base.remark import remark
+from oboro.cli.composed_values import plain
 from oboro.cli.files import listed, remark_left_out
-from oboro.cli.plain import plain
 from oboro.condition import Condition
 from oboro.conditioner import Image as Reader
 from oboro.data.decode_or_skip import check_alike

@@ -1,14 +1,23 @@
-"""Values of a composed configuration."""
+"""Commands without Hydra: their own arguments, and ``trust=[...]`` among them."""
 
-from typing import Any
+import argparse
+import sys
+from collections.abc import Callable, Sequence
 
-from omegaconf import OmegaConf
+from oboro.base.command import import_from_here
+from oboro.cli.ending import ending
+from oboro.restore.trust import trusted_words, trusting
 
 
-def plain(value: Any) -> Any:
-    """``value`` itself, or where it is a node of the configuration the values below it, resolved.
-
-    Raises omegaconf's ``MissingMandatoryValue`` for one that is missing, with its whole key: what is built from a copy
-    knows only the key within it.
-    """
-    return OmegaConf.to_container(value, resolve=True, throw_on_missing=True) if OmegaConf.is_config(value) else value
+def run(
+    parser: argparse.ArgumentParser, arguments: Sequence[str] | None, action: Callable[[argparse.Namespace], None]
+) -> None:
+    """Call ``action`` with what ``arguments`` say, those of the command line if None; a mistake of the user ends in one
+    line on stderr and exit status 1."""
+    with ending():
+        rest, packages = trusted_words(sys.argv[1:] if arguments is None else arguments)
+        chosen = parser.parse_args(rest)
+        if packages:
+            import_from_here()
+        with trusting(packages):
+            action(chosen)

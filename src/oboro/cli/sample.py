@@ -20,12 +20,12 @@ from oboro.base.errors import UserError
 from oboro.base.json_text import json_text
 from oboro.base.memory import Parts, rows_of
 from oboro.base.remark import remark
+from oboro.cli.composed_values import plain
 from oboro.cli.control import control
 from oboro.cli.device import as_trained, check_device, resolve_precision
 from oboro.cli.hints import check_beside, picture_entries, with_pictures
 from oboro.cli.launcher import care_for
 from oboro.cli.measured import Pictures, read_measured
-from oboro.cli.plain import plain
 from oboro.cli.prepare import quiet
 from oboro.cli.resize import resize
 from oboro.cli.settings import Sampling, check_settings
