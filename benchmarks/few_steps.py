@@ -7,7 +7,8 @@ experiment has, and measures 2,000 samples of the averaged weights at 1, 2 and 4
 -m``; beside them stand what the best of the teacher's solvers has at as many evaluations, and Heun's 18 steps, 35
 evaluations. What lies in FOLDER already is not done again. Teacher and students are drawn without guidance. Numbers of
 students are means ± standard deviations over the seeds of training and sampling, those of the teacher of one seed;
-FOLDER/curve.png is the picture. Minutes are CPU time, all rounds of a student together, each with its start.
+FOLDER/curve.png is the picture, against evaluations of a sample and against those of all training until then. Minutes
+are CPU time, all rounds of a student together, each with its start.
 """
 
 import argparse
@@ -42,7 +43,7 @@ REFERENCE = ["sampler=heun", "sampler.steps=18"]
 MEASURED = ["-m", "hydra/launcher=basic", "guidance=unguided", "metrics=[frechet,precision_recall]", "n=2000"]
 DISTANCE, RECALL = "fd_fashion_2000", "recall_fashion_2000"
 
-Numbers = dict[float, tuple[float, float]]  # by evaluations distance and recall
+Numbers = dict[float, tuple[float, float, int]]  # by evaluations distance, recall, and evaluations of the training
 
 
 def measured(sweep: Path, checkpoint: Path, seed: int, typed: list[str]) -> Numbers:
@@ -52,12 +53,16 @@ def measured(sweep: Path, checkpoint: Path, seed: int, typed: list[str]) -> Numb
         status, _ = run("evaluate.py", sweep, [*MEASURED, f"checkpoint={checkpoint}", f"seed={seed}", *typed])
         if status:
             sys.exit(f"measuring failed, see {sweep}.log")
-        rows = [(row.evaluations, row.numbers) for row in collect(sweep).rows]
-        return {"rows": [[k, numbers[DISTANCE].value, numbers[RECALL].value] for k, numbers in rows]}
+        return {
+            "rows": [
+                [row.evaluations, *(row.numbers[name].value for name in (DISTANCE, RECALL)), row.training_evaluations]
+                for row in collect(sweep).rows
+            ]
+        }
 
     sweep.parent.mkdir(parents=True, exist_ok=True)
     rows = remembered(sweep.parent / f"{sweep.name}.json", make)["rows"]
-    return {k: (distance, recall) for k, distance, recall in sorted(rows, key=lambda row: -row[1])}
+    return {k: tuple(numbers) for k, *numbers in sorted(rows, key=lambda row: -row[1])}
 
 
 def student(folder: Path, teacher: Path, name: str, seed: int) -> tuple[Numbers, float, Path]:
@@ -96,34 +101,43 @@ def cells(runs: Sequence[Numbers], reference: float) -> list[str]:
         if k not in runs[0]:
             made += ["", ""]
             continue
-        distances, recalls = zip(*(numbers[k] for numbers in runs), strict=True)
+        distances, recalls, _ = zip(*(numbers[k] for numbers in runs), strict=True)
         made += [f"{shown(distances, 2)} ({mean(distances) / reference:.2f}×)", shown(recalls, 3)]
     return made
 
 
 def picture(lines: dict[str, list[Numbers]], full: tuple[float, float], path: Path) -> None:
-    """Means over seeds with their range; dotted is the teacher with all its steps."""
-    figure = Figure(figsize=(10, 3.6), dpi=150, layout="constrained")
+    """Means over seeds with their range, against evaluations of a sample and of the training, where the numbers at the
+    points are those of a sample; dotted is the teacher with all its steps."""
+    figure = Figure(figsize=(10, 6.8), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
-    panels = figure.subplots(1, 2)
-    for k, (axes, what) in enumerate(zip(panels, ("Fréchet distance (fashion)", "recall"), strict=True)):
+    panels = figure.subplots(2, 2, sharey="row")
+    for k, (row, what) in enumerate(zip(panels, ("Fréchet distance (fashion)", "recall"), strict=True)):
         for name, runs in lines.items():
             steps = [step for step in STEPS if step in runs[0]]
+            trained = [runs[0][step][2] for step in steps]
             values = [[numbers[step][k] for numbers in runs] for step in steps]
             middle = [mean(each) for each in values]
             ends = [[m - min(each) for m, each in zip(middle, values, strict=True)]]
             ends += [[max(each) - m for m, each in zip(middle, values, strict=True)]]
-            axes.errorbar(steps, middle, ends, marker="o", markersize=4, capsize=3, label=name)
-        axes.axhline(full[k], color="0.4", linestyle=":", label="teacher, all steps")
-        axes.set(xscale="log", xlabel="network evaluations a sample", ylabel=what)
-        axes.set_xticks(STEPS, [str(step) for step in STEPS])
-        axes.minorticks_off()
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(color="0.92")
-    panels[0].set_yscale("log")
-    panels[0].set_yticks(ticks := [5, 10, 20, 50, 100], [str(tick) for tick in ticks])
-    panels[0].minorticks_off()
-    marks = panels[1].get_legend_handles_labels()
+            for axes, x in zip(row, (steps, trained), strict=True):
+                axes.errorbar(x, middle, ends, marker="o", markersize=4, capsize=3, label=name)
+            for step, at, value in zip(steps, trained, middle, strict=True):
+                row[1].annotate(str(step), (at, value), (5, -3), textcoords="offset points", fontsize=6)
+        for axes in row:
+            axes.axhline(full[k], color="0.4", linestyle=":", label="teacher, all steps")
+            axes.set_xscale("log")
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.grid(color="0.92")
+        row[0].set_ylabel(what)
+        row[0].set_xticks(STEPS, [str(step) for step in STEPS])
+        row[0].minorticks_off()
+    panels[0, 0].set_yscale("log")
+    panels[0, 0].set_yticks(ticks := [5, 10, 20, 50], [str(tick) for tick in ticks])
+    panels[0, 0].minorticks_off()
+    for axes, label in zip(panels[1], ("network evaluations a sample", "network evaluations in training"), strict=True):
+        axes.set_xlabel(label)
+    marks = panels[0, 0].get_legend_handles_labels()
     figure.legend(*marks, loc="outside right center", frameon=False, fontsize=8)
     figure.savefig(path)
 
@@ -136,7 +150,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", choices=STUDENTS, default=list(STUDENTS), help="some of the students")
     arguments = parser.parse_args()
     folder, teacher, seeds = arguments.folder.resolve(), arguments.teacher.resolve(), range(arguments.seeds)
-    ((evaluations, (reference, recall)),) = measured(folder / "teacher" / "full", teacher, 0, REFERENCE).items()
+    ((evaluations, (reference, recall, _)),) = measured(folder / "teacher" / "full", teacher, 0, REFERENCE).items()
     heads = [f"{what}, {k} step{'s' * (k > 1)}" for k in STEPS for what in ("distance", "recall")]
     lines = [f"| | minutes | {' | '.join(heads)} |", "|---" * (len(heads) + 2) + "|"]
     best = measured(folder / "teacher" / "solvers", teacher, 0, SOLVERS)

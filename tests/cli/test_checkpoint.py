@@ -9,6 +9,7 @@ import torch
 import runs
 from oboro.base.errors import UserError
 from oboro.cli.checkpoint import offer_checkpoint
+from oboro.cli.run import FROM_CHECKPOINT, LAUNCHERS
 from oboro.restore.checkpoint import load_checkpoint
 
 PLAIN = (str, int, float, bool, type(None))
@@ -121,3 +122,13 @@ def test_checkpoints_of_other_settings_go_together_where_the_setting_is_named(ch
     with pytest.raises(UserError, match=r"differ in their sampler; .* or name sampler="):
         offer_checkpoint([both])
     offer_checkpoint([both, "sampler=ddim"])
+    offer_checkpoint(["-m", both], launcher="processes")  # each job has its own
+    for words in (["-m", both], [both], ["-m", both, "hydra/launcher=basic"]):
+        with pytest.raises(UserError, match=r"differ in their sampler"):
+            offer_checkpoint(words, launcher="basic" if len(words) == 2 else "processes")
+
+
+def test_launchers_are_those_of_the_configuration(conf):
+    for name in FROM_CHECKPOINT:
+        chosen = "override hydra/launcher: processes" in (conf / f"{name}.yaml").read_text()
+        assert chosen == (LAUNCHERS.get(name) == "processes")

@@ -15,7 +15,6 @@ from oboro.restore.checkpoint import FROM_CHECKPOINT, check_kind, load_checkpoin
 
 POLL = 5.0  # seconds between two looks at a folder
 IDLE = 3600.0  # as in conf/evaluate.yaml
-PROCESSES = "processes"  # hydra/launcher of a sweep, unless another one is named
 
 
 def latest_checkpoint(
@@ -59,19 +58,20 @@ def configuration(path: str, kinds: Sequence[str]) -> dict[str, Any]:
     return checkpoint["config"]
 
 
-def apart(arguments: list[str]) -> bool:
-    """Whether each checkpoint is that of a process of its own."""
-    launcher = next((a.partition("=")[2] for a in arguments if a.startswith("hydra/launcher=")), PROCESSES)
-    return any(argument in MULTIRUN for argument in arguments) and launcher == PROCESSES
+def apart(arguments: list[str], launcher: str) -> bool:
+    """Whether each checkpoint is that of a process of its own; ``launcher`` is the one of a sweep that names none."""
+    named = [argument.partition("=")[2] for argument in arguments if argument.startswith("hydra/launcher=")]
+    return any(argument in MULTIRUN for argument in arguments) and (named or [launcher])[-1] == "processes"
 
 
-def offer_checkpoint(arguments: list[str], kinds: Sequence[str] = ("diffusion",)) -> None:
+def offer_checkpoint(arguments: list[str], kinds: Sequence[str] = ("diffusion",), launcher: str = "basic") -> None:
     """Make what ``checkpoint=PATH`` or ``watch=RUN`` was trained with the options called ``from_checkpoint``.
 
     So that ``sample.py checkpoint=PATH sampler.steps=10`` changes one value of what the checkpoint was trained with.
     Like every data option, that of the checkpoint chooses the extractor. Without such an argument the options are
     empty, which is enough for ``--help``. Jobs of a sweep that are processes of their own offer what their checkpoint
-    has; of those that share this one all checkpoints have to agree, or a ``UserError`` says in what they do not.
+    has (``launcher`` is that of a sweep that names none); of those that share this one all checkpoints have to agree,
+    or a ``UserError`` says in what they do not.
     """
     paths = files(arguments, "checkpoint")
     idle = next((v for v in values(arguments, "idle") if isinstance(v, int | float)), IDLE)
@@ -80,7 +80,7 @@ def offer_checkpoint(arguments: list[str], kinds: Sequence[str] = ("diffusion",)
     for group in FROM_CHECKPOINT:
         nodes = [stored(c, group) for c in configs]
         named = any(argument.startswith(f"{group}=") for argument in arguments)
-        if not named and not apart(arguments) and any(node != nodes[0] for node in nodes):
+        if not named and not apart(arguments, launcher) and any(node != nodes[0] for node in nodes):
             raise UserError(
                 f"these checkpoints differ in their {group}; sweep over checkpoints of one setting, or name {group}=..."
             )

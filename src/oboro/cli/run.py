@@ -56,6 +56,7 @@ FAST = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 FROM_CHECKPOINT = ("sample", "edit", "evaluate", "detect")  # what these begin with comes from checkpoint=PATH
 # Of tasks whose checkpoints a command takes; others take what draws.
 KINDS = {"detect": ("diffusion", "autoencoder")}
+LAUNCHERS = {"evaluate": "processes"}  # hydra/launcher of their conf/<name>.yaml
 # Resolvers of option files, and the functions that their modules register.
 RESOLVERS = {
     "stored": "oboro.restore.stored.value_of",
@@ -138,7 +139,7 @@ def compose_and_run(name: str, main: Callable[[], None], runs: bool) -> None:
 def offer(name: str, runs: bool) -> None:
     """Make the options ``from_checkpoint`` of the checkpoint that the command line names."""
     if name in FROM_CHECKPOINT:
-        offer_checkpoint(sys.argv[1:], KINDS.get(name, ("diffusion",)))
+        offer_checkpoint(sys.argv[1:], KINDS.get(name, ("diffusion",)), LAUNCHERS.get(name, "basic"))
     elif any(argument.startswith(("init=", "resume=", "model.base.path=")) for argument in sys.argv[1:]):
         from oboro.cli.base import offer_base
         from oboro.cli.init import offer_init
