@@ -74,7 +74,7 @@ def check_beside(config: DictConfig, task: Generation, measured: int) -> None:
                 "the model fills a hole, which that of measured=... is already; leave hint out, or measurement and "
                 "measured."
             )
-        count = len(listed("hint", path, Image.suffixes))
+        count = min(len(listed("hint", path, Image.suffixes)), config.n)  # of the measured there are no more, either
         if count != measured:
             raise UserError(
                 f"sample i is of file i in hint and in measured, and these have {count} and {measured}; give both as "
