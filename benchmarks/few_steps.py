@@ -131,7 +131,9 @@ def picture(lines: dict[str, list[Numbers]], full: tuple[float, float], path: Pa
             axes.grid(color="0.92")
         row[0].set_ylabel(what)
         row[0].set_xticks(STEPS, [str(step) for step in STEPS])
-        row[0].minorticks_off()
+        row[1].set_xticks(ticks := (100_000, 200_000, 500_000), [f"{tick:,}" for tick in ticks])
+        for axes in row:
+            axes.minorticks_off()
     panels[0, 0].set_yscale("log")
     panels[0, 0].set_yticks(ticks := [5, 10, 20, 50], [str(tick) for tick in ticks])
     panels[0, 0].minorticks_off()
