@@ -224,7 +224,7 @@ def test_what_cannot_be_drawn_is_said(text_to_image, tmp_path, arguments, said):
     [
         (["data=fashion_mnist_10k"], "choose data=fashion_captions"),
         (["model=song_unet_ddpmpp", "optimizer=adamw"], "reads no text; choose model=unet"),
-        (["codec.path=nowhere.ckpt"], "error: there is no checkpoint nowhere.ckpt; give"),
+        (["codec.path=nowhere.ckpt"], "there is no checkpoint nowhere.ckpt; give"),
         (["callbacks=[latent_statistics,checkpoints]"], "LatentStatistics looks at a codec in training"),
         (["callbacks=[reconstruction_metrics,checkpoints]"], "ReconstructionMetrics looks at a codec in training"),
         (["callbacks=[latent_cache]", "callbacks.latent_cache.chunk=0"], "1 or more"),
