@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, field
-from math import inf
+from math import inf, isfinite
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any, NoReturn
@@ -94,7 +94,7 @@ class Record:
     def good(self, norms: dict[str, float]) -> None:
         """A step that did not diverge, with the ``norms`` that are to be remembered."""
         self.in_a_row = 0
-        for name, norm in norms.items():
+        for name, norm in ((name, norm) for name, norm in norms.items() if isfinite(norm)):
             self.norms[name] = [*self.norms.get(name, []), norm][-HISTORY:]
 
 
@@ -135,7 +135,7 @@ class Divergence(ABC):
             factor = self.longest(name)
             if factor is not None and name in norms and len(before) >= ENOUGH:
                 usual = median(before)
-                if factor * usual < norms[name] < inf:
+                if 0 < factor * usual < norms[name] < inf:
                     found[name] = usual
         return found
 

@@ -2,11 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isclose
 from typing import Any
 
 from hydra.utils import get_class
 
 from oboro.base.counted import counted
+
+SAME = 1e-6  # of two times
 
 
 @dataclass(frozen=True)
@@ -17,11 +20,24 @@ class Lesson:
         jumps: the end of the flow through x_t, in the place of the mean.
         steps: so many steps of the uniform grid, and nothing between them.
         time: one noise level alone.
+        times: those of the steps that a student was trained to draw with, and no others.
+        lowest: the least time that is taught.
     """
 
     jumps: bool = False
     steps: int | None = None
     time: float | None = None
+    times: tuple[float, ...] | None = None
+    lowest: float | None = None
+
+    def knows(self, t: float) -> bool:
+        """Whether the noise level at ``t`` is one of those that were taught."""
+        if self.steps is not None:
+            return isclose(t * self.steps, round(t * self.steps), abs_tol=SAME)
+        only = self.times if self.time is None else (self.time,)
+        if only is not None:
+            return any(isclose(t, one, abs_tol=SAME) for one in only)
+        return self.lowest is None or t >= self.lowest - SAME
 
     @property
     def generates_alone(self) -> bool:
@@ -37,6 +53,10 @@ class Lesson:
             return f"makes {counted(self.steps, 'steps')} of the uniform grid and knows nothing between them"
         if self.time is not None:
             return f"knows the noise level t={self.time:g} alone"
+        if self.times is not None:
+            return f"has learned to draw at t={', '.join(f'{t:.3g}' for t in self.times)} alone"
+        if self.lowest is not None:
+            return f"jumps to the end of the flow, from t={self.lowest:.3g} and above"
         return "jumps to the end of the flow and knows no means" if self.jumps else None
 
 

@@ -165,13 +165,17 @@ def test_what_asks_for_means_refuses_a_student_and_what_draws_does_not(student, 
 
 @pytest.mark.slow
 def test_a_student_is_asked_at_times_that_it_has_learned(student, teacher, tmp_path):
-    """Of DMD2 at those of its own steps, of TCM at noise above its transition; and no others are looked for."""
+    """Of DMD2 at those of its own steps, of TCM at noise above its transition, by whatever asks; and no others are
+    looked for."""
+    Image.new("L", (28, 28), 99).save(tmp_path / "a.png")
     game = ["task=distillation", "loss=dmd2", f"init={teacher}", "sampler.steps=2", "trainer.max_steps=2"]
     two = runs.succeeded(trained(tmp_path / "dmd2", *game))
     tcm = runs.succeeded(trained(tmp_path / "tcm", "loss=truncated_consistency", f"init={student.last}"))
     pd = ["loss=progressive", "loss.steps=2", "sampler.steps=2", "trainer.max_steps=1", f"init={teacher}"]
     few = runs.succeeded(trained(tmp_path / "pd", *pd))
     measured = ["n=20", "chunk=10", "metrics=[frechet]"]
+    edit = [f"image={tmp_path / 'a.png'}", "label=1", "edit=sdedit"]
+    detect = [f"images={tmp_path}", "normals=12", "detector=partial_diffusion"]
     for k, (model, script, words, reason) in enumerate(
         [
             (two, "sample.py", ["n=2", "sampler.steps=4"], "learned to draw at t=1, 0.5 alone"),
@@ -180,6 +184,11 @@ def test_a_student_is_asked_at_times_that_it_has_learned(student, teacher, tmp_p
             (few, "evaluate.py", [*measured, "tune_times=1"], "leave tune_times out"),
             (tcm, "sample.py", ["n=2", "sampler.steps=4"], "teaches noise of sigma / alpha = 1 and more"),
             (tcm, "sample.py", ["n=2"], None),
+            (two, "edit.py", [*edit, "edit.strength=0.3"], "choose edit=sdedit edit.strength=0.5"),
+            (two, "edit.py", [*edit, "edit.strength=0.5"], None),
+            (two, "detect.py", [*detect, "detector.times=[0.4]"], "learned to draw at t=1, 0.5 alone"),
+            (two, "detect.py", [*detect, "detector.times=[0.5]"], None),
+            (tcm, "edit.py", [*edit, "edit.strength=0.3"], "from t=0.5 and above"),
         ]
     ):
         arguments = runs.outputs(tmp_path / str(k), f"checkpoint={model.last}", "accelerator=cpu", *words)

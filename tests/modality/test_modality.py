@@ -74,7 +74,7 @@ def test_a_csv_file_has_a_column_for_each_channel_with_its_name(tmp_path):
 def test_files_of_another_shape_are_refused(tmp_path):
     PIL.Image.new("RGB", (7, 6)).save(tmp_path / "a.png")
     np.save(tmp_path / "a.npy", np.zeros((49, 2)))
-    with pytest.raises(UserError, match="6×7 and the data 5×7"):
+    with pytest.raises(UserError, match="6×7 and is to be 5×7"):
         Image(3, 5, 7).read(tmp_path / "a.png")
     with pytest.raises(UserError, match=r"2×49 numbers .* 2×50"):
         SERIES.read(tmp_path / "a.npy")

@@ -37,7 +37,6 @@ from oboro.cli.sample import (
 from oboro.cli.settings import Editing, check_settings
 from oboro.edit import Edit, Model, Pictures
 from oboro.generate import Watch, check_samples
-from oboro.lesson import lesson_of
 from oboro.modality import Image, Modality
 from oboro.report.pictures import edits_picture
 from oboro.task import Generation, contradictions, remarks
@@ -56,7 +55,8 @@ def edit(config: DictConfig) -> None:
     check(config, task, changing)
     originals = Originals.of(config, task.modality)
     ids = list(range(config.n or len(originals.files) or DRAWN))
-    remark_left_out("image", originals.files, len(ids))
+    for key, files in {"image": originals.files, "to": originals.ends_in}.items():
+        remark_left_out(key, files, len(ids))
     check_amounts(len(ids) * changing.frames, config.chunk, task.modality)
     source, target = batches(config, task, changing, ids)
     remarks.say(task, target["label"].tolist() if "label" in target else ())
@@ -81,12 +81,13 @@ class Originals:
     stored: Tensor | None
     files: Sequence[Path]
     others: Tensor | None
+    ends_in: Sequence[Path] = ()
 
     @classmethod
     def of(cls, config: DictConfig, modality: Modality) -> "Originals":
         """Those of ``image`` and ``to``. Raises ``UserError`` for what is no picture."""
         files, ends = (listed(key, config[key], modality.suffixes, modality.noun) for key in ("image", "to"))
-        return cls(read(files, modality), files, read(ends, modality))
+        return cls(read(files, modality), files, read(ends, modality), ends)
 
     def rows(self, ids: Sequence[int]) -> Tensor | None:
         return taken(self.stored, ids)
@@ -122,11 +123,12 @@ def check(config: DictConfig, task: Generation, changing: Edit) -> None:
         raise UserError(f"{option} leads from one picture to another; set to=<a file or folder>, where it ends.")
     if config.to is not None and not changing.joins:
         raise UserError(f"to is where an interpolation ends; choose edit=interpolation, or leave {config.to} out.")
-    lesson = lesson_of(task.loss)
+    lesson = task.lesson
     if not changing.can_ask(lesson, drawn):
+        start = next(t for t in (0.5, *(lesson.times or ()), 1.0) if t == 1 or lesson.knows(t))
         raise UserError(
-            f"{option} asks for means at many noise levels, and the model {lesson.limit}; choose "
-            "edit=sdedit edit.strength=0.5, or the checkpoint that this one was made of."
+            f"{option} as set asks for what was not learned: the model {lesson.limit}; choose edit=sdedit "
+            f"edit.strength={start:g}, or the checkpoint that this one was made of."
         )
     for reason in contradictions.conditions(changing.source_guidance, task.conditioner):
         raise UserError(f"edit.source_scale={changing.source_scale:g} is guidance: {reason}")

@@ -297,9 +297,8 @@ def tune_times(config: DictConfig, task: Generation, fabric: Fabric) -> None:
         raise UserError(
             f"{type(sampler).__name__} chooses its own times; leave tune_times out, or choose sampler=ddim_consistency."
         )
-    if (limit := lesson_of(task.loss)).steps is not None or task.learned_nodes is not None:
-        why = limit.limit or "has learned to draw at the times of its own steps"
-        raise UserError(f"tune_times looks for other times and the model {why}; leave tune_times out.")
+    if task.lesson.steps is not None or task.lesson.times is not None:
+        raise UserError(f"tune_times looks for other times and the model {task.lesson.limit}; leave tune_times out.")
     one = config.copy()
     first = next(iter(config.metrics))
     one.metrics = {first: config.metrics[first]}

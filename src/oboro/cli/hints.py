@@ -92,6 +92,7 @@ def holes(path: str, places: Places, modality: Modality, ids: Sequence[int]) -> 
             for i in range(min(max(len(masks), len(pictures)), len(ids))):
                 picture, mask = pictures[i % len(pictures)], masks[i % len(masks)]
                 check_alike(str(picture), load_image(picture).size, load_image(mask).size)
+            remark_left_out("mask", masks, len(ids))
             unknown = fitted(masks, 1, modality, ids) >= 0
             if whole := int((~unknown.flatten(1).any(1)).sum()):
                 remark(f"of {counted(len(ids), 'samples')} {whole} have no hole, as nothing in mask={path} is white.")

@@ -66,16 +66,15 @@ class Noising(Reconstructing):
                 f"{type(task.guidance).__name__} would give the sample itself back; choose guidance=ddad, or "
                 "guidance=unguided."
             )
-        lesson = lesson_of(task.loss)
-        if lesson.limit is not None and not self.can_ask(lesson):
+        lesson, self._levels = task.lesson, self.levels(task)
+        walks = [self.sampler(task).nodes(task.denoiser.schedule, t) for t in self._levels]
+        known = all(lesson.knows(node.t) for walk in walks for node in walk[:-1])
+        if lesson.limit is not None and not (known and self.can_ask(lesson)):
             raise UserError(
                 f"the checkpoint's {type(task.denoiser.network).__name__} {lesson.limit}, and "
                 f"{type(self).__name__} asks for more; choose detector=autoencoding for a VAE, or a checkpoint of "
                 "loss=denoising."
             )
-        self._levels = self.levels(task)
-        for t in self._levels:
-            self.sampler(task).nodes(task.denoiser.schedule, t)
 
     def levels(self, task: Generation) -> list[float]:
         """The times t0 for the model of ``task``."""

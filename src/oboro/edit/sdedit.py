@@ -1,7 +1,5 @@
 """Editing by noise that hides the details."""
 
-from math import isclose
-
 from torch import Tensor
 
 from oboro.base.ranges import Share
@@ -28,9 +26,8 @@ class SDEdit(Edit):
         return walked(model, pictures, pictures.target, model.guidance, x=x, start=self.strength)
 
     def can_ask(self, lesson: Lesson, drawn: bool) -> bool:
-        """A jump to the data is enough, and steps of a grid where it begins at one of them."""
-        steps = self.strength * (lesson.steps or 1)
-        return lesson.time is None and (lesson.steps is None or isclose(steps, round(steps), abs_tol=1e-6))
+        """A jump to the data is enough, where it begins at a noise level that is known."""
+        return lesson.time is None and (self.strength == 0 or lesson.knows(self.strength))
 
     def evaluations(self, model: Model) -> int:
         return model.evaluations(self.strength)

@@ -169,10 +169,8 @@ class MeanFlow(nn.Module):
                 own = straight.u(z, t, None, cond)
         weight: Tensor | float = 1.0
         if alpha > 0:
-            target, weight = (
-                self._discrete(straight, at, alpha),
-                torch.where(at.apart, alpha ** (2 * self.penalty.power - 1), 1.0),
-            )
+            target = self._discrete(straight, at, alpha)
+            weight = torch.where(at.apart, alpha ** (2 * self.penalty.power - 1), 1.0)
         else:
             target = self._continuous(straight, at, at.v if own is None else own.detach())
         if self.alpha is not None:

@@ -63,14 +63,12 @@ def build_task(checkpoint: dict[str, Any], **parts: Any) -> Task:
     load_weights(task, checkpoint)
     task.modality, task.fingerprint = modality_of(checkpoint), checkpoint.get("fingerprint")
     if getattr(task, "learns_steps", False):
-        own = {key: instantiate(node, _convert_="all") for key, node in steps_of(checkpoint["config"]["task"]).items()}
-        task.learned_nodes = own["sampler"].nodes(own["schedule"])[:-1]
+        own = checkpoint["config"]["task"]
+        sampler, schedule = (
+            instantiate(part, _convert_="all") for part in (own["sampler"], own["denoiser"]["schedule"])
+        )
+        task.learned_nodes = sampler.nodes(schedule)[:-1]
     return task.eval().requires_grad_(False)
-
-
-def steps_of(task: dict[str, Any]) -> dict[str, Any]:
-    """What the steps of training were: those of the sampler, on the schedule."""
-    return {"sampler": task["sampler"], "schedule": task["denoiser"]["schedule"]}
 
 
 def load_weights(task: Task, checkpoint: dict[str, Any]) -> None:

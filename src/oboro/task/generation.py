@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import log
 from types import MappingProxyType
 from typing import Any
 
@@ -28,7 +29,7 @@ from oboro.ema import EMA
 from oboro.generate import Watch, generate
 from oboro.guidance import DDNM, Guidance
 from oboro.hint.hint import with_channels
-from oboro.lesson import lesson_of
+from oboro.lesson import Lesson, lesson_of
 from oboro.loss import Game, Loss
 from oboro.loss.loss import guidance_scales
 from oboro.loss.straight import quantiles
@@ -115,6 +116,18 @@ class Generation(NoiseLevels):
         self.check_signals(data)
         contradictions.check(self, self.measured)
         remarks.say(self)
+
+    @property
+    def lesson(self) -> Lesson:
+        """What the loss teaches, at the times of training where these are known (``learned_nodes``)."""
+        lesson = lesson_of(self.loss)
+        least = getattr(self.loss, "least_noise", None)
+        if least is not None:
+            log_snr = torch.tensor(-2 * log(least), dtype=torch.float64, device="cpu")
+            lesson = replace(lesson, lowest=float(self.denoiser.schedule.t_from_log_snr(log_snr)))
+        if self.learned_nodes is not None:
+            lesson = replace(lesson, times=tuple(node.t for node in self.learned_nodes))
+        return lesson
 
     def check_judge(self, judge: str) -> None:
         """Raises ``UserError`` where samples are to be measured in the features, of the extractor of the class
