@@ -63,8 +63,7 @@ class MaskBox(MaskShape):
     def _span(self, name: str, wanted: int | None, side: int, generator: torch.Generator) -> slice:
         if wanted is not None and wanted > side:
             raise UserError(
-                f"a hole with a {name} of {wanted} pixels is larger than the sample, {side}; set measurement.{name} to "
-                f"less, or hint.{name} where the hole is a hint."
+                f"a hole of measurement.{name}={wanted} pixels is larger than the sample, {side}; set it to less."
             )
         size = whole(max(1, side // 4), max(1, 3 * side // 4), generator) if wanted is None else wanted
         first = (side - size) // 2 if self.centred else whole(0, side - size, generator)

@@ -73,7 +73,8 @@ def value_of(place: str, *keys: str, _parent_: DictConfig) -> Any:
     try:
         config = instantiate(settings, _convert_="all").config()
     except UserError as error:
-        raise UserError(f"{node._get_full_key('path')}: {error}") from error
+        key = node._get_full_key("path")
+        raise UserError(str(error) if key in str(error) else f"{key}: {error}") from error
     for key in keys:
         if not isinstance(config, dict) or key not in config:
             raise UserError(f"what is stored at {node.get('path')} has no {'.'.join(keys)}; choose another file.")
